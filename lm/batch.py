@@ -1,0 +1,36 @@
+"""The one batch type, and the legend of the shape letters used in every tensor name.
+
+    B  batch (rows)            D  model width              N  layers
+    L  length of the decoder-  H  query heads              F  hidden width of the MLP
+       side (or only) sequence G  key/value heads          V  vocabulary
+    S  keys' or source length  K  size of one head
+
+A name such as `logits_BLV` has shape (B, L, V). `x_TD` is `x_BLD` with B and L flattened into T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+
+Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruct when abstract
+
+
+@flax.struct.dataclass
+class Batch:
+    """What every objective produces and every model consumes: a pytree of (B, L) arrays.
+
+    A row may hold several documents ("packing"). Segments number them from 1 within the row; 0 is
+    padding. A token may attend only to tokens of its own segment, so no document sees another.
+    """
+
+    tokens: Array  # int32 (B, L): what the model reads
+    targets: Array  # int32 (B, L): what it has to predict at each place
+    weights: Array  # float32 (B, L): weight of each prediction in the loss; 0 where there is none
+    positions: Array  # int32 (B, L): place within the document, from 0
+    segments: Array  # int32 (B, L): document within the row, from 1; 0 is padding
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tokens.shape
