@@ -315,6 +315,24 @@ def check_name(dotted: str) -> None:
             return
 
 
+def describe_settings(cls: Any = Config, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted name, default, documentation) of every setting, in order."""
+    hints, found = typing.get_type_hints(cls), []
+    for spec in dataclasses.fields(cls):
+        kind, name = hints[spec.name], prefix + spec.name
+        if dataclasses.is_dataclass(kind):
+            found += describe_settings(kind, name + ".")
+        else:
+            default = spec.default_factory() if spec.default is dataclasses.MISSING else spec.default
+            doc = spec.metadata["doc"]
+            if spec.metadata.get("choices"):
+                doc += f" One of: {', '.join(repr(each) for each in spec.metadata['choices'])}."
+            found.append((name, default, doc))
+            if typing.get_origin(kind) is dict and spec.name == "train":
+                found += describe_settings(SourceConfig, name + ".NAME.")
+    return found
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Lines "key: old -> new" for every value that differs between two nested dicts."""
     lines = []
