@@ -1,0 +1,104 @@
+"""Multi-head, grouped and multi-query attention under a mask that is data."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from lm.batch import Array
+from lm.config import ModelConfig
+from lm.models.cache import LayerCache, write_tokens
+from lm.models.layers import Dense, compute_dtype, residual_std
+from lm.models.positions import Rotation, rotate
+
+
+def attention_mask(
+    query_positions_BL: Array,
+    query_segments_BL: Array,
+    key_positions_BS: Array,
+    key_segments_BS: Array,
+    *,
+    causal: bool,
+    window: int,
+) -> Array:
+    """bool (B, L, S): which key each query may attend to.
+
+    Its own segment only, never padding (segment 0); if causal, no later position; with a window > 0,
+    only the last `window` positions, itself included.
+    """
+    allowed_BLS = query_segments_BL[:, :, None] == key_segments_BS[:, None, :]
+    allowed_BLS &= key_segments_BS[:, None, :] > 0
+    distance_BLS = query_positions_BL[:, :, None] - key_positions_BS[:, None, :]
+    if causal:
+        allowed_BLS &= distance_BLS >= 0
+    if window > 0:
+        allowed_BLS &= (distance_BLS < window) & (distance_BLS > -window)
+    return allowed_BLS
+
+
+@flax.struct.dataclass
+class AttentionContext:
+    """What all layers share: made once by the model, handed down to each."""
+
+    positions: Array  # int32 (B, L), of the queries
+    segments: Array  # int32 (B, L), of the queries
+    mask: Array | None  # bool (B, L, S); None for kernels that work from the segments alone
+    rotation: Rotation | None
+
+
+class Attention(nn.Module):
+    """Self-attention (Vaswani 2017; grouped: Ainslie 2023). softmax(q k^T / sqrt(K)) v, softmax in float32."""
+
+    config: ModelConfig
+    backend: str
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        config, dtype = self.config, compute_dtype(self.config)
+        size = (config.head_dim,)
+        width, query_heads, kv_heads = (config.d_model,), (config.num_heads, *size), (config.num_kv_heads, *size)
+
+        def project(name: str, heads: tuple[int, int], axis: str) -> Array:
+            axes = ("embed", axis, "head_dim")
+            y = Dense(width, heads, axes, config.use_bias, dtype, config.init_std, name=name)(x_BLD)
+            return nn.with_logical_constraint(y, ("batch", "length", axis, "head_dim"))
+
+        q_BLHK = project("query", query_heads, "heads")
+        k_BLGK, v_BLGK = project("key", kv_heads, "kv_heads"), project("value", kv_heads, "kv_heads")
+        if context.rotation is not None:
+            q_BLHK = rotate(q_BLHK, context.rotation, config.rotary_interleaved)
+            k_BLGK = rotate(k_BLGK, context.rotation, config.rotary_interleaved)
+        k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
+        if cache is not None:
+            cache = LayerCache(
+                keys=write_tokens(cache.keys, k_BGSK, context.positions),
+                values=write_tokens(cache.values, v_BGSK, context.positions),
+            )
+            k_BGSK, v_BGSK = cache.keys, cache.values
+        dropout = nn.Dropout(config.dropout, deterministic=not self.train)
+        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, context.mask, dropout)
+        y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
+        axes = ("heads", "head_dim", "embed")
+        out = Dense(query_heads, width, axes, config.use_bias, dtype, residual_std(config), name="out")
+        return out(y_BLHK), cache
+
+
+def dot_product_attention(
+    q_BLHK: Array, k_BGSK: Array, v_BGSK: Array, mask_BLS: Array, dropout: nn.Dropout | None = None
+) -> Array:
+    """(B, L, H, K). Query head h uses key/value head h // (H / G). A query with no key at all gets no NaN."""
+    B, L, H, K = q_BLHK.shape
+    G = k_BGSK.shape[1]
+    q_BGRLK = jnp.swapaxes(q_BLHK, 1, 2).reshape(B, G, H // G, L, K) * jnp.asarray(K**-0.5, q_BLHK.dtype)
+    scores_BGRLS = jnp.einsum("BGRLK,BGSK->BGRLS", q_BGRLK, k_BGSK, preferred_element_type=jnp.float32)
+    scores_BGRLS = jnp.where(mask_BLS[:, None, None], scores_BGRLS, jnp.finfo(jnp.float32).min)
+    weights_BGRLS = jax.nn.softmax(scores_BGRLS, axis=-1).astype(v_BGSK.dtype)
+    if dropout is not None:
+        weights_BGRLS = dropout(weights_BGRLS)
+    y_BGRLK = jnp.einsum("BGRLS,BGSK->BGRLK", weights_BGRLS, v_BGSK)
+    return jnp.swapaxes(y_BGRLK.reshape(B, H, L, K), 1, 2)

@@ -1,0 +1,130 @@
+"""Products, norms, embeddings and the MLP. Each parameter names its logical axes.
+
+The mesh rules in `lm/parallel/mesh.py` decide where the logical axes go; here they are only names.
+Parameters are float32; products run in the compute dtype, norms in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.batch import Array
+from lm.config import ModelConfig
+
+
+def compute_dtype(config: ModelConfig) -> jnp.dtype:
+    return jnp.dtype(config.dtype)
+
+
+class Dense(nn.Module):
+    """y = x W + b over the last dimensions, e.g. (D,) -> (H, K) or (H, K) -> (D,).
+
+    Computed as one product of two matrices with all leading dimensions flattened: it is the fastest
+    form on a CPU, and `nn.DenseGeneral` cannot carry logical axes on kernels of more than two dimensions.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str, ...]  # logical axes of the kernel: those of the inputs, then of the outputs
+    use_bias: bool
+    dtype: jnp.dtype
+    init_std: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel_init = nn.with_logical_partitioning(nn.initializers.normal(self.init_std), self.axes)
+        kernel = self.param("kernel", kernel_init, self.inputs + self.outputs)
+        leading = x.shape[: x.ndim - len(self.inputs)]
+        x_TI = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
+        y_TO = x_TI @ kernel.reshape(math.prod(self.inputs), -1).astype(self.dtype)
+        if self.use_bias:
+            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
+            bias = self.param("bias", bias_init, self.outputs)
+            y_TO = y_TO + bias.reshape(1, -1).astype(self.dtype)
+        return y_TO.reshape(*leading, *self.outputs)
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba 2016) or RMSNorm (Zhang 2019), computed in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: Array) -> Array:
+        config, width = self.config, x_BLD.shape[-1:]
+        scale_init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+        scale_D = self.param("scale", scale_init, width)
+        y_BLD = x_BLD.astype(jnp.float32)
+        if config.norm == "layernorm":
+            y_BLD = y_BLD - jnp.mean(y_BLD, axis=-1, keepdims=True)
+        variance_BL1 = jnp.mean(jnp.square(y_BLD), axis=-1, keepdims=True)
+        y_BLD = y_BLD * jax.lax.rsqrt(variance_BL1 + config.norm_epsilon) * scale_D.reshape(1, 1, -1)
+        if config.norm == "layernorm" and config.use_bias:
+            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
+            y_BLD = y_BLD + self.param("bias", bias_init, width).reshape(1, 1, -1)
+        return y_BLD.astype(compute_dtype(config))
+
+
+class Embedding(nn.Module):
+    """A table of vectors; tied to the output when `attend` is used too."""
+
+    size: int
+    config: ModelConfig
+    axes: tuple[str, str]
+
+    def setup(self) -> None:
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.config.init_std), self.axes)
+        self.embedding = self.param("embedding", init, (self.size, self.config.d_model))
+
+    def __call__(self, ids_BL: Array) -> Array:
+        return jnp.take(self.embedding, ids_BL, axis=0).astype(compute_dtype(self.config))
+
+    def attend(self, x_BLD: Array) -> Array:
+        """Logits (B, L, V), float32."""
+        dtype = compute_dtype(self.config)
+        x_TD = x_BLD.reshape(-1, x_BLD.shape[-1]).astype(dtype)
+        logits_TV = jnp.einsum("TD,VD->TV", x_TD, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
+        return logits_TV.reshape(*x_BLD.shape[:-1], -1)
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "swiglu": jax.nn.silu,
+    "geglu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+class Mlp(nn.Module):
+    """down(activation(up(x))), or, gated (Shazeer 2020), down(activation(gate(x)) * up(x))."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: Array) -> Array:
+        config = self.config
+        activation = ACTIVATIONS[config.activation]
+        gated = config.activation in ("swiglu", "geglu")
+        width, hidden = (config.d_model,), (config.d_ff,)
+
+        def dense(name: str, inputs: tuple, outputs: tuple, axes: tuple, std: float) -> Dense:
+            return Dense(inputs, outputs, axes, config.use_bias, compute_dtype(config), std, name=name)
+
+        up_BLF = dense("up", width, hidden, ("embed", "mlp"), config.init_std)(x_BLD)
+        if gated:
+            gate_BLF = dense("gate", width, hidden, ("embed", "mlp"), config.init_std)(x_BLD)
+            hidden_BLF = activation(gate_BLF) * up_BLF
+        else:
+            hidden_BLF = activation(up_BLF)
+        hidden_BLF = nn.with_logical_constraint(hidden_BLF, ("batch", "length", "mlp"))
+        return dense("down", hidden, width, ("mlp", "embed"), residual_std(config))(hidden_BLF)
+
+
+def residual_std(config: ModelConfig) -> float:
+    """Initial deviation of a product that writes to the residual stream (GPT-2: 1/sqrt(2 N) of the rest)."""
+    return config.init_std / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else config.init_std
