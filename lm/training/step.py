@@ -1,0 +1,111 @@
+"""The one training step: loss, gradient over microbatches, update, and the guard against bad numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lm.batch import Array, Batch
+from lm.config import Config
+from lm.models.transformer import Decoder
+from lm.objectives.causal import LossSums, loss_sums, zero_sums
+from lm.parallel.mesh import batch_sharding, on_mesh
+from lm.training.state import TrainState
+
+
+def train_step(
+    config: Config, model: Decoder, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
+) -> tuple[TrainState, dict[str, Array]]:
+    """One optimizer step on a global batch; returns the new state and scalar metrics.
+
+    The loss is a sum over tokens divided once by the weight of the whole batch, so it is the same
+    for any number of microbatches and devices. Microbatch j is rows j, j + k, j + 2k...: each device
+    splits the rows that it has, and nothing moves.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    total_weight = jnp.maximum(jnp.sum(batch.weights), 1.0)
+    count = config.train.accumulation
+
+    def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
+        rngs = {"dropout": key} if config.model.dropout > 0 else None
+        output = model.apply({"params": params}, micro, train=True, rngs=rngs)
+        sums = loss_sums(output.logits, micro, config.objective)
+        return sums.loss / total_weight, sums
+
+    gradient = jax.grad(microbatch_loss, has_aux=True)
+    if count == 1:
+        grads, sums = gradient(state.params, batch, key)
+    else:
+
+        def accumulate(carry: tuple[Any, LossSums], inputs: tuple[Batch, Array]) -> tuple[tuple[Any, LossSums], None]:
+            micro, index = inputs
+            grads, sums = gradient(state.params, micro, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+        micros = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+        start = (jax.tree.map(jnp.zeros_like, state.params), zero_sums())
+        (grads, sums), _ = jax.lax.scan(accumulate, start, (micros, jnp.arange(count)))
+
+    loss = sums.loss / total_weight
+    gradient_norm = optax.global_norm(grads)
+    good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        decay = config.optimizer.ema_decay
+        ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
+
+    def keep_if_bad(new: Any, old: Any) -> Any:
+        return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+
+    bad = (~good).astype(jnp.int32)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=keep_if_bad(params, state.params),
+        opt_state=keep_if_bad(opt_state, state.opt_state),
+        ema=None if ema is None else keep_if_bad(ema, state.ema),
+        bad_steps=state.bad_steps + bad,
+        bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
+    )
+    metrics = {
+        "train/loss": loss,
+        "train/nll": sums.nll / total_weight,
+        "train/token_accuracy": sums.correct / total_weight,
+        "train/gradient_norm": gradient_norm,
+        "train/tokens": sums.weight,
+        "train/bad_steps": new_state.bad_steps,
+        "bad_in_row": new_state.bad_in_row,
+    }
+    return new_state, metrics
+
+
+def compile_train_step(
+    config: Config, model: Decoder, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
+) -> jax.stages.Compiled:
+    """The step, compiled for these shapes and this mesh; the state given to it is consumed (donated).
+
+    An executable and not a jitted function: a batch of another shape is an error, never a recompile.
+    """
+    shape = (config.train.batch_size, config.data.sequence_length)
+    rows = batch_sharding(mesh)
+    integer = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+    batch = Batch(
+        tokens=integer,
+        targets=integer,
+        weights=jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows),
+        positions=integer,
+        segments=integer,
+    )
+    state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    step = jax.jit(
+        lambda state, batch: train_step(config, model, optimizer, state, batch),
+        out_shardings=(state_shardings, None),
+        donate_argnums=0,
+    )
+    with on_mesh(mesh):
+        return step.lower(abstract, batch).compile()
