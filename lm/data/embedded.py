@@ -1,0 +1,99 @@
+"""The embedded corpus: the running Python's own documentation, so that a first run downloads nothing.
+
+It is made of the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard
+library, read with `ast`: no module is imported. A document is a topic, or all docstrings of a module.
+The same Python gives the same documents, in the same order.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from lm.errors import UserError
+
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+FEWEST_CHARACTERS = 500_000  # a whole Python has over 2 million; one without its topics or docstrings far less
+
+
+def _files() -> list[tuple[str, Path]]:
+    """The files read, with names that do not depend on where Python is installed."""
+    library = Path(sysconfig.get_path("stdlib"))
+    found = []
+    for path in library.rglob("*.py"):
+        name = path.relative_to(library)
+        if not SKIPPED_FOLDERS.intersection(name.parts) and name.parts[0] != "pydoc_data":
+            found.append((name.as_posix(), path))
+    spec = importlib.util.find_spec("pydoc_data.topics")
+    topics = [("pydoc_data/topics.py", Path(spec.origin))] if spec and spec.origin else []
+    return topics + sorted(found)
+
+
+def fingerprint() -> str:
+    """Hash of the names and contents of all files read."""
+    digest = hashlib.sha256()
+    for name, path in _files():
+        digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _parse(path: Path) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old escape sequences in other people's files
+            return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a template, say: not a module of this Python
+        return None
+
+
+def _topics(tree: ast.Module) -> Iterator[str]:
+    """The texts of `topics = {name: text, ...}`, sorted by name."""
+    for node in tree.body:
+        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+        if isinstance(value, ast.Dict):
+            texts = ast.literal_eval(value)
+            for name in sorted(texts):
+                yield texts[name].strip("\n")
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
+    """Docstrings of a module or class and, in order of the file, of all that it defines."""
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        text = ast.get_docstring(node, clean=False)
+        if text and text.strip():
+            yield f"{name}\n\n{inspect.cleandoc(text)}"
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _docstrings(child, f"{name}.{child.name}")
+        elif isinstance(child, (ast.If, ast.Try, ast.With)):
+            yield from _docstrings(child, name)
+
+
+@functools.cache
+def documents() -> tuple[str, ...]:
+    """All documents (2.3 million characters in Python 3.11 to 3.13). Raises UserError where Python came without them."""
+    texts: list[str] = []
+    for name, path in _files():
+        tree = _parse(path)
+        if tree is None:
+            continue
+        if name == "pydoc_data/topics.py":
+            texts += _topics(tree)
+        else:
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            texts.append("\n\n\n".join(_docstrings(tree, module)))
+    texts = [text for text in texts if text]
+    size = sum(map(len, texts))
+    if size < FEWEST_CHARACTERS:
+        raise UserError(
+            f"embedded source: the Python in {sysconfig.get_path('stdlib')} comes with only {size:,} characters of "
+            "documentation (stripped?); use a full Python, or your own text: kind='text', path=FILE."
+        )
+    return tuple(texts)

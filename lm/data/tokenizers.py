@@ -1,0 +1,376 @@
+"""How text becomes numbers and back: bytes, characters, SentencePiece, Hugging Face's tokenizer.json.
+
+Every tokenizer has a token before (`bos_id`) and after (`eos_id`) a document, which `encode` does not
+add. Text never turns into them: "<s>" in a document is ordinary text. Padding is marked by segments
+and weights, never by `pad_id` alone, so a vocabulary without a padding piece uses 0 for it.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.config import TokenizerConfig
+from lm.data import sentencepiece_training
+from lm.errors import UserError
+
+INFO_FILE = "tokenizer_info.json"
+PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that we make; bytes have no UNK
+
+
+class Tokenizer(abc.ABC):
+    """Immutable; `fingerprint` is a hash of everything that decides what it does."""
+
+    kind: str
+    file_name: str  # of its one file, beside tokenizer_info.json
+    vocab_size: int
+    pad_id: int = 0
+    bos_id: int
+    eos_id: int
+    unk_id: int | None = None
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids, with no special tokens added."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    @abc.abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """Text of ids among which there is no special token."""
+
+    @abc.abstractmethod
+    def _piece(self, token: int) -> str:
+        """Text of one ordinary token, or a visible stand-in for part of a character."""
+
+    @abc.abstractmethod
+    def _content(self) -> bytes:
+        """What is written to the file."""
+
+    @classmethod
+    @abc.abstractmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
+        """The inverse of `_content` and `_options`."""
+
+    def _options(self) -> dict[str, Any]:
+        """Settings that the file does not hold."""
+        return {}
+
+    def _special(self) -> dict[int, str]:
+        """Ids that stand for no text, with visible names."""
+        return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids without padding, bos and eos. Bytes that are not UTF-8 become U+FFFD."""
+        special = self._special()
+        return self._decode([int(i) for i in ids if int(i) not in special and 0 <= int(i) < self.vocab_size])
+
+    def piece(self, token: int) -> str:
+        """Visible form of one token, for `lm.data.show`."""
+        special = self._special()
+        if token in special:
+            return special[token]
+        if not 0 <= token < self.vocab_size:
+            return f"<{token}>"
+        return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+
+    @property
+    def fingerprint(self) -> str:
+        head = json.dumps([self.kind, self._options()], sort_keys=True).encode()
+        return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
+
+    def save(self, directory: Path | str) -> None:
+        """Writes the directory whole or not at all."""
+        directory = Path(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
+        try:
+            temporary.chmod(0o755)
+            (temporary / self.file_name).write_bytes(self._content())
+            info = {
+                "kind": self.kind,
+                "fingerprint": self.fingerprint,
+                "vocab_size": self.vocab_size,
+                "options": self._options(),
+            }
+            (temporary / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+            if directory.exists():
+                shutil.rmtree(directory)
+            os.rename(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes, after three special tokens."""
+
+    kind = "bytes"
+    file_name = "bytes.txt"
+    vocab_size = 3 + 256
+    bos_id = BOS
+    eos_id = EOS
+
+    def encode(self, text: str) -> list[int]:
+        return (np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist()
+
+    def _decode(self, ids: list[int]) -> str:
+        return bytes(i - 3 for i in ids).decode("utf-8", errors="replace")
+
+    def _piece(self, token: int) -> str:
+        value = token - 3
+        return chr(value) if 32 <= value < 127 or value in (9, 10) else f"<0x{value:02X}>"
+
+    def _content(self) -> bytes:
+        return b"id = byte + 3; 0, 1 and 2 are padding, bos and eos\n"
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> ByteTokenizer:
+        return cls()
+
+
+class CharacterTokenizer(Tokenizer):
+    """The characters of the training text, sorted by code point; others become `unk_id`."""
+
+    kind = "characters"
+    file_name = "characters.json"
+    bos_id = BOS
+    eos_id = EOS
+    unk_id = UNK
+
+    def __init__(self, characters: Iterable[str]):
+        self.characters = sorted(set(characters))
+        self.vocab_size = 4 + len(self.characters)
+        codes = np.array([ord(c) for c in self.characters], np.int64)
+        self._ids = np.full(int(codes.max(initial=-1)) + 2, UNK, np.int32)  # one place more, for all beyond
+        self._ids[codes] = np.arange(4, self.vocab_size)
+
+    def encode(self, text: str) -> list[int]:
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        return self._ids[np.minimum(codes, len(self._ids) - 1)].tolist()
+
+    def _decode(self, ids: list[int]) -> str:
+        return "".join("\ufffd" if i == UNK else self.characters[i - 4] for i in ids)
+
+    def _piece(self, token: int) -> str:
+        return "<unk>" if token == UNK else self.characters[token - 4]
+
+    def _content(self) -> bytes:
+        return json.dumps(self.characters).encode()
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> CharacterTokenizer:
+        return cls(json.loads(content))
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model: our own, which loses nothing, or another's, which may normalise the text."""
+
+    kind = "sentencepiece"
+    file_name = "sentencepiece.model"
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.load_from_serialized_proto(model)
+        processor = self._processor
+        self.vocab_size = processor.get_piece_size()
+        self.unk_id = processor.unk_id()
+        if max(processor.bos_id(), processor.eos_id()) < 0:
+            raise ValueError("it has neither a bos nor an eos piece")
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else processor.eos_id()
+        self.eos_id = processor.eos_id() if processor.eos_id() >= 0 else processor.bos_id()
+        self.pad_id = max(processor.pad_id(), 0)
+
+        self._joints = self._find_joints()
+
+    def _find_joints(self) -> dict[str, list[int]]:
+        """Characters at which text can be cut and encoded apart, with their ids; empty for others' models.
+
+        In our own models no piece holds a line end but its own, so long documents are encoded line by
+        line. U+2581 is written as bytes, since SentencePiece would read it back as a space.
+        """
+        processor = self._processor
+        newline = processor.piece_to_id("\n")
+        space_symbol = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
+        probe = "  a\n\n  b "
+        exact = newline != self.unk_id and processor.encode("\n") == [newline]
+        exact = exact and self.unk_id not in space_symbol and processor.decode(processor.encode(probe)) == probe
+        return {"\n": [newline], "\u2581": space_symbol} if exact else {}
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if not self._joints:
+            return self._processor.encode(list(texts))
+        cut = [re.split("([\n\u2581])", text) for text in texts]
+        encoded = iter(self._processor.encode([part for parts in cut for part in parts[::2]]))
+        batch = []
+        for parts in cut:
+            ids = list(next(encoded))
+            for joint in parts[1::2]:
+                ids += self._joints[joint]
+                ids += next(encoded)
+            batch.append(ids)
+        return batch
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+    def _piece(self, token: int) -> str:
+        if token == self.unk_id:
+            return "<unk>"
+        return self._processor.id_to_piece(token).replace("\u2581", " ")
+
+    def _special(self) -> dict[int, str]:
+        names = {self.bos_id: "<bos>", self.eos_id: "<eos>"}
+        return names | ({self.pad_id: "<pad>"} if self._processor.pad_id() >= 0 else {})
+
+    def _content(self) -> bytes:
+        return self._model
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> SentencePieceTokenizer:
+        return cls(content)
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`. The pieces around a document are named, or guessed from its special tokens."""
+
+    kind = "huggingface"
+    file_name = "tokenizer.json"
+    GUESSES = (
+        ("<|begin_of_text|>", "<|end_of_text|>"),
+        ("<s>", "</s>"),
+        ("<bos>", "<eos>"),
+        ("[CLS]", "[SEP]"),
+        ("<|endoftext|>", "<|endoftext|>"),
+    )
+
+    def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
+        import tokenizers
+
+        self._json = content
+        self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # "<s>" in a document is ordinary text
+        for bos, eos in self.GUESSES:
+            if self._tokenizer.token_to_id(bos) is not None and self._tokenizer.token_to_id(eos) is not None:
+                bos_token, eos_token = bos_token or bos, eos_token or eos
+                break
+        self.bos_token, self.eos_token = bos_token, eos_token
+        self.bos_id = self._id_of(bos_token, "bos_token")
+        self.eos_id = self._id_of(eos_token, "eos_token")
+        pads = [self._tokenizer.token_to_id(piece) for piece in ("<pad>", "[PAD]", "<|padding|>", "<|pad|>")]
+        self._has_pad = any(pad is not None for pad in pads)
+        self.pad_id = next((pad for pad in pads if pad is not None), 0)
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
+
+    def _id_of(self, piece: str, setting: str) -> int:
+        token = self._tokenizer.token_to_id(piece) if piece else None
+        if token is None:
+            raise ValueError(
+                f"it has no piece {piece!r}; set data.tokenizer.{setting}"
+                if piece
+                else f"no piece for the place around a document could be guessed; set data.tokenizer.{setting}"
+            )
+        return token
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _piece(self, token: int) -> str:
+        piece = self._tokenizer.id_to_token(token)
+        return f"<{token}>" if piece is None else piece.replace("Ġ", " ").replace("Ċ", "\n").replace("▁", " ")
+
+    def _special(self) -> dict[int, str]:
+        names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}
+        return names | ({self.pad_id: "<pad>"} if self._has_pad else {})
+
+    def _options(self) -> dict[str, Any]:
+        return {"bos_token": self.bos_token, "eos_token": self.eos_token}
+
+    def _content(self) -> bytes:
+        return self._json
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> HuggingFaceTokenizer:
+        return cls(content, **options)
+
+
+KINDS: dict[str, type[Tokenizer]] = {
+    each.kind: each for each in (ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
+}
+
+
+def needs_text(config: TokenizerConfig) -> bool:
+    """Whether `build_tokenizer` reads its texts."""
+    return config.kind == "characters" or (config.kind == "sentencepiece" and not config.path)
+
+
+def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """Trains the tokenizer on `texts`, or loads the file that the config names. Raises UserError."""
+    if config.path:
+        return _from_file(config)
+    if config.kind == "bytes":
+        return ByteTokenizer()
+    if config.kind == "characters":
+        characters: set[str] = set()
+        for text in texts:
+            characters.update(text)
+        return CharacterTokenizer(characters)
+    return SentencePieceTokenizer(sentencepiece_training.train(config, texts))
+
+
+def _from_file(config: TokenizerConfig) -> Tokenizer:
+    if config.kind not in ("sentencepiece", "huggingface"):
+        raise UserError(
+            f"config.data.tokenizer.path: a {config.kind} tokenizer is not read from a file; leave it empty."
+        )
+    path = Path(config.path).expanduser()
+    if not path.is_file():
+        raise UserError(f"config.data.tokenizer.path: there is no file {config.path}.")
+    options = {"bos_token": config.bos_token, "eos_token": config.eos_token} if config.kind == "huggingface" else {}
+    try:
+        return KINDS[config.kind]._from_content(path.read_bytes(), options)
+    except Exception as error:  # the libraries raise plain Exception and RuntimeError for a bad file
+        what = {"sentencepiece": "SentencePiece model", "huggingface": "tokenizer.json"}[config.kind]
+        raise UserError(f"config.data.tokenizer.path: {config.path} is not a usable {what}: {error}.") from error
+
+
+def load_tokenizer(directory: Path | str) -> Tokenizer:
+    """Reads what `Tokenizer.save` wrote. Raises UserError if it is not there, or damaged."""
+    directory = Path(directory)
+    try:
+        info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
+        cls = KINDS[info["kind"]]
+        tokenizer = cls._from_content((directory / cls.file_name).read_bytes(), info["options"])
+    except FileNotFoundError as error:
+        raise UserError(f"{directory}: there is no tokenizer here ({error.filename} is missing).") from error
+    except Exception as error:
+        raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
+    if tokenizer.fingerprint != info["fingerprint"]:
+        raise UserError(f"{directory}: the tokenizer is not the one that was saved here (its file was changed).")
+    return tokenizer

@@ -1,0 +1,207 @@
+"""Every tokenizer gives back what it was given; special tokens never come out of text."""
+
+import functools
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lm.config import TokenizerConfig
+from lm.data import sentencepiece_training, tokenizers
+from lm.errors import UserError
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog, and then it sleeps.\n\n",
+    "def f(x):\n    if x:\n        return  x\n\treturn None\n",
+    "Ein paar Wörter mit Umlauten: äöüß. 中文字 one two three four five.\n",
+    " ".join(f"word{i}" for i in range(200)) + "\n",
+] * 5
+STRANGE = "▁ a▁b  \n\n\t <s></s><unk><pad> \x00 \r\n \u2028\u2581\u2585 \ufffd 😀é <0x41> "
+
+
+@functools.cache
+def sentencepiece(algorithm: str = "unigram") -> tokenizers.Tokenizer:
+    config = TokenizerConfig(kind="sentencepiece", vocab_size=340, algorithm=algorithm)
+    return tokenizers.build_tokenizer(config, SENTENCES)
+
+
+def make(kind: str, text: str = "") -> tokenizers.Tokenizer:
+    if kind.startswith("sentencepiece"):
+        return sentencepiece(kind.partition("-")[2] or "unigram")
+    return tokenizers.build_tokenizer(TokenizerConfig(kind=kind), [text])
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=60) | st.text("▁ \n\tab<s>/", max_size=30)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece-unigram", "sentencepiece-bpe"])
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT, other=TEXT)
+@example(text=STRANGE, other="")
+def test_round_trip_of_any_text(kind, text, other):
+    tokenizer = make(kind, text + other)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id} & set(ids)
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.encode_batch([text, other]) == [ids, tokenizer.encode(other)]
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id, tokenizer.pad_id, 10**6]) == text
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_saved_and_loaded_is_the_same(kind, tmp_path):
+    tokenizer = make(kind, "".join(SENTENCES))
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer")
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.encode(SENTENCES[1]) == tokenizer.encode(SENTENCES[1])
+    assert [loaded.bos_id, loaded.eos_id, loaded.pad_id] == [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer"], "nothing temporary is left"
+
+
+def test_a_changed_file_is_told(tmp_path):
+    make("characters", "abc").save(tmp_path)
+    (tmp_path / "characters.json").write_text(json.dumps(["a", "b", "d"]))
+    with pytest.raises(UserError, match="was changed"):
+        tokenizers.load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer"):
+        tokenizers.load_tokenizer(tmp_path / "missing")
+
+
+def test_characters_are_sorted_and_others_unknown():
+    tokenizer = make("characters", "cab")
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.encode("abc") == [4, 5, 6]
+    assert tokenizer.encode("a😀z") == [4, tokenizer.unk_id, tokenizer.unk_id]
+    assert tokenizer.decode(tokenizer.encode("a😀")) == "a\ufffd"
+
+
+def test_bytes_that_are_not_utf8_decode_to_the_replacement_character():
+    tokenizer = make("bytes")
+    assert tokenizer.decode(tokenizer.encode("é")[:1] + tokenizer.encode("a")) == "\ufffda"
+
+
+def test_sentencepiece_training_is_deterministic_and_compresses():
+    config = TokenizerConfig(kind="sentencepiece", vocab_size=340)
+    assert tokenizers.build_tokenizer(config, SENTENCES).fingerprint == sentencepiece().fingerprint
+    text = "".join(SENTENCES)
+    assert len(sentencepiece().encode(text)) < 0.6 * len(text.encode())
+
+
+def test_sentencepiece_vocabulary_that_does_not_suit_the_text():
+    with pytest.raises(UserError, match=r"vocab_size: 20000 is more than .* set it to (\d+) or less"):
+        tokenizers.build_tokenizer(TokenizerConfig(vocab_size=20000), SENTENCES)
+    with pytest.raises(UserError, match="cannot hold the characters"):
+        tokenizers.build_tokenizer(TokenizerConfig(vocab_size=300), ["".join(map(chr, range(0x4E00, 0x4F00)))])
+    with pytest.raises(UserError, match="no training text"):
+        tokenizers.build_tokenizer(TokenizerConfig(), [])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 6000))
+def test_even_sample_is_bounded_ordered_and_the_smallest_keys(sizes, max_bytes):
+    pieces = [f"{i:03d}" + "x" * size for i, size in enumerate(sizes)]
+    sample = sentencepiece_training.even_sample(iter(pieces), max_bytes)
+    assert sample == [piece for piece in pieces if piece in set(sample)]
+    assert sum(map(len, sample)) <= max_bytes or len(sample) == 1
+    if sum(map(len, pieces)) <= max_bytes:
+        assert sample == pieces
+
+
+def test_even_sample_covers_the_whole_corpus():
+    pieces = [f"{i:06d}" for i in range(20_000)]
+    kept = [int(piece) for piece in sentencepiece_training.even_sample(pieces, 12_000)]
+    assert len(kept) == 2000
+    thirds = [sum(1 for k in kept if k * 3 // 20_000 == part) for part in range(3)]
+    assert min(thirds) > 550  # 667 expected, standard deviation about 20
+
+
+def test_long_lines_are_cut_and_nothing_is_lost():
+    text = "a" * 5000 + "\n" + "bc " * 3000
+    parts = list(sentencepiece_training.split_texts([text]))
+    assert "".join(parts) == text.replace("\n", "")
+    assert max(map(len, parts)) <= sentencepiece_training.LONGEST_PIECE_OF_TEXT
+    assert parts[3].startswith("bc") and parts[4].startswith(" bc")
+
+
+def hugging_face_file(path, specials):
+    import tokenizers as hf
+
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.save(str(path))
+    return TokenizerConfig(kind="huggingface", path=str(path))
+
+
+def test_huggingface_file(tmp_path):
+    config = hugging_face_file(tmp_path / "tokenizer.json", ["<|endoftext|>"])
+    tokenizer = tokenizers.build_tokenizer(config, [])
+    assert tokenizer.bos_id == tokenizer.eos_id == 0 and tokenizer.pad_id == 0
+    text = "a <|endoftext|> b\n" + STRANGE
+    ids = tokenizer.encode(text)
+    assert 0 not in ids and tokenizer.decode([0, *ids, 0]) == text
+    assert tokenizer.encode_batch([text, "x"])[0] == ids
+    tokenizer.save(tmp_path / "saved")
+    assert tokenizers.load_tokenizer(tmp_path / "saved").encode(text) == ids
+
+
+def test_huggingface_pieces_around_documents(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    config = hugging_face_file(path, ["<pad>", "<s>", "</s>"])
+    tokenizer = tokenizers.build_tokenizer(config, [])
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    config = hugging_face_file(path, ["<begin>"])
+    with pytest.raises(UserError, match=r"set data\.tokenizer\.bos_token"):
+        tokenizers.build_tokenizer(config, [])
+    with pytest.raises(UserError, match="no piece '<nope>'"):
+        tokenizers.build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path), bos_token="<nope>"), [])
+
+
+def test_files_that_are_no_tokenizers(tmp_path):
+    bad = tmp_path / "bad"
+    bad.write_text("nonsense")
+    for kind in ("sentencepiece", "huggingface"):
+        with pytest.raises(UserError, match="not a usable"):
+            tokenizers.build_tokenizer(TokenizerConfig(kind=kind, path=str(bad)), [])
+        with pytest.raises(UserError, match="there is no file"):
+            tokenizers.build_tokenizer(TokenizerConfig(kind=kind, path=str(bad) + "x"), [])
+    with pytest.raises(UserError, match="not read from a file"):
+        tokenizers.build_tokenizer(TokenizerConfig(kind="bytes", path=str(bad)), [])
+
+
+def test_foreign_sentencepiece_model_without_padding(tmp_path):
+    import io
+
+    import sentencepiece as library
+
+    out = io.BytesIO()
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=out,
+        vocab_size=350,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    (tmp_path / "other.model").write_bytes(out.getvalue())
+    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(path=str(tmp_path / "other.model")), [])
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 1, 2)
+    assert tokenizer.decode(tokenizer.encode("the quick fox")) == "the quick fox"
+
+
+def test_pieces_are_visible():
+    for kind in ("bytes", "characters", "sentencepiece"):
+        tokenizer = make(kind, "ab \n\t")
+        assert tokenizer.piece(tokenizer.pad_id) == "<pad>" and tokenizer.piece(tokenizer.eos_id) == "<eos>"
+        assert "".join(map(tokenizer.piece, tokenizer.encode("ab"))) == "ab"
+        assert tokenizer.piece(tokenizer.encode("\n")[0]) == "⏎"
+        assert all(tokenizer.piece(i).isprintable() for i in range(-1, tokenizer.vocab_size + 1))
