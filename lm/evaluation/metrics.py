@@ -1,0 +1,88 @@
+"""From sums over scored tokens to the figures that are reported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What was added up over scored tokens, and the size of the text that they spell.
+
+    `nll` is in nats; `correct` and `weight` count tokens. `bytes` is the UTF-8 length of the text,
+    `words` its words by the WikiText convention (what white space separates, and an end-of-line mark
+    per line), `unknown` the tokens that stand for text the tokenizer could not spell.
+    """
+
+    nll: float = 0.0
+    correct: float = 0.0
+    weight: float = 0.0
+    bytes: float = 0
+    words: float = 0
+    unknown: int = 0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            nll=self.nll + other.nll,
+            correct=self.correct + other.correct,
+            weight=self.weight + other.weight,
+            bytes=self.bytes + other.bytes,
+            words=self.words + other.words,
+            unknown=self.unknown + other.unknown,
+        )
+
+
+def figures(sums: Sums) -> dict[str, float]:
+    """Loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity, tokens.
+
+    Bits per byte = nll / ln 2 / bytes and word perplexity = exp(nll / words) do not depend on the
+    tokenizer, so they compare models with different vocabularies; both are left out where
+    `missing_figures` says why. Without any token the figures are NaN.
+    """
+    loss = _ratio(sums.nll, sums.weight)
+    result = {
+        "loss": loss,
+        "perplexity": _exp(loss),
+        "token_accuracy": _ratio(sums.correct, sums.weight),
+    }
+    missing = missing_figures(sums)
+    if "bits_per_byte" not in missing:
+        result["bits_per_byte"] = sums.nll / math.log(2) / sums.bytes
+    if "word_perplexity" not in missing:
+        result["word_perplexity"] = _exp(sums.nll / sums.words)
+    result["tokens"] = sums.weight
+    return result
+
+
+def missing_figures(sums: Sums) -> dict[str, str]:
+    """Figures that this text and tokenizer do not allow, each with the reason."""
+    if sums.unknown > 0:
+        reason = (
+            f"the tokenizer replaced text by {sums.unknown:,} unknown tokens, "
+            "so the model does not account for every byte"
+        )
+        return {"bits_per_byte": reason, "word_perplexity": reason}
+    missing = {}
+    if sums.bytes <= 0:
+        missing["bits_per_byte"] = "the text is empty"
+    if sums.words <= 0:
+        missing["word_perplexity"] = "the text has no words"
+    return missing
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no infinity and no NaN: they are written as null."""
+    return value if math.isfinite(value) else None
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count > 0 else math.nan
+
+
+def _exp(value: float) -> float:
+    """exp, with infinity in place of an overflow."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,133 @@
+"""Where the figures of a run go: metrics.jsonl, TensorBoard and, if asked for, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm.config import Config, LogConfig
+from lm.errors import UserError
+from lm.evaluation.metrics import finite_or_none
+
+
+class MetricsWriter:
+    """Appends to `metrics_path` one JSON object a line, `{"step": ..., "train/loss": ..., ...}`.
+
+    Make it before training starts: a missing package is told then, as a UserError. After a resume from
+    `start_step` the caller has already cut later lines off metrics.jsonl; TensorBoard is told to drop
+    its events past that step. One process of a run has a writer.
+    """
+
+    def __init__(
+        self,
+        metrics_path: Path,
+        tensorboard_dir: Path,
+        config: LogConfig,
+        *,
+        start_step: int = 0,
+        run: Config | None = None,
+    ) -> None:
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if config.wandb_project:
+            self._wandb = _start_wandb(config.wandb_project, metrics_path.parent, run)
+        try:
+            # Opened in append mode, and line by line, so that a killed run leaves whole lines.
+            self._file = open(metrics_path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"{metrics_path}: cannot be written ({error.strerror}).") from error
+        if config.tensorboard:
+            # Imported here: it is slow to load, and not everyone who reads metrics needs it.
+            import tensorboardX
+
+            self._tensorboard = tensorboardX.SummaryWriter(
+                str(tensorboard_dir), purge_step=start_step + 1, flush_secs=30
+            )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line at `step`. What is not finite becomes null in the JSON and is left out elsewhere."""
+        values = {name: float(value) for name, value in metrics.items()}
+        line = {"step": int(step)} | {name: finite_or_none(value) for name, value in values.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        finite = {name: value for name, value in values.items() if finite_or_none(value) is not None}
+        if self._tensorboard is not None:
+            for name, value in finite.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class LateMetrics:
+    """Holds the metrics of step n - 1 on the device until step n has been dispatched.
+
+    Reading a metric waits for the step that computes it. Read one step late, the wait falls while the
+    device already has its next step to do, and so costs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._held: tuple[int, Mapping[str, Any]] | None = None
+
+    def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
+        """Call after dispatching `step`, with its device scalars; returns the step before, read."""
+        for value in metrics.values():
+            if isinstance(value, jax.Array):
+                value.copy_to_host_async()
+        before, self._held = self._held, (step, metrics)
+        return None if before is None else _read(before)
+
+    def flush(self) -> tuple[int, dict[str, float]] | None:
+        """The last step pushed, read now; None if there is nothing left to read."""
+        before, self._held = self._held, None
+        return None if before is None else _read(before)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, up to the first that a kill cut short. Empty if there is no file."""
+    records: list[dict[str, Any]] = []
+    if not path.exists():
+        return records
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _read(held: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, float]]:
+    step, metrics = held
+    return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+
+
+def _start_wandb(project: str, root: Path, run: Config | None) -> Any:
+    """A run that keeps its identity over restarts: the id lies in the run directory."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"config.log.wandb_project={project!r} needs Weights & Biases: pip install wandb, or leave it empty."
+        ) from error
+    id_path = root / "wandb_run_id"
+    if not id_path.exists():
+        id_path.write_text(secrets.token_hex(8))
+    return wandb.init(
+        project=project,
+        name=root.name,
+        dir=str(root),
+        id=id_path.read_text().strip(),
+        resume="allow",
+        config=None if run is None else run.to_dict(),
+    )
