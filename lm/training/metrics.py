@@ -94,19 +94,6 @@ class LateMetrics:
         return None if before is None else _read(before)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, up to the first that a kill cut short. Empty if there is no file."""
-    records: list[dict[str, Any]] = []
-    if not path.exists():
-        return records
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
-
-
 def _read(held: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, float]]:
     step, metrics = held
     return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}

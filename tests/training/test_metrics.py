@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from lm.config import LogConfig
 from lm.errors import UserError
-from lm.training.metrics import LateMetrics, MetricsWriter, read_metrics
+from lm.training.metrics import LateMetrics, MetricsWriter
 
 
 def strict_lines(path):
@@ -112,10 +112,3 @@ def test_pushing_reads_nothing_of_the_step_just_dispatched():
         __array__ = __float__
 
     assert LateMetrics().push(1, {"loss": Unready()}) is None
-
-
-def test_reading_stops_at_a_torn_line(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == []
-    path.write_text('{"step": 1, "a": 2}\n{"step": 2, "a"')
-    assert read_metrics(path) == [{"step": 1, "a": 2}]
