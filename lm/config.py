@@ -474,6 +474,8 @@ def _check_pairs(config: Config) -> None:
         refuse("model.attention", "cudnn computes in bfloat16 only; set model.dtype to 'bfloat16' or attention to 'xla'.")
     if model.attention in ("cudnn", "splash") and model.dropout > 0:
         refuse("model.attention", f"{model.attention} has no dropout of attention weights; use 'xla' or dropout 0.")
+    if model.attention == "splash" and data.sequence_length % 128:
+        refuse("model.attention", f"splash takes multiples of 128, and data.sequence_length is {data.sequence_length}.")
     if optimizer.schedule == "warmup_stable_decay":
         if optimizer.warmup_steps + optimizer.decay_steps > train.num_steps:
             refuse(

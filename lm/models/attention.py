@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
+from lm.models import attention_kernels
 from lm.models.cache import LayerCache, write_tokens
 from lm.models.layers import Dense, compute_dtype, residual_std
 from lm.models.positions import Rotation, rotate
@@ -44,7 +45,7 @@ class AttentionContext:
 
     positions: Array  # int32 (B, L), of the queries
     segments: Array  # int32 (B, L), of the queries
-    mask: Array | None  # bool (B, L, S); None for kernels that work from the segments alone
+    mask: Array | None  # bool (B, L, S) for the kernel xla; None for those that work from the segments alone
     rotation: Rotation | None
 
 
@@ -52,7 +53,7 @@ class Attention(nn.Module):
     """Self-attention (Vaswani 2017; grouped: Ainslie 2023). softmax(q k^T / sqrt(K)) v, softmax in float32."""
 
     config: ModelConfig
-    backend: str
+    kernel: str  # xla, or without a cache cudnn or splash
     train: bool
 
     @nn.compact
@@ -73,15 +74,19 @@ class Attention(nn.Module):
         if context.rotation is not None:
             q_BLHK = rotate(q_BLHK, context.rotation, config.rotary_interleaved)
             k_BLGK = rotate(k_BLGK, context.rotation, config.rotary_interleaved)
-        k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
-        if cache is not None:
-            cache = LayerCache(
-                keys=write_tokens(cache.keys, k_BGSK, context.positions),
-                values=write_tokens(cache.values, v_BGSK, context.positions),
-            )
-            k_BGSK, v_BGSK = cache.keys, cache.values
-        dropout = nn.Dropout(config.dropout, deterministic=not self.train)
-        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, context.mask, dropout)
+        if self.kernel == "xla":
+            k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
+            if cache is not None:
+                cache = LayerCache(
+                    keys=write_tokens(cache.keys, k_BGSK, context.positions),
+                    values=write_tokens(cache.values, v_BGSK, context.positions),
+                )
+                k_BGSK, v_BGSK = cache.keys, cache.values
+            dropout = nn.Dropout(config.dropout, deterministic=not self.train)
+            y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, context.mask, dropout)
+        else:
+            fused = attention_kernels.cudnn if self.kernel == "cudnn" else attention_kernels.splash
+            y_BLHK = fused(q_BLHK, k_BLGK, v_BLGK, context.segments, config.window)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
         axes = ("heads", "head_dim", "embed")
         out = Dense(query_heads, width, axes, config.use_bias, dtype, residual_std(config), name="out")

@@ -26,7 +26,7 @@ class Block(nn.Module):
     """Attention and MLP, each on a residual branch, with the norm before it or after the sum."""
 
     config: ModelConfig
-    backend: str
+    kernel: str
     train: bool
 
     @nn.compact
@@ -37,7 +37,7 @@ class Block(nn.Module):
         pre = config.norm_position == "pre"
         attention_norm, mlp_norm = Norm(config, name="attention_norm"), Norm(config, name="mlp_norm")
         dropout = nn.Dropout(config.dropout, deterministic=not self.train)
-        attention = Attention(config, self.backend, self.train, name="attention")
+        attention = Attention(config, self.kernel, self.train, name="attention")
         mlp = Mlp(config, name="mlp")
 
         x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "length", "activation"))
@@ -52,7 +52,7 @@ class Block(nn.Module):
 
 
 def run_stack(
-    config: ModelConfig, backend: str, train: bool, x_BLD: Array, layers: Any, context: AttentionContext
+    config: ModelConfig, kernel: str, train: bool, x_BLD: Array, layers: Any, context: AttentionContext
 ) -> tuple[Array, Any]:
     """Runs N blocks; call it inside a compact module. `layers` is None or the layers of a Cache."""
     block: Any = Block
@@ -69,10 +69,10 @@ def run_stack(
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(config, backend, train, name=STACK_NAME)(x_BLD, layers, context)
+        return scanned(config, kernel, train, name=STACK_NAME)(x_BLD, layers, context)
     new_layers = []
     for n in range(config.num_layers):
-        x_BLD, cache = block(config, backend, train, name=f"{LAYER_PREFIX}{n}")(
+        x_BLD, cache = block(config, kernel, train, name=f"{LAYER_PREFIX}{n}")(
             x_BLD, None if layers is None else layers[n], context
         )
         new_layers.append(cache)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lm.batch import Array, Batch
 from lm.config import ModelConfig
 from lm.models.attention import AttentionContext, attention_mask
+from lm.models.attention_kernels import choose_backend, kernel_for_call
 from lm.models.cache import Cache, write_segments
 from lm.models.layers import Dense, Embedding, Norm, compute_dtype
 from lm.models.positions import rotary, sinusoidal
@@ -54,16 +55,20 @@ class Decoder(nn.Module):
         else:
             key_segments = write_segments(cache, batch.segments, batch.positions)
             key_positions = jnp.broadcast_to(jnp.arange(key_segments.shape[1])[None], key_segments.shape)
+        kernel = kernel_for_call(self.backend, batch.tokens.shape[1], cached=cache is not None)
+        mask_BLS = None
+        if kernel == "xla":
+            mask_BLS = attention_mask(
+                batch.positions, batch.segments, key_positions, key_segments, causal=True, window=config.window
+            )
         context = AttentionContext(
             positions=batch.positions,
             segments=batch.segments,
-            mask=attention_mask(
-                batch.positions, batch.segments, key_positions, key_segments, causal=True, window=config.window
-            ),
+            mask=mask_BLS,
             rotation=rotary(batch.positions, config) if config.positions == "rotary" else None,
         )
         layers = None if cache is None else cache.layers
-        x_BLD, layers = run_stack(config, self.backend, train, x_BLD, layers, context)
+        x_BLD, layers = run_stack(config, kernel, train, x_BLD, layers, context)
         if config.norm_position == "pre":
             x_BLD = Norm(config, name="final_norm")(x_BLD)
         if config.tie_embeddings:
@@ -79,17 +84,19 @@ class Decoder(nn.Module):
 
 
 def build_model(config: ModelConfig, platform: str | None = None) -> Decoder:
-    """The model of a config, with the attention kernel for a platform ("cpu", "gpu", "tpu"; the default device's)."""
+    """The model of a config, with the attention kernel for a platform ("cpu", "gpu", "tpu"; the default device's).
+
+    Raises UserError if config.attention names a kernel that the platform or the model cannot use.
+    """
     assert config.vocab_size > 0, "vocab_size is resolved from the tokenizer before a model is built"
-    del platform
-    return Decoder(config)
+    return Decoder(config, choose_backend(config, platform))
 
 
 def initial_params(model: Decoder, key: Array) -> dict:
     """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays)."""
     ids = jnp.zeros((1, 2), jnp.int32)
     batch = Batch(tokens=ids, targets=ids, weights=ids.astype(jnp.float32), positions=ids, segments=ids + 1)
-    return model.init({"params": key}, batch)["params"]
+    return model.clone(backend="xla").init({"params": key}, batch)["params"]  # no weight depends on the kernel
 
 
 def count_parameters(params: dict) -> int:

@@ -1,0 +1,144 @@
+"""Which attention kernel runs where, and the fused ones: cuDNN on NVIDIA GPUs, splash on TPUs.
+
+The fused kernels never hold the (L, S) scores in memory. They work from the segments and from the
+order of tokens in the row: "earlier" is told by the index, which equals telling it by the position
+because within a document positions grow with the index. Padding may attend to padding (its outputs
+are never used), so no query is without a key. Neither has dropout of attention weights, and neither
+serves cached decoding: `kernel_for_call` falls back to the plain products of `attention.py`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+
+from lm.batch import Array
+from lm.config import ModelConfig
+from lm.errors import UserError
+
+FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # by platform; xla elsewhere
+LANES = 128  # of a TPU's vector unit: splash's blocks are multiples of it
+CUDNN_HEAD_DIM = 128  # cuDNN's largest head before Hopper
+CUDNN_CAPABILITY = 8.0  # Ampere
+
+
+def choose_backend(config: ModelConfig, platform: str | None = None) -> str:
+    """xla, cudnn or splash for a platform: "cpu", "gpu", "tpu", or None for the default device's.
+
+    `auto` takes the platform's fused kernel where it can compute this model, else xla. Raises
+    UserError for an explicit choice that cannot.
+    """
+    platform = platform or jax.default_backend()
+    if config.attention == "auto":
+        fastest = FASTEST.get(platform, "xla")
+        return "xla" if _obstacle(fastest, config, platform) else fastest
+    obstacle = _obstacle(config.attention, config, platform)
+    if obstacle:
+        raise UserError(f"config.model.attention: {config.attention} {obstacle}; set it to 'auto' or 'xla'.")
+    return config.attention
+
+
+def _obstacle(backend: str, config: ModelConfig, platform: str) -> str:
+    """Why a back end cannot compute a model on a platform; empty if it can."""
+    if backend == "xla":
+        return ""
+    if FASTEST.get(platform) != backend:
+        needed = next(name for name, each in FASTEST.items() if each == backend)
+        return f"runs on a {needed}, and this run is on a {platform}"
+    if config.dropout > 0:
+        return f"has no dropout of attention weights, and config.model.dropout is {config.dropout}"
+    if backend == "splash":
+        if config.max_length % LANES:
+            return f"takes lengths that are multiples of {LANES}, and config.model.max_length is {config.max_length}"
+        return ""
+    if config.dtype != "bfloat16":
+        return f"computes in bfloat16, and config.model.dtype is {config.dtype}"
+    if config.head_dim % 8 or config.head_dim > CUDNN_HEAD_DIM:
+        return f"takes heads of a multiple of 8 up to {CUDNN_HEAD_DIM}, and config.model.head_dim is {config.head_dim}"
+    if jax.default_backend() == "gpu" and float(jax.local_devices()[0].compute_capability) < CUDNN_CAPABILITY:
+        return f"needs a GPU of compute capability {CUDNN_CAPABILITY} (Ampere) or later"
+    return ""
+
+
+def kernel_for_call(backend: str, length: int, *, cached: bool) -> str:
+    """The kernel of one call of the model: its own back end, or xla where that cannot serve the call."""
+    multiple = {"xla": 1, "cudnn": 2, "splash": LANES}[backend]
+    return "xla" if cached or length % multiple else backend
+
+
+def cudnn(
+    q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, implementation: str = "cudnn"
+) -> Array:
+    """(B, L, H, K), causal within each segment, by cuDNN's flash attention; bfloat16.
+
+    The kernel skips what lies after the query or before its window; the segments need a mask beside
+    that. Tests pass implementation="xla" to hold the arguments against our own products.
+    """
+    return jax.nn.dot_product_attention(
+        q_BLHK,
+        k_BLGK,
+        v_BLGK,
+        mask=(segments_BL[:, :, None] == segments_BL[:, None, :])[:, None],
+        is_causal=True,
+        local_window_size=(window - 1, 0) if window > 0 else None,
+        implementation=implementation,
+    )
+
+
+def splash(
+    q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
+) -> Array:
+    """(B, L, H, K), causal within each segment, by Pallas splash attention; L a multiple of 128.
+
+    XLA cannot split a Pallas kernel over devices by itself, so with a mesh in context each device is
+    given its rows and heads, as the logical axis rules in context say. `interpret` runs the kernel
+    step by step on any platform, for tests.
+    """
+    heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
+    q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
+    k_BGLK, v_BGLK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
+
+    def on_one_device(q_BHLK: Array, k_BGLK: Array, v_BGLK: Array, segments_BL: Array) -> Array:
+        kernel = _splash_kernel(q_BHLK.shape[1], q_BHLK.shape[2], window, interpret)
+        with jax.numpy_rank_promotion("allow"):  # the kernel is not ours to rewrite
+            return jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK, splash_kernel.SegmentIds(segments_BL, segments_BL))
+
+    if jax.sharding.get_abstract_mesh().empty:
+        y_BHLK = on_one_device(q_BHLK, k_BGLK, v_BGLK, segments_BL)
+    else:
+        q_axes = nn.logical_to_mesh_axes(("batch", "heads", "length", "head_dim"))
+        kv_axes = nn.logical_to_mesh_axes(("batch", "kv_heads", "length", "head_dim"))
+        if q_axes != kv_axes:
+            # Where query heads are split and key heads are not, a device's heads would meet the wrong keys.
+            k_BGLK, v_BGLK = (jnp.repeat(x, heads_per_kv, axis=1) for x in (k_BGLK, v_BGLK))
+            kv_axes = q_axes
+        segment_axes = nn.logical_to_mesh_axes(("batch", "length"))
+        y_BHLK = jax.shard_map(
+            on_one_device, in_specs=(q_axes, kv_axes, kv_axes, segment_axes), out_specs=q_axes, check_vma=False
+        )(q_BHLK, k_BGLK, v_BGLK, segments_BL)
+    return jnp.swapaxes(y_BHLK, 1, 2)
+
+
+def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
+    """The kernel of one device's heads, with the blocks (tiles of scores) that fit the length."""
+    shape = (length, length)
+    causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
+    block = next(size for size in (512, 256, LANES) if length % size == 0)
+    sizes = splash_kernel.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    return splash_kernel.make_splash_mha(
+        splash_mask.MultiHeadMask([causal] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )

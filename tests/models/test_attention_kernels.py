@@ -1,0 +1,193 @@
+"""The fused kernels against our own products, and which one is chosen where."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Batch
+from lm.config import MeshConfig, ModelConfig
+from lm.errors import UserError
+from lm.models import attention_kernels
+from lm.models.attention import attention_mask, dot_product_attention
+from lm.models.transformer import Decoder, build_model, initial_params
+from lm.parallel.mesh import make_mesh, on_mesh
+
+LENGTH = 128
+
+
+def packed_rows(rows=2):
+    """Documents of several lengths in each row, with padding at the end of the first."""
+    segments_BL, positions_BL = np.zeros((2, rows, LENGTH), np.int32)
+    for row in range(rows):
+        cuts = np.cumsum([17 + 5 * row, 40, 3, 1])
+        segments_BL[row] = 1 + np.searchsorted(cuts, np.arange(LENGTH), side="right")
+        positions_BL[row] = np.arange(LENGTH) - np.concatenate([[0], cuts])[segments_BL[row] - 1]
+    segments_BL[0, -20:] = 0
+    return jnp.asarray(segments_BL), jnp.asarray(positions_BL)
+
+
+def query_key_value(heads, kv_heads, rows=2, size=16):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = [(rows, LENGTH, count, size) for count in (heads, kv_heads, kv_heads)]
+    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def ours(q, k, v, segments, positions, window):
+    mask = attention_mask(positions, segments, positions, segments, causal=True, window=window)
+    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask)
+
+
+def values_and_gradients(function, inputs, segments):
+    """Of a scalar that weighs every real output differently; padding is left out."""
+
+    def scalar(*inputs):
+        y = function(*inputs) * (segments > 0)[:, :, None, None]
+        return jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)), y
+
+    gradients, y = jax.jit(jax.grad(scalar, argnums=(0, 1, 2), has_aux=True))(*inputs)
+    return [y, *gradients]
+
+
+def assert_same(actual, expected, tolerance=2e-5):
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(2, 2, 0), (4, 2, 0), (2, 1, 9)])
+def test_splash_equals_our_products(heads, kv_heads, window):
+    segments, positions = packed_rows()
+    inputs = query_key_value(heads, kv_heads)
+    actual = values_and_gradients(
+        lambda q, k, v: attention_kernels.splash(q, k, v, segments, window, interpret=True), inputs, segments
+    )
+    expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, window), inputs, segments)
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize(("kv_heads", "split_kv"), [(4, True), (2, True), (2, False)])
+def test_splash_over_a_mesh_equals_one_device(kv_heads, split_kv):
+    segments, positions = packed_rows(4)
+    inputs = query_key_value(4, kv_heads, rows=4)
+    expected = ours(*inputs, segments, positions, 0) * (segments > 0)[:, :, None, None]
+    splash = jax.jit(lambda q, k, v: attention_kernels.splash(q, k, v, segments, 0, interpret=True))
+    with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        if split_kv:
+            actual = splash(*inputs)
+        else:  # a table of rules that keeps key heads whole
+            with nn.logical_axis_rules((("batch", ("data", "fsdp")), ("heads", "tensor"))):
+                actual = splash(*inputs)
+    assert len(actual.sharding.device_set) == 8
+    assert actual.sharding.shard_shape(actual.shape) == (1, LENGTH, 2, 16)
+    np.testing.assert_allclose(actual * (segments > 0)[:, :, None, None], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 4, 0), (4, 2, 0), (4, 1, 9)])
+def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_heads, window):
+    segments, positions = packed_rows()
+    inputs = query_key_value(heads, kv_heads)
+    actual = values_and_gradients(
+        lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window, implementation="xla"), inputs, segments
+    )
+    expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, window), inputs, segments)
+    assert_same(actual, expected)
+
+
+CONFIG = ModelConfig(
+    vocab_size=31,
+    num_layers=2,
+    d_model=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    d_ff=64,
+    max_length=LENGTH,
+    window=20,
+)
+
+
+def random_params(config):
+    shapes = jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.normal(0.0, 0.1, x.shape).astype(np.float32), nn.unbox(shapes))
+
+
+@pytest.mark.parametrize(("backend", "remat"), [("splash", "dots"), ("cudnn", "none")])
+def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(backend, remat, monkeypatch):
+    monkeypatch.setattr(attention_kernels, "splash", functools.partial(attention_kernels.splash, interpret=True))
+    monkeypatch.setattr(attention_kernels, "cudnn", functools.partial(attention_kernels.cudnn, implementation="xla"))
+    config = dataclasses.replace(CONFIG, remat=remat)
+    segments, positions = packed_rows()
+    tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)
+    batch = Batch(tokens=tokens, targets=tokens, weights=segments > 0, positions=positions, segments=segments)
+    params = random_params(config)
+
+    def gradient(name):
+        def total(params):
+            logits = Decoder(config, name).apply({"params": params}, batch, train=True).logits
+            return jnp.mean(jax.nn.logsumexp(logits, axis=-1) * batch.weights), logits * batch.weights[..., None]
+
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    (actual, actual_logits), (expected, expected_logits) = gradient(backend), gradient("xla")
+    np.testing.assert_allclose(actual_logits, expected_logits, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
+
+
+def test_auto_takes_the_fused_kernel_where_it_can():
+    def choice(platform, **changes):
+        return build_model(dataclasses.replace(CONFIG, **changes), platform).backend
+
+    assert choice("cpu") == choice(None) == "xla"
+    assert choice("tpu") == "splash"
+    assert choice("tpu", max_length=100) == choice("tpu", dropout=0.1) == "xla"
+    assert choice("gpu", dtype="bfloat16") == "cudnn"
+    assert choice("gpu") == choice("gpu", dtype="bfloat16", dropout=0.1) == "xla"
+    assert choice("gpu", dtype="bfloat16", head_dim=12) == choice("gpu", dtype="bfloat16", head_dim=256) == "xla"
+    assert choice("tpu", attention="xla") == "xla"
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "reason"),
+    [
+        ("cpu", {"attention": "splash"}, "runs on a tpu"),
+        ("gpu", {"attention": "splash"}, "runs on a tpu"),
+        ("cpu", {"attention": "cudnn", "dtype": "bfloat16"}, "runs on a gpu"),
+        ("gpu", {"attention": "cudnn"}, "bfloat16"),
+        ("gpu", {"attention": "cudnn", "dtype": "bfloat16", "head_dim": 20}, "head_dim"),
+        ("tpu", {"attention": "splash", "max_length": 200}, "max_length"),
+        ("tpu", {"attention": "splash", "dropout": 0.1}, "dropout"),
+    ],
+)
+def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reason):
+    with pytest.raises(UserError, match=reason):
+        build_model(dataclasses.replace(CONFIG, **changes), platform)
+
+
+def test_a_call_that_a_fused_kernel_cannot_serve_takes_xla():
+    assert attention_kernels.kernel_for_call("splash", 256, cached=False) == "splash"
+    assert attention_kernels.kernel_for_call("splash", 200, cached=False) == "xla"
+    assert attention_kernels.kernel_for_call("cudnn", 201, cached=False) == "xla"
+    assert attention_kernels.kernel_for_call("cudnn", 200, cached=True) == "xla"
+
+
+def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
+    """The (B, L, S) mask of the plain products is traced only for them."""
+    calls = []
+
+    def spy(*args, **kwargs):
+        calls.append(args)
+        return attention_mask(*args, **kwargs)
+
+    monkeypatch.setattr("lm.models.transformer.attention_mask", spy)
+    monkeypatch.setattr(attention_kernels, "splash", lambda q, k, v, segments, window: q)
+    ids = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
+    batch, params = Batch(ids, ids, ids, ids, ids), random_params(CONFIG)
+    for backend, expected in (("splash", 0), ("xla", 1)):
+        calls.clear()
+        jax.eval_shape(lambda p, b, name=backend: Decoder(CONFIG, name).apply({"params": p}, b), params, batch)
+        assert len(calls) == expected
