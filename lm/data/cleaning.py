@@ -21,7 +21,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 def clean_text(config: CleaningConfig, text: str) -> str:
     """One document with everything changed that the config asks for."""
     if config.unicode:
-        text = unicodedata.normalize(config.unicode, text)
+        text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
         text = html.unescape(_TAG.sub("", _INVISIBLE.sub("", text)))
     if config.strip_control:
@@ -35,6 +35,9 @@ def clean_text(config: CleaningConfig, text: str) -> str:
     return text
 
 
+REASONS = ("too_short", "too_long", "duplicate")
+
+
 class Cleaner:
     """Cleans the documents of one source and counts, by reason, those that it drops.
 
@@ -43,7 +46,7 @@ class Cleaner:
 
     def __init__(self, config: CleaningConfig):
         self.config = config
-        self.dropped = {"too_short": 0, "too_long": 0, "duplicate": 0}
+        self.dropped = dict.fromkeys(REASONS, 0)
         self._seen: set[bytes] = set()
 
     def clean(self, texts: Iterable[str]) -> Iterator[str]:
