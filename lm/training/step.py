@@ -51,7 +51,7 @@ def train_step(
         (grads, sums), _ = jax.lax.scan(accumulate, start, (micros, jnp.arange(count)))
 
     loss = sums.loss / total_weight
-    gradient_norm = optax.global_norm(grads)
+    gradient_norm = optax.tree.norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

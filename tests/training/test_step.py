@@ -1,0 +1,193 @@
+"""The step gives the same numbers however it is laid out: meshes, microbatches, stacked layers, remat, packing."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lm.batch import Batch
+from lm.config import Config, defaults, source
+from lm.models.stack import stack_layers, unstack_layers
+from lm.models.transformer import build_model
+from lm.objectives.causal import features, loss_sums
+from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
+from lm.training.state import abstract_state, initial_state, make_state
+from lm.training.step import compile_train_step
+
+ROWS, LENGTH, VOCAB = 16, 12, 32
+
+
+def config_with(**changes) -> Config:
+    config = defaults()
+    config.data.train.docs = source(kind="embedded")
+    config.data.sequence_length = LENGTH
+    config.train.update(batch_size=ROWS, num_steps=10)
+    config.optimizer.update(warmup_steps=0, schedule="constant", weight_decay=0.1)
+    config.model.update(
+        vocab_size=VOCAB, num_layers=3, d_model=16, num_heads=4, num_kv_heads=2, d_ff=32, init_std=0.2
+    )
+    for name, value in changes.items():
+        section, key = name.split("__")
+        config[section][key] = value
+    return Config.from_dict(config.to_dict())
+
+
+def ragged_batch(seed: int = 0) -> Batch:
+    """Rows with two documents and padding at the end, of different lengths."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
+    segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    for row in range(ROWS):
+        first, second = rng.integers(2, 6), rng.integers(1, 7)
+        segments[row, :first], segments[row, first : first + second] = 1, 2
+        positions[row, :first], positions[row, first : first + second] = np.arange(first), np.arange(second)
+    return features(tokens, segments, positions)
+
+
+def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch) -> tuple[dict, dict]:
+    """Metrics and exact gradients of one compiled step: with plain SGD of rate 1 they are old - new parameters."""
+    optimizer = optax.sgd(1.0)
+    count = int(np.prod(list(mesh_shape.values())))
+    mesh = make_mesh(dataclasses.replace(config.mesh, **mesh_shape), jax.devices()[:count])
+    model = build_model(config.model)
+    abstract = abstract_state(config, model, optimizer, mesh)
+    state = make_state(config, model, optimizer, abstract, mesh)
+    before = jax.tree.map(np.asarray, state.params)
+    sharding = batch_sharding(mesh)
+    rows = local_rows(sharding, ROWS)
+    step = compile_train_step(config, model, optimizer, abstract, mesh)
+    state, metrics = step(state, to_global(jax.tree.map(lambda x: x[rows], batch), rows, sharding, ROWS))
+    grads = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
+    return {name: float(value) for name, value in metrics.items()}, grads
+
+
+def assert_same(one: tuple[dict, dict], two: tuple[dict, dict]) -> None:
+    assert one[0]["train/loss"] == pytest.approx(two[0]["train/loss"], abs=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), one[1], two[1])
+
+
+ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[dict, dict]:
+    return sgd_gradients(config_with(), ONE_DEVICE, ragged_batch())
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_every_mesh_gives_the_loss_and_gradients_of_one_device(reference, shape):
+    mesh_shape = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    assert_same(sgd_gradients(config_with(), mesh_shape, ragged_batch()), reference)
+
+
+def test_four_microbatches_give_the_loss_and_gradients_of_one(reference):
+    assert_same(sgd_gradients(config_with(train__accumulation=4), ONE_DEVICE, ragged_batch()), reference)
+    mesh_shape = {"data": 2, "fsdp": 2, "tensor": 1}
+    assert_same(sgd_gradients(config_with(train__accumulation=4), mesh_shape, ragged_batch()), reference)
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_changes_nothing(reference, remat):
+    assert_same(sgd_gradients(config_with(model__remat=remat), ONE_DEVICE, ragged_batch()), reference)
+
+
+def test_dropout_is_the_same_on_every_mesh():
+    config = config_with(model__dropout=0.3)
+    one = sgd_gradients(config, ONE_DEVICE, ragged_batch())
+    assert_same(sgd_gradients(config, {"data": 2, "fsdp": 2, "tensor": 2}, ragged_batch()), one)
+    assert one[0]["train/loss"] != pytest.approx(sgd_gradients(config_with(), ONE_DEVICE, ragged_batch())[0]["train/loss"], abs=1e-3)
+
+
+def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[float, dict]:
+    model = build_model(config.model)
+
+    def loss(params: dict) -> jax.Array:
+        sums = loss_sums(model.apply({"params": params}, batch).logits, batch, config.objective)
+        return sums.loss / sums.weight
+
+    return jax.value_and_grad(loss)(params)
+
+
+def random_params(config: Config) -> dict:
+    return initial_state(config, build_model(config.model), optax.sgd(1.0), jax.random.key(1)).params
+
+
+def test_scanned_and_unrolled_layers_agree():
+    scanned, unrolled = config_with(model__scan_layers=True), config_with(model__scan_layers=False)
+    params = random_params(scanned)
+    loss, grads = loss_and_gradients(scanned, params, ragged_batch())
+    loss_unrolled, grads_unrolled = loss_and_gradients(unrolled, unstack_layers(params), ragged_batch())
+    assert loss == pytest.approx(float(loss_unrolled), abs=1e-5)
+    restacked = stack_layers(grads_unrolled)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), grads, restacked)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned", "sinusoidal"])
+@pytest.mark.parametrize("window", [0, 3])
+def test_packed_documents_give_what_each_gives_alone(positions, window):
+    config = config_with(model__positions=positions, model__window=window)
+    params = random_params(config)
+    packed = ragged_batch()
+    alone: list[Batch] = []
+    for row in range(ROWS):
+        for segment in (1, 2):
+            places = np.flatnonzero(packed.segments[row] == segment)
+            if len(places) == 0:
+                continue
+            piece = jax.tree.map(lambda x, r=row, p=places: np.pad(x[r : r + 1, p], ((0, 0), (0, LENGTH - len(p)))), packed)
+            alone.append(piece.replace(segments=(piece.segments > 0).astype(np.int32)))
+    unpacked = jax.tree.map(lambda *rows: np.concatenate(rows), *alone)
+    loss, grads = loss_and_gradients(config, params, packed)
+    loss_alone, grads_alone = loss_and_gradients(config, params, unpacked)
+    assert loss == pytest.approx(float(loss_alone), abs=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), grads, grads_alone)
+
+
+def test_a_bad_step_is_skipped_and_counted():
+    config = config_with()
+    optimizer = optax.adam(1e-2)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    model = build_model(config.model)
+    abstract = abstract_state(config, model, optimizer, mesh)
+    state = make_state(config, model, optimizer, abstract, mesh)
+    step = compile_train_step(config, model, optimizer, abstract, mesh)
+    good = jax.device_put(ragged_batch(), batch_sharding(mesh))
+    state, _ = step(state, good)
+    before = jax.tree.map(np.asarray, (state.params, state.opt_state))
+    broken = good.replace(weights=good.weights * jnp.float32(np.nan))
+    state, metrics = step(state, broken)
+    after = jax.tree.map(np.asarray, (state.params, state.opt_state))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert (int(state.step), int(metrics["train/bad_steps"]), int(metrics["bad_in_row"])) == (2, 1, 1)
+    state, metrics = step(state, good)
+    assert (int(metrics["train/bad_steps"]), int(metrics["bad_in_row"])) == (1, 0)
+
+
+def test_parameters_stay_float32_and_move_in_bfloat16_compute():
+    config = config_with(model__dtype="bfloat16")
+    _, grads = sgd_gradients(config, ONE_DEVICE, ragged_batch())
+    for leaf in jax.tree.leaves(grads):
+        assert leaf.dtype == np.float32
+        assert np.abs(leaf).max() > 0
+    params = nn.unbox(random_params(config))
+    batch = ragged_batch()
+    assert build_model(config.model).apply({"params": params}, batch).logits.dtype == jnp.float32
+
+
+def test_constraints_are_in_the_compiled_program():
+    """Under the old `with mesh:` they would silently be left out: the program would hold no collective."""
+    config = config_with()
+    optimizer = optax.adam(1e-2)
+    mesh = make_mesh(dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2))
+    model = build_model(config.model)
+    abstract = abstract_state(config, model, optimizer, mesh)
+    text = compile_train_step(config, model, optimizer, abstract, mesh).as_text()
+    assert "all-reduce" in text and "all-gather" in text
+    kernel = abstract.params["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+    moment = abstract.opt_state[0].mu["layers"]["mlp"]["up"]["kernel"]
+    assert moment.sharding == kernel.sharding
