@@ -1,0 +1,256 @@
+"""Prefill and the decoding loop, with the explicit cache of `lm/models/cache.py`.
+
+Prompts are padded at the right, and every row keeps its own length: the token at place n of a row
+lies in slot n of the cache, whatever its neighbours are. The prefill fills the cache with all of a
+prompt but its last token, so it computes no logits; each step then feeds the row's last token and
+chooses the next. Shapes depend on the bucket of the longest prompt, the number of rows and the
+number of new tokens alone: calls that agree in these share their compiled program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.batch import Array, Batch
+from lm.decoding.sampling import Sampling, choose, process_logits
+from lm.errors import UserError
+from lm.models.cache import Cache, empty_cache
+from lm.models.transformer import Decoder
+
+SMALLEST_BUCKET = 16
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What decoding must know of a tokenizer."""
+
+    size: int  # a model may have more entries, which are never chosen
+    bos_id: int  # never chosen, unless it is the end token too
+    eos_id: int  # ends a row; -1 for none
+    pad_id: int = 0  # stands after the end of a row; may be an ordinary token as well
+
+
+@flax.struct.dataclass
+class DecodeState:
+    """Everything that a step changes. T is the largest number of new tokens."""
+
+    cache: Cache
+    step: Array  # int32 (): tokens made so far
+    last_B: Array  # int32: the row's last token, which is not in the cache yet
+    lengths_B: Array  # int32: tokens of the row in the cache, which is the slot of its last token
+    ended_B: Array  # bool: after its end token, or when the cache is full
+    made_B: Array  # int32: new tokens of the row, its end token included
+    tokens_BT: Array  # int32: the new tokens, padding after the row's end
+    keys_B: Array  # the row's key; step t draws with this key and t
+    seen_BV: Array | None  # bool: tokens that the row holds; None without a repetition penalty
+
+
+def check_room(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
+    """Raises UserError unless every prompt and its new tokens fit into the model's positions."""
+    if not prompts:
+        raise UserError("there is no prompt to continue; give at least one (it may be empty).")
+    if max_new_tokens < 1:
+        raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
+    longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
+    tokens = len(prompts[longest])
+    if tokens + max_new_tokens > max_length:
+        room = max_length - tokens
+        advice = f"make at most {room} new tokens or shorten it" if room > 0 else "shorten it"
+        raise UserError(
+            f"prompt {longest + 1} has {tokens} tokens (begin token included), which with {max_new_tokens} new ones is "
+            f"more than the model's {max_length} positions (config.model.max_length); {advice}."
+        )
+
+
+def generate(
+    model: Decoder,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    keys_B: Array,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    max_new_tokens: int,
+    min_rows: int = 1,
+) -> list[list[int]]:
+    """The new tokens of each prompt, with the end token if it was reached.
+
+    Prompts are token ids and hold at least one token, their begin token. A row also ends when it has
+    `model.config.max_length` tokens (`check_room` refuses that beforehand). With fewer prompts than
+    `min_rows` the batch is filled up, to share the program of a full one. Call it under `on_mesh` when
+    the parameters are sharded; on several processes, with equal arguments.
+    """
+    state = start(model, params, prompts, keys_B, sampling, vocabulary, max_new_tokens, min_rows)
+    state = advance(model, params, state, max_new_tokens, sampling, vocabulary)
+    tokens_BT, made_B = np.asarray(state.tokens_BT), np.asarray(state.made_B)
+    return [tokens_BT[row, : made_B[row]].tolist() for row in range(len(prompts))]
+
+
+def stream(
+    model: Decoder,
+    params: Any,
+    prompt: Sequence[int],
+    key: Array,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    max_new_tokens: int,
+) -> Iterator[int]:
+    """The same tokens as `generate` makes of this prompt and key, one by one as they are made."""
+    state = start(model, params, [prompt], key[None], sampling, vocabulary, max_new_tokens)
+    for step in range(max_new_tokens):
+        state = advance(model, params, state, step + 1, sampling, vocabulary)
+        made, ended = np.asarray(state.made_B)[0], np.asarray(state.ended_B)[0]
+        if made > step:
+            yield int(np.asarray(state.tokens_BT)[0, step])
+        if ended:
+            return
+
+
+def start(
+    model: Decoder,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    keys_B: Array,
+    sampling: Sampling,
+    vocabulary: Vocabulary,
+    max_new_tokens: int,
+    min_rows: int = 1,
+) -> DecodeState:
+    """The state before the first new token. Rows that only fill up the batch have ended already."""
+    rows = _rows_for_mesh(max(len(prompts), min_rows))
+    bucket = SMALLEST_BUCKET
+    while bucket < max(len(prompt) for prompt in prompts):
+        bucket *= 2
+    max_length = model.config.max_length
+    # A learned table has no entry beyond max_length, not even for padding.
+    bucket, capacity = min(bucket, max_length), min(bucket + max_new_tokens, max_length)
+    tokens_BL = np.full((rows, bucket), vocabulary.pad_id, np.int32)
+    sizes_B = np.zeros(rows, np.int32)
+    for row, prompt in enumerate(prompts):
+        assert 0 < len(prompt) <= bucket, (row, len(prompt), bucket)
+        tokens_BL[row, : len(prompt)] = prompt
+        sizes_B[row] = len(prompt)
+    if rows > len(prompts):
+        keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (rows - len(prompts),))])
+    tracks_seen = sampling.repetition_penalty != 1
+    return _prefill(model, params, tokens_BL, sizes_B, keys_B, vocabulary, capacity, max_new_tokens, tracks_seen)
+
+
+def _rows_for_mesh(rows: int) -> int:
+    """At least so many rows, and a multiple of the devices over which the mesh in context splits them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return rows
+    (axes,) = nn.logical_to_mesh_axes(("batch",))
+    split = math.prod(mesh.shape[axis] for axis in axes)
+    return -(-rows // split) * split
+
+
+def _on_devices(state: DecodeState) -> DecodeState:
+    """Says where each part of the state lies on a mesh, the same before and after a step."""
+
+    def split(axes: tuple, x: Array) -> Array:
+        return nn.with_logical_constraint(x, ("layers",) * (x.ndim - len(axes)) + axes)
+
+    layers = jax.tree.map(functools.partial(split, ("batch", "kv_heads", "length", "head_dim")), state.cache.layers)
+    cache = Cache(layers=layers, segments=split(("batch", "length"), state.cache.segments))
+    # The rest is small and wanted whole: by every process, and for the draw.
+    whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), state)
+    return dataclasses.replace(whole, cache=cache)
+
+
+def _model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array) -> Batch:
+    weights_BL = jnp.zeros(tokens_BL.shape, jnp.float32)  # nothing is predicted from targets here
+    return Batch(tokens=tokens_BL, targets=tokens_BL, weights=weights_BL, positions=positions_BL, segments=segments_BL)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "vocabulary", "capacity", "max_new_tokens", "tracks_seen"))
+def _prefill(
+    model: Decoder,
+    params: Any,
+    tokens_BL: Array,
+    sizes_B: Array,
+    keys_B: Array,
+    vocabulary: Vocabulary,
+    capacity: int,
+    max_new_tokens: int,
+    tracks_seen: bool,
+) -> DecodeState:
+    B, L = tokens_BL.shape
+    positions_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], (B, L))
+    lengths_B = jnp.maximum(sizes_B - 1, 0)
+    segments_BL = (positions_BL < lengths_B[:, None]).astype(jnp.int32)
+    cache = empty_cache(model.config, B, capacity)
+    # The logits are not used, so the compiler leaves the product with the vocabulary out.
+    cache = model.apply(
+        {"params": params}, _model_batch(tokens_BL, positions_BL, segments_BL), train=False, cache=cache
+    ).cache
+    seen_BV = None
+    if tracks_seen:
+        # Padding marks nothing: its index lies outside and the update is dropped.
+        V = model.config.vocab_size
+        places_BL = jnp.where(positions_BL < sizes_B[:, None], tokens_BL, V)
+        seen_BV = jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], places_BL].set(True, mode="drop")
+    state = DecodeState(
+        cache=cache,
+        step=jnp.zeros((), jnp.int32),
+        last_B=jnp.take_along_axis(tokens_BL, lengths_B[:, None], axis=1)[:, 0],
+        lengths_B=lengths_B,
+        ended_B=(sizes_B == 0) | (sizes_B >= capacity),
+        made_B=jnp.zeros((B,), jnp.int32),
+        tokens_BT=jnp.full((B, max_new_tokens), vocabulary.pad_id, jnp.int32),
+        keys_B=keys_B,
+        seen_BV=seen_BV,
+    )
+    return _on_devices(state)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "vocabulary"), donate_argnames=("state",))
+def advance(
+    model: Decoder, params: Any, state: DecodeState, until: Array, sampling: Sampling, vocabulary: Vocabulary
+) -> DecodeState:
+    """Makes tokens until there are `until` (at most T), or until all rows have ended. Takes the old state's memory."""
+    capacity, V = state.cache.segments.shape[1], model.config.vocab_size
+    ids_V = jnp.arange(V)
+    allowed_V = (ids_V < vocabulary.size) & ((ids_V != vocabulary.bos_id) | (ids_V == vocabulary.eos_id))
+
+    def is_unfinished(state: DecodeState) -> Array:
+        return (state.step < until) & ~jnp.all(state.ended_B)
+
+    def make_token(state: DecodeState) -> DecodeState:
+        # A row that has ended writes padding into the same slot again and again.
+        segments_B = (~state.ended_B).astype(jnp.int32)
+        batch = _model_batch(state.last_B[:, None], state.lengths_B[:, None], segments_B[:, None])
+        output = model.apply({"params": params}, batch, train=False, cache=state.cache)
+        logits_BV = jnp.where(allowed_V[None], output.logits[:, 0], -jnp.inf)
+        logits_BV = process_logits(logits_BV, state.seen_BV, sampling)
+        keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.keys_B, state.step)
+        chosen_B = jnp.where(state.ended_B, vocabulary.pad_id, choose(logits_BV, keys_B, sampling))
+        lengths_B = state.lengths_B + segments_B
+        seen_BV = state.seen_BV
+        if seen_BV is not None:
+            seen_BV = seen_BV.at[jnp.arange(chosen_B.shape[0]), chosen_B].set(True)
+        state = dataclasses.replace(
+            state,
+            cache=output.cache,
+            step=state.step + 1,
+            last_B=chosen_B,
+            lengths_B=lengths_B,
+            ended_B=state.ended_B | (chosen_B == vocabulary.eos_id) | (lengths_B + 1 >= capacity),
+            made_B=state.made_B + segments_B,
+            tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
+            seen_BV=seen_BV,
+        )
+        return _on_devices(state)
+
+    return jax.lax.while_loop(is_unfinished, make_token, state)

@@ -1,0 +1,119 @@
+"""From logits to the next token: what changes the distribution, and the draw from it.
+
+The order, for every row, all in float32: tokens that are never chosen; repetition penalty;
+temperature; top-k; top-p (of what top-k left, made to sum to 1); min-p. With temperature 0 the
+penalised logits' largest entry is taken (greedy), on which the filters have no influence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.batch import Array
+from lm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. The defaults draw from the model's own distribution."""
+
+    temperature: float = 1.0  # divides the logits; 0 takes the most probable token
+    top_k: int = 0  # only the k most probable; 0 for all
+    top_p: float = 1.0  # only the most probable that together reach this probability; 1 for all
+    min_p: float = 0.0  # only those with at least this share of the largest probability; 0 for all
+    repetition_penalty: float = 1.0  # above 1 makes tokens of the prompt and of the text so far less probable
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def check(self) -> None:
+        """Raises UserError at the first value out of range."""
+        if not (self.temperature == 0 or 1e-4 <= self.temperature < math.inf):
+            raise UserError(f"temperature={self.temperature}: must be 0 (the most probable token) or at least 0.0001.")
+        if self.top_k < 0:
+            raise UserError(f"top_k={self.top_k}: must be a number of tokens, or 0 for all of them.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p}: must be a probability above 0 and at most 1 (1 for all tokens).")
+        if not 0 <= self.min_p <= 1:
+            raise UserError(f"min_p={self.min_p}: must be between 0 (all tokens) and 1.")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise UserError(
+                f"repetition_penalty={self.repetition_penalty}: must be positive; 1 changes nothing, above 1 penalises."
+            )
+
+
+def penalise_repetition(logits_BV: Array, seen_BV: Array, penalty: float) -> Array:
+    """Divides the positive logits of seen tokens by the penalty and multiplies the negative ones.
+
+    Keskar 2019 (CTRL), section 4.1, divides them all, which makes a token with a negative logit more
+    probable; this is the corrected form in common use.
+    """
+    penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return jnp.where(seen_BV, penalised_BV, logits_BV)
+
+
+def keep_top_k(logits_BV: Array, k: int) -> Array:
+    """-inf for all but the k largest; tokens that tie with the k-th stay."""
+    largest_BK, _ = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))
+    return jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
+
+
+def keep_top_p(logits_BV: Array, p: float) -> Array:
+    """-inf for all but the smallest set of most probable tokens that sums to at least p (Holtzman 2020)."""
+    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    more_probable_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
+    smallest_B1 = jnp.min(jnp.where(more_probable_BV < p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
+
+
+def keep_min_p(logits_BV: Array, p: float) -> Array:
+    """-inf for tokens less probable than p times the most probable one (Nguyen 2024)."""
+    largest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    return jnp.where(logits_BV >= largest_B1 + math.log(p), logits_BV, -jnp.inf)
+
+
+def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
+    """Logits (B, V) float32 of the distribution that is drawn from.
+
+    `seen_BV` marks the tokens that a row holds already; it is needed for a repetition penalty only.
+    """
+    logits_BV = logits_BV.astype(jnp.float32)
+    if sampling.repetition_penalty != 1:
+        assert seen_BV is not None
+        logits_BV = penalise_repetition(logits_BV, seen_BV, sampling.repetition_penalty)
+    if sampling.greedy:
+        return logits_BV
+    logits_BV = logits_BV / sampling.temperature
+    if sampling.top_k > 0:
+        logits_BV = keep_top_k(logits_BV, sampling.top_k)
+    if sampling.top_p < 1:
+        logits_BV = keep_top_p(logits_BV, sampling.top_p)
+    if sampling.min_p > 0:
+        logits_BV = keep_min_p(logits_BV, sampling.min_p)
+    return logits_BV
+
+
+def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
+    """int32 (B,): one token a row from processed logits, drawn with the row's own key."""
+    if sampling.greedy:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
+
+
+def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
+    """(B,) keys, each of (seed, number of the prompt, number of the sample) alone.
+
+    What a row draws does not depend on which rows happen to share its batch.
+    """
+
+    def row_key(prompt: Array, sample: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), sample)
+
+    return jax.vmap(row_key)(np.asarray(prompts_B, np.uint32), np.asarray(samples_B, np.uint32))
