@@ -9,6 +9,8 @@ serves cached decoding: `kernel_for_call` falls back to the plain products of `a
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -70,7 +72,12 @@ def kernel_for_call(backend: str, length: int, *, cached: bool) -> str:
 
 
 def cudnn(
-    q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, implementation: str = "cudnn"
+    q_BLHK: Array,
+    k_BLGK: Array,
+    v_BLGK: Array,
+    segments_BL: Array,
+    window: int,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Array:
     """(B, L, H, K), causal within each segment, by cuDNN's flash attention; bfloat16.
 

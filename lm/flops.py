@@ -1,0 +1,214 @@
+"""What a config costs: parameters, FLOPs and bytes, from closed forms, and what chips can give.
+
+FLOPs count every matrix product, a multiply-add as two, and nothing else (norms, softmax and the like
+are a few percent more). Attention scores are counted in full, L keys for each of L queries, as is the
+custom for the share of peak (Chowdhery 2022, appendix B); a causal kernel that skips the upper half, or
+what lies outside a window, does less. What rematerialisation computes twice is counted once. The
+conventional 6 N per token (Kaplan 2020) is given beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lm.config import Config, ModelConfig
+
+TRAINING_FACTOR = 3  # forward, and backward one product for the input's gradient and one for the weight's
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters by what they do."""
+
+    token_embedding: int
+    position_embedding: int
+    attention: int  # all layers, biases included
+    mlp: int
+    norms: int
+    output: int  # 0 if it is the embedding
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+
+def parameter_counts(config: ModelConfig) -> ParameterCounts:
+    """Exact counts of a resolved config."""
+    D, F, bias = config.d_model, config.d_ff, int(config.use_bias)
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    gates = 2 if config.activation in ("swiglu", "geglu") else 1
+    norm = D * (1 + int(config.norm == "layernorm" and config.use_bias))
+    return ParameterCounts(
+        token_embedding=config.vocab_size * D,
+        position_embedding=config.max_length * D if config.positions == "learned" else 0,
+        attention=config.num_layers * (2 * D * (queries + keys) + bias * (queries + 2 * keys + D)),
+        mlp=config.num_layers * ((gates + 1) * D * F + bias * (gates * F + D)),
+        norms=norm * (2 * config.num_layers + int(config.norm_position == "pre")),
+        output=0 if config.tie_embeddings else config.vocab_size * D,
+    )
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one token in a forward pass, by part; all layers together."""
+
+    projections: int  # query, key, value and output products
+    scores: int  # q k^T and weights x v, over the full length
+    mlp: int
+    logits: int
+
+    @property
+    def forward(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+    @property
+    def train(self) -> int:
+        """Forward and backward."""
+        return TRAINING_FACTOR * self.forward
+
+
+def flops_per_token(config: ModelConfig, length: int) -> Flops:
+    """FLOPs of one token of a row of `length` tokens; a step's are `.train` x batch_size x length."""
+    D, N, K = config.d_model, config.num_layers, config.head_dim
+    gates = 2 if config.activation in ("swiglu", "geglu") else 1
+    return Flops(
+        projections=N * 2 * D * K * (2 * config.num_heads + 2 * config.num_kv_heads),
+        scores=N * 2 * 2 * length * config.num_heads * K,
+        mlp=N * 2 * (gates + 1) * D * config.d_ff,
+        logits=2 * D * config.vocab_size,
+    )
+
+
+def conventional_train_flops_per_token(config: ModelConfig) -> int:
+    """6 N, with N all parameters (Hoffmann 2022): no scores, embeddings counted as if they were products."""
+    return 6 * parameter_counts(config).total
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One JAX device: dense peak FLOP/s and memory."""
+
+    bfloat16: float | None  # None: not in hardware
+    float32: float  # what a float32 product runs at by JAX's default: TF32 on Ampere and later, bfloat16 on TPU
+    memory_gib: float
+
+
+def _tpu(peak: float, memory_gib: float) -> Chip:
+    return Chip(peak * 1e12, peak * 1e12, memory_gib)
+
+
+def _gpu(bfloat16: float | None, float32: float, memory_gib: float) -> Chip:
+    return Chip(None if bfloat16 is None else bfloat16 * 1e12, float32 * 1e12, memory_gib)
+
+
+# By `jax.Device.device_kind`. Vendors print GPU peaks "with sparsity": these are the dense ones, half of that.
+# An unknown chip is left out of every figure, never guessed: add a line with its source.
+CHIPS: dict[str, Chip] = {
+    # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak per chip. A device is a chip, but on v3 and
+    # tpu7x one of its two halves.
+    "TPU v3": _tpu(123 / 2, 16),
+    "TPU v4": _tpu(275, 32),
+    "TPU v5 lite": _tpu(197, 16),
+    "TPU v5e": _tpu(197, 16),
+    "TPU v5": _tpu(459, 95),
+    "TPU v5p": _tpu(459, 95),
+    "TPU v6 lite": _tpu(918, 32),
+    "TPU v6e": _tpu(918, 32),
+    "TPU7x": _tpu(2307 / 2, 96),
+    # NVIDIA V100 data sheet: float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
+    "Tesla V100-SXM2-16GB": _gpu(None, 15.7, 16),
+    "Tesla V100-SXM2-32GB": _gpu(None, 15.7, 32),
+    "Tesla V100-PCIE-16GB": _gpu(None, 14.0, 16),
+    "Tesla V100-PCIE-32GB": _gpu(None, 14.0, 32),
+    # NVIDIA T4 data sheet: float32 8.1.
+    "Tesla T4": _gpu(None, 8.1, 15),
+    # NVIDIA A100 data sheet: BF16 312, TF32 156.
+    "NVIDIA A100-SXM4-40GB": _gpu(312, 156, 40),
+    "NVIDIA A100-SXM4-80GB": _gpu(312, 156, 80),
+    "NVIDIA A100-PCIE-40GB": _gpu(312, 156, 40),
+    "NVIDIA A100 80GB PCIe": _gpu(312, 156, 80),
+    # NVIDIA A10 data sheet: BF16 125, TF32 62.5; A10G (AWS g5): 70 and 35.
+    "NVIDIA A10": _gpu(125, 62.5, 22),
+    "NVIDIA A10G": _gpu(70, 35, 22),
+    # NVIDIA L4 and L40S data sheets, halved: BF16 242 and 733, TF32 120 and 366.
+    "NVIDIA L4": _gpu(121, 60, 22),
+    "NVIDIA L40S": _gpu(366.5, 183, 44),
+    # NVIDIA H100 data sheet, halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
+    "NVIDIA H100 80GB HBM3": _gpu(989.5, 494.5, 80),
+    "NVIDIA H100 PCIe": _gpu(756.5, 378, 80),
+    "NVIDIA H100 NVL": _gpu(835.5, 417.5, 94),
+    # NVIDIA H200 data sheet: computes as the H100 of the same form.
+    "NVIDIA H200": _gpu(989.5, 494.5, 141),
+    "NVIDIA H200 NVL": _gpu(835.5, 417.5, 141),
+    # NVIDIA DGX and HGX B200 data sheets, an eighth of the system, halved: BF16 36,000, TF32 18,000.
+    "NVIDIA B200": _gpu(2250, 1125, 180),
+}
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """Dense peak FLOP/s of a device for products in "bfloat16" or "float32"; None where it is not known."""
+    chip = CHIPS.get(device_kind)
+    return None if chip is None else getattr(chip, dtype)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on each device. Parameters and optimizer state follow from the shapes; the rest is approximate."""
+
+    parameters: int  # float32, and their average if one is kept
+    optimizer: int
+    gradients: int
+    logits: int  # and their gradient
+    activations: int  # kept from the forward for the backward pass
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+
+def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla") -> MemoryEstimate:
+    """What a training step needs on each device of a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
+
+    An estimate before anything is compiled, to warn with and to choose a batch by. `python -m lm.aot` gives XLA's
+    own figure. `kernel` is the attention kernel: only xla keeps the scores.
+    """
+    model, fsdp, tensor = config.model, mesh["fsdp"], mesh["tensor"]
+    counts = parameter_counts(model)
+    matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
+    held = matrices + counts.position_embedding / fsdp + counts.norms
+    blocks = (counts.attention + counts.mlp) / (fsdp * tensor)
+    moments = {
+        "adamw": 2 * held,
+        "lion": held,
+        "sgd": held if config.optimizer.b1 > 0 else 0,
+        "muon": 2 * held - blocks,
+        "adafactor": counts.norms,
+    }[config.optimizer.name]
+    tokens = config.train.batch_size * config.data.sequence_length / (mesh["data"] * fsdp * config.train.accumulation)
+    return MemoryEstimate(
+        parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
+        optimizer=round(4 * moments),
+        gradients=round(4 * held * (2 if config.train.accumulation > 1 else 1)),
+        logits=round(2 * 4 * tokens * model.vocab_size / tensor),
+        activations=round(tokens * _activation_bytes_per_token(config, tensor, kernel)),
+    )
+
+
+def _activation_bytes_per_token(config: Config, tensor: int, kernel: str) -> float:
+    """What one token leaves behind in all layers, on one of `tensor` devices; approximate."""
+    model = config.model
+    size = 2 if model.dtype == "bfloat16" else 4
+    gates = 2 if model.activation in ("swiglu", "geglu") else 1
+    heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim / tensor  # q, k, v and the result
+    # Softmax keeps its result in float32, and once more in the compute dtype where that differs.
+    scores = model.num_heads / tensor * config.data.sequence_length * (4 + (size if size == 2 else 0))
+    products = size * (heads + gates * model.d_ff / tensor + 2 * model.d_model)
+    # Beside the products: both normalised inputs in float32, the gated or activated hidden layer twice.
+    everything = products + 2 * 4 * model.d_model + size * 2 * model.d_ff / tensor + (scores if kernel == "xla" else 0)
+    between_layers = size * model.d_model
+    if model.remat == "none":
+        return model.num_layers * everything
+    kept = between_layers + (products if model.remat == "dots" else 0)
+    return model.num_layers * kept + everything  # one layer at a time is computed again in full

@@ -1,0 +1,102 @@
+"""Published architectures as data: `config.model.update(preset("gpt2_124m"))`.
+
+Each preset names every ModelConfig field in which the published model differs from another, and
+nothing about training: dropout, dtype and kernels stay the config's own. The parameter counts in the comments are
+exact and held by a test.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from lm.errors import UserError
+
+
+def preset(name: str) -> dict[str, Any]:
+    """ModelConfig fields of a published model. Raises UserError, with the nearest names, for any other."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(PRESETS))}."
+        raise UserError(f"preset({name!r}): no such model; {hint}")
+    return dict(PRESETS[name])
+
+
+def _gpt2(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
+    """Radford 2019; the released weights, openai/gpt-2 and Hugging Face's openai-community/gpt2*."""
+    return {
+        "vocab_size": 50257,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": d_model // num_heads,
+        "d_ff": 4 * d_model,
+        "max_length": 1024,
+        "positions": "learned",
+        "norm": "layernorm",
+        "norm_position": "pre",
+        "norm_epsilon": 1e-5,
+        "activation": "gelu_tanh",
+        "use_bias": True,
+        "tie_embeddings": True,
+        "scale_embeddings": False,
+        "window": 0,
+        "init_std": 0.02,
+        "init_residual_scaling": True,
+    }
+
+
+def _llama(
+    vocab_size: int,
+    num_layers: int,
+    d_model: int,
+    num_heads: int,
+    num_kv_heads: int,
+    d_ff: int,
+    max_length: int,
+    rotary_theta: float = 10_000.0,
+    tie_embeddings: bool = False,
+    interleaved: bool = False,
+) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": d_model // num_heads,
+        "d_ff": d_ff,
+        "max_length": max_length,
+        "positions": "rotary",
+        "rotary_theta": rotary_theta,
+        "rotary_interleaved": interleaved,
+        "norm": "rmsnorm",
+        "norm_position": "pre",
+        "norm_epsilon": 1e-5,
+        "activation": "swiglu",
+        "use_bias": False,
+        "tie_embeddings": tie_embeddings,
+        "scale_embeddings": False,
+        "window": 0,
+        "init_std": 0.02,
+        "init_residual_scaling": False,
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt2_124m": _gpt2(12, 768, 12),  # 124,439,808
+    "gpt2_350m": _gpt2(24, 1024, 16),  # 354,823,168
+    "gpt2_774m": _gpt2(36, 1280, 20),  # 774,030,080
+    "gpt2_1558m": _gpt2(48, 1600, 25),  # 1,557,611,200
+    # llama2.c's model on TinyStories: its config and weights (karpathy/tinyllamas, stories260K). 260,032
+    "stories260k": _llama(512, 5, 64, 8, 4, 172, 512, tie_embeddings=True, interleaved=True),
+    # Touvron 2023, table 1 of Llama 2, and the config.json of meta-llama/Llama-2-*-hf.
+    "llama2_7b": _llama(32_000, 32, 4096, 32, 32, 11_008, 4096),  # 6,738,415,616
+    "llama2_13b": _llama(32_000, 40, 5120, 40, 40, 13_824, 4096),  # 13,015,864,320
+    # Grattafiori 2024, table 3, and the config.json of meta-llama/Meta-Llama-3-8B.
+    "llama3_8b": _llama(128_256, 32, 4096, 32, 8, 14_336, 8192, 500_000.0),  # 8,030,261,248
+    # config.json of meta-llama/Llama-3.2-1B. Its scaling of the rotary angles, which changes them at every
+    # length, is not among our settings: right for training from scratch, not for the released weights. 1,235,814,400
+    "llama3_1b": _llama(128_256, 16, 2048, 32, 8, 8192, 8192, 500_000.0, tie_embeddings=True),
+}
