@@ -249,6 +249,7 @@ class EvalConfig:
     prompts: tuple[str, ...] = field(
         default=("",), metadata={"doc": "Continued as sample text at each evaluation; empty tuple for none."}
     )
+    compare_with_xz: bool = option(False, "Show in the final table what `xz -9` makes of the same text.")
     sample_tokens: int = option(64, "Length of sample text, in tokens.", minimum=1)
 
 

@@ -1,0 +1,249 @@
+"""One training run, from a config and a directory to a trained model: a linear script in four stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lm import flops
+from lm.checkpoint import Checkpoints
+from lm.command import DONE, SAVED_ON_SIGNAL
+from lm.config import Config
+from lm.data.loader import TrainRows, prefetch
+from lm.data.prepare import Prepared, prepare
+from lm.errors import UserError
+from lm.models.attention_kernels import choose_backend
+from lm.models.transformer import Decoder, build_model
+from lm.objectives.causal import features
+from lm.parallel.distributed import barrier, is_first
+from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
+from lm.run_directory import RunDirectory
+from lm.training.console import Console
+from lm.training.metrics import LateMetrics, MetricsWriter
+from lm.training.optimizer import make_optimizer
+from lm.training.progress import Progress
+from lm.training.report import Reporter
+from lm.training.schedules import schedule
+from lm.training.signals import StopRequest
+from lm.training.startup import describe_run, estimate_line, parameter_table
+from lm.training.state import TrainState, abstract_state, make_state
+from lm.training.step import compile_train_step
+
+
+def train(config: Config, workdir: Path) -> int:
+    """Runs or continues the experiment in `workdir`; returns the exit status. Raises UserError."""
+    console = Console(enabled=is_first())
+    mesh = make_mesh(config.mesh)
+    check_divisible(config, mesh)
+    backend = choose_backend(config.model, mesh.devices.flat[0].platform)
+    with ExitStack() as stack:
+        console.banner("Data")
+        run = stack.enter_context(RunDirectory.open(workdir, config, is_first=is_first()))
+        barrier("run directory")
+        prepared = prepare(config, run.root, is_first=is_first(), barrier=barrier)
+        config = prepared.config
+        check_divisible(config, mesh)
+        if is_first():
+            run.write_config(config)
+        console.print(describe_run(config, prepared, mesh, backend))
+
+        console.banner("Model")
+        model = build_model(config.model, mesh.devices.flat[0].platform)
+        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+        abstract = abstract_state(config, model, optimizer, mesh)
+        console.print(parameter_table(abstract.params))
+        console.print(estimate_line(config, mesh, backend))
+        checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
+        if checkpoints.steps():
+            restored = checkpoints.restore(abstract)
+            _check_same_data(restored.metadata["data"], prepared.fingerprint, run)
+            state, start = restored.state, restored.step
+            console.print(f"Continuing from the checkpoint of step {start:,}.")
+        else:
+            state, start = make_state(config, model, optimizer, abstract, mesh), 0
+        if is_first():
+            run.truncate_metrics(start)
+        barrier("metrics")
+
+        loop = Loop(config, prepared, model, mesh, run, checkpoints, console)
+        if start < config.train.num_steps:
+            console.banner("Training")
+            began = time.monotonic()
+            step = compile_train_step(config, model, optimizer, abstract, mesh)
+            console.print(f"Compiled the step in {time.monotonic() - began:.1f} s.")
+            state, stopped_at = loop.run(state, start, step)
+            if stopped_at:
+                checkpoints.wait()
+                loop.reporter.draw_curves()
+                console.print(f"Saved at step {stopped_at:,}. The same command continues from here.")
+                return SAVED_ON_SIGNAL
+            checkpoints.wait()
+        else:
+            console.print(f"Already done: step {start:,} of {config.train.num_steps:,}.")
+
+        console.banner("Result")
+        loop.reporter.final(state, config.train.num_steps)
+        return DONE
+
+
+def _check_same_data(saved: dict[str, str], found: dict[str, str], run: RunDirectory) -> None:
+    changed = sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name))
+    if changed:
+        raise UserError(
+            f"{run.root}: the data is not what this run was trained on so far; changed: {', '.join(changed)}. "
+            "Put the old data back, or start in another --workdir."
+        )
+
+
+@dataclass
+class Loop:
+    """The steps of a run and what happens between them."""
+
+    config: Config
+    prepared: Prepared
+    model: Decoder
+    mesh: Mesh
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    console: Console
+
+    def __post_init__(self) -> None:
+        self.reporter = Reporter(
+            self.config, self.prepared, self.model, self.mesh, self.directory, self.console
+        )
+
+    def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int]:
+        """Runs to the end, or until a signal: returns the state, and the step of the stop or 0."""
+        config, total = self.config, self.config.train.num_steps
+        late = LateMetrics()
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(total, start, enabled=is_first()))
+            stack.enter_context(self.console.above(progress))
+            writer = self._open_writer(stack, start)
+            log = _StepLog(config, self.mesh, progress, writer)
+            request = stack.enter_context(StopRequest())
+            batches = self._batches(stack, start)
+            for done in range(start + 1, total + 1):
+                state, metrics = step(state, next(batches))
+                log.take(late.push(done, metrics))
+                evaluating = done % config.eval.every_steps == 0 or done == total
+                saving = done % config.checkpoint.every_steps == 0 or done == total
+                stopping = done < total and bool(request.at(done))
+                self.checkpoints.check()
+                if not (evaluating or saving or stopping):
+                    continue
+                log.take(late.flush())
+                with log.paused():
+                    values: dict[str, float] = {}
+                    if evaluating:
+                        values = self.reporter.evaluate(state, done)
+                        log.evaluated(done, values)
+                    if saving or stopping:
+                        metadata = {"data": self.prepared.fingerprint}
+                        self.checkpoints.save(done, state, metadata, values)
+                if stopping:
+                    return state, done
+        return state, 0
+
+    def _open_writer(self, stack: ExitStack, start: int) -> MetricsWriter | None:
+        if not is_first():
+            return None
+        run = self.directory
+        writer = MetricsWriter(
+            run.metrics_path, run.tensorboard_dir, self.config.log, start_step=start, run=self.config
+        )
+        stack.callback(writer.close)
+        return writer
+
+    def _batches(self, stack: ExitStack, start: int) -> Iterator[Any]:
+        """Global batches on the mesh, from the rows that this process has to supply."""
+        config = self.config
+        sharding = batch_sharding(self.mesh)
+        mine = local_rows(sharding, config.train.batch_size)
+        make = partial(TrainRows(config, self.prepared, features).rows, row_ids=mine)
+        data = config.data
+        local = stack.enter_context(
+            prefetch(make, start, config.train.num_steps, data.num_workers, data.prefetch)
+        )
+        return (to_global(batch, mine, sharding, config.train.batch_size) for batch in local)
+
+
+class _StepLog:
+    """Takes each step's metrics, one step late, to the progress line, the files and the guard."""
+
+    def __init__(self, config: Config, mesh: Mesh, progress: Progress, writer: MetricsWriter | None) -> None:
+        self._config, self._progress, self._writer = config, progress, writer
+        self._rate = schedule(config.optimizer, config.train.num_steps)
+        self._step_tokens = config.train.batch_size * config.data.sequence_length
+        device = mesh.devices.flat[0]
+        peak = flops.peak_flops(device.device_kind, config.model.dtype)
+        self._peak = None if peak is None else peak * mesh.size
+        self._flops_per_token = flops.flops_per_token(config.model, config.data.sequence_length).train
+        self._since, self._steps = time.monotonic(), 0
+
+    def take(self, late: tuple[int, dict[str, float]] | None) -> None:
+        """Metrics of a step that is done. Raises UserError after too many bad steps in a row."""
+        if late is None:
+            return
+        step, metrics = late
+        self._steps += 1
+        bad = int(metrics.pop("bad_in_row"))
+        if bad:
+            self._progress.message(f"step {step:,}: loss or gradient is not finite; skipped ({bad} in a row)")
+        if bad >= self._config.train.max_bad_steps:
+            raise UserError(
+                f"step {step}: loss or gradient was not finite for {bad} steps in a row (train.max_bad_steps); none "
+                "of them changed the parameters. Lower optimizer.learning_rate, or look at the data of these steps."
+            )
+        if step % self._config.log.every_steps and step not in (1, self._config.train.num_steps):
+            self._progress.update(step)
+            return
+        now = time.monotonic()
+        metrics["train/learning_rate"] = float(self._rate(np.int32(step - 1)))
+        speed = self._step_tokens * self._steps / max(now - self._since, 1e-9)
+        metrics["train/tokens_per_second"] = speed
+        share = None if self._peak is None else speed * self._flops_per_token / self._peak
+        if share is not None:
+            metrics["train/peak_share"] = share
+        self._since, self._steps = now, 0
+        if self._writer is not None:
+            self._writer.write(step, metrics)
+        self._progress.update(
+            step,
+            loss=metrics["train/loss"],
+            learning_rate=metrics["train/learning_rate"],
+            tokens_per_second=speed,
+            peak_share=share,
+        )
+
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write(step, values)
+        self._progress.update(step, valid_loss=values.get("valid/loss"))
+
+    def paused(self) -> _Pause:
+        """Time inside the `with` does not count as training time."""
+        return _Pause(self)
+
+    def shift(self, seconds: float) -> None:
+        self._since += seconds
+
+
+class _Pause:
+    def __init__(self, log: _StepLog) -> None:
+        self._log = log
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._log.shift(time.monotonic() - self._began)

@@ -1,0 +1,128 @@
+"""Evaluations and sample text during a run, and what it shows at its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from jax.sharding import Mesh
+
+from lm.config import Config
+from lm.data.loader import eval_rows
+from lm.data.prepare import Prepared
+from lm.decoding.sampling import Sampling
+from lm.decoding.text import sample_text
+from lm.evaluation.compression import xz_bits_per_byte
+from lm.evaluation.evaluators import LanguageModelling
+from lm.evaluation.table import Result, print_table, write_results
+from lm.models.transformer import Decoder
+from lm.objectives.causal import features
+from lm.parallel.distributed import is_first
+from lm.parallel.mesh import on_mesh
+from lm.run_directory import RunDirectory
+from lm.training.console import Console
+from lm.training.curves import draw_curves
+from lm.training.startup import versions
+from lm.training.state import TrainState
+
+SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repetitive
+
+
+class Reporter:
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        model: Decoder,
+        mesh: Mesh,
+        directory: RunDirectory,
+        console: Console,
+    ) -> None:
+        self._config, self._prepared, self._model, self._mesh = config, prepared, model, mesh
+        self._directory, self._console = directory, console
+        self._rows = eval_rows(config, prepared.stores["valid"], features)
+        self._during = self._evaluator(config.eval.max_rows)
+
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Figures on (a part of) the validation split and, on the screen, sample text."""
+        last = step == self._config.train.num_steps
+        values = (self._evaluator(0) if last else self._during).evaluate(_evaluated_params(state), step)
+        if last:
+            return values
+        for prompt, text in self._samples(state):
+            self._console.print(f"step {step:,} sample: {_quoted(prompt + text)}")
+        return values
+
+    def final(self, state: TrainState, step: int) -> None:
+        """The metric table, sample text and the curves; the table also as files in eval/<step>/."""
+        config, directory = self._config, self._directory
+        began = time.monotonic()
+        evaluator = self._evaluator(0)
+        values = evaluator.evaluate(_evaluated_params(state), step)
+        metrics = {name.removeprefix("valid/"): value for name, value in values.items()}
+        if config.eval.compare_with_xz and is_first():
+            metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
+        result = Result(
+            run=str(directory.root),
+            step=step,
+            split="valid",
+            metrics=metrics,
+            rows=evaluator.num_rows,
+            sequence_length=config.data.sequence_length,
+            stride=config.eval.stride,
+            seconds=time.monotonic() - began,
+            missing=evaluator.missing,
+            details={"versions": versions()},
+        )
+        samples = self._samples(state)
+        if not is_first():
+            return
+        print_table([result])
+        for prompt, text in samples:
+            self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", _indented(prompt + text))
+        written = write_results(directory.eval_dir(step), "results", result)
+        self.draw_curves()
+        self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
+
+    def draw_curves(self) -> None:
+        if is_first():
+            draw_curves(self._directory.read_metrics(), self._directory.curves_path, self._directory.root.name)
+
+    def _evaluator(self, max_rows: int) -> LanguageModelling:
+        config = self._config
+        return LanguageModelling(
+            self._model,
+            self._rows,
+            config.objective,
+            self._mesh,
+            batch_size=config.eval.batch_size,
+            max_rows=max_rows,
+        )
+
+    def _samples(self, state: TrainState) -> list[tuple[str, str]]:
+        prompts = self._config.eval.prompts
+        if not prompts:
+            return []
+        with on_mesh(self._mesh):
+            texts = sample_text(
+                self._model,
+                _evaluated_params(state),
+                self._prepared.tokenizer,
+                prompts,
+                SAMPLING,
+                self._config.eval.sample_tokens,
+                self._config.seed,
+            )
+        return list(zip(prompts, texts, strict=True))
+
+
+def _evaluated_params(state: TrainState) -> Any:
+    return state.params if state.ema is None else state.ema
+
+
+def _quoted(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())

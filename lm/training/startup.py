@@ -1,0 +1,91 @@
+"""What a run tells before its first step: versions, devices, data, parameters, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import platform
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.table import Table
+
+from lm import flops
+from lm.config import Config
+from lm.data.prepare import Prepared
+from lm.parallel.distributed import describe_processes
+from lm.training.optimizer import decayed
+from lm.training.progress import short_number
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def describe_run(config: Config, prepared: Prepared, mesh: Mesh, backend: str) -> Table:
+    """Where the run takes place and on what."""
+    table = Table.grid(padding=(0, 2))
+    rows = describe_processes()
+    devices = ", ".join(f"{count} x {kind}" for _, kind, count in rows[:1])
+    if len(rows) > 1:
+        devices = f"{len(rows)} processes with {devices} each"
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
+    table.add_row("devices", f"{devices}; mesh {shape}; attention {backend}; compute {config.model.dtype}")
+    for split, stores in prepared.stores.items():
+        for name, store in stores.items():
+            counts = store.manifest["counts"]
+            table.add_row(
+                f"{split} data",
+                f"{name}: {counts['documents']:,} documents, {short_number(counts['bytes'])} bytes, "
+                f"{short_number(counts['tokens'])} tokens",
+            )
+    step_tokens = config.train.batch_size * config.data.sequence_length
+    total = step_tokens * config.train.num_steps
+    train_tokens = sum(store.num_tokens for store in prepared.stores["train"].values())
+    table.add_row(
+        "plan",
+        f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens, "
+        f"{total / train_tokens:.1f} times the training data",
+    )
+    return table
+
+
+def parameter_table(params: Any) -> Table:
+    """Every kind of parameter with its shape, its layout on the mesh and whether weight decay acts on it.
+
+    `params` is abstract, with shardings. Equal parameters of unrolled layers share one line.
+    """
+    kinds: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = tuple(str(key.key) for key in path)
+        kinds.setdefault(re.sub(r"layer_\d+", "layer_*", "/".join(names)), []).append((names, leaf))
+    table = Table(title=f"{count_leaves(params):,} parameters", title_justify="left", box=None, pad_edge=False)
+    for column in ("parameter", "shape", "on the mesh", "decay"):
+        table.add_column(column)
+    table.add_column("number", justify="right")
+    for name, members in kinds.items():
+        names, leaf = members[0]
+        shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
+        spec = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
+        whole = not any(leaf.sharding.spec)
+        decay = "yes" if decayed(names) else ""
+        number = len(members) * math.prod(leaf.shape)
+        table.add_row(name, shape, "whole" if whole else spec, decay, f"{number:,}")
+    return table
+
+
+def estimate_line(config: Config, mesh: Mesh, backend: str) -> str:
+    """The memory that a step is expected to take on each device, by purpose."""
+    estimate = flops.estimate_memory(config, mesh.shape, backend)
+    parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
+    return f"Memory per device, estimated: {short_number(estimate.total)}B ({parts})"
+
+
+def count_leaves(params: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
