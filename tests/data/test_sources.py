@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -147,3 +148,52 @@ def test_a_python_without_documentation_is_told(tmp_path, monkeypatch):
     embedded.documents.cache_clear()
     with pytest.raises(UserError, match="only 14 characters of documentation"):
         read(kind="embedded")
+
+
+@pytest.fixture(scope="module")
+def prepared_tfds(tmp_path_factory):
+    """A data set of our own, prepared without TensorFlow."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class LmTestText(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "n": "int64"})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._rows(10), "test": self._rows(2)}
+
+        def _rows(self, count):
+            return ((i, {"text": f"line {i} é\r\n", "n": i}) for i in range(count))
+
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+def test_tfds_without_tensorflow(prepared_tfds):
+    options = {"kind": "tfds", "path": "lm_test_text", "data_dir": prepared_tfds}
+    texts = read(**options)  # prepares it first
+    assert sorted(texts) == sorted(f"line {i} é\n" for i in range(10))
+    assert read(**options) == texts
+    assert len(read(**options, split="train[:30%]")) == 3
+    source, other = open_source(SourceConfig(**options)), open_source(SourceConfig(**options, split="test"))
+    assert source.describe() == "tfds lm_test_text/1.0.0, split train"
+    assert source.fingerprint() != other.fingerprint()
+    assert "tensorflow" not in sys.modules
+    for change, message in [
+        ({"field": "body"}, "no field 'body'; there are 'n', 'text'"),
+        ({"field": "n"}, "field 'n' should hold text"),
+        ({"split": "nope"}, r"split 'nope': .*splits: train, test|split 'nope': .*splits: test, train"),
+        ({"path": "lm_no_such_set"}, "has no data set 'lm_no_such_set'"),
+        ({"path": "lm_test_text:9.9.9"}, "lm_test_text:9.9.9: "),
+    ]:
+        with pytest.raises(UserError, match=message):
+            read(**{**options, **change})
+
+
+def test_tfds_that_needs_tensorflow_says_so():
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(UserError, match="needs TensorFlow to be prepared"):
+        read(kind="tfds", path="super_glue")
+    assert "wmt14_translate" in open_source(SourceConfig(kind="tfds", path="wmt14_translate/de-en")).describe()
