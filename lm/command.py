@@ -57,16 +57,20 @@ def run(main: Callable[[], int]) -> None:
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
     """Turns what absl and ml_collections say about bad flags into UserErrors, before anything runs."""
-    for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+    for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config":
             value = value if equals else after
             path = value.partition(":")[0]
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
-                raise UserError(f"--config={value}: there is no file {path}; here there are {', '.join(near) or 'none'}.")
+                raise UserError(
+                    f"--config={value}: there is no file {path}; here there are {', '.join(near) or 'none'}."
+                )
         elif name.startswith("config."):
             check_name(name.removeprefix("config.").split("[")[0])
+            if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
+                raise UserError(f"--{name} overrides a setting of a config file; give --config=FILE.py too.")
     try:
         yield
     except app.UsageError as error:

@@ -85,7 +85,8 @@ class LanguageModelling:
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
         """Figures of the split; see the class. `step` plays no part: all of the split is scored each time."""
-        total, result, done = Sums(), {}, 0
+        result: dict[str, float] = {}
+        total, done = Sums(), 0
         for source, rows in self._rows.items():
             row_ids = self._row_ids[source]
             if not len(row_ids):

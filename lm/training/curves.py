@@ -28,7 +28,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     ]
     figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = [["loss"] * max(1, len(below))] + ([[name for name, _ in below]] if below else [])
+    rows: list[Any] = [["loss"] * max(1, len(below))] + ([[name for name, _ in below]] if below else [])
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
     _draw_loss(axes["loss"], records, title)
     for name, label in below:

@@ -1,0 +1,196 @@
+"""Results as a table on the terminal and as results.json, .csv and .md."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lm.evaluation.metrics import finite_or_none
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one run.
+
+    `metrics` has `loss`, `perplexity`... of the whole split, and `SOURCE/loss`... where it has several
+    sources. `missing` gives the reason for each figure that it lacks.
+    """
+
+    run: str
+    step: int
+    split: str
+    metrics: dict[str, float]
+    rows: int
+    sequence_length: int
+    stride: int
+    seconds: float
+    missing: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)  # JSON values: which data, parameters, devices, versions
+
+    def to_json(self) -> str:
+        values = {
+            "run": self.run,
+            "step": self.step,
+            "split": self.split,
+            "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
+            "missing": self.missing,
+            "tokens": int(self.metrics["tokens"]),
+            "rows": self.rows,
+            "sequence_length": self.sequence_length,
+            "stride": self.stride,
+            "windowed": self.windowed,
+            "seconds": round(self.seconds, 3),
+            **self.details,
+        }
+        return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @property
+    def windowed(self) -> bool:
+        """Whether windows overlap, so that tokens are scored with more context than a row's start gives."""
+        return self.stride < self.sequence_length
+
+
+def print_table(results: Sequence[Result], console: Console | None = None) -> None:
+    """A row for each result and source. Where the terminal is too narrow for that, a block for each."""
+    console = console or Console()
+    if not console.is_terminal:  # a log file has room, and a wrapped table is hard to read
+        console = Console(file=console.file, width=max(console.width, 240), highlight=False)
+    header, rows = _cells(results)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="left" if name in ("run", "split") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    unlimited = console.options.update(width=10_000, max_width=10_000)
+    if console.measure(table, options=unlimited).maximum <= console.width:
+        console.print(table, highlight=False)
+    else:
+        for row in rows:
+            width = max(map(len, header))
+            lines = [f"{name:<{width}}  {cell}" for name, cell in zip(header, row, strict=True)]
+            console.print("\n".join(lines) + "\n", highlight=False, markup=False, overflow="fold")
+    for note in _notes(results):
+        console.print("\n" + note, highlight=False, markup=False)
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table as it is printed, in Markdown."""
+    header, rows = _cells(results)
+    aligned = [":--" if name in ("run", "split") else "--:" for name in header]
+    lines = [header, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = _notes(results)
+    return text + ("\n" + "\n\n".join(notes) + "\n" if notes else "")
+
+
+def comma_separated(results: Sequence[Result]) -> str:
+    """The table with every digit: a line for each result and source; nothing where there is no figure."""
+    names = _figure_names(results)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", "step", "split", "source", *names, "rows", "sequence_length", "stride"])
+    for result in results:
+        for source, metrics in _by_source(result).items():
+            values = [repr(metrics[name]) if name in metrics else "" for name in names]
+            settings = [result.rows, result.sequence_length, result.stride]
+            writer.writerow([result.run, result.step, result.split, source, *values, *settings])
+    return file.getvalue()
+
+
+def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
+    """Writes STEM.json, .csv and .md into `directory`; each appears whole or not at all. May raise OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
+    paths = []
+    for suffix, content in contents.items():
+        path = directory / f"{stem}.{suffix}"
+        temporary = directory / f".{stem}.{suffix}.{os.getpid()}"
+        try:
+            temporary.write_text(content, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.append(path)
+    return paths
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+# figure -> (heading, form); others are shown with their own name and four digits
+FIGURES = {
+    "loss": ("loss (nats/token)", "{:.4f}".format),
+    "perplexity": ("perplexity", _number),
+    "bits_per_byte": ("bits/byte", "{:.4f}".format),
+    "xz_bits_per_byte": ("xz -9 bits/byte", "{:.4f}".format),
+    "token_accuracy": ("token accuracy", "{:.2%}".format),
+    "word_perplexity": ("word perplexity", _number),
+    "tokens": ("tokens", "{:,.0f}".format),
+}
+
+
+def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of what is shown."""
+    names = _figure_names(results)
+    header = ["run", "step", "split", *(FIGURES[name][0] if name in FIGURES else name for name in names), "stride"]
+    rows = []
+    for result in results:
+        for source, metrics in _by_source(result).items():
+            split = f"{result.split}/{source}" if source else result.split
+            cells = [_show(name, metrics[name]) if name in metrics else "-" for name in names]
+            stride = f"{result.stride} of {result.sequence_length}"
+            rows.append([result.run, f"{result.step:,}", split, *cells, stride])
+    return header, rows
+
+
+def _show(name: str, value: float) -> str:
+    return FIGURES[name][1](value) if name in FIGURES else f"{value:.4g}"
+
+
+def _figure_names(results: Sequence[Result]) -> list[str]:
+    """Those that some result has or misses for a reason: the known ones first, in their order."""
+    found: dict[str, None] = {}  # which keeps their order
+    for result in results:
+        for part in _by_source(result).values():
+            found.update((name, None) for name in part)
+        found.update((name, None) for name in result.missing)
+    return [name for name in FIGURES if name in found] + [name for name in found if name not in FIGURES]
+
+
+def _by_source(result: Result) -> dict[str, dict[str, float]]:
+    """Figures of the whole split under "", then those of each source."""
+    parts: dict[str, dict[str, float]] = {"": {}}
+    for name, value in result.metrics.items():
+        source, _, figure = name.rpartition("/")
+        parts.setdefault(source, {})[figure] = value
+    return parts
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """Why figures are missing, and what a stride means."""
+    notes = []
+    for result in results:
+        for name, reason in result.missing.items():
+            heading = FIGURES[name][0] if name in FIGURES else name
+            notes.append(f"No {heading} for {result.run}, {result.split}: {reason}.")
+    if any(result.windowed for result in results):
+        notes.append(
+            "Stride S of L: windows of L tokens advance by S, and each scores its last S, so every token but the "
+            "first ones is predicted from at least L - S before it (or from the start of its document)."
+        )
+    return notes

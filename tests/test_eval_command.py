@@ -1,0 +1,226 @@
+"""eval.py on run directories made here: what it prints, writes and refuses."""
+
+import csv
+import dataclasses
+import importlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import optax
+import pytest
+
+from lm.checkpoint import Checkpoints
+from lm.config import Config, defaults, source
+from lm.data.prepare import prepare
+from lm.errors import UserError
+from lm.models.transformer import build_model
+from lm.parallel.mesh import make_mesh
+from lm.run_directory import RunDirectory
+from lm.training.state import abstract_state, make_state
+
+command = importlib.import_module("eval")
+ROOT = Path(command.__file__).parent
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
+
+
+def settings(folder, **changes):
+    values = defaults()
+    values.data.train.story = source(kind="text", path=str(folder / "train.txt"), document="line")
+    values.data.train.rhyme = source(kind="text", path=str(folder / "rhyme.txt"), document="line")
+    values.data.valid.story = source(kind="text", path=str(folder / "valid.txt"), document="file")
+    values.data.tokenizer.kind = "bytes"
+    values.data.cache_dir = str(folder / "cache")
+    values.data.sequence_length = 16
+    values.model.update(num_layers=1, d_model=16, num_heads=2, scan_layers=False, dropout=0.1, remat="full")
+    values.train.batch_size = 12  # which 8 devices do not divide
+    values.optimizer.ema_decay = 0.9
+    values.update_from_flattened_dict(changes)
+    return values
+
+
+def save_run(folder, name, steps):
+    """A run directory with untrained parameters; `steps` maps a step to its valid/loss. The average is all zeros."""
+    config = Config.from_dict(settings(folder).to_dict())
+    with RunDirectory.open(folder / name, config) as run:
+        config = prepare(config, run.root).config
+        run.write_config(config)
+        mesh = make_mesh(config.mesh, jax.devices()[:1])
+        model, optimizer = build_model(config.model), optax.sgd(0.1)
+        state = make_state(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
+        state = dataclasses.replace(state, ema=jax.tree.map(jax.numpy.zeros_like, state.ema))
+        with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
+            for step, loss in steps.items():
+                checkpoints.save(step, state, {}, {"valid/loss": loss})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "train.txt").write_text(TEXT)
+    (folder / "rhyme.txt").write_text("one two\nthree four\n" * 20)
+    (folder / "valid.txt").write_text(TEXT[:100])
+    save_run(folder, "one", {4: 2.0, 8: 3.0})
+    return folder
+
+
+def run_command(*flags):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "eval.py"), *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def options(**values):
+    return command.Options(**values)
+
+
+def tree(root):
+    return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def printed(folder):
+    """The command, on one device, for three runs."""
+    for name in ("trained", "closed"):
+        shutil.copytree(folder / "one", folder / name)
+    values = RunDirectory.existing(folder / "one").load_config().to_dict()
+    values["optimizer"]["ema_decay"] = 0.0  # so the parameters, which are not zero, and not their average
+    (folder / "trained" / "config.json").write_text(Config.from_dict(values).to_json())
+    (folder / "closed" / "eval").write_text("in the way")
+    before = tree(folder / "one")
+    done = run_command(f"--workdir={folder / 'one'},{folder / 'trained'},{folder / 'closed'}", "--stride=8")
+    assert done.returncode == 0, done.stderr
+    return done, before
+
+
+def test_several_runs_are_one_table(printed):
+    done, _ = printed
+    lines = done.stdout.splitlines()
+    assert lines[0] == "one: step 4 (best), valid, 101 tokens in 12 windows of 16, stride 8, on 1 x cpu"
+    rows = [line.split() for line in lines if line.startswith(("one ", "trained ", "closed "))]
+    assert [row[:3] for row in rows] == [[name, "4", "valid"] for name in ("one", "trained", "closed")]
+    assert all(row[-3:] == ["8", "of", "16"] for row in rows)
+    assert "\x1b" not in done.stdout
+
+
+def test_files_of_a_run_lie_in_its_directory_and_nothing_else_is_touched(folder, printed):
+    _, before = printed
+    after, where = tree(folder / "one"), folder / "one" / "eval" / "4"
+    assert {path for path in after if path not in before} == {
+        where / f"results-stride8.{suffix}" for suffix in ("json", "csv", "md")
+    }
+    assert all(after[path] == content for path, content in before.items())
+    values = json.loads((where / "results-stride8.json").read_text())
+    # The average of the parameters is evaluated, and it is zero: all pieces are equally probable.
+    vocabulary = json.loads((folder / "one" / "config.json").read_text())["model"]["vocab_size"]
+    assert values["step"] == 4 and values["split"] == "valid" and values["windowed"] is True
+    assert values["metrics"]["loss"] == pytest.approx(math.log(vocabulary), rel=1e-5)
+    assert values["metrics"]["perplexity"] == pytest.approx(vocabulary, rel=1e-4)
+    assert values["metrics"]["bits_per_byte"] == pytest.approx(101 * math.log2(vocabulary) / 100, rel=1e-5)
+    (line,) = csv.DictReader((where / "results-stride8.csv").read_text().splitlines())
+    assert float(line["loss"]) == values["metrics"]["loss"]
+    assert str(folder) not in (where / "results-stride8.json").read_text(), "no paths of this machine"
+
+
+def test_a_directory_that_cannot_be_written_is_a_warning(printed):
+    done, _ = printed
+    assert "warning: results could not be written" in done.stderr and "written: " in done.stdout
+
+
+def test_eight_devices_give_what_one_gave(folder, printed):
+    eight = command.evaluate_run(folder / "trained", options(stride=8)).result
+    one = json.loads((folder / "trained" / "eval" / "4" / "results-stride8.json").read_text())
+    assert one["devices"].startswith("1 x") and eight.details["devices"].startswith("8 x")
+    assert one["batch_size"] == 12 and eight.details["batch_size"] == 16
+    assert one["metrics"].keys() == eight.metrics.keys()
+    for name, value in one["metrics"].items():
+        assert eight.metrics[name] == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize(("step", "found"), [("best", 4), ("latest", 8), ("8", 8), ("4", 4)])
+def test_steps(folder, step, found):
+    done = command.evaluate_run(folder / "one", options(step=step))
+    assert done.result.step == found and done.directory == folder / "one" / "eval" / str(found)
+    assert done.stem == "results"
+
+
+def test_splits_sources_and_texts(folder):
+    whole = command.evaluate_run(folder / "one", options(split="train"))
+    assert whole.stem == "results-train"
+    assert {"loss", "story/loss", "rhyme/loss"} < set(whole.result.metrics)
+    part = command.evaluate_run(folder / "one", options(split="train/rhyme"))
+    assert part.stem == "results-train-rhyme" and "rhyme/loss" not in part.result.metrics
+    assert part.result.metrics["tokens"] == whole.result.metrics["rhyme/tokens"]
+    text = command.evaluate_run(folder / "one", options(text=str(folder / "rhyme.txt")))
+    assert text.stem == "results-text-rhyme.txt" and text.result.split == "text rhyme.txt"
+    assert text.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1  # and the end
+
+
+def test_the_data_of_another_config(folder):
+    values = settings(folder, **{"data.valid.story.path": str(folder / "rhyme.txt"), "data.sequence_length": 8})
+    other = Config.from_dict(values.to_dict())
+    done = command.evaluate_run(folder / "one", options(config=other, config_name="other"))
+    assert done.stem == "results-other-stride8" and done.result.sequence_length == 8
+    assert done.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1
+
+
+def test_a_config_with_another_model_is_refused_with_the_keys(folder):
+    other = Config.from_dict(settings(folder, **{"model.d_model": 32, "model.norm": "rmsnorm"}).to_dict())
+    with pytest.raises(UserError, match=r"model\.d_model: 16 -> 32.*model\.norm: 'layernorm' -> 'rmsnorm'") as caught:
+        command.evaluate_run(folder / "one", options(config=other, config_name="other"))
+    assert "dropout" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"step": "5"}, "no checkpoint of step 5"),
+        ({"split": "test"}, "no test split"),
+        ({"split": "train/prose"}, "no source 'prose'; it has rhyme, story"),
+        ({"text": "missing.txt"}, "missing.txt"),
+        ({"stride": 17}, "longer than data.sequence_length"),
+    ],
+)
+def test_what_is_not_there_is_told(folder, wrong, message):
+    with pytest.raises(UserError, match=message):
+        command.evaluate_run(folder / "one", options(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"step": "first"}, "--step=first"),
+        ({"split": "validation"}, "--split=validation: must be one of valid, test, train"),
+        ({"text": "a.txt", "split": "test"}, "--text"),
+        ({"stride": -1}, "--stride=-1"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_read(wrong, message):
+    with pytest.raises(UserError, match=message):
+        command._check(options(**wrong))
+
+
+def test_a_directory_without_a_run_is_told(tmp_path):
+    with pytest.raises(UserError, match="no such run directory"):
+        command.evaluate_run(tmp_path / "nowhere", options())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [([], "--workdir is missing"), (["--workdir=x", "--config.data.holdout=tail"], "give --config=FILE.py")],
+)
+def test_errors_are_one_line(flags, message):
+    done = run_command(*flags)
+    assert done.returncode == 1 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
