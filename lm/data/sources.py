@@ -12,7 +12,6 @@ import contextlib
 import glob
 import gzip
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, TextIO
 
 from lm.config import SourceConfig
 from lm.data import embedded
+from lm.data.tfds import TfdsDataSet
 from lm.errors import UserError
 
 READ_CHARACTERS = 1 << 20
@@ -295,115 +295,20 @@ def _as_text(value: Any, field: str, where: str) -> str:
 
 
 class TfdsSource(Source):
-    """A TFDS data set, read by random access from array_record files, without TensorFlow."""
-
-    # Not registered by `import tensorflow_datasets` although TensorFlow is not needed for them.
-    MODULES = (
-        "tensorflow_datasets.{package}.{name}",
-        "tensorflow_datasets.text.{name}",
-        "tensorflow_datasets.text.{name}.{name}",
-        "tensorflow_datasets.translate.{name}",
-        "tensorflow_datasets.summarization.{name}",
-        "tensorflow_datasets.datasets.{name}.{name}_dataset_builder",
-    )
-
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self.builder = self._find_builder()
-
-    def _find_builder(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        options = {"data_dir": os.path.expanduser(self.config.data_dir)} if self.config.data_dir else {}
-        name = self.config.path.partition("/")[0].partition(":")[0]
-
-        def build() -> Any:
-            try:
-                return tfds.builder(self.config.path, try_gcs=False, **options)
-            except (tfds.core.registered.DatasetNotFoundError, ModuleNotFoundError) as error:
-                if _needs_tensorflow(error):
-                    raise UserError(_tensorflow_message(self.config.path)) from error
-                return None
-            except (ValueError, AssertionError, OSError) as error:
-                raise UserError(f"tfds {self.config.path}: {_first_line(error)}") from error
-
-        builder = build()
-        for pattern in self.MODULES:
-            if builder is not None:
-                break
-            try:
-                importlib.import_module(pattern.format(package=name, name=name))
-            except ModuleNotFoundError as error:
-                if _needs_tensorflow(error):
-                    raise UserError(_tensorflow_message(self.config.path)) from error
-                continue
-            builder = build()
-        if builder is None:
-            raise UserError(
-                f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, nor is one prepared in "
-                f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
-            )
-        return builder
-
-    def _data_source(self) -> Any:
-        builder = self.builder
-        try:
-            if not builder.info.splits or not builder.data_path.exists():
-                builder = self.builder = _with_array_records(builder)
-                builder.download_and_prepare()
-            return builder.as_data_source(split=self.config.split)
-        except ImportError as error:
-            if _needs_tensorflow(error):
-                raise UserError(_tensorflow_message(self.config.path)) from error
-            raise
-        except NotImplementedError as error:
-            raise UserError(
-                f"tfds {self.config.path}: it is prepared in {builder.data_path} in a format without random access; "
-                f"prepare it again with file_format='array_record' in another data_dir ({_first_line(error)})."
-            ) from error
-        except Exception as error:  # TFDS and its download raise many kinds; all of them are about this data set
-            raise UserError(
-                f"tfds {self.config.path}, split {self.config.split!r}: {type(error).__name__}: {_first_line(error)} "
-                f"(splits: {', '.join(builder.info.splits or {}) or 'none yet'})"
-            ) from error
+        self._data_set = TfdsDataSet(config.path, config.data_dir)
 
     def iterate(self) -> Iterator[str]:
-        data = self._data_source()
-        for i in range(len(data)):
-            where = f"tfds {self.config.path}, split {self.config.split!r}, example {i}"
-            yield _text_of(data[i], self.config.field, where)
+        where = f"tfds {self.config.path}, split {self.config.split!r}"
+        data = self._data_set.open_split(self.config.split)
         if not len(data):
-            raise UserError(f"tfds {self.config.path}, split {self.config.split!r}: there is no document in it.")
+            raise UserError(f"{where}: there is no document in it.")
+        for i in range(len(data)):
+            yield _text_of(data[i], self.config.field, f"{where}, example {i}")
 
     def describe(self) -> str:
-        return f"tfds {self.builder.info.full_name}, split {self.config.split}"
+        return f"tfds {self._data_set.full_name}, split {self.config.split}"
 
     def fingerprint(self) -> str:
-        return _hash("tfds", self.builder.info.full_name, self.config.split, self.config.field)
-
-
-def _with_array_records(builder: Any) -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds.builder(builder.info.full_name, data_dir=builder.data_dir, file_format="array_record", try_gcs=False)
-
-
-def _needs_tensorflow(error: BaseException) -> bool:
-    """Whether TensorFlow is what this error, or one that it came from, asked for and did not find."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ImportError) and "tensorflow" in (str(seen.name or ""), *str(seen).split("'")):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _tensorflow_message(name: str) -> str:
-    return (
-        f"tfds {name}: this data set needs TensorFlow to be prepared. Prepare it once where TensorFlow is installed "
-        "(tfds build --file_format=array_record) and name the folder in data_dir; training needs no TensorFlow."
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return _hash("tfds", self._data_set.full_name, self.config.split, self.config.field)

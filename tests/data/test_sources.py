@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from lm.config import SourceConfig
@@ -159,13 +160,13 @@ def prepared_tfds(tmp_path_factory):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "n": "int64"})
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "n": np.int64})
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
-            return {"train": self._rows(10), "test": self._rows(2)}
+            return {"train": self._generate_examples(10), "test": self._generate_examples(2)}
 
-        def _rows(self, count):
+        def _generate_examples(self, count):
             return ((i, {"text": f"line {i} é\r\n", "n": i}) for i in range(count))
 
     return str(tmp_path_factory.mktemp("tfds"))
