@@ -1,0 +1,73 @@
+"""The mesh, its checks, and batches that are put on it."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from lm.batch import Batch
+from lm.config import Config, MeshConfig, defaults, source
+from lm.errors import UserError
+from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, mesh_sizes, state_shardings, to_global
+
+
+def test_the_open_axis_takes_the_devices_that_are_left():
+    assert mesh_sizes(MeshConfig(data=-1, fsdp=2, tensor=2), 8) == (2, 2, 2)
+    assert mesh_sizes(MeshConfig(data=1, fsdp=-1, tensor=1), 8) == (1, 8, 1)
+    assert mesh_sizes(MeshConfig(), 1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (16, 1, 1), (-1, 16, 1)])
+def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
+    with pytest.raises(UserError, match="8 devices"):
+        mesh_sizes(MeshConfig(*sizes), 8)
+
+
+@pytest.mark.parametrize(
+    "section, key, value, named",
+    [
+        ("train", "batch_size", 6, "train.batch_size"),
+        ("eval", "batch_size", 6, "eval.batch_size"),
+        ("model", "d_model", 18, "model.d_model"),
+        ("model", "num_kv_heads", 1, "model.num_kv_heads"),
+        ("model", "vocab_size", 31, "model.vocab_size"),
+    ],
+)
+def test_what_the_mesh_does_not_divide_is_named(section, key, value, named):
+    values = defaults()
+    values.data.train.docs = source(kind="embedded")
+    values.train.batch_size = 8
+    values.model.update(num_heads=2, d_model=16, vocab_size=32, head_dim=8)
+    values.mesh.update(data=1, fsdp=4, tensor=2)
+    check_divisible(Config.from_dict(values.to_dict()), make_mesh(MeshConfig(1, 4, 2)))
+    values[section][key] = value
+    with pytest.raises(UserError, match=named):
+        check_divisible(Config.from_dict(values.to_dict()), make_mesh(MeshConfig(1, 4, 2)))
+
+
+def test_a_batch_arrives_on_the_mesh_as_it_was():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    sharding = batch_sharding(mesh)
+    rng = np.random.default_rng(0)
+    fields = [rng.integers(0, 9, (8, 3)).astype(np.int32) for _ in range(4)]
+    batch = Batch(fields[0], fields[1], rng.random((8, 3)).astype(np.float32), fields[2], fields[3])
+    rows = local_rows(sharding, 8)
+    np.testing.assert_array_equal(rows, np.arange(8))
+    placed = to_global(batch, rows, sharding, 8)
+    jax.tree.map(np.testing.assert_array_equal, batch, placed)
+    assert placed.tokens.sharding.spec == P(("data", "fsdp"), None)
+    assert placed.tokens.addressable_shards[0].data.shape == (2, 3)
+
+
+def test_moments_lie_where_their_parameters_do_and_the_rest_is_whole():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    array = jax.ShapeDtypeStruct((4, 8), np.float32)
+    params = {"a": {"kernel": array}, "b": {"kernel": array}}
+    shardings = {
+        "a": {"kernel": jax.NamedSharding(mesh, P("fsdp"))},
+        "b": {"kernel": jax.NamedSharding(mesh, P(None, "tensor"))},
+    }
+    state = {"mu": params, "count": jax.ShapeDtypeStruct((), np.int32), "row": {"a": {"kernel": array.update(shape=(4,))}}}
+    found = state_shardings(state, params, shardings, mesh)
+    assert found["mu"] == shardings
+    assert found["count"].spec == P() and found["row"]["a"]["kernel"].spec == P()

@@ -1,0 +1,80 @@
+"""The schema: what is accepted, what is refused and how, and what is derived."""
+
+import pytest
+
+from lm.config import Config, check_name, defaults, differences, source
+from lm.errors import UserError
+
+
+def values(**changes):
+    config = defaults()
+    config.data.train.docs = source(kind="embedded")
+    plain = config.to_dict()  # a ConfigDict would itself refuse some of what is tested here
+    for name, value in changes.items():
+        section, key = name.split("__")
+        plain[section][key] = value
+    return plain
+
+
+def test_zeros_are_derived():
+    config = Config.from_dict(values(model__d_model=64, model__num_heads=4, data__sequence_length=32))
+    assert (config.model.head_dim, config.model.num_kv_heads, config.model.d_ff) == (16, 4, 256)
+    assert config.model.max_length == config.eval.stride == 32
+    assert config.optimizer.decay_steps == config.train.num_steps
+    wsd = Config.from_dict(values(optimizer__schedule="warmup_stable_decay", train__num_steps=500))
+    assert wsd.optimizer.decay_steps == 100
+
+
+def test_resolving_twice_changes_nothing():
+    once = Config.from_dict(values())
+    assert Config.from_dict(once.to_dict()) == once == Config.from_json(once.to_json())
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"model__num_layrs": 3}, "config.model.num_layrs: no such setting; did you mean num_layers"),
+        ({"model__num_layers": 2.5}, "config.model.num_layers: expected int, got 2.5"),
+        ({"model__num_layers": True}, "expected int"),
+        ({"model__num_layers": 0}, "below the smallest allowed value, 1"),
+        ({"model__dropout": 0.95}, "above the largest allowed value, 0.9"),
+        ({"optimizer__learning_rate": float("nan")}, "expected a finite number"),
+        ({"optimizer__name": "adam"}, "did you mean adamw"),
+        ({"eval__prompts": "abc"}, "expected a tuple of strings"),
+        ({"model__num_heads": 7}, "num_heads=7 does not divide d_model=384"),
+        ({"model__num_kv_heads": 4}, "4 does not divide num_heads=6"),
+        ({"model__head_dim": 63}, "63 is odd"),
+        ({"model__max_length": 100}, "shorter than data.sequence_length=256"),
+        ({"model__attention": "cudnn"}, "bfloat16 only"),
+        ({"optimizer__warmup_steps": 1000}, "do not fit into the run"),
+        ({"train__accumulation": 3}, "3 microbatches do not divide train.batch_size=32"),
+        ({"eval__stride": 257}, "longer than data.sequence_length"),
+        ({"mesh__fsdp": -1}, "at most one is -1"),
+        ({"data__train": {}}, "no source is named"),
+        ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: is empty"),
+        ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),
+        ({"data__train": {"a": {"kind": "embedded", "wieght": 1.0}}}, "did you mean weight"),
+        ({"data__holdout_fraction": 0.0}, "nothing could be evaluated"),
+    ],
+)
+def test_what_is_refused_and_how(changes, said):
+    with pytest.raises(UserError) as caught:
+        Config.from_dict(values(**changes))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_names_are_checked_with_their_nearest():
+    check_name("model.num_layers")
+    check_name("data.train.docs.path")
+    with pytest.raises(UserError, match="did you mean batch_size"):
+        check_name("train.batchsize")
+    with pytest.raises(UserError, match="has no part 'x'"):
+        check_name("seed.x")
+    with pytest.raises(UserError, match="did you mean path"):
+        check_name("data.train.docs.pth")
+
+
+def test_differences_are_told_by_name():
+    old, new = values(), values(model__num_layers=3, eval__prompts=("a",))
+    assert differences(old, new) == ["eval.prompts: ('',) -> ('a',)", "model.num_layers: 6 -> 3"]
+    assert differences({"a": (1, 2)}, {"a": [1, 2]}) == []
