@@ -54,7 +54,7 @@ class SourceConfig:
     )
     separator: str = option("<|endoftext|>", "text with document=separator: the separating string.")
     encoding: str = option("utf-8", "Text encoding of the files.")
-    weight: float = option(1.0, "Share of the rows taken from this source, relative to the others.", minimum=0.0)
+    weight: float = option(1.0, "Share of the rows taken from this source, relative to the others; 0 switches it off.", minimum=0.0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CleaningConfig:
     )
     min_chars: int = option(1, "Shorter documents are dropped.", minimum=0)
     max_chars: int = option(0, "Longer documents are dropped; 0 for no bound.", minimum=0)
-    deduplicate: bool = option(False, "Drop exact duplicates of earlier documents of the same split.")
+    deduplicate: bool = option(False, "Drop exact duplicates of earlier documents of the same source.")
 
 
 @dataclass(frozen=True)
