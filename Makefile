@@ -1,0 +1,56 @@
+# `make train` and `make test` need Python 3.11, 3.12 or 3.13 and nothing else: they make .venv, install
+# the exact versions of the lock files into it, and run. Another interpreter: make PYTHON=python3.12 ...
+
+PYTHON =
+TRAIN_ARGS =
+PYTEST_ARGS =
+export PYTHONDONTWRITEBYTECODE = # installing compiles nothing, so keep what the first import compiles
+
+VENV = .venv
+RUN_ENVIRONMENT = @.ci/environment $(VENV) requirements.lock "$(PYTHON)"
+DEV_ENVIRONMENT = @.ci/environment $(VENV) requirements-dev.lock "$(PYTHON)"
+COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+
+.PHONY: help train test lint types lock clean
+.NOTPARALLEL:
+
+help:
+	@echo "make train   train the quickstart model into runs/quickstart, or go on where it stopped"
+	@echo "make test    run the tests; PYTEST_ARGS='-k packing' for some of them"
+	@echo "make lint    check format and style"
+	@echo "make types   check types"
+	@echo "make lock    renew requirements*.lock with the newest versions within the bounds"
+	@echo "make clean   remove the environment and caches; runs/ stays"
+
+train:
+	$(RUN_ENVIRONMENT)
+	@$(VENV)/bin/python train.py --config=configs/quickstart.py --workdir=runs/quickstart $(TRAIN_ARGS)
+
+test:
+	$(DEV_ENVIRONMENT)
+	@$(VENV)/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint:
+	$(DEV_ENVIRONMENT)
+	@$(VENV)/bin/python -m ruff format --check .
+	@$(VENV)/bin/python -m ruff check .
+
+types:
+	$(DEV_ENVIRONMENT)
+	@$(VENV)/bin/python -m mypy
+
+# uv does what pip cannot: one file for every Python and platform. It stays out of .venv. Its own locks
+# are not kept, since they embed the address of the index.
+lock:
+	@set -e; directory=$$(mktemp -d); trap 'rm -rf "$$directory"' EXIT; \
+	if ! command -v uv >/dev/null; then \
+	    $(or $(PYTHON),python3) -m venv "$$directory"; "$$directory/bin/python" -m pip -qq install uv; \
+	    PATH="$$directory/bin:$$PATH"; \
+	fi; \
+	$(COMPILE) requirements.txt --output-file requirements.lock >/dev/null; \
+	$(COMPILE) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock >/dev/null; \
+	git --no-pager diff --stat -- requirements.lock requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
