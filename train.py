@@ -18,7 +18,9 @@ from lm.parallel import distributed
 from lm.training.loop import train
 
 command.define_config_flag()
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory: everything that the run writes, and its checkpoints.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run directory: everything that the run writes, and its checkpoints."
+)
 COORDINATOR = flags.DEFINE_string("coordinator", "", "With several processes: host:port of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "With --coordinator: how many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", 0, "With --coordinator: which of them this is, from 0.")

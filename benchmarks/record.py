@@ -46,7 +46,11 @@ def main() -> int:
     splits = {}
     for path in sorted(newest.glob("results*.json")):
         found = json.loads(path.read_text())
-        key = found["split"] if found["stride"] == found["sequence_length"] else f"{found['split']}, stride {found['stride']}"
+        key = (
+            found["split"]
+            if found["stride"] == found["sequence_length"]
+            else f"{found['split']}, stride {found['stride']}"
+        )
         splits[key] = found["metrics"]
     checkpoints = Checkpoints(run.checkpoints_dir, read_only=True)
     record: dict[str, Any] = {

@@ -54,7 +54,9 @@ class SourceConfig:
     )
     separator: str = option("<|endoftext|>", "text with document=separator: the separating string.")
     encoding: str = option("utf-8", "Text encoding of the files.")
-    weight: float = option(1.0, "Share of the rows taken from this source, relative to the others; 0 switches it off.", minimum=0.0)
+    weight: float = option(
+        1.0, "Share of the rows taken from this source, relative to the others; 0 switches it off.", minimum=0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ class DataConfig:
 class ModelConfig:
     """A stack of Transformer blocks. Zeros stand for "derived", as each line says."""
 
-    vocab_size: int = option(0, "Rows of the embedding; 0 for the tokenizer's, rounded up to vocab_multiple.", minimum=0)
+    vocab_size: int = option(
+        0, "Rows of the embedding; 0 for the tokenizer's, rounded up to vocab_multiple.", minimum=0
+    )
     vocab_multiple: int = option(1, "Round a derived vocab_size up to a multiple of this (128 suits TPU).", minimum=1)
     num_layers: int = option(6, "Blocks.", minimum=1)
     d_model: int = option(384, "Width of the residual stream.", minimum=1)
@@ -132,9 +136,7 @@ class ModelConfig:
     head_dim: int = option(0, "Size of a head; 0 for d_model / num_heads.", minimum=0)
     d_ff: int = option(0, "Hidden width of the MLP; 0 for 4 x d_model.", minimum=0)
     max_length: int = option(0, "Longest sequence, in tokens; 0 for data.sequence_length.", minimum=0)
-    positions: str = option(
-        "rotary", "How order is told.", choices=("learned", "sinusoidal", "rotary", "none")
-    )
+    positions: str = option("rotary", "How order is told.", choices=("learned", "sinusoidal", "rotary", "none"))
     rotary_theta: float = option(10_000.0, "Base of the rotary angles.", minimum=1.0)
     rotary_interleaved: bool = option(False, "Rotate adjacent pairs (as llama.c) in place of the two halves (as HF).")
     norm: str = option("layernorm", "Normalisation.", choices=("layernorm", "rmsnorm"))
@@ -148,11 +150,19 @@ class ModelConfig:
     use_bias: bool = option(True, "Biases in the products and in layernorm.")
     tie_embeddings: bool = option(True, "The output matrix is the embedding.")
     scale_embeddings: bool = option(False, "Multiply embeddings by sqrt(d_model), as Vaswani 2017.")
-    dropout: float = option(0.0, "On embeddings, attention weights and both residual branches.", minimum=0.0, maximum=0.9)
-    window: int = option(0, "Sliding window: how many tokens back, itself included, a token sees; 0 for all.", minimum=0)
+    dropout: float = option(
+        0.0, "On embeddings, attention weights and both residual branches.", minimum=0.0, maximum=0.9
+    )
+    window: int = option(
+        0, "Sliding window: how many tokens back, itself included, a token sees; 0 for all.", minimum=0
+    )
     init_std: float = option(0.02, "Standard deviation of the initial weights.", minimum=0.0)
-    init_residual_scaling: bool = option(True, "Divide that of residual output products by sqrt(2 num_layers), as GPT-2.")
-    dtype: str = option("float32", "Of the computation; parameters are always float32.", choices=("float32", "bfloat16"))
+    init_residual_scaling: bool = option(
+        True, "Divide that of residual output products by sqrt(2 num_layers), as GPT-2."
+    )
+    dtype: str = option(
+        "float32", "Of the computation; parameters are always float32.", choices=("float32", "bfloat16")
+    )
     attention: str = option(
         "auto",
         "Attention kernel: xla (anywhere), cudnn (NVIDIA, bfloat16), splash (TPU); auto chooses by platform.",
@@ -195,12 +205,17 @@ class OptimizerConfig:
     )
     final_fraction: float = option(0.1, "Learning rate at the end as a share of the peak.", minimum=0.0, maximum=1.0)
     weight_decay: float = option(0.1, "Decoupled; on matrices, never on biases, norms or positions.", minimum=0.0)
-    b1: float = option(0.9, "Decay of the first moment; momentum for sgd.", minimum=0.0, maximum=0.9999)
-    b2: float = option(0.95, "Decay of the second moment.", minimum=0.0, maximum=0.99999)
-    epsilon: float = option(1e-8, "Added to the root of the second moment.", minimum=0.0)
+    b1: float = option(
+        0.9, "Decay of the first moment; momentum for sgd and muon; not read by adafactor.", minimum=0.0, maximum=0.9999
+    )
+    b2: float = option(0.95, "Decay of the second moment; its upper bound for adafactor.", minimum=0.0, maximum=0.99999)
+    epsilon: float = option(1e-8, "Added to the root of the second moment (adamw, and muon's AdamW part).", minimum=0.0)
     clip_norm: float = option(1.0, "Clip the global gradient norm to this; 0 for no clipping.", minimum=0.0)
     ema_decay: float = option(
-        0.0, "Keep an average of the parameters with this decay and evaluate with it; 0 for none.", minimum=0.0, maximum=0.99999
+        0.0,
+        "Keep an average of the parameters with this decay and evaluate with it; 0 for none.",
+        minimum=0.0,
+        maximum=0.99999,
     )
 
 
@@ -208,7 +223,9 @@ class OptimizerConfig:
 class TrainConfig:
     num_steps: int = option(1000, "Optimizer steps in all.", minimum=1)
     batch_size: int = option(32, "Rows a step, over all devices and accumulated microbatches.", minimum=1)
-    accumulation: int = option(1, "Microbatches a step: splits the batch, changes memory and not the result.", minimum=1)
+    accumulation: int = option(
+        1, "Microbatches a step: splits the batch, changes memory and not the result.", minimum=1
+    )
     max_bad_steps: int = option(
         10, "Stop after so many steps in a row whose loss or gradient was not finite (each is skipped).", minimum=1
     )
@@ -242,7 +259,9 @@ class LogConfig:
 class EvalConfig:
     every_steps: int = option(500, "Evaluate every so many steps, and at the end.", minimum=1)
     batch_size: int = option(0, "Rows at a time; 0 for train.batch_size.", minimum=0)
-    max_rows: int = option(0, "Rows scored during training; 0 for all. The end and eval.py always score all.", minimum=0)
+    max_rows: int = option(
+        0, "Rows scored during training; 0 for all. The end and eval.py always score all.", minimum=0
+    )
     stride: int = option(
         0, "Tokens a window scores; 0 for all of it. Smaller than sequence_length: each with more context.", minimum=0
     )
@@ -324,7 +343,7 @@ def describe_settings(cls: Any = Config, prefix: str = "") -> list[tuple[str, An
         if dataclasses.is_dataclass(kind):
             found += describe_settings(kind, name + ".")
         else:
-            default = spec.default_factory() if spec.default is dataclasses.MISSING else spec.default
+            default = getattr(cls(), spec.name)
             doc = spec.metadata["doc"]
             if spec.metadata.get("choices"):
                 doc += f" One of: {', '.join(repr(each) for each in spec.metadata['choices'])}."
@@ -472,7 +491,9 @@ def _check_pairs(config: Config) -> None:
     if model.max_length < data.sequence_length:
         refuse("model.max_length", f"{model.max_length} is shorter than data.sequence_length={data.sequence_length}.")
     if model.attention == "cudnn" and model.dtype != "bfloat16":
-        refuse("model.attention", "cudnn computes in bfloat16 only; set model.dtype to 'bfloat16' or attention to 'xla'.")
+        refuse(
+            "model.attention", "cudnn computes in bfloat16 only; set model.dtype to 'bfloat16' or attention to 'xla'."
+        )
     if model.attention in ("cudnn", "splash") and model.dropout > 0:
         refuse("model.attention", f"{model.attention} has no dropout of attention weights; use 'xla' or dropout 0.")
     if model.attention == "splash" and data.sequence_length % 128:

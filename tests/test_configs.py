@@ -1,4 +1,7 @@
-"""Each shipped config resolves to a known form. After a change that is meant: UPDATE_GOLDEN=1 pytest tests/test_configs.py."""
+"""Each shipped config resolves to a known form.
+
+After a change that is meant: UPDATE_GOLDEN=1 pytest tests/test_configs.py
+"""
 
 import importlib
 import os

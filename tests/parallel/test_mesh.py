@@ -8,7 +8,15 @@ from jax.sharding import PartitionSpec as P
 from lm.batch import Batch
 from lm.config import Config, MeshConfig, defaults, source
 from lm.errors import UserError
-from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, mesh_sizes, state_shardings, to_global
+from lm.parallel.mesh import (
+    batch_sharding,
+    check_divisible,
+    local_rows,
+    make_mesh,
+    mesh_sizes,
+    state_shardings,
+    to_global,
+)
 
 
 def test_the_open_axis_takes_the_devices_that_are_left():
@@ -67,7 +75,11 @@ def test_moments_lie_where_their_parameters_do_and_the_rest_is_whole():
         "a": {"kernel": jax.NamedSharding(mesh, P("fsdp"))},
         "b": {"kernel": jax.NamedSharding(mesh, P(None, "tensor"))},
     }
-    state = {"mu": params, "count": jax.ShapeDtypeStruct((), np.int32), "row": {"a": {"kernel": array.update(shape=(4,))}}}
+    state = {
+        "mu": params,
+        "count": jax.ShapeDtypeStruct((), np.int32),
+        "row": {"a": {"kernel": array.update(shape=(4,))}},
+    }
     found = state_shardings(state, params, shardings, mesh)
     assert found["mu"] == shardings
     assert found["count"].spec == P() and found["row"]["a"]["kernel"].spec == P()
