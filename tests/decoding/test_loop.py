@@ -1,0 +1,242 @@
+"""Decoding with the cache against full forward passes, whatever shares the batch and wherever it runs."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Batch
+from lm.config import MeshConfig, ModelConfig
+from lm.decoding.loop import Vocabulary, advance, check_room, generate, start, stream
+from lm.decoding.sampling import Sampling, process_logits, row_keys
+from lm.errors import UserError
+from lm.models.cache import empty_cache
+from lm.models.transformer import build_model, initial_params
+from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
+
+CONFIG = ModelConfig(
+    vocab_size=32,
+    num_layers=2,
+    d_model=16,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=4,
+    d_ff=32,
+    max_length=48,
+    init_std=0.4,
+)
+VARIANTS = {
+    "rotary": {},
+    "rotary_interleaved": {"rotary_interleaved": True, "rotary_theta": 100.0},
+    "learned": {"positions": "learned"},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "none": {"positions": "none"},
+    "grouped": {"num_kv_heads": 2, "norm": "rmsnorm", "activation": "swiglu", "use_bias": False},
+    "multi_query_separate_output": {"num_kv_heads": 1, "tie_embeddings": False},
+    "window": {"window": 4},
+    "unrolled_window_grouped": {"scan_layers": False, "window": 5, "num_kv_heads": 2},
+    "unrolled_learned": {"scan_layers": False, "positions": "learned"},
+    "post_norm": {"norm_position": "post", "scale_embeddings": True},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+VOCABULARY = Vocabulary(size=32, bos_id=1, eos_id=-1)
+GREEDY = Sampling(temperature=0)
+PROMPTS = [[1, 5, 6], [1], [1, *range(3, 26)], [1, 9, 9, 4, 17]]
+
+
+def keys(rows, seed=0):
+    return row_keys(seed, np.arange(rows), np.zeros(rows))
+
+
+def make(seed=0, **changes):
+    model = build_model(dataclasses.replace(CONFIG, **changes))
+    return model, nn.unbox(initial_params(model, jax.random.key(seed)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make()
+
+
+def as_batch(tokens_BL, positions_BL, segments_BL):
+    tokens_BL, positions_BL = jnp.asarray(tokens_BL, jnp.int32), jnp.asarray(positions_BL, jnp.int32)
+    weights_BL = jnp.zeros(tokens_BL.shape, jnp.float32)
+    return Batch(tokens_BL, tokens_BL, weights_BL, positions_BL, jnp.asarray(segments_BL, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def full_forward(model, params, tokens_1L, size):
+    places_1L = jnp.arange(tokens_1L.shape[1])[None]
+    return model.apply({"params": params}, as_batch(tokens_1L, places_1L, places_1L < size)).logits[0]
+
+
+def full_logits(model, params, tokens):
+    """(L, V) of one row by itself, without a cache; padded to one length so that it compiles once."""
+    padded_1L = np.zeros((1, model.config.max_length), np.int32)
+    padded_1L[0, : len(tokens)] = tokens
+    return np.array(full_forward(model, params, padded_1L, len(tokens)))[: len(tokens)]
+
+
+def greedy_by_full_forward(model, params, prompt, new, penalty=1.0):
+    """One full forward pass for every token."""
+    tokens = list(prompt)
+    for _ in range(new):
+        logits = full_logits(model, params, tokens)[-1]
+        logits[VOCABULARY.bos_id] = -np.inf
+        for token in set(tokens):
+            logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+        tokens.append(int(np.argmax(logits)))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_cached_logits_equal_the_full_forward_at_every_position(name):
+    model, params = make(**VARIANTS[name])
+    L, sizes_B = 20, np.array([1, 7, 12])  # of each row's first piece; then one token after the other
+    tokens_BL = np.random.default_rng(0).integers(2, 32, (3, L))
+    call = jax.jit(lambda batch, cache: model.apply({"params": params}, batch, cache=cache))
+    places_BL = np.broadcast_to(np.arange(12), (3, 12))
+    prefix = as_batch(tokens_BL[:, :12], places_BL, places_BL < sizes_B[:, None])
+    output = call(prefix, empty_cache(model.config, 3, L))
+    found_BLV = np.zeros((3, L, 32), np.float32)
+    found_BLV[:, :12] = output.logits
+    for step in range(L):
+        at_B = np.minimum(sizes_B + step, L - 1)  # rows that are through repeat their last token
+        batch = as_batch(tokens_BL[np.arange(3), at_B][:, None], at_B[:, None], np.ones((3, 1)))
+        output = call(batch, output.cache)
+        found_BLV[np.arange(3), at_B] = output.logits[:, 0]
+    tolerance = 0.25 if model.config.dtype == "bfloat16" else 1e-5
+    for row in range(3):
+        expected_LV = full_logits(model, params, tokens_BL[row])
+        assert np.std(expected_LV) > 0.3  # logits worth comparing
+        np.testing.assert_allclose(found_BLV[row], expected_LV, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["rotary", "learned", "unrolled_window_grouped"])
+def test_greedy_batch_is_what_full_forwards_of_each_prompt_give(name):
+    model, params = make(**VARIANTS[name])
+    made = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, 12)
+    assert made == [greedy_by_full_forward(model, params, prompt, 12) for prompt in PROMPTS]
+    assert len({token for row in made for token in row}) > 4  # not one token for ever
+
+
+def test_repetition_penalty_sees_prompt_and_new_tokens(small):
+    model, params = small
+    made = generate(model, params, PROMPTS, keys(4), Sampling(temperature=0, repetition_penalty=1.6), VOCABULARY, 12)
+    assert made == [greedy_by_full_forward(model, params, prompt, 12, penalty=1.6) for prompt in PROMPTS]
+    assert made != generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, 12)
+
+
+def test_each_prompt_alone_or_streamed_gives_what_it_gives_among_others(small):
+    model, params = small
+    sampling = Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.2)
+    made = generate(model, params, PROMPTS, keys(4), sampling, VOCABULARY, 8)
+    for row, prompt in enumerate(PROMPTS):
+        key = keys(4)[row]
+        assert list(stream(model, params, prompt, key, sampling, VOCABULARY, 8)) == made[row]
+        assert generate(model, params, [prompt], key[None], sampling, VOCABULARY, 8) == [made[row]]
+
+
+def test_same_seed_same_tokens_other_seed_other_tokens(small):
+    model, params = small
+    a, b, c = (generate(model, params, PROMPTS, keys(4, seed), Sampling(), VOCABULARY, 12) for seed in (7, 7, 8))
+    assert a == b
+    assert a != c
+
+
+def test_sampled_tokens_follow_the_model(small):
+    """First and second token of 4000 rows against the exact probabilities."""
+    model, params = small
+    rows, sampling, prompt = 4000, Sampling(temperature=0.5, top_k=4), [1, 5, 6]
+    allowed = np.arange(32) != VOCABULARY.bos_id
+
+    def distribution(tokens):
+        logits = np.where(allowed, full_logits(model, params, tokens)[-1], -np.inf)
+        return np.asarray(jax.nn.softmax(process_logits(logits[None], None, sampling)))[0]
+
+    made = np.array(generate(model, params, [prompt] * rows, keys(rows), sampling, VOCABULARY, 2))
+    first = distribution(prompt)
+    pairs = {(a, b): first[a] * distribution([*prompt, a])[b] for a in np.flatnonzero(first) for b in range(32)}
+    for (a, b), p in pairs.items():
+        share = np.mean((made[:, 0] == a) & (made[:, 1] == b))
+        assert abs(share - p) <= 4.5 * np.sqrt(p * (1 - p) / rows) + 1e-9, (a, b, share, p)
+
+
+def test_rows_stop_at_the_end_token_and_the_others_go_on(small):
+    model, params = small
+    free = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, 12)
+    end = free[0][3]
+    expected = [row[: row.index(end) + 1] if end in row else row for row in free]
+    assert len({len(row) for row in expected}) > 1
+    stopping = dataclasses.replace(VOCABULARY, eos_id=end)
+    assert generate(model, params, PROMPTS, keys(4), GREEDY, stopping, 12) == expected
+    assert list(stream(model, params, PROMPTS[0], keys(4)[0], GREEDY, stopping, 12)) == expected[0]
+    # Steps end with the last row, and what lies behind a row's end is padding.
+    state = start(model, params, PROMPTS[:1], keys(1), GREEDY, stopping, 12, min_rows=3)
+    state = advance(model, params, state, 12, GREEDY, stopping)
+    assert int(state.step) == len(expected[0]) < 12
+    assert np.asarray(state.tokens_BT)[0, len(expected[0]) :].tolist() == [0] * (12 - len(expected[0]))
+
+
+def test_begin_token_and_entries_beyond_the_vocabulary_are_never_chosen(small):
+    model, params = small
+    rows, small_vocabulary = 300, Vocabulary(size=20, bos_id=3, eos_id=-1)
+    hot = Sampling(temperature=50.0)
+    made = np.array(generate(model, params, [[3]] * rows, keys(rows), hot, small_vocabulary, 4))
+    assert set(np.unique(made)) == set(range(20)) - {3}
+    same = Vocabulary(size=20, bos_id=3, eos_id=3)  # one token for both, as in GPT-2
+    lengths = [len(row) for row in generate(model, params, [[3]] * rows, keys(rows), hot, same, 4)]
+    assert min(lengths) < 4
+
+
+def test_a_row_ends_where_the_positions_end():
+    model, params = make(positions="learned")
+    prompts = [[1] * 46, [1, 2], [1] * 48]
+    made = generate(model, params, prompts, keys(3), GREEDY, VOCABULARY, 40)
+    assert [len(row) for row in made] == [2, 40, 0]
+    assert made[0] == greedy_by_full_forward(model, params, prompts[0], 2)
+    assert made[1] == greedy_by_full_forward(model, params, prompts[1], 40)
+
+
+def test_too_little_room_is_told_before_anything_runs():
+    check_room([[1, 2], [1]], 6, 8)
+    with pytest.raises(UserError, match=r"prompt 2 has 3 tokens .* with 6 new .* 8 positions .* at most 5 new"):
+        check_room([[1, 2], [1, 2, 3]], 6, 8)
+    with pytest.raises(UserError, match=r"prompt 1 has 9 tokens .* shorten it"):
+        check_room([[1] * 9], 1, 8)
+    with pytest.raises(UserError, match="max_new_tokens=0"):
+        check_room([[1]], 0, 8)
+    with pytest.raises(UserError, match="no prompt"):
+        check_room([], 1, 8)
+
+
+def test_other_parameters_and_prompts_of_the_bucket_compile_nothing(small):
+    model, params = small
+    generate(model, params, [[1, 2], [1]], keys(2), Sampling(), VOCABULARY, 7)
+    compiled = advance._cache_size()
+    other = jax.tree.map(lambda x: 2 * x, params)
+    generate(build_model(model.config), other, [[1, 2, 3], [1, 5]], keys(2, seed=4), Sampling(), VOCABULARY, 7)
+    for _ in stream(model, params, [1, 2], keys(1)[0], Sampling(), VOCABULARY, 7):
+        pass
+    assert advance._cache_size() == compiled + 1  # the stream's, of one row, whose steps all share it
+
+
+@pytest.mark.parametrize("name", ["rotary", "unrolled_window_grouped"])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_p=0.9, repetition_penalty=1.2)])
+def test_a_mesh_gives_what_one_device_gives(name, sampling):
+    model = build_model(dataclasses.replace(CONFIG, **VARIANTS[name]))
+    boxed = initial_params(model, jax.random.key(0))
+    params, prompts = nn.unbox(boxed), PROMPTS[:3]  # three rows on four parts of the batch
+    expected = generate(model, params, prompts, keys(3), sampling, VOCABULARY, 10)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    with on_mesh(mesh):
+        sharded = jax.device_put(params, param_shardings(boxed, mesh))
+        state = start(model, sharded, prompts, keys(3), sampling, VOCABULARY, 10)
+        assert {
+            shard.data.shape[-4:] for leaf in jax.tree.leaves(state.cache.layers) for shard in leaf.addressable_shards
+        } == {(1, model.config.num_kv_heads // 2, 42, 4)}
+        assert generate(model, sharded, prompts, keys(3), sampling, VOCABULARY, 10) == expected
