@@ -92,7 +92,8 @@ class Checkpoints:
                 self._remove_torn()
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=_LatestAndBest(self),
-                enable_async_checkpointing=True,
+                # Were it made in the background and failed, Orbax's threads would wait for it for ten minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 lightweight_initialize=True,  # nothing of Orbax's own metadata is needed
                 save_root_metadata=False,
             )
@@ -561,10 +562,10 @@ def _environment(error: BaseException) -> str:
 def _hushed() -> Iterator[None]:
     """Keeps tracebacks that the libraries below print (rather than raise) off the terminal."""
     asyncio_log, printed = logging.getLogger("asyncio"), io.StringIO()
-    was = asyncio_log.disabled
-    asyncio_log.disabled = True
+    was = asyncio_log.disabled, sys.unraisablehook
+    asyncio_log.disabled, sys.unraisablehook = True, lambda _: None
     try:
         with redirect_stderr(printed):
             yield
     finally:
-        asyncio_log.disabled = was
+        asyncio_log.disabled, sys.unraisablehook = was

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,7 @@ def damages(content: bytes, rng: random.Random) -> Iterator[bytes | None]:
         yield bytes(flipped)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
     """Every file of the newest step, lost, cut, with a flipped bit: its own bits, or a report and step 10's."""
     directory, states = two_steps
@@ -300,6 +302,7 @@ def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]
     assert 0.3 * cases < reported < cases
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_flipped_parameters_are_seen_by_restore_params(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
     directory, states = two_steps
     path = max((directory / "20" / "state").rglob("*"), key=lambda each: each.stat().st_size if each.is_file() else 0)
@@ -390,6 +393,9 @@ def test_directory_lost_while_training(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"could not be saved \(step 2\)"):
             checkpoints.save(2, {"params": {"w": jnp.ones(3)}}, {}, {})
             checkpoints.wait()
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    left = [thread.name for thread in others if not thread.daemon]
+    assert left == []  # nothing that the process would have to wait for at its end
 
 
 # --- other processes ------------------------------------------------------------------------------------------------
