@@ -68,9 +68,11 @@ def print_table(results: Sequence[Result], console: Console | None = None) -> No
     if not console.is_terminal:  # a log file has room, and a wrapped table is hard to read
         console = Console(file=console.file, width=max(console.width, 240), highlight=False)
     header, rows = _cells(results)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in header:
-        table.add_column(name, justify="left" if name in ("run", "split") else "right", no_wrap=True)
+        table.add_column(
+            "\n".join(name.rsplit(" ", 1)), justify="left" if name in ("run", "split") else "right", no_wrap=True
+        )
     for row in rows:
         table.add_row(*map(Text, row))
     unlimited = console.options.update(width=10_000, max_width=10_000)
