@@ -386,6 +386,7 @@ def test_full_disk(tmp_path: Path, capfd: Any) -> None:
 
 
 def test_directory_lost_while_training(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     directory = tmp_path / "checkpoints"
     with Checkpoints(directory) as checkpoints:
         shutil.rmtree(directory)
@@ -393,8 +394,7 @@ def test_directory_lost_while_training(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"could not be saved \(step 2\)"):
             checkpoints.save(2, {"params": {"w": jnp.ones(3)}}, {}, {})
             checkpoints.wait()
-    others = set(threading.enumerate()) - {threading.main_thread()}
-    left = [thread.name for thread in others if not thread.daemon]
+    left = [thread.name for thread in set(threading.enumerate()) - before if not thread.daemon]
     assert left == []  # nothing that the process would have to wait for at its end
 
 
