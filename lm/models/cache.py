@@ -29,15 +29,13 @@ class Cache:
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int) -> Cache:
     """A cache for `batch_size` rows of up to `capacity` tokens."""
-    shape = (batch_size, config.num_kv_heads, capacity, config.head_dim)
-    dtype = jnp.dtype(config.dtype)
-    if config.scan_layers:
-        shape = (config.num_layers, *shape)
-        layers: Any = LayerCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
-    else:
-        layers = tuple(
-            LayerCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype)) for _ in range(config.num_layers)
-        )
+
+    def zeros(*leading: int) -> LayerCache:
+        shape = (*leading, batch_size, config.num_kv_heads, capacity, config.head_dim)
+        dtype = jnp.dtype(config.dtype)
+        return LayerCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
+
+    layers = zeros(config.num_layers) if config.scan_layers else tuple(zeros() for _ in range(config.num_layers))
     return Cache(layers=layers, segments=jnp.zeros((batch_size, capacity), jnp.int32))
 
 

@@ -75,7 +75,13 @@ class Decoder(nn.Module):
             logits_BLV = embed.attend(x_BLD)
         else:
             output = Dense(
-                (config.d_model,), (config.vocab_size,), ("embed", "vocab"), False, dtype, config.init_std, name="output"
+                (config.d_model,),
+                (config.vocab_size,),
+                ("embed", "vocab"),
+                False,
+                dtype,
+                config.init_std,
+                name="output",
             )
             logits_BLV = output(x_BLD).astype(jnp.float32)
         logits_BLV = nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -20,7 +21,11 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
-        values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+        values: dict[str, Any] = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+        }
     elif _in_cluster():
         values = {}
     else:

@@ -138,18 +138,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
     """Sorted ids of the rows of a global batch that this process has to supply."""
-    wanted = {
-        (index[0].indices(num_rows)[0], index[0].indices(num_rows)[1])
-        for index in sharding.addressable_devices_indices_map((num_rows, 1)).values()
-    }
-    return np.unique(np.concatenate([np.arange(start, stop) for start, stop in wanted]))
+    ranges = set()
+    for index in sharding.addressable_devices_indices_map((num_rows, 1)).values():
+        assert index is not None
+        ranges.add(range(*index[0].indices(num_rows)))
+    return np.unique(np.concatenate(list(ranges)))
 
 
 def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
     """A batch of global arrays, from this process's rows `row_ids` of it."""
 
     def place(x: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(num_rows)
             first = int(np.searchsorted(row_ids, start))
             return x[first : first + stop - start]

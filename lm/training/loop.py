@@ -117,9 +117,7 @@ class Loop:
     console: Console
 
     def __post_init__(self) -> None:
-        self.reporter = Reporter(
-            self.config, self.prepared, self.model, self.mesh, self.directory, self.console
-        )
+        self.reporter = Reporter(self.config, self.prepared, self.model, self.mesh, self.directory, self.console)
 
     def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int]:
         """Runs to the end, or until a signal: returns the state, and the step of the stop or 0."""
@@ -169,11 +167,9 @@ class Loop:
         config = self.config
         sharding = batch_sharding(self.mesh)
         mine = local_rows(sharding, config.train.batch_size)
-        make = partial(TrainRows(config, self.prepared, features).rows, row_ids=mine)
+        make = partial(TrainRows(config, self.prepared, features).rows, row_ids=mine.tolist())
         data = config.data
-        local = stack.enter_context(
-            prefetch(make, start, config.train.num_steps, data.num_workers, data.prefetch)
-        )
+        local = stack.enter_context(prefetch(make, start, config.train.num_steps, data.num_workers, data.prefetch))
         return (to_global(batch, mine, sharding, config.train.batch_size) for batch in local)
 
 

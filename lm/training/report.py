@@ -60,10 +60,10 @@ class Reporter:
         evaluator = self._evaluator(0)
         values = evaluator.evaluate(_evaluated_params(state), step)
         metrics = {name.removeprefix("valid/"): value for name, value in values.items()}
-        if config.eval.compare_with_xz and is_first():
+        if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
             metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
         result = Result(
-            run=str(directory.root),
+            run=directory.root.absolute().name,
             step=step,
             split="valid",
             metrics=metrics,
@@ -121,8 +121,13 @@ def _evaluated_params(state: TrainState) -> Any:
 
 
 def _quoted(text: str) -> str:
-    return " ".join(text.split())
+    return _printable(" ".join(text.split()))
 
 
 def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
+    return "\n".join(f"    {_printable(line)}" for line in text.strip("\n").split("\n"))
+
+
+def _printable(line: str) -> str:
+    """A young model also makes control characters, which are not for a terminal."""
+    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line)

@@ -42,9 +42,7 @@ def initial_state(config: Config, model: Decoder, optimizer: optax.GradientTrans
     )
 
 
-def abstract_state(
-    config: Config, model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def abstract_state(config: Config, model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, with nothing allocated."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     with on_mesh(mesh):
