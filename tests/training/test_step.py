@@ -16,7 +16,7 @@ from lm.models.transformer import build_model
 from lm.objectives.causal import features, loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
 from lm.training.state import abstract_state, initial_state, make_state
-from lm.training.step import compile_train_step
+from lm.training.step import batch_hash, compile_train_step
 
 ROWS, LENGTH, VOCAB = 16, 12, 32
 
@@ -27,9 +27,7 @@ def config_with(**changes) -> Config:
     config.data.sequence_length = LENGTH
     config.train.update(batch_size=ROWS, num_steps=10)
     config.optimizer.update(warmup_steps=0, schedule="constant", weight_decay=0.1)
-    config.model.update(
-        vocab_size=VOCAB, num_layers=3, d_model=16, num_heads=4, num_kv_heads=2, d_ff=32, init_std=0.2
-    )
+    config.model.update(vocab_size=VOCAB, num_layers=3, d_model=16, num_heads=4, num_kv_heads=2, d_ff=32, init_std=0.2)
     for name, value in changes.items():
         section, key = name.split("__")
         config[section][key] = value
@@ -67,6 +65,7 @@ def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch) -> tuple[dict,
 
 def assert_same(one: tuple[dict, dict], two: tuple[dict, dict]) -> None:
     assert one[0]["train/loss"] == pytest.approx(two[0]["train/loss"], abs=1e-5)
+    assert one[0]["train/batch_hash"] == two[0]["train/batch_hash"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), one[1], two[1])
 
 
@@ -99,7 +98,9 @@ def test_dropout_is_the_same_on_every_mesh():
     config = config_with(model__dropout=0.3)
     one = sgd_gradients(config, ONE_DEVICE, ragged_batch())
     assert_same(sgd_gradients(config, {"data": 2, "fsdp": 2, "tensor": 2}, ragged_batch()), one)
-    assert one[0]["train/loss"] != pytest.approx(sgd_gradients(config_with(), ONE_DEVICE, ragged_batch())[0]["train/loss"], abs=1e-3)
+    assert one[0]["train/loss"] != pytest.approx(
+        sgd_gradients(config_with(), ONE_DEVICE, ragged_batch())[0]["train/loss"], abs=1e-3
+    )
 
 
 def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[float, dict]:
@@ -138,7 +139,9 @@ def test_packed_documents_give_what_each_gives_alone(positions, window):
             places = np.flatnonzero(packed.segments[row] == segment)
             if len(places) == 0:
                 continue
-            piece = jax.tree.map(lambda x, r=row, p=places: np.pad(x[r : r + 1, p], ((0, 0), (0, LENGTH - len(p)))), packed)
+            piece = jax.tree.map(
+                lambda x, r=row, p=places: np.pad(x[r : r + 1, p], ((0, 0), (0, LENGTH - len(p)))), packed
+            )
             alone.append(piece.replace(segments=(piece.segments > 0).astype(np.int32)))
     unpacked = jax.tree.map(lambda *rows: np.concatenate(rows), *alone)
     loss, grads = loss_and_gradients(config, params, packed)
@@ -165,6 +168,28 @@ def test_a_bad_step_is_skipped_and_counted():
     assert (int(state.step), int(metrics["train/bad_steps"]), int(metrics["bad_in_row"])) == (2, 1, 1)
     state, metrics = step(state, good)
     assert (int(metrics["train/bad_steps"]), int(metrics["bad_in_row"])) == (1, 0)
+
+
+def test_the_batch_hash_tells_batches_apart():
+    """One value changed, or two rows, two neighbours, or tokens and targets exchanged: another hash each time."""
+    batch = ragged_batch()
+    batches = [batch, ragged_batch(1), batch.replace(tokens=batch.targets, targets=batch.tokens)]
+    for name in ("tokens", "targets"):
+        values = getattr(batch, name)
+        changed, rows, neighbours = values.copy(), values.copy(), values.copy()
+        changed[-1, -1] += 1
+        rows[[0, 1]] = rows[[1, 0]]
+        neighbours[2, [0, 1]] = neighbours[2, [1, 0]]
+        batches += [batch.replace(**{name: each}) for each in (changed, rows, neighbours)]
+    assert len({int(batch_hash(each)) for each in batches}) == len(batches)
+    large = batch.replace(
+        tokens=np.full((ROWS, LENGTH), 2**31 - 1, np.int32), targets=np.zeros((ROWS, LENGTH), np.int32)
+    )
+    places = np.arange(ROWS * LENGTH, dtype=np.uint64)
+    mixed = places * 2654435761 % 2**32
+    assert int(batch_hash(large)) == int(
+        np.sum((mixed ^ (mixed >> np.uint64(15)) | np.uint64(1)) * (2**31 - 1)) % 2**32
+    )
 
 
 def test_parameters_stay_float32_and_move_in_bfloat16_compute():
