@@ -160,6 +160,7 @@ class MemoryEstimate:
     parameters: int  # float32, and their average if one is kept
     optimizer: int
     gradients: int
+    copies: int  # of weights, in the compute dtype, gathered where fsdp splits them
     logits: int  # and their gradient
     activations: int  # kept from the forward for the backward pass
 
@@ -186,29 +187,44 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
         "muon": 2 * held - blocks,
         "adafactor": counts.norms,
     }[config.optimizer.name]
+    size = 2 if model.dtype == "bfloat16" else 4
+    if fsdp > 1:  # a layer and the output matrix at a time
+        copied = ((counts.attention + counts.mlp) / model.num_layers + counts.token_embedding) / tensor
+    else:
+        copied = held if model.dtype == "bfloat16" else 0
     tokens = config.train.batch_size * config.data.sequence_length / (mesh["data"] * fsdp * config.train.accumulation)
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),
         gradients=round(4 * held * (2 if config.train.accumulation > 1 else 1)),
+        copies=round(size * copied),
         logits=round(2 * 4 * tokens * model.vocab_size / tensor),
         activations=round(tokens * _activation_bytes_per_token(config, tensor, kernel)),
     )
 
 
+# How many tensors of the hidden width an activation leaves for the backward pass, its product's input included.
+HIDDEN_KEPT = {"relu": 2, "gelu": 4, "gelu_tanh": 6, "swiglu": 6, "geglu": 6}
+
+
 def _activation_bytes_per_token(config: Config, tensor: int, kernel: str) -> float:
-    """What one token leaves behind in all layers, on one of `tensor` devices; approximate."""
+    """What one token leaves behind in all layers, on one of `tensor` devices; approximate.
+
+    The counts are those of the arrays that JAX's differentiation keeps of a block; XLA may keep fewer.
+    """
     model = config.model
     size = 2 if model.dtype == "bfloat16" else 4
     gates = 2 if model.activation in ("swiglu", "geglu") else 1
-    heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim / tensor  # q, k, v and the result
-    # Softmax keeps its result in float32, and once more in the compute dtype where that differs.
-    scores = model.num_heads / tensor * config.data.sequence_length * (4 + (size if size == 2 else 0))
-    products = size * (heads + gates * model.d_ff / tensor + 2 * model.d_model)
-    # Beside the products: both normalised inputs in float32, the gated or activated hidden layer twice.
-    everything = products + 2 * 4 * model.d_model + size * 2 * model.d_ff / tensor + (scores if kernel == "xla" else 0)
-    between_layers = size * model.d_model
+    D, F, queries = model.d_model, model.d_ff / tensor, model.num_heads * model.head_dim / tensor
+    keys = model.num_kv_heads * model.head_dim / tensor
+    norms = 6 * 4 * D  # both norms, in float32
+    attention = size * (3 * D + 3 * queries + 2 * keys)
+    if kernel == "xla":  # weights in float32, and as they enter their product
+        attention += model.num_heads / tensor * config.data.sequence_length * (4 + size)
+    everything = norms + attention + size * (gates * D + HIDDEN_KEPT[model.activation] * F)
     if model.remat == "none":
         return model.num_layers * everything
-    kept = between_layers + (products if model.remat == "dots" else 0)
-    return model.num_layers * kept + everything  # one layer at a time is computed again in full
+    kept: float = size * D  # between blocks
+    if model.remat == "dots":
+        kept += size * (queries + 2 * keys + D + gates * F)
+    return model.num_layers * kept + everything  # one block at a time is computed again in full

@@ -58,7 +58,7 @@ def assert_same(actual, expected, tolerance=2e-5):
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(2, 2, 0), (4, 2, 0), (2, 1, 9)])
+@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (2, 2, 9)])
 def test_splash_equals_our_products(heads, kv_heads, window):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
@@ -69,7 +69,7 @@ def test_splash_equals_our_products(heads, kv_heads, window):
     assert_same(actual, expected)
 
 
-@pytest.mark.parametrize(("kv_heads", "split_kv"), [(4, True), (2, True), (2, False)])
+@pytest.mark.parametrize(("kv_heads", "split_kv"), [(2, True), (2, False)])
 def test_splash_over_a_mesh_equals_one_device(kv_heads, split_kv):
     segments, positions = packed_rows(4)
     inputs = query_key_value(4, kv_heads, rows=4)
@@ -86,7 +86,7 @@ def test_splash_over_a_mesh_equals_one_device(kv_heads, split_kv):
     np.testing.assert_allclose(actual * (segments > 0)[:, :, None, None], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 4, 0), (4, 2, 0), (4, 1, 9)])
+@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (4, 1, 9)])
 def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_heads, window):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
@@ -99,7 +99,7 @@ def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_h
 
 CONFIG = ModelConfig(
     vocab_size=31,
-    num_layers=2,
+    num_layers=1,
     d_model=32,
     num_heads=4,
     num_kv_heads=2,

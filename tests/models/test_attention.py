@@ -1,0 +1,144 @@
+"""Attention against brute force; packing and the cache against each document alone."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Batch
+from lm.config import ModelConfig
+from lm.models.attention import attention_mask, dot_product_attention
+from lm.models.cache import empty_cache
+from lm.models.transformer import Decoder, initial_params
+
+CONFIG = ModelConfig(
+    vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
+)
+
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 3, 3], [1, 2, 2, 2, 2, 2, 0, 0]])
+POSITIONS = np.array([[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 1, 2, 3, 4, 0, 1]])
+
+
+@pytest.mark.parametrize(("causal", "window"), [(True, 0), (True, 2), (False, 0), (False, 3)])
+def test_mask_is_its_definition(causal, window):
+    mask = attention_mask(*map(jnp.asarray, (POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)), causal=causal, window=window)
+    for row in range(2):
+        for q in range(8):
+            for k in range(8):
+                allowed = SEGMENTS[row, q] == SEGMENTS[row, k] != 0
+                if causal and k > q:
+                    allowed = False
+                if window and abs(q - k) >= window:
+                    allowed = False
+                assert bool(mask[row, q, k]) == allowed
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_attention_is_its_definition(kv_heads):
+    """Head by head, query by query, over the allowed keys only."""
+    random = np.random.default_rng(0)
+    q, k, v = (random.normal(size=(2, 8, heads, 4)).astype(np.float32) for heads in (4, kv_heads, kv_heads))
+    mask = np.asarray(attention_mask(*map(jnp.asarray, (POSITIONS, SEGMENTS) * 2), causal=True, window=0))
+    y = np.asarray(dot_product_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask)))
+    assert np.isfinite(y).all()  # padding, which has no key at all, too
+    for row, n, head in np.ndindex(2, 8, 4):
+        keys = np.flatnonzero(mask[row, n])
+        if len(keys):
+            group = head // (4 // kv_heads)
+            weights = np.exp(k[row, keys, group] @ q[row, n, head] / 2.0)  # sqrt(K) = 2
+            expected = (weights / weights.sum()) @ v[row, keys, group]
+            np.testing.assert_allclose(y[row, n, head], expected, atol=1e-5)
+
+
+def random_params(config):
+    """Larger than at the start of training, so that attention is far from uniform."""
+    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0)))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
+
+
+def make_batch(tokens, positions, segments):
+    tokens, positions, segments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
+    return Batch(tokens, tokens, jnp.ones(tokens.shape), positions, segments)
+
+
+VARIANTS = [
+    {},
+    {"positions": "learned", "norm_position": "post"},
+    {"positions": "sinusoidal", "num_kv_heads": 1, "activation": "swiglu", "norm": "rmsnorm"},
+    {"window": 2, "positions": "none", "scan_layers": False, "rotary_interleaved": True},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_packed_documents_give_what_each_gives_alone(changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    params = random_params(config)
+    tokens = np.random.default_rng(1).integers(0, config.vocab_size, SEGMENTS.shape)
+    apply = jax.jit(lambda batch: Decoder(config).apply({"params": params}, batch).logits)
+    packed = apply(make_batch(tokens, POSITIONS, SEGMENTS))
+    for row in range(2):
+        for segment in range(1, SEGMENTS[row].max() + 1):
+            place = np.flatnonzero(SEGMENTS[row] == segment)
+            # The document alone at the start of a row, padding after it.
+            ids = np.zeros((1, 8), np.int32)
+            ids[0, : len(place)] = tokens[row, place]
+            real = (np.arange(8) < len(place)).astype(np.int32)[None]
+            alone = apply(make_batch(ids, np.arange(8)[None], real))
+            np.testing.assert_allclose(packed[row, place], alone[0, : len(place)], atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_cached_decoding_equals_the_full_forward_at_every_position(changes):
+    """Rows of 8 and 5 tokens: a prompt of 3 (the second row's padded to 2), then a token at a time."""
+    config = dataclasses.replace(CONFIG, **changes)
+    params, model, lengths = random_params(config), Decoder(config), np.array([8, 5])
+    tokens = np.random.default_rng(2).integers(0, config.vocab_size, (2, 8))
+    where = np.broadcast_to(np.arange(8), (2, 8))
+    full = jax.jit(lambda batch: model.apply({"params": params}, batch).logits)(
+        make_batch(tokens, where, (where < lengths[:, None]))
+    )
+    decode = jax.jit(lambda batch, cache: model.apply({"params": params}, batch, cache=cache))
+    prompt = np.array([3, 2])[:, None]
+    out = decode(make_batch(tokens[:, :3], where[:, :3], where[:, :3] < prompt), empty_cache(config, 2, 8))
+    np.testing.assert_allclose(out.logits[0], full[0, :3], atol=1e-5)
+    np.testing.assert_allclose(out.logits[1, :2], full[1, :2], atol=1e-5)
+    for step in range(5):
+        at = prompt + step
+        real = at < lengths[:, None]
+        out = decode(make_batch(np.take_along_axis(tokens, np.minimum(at, 7), 1), np.minimum(at, 7), real), out.cache)
+        for row in np.flatnonzero(real):
+            np.testing.assert_allclose(out.logits[row, 0], full[row, at[row, 0]], atol=1e-5)
+
+
+def test_dropout_acts_in_training_only_and_follows_its_key():
+    config = dataclasses.replace(CONFIG, dropout=0.5)
+    params = random_params(config)
+    batch = make_batch(np.ones((2, 8)), POSITIONS, SEGMENTS)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def logits(train, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return Decoder(config).apply({"params": params}, batch, train=train, rngs=rngs).logits
+
+    assert np.array_equal(logits(False, 0), logits(False, 1))
+    assert np.array_equal(logits(True, 0), logits(True, 0))
+    assert not np.allclose(logits(True, 0), logits(True, 1))
+    assert not np.allclose(logits(True, 0), logits(False, 0))
+
+
+def test_bfloat16_stays_close_and_logits_and_parameters_stay_float32():
+    params = random_params(CONFIG)
+    batch = make_batch(np.arange(16).reshape(2, 8), POSITIONS, SEGMENTS)
+    bfloat16 = dataclasses.replace(CONFIG, dtype="bfloat16")
+    exact, rounded = (
+        jax.jit(lambda p, config=config: Decoder(config).apply({"params": p}, batch).logits)(params)
+        for config in (CONFIG, bfloat16)
+    )
+    assert exact.dtype == rounded.dtype == jnp.float32
+    real = SEGMENTS > 0
+    assert 0 < np.abs(np.asarray(exact - rounded))[real].max() < 0.05 * np.abs(np.asarray(exact))[real].max()

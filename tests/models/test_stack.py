@@ -1,0 +1,121 @@
+"""Scanned = unrolled, whatever is computed again: loss and gradients."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Batch
+from lm.config import ModelConfig, ObjectiveConfig
+from lm.models.cache import empty_cache
+from lm.models.stack import REMAT_POLICIES, stack_layers, unstack_layers
+from lm.models.transformer import Decoder, initial_params
+from lm.objectives.causal import loss_sums
+
+CONFIG = ModelConfig(
+    vocab_size=29, num_layers=3, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=8
+)
+
+
+def loss_and_gradients(config, params):
+    """Gradients come back in the unrolled form."""
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 29, (2, 8)), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(8)[None], (2, 8))
+    batch = Batch(tokens, jnp.roll(tokens, -1, 1), jnp.ones((2, 8)), positions, 1 + (positions > 4).astype(jnp.int32))
+
+    def loss(params):
+        logits = Decoder(config).apply({"params": params}, batch, train=True).logits
+        sums = loss_sums(logits, batch, ObjectiveConfig())
+        return sums.loss / sums.weight
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    return value, unstack_layers(gradients) if config.scan_layers else gradients
+
+
+def random_params(config):
+    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0)))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    params = random_params(CONFIG)
+    return params, *loss_and_gradients(dataclasses.replace(CONFIG, scan_layers=False), unstack_layers(params))
+
+
+@pytest.mark.parametrize(
+    ("scan", "remat"), [(True, "none"), (True, "full"), (True, "dots"), (False, "full"), (False, "dots")]
+)
+def test_loss_and_gradients_are_the_same(scan, remat, reference):
+    params, expected_loss, expected = reference
+    config = dataclasses.replace(CONFIG, scan_layers=scan, remat=remat)
+    loss, gradients = loss_and_gradients(config, params if scan else unstack_layers(params))
+    assert float(loss) == pytest.approx(float(expected_loss), abs=1e-5)
+    assert jax.tree.structure(gradients) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), gradients, expected)
+
+
+def test_each_remat_policy_keeps_less_for_the_backward_pass():
+    """What jax.vjp holds on to, in numbers: all, the products alone, the block's input alone."""
+
+    def held(remat):
+        config = dataclasses.replace(CONFIG, remat=remat, scan_layers=False)
+        params = random_params(config)
+        ids = jnp.zeros((2, 8), jnp.int32)
+        batch = Batch(ids, ids, jnp.ones((2, 8)), ids, ids + 1)
+
+        def backward(params):
+            return jax.vjp(lambda p: Decoder(config).apply({"params": p}, batch, train=True).logits, params)[1]
+
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
+
+    sizes = {name: held(name) for name in ("none", *REMAT_POLICIES)}
+    assert sizes["full"] < sizes["dots"] < sizes["none"]
+
+
+def test_stacking_and_unstacking_undo_each_other():
+    params = random_params(CONFIG)
+    unrolled = unstack_layers(params)
+    shapes = jax.eval_shape(
+        lambda key: initial_params(Decoder(dataclasses.replace(CONFIG, scan_layers=False)), key), jax.random.key(0)
+    )
+    assert jax.tree.map(jnp.shape, unrolled) == jax.tree.map(jnp.shape, nn.unbox(shapes))
+    jax.tree.map(np.testing.assert_array_equal, stack_layers(unrolled), params)
+
+
+def test_layers_are_in_order_beyond_nine():
+    """layer_10 follows layer_9, not layer_1."""
+    config = dataclasses.replace(CONFIG, num_layers=12)
+    params = random_params(config)
+    unrolled = unstack_layers(params)
+    assert list(unrolled)[-1] == "layer_11"
+    bias = stack_layers(unrolled)["layers"]["mlp"]["down"]["bias"]
+    np.testing.assert_array_equal(bias, params["layers"]["mlp"]["down"]["bias"])
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_scanned_weights_carry_the_layers_axis(scan):
+    config = dataclasses.replace(CONFIG, scan_layers=scan)
+    boxed = jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0))
+    kernel = boxed["layers" if scan else "layer_0"]["attention"]["query"]["kernel"]
+    assert kernel.names == ("layers", "embed", "heads", "head_dim")[0 if scan else 1 :]
+    assert len(kernel.names) == len(kernel.value.shape)
+
+
+def test_scanned_and_unrolled_caches_hold_the_same():
+    params, ids = random_params(CONFIG), jnp.array([[3, 1, 4]])
+    batch = Batch(ids, ids, jnp.ones((1, 3)), jnp.arange(3)[None], jnp.ones((1, 3), jnp.int32))
+    unrolled = dataclasses.replace(CONFIG, scan_layers=False)
+
+    def filled(config, params):
+        cache = empty_cache(config, 1, 4)
+        return jax.jit(lambda p, b, c: Decoder(config).apply({"params": p}, b, cache=c).cache)(params, batch, cache)
+
+    scanned, single = filled(CONFIG, params), filled(unrolled, unstack_layers(params))
+    for n in range(CONFIG.num_layers):
+        np.testing.assert_allclose(scanned.layers.keys[n], single.layers[n].keys, atol=1e-6)
+    np.testing.assert_array_equal(scanned.segments, single.segments)
