@@ -30,7 +30,7 @@ from ml_collections import config_flags
 
 from lm.checkpoint import Checkpoints
 from lm.command import DONE, config_from_flags, define_config_flag, run
-from lm.config import Config, MeshConfig, ModelConfig, SourceConfig, differences
+from lm.config import Config, MeshConfig, ModelConfig, SourceConfig
 from lm.data.loader import eval_rows
 from lm.data.prepare import cache_directory, prepare_split
 from lm.data.token_store import TokenStore
@@ -44,6 +44,7 @@ from lm.objectives.causal import features
 from lm.parallel.distributed import barrier, initialize, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.run_directory import RunDirectory
+from lm.schema import differences
 from lm.training.startup import versions
 from lm.training.state import abstract_state
 

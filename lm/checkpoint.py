@@ -14,40 +14,29 @@ every leaf and a hash of itself: what is restored is equal to the bit to what wa
 from __future__ import annotations
 
 import functools
-import gc
-import hashlib
-import io
-import json
-import logging
 import math
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lm.checkpoint_reading import FORMAT, Damage, first_line, in_all_processes, read_arrays, read_record
 from lm.config import CheckpointConfig
 from lm.errors import UserError
+from lm.integrity import describe, json_hash, leaf_sums, nested
+from lm.storage_errors import machine_trouble
 
-FORMAT = 1  # of the record; a higher one comes from a newer version of this code
 TORN = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not finished
-
-# Orbax tells what it does, and repeats each error as a traceback, through the absl logger. Its errors reach
-# us as exceptions; the rest is for its own developers.
-logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 @dataclass(frozen=True)
@@ -57,10 +46,6 @@ class Restored:
     state: Any  # the pytree of the abstract state, its leaves jax.Array on the shardings asked for
     metadata: dict[str, Any]  # as given to `save`
     step: int
-
-
-class _Damage(Exception):
-    """A checkpoint that cannot be what was saved. The message says what was found."""
 
 
 class Checkpoints:
@@ -128,13 +113,13 @@ class Checkpoints:
             "step": step,
             "metadata": dict(metadata),
             "metrics": values,
-            "leaves": _describe(state, sums=_sums(state)),
+            "leaves": describe(state, sums=leaf_sums(state)),
         }
         self._metrics[step] = values
         self._saving = step
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            record=ocp.args.JsonSave({"content": content, "sha256": _hash(content)}),
+            record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
             # force: against Orbax's rule to save no step below the latest one; it never overwrites.
@@ -249,7 +234,7 @@ class Checkpoints:
         def item(record: dict[str, Any]) -> Any:
             average = ema and any(path.startswith("ema/") for path in record["leaves"])
             name = "ema" if average else "params"
-            return {name: _nested(record, name) if abstract_params is None else abstract_params}
+            return {name: nested(record["leaves"], name) if abstract_params is None else abstract_params}
 
         exact = step is not None and step != "best"
         tree, record = self._first_intact(candidates, item, exact=exact, partial=True)
@@ -275,9 +260,13 @@ class Checkpoints:
         damaged: list[int] = []
         for step in candidates:
             try:
-                record = self._together(functools.partial(self._read_record, step), "record")
-                tree = self._read(step, record, item(record) if callable(item) else item, partial=partial)
-            except _Damage as damage:
+                record = in_all_processes(
+                    self.directory, functools.partial(read_record, self.directory, step), "record"
+                )
+                tree = read_arrays(
+                    self.directory, step, record, item(record) if callable(item) else item, partial=partial
+                )
+            except Damage as damage:
                 if exact:
                     where = f"{self.directory / str(step)}: this checkpoint is damaged ({damage})"
                     raise UserError(f"{where}; {_there_are(self.steps())}.") from None
@@ -294,78 +283,12 @@ class Checkpoints:
             "restore the directory from a copy, or start in another --workdir."
         )
 
-    def _read(self, step: int, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-        """The tree of one checkpoint. Raises _Damage, or UserError if it is not the tree asked for."""
-        wanted = _describe(abstract)
-        top = next(iter(abstract)) + "/" if partial else ""
-        saved = {path: leaf for path, leaf in record["leaves"].items() if path.startswith(top)}
-        _check_same_tree(self.directory / str(step), saved, wanted)
-
-        # Orbax's handler and not its manager: a manager waits for all processes in the middle, for minutes if
-        # one of them has met a damaged file; it would also want to own the directory.
-        def arrays() -> Any:
-            handler = ocp.PyTreeCheckpointHandler()
-            try:
-                return handler.restore(
-                    epath.Path(self.directory / str(step) / "state"),
-                    args=ocp.args.PyTreeRestore(
-                        item=abstract,
-                        restore_args=jax.tree.map(_restore_args, abstract),
-                        partial_restore=partial,
-                    ),
-                )
-            finally:
-                handler.close()
-
-        tree = self._together(arrays, "arrays")
-        found = _describe(tree, sums=_sums(tree))
-        for path, leaf in saved.items():
-            if found.get(path) != leaf:
-                raise _Damage(f"{path} is not what was saved")
-        return tree
-
-    def _read_record(self, step: int) -> dict[str, Any]:
-        """The checked JSON beside the arrays. Raises _Damage, or UserError if a newer version wrote it."""
-        path = self.directory / str(step) / "record" / "metadata"
-        stored = json.loads(path.read_bytes())
-        if not isinstance(stored, dict) or stored.get("sha256") != _hash(stored.get("content")):
-            raise _Damage("record/metadata does not have the hash that it tells")
-        content = stored["content"]
-        if content["format"] > FORMAT:
-            raise UserError(f"{path}: written by a newer version of this code; use that one.")
-        if content["step"] != step:
-            raise _Damage(f"its record is that of step {content['step']}")
-        return content
-
     def _checked_record(self, step: int) -> dict[str, Any]:
         try:
-            return self._read_record(self._candidates(step)[0])
-        except (_Damage, OSError, ValueError) as error:
+            return read_record(self.directory, self._candidates(step)[0])
+        except (Damage, OSError, ValueError) as error:
             where = self.directory / str(step)
-            raise UserError(f"{where}: this checkpoint is damaged ({_first_line(error)}).") from None
-
-    def _together(self, read: Callable[[], Any], what: str) -> Any:
-        """`read()`, or _Damage in every process if in any of them it failed: none may go on to a collective alone."""
-        result, problem, outside = None, "", ""
-        with _hushed():
-            try:
-                result = read()
-            except (UserError, MemoryError, AssertionError):
-                raise
-            except Exception as error:  # whatever broken files lead to
-                problem, outside = f"{what}: {_first_line(error)}", _environment(error)
-            if problem:  # TensorStore's other reads still fail, and asyncio complains about each when it is collected
-                time.sleep(0.2)
-                gc.collect()
-        if outside:
-            raise UserError(f"{self.directory}: the checkpoint cannot be read: {outside}.")
-        if jax.process_count() > 1:
-            failed = np.atleast_1d(multihost_utils.process_allgather(np.array(bool(problem))))
-            if failed.any() and not problem:
-                problem = f"{what}: found by process {int(np.argmax(failed))}"
-        if problem:
-            raise _Damage(problem)
-        return result
+            raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
 
     # --- keeping ------------------------------------------------------------------------------------------
 
@@ -374,8 +297,8 @@ class Checkpoints:
         values = {}
         for step in steps:
             try:
-                metrics = self._metrics[step] if step in self._metrics else self._read_record(step)["metrics"]
-            except (_Damage, OSError, ValueError):
+                metrics = self._metrics[step] if step in self._metrics else read_record(self.directory, step)["metrics"]
+            except (Damage, OSError, ValueError):
                 continue  # damaged: `restore` reports it
             value = metrics.get(self._settings.best_metric, math.nan)
             if math.isfinite(value):
@@ -411,7 +334,7 @@ class Checkpoints:
         except Exception as error:
             self._metrics.clear()
             self._saving = None
-            reason = _environment(error) or (_first_line(error) if isinstance(error, OSError) else "")
+            reason = machine_trouble(error) or (first_line(error) if isinstance(error, OSError) else "")
             if not reason:
                 raise
             if self._manager is not None:
@@ -438,134 +361,8 @@ class _LatestAndBest(preservation_policy.PreservationPolicy):
         return [each.step in kept for each in checkpoints]
 
 
-# --- sums and descriptions of trees ------------------------------------------------------------------------
-
-
-def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 in which every bit depends on every other: the finalizer of MurmurHash3 (Appleby)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
-
-
-@jax.jit
-def _sum(x: jax.Array) -> jax.Array:
-    """uint32 sum over i of mix(word_i xor mix(i)), wrapping.
-
-    Integer sums do not depend on their order, so neither on the mesh. A change of any one element changes
-    the sum for certain, since `mix` is a bijection; any other change, permutations
-    included, with probability 1 - 2^-32.
-    """
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
-    if x.dtype == jnp.bool_:
-        x = x.astype(jnp.uint8)
-    bits = min(8 * x.dtype.itemsize, 32)  # of 64-bit types bitcast makes two words
-    words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
-    index, stride = jnp.zeros(words.shape, jnp.uint32), 1
-    for axis in reversed(range(words.ndim)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= words.shape[axis]
-    return jnp.sum(_mix(words ^ _mix(index)), dtype=jnp.uint32)
-
-
-def _sums(tree: Any) -> list[int]:
-    """One sum a leaf, in the order of the leaves; every process gets all of them."""
-    return [int(each) for each in jax.device_get([_sum(leaf) for leaf in jax.tree.leaves(tree)])]
-
-
-def _describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
-    """Path -> {shape, dtype, sum}; `sum` only with sums. Works for abstract trees too."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    described: dict[str, dict[str, Any]] = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-        for path, leaf in leaves
-    }
-    assert len(described) == len(leaves), "two leaves have the same path"
-    if sums is not None:
-        for each, value in zip(described.values(), sums, strict=True):
-            each["sum"] = value
-    return described
-
-
-def _check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """UserError unless both have the same leaves with the same shapes and dtypes."""
-    problems = []
-    for path in sorted(set(saved) | set(wanted)):
-        if path not in wanted:
-            problems.append(f"{path} is in the checkpoint but not in this model")
-        elif path not in saved:
-            problems.append(f"{path} is not in the checkpoint")
-        elif saved[path]["shape"] != wanted[path]["shape"]:
-            problems.append(f"{path} has shape {saved[path]['shape']} there and {wanted[path]['shape']} here")
-        elif saved[path]["dtype"] != wanted[path]["dtype"]:
-            problems.append(f"{path} is {saved[path]['dtype']} there and {wanted[path]['dtype']} here")
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise UserError(
-            f"{where}: this checkpoint is of another model or optimizer: {'; '.join(problems[:3])}{more}. "
-            "Use the settings it was trained with."
-        )
-
-
-def _nested(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The abstract dict below `name`, to be read into NumPy arrays."""
-    tree: dict[str, Any] = {}
-    for path, leaf in record["leaves"].items():
-        first, *parts = path.split("/")
-        if first == name:
-            node = tree
-            for part in parts[:-1]:
-                node = node.setdefault(part, {})
-            node[parts[-1]] = jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
-    return tree
-
-
-def _restore_args(leaf: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
-    if leaf.sharding is None:
-        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-    return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
-
-
 # --- words --------------------------------------------------------------------------------------------------
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _there_are(steps: Sequence[int]) -> str:
     return f"there are {', '.join(map(str, steps))}"
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip().splitlines() or [""])[0]
-    return line[:160] if isinstance(error, (OSError, _Damage)) else f"{type(error).__name__}: {line[:160]}"
-
-
-def _environment(error: BaseException) -> str:
-    """What is wrong with the machine rather than with the files, or "". TensorStore tells errno in words only."""
-    known = (
-        "No space left on device",
-        "Disk quota exceeded",
-        "File too large",
-        "Permission denied",
-        "Read-only file system",
-        "Too many open files",
-        "Cannot allocate memory",
-        "RESOURCE_EXHAUSTED",
-    )
-    return next((each for each in known if each in str(error)), "")
-
-
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keeps tracebacks that the libraries below print (rather than raise) off the terminal."""
-    asyncio_log, printed = logging.getLogger("asyncio"), io.StringIO()
-    was = asyncio_log.disabled, sys.unraisablehook
-    asyncio_log.disabled, sys.unraisablehook = True, lambda _: None
-    try:
-        with redirect_stderr(printed):
-            yield
-    finally:
-        asyncio_log.disabled, sys.unraisablehook = was

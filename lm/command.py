@@ -11,8 +11,9 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from lm.config import Config, check_name, describe_settings
+from lm.config import Config
 from lm.errors import UserError
+from lm.schema import check_name, describe_settings
 
 DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
 
@@ -68,7 +69,7 @@ def _one_line_flag_errors() -> Iterator[None]:
                     f"--config={value}: there is no file {path}; here there are {', '.join(near) or 'none'}."
                 )
         elif name.startswith("config."):
-            check_name(name.removeprefix("config.").split("[")[0])
+            check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
                 raise UserError(f"--{name} overrides a setting of a config file; give --config=FILE.py too.")
     try:
@@ -96,7 +97,7 @@ def _help() -> str:
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
     lines += ["", "Settings, for a config file or as --config.NAME=VALUE:"]
-    lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings()]
+    lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
     return "\n".join(lines)
 
 

@@ -11,10 +11,7 @@ cannot work together. Checks that need devices or a tokenizer are made by those 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,15 +19,7 @@ from typing import Any
 import ml_collections
 
 from lm.errors import UserError
-
-
-def option(default: Any, doc: str, *, choices: tuple = (), minimum: Any = None, maximum: Any = None) -> Any:
-    """A dataclass field that carries its documentation and its range (both ends included)."""
-    return field(default=default, metadata={"doc": doc, "choices": choices, "min": minimum, "max": maximum})
-
-
-def section(cls: type) -> Any:
-    return field(default_factory=cls)
+from lm.schema import build, option, section
 
 
 @dataclass(frozen=True)
@@ -89,9 +78,7 @@ class TokenizerConfig:
     path: str = option("", "Load this SentencePiece model or tokenizer.json in place of training one.")
     vocab_size: int = option(8192, "sentencepiece: size of the vocabulary to train.", minimum=300, maximum=1_000_000)
     algorithm: str = option("unigram", "sentencepiece: unigram or bpe.", choices=("unigram", "bpe"))
-    train_megabytes: float = option(
-        64.0, "sentencepiece: text to train on at the most, MB (bounds its memory).", minimum=0.001
-    )
+    train_megabytes: float = option(64.0, "sentencepiece: train on at most so much text, MB.", minimum=0.001)
     bos_token: str = option("", "huggingface: the piece put before each document; empty to guess from the file.")
     eos_token: str = option("", "huggingface: the piece put after each document; empty to guess from the file.")
 
@@ -116,9 +103,7 @@ class DataConfig:
     sequence_length: int = option(256, "Tokens a row.", minimum=2)
     num_workers: int = option(0, "Processes that prepare batches; 0 for a thread. Never changes the data.", minimum=0)
     prefetch: int = option(4, "Batches prepared ahead.", minimum=1)
-    cache_dir: str = option(
-        "", "Where token stores are kept; empty for $LM_CACHE_DIR, or else the user's cache directory."
-    )
+    cache_dir: str = option("", "Where token stores are kept; empty for $LM_CACHE_DIR, or else ~/.cache/lm.")
 
 
 @dataclass(frozen=True)
@@ -157,9 +142,7 @@ class ModelConfig:
         0, "Sliding window: how many tokens back, itself included, a token sees; 0 for all.", minimum=0
     )
     init_std: float = option(0.02, "Standard deviation of the initial weights.", minimum=0.0)
-    init_residual_scaling: bool = option(
-        True, "Divide that of residual output products by sqrt(2 num_layers), as GPT-2."
-    )
+    init_residual_scaling: bool = option(True, "Divide that of residual outputs by sqrt(2 num_layers), as GPT-2.")
     dtype: str = option(
         "float32", "Of the computation; parameters are always float32.", choices=("float32", "bfloat16")
     )
@@ -259,12 +242,8 @@ class LogConfig:
 class EvalConfig:
     every_steps: int = option(500, "Evaluate every so many steps, and at the end.", minimum=1)
     batch_size: int = option(0, "Rows at a time; 0 for train.batch_size.", minimum=0)
-    max_rows: int = option(
-        0, "Rows scored during training; 0 for all. The end and eval.py always score all.", minimum=0
-    )
-    stride: int = option(
-        0, "Tokens a window scores; 0 for all of it. Smaller than sequence_length: each with more context.", minimum=0
-    )
+    max_rows: int = option(0, "Rows scored during training, 0 for all; the end and eval.py score all.", minimum=0)
+    stride: int = option(0, "Tokens by which windows advance; 0 for sequence_length, less for overlap.", minimum=0)
     prompts: tuple[str, ...] = field(
         default=("",), metadata={"doc": "Continued as sample text at each evaluation; empty tuple for none."}
     )
@@ -290,7 +269,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
         """Builds, resolves derived values and checks. Raises UserError at the first thing wrong."""
-        config = _build(cls, values, path="")
+        config = build(cls, values)
         config = _resolve(config)
         _check_pairs(config)
         return config
@@ -314,111 +293,6 @@ def defaults() -> ml_collections.ConfigDict:
 def source(**values: Any) -> ml_collections.ConfigDict:
     """One source for `config.data.train.NAME = source(kind=..., path=...)`."""
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
-
-
-def check_name(dotted: str) -> None:
-    """Raises UserError, with the nearest names, unless `dotted` (a.b.c) names a setting or section."""
-    cls: Any = Config
-    done: list[str] = []
-    for part in dotted.split("."):
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else None
-        if hints is None:
-            raise UserError(f"--config.{dotted}: {'.'.join(done)} is a single value and has no part {part!r}.")
-        if part not in hints:
-            raise UserError(_unknown(f"--config.{'.'.join([*done, part])}", part, list(hints)))
-        done.append(part)
-        cls = hints[part]
-        if typing.get_origin(cls) is dict:  # data.train.NAME.field
-            rest = dotted.split(".")[len(done) + 1 :]
-            if rest and rest[0] not in typing.get_type_hints(SourceConfig):
-                raise UserError(_unknown(f"--config.{dotted}", rest[0], list(typing.get_type_hints(SourceConfig))))
-            return
-
-
-def describe_settings(cls: Any = Config, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """(dotted name, default, documentation) of every setting, in order."""
-    hints, found = typing.get_type_hints(cls), []
-    for spec in dataclasses.fields(cls):
-        kind, name = hints[spec.name], prefix + spec.name
-        if dataclasses.is_dataclass(kind):
-            found += describe_settings(kind, name + ".")
-        else:
-            default = getattr(cls(), spec.name)
-            doc = spec.metadata["doc"]
-            if spec.metadata.get("choices"):
-                doc += f" One of: {', '.join(repr(each) for each in spec.metadata['choices'])}."
-            found.append((name, default, doc))
-            if typing.get_origin(kind) is dict and spec.name == "train":
-                found += describe_settings(SourceConfig, name + ".NAME.")
-    return found
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines "key: old -> new" for every value that differs between two nested dicts."""
-    lines = []
-    for key in sorted(set(old) | set(new)):
-        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, name + ".")
-        elif _plain(a) != _plain(b):
-            lines.append(f"{name}: {a!r} -> {b!r}")
-    return lines
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _unknown(where: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"{where}: no such setting; did you mean {' or '.join(near)}?"
-    return f"{where}: no such setting; here there are {', '.join(sorted(known))}."
-
-
-def _build(cls: type, values: Mapping[str, Any], path: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UserError(f"config.{path or 'top'}: expected a section with settings, got {values!r}.")
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise UserError(_unknown(f"config.{path}{key}", str(key), list(hints)))
-    built = {}
-    for spec in dataclasses.fields(cls):
-        if spec.name in values:
-            built[spec.name] = _value(hints[spec.name], values[spec.name], f"{path}{spec.name}", spec.metadata)
-    return cls(**built)
-
-
-def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _build(typing.cast(type, kind), value, path + ".")
-    if typing.get_origin(kind) is dict:
-        if not isinstance(value, Mapping):
-            raise UserError(f"config.{path}: expected named sources, got {value!r}.")
-        inner = typing.get_args(kind)[1]
-        return {str(name): _build(inner, each, f"{path}.{name}.") for name, each in value.items()}
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, str) or not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"config.{path}: expected a tuple of strings, got {value!r}.")
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"config.{path}: expected {kind.__name__}, got {value!r}.")
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"config.{path}: expected a finite number, got {value!r}.")
-    choices = rules.get("choices")
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"config.{path}: {value!r} is not one of {', '.join(map(repr, choices))}{hint}")
-    low, high = rules.get("min"), rules.get("max")
-    if low is not None and value < low:
-        raise UserError(f"config.{path}: {value!r} is below the smallest allowed value, {low!r}.")
-    if high is not None and value > high:
-        raise UserError(f"config.{path}: {value!r} is above the largest allowed value, {high!r}.")
-    return value
 
 
 def _resolve(config: Config) -> Config:

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lm.config import Config, differences
+from lm.config import Config
 from lm.errors import UserError
+from lm.schema import differences
 
 # Settings that a run may change when it goes on: they change neither the batches nor the updates (where the
 # order of a sum changes, rounding). Not among them: model.scan_layers, which changes the tree of parameters, and

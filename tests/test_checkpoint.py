@@ -23,7 +23,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lm import checkpoint
+from lm import checkpoint_reading, integrity
 from lm.checkpoint import Checkpoints
 from lm.config import CheckpointConfig
 from lm.errors import UserError
@@ -158,14 +158,14 @@ def test_params_alone_does_not_read_the_optimizer(tmp_path: Path) -> None:
         average, _ = checkpoints.restore_params(ema=True)
         assert bits(average) == bits(state.ema) != bits(state.params)
         read: list[str] = []
-        describe = checkpoint._describe
+        describe = checkpoint_reading.describe
 
         def spy(tree: Any, sums: Any = None) -> Any:
             read.extend(describe(tree))
             return describe(tree, sums)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoint, "_describe", spy)
+            patch.setattr(checkpoint_reading, "describe", spy)
             checkpoints.restore_params()
         assert read and all(path.startswith("params/") for path in read)
 
@@ -174,7 +174,7 @@ def test_sum_is_the_same_on_every_mesh_and_sees_every_change() -> None:
     x = jax.random.normal(jax.random.key(0), (16, 8)).astype(jnp.bfloat16)
 
     def total(value: Any, mesh: Mesh, spec: P) -> int:
-        return int(checkpoint._sum(jax.device_put(value, NamedSharding(mesh, spec))))
+        return int(integrity.leaf_sum(jax.device_put(value, NamedSharding(mesh, spec))))
 
     reference = total(x, make_mesh(1), P())
     assert total(x, make_mesh(8), P("data")) == reference
@@ -190,11 +190,11 @@ def test_sum_is_the_same_on_every_mesh_and_sees_every_change() -> None:
     assert reference == sum(mix(int(word) ^ mix(i)) for i, word in enumerate(words)) % 2**32
     # Blocks of round numbers that change places: what a sum with linear weights would miss.
     ones = np.repeat(np.float32([1, 2, 1, 2]), 256)
-    assert int(checkpoint._sum(ones)) != int(checkpoint._sum(ones[::-1].copy()))
+    assert int(integrity.leaf_sum(ones)) != int(integrity.leaf_sum(ones[::-1].copy()))
     for i in range(0, 128, 7):
         changed = np.asarray(x).view(np.uint16).reshape(-1).copy()
         changed[i] ^= 1 << (i % 16)
-        assert int(checkpoint._sum(changed)) != reference
+        assert int(integrity.leaf_sum(changed)) != reference
 
 
 # --- keeping ------------------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 import pytest
 
-from lm.config import Config, check_name, defaults, differences, source
+from lm.config import Config, defaults, source
 from lm.errors import UserError
+from lm.schema import check_name, differences
 
 
 def values(**changes):
@@ -64,14 +65,14 @@ def test_what_is_refused_and_how(changes, said):
 
 
 def test_names_are_checked_with_their_nearest():
-    check_name("model.num_layers")
-    check_name("data.train.docs.path")
+    check_name(Config, "model.num_layers")
+    check_name(Config, "data.train.docs.path")
     with pytest.raises(UserError, match="did you mean batch_size"):
-        check_name("train.batchsize")
+        check_name(Config, "train.batchsize")
     with pytest.raises(UserError, match="has no part 'x'"):
-        check_name("seed.x")
+        check_name(Config, "seed.x")
     with pytest.raises(UserError, match="did you mean path"):
-        check_name("data.train.docs.pth")
+        check_name(Config, "data.train.docs.pth")
 
 
 def test_differences_are_told_by_name():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lm.config import Config, defaults, describe_settings
+from lm.config import Config, defaults
+from lm.schema import describe_settings
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -38,6 +39,6 @@ def test_config_tells_command_cost_and_score(name):
 
 
 def test_every_setting_is_documented():
-    names = [name for name, _, doc in describe_settings() if len(doc) > 3]
-    assert len(names) == len(describe_settings())
+    names = [name for name, _, doc in describe_settings(Config) if len(doc) > 3]
+    assert len(names) == len(describe_settings(Config))
     assert defaults().to_dict() == Config().to_dict()

@@ -1,0 +1,99 @@
+"""What a checkpoint says of its arrays, so that damage is seen: paths, shapes, dtypes and sums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.errors import UserError
+
+
+def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
+    """Path -> {shape, dtype, sum}; `sum` only with sums. Works for abstract trees too."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    described: dict[str, dict[str, Any]] = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        for path, leaf in leaves
+    }
+    assert len(described) == len(leaves), "two leaves have the same path"
+    if sums is not None:
+        for each, value in zip(described.values(), sums, strict=True):
+            each["sum"] = value
+    return described
+
+
+def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """UserError unless both have the same leaves with the same shapes and dtypes."""
+    problems = []
+    for path in sorted(set(saved) | set(wanted)):
+        if path not in wanted:
+            problems.append(f"{path} is in the checkpoint but not in this model")
+        elif path not in saved:
+            problems.append(f"{path} is not in the checkpoint")
+        elif saved[path]["shape"] != wanted[path]["shape"]:
+            problems.append(f"{path} has shape {saved[path]['shape']} there and {wanted[path]['shape']} here")
+        elif saved[path]["dtype"] != wanted[path]["dtype"]:
+            problems.append(f"{path} is {saved[path]['dtype']} there and {wanted[path]['dtype']} here")
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise UserError(
+            f"{where}: this checkpoint is of another model or optimizer: {'; '.join(problems[:3])}{more}. "
+            "Use the settings it was trained with."
+        )
+
+
+def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The abstract dict below `name` in a description, to be read into NumPy arrays."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        first, *parts = path.split("/")
+        if first == name:
+            node = tree
+            for part in parts[:-1]:
+                node = node.setdefault(part, {})
+            node[parts[-1]] = jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
+    return tree
+
+
+def leaf_sums(tree: Any) -> list[int]:
+    """One sum a leaf, in the order of the leaves; every process gets all of them."""
+    return [int(each) for each in jax.device_get([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)])]
+
+
+@jax.jit
+def leaf_sum(x: jax.Array) -> jax.Array:
+    """uint32 sum over i of mix(word_i xor mix(i)), wrapping.
+
+    Integer sums do not depend on their order, so neither on the mesh. A change of any one element changes
+    the sum for certain, since `mix` is a bijection; any other change, permutations
+    included, with probability 1 - 2^-32.
+    """
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    bits = min(8 * x.dtype.itemsize, 32)  # of 64-bit types bitcast makes two words
+    words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
+    index, stride = jnp.zeros(words.shape, jnp.uint32), 1
+    for axis in reversed(range(words.ndim)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= words.shape[axis]
+    return jnp.sum(_mix(words ^ _mix(index)), dtype=jnp.uint32)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 in which every bit depends on every other: the finalizer of MurmurHash3 (Appleby)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def json_hash(content: Any) -> str:
+    """sha256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

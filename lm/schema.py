@@ -1,0 +1,132 @@
+"""What makes a nested dataclass a schema: documented fields, and typed values built from plain dicts.
+
+Knows types, ranges, names and their neighbours, but no setting of ours: those are in `lm/config.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+from lm.errors import UserError
+
+
+def option(default: Any, doc: str, *, choices: tuple = (), minimum: Any = None, maximum: Any = None) -> Any:
+    """A dataclass field that carries its documentation and its range (both ends included)."""
+    return field(default=default, metadata={"doc": doc, "choices": choices, "min": minimum, "max": maximum})
+
+
+def section(cls: type) -> Any:
+    return field(default_factory=cls)
+
+
+def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
+    """The dataclass `cls` from nested dicts. UserError for an unknown key, a wrong type or a value out of range."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"config.{path or 'top'}: expected a section with settings, got {values!r}.")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise UserError(_unknown(f"config.{path}{key}", str(key), list(hints)))
+    built = {}
+    for spec in dataclasses.fields(cls):
+        if spec.name in values:
+            built[spec.name] = _value(hints[spec.name], values[spec.name], f"{path}{spec.name}", spec.metadata)
+    return cls(**built)
+
+
+def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast(type, kind), value, path + ".")
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise UserError(f"config.{path}: expected named sources, got {value!r}.")
+        inner = typing.get_args(kind)[1]
+        return {str(name): build(inner, each, f"{path}.{name}.") for name, each in value.items()}
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
+            raise UserError(f"config.{path}: expected a tuple of strings, got {value!r}.")
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"config.{path}: expected {kind.__name__}, got {value!r}.")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"config.{path}: expected a finite number, got {value!r}.")
+    choices = rules.get("choices")
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"config.{path}: {value!r} is not one of {', '.join(map(repr, choices))}{hint}")
+    low, high = rules.get("min"), rules.get("max")
+    if low is not None and value < low:
+        raise UserError(f"config.{path}: {value!r} is below the smallest allowed value, {low!r}.")
+    if high is not None and value > high:
+        raise UserError(f"config.{path}: {value!r} is above the largest allowed value, {high!r}.")
+    return value
+
+
+def check_name(schema: type, dotted: str) -> None:
+    """Raises UserError, with the nearest names, unless `dotted` (a.b.c) names a setting or section."""
+    cls: Any = schema
+    done: list[str] = []
+    for part in dotted.split("."):
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else None
+        if hints is None:
+            raise UserError(f"--config.{dotted}: {'.'.join(done)} is a single value and has no part {part!r}.")
+        if part not in hints:
+            raise UserError(_unknown(f"--config.{'.'.join([*done, part])}", part, list(hints)))
+        done.append(part)
+        cls = hints[part]
+        if typing.get_origin(cls) is dict:  # data.train.NAME.field
+            inner = typing.get_type_hints(typing.get_args(cls)[1])
+            rest = dotted.split(".")[len(done) + 1 :]
+            if rest and rest[0] not in inner:
+                raise UserError(_unknown(f"--config.{dotted}", rest[0], list(inner)))
+            return
+
+
+def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted name, default, documentation) of every setting, in order."""
+    hints, found = typing.get_type_hints(cls), []
+    for spec in dataclasses.fields(cls):
+        kind, name = hints[spec.name], prefix + spec.name
+        if dataclasses.is_dataclass(kind):
+            found += describe_settings(kind, name + ".")
+        else:
+            default = getattr(cls(), spec.name)
+            doc = spec.metadata["doc"]
+            if spec.metadata.get("choices"):
+                doc += f" One of: {', '.join(repr(each) for each in spec.metadata['choices'])}."
+            found.append((name, default, doc))
+            if typing.get_origin(kind) is dict:
+                found += describe_settings(typing.get_args(kind)[1], name + ".NAME.")
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines "key: old -> new" for every value that differs between two nested dicts."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differences(a, b, name + ".")
+        elif _plain(a) != _plain(b):
+            lines.append(f"{name}: {a!r} -> {b!r}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unknown(where: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"{where}: no such setting; did you mean {' or '.join(near)}?"
+    return f"{where}: no such setting; here there are {', '.join(sorted(known))}."
