@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM, or on all hosts of a slice, and starts it again when it was taken away.
+#   SPOT=--spot launch/tpu_vm.sh NAME ZONE TYPE RUNTIME CONFIG WORKDIR
+#   SPOT=--spot launch/tpu_vm.sh lm us-west4-a v5litepod-16 v2-alpha-tpuv5-lite configs/lm1b.py /mnt/runs/lm1b
+# It runs on your machine as long as the training does (in tmux, say), wants gcloud, and sends the commit
+# that is checked out. With several hosts WORKDIR must be on a file system that they share: mount it at
+# MOUNT_HERE below.
+set -euo pipefail
+[ $# -eq 6 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 1; }
+name=$1 zone=$2 type=$3 runtime=$4 config=$5 workdir=$6
+
+tpu() { gcloud compute tpus tpu-vm "$1" "$name" --zone="$zone" --quiet "${@:2}"; }
+everywhere() { tpu ssh --worker=all --command="$1"; }
+state() { tpu describe --format='value(state)' 2>/dev/null || true; }
+
+source_code=$(mktemp)
+trap 'rm -f "$source_code"' EXIT
+git archive --format=tar.gz --output="$source_code" HEAD
+
+read -r -d '' prepare <<'REMOTE' || true
+set -e
+# MOUNT_HERE
+mkdir -p ~/lm && tar -xzf ~/lm.tar.gz -C ~/lm && cd ~/lm
+pip install --quiet --user uv
+[ -x .venv/bin/pip ] || ~/.local/bin/uv venv --seed --python 3.12 .venv
+.venv/bin/pip install --quiet --require-hashes -r requirements.lock
+.venv/bin/pip install --quiet -r requirements-tpu.txt
+REMOTE
+
+# Each host learns from the TPU's own metadata which one it is and where the first one is.
+read -r -d '' train <<'REMOTE' || true
+cd ~/lm && . .venv/bin/activate
+attribute() { curl -sf -H 'Metadata-Flavor: Google' "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"; }
+hosts=$(attribute worker-network-endpoints | tr , '\n' | sed 's/.*://')
+count=$(printf '%s\n' "$hosts" | wc -l)
+set -- "$@" --coordinator="$(printf '%s\n' "$hosts" | head -n 1):8476" --num_processes="$count" \
+    --process_id="$(attribute agent-worker-number)"
+while :; do
+    python train.py "$@" && exit 0 || status=$?
+    [ "$status" -eq 75 ] || exit "$status" # 75: saved on SIGTERM, run me again
+done
+REMOTE
+arguments=$(printf ' %q' "--config=$config" "--workdir=$workdir")
+
+while :; do
+    case $(state) in
+    READY) ;;
+    '') tpu create --accelerator-type="$type" --version="$runtime" ${SPOT:-} || { sleep 60; continue; } ;;
+    PREEMPTED | TERMINATED | STOPPED) tpu delete; continue ;;
+    *) sleep 15; continue ;;
+    esac
+    gcloud compute tpus tpu-vm scp "$source_code" "$name:lm.tar.gz" --zone="$zone" --worker=all --quiet || true
+    if everywhere "$prepare" && everywhere "set --$arguments; $train"; then
+        exit 0
+    fi
+    sleep 30 # a TPU that is being taken away still says READY for a moment
+    if [ "$(state)" = READY ]; then
+        echo "train.py failed on $name; its output is above. Mend that and start me again." >&2
+        exit 1
+    fi
+done
