@@ -143,7 +143,7 @@ def start(
     if rows > len(prompts):
         keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (rows - len(prompts),))])
     tracks_seen = sampling.repetition_penalty != 1
-    return _prefill(model, params, tokens_BL, sizes_B, keys_B, vocabulary, capacity, max_new_tokens, tracks_seen)
+    return _prefill(model, params, tokens_BL, sizes_B, keys_B, vocabulary.pad_id, capacity, max_new_tokens, tracks_seen)
 
 
 def _rows_for_mesh(rows: int) -> int:
@@ -174,14 +174,14 @@ def _model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array) -> B
     return Batch(tokens=tokens_BL, targets=tokens_BL, weights=weights_BL, positions=positions_BL, segments=segments_BL)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "vocabulary", "capacity", "max_new_tokens", "tracks_seen"))
+@functools.partial(jax.jit, static_argnames=("model", "pad_id", "capacity", "max_new_tokens", "tracks_seen"))
 def _prefill(
     model: Decoder,
     params: Any,
     tokens_BL: Array,
     sizes_B: Array,
     keys_B: Array,
-    vocabulary: Vocabulary,
+    pad_id: int,
     capacity: int,
     max_new_tokens: int,
     tracks_seen: bool,
@@ -208,7 +208,7 @@ def _prefill(
         lengths_B=lengths_B,
         ended_B=(sizes_B == 0) | (sizes_B >= capacity),
         made_B=jnp.zeros((B,), jnp.int32),
-        tokens_BT=jnp.full((B, max_new_tokens), vocabulary.pad_id, jnp.int32),
+        tokens_BT=jnp.full((B, max_new_tokens), pad_id, jnp.int32),
         keys_B=keys_B,
         seen_BV=seen_BV,
     )

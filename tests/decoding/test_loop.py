@@ -11,6 +11,7 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
+from lm.decoding import loop
 from lm.decoding.loop import Vocabulary, advance, check_room, generate, start, stream
 from lm.decoding.sampling import Sampling, process_logits, row_keys
 from lm.errors import UserError
@@ -29,18 +30,16 @@ CONFIG = ModelConfig(
     max_length=48,
     init_std=0.4,
 )
-VARIANTS = {
-    "rotary": {},
-    "rotary_interleaved": {"rotary_interleaved": True, "rotary_theta": 100.0},
-    "learned": {"positions": "learned"},
-    "sinusoidal": {"positions": "sinusoidal"},
-    "none": {"positions": "none"},
+VARIANTS = {  # beside those of tests/models/test_attention.py
     "grouped": {"num_kv_heads": 2, "norm": "rmsnorm", "activation": "swiglu", "use_bias": False},
-    "multi_query_separate_output": {"num_kv_heads": 1, "tie_embeddings": False},
-    "window": {"window": 4},
-    "unrolled_window_grouped": {"scan_layers": False, "window": 5, "num_kv_heads": 2},
+    "interleaved_multi_query_window": {
+        "rotary_interleaved": True,
+        "num_kv_heads": 1,
+        "window": 4,
+        "tie_embeddings": False,
+    },
+    "unrolled_grouped_window": {"scan_layers": False, "num_kv_heads": 2, "window": 5},
     "unrolled_learned": {"scan_layers": False, "positions": "learned"},
-    "post_norm": {"norm_position": "post", "scale_embeddings": True},
     "bfloat16": {"dtype": "bfloat16"},
 }
 VOCABULARY = Vocabulary(size=32, bos_id=1, eos_id=-1)
@@ -52,9 +51,23 @@ def keys(rows, seed=0):
     return row_keys(seed, np.arange(rows), np.zeros(rows))
 
 
-def make(seed=0, **changes):
+NEW = 12  # tokens to make: one number, so that the tests share compiled programs
+
+
+def make(**changes):
+    """A model with random parameters: scales and biases too, which would begin as ones and zeros."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
-    return model, nn.unbox(initial_params(model, jax.random.key(seed)))
+    rng = np.random.default_rng(0)
+
+    def value(path, leaf):
+        around = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(around, 0.4, leaf.shape), leaf.dtype)
+
+    return model, jax.tree_util.tree_map_with_path(value, nn.unbox(abstract_params(model)))
+
+
+def abstract_params(model):
+    return jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +106,9 @@ def greedy_by_full_forward(model, params, prompt, new, penalty=1.0):
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", ["interleaved_multi_query_window", "unrolled_grouped_window", "unrolled_learned", "bfloat16"]
+)
 def test_cached_logits_equal_the_full_forward_at_every_position(name):
     model, params = make(**VARIANTS[name])
     L, sizes_B = 20, np.array([1, 7, 12])  # of each row's first piece; then one token after the other
@@ -116,34 +131,34 @@ def test_cached_logits_equal_the_full_forward_at_every_position(name):
         np.testing.assert_allclose(found_BLV[row], expected_LV, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["rotary", "learned", "unrolled_window_grouped"])
+@pytest.mark.parametrize("name", ["interleaved_multi_query_window", "unrolled_learned"])
 def test_greedy_batch_is_what_full_forwards_of_each_prompt_give(name):
     model, params = make(**VARIANTS[name])
-    made = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, 12)
-    assert made == [greedy_by_full_forward(model, params, prompt, 12) for prompt in PROMPTS]
+    made = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
+    assert made == [greedy_by_full_forward(model, params, prompt, NEW) for prompt in PROMPTS]
     assert len({token for row in made for token in row}) > 4  # not one token for ever
 
 
 def test_repetition_penalty_sees_prompt_and_new_tokens(small):
     model, params = small
-    made = generate(model, params, PROMPTS, keys(4), Sampling(temperature=0, repetition_penalty=1.6), VOCABULARY, 12)
-    assert made == [greedy_by_full_forward(model, params, prompt, 12, penalty=1.6) for prompt in PROMPTS]
-    assert made != generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, 12)
+    made = generate(model, params, PROMPTS, keys(4), Sampling(temperature=0, repetition_penalty=1.6), VOCABULARY, NEW)
+    assert made == [greedy_by_full_forward(model, params, prompt, NEW, penalty=1.6) for prompt in PROMPTS]
+    assert made != generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
 
 
 def test_each_prompt_alone_or_streamed_gives_what_it_gives_among_others(small):
     model, params = small
     sampling = Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.2)
-    made = generate(model, params, PROMPTS, keys(4), sampling, VOCABULARY, 8)
+    made = generate(model, params, PROMPTS, keys(4), sampling, VOCABULARY, NEW)
     for row, prompt in enumerate(PROMPTS):
         key = keys(4)[row]
-        assert list(stream(model, params, prompt, key, sampling, VOCABULARY, 8)) == made[row]
-        assert generate(model, params, [prompt], key[None], sampling, VOCABULARY, 8) == [made[row]]
+        assert list(stream(model, params, prompt, key, sampling, VOCABULARY, NEW)) == made[row]
+        assert generate(model, params, [prompt], key[None], sampling, VOCABULARY, NEW) == [made[row]]
 
 
 def test_same_seed_same_tokens_other_seed_other_tokens(small):
     model, params = small
-    a, b, c = (generate(model, params, PROMPTS, keys(4, seed), Sampling(), VOCABULARY, 12) for seed in (7, 7, 8))
+    a, b, c = (generate(model, params, PROMPTS, keys(4, seed), Sampling(), VOCABULARY, NEW) for seed in (7, 7, 8))
     assert a == b
     assert a != c
 
@@ -168,29 +183,33 @@ def test_sampled_tokens_follow_the_model(small):
 
 def test_rows_stop_at_the_end_token_and_the_others_go_on(small):
     model, params = small
-    free = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, 12)
-    end = free[0][3]
-    expected = [row[: row.index(end) + 1] if end in row else row for row in free]
-    assert len({len(row) for row in expected}) > 1
+    free = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
+
+    def cut(end):
+        return [row[: row.index(end) + 1] if end in row else row for row in free]
+
+    # A token that ends the first row after two or more, and the others elsewhere.
+    end = next(end for end in range(32) if 1 < len(cut(end)[0]) < NEW and len(set(map(len, cut(end)))) > 1)
+    expected = cut(end)
     stopping = dataclasses.replace(VOCABULARY, eos_id=end)
-    assert generate(model, params, PROMPTS, keys(4), GREEDY, stopping, 12) == expected
-    assert list(stream(model, params, PROMPTS[0], keys(4)[0], GREEDY, stopping, 12)) == expected[0]
+    assert generate(model, params, PROMPTS, keys(4), GREEDY, stopping, NEW) == expected
+    assert list(stream(model, params, PROMPTS[0], keys(4)[0], GREEDY, stopping, NEW)) == expected[0]
     # Steps end with the last row, and what lies behind a row's end is padding.
-    state = start(model, params, PROMPTS[:1], keys(1), GREEDY, stopping, 12, min_rows=3)
-    state = advance(model, params, state, 12, GREEDY, stopping)
-    assert int(state.step) == len(expected[0]) < 12
-    assert np.asarray(state.tokens_BT)[0, len(expected[0]) :].tolist() == [0] * (12 - len(expected[0]))
+    state = start(model, params, PROMPTS[:1], keys(1), GREEDY, stopping, NEW, min_rows=3)
+    state = advance(model, params, state, NEW, GREEDY, stopping)
+    assert int(state.step) == len(expected[0]) < NEW
+    assert np.asarray(state.tokens_BT)[0, len(expected[0]) :].tolist() == [0] * (NEW - len(expected[0]))
 
 
 def test_begin_token_and_entries_beyond_the_vocabulary_are_never_chosen(small):
     model, params = small
-    rows, small_vocabulary = 300, Vocabulary(size=20, bos_id=3, eos_id=-1)
+    rows, small_vocabulary = 400, Vocabulary(size=20, bos_id=3, eos_id=-1)
     hot = Sampling(temperature=50.0)
-    made = np.array(generate(model, params, [[3]] * rows, keys(rows), hot, small_vocabulary, 4))
+    made = np.array(generate(model, params, [[3]] * rows, keys(rows), hot, small_vocabulary, 3))
     assert set(np.unique(made)) == set(range(20)) - {3}
     same = Vocabulary(size=20, bos_id=3, eos_id=3)  # one token for both, as in GPT-2
-    lengths = [len(row) for row in generate(model, params, [[3]] * rows, keys(rows), hot, same, 4)]
-    assert min(lengths) < 4
+    lengths = [len(row) for row in generate(model, params, [[3]] * rows, keys(rows), hot, same, 3)]
+    assert min(lengths) < 3
 
 
 def test_a_row_ends_where_the_positions_end():
@@ -216,27 +235,24 @@ def test_too_little_room_is_told_before_anything_runs():
 
 def test_other_parameters_and_prompts_of_the_bucket_compile_nothing(small):
     model, params = small
-    generate(model, params, [[1, 2], [1]], keys(2), Sampling(), VOCABULARY, 7)
-    compiled = advance._cache_size()
-    other = jax.tree.map(lambda x: 2 * x, params)
-    generate(build_model(model.config), other, [[1, 2, 3], [1, 5]], keys(2, seed=4), Sampling(), VOCABULARY, 7)
-    for _ in stream(model, params, [1, 2], keys(1)[0], Sampling(), VOCABULARY, 7):
-        pass
-    assert advance._cache_size() == compiled + 1  # the stream's, of one row, whose steps all share it
+    generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
+    list(stream(model, params, [1, 2], keys(1)[0], GREEDY, VOCABULARY, NEW))
+    compiled = advance._cache_size(), loop._prefill._cache_size()
+    other, prompts = jax.tree.map(lambda x: 2 * x, params), [*PROMPTS[:3], [1, 2]]
+    generate(build_model(model.config), other, prompts, keys(4, seed=4), GREEDY, VOCABULARY, NEW)
+    list(stream(model, other, [1, 2, 3], keys(1)[0], GREEDY, VOCABULARY, NEW))
+    assert (advance._cache_size(), loop._prefill._cache_size()) == compiled
 
 
-@pytest.mark.parametrize("name", ["rotary", "unrolled_window_grouped"])
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_p=0.9, repetition_penalty=1.2)])
-def test_a_mesh_gives_what_one_device_gives(name, sampling):
-    model = build_model(dataclasses.replace(CONFIG, **VARIANTS[name]))
-    boxed = initial_params(model, jax.random.key(0))
-    params, prompts = nn.unbox(boxed), PROMPTS[:3]  # three rows on four parts of the batch
-    expected = generate(model, params, prompts, keys(3), sampling, VOCABULARY, 10)
+def test_a_mesh_gives_what_one_device_gives():
+    model, params = make(**VARIANTS["grouped"])
+    sampling = Sampling(top_p=0.9, repetition_penalty=1.2)
+    prompts = PROMPTS[:3]  # on four parts of the batch
+    expected = generate(model, params, prompts, keys(3), sampling, VOCABULARY, NEW)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     with on_mesh(mesh):
-        sharded = jax.device_put(params, param_shardings(boxed, mesh))
-        state = start(model, sharded, prompts, keys(3), sampling, VOCABULARY, 10)
-        assert {
-            shard.data.shape[-4:] for leaf in jax.tree.leaves(state.cache.layers) for shard in leaf.addressable_shards
-        } == {(1, model.config.num_kv_heads // 2, 42, 4)}
-        assert generate(model, sharded, prompts, keys(3), sampling, VOCABULARY, 10) == expected
+        sharded = jax.device_put(params, param_shardings(abstract_params(model), mesh))
+        state = start(model, sharded, prompts, keys(3), sampling, VOCABULARY, NEW)
+        parts = {each.sharding.shard_shape(each.shape)[-4:] for each in jax.tree.leaves(state.cache.layers)}
+        assert parts == {(1, model.config.num_kv_heads // 2, 32 + NEW, 4)}
+        assert generate(model, sharded, prompts, keys(3), sampling, VOCABULARY, NEW) == expected

@@ -1,0 +1,190 @@
+"""A model of others, to the word: llama2.c's stories260K in this code.
+
+    python -m benchmarks.stories260k [--data=DIRECTORY]
+
+Reads the weights and the 512 pieces (both in llama2.c's formats), writes the story that greedy decoding
+begins from nothing, and the loss on five TinyStories. The directory holds `stories260k` and
+`tinystories_sample`; without --data it is $LM_SHARED_DATA, or else ../shared/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm.batch import Batch
+from lm.config import ModelConfig, ObjectiveConfig
+from lm.decoding.loop import Vocabulary, generate
+from lm.decoding.sampling import Sampling, row_keys
+from lm.models.transformer import Decoder, build_model
+from lm.objectives import causal
+
+BEGIN, END, FIRST_BYTE = 1, 2, 3  # ids; piece FIRST_BYTE + b is the byte b
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def data_directory() -> Path:
+    return Path(os.environ.get("LM_SHARED_DATA") or ROOT.parent / "shared" / "data")
+
+
+def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """Config and parameters of a llama2.c checkpoint, version 0.
+
+    The file: seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len), then
+    float32 arrays, row-major: token embedding; of all layers each: attention norm, wq, wk, wv, wo, MLP norm,
+    w1 (gate), w2 (down), w3 (up); final norm; tables of the rotary angles, which we compute. A matrix is
+    stored (out, in) and is (in, out) here, with heads apart from the size of a head. A negative
+    vocab_size would tell of a separate output matrix; the output here is the embedding.
+    """
+    content = path.read_bytes()
+    D, F, N, H, G, V, max_length = struct.unpack("<7i", content[:28])
+    assert V > 0, "a checkpoint with its own output matrix is not read here"
+    K = D // H
+    arrays = np.frombuffer(content, "<f4", offset=28)
+    place = 0
+
+    def take(*shape: int) -> np.ndarray:
+        nonlocal place
+        size = int(np.prod(shape))
+        place += size
+        return arrays[place - size : place].reshape(shape)
+
+    def matrices(outputs: int, inputs: int, *shape: int) -> np.ndarray:
+        return take(N, outputs, inputs).swapaxes(1, 2).reshape(N, *shape)
+
+    embedding = take(V, D)
+    attention_norm = take(N, D)
+    attention = {
+        "query": {"kernel": matrices(D, D, D, H, K)},
+        "key": {"kernel": matrices(G * K, D, D, G, K)},
+        "value": {"kernel": matrices(G * K, D, D, G, K)},
+        "out": {"kernel": matrices(D, D, H, K, D)},
+    }
+    mlp_norm = take(N, D)
+    mlp = {
+        "gate": {"kernel": matrices(F, D, D, F)},
+        "down": {"kernel": matrices(D, F, F, D)},
+        "up": {"kernel": matrices(F, D, D, F)},
+    }
+    final_norm = take(D)
+    assert arrays.size - place == max_length * K, "what is left are the two tables of angles"
+    config = ModelConfig(
+        vocab_size=V,
+        num_layers=N,
+        d_model=D,
+        num_heads=H,
+        num_kv_heads=G,
+        head_dim=K,
+        d_ff=F,
+        max_length=max_length,
+        positions="rotary",
+        rotary_interleaved=True,
+        norm="rmsnorm",
+        norm_epsilon=1e-5,
+        activation="swiglu",
+        use_bias=False,
+        tie_embeddings=True,
+    )
+    layers = {
+        "attention_norm": {"scale": attention_norm},
+        "attention": attention,
+        "mlp_norm": {"scale": mlp_norm},
+        "mlp": mlp,
+    }
+    params = {"token_embedding": {"embedding": embedding}, "layers": layers, "final_norm": {"scale": final_norm}}
+    return config, params
+
+
+class Pieces:
+    """The vocabulary of `tok512.bin`: int32 longest length, then of each piece a float32 score, int32 length, bytes."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        content, place = path.read_bytes(), 4
+        self.pieces: list[bytes] = []
+        self.scores: list[float] = []
+        for _ in range(size):
+            score, length = struct.unpack_from("<fi", content, place)
+            place += 8 + length
+            self.pieces.append(content[place - length : place])
+            self.scores.append(score)
+        self.ids = {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
+
+    def encode(self, text: str) -> list[int]:
+        """BEGIN, then a space and the characters (or their bytes), merged in pairs: the best score, leftmost, first."""
+        tokens: list[int] = []
+        for character in " " + text if text else "":
+            piece = character.encode()
+            tokens += [self.ids[piece]] if piece in self.ids else [byte + FIRST_BYTE for byte in piece]
+        while True:
+            joined = [self.pieces[a] + self.pieces[b] for a, b in itertools.pairwise(tokens)]
+            known = [place for place, piece in enumerate(joined) if piece in self.ids]
+            if not known:
+                return [BEGIN, *tokens]
+            best = max(known, key=lambda place: self.scores[self.ids[joined[place]]])
+            tokens[best : best + 2] = [self.ids[joined[best]]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of the ids that follow BEGIN, whose first space is not part of it."""
+        text = b"".join(
+            bytes([token - FIRST_BYTE]) if FIRST_BYTE <= token < FIRST_BYTE + 256 else self.pieces[token]
+            for token in tokens
+        )
+        return text.removeprefix(b" ").decode()
+
+
+def greedy_story(model: Decoder, params: Any, steps: int) -> list[int]:
+    """The most probable continuation of the begin token, `steps` tokens."""
+    vocabulary = Vocabulary(size=model.config.vocab_size, bos_id=BEGIN, eos_id=END)
+    keys = row_keys(0, np.zeros(1), np.zeros(1))
+    return generate(model, params, [[BEGIN]], keys, Sampling(temperature=0), vocabulary, steps)[0]
+
+
+def losses(model: Decoder, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
+    """(summed negative log-likelihood in nats, predicted tokens) of each document by itself, after its first token."""
+
+    @jax.jit
+    def sums_of(params: Any, batch: Batch) -> causal.LossSums:
+        return causal.loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig())
+
+    found = []
+    for document in documents:
+        tokens_1M = np.zeros((1, model.config.max_length + 1), np.int32)  # one length: compiled once
+        tokens_1M[0, : len(document)] = document
+        places_1M = np.arange(tokens_1M.shape[1], dtype=np.int32)[None]
+        batch = causal.features(tokens_1M, (places_1M < len(document)).astype(np.int32), places_1M)
+        sums = sums_of(params, batch)
+        found.append((float(sums.nll), int(sums.weight)))
+    return found
+
+
+def read_stories(path: Path) -> list[str]:
+    stories = path.read_text(encoding="utf-8").split("<|endoftext|>")
+    return [story.strip() for story in stories if story.strip()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=data_directory())
+    data = parser.parse_args().data
+    config, params = load_model(data / "stories260k" / "stories260K.bin")
+    pieces = Pieces(data / "stories260k" / "tok512.bin", config.vocab_size)
+    model = build_model(config)
+    print(pieces.decode(greedy_story(model, params, 256)))
+    stories = read_stories(data / "tinystories_sample" / "cs336_sample.txt")
+    found = losses(model, params, [pieces.encode(story) for story in stories])
+    for number, (nll, tokens) in enumerate(found, start=1):
+        print(f"story {number}: {nll / tokens:.4f} nats per token over {tokens} tokens")
+    nll, tokens = (sum(column) for column in zip(*found, strict=True))
+    print(f"all: {nll / tokens:.5f} nats per token over {tokens} tokens")
+
+
+if __name__ == "__main__":
+    main()

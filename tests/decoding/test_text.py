@@ -1,0 +1,94 @@
+"""Prompts, continuations and text that appears as it is made."""
+
+import flax.linen as nn
+import jax
+import pytest
+
+from lm.config import ModelConfig, TokenizerConfig
+from lm.data.tokenizers import ByteTokenizer, build_tokenizer
+from lm.decoding import text
+from lm.decoding.sampling import Sampling
+from lm.errors import UserError
+from lm.models.transformer import build_model, initial_params
+
+BYTES = ByteTokenizer()
+CONFIG = ModelConfig(
+    vocab_size=BYTES.vocab_size,
+    num_layers=1,
+    d_model=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    d_ff=16,
+    max_length=32,
+)
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = build_model(CONFIG)
+    return model, nn.unbox(jax.jit(lambda key: initial_params(model, key))(jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    lines = [f"a story of {n} words, told {n * 7} times: été über Füße\n" for n in range(200)]
+    return build_tokenizer(TokenizerConfig(kind="sentencepiece", vocab_size=330), lines)
+
+
+def streamed(monkeypatch, tokenizer, prompt, new):
+    """Parts that `stream_text` gives when the model makes the tokens `new`."""
+    monkeypatch.setattr(text, "stream", lambda *args: iter(new))
+    return list(text.stream_text(None, None, tokenizer, prompt, Sampling(), len(new), 0))
+
+
+def test_no_part_of_a_character_appears(monkeypatch):
+    assert streamed(monkeypatch, BYTES, [1], BYTES.encode("aé漢🙂b")) == ["a", "é", "漢", "🙂", "b"]
+    # A byte that begins no character shows as U+FFFD once it is sure; what never ends, at the end.
+    ids = [*BYTES.encode("a"), 3 + 0xFF, *BYTES.encode("b"), 3 + 0xE6, 3 + 0xBC]
+    parts = streamed(monkeypatch, BYTES, [1], ids)
+    assert parts == ["a", "\ufffdb", "\ufffd"]
+    assert "".join(parts) == BYTES.decode(ids)
+    assert streamed(monkeypatch, BYTES, [1], [BYTES.eos_id]) == []
+
+
+def test_streamed_parts_make_up_the_continuation(monkeypatch, pieces):
+    whole = "  a story of été,\n told in 漢字 and 🙂  "
+    ids = pieces.encode(whole)
+    for cut in range(len(ids)):
+        prompt, new = [pieces.bos_id, *ids[:cut]], ids[cut:]
+        parts = streamed(monkeypatch, pieces, prompt, new)
+        assert "".join(parts) == text.continuation(pieces, prompt, new)
+        if "\ufffd" not in pieces.decode(prompt):
+            assert pieces.decode(prompt) + "".join(parts) == whole
+
+
+def test_samples_do_not_depend_on_how_many_are_made_at_a_time(small):
+    model, params = small
+    prompts = text.encode_prompts(BYTES, ["", "ab", "é"])
+    assert prompts == [[1], [1, 100, 101], [1, 198, 172]]
+    one, many = (
+        list(text.sample_many(model, params, BYTES, prompts, Sampling(), 6, seed=3, num_samples=2, max_rows=rows))
+        for rows in (1, 4)
+    )
+    assert one == many
+    assert [(prompt, sample) for prompt, sample, _ in one] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert len({new for _, _, new in one}) == 6  # each draws its own
+    alone = text.stream_text(model, params, BYTES, prompts[0], Sampling(), 6, seed=3)
+    assert "".join(alone) == one[0][2]
+    texts = text.sample_text(model, params, BYTES, ["", "ab", "é", ""], Sampling(), 6, seed=3)
+    assert texts[:3] == [one[0][2], one[2][2], one[4][2]]
+    assert texts[3] != texts[0]
+
+
+def test_sample_text_fills_the_positions_and_refuses_a_prompt_that_does(small):
+    model, params = small
+    (new,) = text.sample_text(model, params, BYTES, ["x" * 29], Sampling(temperature=0), 6)
+    assert len(BYTES.encode(new)) <= 6
+    with pytest.raises(UserError, match="prompt 2 has 32 tokens"):
+        text.sample_text(model, params, BYTES, ["", "x" * 31], Sampling(), 6)
+
+
+def test_a_prompt_that_is_not_utf8_is_told():
+    with pytest.raises(UserError, match="prompt 2 is not valid UTF-8"):
+        text.encode_prompts(BYTES, ["a", "\udcff"])
