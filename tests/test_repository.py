@@ -15,7 +15,7 @@ LARGEST_FILE = 500_000  # bytes
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
 
-# Folders of a person's or a worker's machine; `/work` but not `/workspace`, `/home/ann` but not `$HOME`.
+# Folders of one person's or one worker's machine, at the start of a path.
 MACHINE_PATH = re.compile(r"(?<![\w.$}~-])/(?:work|root|tmp/dev|opt/pypi|home/\w+|Users/\w+)(?![\w-])")
 INDEX_HOST = re.compile(r"pypi\.org|pythonhosted|index-url|find-links|https?:|^-", re.MULTILINE)
 
