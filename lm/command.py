@@ -96,8 +96,9 @@ def _help() -> str:
     own = flags.FLAGS.get_key_flags_for_module(main)
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
-    lines += ["", "Settings, for a config file or as --config.NAME=VALUE:"]
-    lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
+    if "config" in flags.FLAGS:
+        lines += ["", "Settings, for a config file or as --config.NAME=VALUE:"]
+        lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
     return "\n".join(lines)
 
 
