@@ -1,12 +1,40 @@
-"""placeholder, tuned later"""
+"""The first run: a 3.4 M parameter model of Python's own documentation, which every Python carries with it.
+
+    python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Cost: four minutes on two CPU cores. Expected: about 1.8 bits per byte on the held-out tenth of the documents, of
+which `xz -9` makes 2.0 (Python 3.11; other versions have other documentation). What was measured is in results/.
+"""
 
 from lm.config import defaults, source
 
 
 def get_config():
     config = defaults()
-    config.data.train.docs = source(kind="embedded")
+    config.data.train.python = source(kind="embedded")
     config.data.cleaning.deduplicate = True
-    config.data.tokenizer.vocab_size = 4096
-    config.eval.compare_with_xz = True
+    config.data.tokenizer.update(kind="sentencepiece", algorithm="bpe", vocab_size=4096)
+    config.data.sequence_length = 256
+    config.model.update(
+        num_layers=3,
+        d_model=256,
+        num_heads=4,
+        positions="rotary",
+        norm="rmsnorm",
+        activation="swiglu",
+        d_ff=640,
+        use_bias=False,
+        scan_layers=False,  # faster on a CPU, where three layers also compile in seconds
+    )
+    config.optimizer.update(
+        name="muon",
+        learning_rate=4e-3,
+        schedule="warmup_stable_decay",
+        warmup_steps=20,
+        decay_steps=200,
+        final_fraction=0.0,
+    )
+    config.train.update(batch_size=8, num_steps=360)
+    config.eval.update(every_steps=90, batch_size=16, max_rows=64, compare_with_xz=True, prompts=("Return the",))
+    config.checkpoint.every_steps = 60
     return config

@@ -45,10 +45,12 @@ class Reporter:
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Figures on (a part of) the validation split and, on the screen, sample text."""
-        last = step == self._config.train.num_steps
-        values = (self._evaluator(0) if last else self._during).evaluate(_evaluated_params(state), step)
-        if last:
-            return values
+        if step == self._config.train.num_steps:  # `final` shows it all
+            return self._evaluator(0).evaluate(_evaluated_params(state), step)
+        values = self._during.evaluate(_evaluated_params(state), step)
+        shown = {name: values[f"valid/{name}"] for name in ("loss", "bits_per_byte") if f"valid/{name}" in values}
+        told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
+        self._console.print(f"step {step:,} valid: {told}")
         for prompt, text in self._samples(state):
             self._console.print(f"step {step:,} sample: {_quoted(prompt + text)}")
         return values
