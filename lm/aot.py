@@ -5,8 +5,8 @@
 TPU topologies are named as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4, tpu7x:2x2x1 (`pip install -r requirements-tpu.txt`,
 on any Linux machine). `--num_slices=2` joins two of them over the data-centre network. For NVIDIA GPUs the topology is
 cuda:HOSTSxGPUS, e.g. cuda:2x8, with --gpu_target=FILE, XLA's text description of the chip
-(xla/tools/hlo_opt/gpu_specs/*.txtpb), and `pip install -r requirements-cuda.txt`. No data is read: the config must name
-model.vocab_size. Exit status 0 if the step fits in the chip's memory, 1 if not.
+(xla/backends/gpu/target_config/specs/*.txtpb), and `pip install -r requirements-cuda.txt`. No data is read: the config
+must name model.vocab_size. Exit status 0 if the step fits in the chip's memory, 1 if not.
 """
 
 from __future__ import annotations
@@ -159,6 +159,8 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
     options: dict[str, Any]
     if family == "cuda":
         platform, options = "cuda", _cuda_options(topology, shape, gpu_target)
+        # The compiler would time its candidates on a GPU.
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     else:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(f"--topology={topology}: needs libtpu; pip install -r requirements-tpu.txt.")
@@ -183,13 +185,15 @@ def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
     if shape.count("x") != 1:
         raise UserError(f"--topology={topology}: has the form cuda:HOSTSxGPUS, e.g. cuda:1x8.")
     if not Path(gpu_target).is_file():
-        raise UserError(f"--gpu_target={gpu_target}: name XLA's description of the chip (gpu_specs/NAME.txtpb).")
+        raise UserError(
+            f"--gpu_target={gpu_target}: name XLA's description of the chip (target_config/specs/NAME.txtpb)."
+        )
     return {"topology_name": "", "topology": f"1x{shape}", "target_config": Path(gpu_target).read_text()}
 
 
 def _used_of_capacity(message: str) -> str:
     """The figures in XLA's refusal, e.g. "Used 20.1G of 15.7G hbm"."""
-    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", message)
+    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|total memory required.*?\([\d.]+\w\)", message)
     return found.group() if found else " ".join(message.split())[:120]
 
 

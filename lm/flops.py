@@ -125,10 +125,10 @@ CHIPS: dict[str, Chip] = {
     # NVIDIA T4 data sheet: float32 8.1.
     "Tesla T4": _gpu(None, 8.1, 15),
     # NVIDIA A100 data sheet: BF16 312, TF32 156.
-    "NVIDIA A100-SXM4-40GB": _gpu(312, 156, 40),
-    "NVIDIA A100-SXM4-80GB": _gpu(312, 156, 80),
-    "NVIDIA A100-PCIE-40GB": _gpu(312, 156, 40),
-    "NVIDIA A100 80GB PCIe": _gpu(312, 156, 80),
+    "NVIDIA A100-SXM4-40GB": _gpu(312, 156, 39),
+    "NVIDIA A100-SXM4-80GB": _gpu(312, 156, 79),
+    "NVIDIA A100-PCIE-40GB": _gpu(312, 156, 39),
+    "NVIDIA A100 80GB PCIe": _gpu(312, 156, 79),
     # NVIDIA A10 data sheet: BF16 125, TF32 62.5; A10G (AWS g5): 70 and 35.
     "NVIDIA A10": _gpu(125, 62.5, 22),
     "NVIDIA A10G": _gpu(70, 35, 22),
@@ -136,14 +136,14 @@ CHIPS: dict[str, Chip] = {
     "NVIDIA L4": _gpu(121, 60, 22),
     "NVIDIA L40S": _gpu(366.5, 183, 44),
     # NVIDIA H100 data sheet, halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
-    "NVIDIA H100 80GB HBM3": _gpu(989.5, 494.5, 80),
-    "NVIDIA H100 PCIe": _gpu(756.5, 378, 80),
-    "NVIDIA H100 NVL": _gpu(835.5, 417.5, 94),
+    "NVIDIA H100 80GB HBM3": _gpu(989.5, 494.5, 79),
+    "NVIDIA H100 PCIe": _gpu(756.5, 378, 79),
+    "NVIDIA H100 NVL": _gpu(835.5, 417.5, 93),
     # NVIDIA H200 data sheet: computes as the H100 of the same form.
-    "NVIDIA H200": _gpu(989.5, 494.5, 141),
-    "NVIDIA H200 NVL": _gpu(835.5, 417.5, 141),
+    "NVIDIA H200": _gpu(989.5, 494.5, 139),
+    "NVIDIA H200 NVL": _gpu(835.5, 417.5, 139),
     # NVIDIA DGX and HGX B200 data sheets, an eighth of the system, halved: BF16 36,000, TF32 18,000.
-    "NVIDIA B200": _gpu(2250, 1125, 180),
+    "NVIDIA B200": _gpu(2250, 1125, 178),
 }
 
 

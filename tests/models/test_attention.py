@@ -81,15 +81,14 @@ def test_packed_documents_give_what_each_gives_alone(changes):
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, SEGMENTS.shape)
     apply = jax.jit(lambda batch: Decoder(config).apply({"params": params}, batch).logits)
     packed = apply(make_batch(tokens, POSITIONS, SEGMENTS))
-    for row in range(2):
-        for segment in range(1, SEGMENTS[row].max() + 1):
-            place = np.flatnonzero(SEGMENTS[row] == segment)
-            # The document alone at the start of a row, padding after it.
-            ids = np.zeros((1, 8), np.int32)
-            ids[0, : len(place)] = tokens[row, place]
-            real = (np.arange(8) < len(place)).astype(np.int32)[None]
-            alone = apply(make_batch(ids, np.arange(8)[None], real))
-            np.testing.assert_allclose(packed[row, place], alone[0, : len(place)], atol=1e-5)
+    for segment in (1, 2, 3):  # of both rows at once
+        ids, real = np.zeros((2, 8), np.int32), np.zeros((2, 8), np.int32)
+        places = [np.flatnonzero(SEGMENTS[row] == segment) for row in range(2)]
+        for row, place in enumerate(places):  # the document at the start of a row, padding after it
+            ids[row, : len(place)], real[row, : len(place)] = tokens[row, place], 1
+        alone = apply(make_batch(ids, np.broadcast_to(np.arange(8), (2, 8)), real))
+        for row, place in enumerate(places):
+            np.testing.assert_allclose(packed[row, place], alone[row, : len(place)], atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
