@@ -24,24 +24,24 @@ def get_config(directory=""):
     config.data.sequence_length = 256
     config.model.update(
         num_layers=4,
-        d_model=320,
-        num_heads=5,
+        d_model=256,
+        num_heads=4,
         positions="rotary",
         norm="rmsnorm",
         activation="swiglu",
-        d_ff=832,
+        d_ff=640,
         use_bias=False,
-        dropout=0.1,
         scan_layers=False,
     )
     config.optimizer.update(
         name="muon",
-        learning_rate=3e-3,
+        learning_rate=4e-3,
         schedule="warmup_stable_decay",
         warmup_steps=50,
+        decay_steps=1000,
         final_fraction=0.0,
     )
-    config.train.update(batch_size=16, num_steps=2500)
-    config.eval.update(every_steps=250, max_rows=128, prompts=(" = ",))
+    config.train.update(batch_size=8, num_steps=2000)
+    config.eval.update(every_steps=250, batch_size=16, max_rows=128, prompts=(" = ",))
     config.checkpoint.every_steps = 100
     return config
