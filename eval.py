@@ -41,7 +41,8 @@ from lm.evaluation.evaluators import LanguageModelling
 from lm.evaluation.table import Result, print_table, write_results
 from lm.models.transformer import build_model
 from lm.objectives.causal import features
-from lm.parallel.distributed import barrier, initialize, is_first
+from lm.parallel import distributed
+from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.run_directory import RunDirectory
 from lm.schema import differences
@@ -93,10 +94,7 @@ def define_flags() -> None:
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked; a file is a document).")
     flags.DEFINE_integer("stride", 0, "Tokens by which windows advance; 0 for eval.stride of the config.")
     flags.DEFINE_integer("batch_size", 0, "Rows at a time; 0 for eval.batch_size. Changes memory and speed only.")
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for several processes.")
-    flags.DEFINE_integer("num_processes", 1, "With --coordinator: how many processes there are.")
-    flags.DEFINE_integer("process_id", 0, "With --coordinator: which of them this is, from 0.")
-    flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes.")
+    distributed.define_flags()
 
 
 def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
@@ -179,7 +177,7 @@ def main() -> int:
         batch_size=FLAGS.batch_size,
     )
     _check(options)
-    initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.startup_timeout)
+    distributed.initialize_from_flags()
     cache = cache_directory(RunDirectory.existing(roots[0]).load_config())
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     done = [evaluate_run(root, options, name) for root, name in zip(roots, _names(roots), strict=True)]

@@ -27,17 +27,21 @@ from lm.training.startup import count_leaves, versions
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
-NAME = flags.DEFINE_string("name", None, "Name of the record, results/NAME.json.")
-COMMAND = flags.DEFINE_string("command", "", "The command that made the run, with data paths left out.")
-REFERENCE = flags.DEFINE_string("reference", "", "A published figure to compare with, and its source.")
-NOTE = flags.DEFINE_string("note", "", "What a reader has to know: what fell short, how long it really took.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", None, "The run directory.")
+    flags.DEFINE_string("name", None, "Name of the record, results/NAME.json.")
+    flags.DEFINE_string("command", "", "The command that made the run, with data paths left out.")
+    flags.DEFINE_string("reference", "", "A published figure to compare with, and its source.")
+    flags.DEFINE_string("note", "", "What a reader has to know: what fell short, how long it really took.")
 
 
 def main() -> int:
-    if not WORKDIR.value or not NAME.value:
+    if not FLAGS.workdir or not FLAGS.name:
         raise UserError("--workdir and --name are needed (see --help).")
-    run = RunDirectory.existing(Path(WORKDIR.value))
+    run = RunDirectory.existing(Path(FLAGS.workdir))
     config = run.load_config()
     evaluated = sorted((run.root / "eval").glob("*/results*.json"), key=lambda path: int(path.parent.name))
     if not evaluated:
@@ -54,12 +58,12 @@ def main() -> int:
         splits[key] = found["metrics"]
     checkpoints = Checkpoints(run.checkpoints_dir, read_only=True)
     record: dict[str, Any] = {
-        "name": NAME.value,
-        "command": COMMAND.value,
+        "name": FLAGS.name,
+        "command": FLAGS.command,
         "step": int(newest.name),
         "splits": splits,
-        "reference": REFERENCE.value,
-        "note": NOTE.value,
+        "reference": FLAGS.reference,
+        "note": FLAGS.note,
         "training_seconds": round(_training_seconds(run)),
         "parameters": _parameters(checkpoints),
         "tokens_trained": config.train.batch_size * config.data.sequence_length * int(newest.name),
@@ -69,7 +73,7 @@ def main() -> int:
         "versions": versions(),
     }
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{NAME.value}.json"
+    target = RESULTS / f"{FLAGS.name}.json"
     target.write_text(json.dumps(record, indent=2) + "\n")
     if run.curves_path.exists():
         shutil.copyfile(run.curves_path, target.with_suffix(".png"))
@@ -111,4 +115,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
+    define_flags()
     command.run(main)

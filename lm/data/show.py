@@ -9,6 +9,7 @@ a dot. With --workdir the run's own tokenizer is used; without, one is made and 
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,10 +29,14 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.objectives import causal
 
-_N = flags.DEFINE_integer("n", 5, "Batches to show.", lower_bound=0)
-_ROWS = flags.DEFINE_integer("rows", 3, "Rows to show of each batch.", lower_bound=1)
-_LINES = flags.DEFINE_integer("lines", 4, "Lines to show of each row.", lower_bound=1)
-_WORKDIR = flags.DEFINE_string("workdir", "", "A run directory whose tokenizer is used.")
+
+def define_flags() -> None:
+    command.define_config_flag()
+    flags.DEFINE_integer("n", 5, "Batches to show.", lower_bound=0)
+    flags.DEFINE_integer("rows", 3, "Rows to show of each batch.", lower_bound=1)
+    flags.DEFINE_integer("lines", 4, "Lines to show of each row.", lower_bound=1)
+    flags.DEFINE_string("workdir", "", "A run directory whose tokenizer is used.")
+
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 NOT_SCORED = "·"
@@ -107,13 +112,16 @@ def main() -> int:
     if config is None:
         raise UserError("--config=FILE.py is missing: which data is to be shown?")
     with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(_WORKDIR.value or folder)
-        if _WORKDIR.value and not (workdir / "tokenizer").is_dir():
-            raise UserError(f"--workdir={_WORKDIR.value}: there is no tokenizer in it; leave the flag out to make one.")
-        show(Console(), prepare(config, workdir), _N.value, _ROWS.value, _LINES.value)
+        workdir = Path(flags.FLAGS.workdir or folder)
+        if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():
+            raise UserError(
+                f"--workdir={flags.FLAGS.workdir}: there is no tokenizer in it; leave the flag out to make one."
+            )
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        show(console, prepare(config, workdir), flags.FLAGS.n, flags.FLAGS.rows, flags.FLAGS.lines)
     return command.DONE
 
 
 if __name__ == "__main__":
-    command.define_config_flag()
+    define_flags()
     command.run(main)

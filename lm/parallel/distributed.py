@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+from absl import flags
 from jax.experimental import multihost_utils
 
 from lm.errors import UserError
+from lm.parallel.roll_call import Expected, call_roll
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("coordinator", "", "With several processes: HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", 1, "With --coordinator: how many processes there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", 0, "With --coordinator: which of them this is, from 0.")
+    flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1)
+
+
+def initialize_from_flags() -> None:
+    """`initialize` with what `define_flags` has defined."""
+    values = flags.FLAGS
+    initialize(values.coordinator, values.num_processes, values.process_id, values.startup_timeout)
 
 
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
@@ -21,6 +40,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
+        call_roll(Expected(coordinator, num_processes, process_id), timeout_seconds)
         values: dict[str, Any] = {
             "coordinator_address": coordinator,
             "num_processes": num_processes,
@@ -28,17 +48,34 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
         }
     elif _in_cluster():
         values = {}
+    elif num_processes > 1:
+        raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT too, that of process 0.")
     else:
         return
     try:
-        jax.distributed.initialize(**values, initialization_timeout=timeout_seconds)
+        with _time_limit(timeout_seconds):
+            jax.distributed.initialize(**values, initialization_timeout=timeout_seconds + 60)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        who = f"process {process_id} of {num_processes} at {coordinator}" if coordinator else "this process"
-        raise UserError(
-            f"{who} could not join the others within {timeout_seconds} s: check that every process was started "
-            f"with the same coordinator and that its port can be reached ({reason})"
-        ) from error
+        raise UserError(f"this process could not join the others: {reason}") from error
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Ends this process with a line when the time is over, before JAX aborts it with a stack trace."""
+
+    def give_up() -> None:
+        message = f"not all processes came within {seconds} s; check that all were started and reach each other."
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(1)  # the main thread hangs in JAX, where no exception reaches it
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def describe_processes() -> list[tuple[int, str, int]]:

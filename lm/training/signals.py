@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType, TracebackType
@@ -16,7 +17,7 @@ class StopRequest:
     """Inside the `with`, the first signal is remembered; a second Ctrl-C interrupts at once.
 
     With several processes SIGTERM to one of them makes all agree on a step to stop at: JAX listens
-    for the signal itself, so no handler of ours may take its place.
+    for the signal itself, so no handler of ours may take its place. Ctrl-C is passed on as a SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -30,9 +31,8 @@ class StopRequest:
         return self._name
 
     def __enter__(self) -> Self:
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._remember)
+        for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,):
+            self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -43,4 +43,7 @@ class StopRequest:
         if self._name and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._name = signal.Signals(number).name
-        print(f"\n{self._name}: saving after this step, then stopping.", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        # Not print: the signal may have come in the middle of one.
+        os.write(sys.stderr.fileno(), f"\n{self._name}: saving after this step, then stopping.\n".encode())
