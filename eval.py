@@ -170,9 +170,7 @@ def main() -> int:
         split=FLAGS.split,
         text=FLAGS.text,
         config=config,
-        config_name=""
-        if config is None
-        else Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem,
+        config_name="" if config is None else _config_name(),
         stride=FLAGS.stride,
         batch_size=FLAGS.batch_size,
     )

@@ -22,8 +22,9 @@ from absl import flags
 from lm import command
 from lm.checkpoint import Checkpoints
 from lm.errors import UserError
+from lm.models.transformer import count_parameters
 from lm.run_directory import RunDirectory
-from lm.training.startup import count_leaves, versions
+from lm.training.startup import versions
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -96,7 +97,7 @@ def _training_seconds(run: RunDirectory) -> float:
 
 def _parameters(checkpoints: Checkpoints) -> int:
     params, _ = checkpoints.restore_params()
-    return count_leaves(params)
+    return count_parameters(params)
 
 
 def _commit() -> str:

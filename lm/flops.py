@@ -3,8 +3,7 @@
 FLOPs count every matrix product, a multiply-add as two, and nothing else (norms, softmax and the like
 are a few percent more). Attention scores are counted in full, L keys for each of L queries, as is the
 custom for the share of peak (Chowdhery 2022, appendix B); a causal kernel that skips the upper half, or
-what lies outside a window, does less. What rematerialisation computes twice is counted once. The
-conventional 6 N per token (Kaplan 2020) is given beside it.
+what lies outside a window, does less. What rematerialisation computes twice is counted once.
 """
 
 from __future__ import annotations
@@ -79,11 +78,6 @@ def flops_per_token(config: ModelConfig, length: int) -> Flops:
         mlp=N * 2 * (gates + 1) * D * config.d_ff,
         logits=2 * D * config.vocab_size,
     )
-
-
-def conventional_train_flops_per_token(config: ModelConfig) -> int:
-    """6 N, with N all parameters (Hoffmann 2022): no scores, embeddings counted as if they were products."""
-    return 6 * parameter_counts(config).total
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from lm.batch import Batch
 from lm.config import Config, ModelConfig, defaults, source
 from lm.flops import (
     CHIPS,
-    conventional_train_flops_per_token,
     estimate_memory,
     flops_per_token,
     parameter_counts,
@@ -76,7 +75,6 @@ def test_flops_of_gpt2_by_hand():
     D, N, V, L = 768, 12, 50257, 1024
     config = ModelConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
     assert flops_per_token(config, L).forward == N * (24 * D * D + 4 * L * D) + 2 * V * D
-    assert conventional_train_flops_per_token(config) == 6 * parameter_counts(config).total
 
 
 def test_an_unknown_chip_has_no_peak():

@@ -16,8 +16,9 @@ from rich.table import Table
 from lm import flops
 from lm.config import Config
 from lm.data.prepare import Prepared
+from lm.models.transformer import count_parameters
 from lm.parallel.distributed import describe_processes
-from lm.training.optimizer import decayed
+from lm.training.optimizer import decay_table
 from lm.training.progress import short_number
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
@@ -61,22 +62,23 @@ def parameter_table(params: Any) -> Table:
 
     `params` is abstract, with shardings. Equal parameters of unrolled layers share one line.
     """
-    kinds: dict[str, list[tuple[tuple[str, ...], Any]]] = {}
+    kinds: dict[str, list[tuple[str, Any]]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        names = tuple(str(key.key) for key in path)
-        kinds.setdefault(re.sub(r"layer_\d+", "layer_*", "/".join(names)), []).append((names, leaf))
-    table = Table(title=f"{count_leaves(params):,} parameters", title_justify="left", box=None, pad_edge=False)
+        name = "/".join(str(key.key) for key in path)
+        kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append((name, leaf))
+    decays = decay_table(params)
+    table = Table(title=f"{count_parameters(params):,} parameters", title_justify="left", box=None, pad_edge=False)
     for column in ("parameter", "shape", "on the mesh", "decay"):
         table.add_column(column)
     table.add_column("number", justify="right")
-    for name, members in kinds.items():
-        names, leaf = members[0]
+    for kind, members in kinds.items():
+        name, leaf = members[0]
         shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
         spec = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
         whole = not any(leaf.sharding.spec)
-        decay = "yes" if decayed(names) else ""
+        decay = "yes" if decays[name] else ""
         number = len(members) * math.prod(leaf.shape)
-        table.add_row(name, shape, "whole" if whole else spec, decay, f"{number:,}")
+        table.add_row(kind, shape, "whole" if whole else spec, decay, f"{number:,}")
     return table
 
 
@@ -85,7 +87,3 @@ def estimate_line(config: Config, mesh: Mesh, backend: str) -> str:
     estimate = flops.estimate_memory(config, mesh.shape, backend)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Memory per device, estimated: {short_number(estimate.total)}B ({parts})"
-
-
-def count_leaves(params: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -14,6 +14,7 @@ from lm.config import Config
 from lm.models.transformer import Decoder
 from lm.objectives.causal import LossSums, loss_sums, zero_sums
 from lm.parallel.mesh import batch_sharding, on_mesh
+from lm.training.optimizer import global_norm
 from lm.training.state import TrainState
 
 
@@ -51,7 +52,7 @@ def train_step(
         (grads, sums), _ = jax.lax.scan(accumulate, start, (micros, jnp.arange(count)))
 
     loss = sums.loss / total_weight
-    gradient_norm = optax.tree.norm(grads)
+    gradient_norm = global_norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
