@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from absl import app, flags
+import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
 from lm.config import Config
@@ -25,8 +27,15 @@ def define_config_flag() -> None:
 
 def config_from_flags() -> Config | None:
     """The checked config of --config and its overrides; None if the flag was not given."""
-    values = flags.FLAGS["config"].value
-    return None if values is None else Config.from_dict(values.to_dict())
+    flag = flags.FLAGS["config"]
+    if not flag.present:
+        return None
+    if not isinstance(flag.value, ml_collections.ConfigDict):
+        path = config_flags.get_config_filename(flag).partition(":")[0]
+        if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
+            raise _unreadable(path, error)  # an OSError, which ml_collections keeps back until now
+        raise UserError(f"{path}: its get_config() gives {flag.value!r}; end it with `return config`.")
+    return Config.from_dict(flag.value.to_dict())
 
 
 def run(main: Callable[[], int]) -> None:
@@ -58,6 +67,7 @@ def run(main: Callable[[], int]) -> None:
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
     """Turns what absl and ml_collections say about bad flags into UserErrors, before anything runs."""
+    path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
         if name == "config":
@@ -65,29 +75,46 @@ def _one_line_flag_errors() -> Iterator[None]:
             path = value.partition(":")[0]
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
-                raise UserError(
-                    f"--config={value}: there is no file {path}; here there are {', '.join(near) or 'none'}."
-                )
+                missing = f"there is no file {path}" if path else "names no file"
+                raise UserError(f"--config={value}: {missing}; here there are {', '.join(near) or 'none'}.")
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
                 raise UserError(f"--{name} overrides a setting of a config file; give --config=FILE.py too.")
+    writes_bytecode = sys.dont_write_bytecode
     try:
+        sys.dont_write_bytecode = True  # beside the config file
         yield
-    except app.UsageError as error:
-        raise UserError(f"{error}") from error
-    except flags.Error as error:
-        raise UserError(f"{_last_line(error)} (see --help)") from error
-    except KeyError as error:
-        raise UserError(f"--config: there is no part named {error.args[0]} in this config file.") from error
     except Exception as error:
-        # Raised by the code of the config file.
         if os.environ.get("LM_DEBUG"):
             raise
-        raise UserError(
-            f"the config could not be read: {type(error).__name__}: {_last_line(error)} "
-            "(set LM_DEBUG=1 for the traceback)"
-        ) from error
+        if isinstance(error, KeyError) and not _place_in_file(error, path):
+            raise UserError(f"--config: there is no part named {error.args[0]} in this config file.") from error
+        if isinstance(error, flags.Error) and "parsing config file" not in str(error):
+            raise UserError(f"{error} (see --help)") from error
+        raise _unreadable(path, error) from error
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
+
+
+def _unreadable(path: str, error: BaseException) -> UserError:
+    """For what was raised while the config file at `path` was run."""
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    # ml_collections wraps errors, and raises some of its own while it handles another.
+    places = [(each, place) for each in chain if (place := _place_in_file(each, path))]
+    cause, place = places[-1] if places else (chain[-1], path)
+    message = cause.msg if isinstance(cause, SyntaxError) else cause
+    return UserError(f"{place}: {type(cause).__name__}: {message} (set LM_DEBUG=1 for the traceback)")
+
+
+def _place_in_file(error: BaseException, path: str) -> str:
+    """File and line, if the error came through the file at `path`, else ''."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}, line {lines[-1]}" if lines else ""
 
 
 def _help() -> str:
@@ -100,8 +127,3 @@ def _help() -> str:
         lines += ["", "Settings, for a config file or as --config.NAME=VALUE:"]
         lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
     return "\n".join(lines)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,19 +1,207 @@
-"""Eight CPU devices for every test, no silent broadcasting, exact products, little time spent compiling."""
+"""Eight CPU devices for every test, no silent broadcasting, exact products, little time spent compiling.
 
+And the means to test whole commands: a tiny experiment (`tiny`), processes (`launch`), and commands run
+inside the process of the tests (`call`).
+"""
+
+import json
 import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+CHEAP_COMPILATION = [
+    # The tests' programs are tiny: compiling them costs more than running them.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+]
 os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        # The tests' programs are tiny: compiling them costs more than running them.
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    ]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *CHEAP_COMPILATION]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import pytest
+from absl.flags import FLAGS
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_CONFIG = """
+from lm.config import defaults, source
+
+
+def get_config(path):
+    config = defaults()
+    config.data.train.text = source(path=path, document="line")
+    config.data.tokenizer.kind = "bytes"
+    config.data.sequence_length = 32
+    config.model.update(num_layers=1, d_model=16, num_heads=2, dropout=0.1)
+    config.optimizer.update(warmup_steps=4, ema_decay=0.9)
+    config.train.update(num_steps=40, batch_size=32)
+    config.checkpoint.update(every_steps=8, keep_latest=100)
+    config.eval.update(every_steps=20, prompts=())
+    config.log.update(every_steps=1, tensorboard=False)
+    return config
+"""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """An experiment that trains in a second."""
+
+    text: Path
+    config: Path
+    cache: Path
+
+    def flags(self, workdir: Path, **changes: object) -> list[str]:
+        """Those of train.py; `train__num_steps=5` becomes --config.train.num_steps=5."""
+        flags = [f"--config={self.config}:{self.text}", f"--workdir={workdir}"]
+        return flags + [f"--config.{key.replace('__', '.')}={value}" for key, value in changes.items()]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    draw = random.Random(0)
+    words = ("a", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "while", "seven", "wizards", "brew")
+    lines = [" ".join(draw.choices(words, k=draw.randint(3, 20))) for _ in range(300)]
+    (folder / "text.txt").write_text("\n".join(lines) + "\n")
+    (folder / "tiny.py").write_text(TINY_CONFIG)
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # compiled programs for all workers
+    return Tiny(folder / "text.txt", folder / "tiny.py", shared / "cache")
+
+
+class Process:
+    """A command that runs; see launcher.py."""
+
+    def __init__(self, pid: int, folder: Path, ask: Callable[..., Any]) -> None:
+        self.pid, self.folder, self._ask = pid, folder, ask
+        self._status: int | None = None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        if self._status is None:
+            self._status = self._ask(poll=self.pid)
+        return self._status
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
+        """Returns when the condition holds; fails if the command ends, or the time, before that."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.status is None, f"it ended with {self.status}\n{self.stdout}{self.stderr}"
+            assert time.monotonic() < end, f"still running after {seconds} s\n{self.stdout}{self.stderr}"
+            time.sleep(0.002)
+
+    def wait(self, seconds: float = 300) -> int:
+        end = time.monotonic() + seconds
+        while self.status is None:
+            assert time.monotonic() < end, f"still running after {seconds} s\n{self.stdout}{self.stderr}"
+            time.sleep(0.01)
+        assert self.status is not None
+        return self.status
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def family(self) -> list[int]:
+        """Processes alive in its session: itself and all that it started."""
+        alive = []
+        for name in os.listdir("/proc"):
+            try:
+                state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split() if name.isdigit() else []
+            except OSError:
+                continue
+            if state and int(state[3]) == self.pid and state[0] != "Z":
+                alive.append(int(name))
+        return alive
+
+
+Launch = Callable[..., Process]
+
+
+@pytest.fixture(scope="session")
+def launch(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """`launch("train.py", flag, ..., devices=1, HOME=...)` starts a command; `.wait()` gives its exit status."""
+    launcher = subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "launcher.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    started: list[Process] = []
+
+    def ask(**request: object) -> Any:
+        print(json.dumps(request), file=launcher.stdin, flush=True)
+        return json.loads(launcher.stdout.readline())
+
+    def start(*argv: object, devices: int = 1, **environment: object) -> Process:
+        folder = tmp_path_factory.mktemp("process")
+        for name in ("stdout", "stderr"):
+            (folder / name).touch()
+        flags = " ".join([f"--xla_force_host_platform_device_count={devices}", *CHEAP_COMPILATION])
+        changed = {"XLA_FLAGS": flags, "LM_CACHE_DIR": tiny.cache, **environment}
+        pid = ask(
+            argv=[str(each) for each in argv],
+            environment={**os.environ, **{name: str(value) for name, value in changed.items()}},
+            folder=str(folder),
+        )
+        started.append(Process(pid, folder, ask))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.status is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    launcher.stdin.close()
+    launcher.wait()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`call("train.py", flag, ...)` runs a command in this process, up to its exit."""
+
+    def run(*argv: object) -> Outcome:
+        defined = set(FLAGS)
+        cache = jax.config.jax_compilation_cache_dir
+        monkeypatch.setenv("LM_CACHE_DIR", str(tiny.cache))
+        monkeypatch.setattr(sys, "argv", [str(each) for each in argv])
+        capsys.readouterr()
+        try:
+            with pytest.raises(SystemExit) as caught:
+                if sys.argv[0].endswith(".py"):
+                    runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
+                else:
+                    runpy.run_module(sys.argv[0], run_name="__main__")
+        finally:
+            for name in set(FLAGS) - defined:
+                delattr(FLAGS, name)
+            sys.modules.pop("config_config", None)  # which the next config file would be read into
+            jax.config.update("jax_compilation_cache_dir", cache)
+        output = capsys.readouterr()
+        return Outcome(int(caught.value.code or 0), output.out, output.err)
+
+    return run

@@ -1,0 +1,69 @@
+"""Runs commands of this project as processes of their own, without importing JAX anew for each.
+
+The fixture `launch` in conftest.py starts it and talks to it in lines of JSON on stdin and stdout:
+
+    {"argv": ["train.py", ...], "environment": {...}, "folder": PATH} -> pid of the new process
+    {"poll": pid} -> its exit status (negative: killed by this signal), or null while it runs
+
+A command is a fork of this process that runs the real script as `__main__`, in a session of its own, in
+`folder`, with its output in the files `stdout` and `stderr` there. Neither TensorFlow nor PyTorch can be
+imported, so all that these commands do, they do without.
+"""
+
+import json
+import os
+import runpy
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+sys.modules["tensorflow"] = sys.modules["torch"] = None  # type: ignore[assignment]
+
+# What the commands import, in part only when they need it. None of it starts a thread of Python or JAX.
+import matplotlib.pyplot  # noqa: F401
+import tensorboardX  # noqa: F401
+
+import lm.decoding.text
+import lm.training.loop  # noqa: F401
+
+
+def run(argv: list[str], environment: dict[str, str], folder: str) -> None:
+    """In the child: becomes the command. Does not return."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if argv[0].endswith(".py"):
+        sys.argv = [str(ROOT / argv[0]), *argv[1:]]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        sys.argv = argv
+        runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+def poll(pid: int) -> int | None:
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def main() -> None:
+    for line in iter(sys.stdin.readline, ""):
+        request = json.loads(line)
+        if "poll" in request:
+            answer = poll(request["poll"])
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # JAX warns of forks, for the sake of threads that are not there yet
+                answer = os.fork()
+            if answer == 0:
+                return run(**request)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

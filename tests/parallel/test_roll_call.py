@@ -1,0 +1,99 @@
+"""The roll call among threads, each in the place of a process."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from lm.errors import UserError
+from lm.parallel.distributed import initialize
+from lm.parallel.roll_call import Expected, call_roll
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def answers(port: int, callers: list[tuple[int, float, int]], seconds: float) -> dict[int, str]:
+    """What each caller (process_id, delay, num_processes it was told) gets: "" for go, or the error."""
+    found: dict[int, str] = {}
+
+    def take_part(key: int, process_id: int, delay: float, told: int) -> None:
+        time.sleep(delay)
+        try:
+            call_roll(Expected(f"localhost:{port}", told, process_id), seconds)
+            found[key] = ""
+        except UserError as error:
+            found[key] = str(error)
+
+    threads = [threading.Thread(target=take_part, args=(i, *caller)) for i, caller in enumerate(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == len(callers)
+    return found
+
+
+def test_all_go_on_when_all_have_come_in_any_order(port):
+    callers = [(2, 0.0, 4), (0, 0.2, 4), (1, 0.3, 4), (3, 0.5, 4)]
+    assert set(answers(port, callers, 10).values()) == {""}
+    socket.create_server(("localhost", port)).close()  # free again
+
+
+def test_all_that_came_are_told_who_is_missing(port):
+    found = answers(port, [(0, 0.0, 5), (3, 0.0, 5), (1, 0.1, 5)], 1)
+    assert len(set(found.values())) == 1
+    assert "2 of 5 processes" in found[0] and "missing --process_id=2, 4" in found[0]
+    assert "present 0, 1 on 127.0.0.1, 3 on 127.0.0.1." in found[0]
+
+
+def test_a_missing_process_0_is_named(port):
+    found = answers(port, [(1, 0.0, 2)], 0.5)
+    assert "process 0 of 2 is missing" in found[0] and f"localhost:{port}" in found[0]
+
+
+def test_contradictions_are_told_to_all(port):
+    found = answers(port, [(0, 0.0, 3), (1, 0.2, 3), (1, 0.4, 3)], 10)
+    assert all("two processes were started with --process_id=1" in each for each in found.values())
+    found = answers(port, [(0, 0.0, 3), (1, 0.2, 4)], 10)
+    assert all("--num_processes=4, process 0 with 3" in each for each in found.values())
+
+
+def test_the_dead_and_strangers_do_not_count(port):
+    def die_and_disturb() -> None:
+        for message in (b"lm 1 3\n", b"GET / HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("localhost", port)) as connection:
+                connection.sendall(message)
+
+    disturbance = threading.Timer(0.5, die_and_disturb)
+    disturbance.start()
+    found = answers(port, [(0, 0.0, 3), (2, 0.1, 3)], 2)
+    assert all("missing --process_id=1; present 0, 2 on 127.0.0.1" in each for each in found.values())
+    disturbance = threading.Timer(0.5, die_and_disturb)
+    disturbance.start()
+    assert set(answers(port, [(0, 0.0, 3), (2, 0.1, 3), (1, 1.0, 3)], 10).values()) == {""}
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "num_processes", "process_id", "message"),
+    [
+        ("localhost", 2, 0, "must be host:port"),
+        ("localhost:http", 2, 0, "must be host:port"),
+        ("no-such-host.invalid:9000", 2, 1, "no such host"),
+        ("localhost:9000", 2, 2, r"must be in 0\.\.1"),
+        ("", 2, 0, "needs --coordinator"),
+    ],
+)
+def test_bad_flags(coordinator, num_processes, process_id, message):
+    with pytest.raises(UserError, match=message):
+        initialize(coordinator, num_processes, process_id, 1)
+
+
+def test_a_port_in_use_is_told(port):
+    with socket.create_server(("", port)):
+        with pytest.raises(UserError, match=f"cannot listen on port {port}"):
+            initialize(f"localhost:{port}", 2, 0, 1)

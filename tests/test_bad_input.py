@@ -1,0 +1,259 @@
+"""Bad input to whole commands: exit status 1, one line that names the culprit, and nothing written is harmed."""
+
+import gzip
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+
+
+def files(root: Path) -> dict[Path, bytes]:
+    """What is written there; the lock names whoever asked last and is not part of it."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, launch, tmp_path_factory) -> Path:
+    """A run of two steps, with a checkpoint of each."""
+    root = tmp_path_factory.mktemp("trained") / "run"
+    process = launch("train.py", *tiny.flags(root, **SHORT))
+    assert process.wait() == 0, process.stderr
+    return root
+
+
+SHORT = {"train__num_steps": 2, "optimizer__warmup_steps": 1, "checkpoint__every_steps": 1}
+
+
+@pytest.fixture
+def refused(call):
+    """`refused(message, command, flag, ...)`: runs it and checks what every refusal has in common."""
+
+    def check(message: str, *argv: object, keeping: Path | None = None) -> None:
+        before = files(keeping) if keeping else {}
+        outcome = call(*argv)
+        assert outcome.status == 1, outcome.stderr
+        errors = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+        assert errors == outcome.stderr.splitlines()[-1:], outcome.stderr
+        assert "Traceback" not in outcome.stderr + outcome.stdout
+        assert message in errors[0]
+        if keeping:
+            assert files(keeping) == before
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=w"], "--config is missing"),
+        (["--config=CONFIG"], "--workdir is missing"),
+        (["--config=configs/quickstrat.py", "--workdir=w"], "there is no file configs/quickstrat.py"),
+        (["--config=CONFIG", "--workdir=w", "now"], "'now' is not a flag"),
+        (["--config=CONFIG", "--workdir=w", "--steps=5"], "'steps'"),
+        (["--config=CONFIG", "--workdir=w", "--num_processes=two"], "num_processes"),
+        (["--config=CONFIG", "--workdir=w", "--coordinator=here", "--num_processes=2"], "--coordinator=here"),
+        (["--config=CONFIG", "--workdir"], "Missing value for flag --workdir"),
+        (["--config"], "--config=: names no file"),
+        (["--workdir=w", "--config.train.num_steps=5"], "--config=FILE.py"),
+    ],
+)
+def test_flags(refused, tiny, flags, message):
+    refused(message, "train.py", *(flag.replace("CONFIG", f"{tiny.config}:{tiny.text}") for flag in flags))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.num_step=5", "--config.train.num_step: no such setting; did you mean num_steps"),
+        ("trian.num_steps=5", "--config.trian: no such setting; did you mean train"),
+        ("train.num_steps.more=5", "train.num_steps is a single value"),
+        ("train.num_steps=many", "train.num_steps"),
+        ("train.num_steps=2.5", "train.num_steps"),
+        ("train.batch_size=0", "config.train.batch_size: 0 is below the smallest allowed value, 1"),
+        ("model.dropout=1.5", "config.model.dropout: 1.5 is above"),
+        ("optimizer.learning_rate=nan", "config.optimizer.learning_rate: expected a finite number"),
+        ("model.activation=swigul", "did you mean swiglu"),
+        ("model.num_heads=3", "num_heads=3 does not divide d_model=16"),
+        ("model.num_kv_heads=3", "config.model.num_kv_heads: 3 does not divide num_heads=2"),
+        ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 steps of warm-up do not fit"),
+        ("train.accumulation=5", "config.train.accumulation: 5 microbatches do not divide"),
+        ("model.max_length=16", "config.model.max_length: 16 is shorter than"),
+        ("data.holdout_fraction=0.0", "config.data.holdout_fraction: is 0 and data.valid is empty"),
+        ("data.train.text.kind=csv", "config.data.train.text.kind: 'csv' is not one of"),
+        ("data.train.other.path=x", "other"),
+        ("data.train.text.pth=x", "did you mean path"),
+        ("data.tokenizer.kind=huggingface", "config.data.tokenizer.path"),
+        ("mesh.tensor=3", "config.mesh: data=-1, fsdp=1, tensor=3 does not make up the 8 devices"),
+        ("mesh.data=4", "does not make up the 8 devices"),
+        ("train.batch_size=12", "config.train.batch_size: 12 rows"),
+        ("eval.batch_size=4", "config.eval.batch_size: 4"),
+        ("model.vocab_size=100", "config.model.vocab_size: 100 is smaller than the tokenizer's vocabulary"),
+    ],
+)
+def test_settings(refused, tiny, tmp_path, override, message):
+    refused(message, "train.py", *tiny.flags(tmp_path / "run"), f"--config.{override}")
+    assert not Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("config.train.num_steps = (5", "FILE, line 16: SyntaxError"),
+        ("config.train.num_step = 5", "config.train.num_step: no such setting; did you mean num_steps"),
+        ("config.train.num_steps = 'five'", "FILE, line 16: TypeError: Could not override field 'num_steps'"),
+        ("config.model.activation = undefined", "FILE, line 16: NameError: name 'undefined'"),
+        ("config.seed = {}['seed']", "FILE, line 16: KeyError: 'seed'"),
+        ("raise ValueError('two\\nlines')", "FILE, line 16: ValueError: two lines"),
+        ("open('nothing.json')", "FILE, line 16: FileNotFoundError"),
+        ("config = None", "FILE: its get_config() gives None; end it with `return config`"),
+        ("config = 5", "FILE: its get_config() gives 5"),
+        ("config.data.train.text = 'input.txt'", "FILE, line 16: TypeError: Could not override field 'text'"),
+        ("del config.data.train.text", "config.data.train: no source is named"),
+        ("config.eval.prompts = (1,)", "config.eval.prompts: expected a tuple of strings"),
+    ],
+)
+def test_config_files(refused, tiny, tmp_path, change, message):
+    path = tmp_path / "changed.py"
+    path.write_text(tiny.config.read_text().replace("    return config", f"    {change}\n    return config"))
+    refused(
+        message.replace("FILE", str(path)), "train.py", f"--config={path}:{tiny.text}", f"--workdir={tmp_path / 'run'}"
+    )
+    assert sorted(tmp_path.iterdir()) == [path], "nothing is written, not even bytecode"
+
+
+def test_files_that_are_no_configs(refused, tiny, tmp_path):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    refused(f"{tiny.text}, line 1: SyntaxError", "train.py", f"--config={tiny.text}", workdir)
+    refused("has no attribute 'get_config'", "train.py", f"--config={Path(__file__)}", workdir)
+    refused(
+        "configs/quickstart.py: TypeError: get_config() takes", "train.py", "--config=configs/quickstart.py:x", workdir
+    )
+
+
+JSONL = '{"text": "one"}\n{"text": "two"\n{"text": "three"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "changes", "message"),
+    [
+        ("absent.txt", None, {}, "absent.txt: there is no such file"),
+        ("*.text", None, {}, "no file matches this pattern"),
+        ("", None, {}, "is a directory"),
+        ("empty.txt", b"", {}, "there is no document in it"),
+        ("latin.txt", "one\ncaf\xe9\n".encode("latin-1"), {}, "latin.txt: not valid utf-8 at line 2, byte 7"),
+        ("text.txt", b"one\n", {"encoding": "utf-9"}, "encoding 'utf-9' is not known"),
+        ("short.txt", b"one\ntwo\nthree\nfour\nfive\nsix\n", {}, "one row takes 33"),
+        ("single.txt", b"one line\n" * 100, {}, "nothing of text"),
+        ("cut.txt.gz", gzip.compress(b"one\n" * 1000)[:-10], {}, "cut.txt.gz: damaged or not a gzip file"),
+        ("a.jsonl", JSONL.encode(), {"kind": "jsonl"}, "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", b'{"body": "one"}\n', {"kind": "jsonl"}, "there is no field 'text'; there are 'body'"),
+        ("a.jsonl", b'{"text": 1}\n', {"kind": "jsonl"}, "should hold text"),
+        ("a.tsv", b"id\tbody\n1\tone\n", {"kind": "tsv"}, "there is no field 'text'; there are 'id', 'body'"),
+        ("a.tsv", b"id\ttext\n1\n", {"kind": "tsv"}, "a.tsv, line 2: has 1 fields"),
+        ("a.parquet", b"PAR1 not really", {"kind": "parquet"}, "a.parquet: not a readable Parquet file"),
+    ],
+)
+def test_data(refused, tiny, tmp_path, name, content, changes, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    overrides = [f"--config.data.train.text.{key}={value}" for key, value in changes.items()]
+    flags = [f"--config={tiny.config}:{folder / name}", f"--workdir={tmp_path / 'run'}", *overrides]
+    refused(message, "train.py", *flags, keeping=folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("huggingface", b'{"model": ', "not a usable tokenizer.json"),
+        ("huggingface", None, "there is no file"),
+        ("sentencepiece", b"not a model", "not a usable SentencePiece model"),
+    ],
+)
+def test_tokenizer_files(refused, tiny, tmp_path, kind, content, message):
+    path = tmp_path / "tokenizer.file"
+    if content is not None:
+        path.write_bytes(content)
+    changes = {"data__tokenizer__kind": kind, "data__tokenizer__path": path}
+    refused(message, "train.py", *tiny.flags(tmp_path / "run", **changes))
+
+
+def test_run_directories(refused, tiny, trained, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused("file: is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
+    refused("is not a directory, or lies below a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("mine")
+    refused("holds 'thesis.tex' but no config.json", "train.py", *tiny.flags(tmp_path / "foreign"), keeping=tmp_path)
+    changes = {**SHORT, "model__d_model": 32, "optimizer__learning_rate": 0.5}
+    flags = tiny.flags(trained, **changes)
+    refused("model.d_model: 16 -> 32; ", "train.py", *flags, keeping=trained)
+    refused("optimizer.learning_rate: 0.001 -> 0.5", "train.py", *flags, keeping=trained)
+
+
+def test_a_run_directory_in_use(refused, tiny, trained):
+    code = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    arguments = [sys.executable, "-c", code, trained / ".lock"]
+    holder = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    refused("a training is at work in this directory", "train.py", *tiny.flags(trained, **SHORT), keeping=trained)
+    holder.communicate(b"\n")
+
+
+@pytest.mark.parametrize("command", ["train.py", "eval.py", "lm.generate"])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("config.json", "config.json: damaged"),
+        ("tokenizer/*", "tokenizer"),
+        ("checkpoints/*/record/metadata", "no checkpoint is intact (damaged: 2, 1)"),
+    ],
+)
+def test_damaged_runs(refused, tiny, trained, tmp_path, command, broken, message):
+    root = tmp_path / "run"
+    shutil.copytree(trained, root)
+    for path in root.glob(broken):
+        path.write_bytes(path.read_bytes()[:-5])
+    flags = tiny.flags(root, **SHORT) if command == "train.py" else [f"--workdir={root}"]
+    prompt = ["--prompt=a"] if command == "lm.generate" else []
+    refused(message, command, *flags, *prompt, keeping=root)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("eval.py", [], "--workdir is missing"),
+        ("eval.py", ["--workdir=nowhere"], "nowhere: no such run directory"),
+        ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint of step 7; there are 1, 2"),
+        ("eval.py", ["--workdir=RUN", "--step=last"], "--step=last"),
+        ("eval.py", ["--workdir=RUN", "--split=test"], "there is no test split"),
+        ("eval.py", ["--workdir=RUN", "--text=nothing.txt"], "nothing.txt: there is no such file"),
+        ("eval.py", ["--workdir=RUN", "--stride=33"], "config.eval.stride: 33 is longer"),
+        ("lm.generate", ["--prompt=a"], "--workdir is missing"),
+        ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: no such run directory"),
+        ("lm.generate", ["--workdir=RUN"], "there is no prompt"),
+        ("lm.generate", ["--workdir=RUN", "--prompt=a", "--step=7"], "no checkpoint of step 7"),
+        ("lm.generate", ["--workdir=RUN", f"--prompt={'a ' * 40}"], "81"),
+        ("lm.generate", ["--workdir=RUN", "--prompt=a", "--temperature=-1"], "temperature"),
+        ("lm.generate", ["--workdir=RUN", "--prompts_file=nothing.txt"], "--prompts_file=nothing.txt: cannot be read"),
+        ("lm.data.show", [], "--config=FILE.py is missing"),
+    ],
+)
+def test_what_comes_after_training(refused, trained, command, flags, message):
+    refused(message, command, *(flag.replace("RUN", str(trained)) for flag in flags), keeping=trained)
+
+
+def test_a_real_process_says_it_on_stderr_alone(tiny, launch, tmp_path):
+    process = launch("train.py", *tiny.flags(tmp_path / "run"), "--config.train.num_step=5")
+    assert process.wait() == 1
+    assert (
+        process.stderr == "error: --config.train.num_step: no such setting; did you mean num_steps or max_bad_steps?\n"
+    )
+    assert process.stdout == "" and not (tmp_path / "run").exists()

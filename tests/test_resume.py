@@ -1,0 +1,211 @@
+"""A run that was stopped, killed, moved or damaged ends as if nothing had happened, or says why it can't."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lm.checkpoint import TORN, Checkpoints
+from lm.config import MeshConfig
+from lm.models.transformer import build_model
+from lm.parallel.mesh import make_mesh
+from lm.run_directory import RunDirectory
+from lm.training.optimizer import make_optimizer
+from lm.training.state import abstract_state
+
+STEPS = 40
+TIMING = {"train/tokens_per_second", "train/peak_share"}
+
+
+def final_state(root: Path):
+    """Parameters, their average, optimizer state and counters of the last checkpoint, as NumPy arrays."""
+    config = RunDirectory.existing(root).load_config()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    abstract = abstract_state(config, build_model(config.model), optimizer, mesh)
+    with Checkpoints(root / "checkpoints", read_only=True) as checkpoints:
+        restored = checkpoints.restore(abstract)
+    assert restored.step == STEPS
+    return jax.tree.map(np.asarray, restored.state)
+
+
+def metrics(root: Path) -> list[dict]:
+    """Lines of metrics.jsonl, without the last if it is torn, and without what measures time."""
+    lines = (root / "metrics.jsonl").read_text().split("\n")[:-1] if (root / "metrics.jsonl").exists() else []
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
+
+
+def last_step(root: Path) -> int:
+    return max((line["step"] for line in metrics(root)), default=0)
+
+
+def checkpoints_of(root: Path) -> list[int]:
+    return Checkpoints(root / "checkpoints", read_only=True).steps()
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Equal to the bit."""
+    states = final_state(one), final_state(two)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    assert int(states[0].step) == STEPS
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert metrics(one) == metrics(two)
+
+
+def killed_after(straight: Path, root: Path, step: int) -> Path:
+    """What the straight run would have left if it had been killed a little after the checkpoint of `step`."""
+    shutil.copytree(straight, root)
+    for each in checkpoints_of(root):
+        if each > step:
+            shutil.rmtree(root / "checkpoints" / str(each))
+    lines = (root / "metrics.jsonl").read_text().splitlines(keepends=True)
+    later = next(i for i, line in enumerate(lines) if json.loads(line)["step"] == step + 2)
+    (root / "metrics.jsonl").write_text("".join(lines[:later]) + lines[later][:20])
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, launch, tmp_path_factory) -> Path:
+    """A run from start to end that nothing disturbed."""
+    root = tmp_path_factory.mktemp("straight") / "run"
+    process = launch("train.py", *tiny.flags(root))
+    assert process.wait() == 0, process.stderr
+    trained = [line for line in metrics(root) if "train/loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
+    assert len({line["train/batch_hash"] for line in trained}) == STEPS
+    return root
+
+
+def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
+    """SIGKILL at two random steps, and between them while a checkpoint is being written."""
+    root, draw = tmp_path / "run", random.Random()
+    moments = draw.randint(1, 7), draw.randint(26, 32)
+    print("killed at steps", moments)
+
+    def torn() -> bool:
+        return root.joinpath("checkpoints").exists() and any(TORN in name for name in os.listdir(root / "checkpoints"))
+
+    def writing() -> bool:
+        """Whether it is at work on a checkpoint: told of a process that stands still."""
+        if last_step(root) <= 10 or not torn():
+            return False
+        process.send(signal.SIGSTOP)
+        if torn():
+            return True
+        process.send(signal.SIGCONT)
+        return False
+
+    for condition in (lambda: last_step(root) >= moments[0], writing, lambda: last_step(root) >= moments[1]):
+        process = launch("train.py", *tiny.flags(root))
+        process.until(condition)
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    process = launch("train.py", *tiny.flags(root))
+    assert process.wait() == 0, process.stderr
+    assert "Continuing from the checkpoint of step" in process.stdout
+    assert not torn() and process.family() == []
+    assert_same_run(straight, root)
+
+
+def test_signals_save_and_exit(tiny, launch, straight, tmp_path):
+    root = killed_after(straight, tmp_path / "run", 8)
+    for number, step in ((signal.SIGTERM, 10), (signal.SIGINT, 24)):
+        process = launch("train.py", *tiny.flags(root))
+        process.until(lambda step=step: last_step(root) >= step)
+        process.send(number)
+        assert process.wait() == 75, process.stderr
+        stopped = last_step(root)
+        assert step <= stopped < STEPS and checkpoints_of(root)[-1] == stopped
+        assert f"Saved at step {stopped}." in process.stdout and number.name in process.stderr
+    process = launch("train.py", *tiny.flags(root))
+    assert process.wait() == 0, process.stderr
+    assert f"Continuing from the checkpoint of step {stopped}." in process.stdout
+    assert_same_run(straight, root)
+
+
+def test_a_run_that_is_done_is_left_alone(tiny, launch, straight):
+    before = {path: path.read_bytes() for path in straight.glob("**/*") if path.is_file() and path.suffix != ".png"}
+    process = launch("train.py", *tiny.flags(straight))
+    assert process.wait() == 0
+    assert f"Already done: step {STEPS} of {STEPS}." in process.stdout and "Compiled" not in process.stdout
+    for path, content in before.items():
+        if path.name not in (".lock", "results.json"):  # the process, and the seconds taken
+            assert path.read_bytes() == content, path
+
+
+def test_from_one_device_to_eight_and_back(tiny, launch, straight, tmp_path):
+    root = killed_after(straight, tmp_path / "run", 8)
+    process = launch("train.py", *tiny.flags(root), devices=8)
+    process.until(lambda: last_step(root) >= 12)
+    process.send(signal.SIGTERM)
+    assert process.wait() == 75, process.stderr
+    assert "8 x cpu" in process.stdout
+    process = launch("train.py", *tiny.flags(root))
+    assert process.wait() == 0, process.stderr
+    moved = metrics(root)
+    assert [line["step"] for line in moved] == [line["step"] for line in metrics(straight)]
+    for here, there in zip(moved, metrics(straight), strict=True):
+        assert here.get("train/batch_hash") == there.get("train/batch_hash")
+        for name in ("train/loss", "train/nll", "valid/loss"):
+            assert here.get(name, 0) == pytest.approx(there.get(name, 0), abs=1e-5), (here["step"], name)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tiny, launch, straight, tmp_path):
+    root = killed_after(straight, tmp_path / "run", 24)
+    arrays = max((root / "checkpoints" / "24" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+    process = launch("train.py", *tiny.flags(root))
+    assert process.wait() == 0, process.stderr
+    assert f"{root / 'checkpoints' / '24'} is damaged" in process.stderr
+    assert "Continuing from the checkpoint of step 16." in process.stdout
+    assert (root / "checkpoints" / "damaged-24").is_dir()
+    assert_same_run(straight, root)
+
+
+def test_a_killed_run_with_workers_leaves_no_process_and_no_file_elsewhere(tiny, launch, straight, tmp_path):
+    root = tmp_path / "run"
+    elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    for folder in elsewhere.values():
+        folder.mkdir()
+    flags = tiny.flags(root, data__num_workers=2, log__tensorboard=True)
+    process = launch("train.py", *flags, **elsewhere)
+    process.until(lambda: last_step(root) >= 8)
+    assert len(process.family()) >= 3, "the workers should be processes"
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    end = time.monotonic() + 20
+    while process.family():
+        assert time.monotonic() < end, f"still there: {process.family()}"
+        time.sleep(0.1)
+    for folder in elsewhere.values():
+        assert list(folder.rglob("*")) == []
+    assert sorted(os.listdir(process.folder)) == ["stderr", "stdout"], "the working directory"
+    seen = metrics(root)
+    assert len(seen) >= 8 and seen == metrics(straight)[: len(seen)], "workers change nothing"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+def test_other_data_is_refused(tiny, call, straight, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(tiny.text.read_text() + "one more line that was not there\n")
+    root = killed_after(straight, tmp_path / "run", 24)
+    config, workdir = tiny.flags(root)
+    outcome = call("train.py", config.replace(str(tiny.text), str(text)), workdir)
+    assert outcome.status == 1
+    assert "data.train.text.path" in outcome.stderr, "the path is part of the config"
+    # The same path, but another content.
+    saved = (root / "config.json").read_text()
+    (root / "config.json").write_text(saved.replace(str(tiny.text), str(text)))
+    outcome = call("train.py", config.replace(str(tiny.text), str(text)), workdir)
+    assert outcome.status == 1
+    assert outcome.stderr.count("error: ") == 1 and "train/text" in outcome.stderr
+    assert checkpoints_of(root)[-1] == 24
