@@ -84,10 +84,13 @@ def straight(tiny, launch, tmp_path_factory) -> Path:
 
 
 def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
-    """SIGKILL at two random steps, and between them while a checkpoint is being written."""
+    """SIGKILL at a random step, with workers; while a checkpoint is being written; and at a random step again."""
     root, draw = tmp_path / "run", random.Random()
-    moments = draw.randint(1, 7), draw.randint(26, 32)
-    print("killed at steps", moments)
+    first, last = draw.randint(1, 7), draw.randint(26, 32)
+    print("killed at steps", first, "and", last)
+    elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    for folder in elsewhere.values():
+        folder.mkdir()
 
     def torn() -> bool:
         return root.joinpath("checkpoints").exists() and any(TORN in name for name in os.listdir(root / "checkpoints"))
@@ -102,16 +105,25 @@ def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
         process.send(signal.SIGCONT)
         return False
 
-    for condition in (lambda: last_step(root) >= moments[0], writing, lambda: last_step(root) >= moments[1]):
-        process = launch("train.py", *tiny.flags(root))
-        process.until(condition)
+    moments = (lambda: last_step(root) >= first, writing, lambda: last_step(root) >= last)
+    for moment, workers in zip(moments, (2, 0, 0), strict=True):
+        flags = tiny.flags(root, data__num_workers=workers, log__tensorboard=True)
+        process = launch("train.py", *flags, **elsewhere)
+        process.until(moment)
+        assert len(process.family()) > workers
         process.send(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    process = launch("train.py", *tiny.flags(root))
+        end = time.monotonic() + 20
+        while process.family():
+            assert time.monotonic() < end, f"still there: {process.family()}"
+            time.sleep(0.1)
+    process = launch("train.py", *tiny.flags(root), **elsewhere)
     assert process.wait() == 0, process.stderr
     assert "Continuing from the checkpoint of step" in process.stdout
-    assert not torn() and process.family() == []
+    assert not torn()
     assert_same_run(straight, root)
+    assert [list(folder.rglob("*")) for folder in elsewhere.values()] == [[]] * len(elsewhere)
+    assert sorted(os.listdir(process.folder)) == ["stderr", "stdout"], "the working directory"
 
 
 def test_signals_save_and_exit(tiny, launch, straight, tmp_path):
@@ -169,28 +181,6 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tiny, l
     assert "Continuing from the checkpoint of step 16." in process.stdout
     assert (root / "checkpoints" / "damaged-24").is_dir()
     assert_same_run(straight, root)
-
-
-def test_a_killed_run_with_workers_leaves_no_process_and_no_file_elsewhere(tiny, launch, straight, tmp_path):
-    root = tmp_path / "run"
-    elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
-    for folder in elsewhere.values():
-        folder.mkdir()
-    flags = tiny.flags(root, data__num_workers=2, log__tensorboard=True)
-    process = launch("train.py", *flags, **elsewhere)
-    process.until(lambda: last_step(root) >= 8)
-    assert len(process.family()) >= 3, "the workers should be processes"
-    process.send(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    end = time.monotonic() + 20
-    while process.family():
-        assert time.monotonic() < end, f"still there: {process.family()}"
-        time.sleep(0.1)
-    for folder in elsewhere.values():
-        assert list(folder.rglob("*")) == []
-    assert sorted(os.listdir(process.folder)) == ["stderr", "stdout"], "the working directory"
-    seen = metrics(root)
-    assert len(seen) >= 8 and seen == metrics(straight)[: len(seen)], "workers change nothing"
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections

@@ -41,12 +41,14 @@ class Reporter:
         self._config, self._prepared, self._model, self._mesh = config, prepared, model, mesh
         self._directory, self._console = directory, console
         self._rows = eval_rows(config, prepared.stores["valid"], features)
-        self._during = self._evaluator(config.eval.max_rows)
+        self._whole = self._evaluator(0)
+        self._during = self._evaluator(config.eval.max_rows) if config.eval.max_rows else self._whole
+        self._last: tuple[dict[str, float], float] | None = None  # figures of the last step, and seconds taken
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Figures on (a part of) the validation split and, on the screen, sample text."""
         if step == self._config.train.num_steps:  # `final` shows it all
-            return self._evaluator(0).evaluate(_evaluated_params(state), step)
+            return self._evaluate_last(state, step)[0]
         values = self._during.evaluate(_evaluated_params(state), step)
         shown = {name: values[f"valid/{name}"] for name in ("loss", "bits_per_byte") if f"valid/{name}" in values}
         told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
@@ -58,9 +60,7 @@ class Reporter:
     def final(self, state: TrainState, step: int) -> None:
         """The metric table, sample text and the curves; the table also as files in eval/<step>/."""
         config, directory = self._config, self._directory
-        began = time.monotonic()
-        evaluator = self._evaluator(0)
-        values = evaluator.evaluate(_evaluated_params(state), step)
+        values, seconds = self._evaluate_last(state, step)
         metrics = {name.removeprefix("valid/"): value for name, value in values.items()}
         if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
             metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
@@ -69,11 +69,11 @@ class Reporter:
             step=step,
             split="valid",
             metrics=metrics,
-            rows=evaluator.num_rows,
+            rows=self._whole.num_rows,
             sequence_length=config.data.sequence_length,
             stride=config.eval.stride,
-            seconds=time.monotonic() - began,
-            missing=evaluator.missing,
+            seconds=seconds,
+            missing=self._whole.missing,
             details={"versions": versions()},
         )
         samples = self._samples(state)
@@ -85,6 +85,14 @@ class Reporter:
         written = write_results(directory.eval_dir(step), "results", result)
         self.draw_curves()
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
+
+    def _evaluate_last(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
+        """Of the whole split; once, although both metrics.jsonl and the table at the end want it."""
+        if self._last is None:
+            began = time.monotonic()
+            values = self._whole.evaluate(_evaluated_params(state), step)
+            self._last = values, time.monotonic() - began
+        return self._last
 
     def draw_curves(self) -> None:
         if is_first():
