@@ -1,8 +1,8 @@
 """The embedded corpus: the running Python's own documentation, so that a first run downloads nothing.
 
 It is made of the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard
-library, read with `ast`: no module is imported. A document is a topic, or all docstrings of a module.
-The same Python gives the same documents, in the same order.
+library, read with `ast`: no module is imported. A document is a topic, or about a page of a module's
+docstrings, in the order of the file. The same Python gives the same documents, in the same order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from lm.errors import UserError
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+PAGE_CHARACTERS = 1200
 FEWEST_CHARACTERS = 500_000  # a whole Python has over 2 million; one without its topics or docstrings far less
 
 
@@ -76,6 +77,18 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
             yield from _docstrings(child, name)
 
 
+def _pages(docstrings: Iterator[str]) -> Iterator[str]:
+    """Neighbours put together, up to PAGE_CHARACTERS or one docstring."""
+    page: list[str] = []
+    for text in docstrings:
+        if page and sum(map(len, page)) + len(text) > PAGE_CHARACTERS:
+            yield "\n\n\n".join(page)
+            page = []
+        page.append(text)
+    if page:
+        yield "\n\n\n".join(page)
+
+
 @functools.cache
 def documents() -> tuple[str, ...]:
     """All documents, 2.3 MB in Python 3.11 to 3.13. Raises UserError where Python came without them."""
@@ -88,7 +101,7 @@ def documents() -> tuple[str, ...]:
             texts += _topics(tree)
         else:
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            texts.append("\n\n\n".join(_docstrings(tree, module)))
+            texts += _pages(_docstrings(tree, module))
     texts = [text for text in texts if text]
     size = sum(map(len, texts))
     if size < FEWEST_CHARACTERS:
