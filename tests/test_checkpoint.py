@@ -299,7 +299,7 @@ def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]
             else:
                 assert said == [], said
             cases += 1
-    assert 0.3 * cases < reported < cases
+    assert 0.1 * cases < reported < cases  # how many depends on the layout of the files
 
 
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
