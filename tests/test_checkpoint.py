@@ -307,7 +307,7 @@ def test_flipped_parameters_are_seen_by_restore_params(two_steps: tuple[Path, di
     directory, states = two_steps
     path = max((directory / "20" / "state").rglob("*"), key=lambda each: each.stat().st_size if each.is_file() else 0)
     content = path.read_bytes()
-    zeros = content[: len(content) // 2] + b"\0" * (len(content) - len(content) // 2)
+    zeros = b"\0" * len(content)  # all of it: which part holds the parameters differs from run to run
     try:
         path.write_bytes(zeros)
         checkpoints = Checkpoints(directory, read_only=True)
