@@ -9,6 +9,7 @@ Shape letters: R rows asked for, L sequence length, M = L + 1.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import os
@@ -143,7 +144,7 @@ def eval_rows(config: Config, stores: dict[str, TokenStore], features: Features)
     return {name: EvalRows(store, length, stride, features) for name, store in stores.items()}
 
 
-class Prefetch(Generic[T]):
+class Prefetch(abc.ABC, Generic[T]):
     """Iterator over make(start), ..., make(stop - 1), computed ahead. Close it, or use it in `with`.
 
     An error in `make` is raised by the `next` that would have given its result.
@@ -152,11 +153,11 @@ class Prefetch(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return self
 
-    def __next__(self) -> T:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __next__(self) -> T: ...
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def close(self) -> None: ...
 
     def __enter__(self) -> Prefetch[T]:
         return self
