@@ -18,6 +18,15 @@ Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruc
 
 
 @flax.struct.dataclass
+class Source:
+    """What an encoder reads: (B, S) arrays. Segment i of the source belongs to segment i of the target."""
+
+    tokens: Array  # int32 (B, S)
+    positions: Array  # int32 (B, S): place within the document, from 0
+    segments: Array  # int32 (B, S): document within the row, from 1; 0 is padding
+
+
+@flax.struct.dataclass
 class Batch:
     """What every objective produces and every model consumes: a pytree of (B, L) arrays.
 
@@ -30,6 +39,7 @@ class Batch:
     weights: Array  # float32 (B, L): weight of each prediction in the loss; 0 where there is none
     positions: Array  # int32 (B, L): place within the document, from 0
     segments: Array  # int32 (B, L): document within the row, from 1; 0 is padding
+    source: Source | None = None  # encoder-decoder only
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """What makes a nested dataclass a schema: documented fields, and typed values built from plain dicts.
 
-Knows types, ranges, names and their neighbours, but no setting of ours: those are in `lm/config.py`.
+Knows types, ranges, names and their neighbours, but no setting of ours: those are in `lm/config`.
 """
 
 from __future__ import annotations

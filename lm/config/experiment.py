@@ -1,0 +1,101 @@
+"""The whole of an experiment: its sections, derived values, and the way from and to plain dicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_collections
+
+from lm.config.checks import check_pairs
+from lm.config.data import DataConfig, SourceConfig
+from lm.config.model import ModelConfig, ObjectiveConfig
+from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
+from lm.errors import UserError
+from lm.schema import build, option, section
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    seed: int = option(0, "Of the initial weights, the data order, dropout and sampling.", minimum=0)
+    data: DataConfig = section(DataConfig)
+    model: ModelConfig = section(ModelConfig)
+    objective: ObjectiveConfig = section(ObjectiveConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    train: TrainConfig = section(TrainConfig)
+    mesh: MeshConfig = section(MeshConfig)
+    checkpoint: CheckpointConfig = section(CheckpointConfig)
+    log: LogConfig = section(LogConfig)
+    eval: EvalConfig = section(EvalConfig)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """Builds, resolves derived values and checks. Raises UserError at the first thing wrong."""
+        config = build(cls, values)
+        config = _resolve(config)
+        check_pairs(config)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        return cls.from_dict(json.loads(text))
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """What a file in configs/ starts from: every setting at its default."""
+    return ml_collections.ConfigDict(Config().to_dict(), convert_dict=True)
+
+
+def source(**values: Any) -> ml_collections.ConfigDict:
+    """One source for `config.data.train.NAME = source(kind=..., path=...)`."""
+    return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
+
+
+def _resolve(config: Config) -> Config:
+    """Fills in the zeros that stand for "derived", save vocab_size, which the tokenizer gives."""
+    data, model, steps = config.data, config.model, config.train.num_steps
+    optimizer, generation = config.optimizer, config.eval.generation
+    if model.family == "encoder_decoder":
+        data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
+        model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)
+    if model.head_dim == 0:
+        if model.d_model % model.num_heads:
+            raise UserError(
+                f"config.model: num_heads={model.num_heads} does not divide d_model={model.d_model}; "
+                "change one of them or set head_dim."
+            )
+        model = dataclasses.replace(model, head_dim=model.d_model // model.num_heads)
+    model = dataclasses.replace(
+        model,
+        num_kv_heads=model.num_kv_heads or model.num_heads,
+        d_ff=model.d_ff or 4 * model.d_model,
+        max_length=model.max_length or max(data.sequence_length, data.source_length),
+    )
+    if optimizer.decay_steps == 0:
+        wsd = optimizer.schedule == "warmup_stable_decay"
+        optimizer = dataclasses.replace(optimizer, decay_steps=max(1, steps // 5) if wsd else steps)
+    return dataclasses.replace(
+        config,
+        data=data,
+        model=model,
+        optimizer=optimizer,
+        eval=dataclasses.replace(
+            config.eval,
+            batch_size=config.eval.batch_size or config.train.batch_size,
+            stride=config.eval.stride or data.sequence_length,
+            generation=dataclasses.replace(
+                generation, max_new_tokens=generation.max_new_tokens or data.sequence_length
+            ),
+        ),
+    )

@@ -1,0 +1,149 @@
+"""Settings of the training, from the optimizer to the evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lm.schema import option, section
+
+# Metrics of which more is better; of all others (losses, error rates) less is.
+SCORES = (
+    "token_accuracy",
+    "bleu",
+    "chrf",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "exact_match",
+)
+# What eval.generation.metrics may name, with the figures that each gives.
+TEXT_METRICS = {
+    "bleu": ("bleu",),
+    "chrf": ("chrf",),
+    "ter": ("ter",),
+    "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    "exact_match": ("exact_match",),
+    "wer": ("wer",),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """From gradients to updates."""
+
+    name: str = option("adamw", "Optimizer.", choices=("adamw", "adafactor", "lion", "muon", "sgd"))
+    learning_rate: float = option(1e-3, "Peak.", minimum=0.0)
+    schedule: str = option(
+        "cosine", "After warm-up.", choices=("constant", "linear", "cosine", "inverse_sqrt", "warmup_stable_decay")
+    )
+    warmup_steps: int = option(100, "Steps of linear warm-up from 0.", minimum=0)
+    decay_steps: int = option(
+        0,
+        "Step at which linear and cosine reach their end, 0 for train.num_steps; for warmup_stable_decay the length "
+        "of the final decay, 0 for a fifth of train.num_steps.",
+        minimum=0,
+    )
+    final_fraction: float = option(0.1, "Learning rate at the end as a share of the peak.", minimum=0.0, maximum=1.0)
+    weight_decay: float = option(0.1, "Decoupled; on matrices, never on biases, norms or positions.", minimum=0.0)
+    b1: float = option(
+        0.9, "Decay of the first moment; momentum for sgd and muon; not read by adafactor.", minimum=0.0, maximum=0.9999
+    )
+    b2: float = option(0.95, "Decay of the second moment; its upper bound for adafactor.", minimum=0.0, maximum=0.99999)
+    epsilon: float = option(1e-8, "Added to the root of the second moment (adamw, and muon's AdamW part).", minimum=0.0)
+    clip_norm: float = option(1.0, "Clip the global gradient norm to this; 0 for no clipping.", minimum=0.0)
+    ema_decay: float = option(
+        0.0,
+        "Keep an average of the parameters with this decay and evaluate with it; 0 for none.",
+        minimum=0.0,
+        maximum=0.99999,
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    num_steps: int = option(1000, "Optimizer steps in all.", minimum=1)
+    batch_size: int = option(32, "Rows a step, over all devices and accumulated microbatches.", minimum=1)
+    accumulation: int = option(
+        1, "Microbatches a step: splits the batch, changes memory and not the result.", minimum=1
+    )
+    patience: int = option(
+        0, "Stop when checkpoint.best_metric was no better for so many evaluations in a row; 0: never.", minimum=0
+    )
+    max_bad_steps: int = option(
+        10, "Stop after so many steps in a row whose loss or gradient was not finite (each is skipped).", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices by axis; one of them may be -1 for "all that are left"."""
+
+    data: int = option(-1, "Copies of the model, each with its part of the batch.", minimum=-1)
+    fsdp: int = option(1, "Parameters and batch both split over these.", minimum=-1)
+    tensor: int = option(1, "Heads, MLP and vocabulary split over these.", minimum=-1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = option(500, "Save every so many steps (and at the end, and on SIGTERM).", minimum=1)
+    keep_latest: int = option(2, "Latest checkpoints kept.", minimum=1)
+    keep_best: int = option(1, "Best checkpoints kept, by best_metric.", minimum=0)
+    best_metric: str = option(
+        "valid/loss",
+        "What best means: the lowest value of this metric, or, of scores such as valid/bleu, the highest.",
+    )
+
+    @property
+    def highest_is_best(self) -> bool:
+        return self.best_metric.rpartition("/")[2] in SCORES
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every_steps: int = option(10, "A line in metrics.jsonl every so many steps.", minimum=1)
+    tensorboard: bool = option(True, "Write TensorBoard events into the run directory.")
+    wandb_project: str = option("", "Also log to this Weights & Biases project (pip install wandb); empty for none.")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How an encoder-decoder's outputs are made when they are scored, and by what."""
+
+    metrics: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Of outputs against references: bleu, chrf, ter, rouge, exact_match, wer; empty for none."},
+    )
+    num_beams: int = option(1, "Hypotheses kept by beam search; 1 is greedy.", minimum=1)
+    penalty: str = option(
+        "power",
+        "Scores are divided by length^a (power) or ((5 + length) / 6)^a (gnmt, Wu 2016).",
+        choices=("power", "gnmt"),
+    )
+    length_penalty: float = option(1.0, "The a above: 0 for none, more for longer outputs.")
+    max_new_tokens: int = option(0, "Longest output, end token included; 0 for data.sequence_length.", minimum=0)
+    min_new_tokens: int = option(0, "No end token before so many.", minimum=0)
+    no_repeat_ngram: int = option(
+        0, "No n-gram of so many tokens comes twice in an output; 0: no such rule.", minimum=0
+    )
+    batch_size: int = option(64, "Sources at a time, of similar length.", minimum=1)
+    max_examples: int = option(
+        0, "Outputs scored during training, 0 for all; the end and eval.py score all.", minimum=0
+    )
+    bleu_tokenize: str = option(
+        "13a", "sacrebleu's tokenisation: 13a, intl, zh, char, none.", choices=("13a", "intl", "zh", "char", "none")
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every_steps: int = option(500, "Evaluate every so many steps, and at the end.", minimum=1)
+    batch_size: int = option(0, "Rows at a time; 0 for train.batch_size.", minimum=0)
+    max_rows: int = option(0, "Rows scored during training, 0 for all; the end and eval.py score all.", minimum=0)
+    stride: int = option(0, "Tokens by which windows advance; 0 for sequence_length, less for overlap.", minimum=0)
+    prompts: tuple[str, ...] = field(
+        default=("",), metadata={"doc": "Continued as sample text at each evaluation; empty tuple for none."}
+    )
+    compare_with_xz: bool = option(False, "Show in the final table what `xz -9` makes of the same text.")
+    sample_tokens: int = option(64, "Length of sample text, in tokens.", minimum=1)
+    generation: GenerationConfig = section(GenerationConfig)
