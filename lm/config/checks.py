@@ -88,6 +88,11 @@ def _check_family(config: Any, refuse: Callable[[str, str], None]) -> None:
     if two_sided == (objective.name == "causal"):
         fitting = "seq2seq, span_corruption, ul2, infilling or prefix_lm" if two_sided else "causal"
         refuse("objective.name", f"{objective.name} does not go with model.family={model.family}; take {fitting}.")
+    if not two_sided and (data.source_length or model.num_encoder_layers):
+        where = "data.source_length" if data.source_length else "model.num_encoder_layers"
+        refuse(where, "is for model.family=encoder_decoder; leave it 0.")
+    if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
+        refuse("model.relative_max_distance", "must be more than half of model.relative_buckets.")
     pairs = objective.name == "seq2seq"
     for split in ("train", "valid", "test"):
         for name, each in getattr(data, split).items():

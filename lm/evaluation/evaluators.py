@@ -15,8 +15,8 @@ from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 from lm.data.loader import EvalRows, prefetch
 from lm.evaluation.metrics import Sums, figures, missing_figures
-from lm.models.transformer import Decoder
-from lm.objectives.causal import loss_sums
+from lm.models.transformer import Model
+from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
 
 BATCHES_AHEAD = 2
@@ -48,7 +48,7 @@ class LanguageModelling:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Model,
         rows: Mapping[str, EvalRows],
         objective: ObjectiveConfig,
         mesh: Mesh,
@@ -61,7 +61,7 @@ class LanguageModelling:
         assert rows, "a split has at least one source"
         self.name = name
         self._rows, self._mesh, self._report = dict(rows), mesh, report
-        self._row_ids = _choose_rows({source: each.num_rows for source, each in rows.items()}, max_rows)
+        self._row_ids = choose_rows({source: each.num_rows for source, each in rows.items()}, max_rows)
         self._limited = any(len(ids) < rows[source].num_rows for source, ids in self._row_ids.items())
         self._sharding = batch_sharding(mesh)
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -131,7 +131,7 @@ class LanguageModelling:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def batch_sums(model: Decoder, objective: ObjectiveConfig, params: Any, batch: Batch) -> Array:
+def batch_sums(model: Model, objective: ObjectiveConfig, params: Any, batch: Batch) -> Array:
     """(nll, correct, weight) of a batch, on every device. Compiled once for all evaluators of a model."""
     sums = loss_sums(model.apply({"params": params}, batch, train=False).logits, batch, objective)
     return jax.lax.with_sharding_constraint(jnp.stack([sums.nll, sums.correct, sums.weight]), PartitionSpec())
@@ -143,13 +143,13 @@ def _text_of(rows: EvalRows, targets: float) -> Sums:
     return Sums(bytes=share * rows.totals["bytes"], words=share * rows.totals["words"], unknown=rows.totals["unknown"])
 
 
-def _choose_rows(num_rows: Mapping[str, int], max_rows: int) -> dict[str, np.ndarray]:
+def choose_rows(num_rows: Mapping[str, int], max_rows: int) -> dict[str, np.ndarray]:
     """Row ids by source: all, or about `max_rows` of them spread evenly, every source in proportion."""
     total = sum(num_rows.values())
     if max_rows == 0 or max_rows >= total:
         return {source: np.arange(count) for source, count in num_rows.items()}
     chosen = {}
     for source, count in num_rows.items():
-        wanted = max(1, round(max_rows * count / total))
-        chosen[source] = np.arange(wanted) * count // wanted
+        wanted = min(count, max(1, round(max_rows * count / total)))
+        chosen[source] = np.arange(wanted) * count // max(1, wanted)
     return chosen

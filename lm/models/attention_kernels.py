@@ -47,6 +47,8 @@ def _obstacle(backend: str, config: ModelConfig, platform: str) -> str:
     """Why a back end cannot compute a model on a platform; empty if it can."""
     if backend == "xla":
         return ""
+    if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
+        return "serves causal self-attention with scaled scores and no bias only"
     if FASTEST.get(platform) != backend:
         needed = next(name for name, each in FASTEST.items() if each == backend)
         return f"runs on a {needed}, and this run is on a {platform}"

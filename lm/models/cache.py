@@ -2,13 +2,19 @@
 
 A token's slot is its position. Rows may be at different lengths: slots that hold no token, or only
 padding, have segment 0 and are masked, and a later token of that position overwrites them.
+
+With an encoder, each layer also keeps the keys and values of the source, made once, by the call that has
+`batch.source`. Of them there may be fewer rows than of the targets: k rows in a row then share a source.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 
 from lm.batch import Array
@@ -17,26 +23,41 @@ from lm.config import ModelConfig
 
 @flax.struct.dataclass
 class LayerCache:
-    keys: Array  # (B, G, S, K) compute dtype; with a leading N when layers are scanned
+    """All in the compute dtype, with a leading N when layers are scanned."""
+
+    keys: Array  # (B, G, S, K)
     values: Array  # as keys
+    source_keys: Array | None = None  # (sources, G, length of the source, K)
+    source_values: Array | None = None
 
 
 @flax.struct.dataclass
 class Cache:
     layers: Any  # a LayerCache with stacked leaves (scanned layers) or a tuple of N of them
     segments: Array  # int32 (B, S): 0 where no token lies yet
+    source_segments: Array | None = None  # int32 (sources, length of the source)
 
 
-def empty_cache(config: ModelConfig, batch_size: int, capacity: int) -> Cache:
-    """A cache for `batch_size` rows of up to `capacity` tokens."""
+def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
+    """A cache for `batch_size` rows of up to `capacity` tokens (and a source each, with an encoder)."""
 
-    def zeros(*leading: int) -> LayerCache:
-        shape = (*leading, batch_size, config.num_kv_heads, capacity, config.head_dim)
-        dtype = jnp.dtype(config.dtype)
-        return LayerCache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
+    def zeros(length: int) -> Array:
+        stacked = (config.num_layers,) if config.scan_layers else ()
+        shape = (*stacked, batch_size, config.num_kv_heads, length, config.head_dim)
+        return jnp.zeros(shape, jnp.dtype(config.dtype))
 
-    layers = zeros(config.num_layers) if config.scan_layers else tuple(zeros() for _ in range(config.num_layers))
-    return Cache(layers=layers, segments=jnp.zeros((batch_size, capacity), jnp.int32))
+    def layer() -> LayerCache:
+        own = LayerCache(keys=zeros(capacity), values=zeros(capacity))
+        if source_length:
+            own = dataclasses.replace(own, source_keys=zeros(source_length), source_values=zeros(source_length))
+        return own
+
+    layers = layer() if config.scan_layers else tuple(layer() for _ in range(config.num_layers))
+    return Cache(
+        layers=layers,
+        segments=jnp.zeros((batch_size, capacity), jnp.int32),
+        source_segments=jnp.zeros((batch_size, source_length), jnp.int32) if source_length else None,
+    )
 
 
 def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Array:
@@ -48,3 +69,24 @@ def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Arr
 def write_segments(cache: Cache, segments_BL: Array, positions_BL: Array) -> Array:
     rows = jnp.arange(segments_BL.shape[0])[:, None]
     return cache.segments.at[rows, positions_BL].set(segments_BL)
+
+
+def repeat_rows(cache: Cache, k: int) -> Cache:
+    """Row i becomes the rows i k ... i k + k - 1; sources stay as they are, shared by k rows."""
+    return _map_rows(cache, lambda x, axis: jnp.repeat(x, k, axis=axis))
+
+
+def take_rows(cache: Cache, rows_B: Array) -> Cache:
+    """Row i becomes what row `rows_B[i]` was; sources stay, so a row must be taken from one of the same source."""
+    return _map_rows(cache, lambda x, axis: jnp.take(x, rows_B, axis=axis))
+
+
+def _map_rows(cache: Cache, change: Callable[[Array, int], Array]) -> Cache:
+    """Of the target's part of the cache."""
+
+    def of_layer(layer: LayerCache) -> LayerCache:
+        axis = layer.keys.ndim - 4  # after the layers, where they are stacked
+        return dataclasses.replace(layer, keys=change(layer.keys, axis), values=change(layer.values, axis))
+
+    layers = jax.tree.map(of_layer, cache.layers, is_leaf=lambda x: isinstance(x, LayerCache))
+    return dataclasses.replace(cache, layers=layers, segments=change(cache.segments, 0))

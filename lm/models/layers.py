@@ -77,7 +77,8 @@ class Embedding(nn.Module):
     axes: tuple[str, str]
 
     def setup(self) -> None:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.config.init_std), self.axes)
+        std = self.config.embedding_std or self.config.init_std or self.config.d_model**-0.5
+        init = nn.with_logical_partitioning(nn.initializers.normal(std), self.axes)
         self.embedding = self.param("embedding", init, (self.size, self.config.d_model))
 
     def __call__(self, ids_BL: Array) -> Array:
@@ -86,6 +87,8 @@ class Embedding(nn.Module):
     def attend(self, x_BLD: Array) -> Array:
         """Logits (B, L, V), float32."""
         dtype = compute_dtype(self.config)
+        if self.config.scale_logits:
+            x_BLD = x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype)
         x_TD = x_BLD.reshape(-1, x_BLD.shape[-1]).astype(dtype)
         logits_TV = jnp.einsum("TD,VD->TV", x_TD, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
         return logits_TV.reshape(*x_BLD.shape[:-1], -1)
@@ -97,7 +100,9 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "swiglu": jax.nn.silu,
     "geglu": lambda x: jax.nn.gelu(x, approximate=False),
+    "geglu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
+GATED = ("swiglu", "geglu", "geglu_tanh")
 
 
 class Mlp(nn.Module):
@@ -109,22 +114,28 @@ class Mlp(nn.Module):
     def __call__(self, x_BLD: Array) -> Array:
         config = self.config
         activation = ACTIVATIONS[config.activation]
-        gated = config.activation in ("swiglu", "geglu")
+        gated = config.activation in GATED
         width, hidden = (config.d_model,), (config.d_ff,)
 
-        def dense(name: str, inputs: tuple, outputs: tuple, axes: tuple, std: float) -> Dense:
+        def dense(name: str, inputs: tuple, outputs: tuple, axes: tuple, scale: float = 1.0) -> Dense:
+            std = initial_std(config, inputs, scale)
             return Dense(inputs, outputs, axes, config.use_bias, compute_dtype(config), std, name=name)
 
-        up_BLF = dense("up", width, hidden, ("embed", "mlp"), config.init_std)(x_BLD)
+        up_BLF = dense("up", width, hidden, ("embed", "mlp"))(x_BLD)
         if gated:
-            gate_BLF = dense("gate", width, hidden, ("embed", "mlp"), config.init_std)(x_BLD)
+            gate_BLF = dense("gate", width, hidden, ("embed", "mlp"))(x_BLD)
             hidden_BLF = activation(gate_BLF) * up_BLF
         else:
             hidden_BLF = activation(up_BLF)
         hidden_BLF = nn.with_logical_constraint(hidden_BLF, ("batch", "length", "mlp"))
-        return dense("down", hidden, width, ("mlp", "embed"), residual_std(config))(hidden_BLF)
+        return dense("down", hidden, width, ("mlp", "embed"), residual_scale(config))(hidden_BLF)
 
 
-def residual_std(config: ModelConfig) -> float:
-    """Initial deviation of a product that writes to the residual stream (GPT-2: 1/sqrt(2 N) of the rest)."""
-    return config.init_std / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else config.init_std
+def initial_std(config: ModelConfig, inputs: tuple[int, ...], scale: float = 1.0) -> float:
+    """Initial deviation of a product of so many inputs."""
+    return scale * (config.init_std or 1 / math.sqrt(math.prod(inputs)))
+
+
+def residual_scale(config: ModelConfig) -> float:
+    """Products that write to the residual stream begin smaller than the others (GPT-2: by 1/sqrt(2 N))."""
+    return 1 / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else 1.0

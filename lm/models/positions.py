@@ -1,7 +1,10 @@
-"""Telling order: sinusoidal and rotary positions (learned ones are an embedding table)."""
+"""Telling order: sinusoidal, rotary and relative positions (learned ones are an embedding table)."""
 
 from __future__ import annotations
 
+import math
+
+import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
@@ -53,3 +56,39 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
     else:
         y = jnp.concatenate(turned, axis=-1)
     return y.astype(x_BLHK.dtype)
+
+
+def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
+    """int32 (max_distance + 1,): the bucket of every distance 0, 1, ..., of which the last stands for all beyond.
+
+    The first half of the buckets are single distances; the others grow as powers up to max_distance (Raffel 2020,
+    section 2.1, and its published code). float32 throughout, which decides where a boundary falls.
+    """
+    exact = num_buckets // 2
+    distances = np.arange(max_distance + 1)
+    logs = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
+    growing = exact + (logs / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)).astype(int)
+    return np.where(distances < exact, distances, np.minimum(growing, num_buckets - 1)).astype(np.int32)
+
+
+class RelativeBias(nn.Module):
+    """T5's bias of attention scores: one number for each head and bucket of distance, the same in all layers."""
+
+    config: ModelConfig
+    causal: bool  # later keys are never seen, so that all buckets are for earlier ones
+
+    @nn.compact
+    def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
+        """float32 (B, H, L, S). Positions may be NumPy arrays with B = 1: then the buckets are constants."""
+        config = self.config
+        init = nn.with_logical_partitioning(nn.initializers.normal(config.d_model**-0.5), ("positions", "heads"))
+        table_EH = self.param("embedding", init, (config.relative_buckets, config.num_heads))
+        behind_BLS = query_positions_BL[:, :, None] - key_positions_BS[:, None, :]
+        one_sided = config.relative_buckets if self.causal else config.relative_buckets // 2
+        buckets = distance_buckets(one_sided, config.relative_max_distance)
+        use = np if isinstance(behind_BLS, np.ndarray) else jnp
+        distance_BLS = use.maximum(behind_BLS, 0) if self.causal else use.abs(behind_BLS)
+        bucket_BLS = use.take(buckets, use.minimum(distance_BLS, config.relative_max_distance))
+        if not self.causal:
+            bucket_BLS = bucket_BLS + use.where(behind_BLS < 0, one_sided, 0)
+        return jnp.moveaxis(jnp.take(table_EH, bucket_BLS, axis=0), -1, 1)

@@ -23,11 +23,12 @@ REMAT_POLICIES = {
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a residual branch, with the norm before it or after the sum."""
+    """Attention, with `cross` attention to a source too, and MLP: each on a residual branch, normed before or after."""
 
     config: ModelConfig
     kernel: str
     train: bool
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -45,6 +46,13 @@ class Block(nn.Module):
         x_BLD = x_BLD + dropout(y_BLD)
         if not pre:
             x_BLD = attention_norm(x_BLD)
+        if self.cross:
+            cross_norm = Norm(config, name="cross_attention_norm")
+            cross_attention = Attention(config, self.kernel, self.train, cross=True, name="cross_attention")
+            y_BLD, cache = cross_attention(cross_norm(x_BLD) if pre else x_BLD, context, cache)
+            x_BLD = x_BLD + dropout(y_BLD)
+            if not pre:
+                x_BLD = cross_norm(x_BLD)
         x_BLD = x_BLD + dropout(mlp(mlp_norm(x_BLD) if pre else x_BLD))
         if not pre:
             x_BLD = mlp_norm(x_BLD)
@@ -52,7 +60,13 @@ class Block(nn.Module):
 
 
 def run_stack(
-    config: ModelConfig, kernel: str, train: bool, x_BLD: Array, layers: Any, context: AttentionContext
+    config: ModelConfig,
+    kernel: str,
+    train: bool,
+    x_BLD: Array,
+    layers: Any,
+    context: AttentionContext,
+    cross: bool = False,
 ) -> tuple[Array, Any]:
     """Runs N blocks; call it inside a compact module. `layers` is None or the layers of a Cache."""
     block: Any = Block
@@ -69,10 +83,10 @@ def run_stack(
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(config, kernel, train, name=STACK_NAME)(x_BLD, layers, context)
+        return scanned(config, kernel, train, cross, name=STACK_NAME)(x_BLD, layers, context)
     new_layers = []
     for n in range(config.num_layers):
-        x_BLD, cache = block(config, kernel, train, name=f"{LAYER_PREFIX}{n}")(
+        x_BLD, cache = block(config, kernel, train, cross, name=f"{LAYER_PREFIX}{n}")(
             x_BLD, None if layers is None else layers[n], context
         )
         new_layers.append(cache)
@@ -80,17 +94,25 @@ def run_stack(
 
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a scanned model in the form of the unrolled one."""
-    rest = {name: value for name, value in params.items() if name != STACK_NAME}
-    count = jax.tree.leaves(params[STACK_NAME])[0].shape[0]
-    for n in range(count):
-        rest[f"{LAYER_PREFIX}{n}"] = jax.tree.map(lambda x, n=n: x[n], params[STACK_NAME])
+    """Parameters of a scanned model in the form of the unrolled one, in every tower."""
+    rest = {
+        name: unstack_layers(value) if isinstance(value, dict) else value
+        for name, value in params.items()
+        if name != STACK_NAME
+    }
+    stacked = params.get(STACK_NAME, {})
+    for n in range(jax.tree.leaves(stacked)[0].shape[0] if stacked else 0):
+        rest[f"{LAYER_PREFIX}{n}"] = jax.tree.map(lambda x, n=n: x[n], stacked)
     return rest
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters of an unrolled model in the form of the scanned one."""
-    rest = {name: value for name, value in params.items() if not name.startswith(LAYER_PREFIX)}
-    layers = [params[f"{LAYER_PREFIX}{n}"] for n in range(len(params) - len(rest))]
-    rest[STACK_NAME] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    rest = {
+        name: stack_layers(value) if isinstance(value, dict) else value
+        for name, value in params.items()
+        if not name.startswith(LAYER_PREFIX)
+    }
+    if layers := [params[f"{LAYER_PREFIX}{n}"] for n in range(len(params) - len(rest))]:
+        rest[STACK_NAME] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     return rest

@@ -1,4 +1,4 @@
-"""The run as one picture: loss over steps, with learning rate and speed below."""
+"""The run as one picture: loss and scores over steps, with learning rate, speed and score by time below."""
 
 from __future__ import annotations
 
@@ -10,32 +10,46 @@ from typing import Any
 
 import numpy as np
 
+from lm.config.training import SCORES, TEXT_METRICS
+from lm.evaluation.table import heading
+
 TRAIN, VALID, RATE, SPEED = "train/loss", "valid/loss", "train/learning_rate", "train/tokens_per_second"
+SECONDS = "train/seconds"
+TEXT_SCORES = tuple(f"valid/{figure}" for figures in TEXT_METRICS.values() for figure in figures)  # all in percent
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
+COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Draws the lines of metrics.jsonl (dicts with `step`) into a PNG, which appears whole or not at all.
 
-    A figure that no line holds is left out; values that are missing or null are skipped.
+    A figure that no line holds is left out; values that are missing or null are skipped. The first of the
+    scores is also drawn against minutes of training, if lines hold `train/seconds` (from the start of the run).
     """
     # matplotlib takes a second to import, and no other part of training needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    below = [
-        (name, label) for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")) if len(series(records, name)[0])
-    ]
+    scores = [name for name in TEXT_SCORES if len(series(records, name)[0])]
+    above = ["loss", "scores"] if scores else ["loss"]
+    below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
+    below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
     figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    rows: list[Any] = [["loss"] * max(1, len(below))] + ([[name for name, _ in below]] if below else [])
+    # Six columns are divided by one, two and three panels.
+    rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
     _draw_loss(axes["loss"], records, title)
-    for name, label in below:
-        _draw_small(axes[name], *series(records, name), label)
+    if scores:
+        _draw_scores(axes["scores"], records, scores)
+    for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")):
+        if name in below:
+            _draw_small(axes[name], *series(records, name), label)
     last = max((int(record["step"]) for record in records), default=1)
     for each in axes.values():
         each.set_xlim(0, 1.02 * max(1, last))
+    if "minutes" in below:
+        _draw_by_time(axes["minutes"], records, scores[0])
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -95,6 +109,34 @@ def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str) -> N
         axes.text(0.5, 0.5, "no loss was recorded", transform=axes.transAxes, ha="center", color=GREY)
 
 
+def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    for name, color in zip(names, COLORS, strict=False):
+        figure = name.removeprefix("valid/")
+        steps, values = series(records, name)
+        best = f"best {np.max(values):.2f}" if figure in SCORES else f"least {np.min(values):.2f}"
+        axes.plot(
+            steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=f"{heading(figure)}, {best}"
+        )
+    _frame(axes)
+    axes.set_ylabel("score on validation (%)")
+    axes.set_xlabel("step")
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], name: str) -> None:
+    """A score against minutes; of a step between two whose time is known, the time is interpolated."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps, scores = series(records, name)
+    minutes = np.interp(steps, *series(records, SECONDS)) / 60
+    _draw_small(axes, minutes, scores, heading(name.removeprefix("valid/")))
+    axes.set_xlim(0, 1.02 * float(np.max(minutes)) or 1.0)
+    axes.set_xlabel("minutes of training")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter("{x:,g}")
+
+
 def _draw_small(axes: Any, steps: np.ndarray, values: np.ndarray, label: str) -> None:
     from matplotlib.ticker import EngFormatter
 
@@ -106,15 +148,15 @@ def _draw_small(axes: Any, steps: np.ndarray, values: np.ndarray, label: str) ->
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     else:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    _frame(axes)
+    _frame(axes, ticks=5)
 
 
-def _frame(axes: Any) -> None:
+def _frame(axes: Any, ticks: int = 8) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25, linewidth=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.tick_params(labelsize=9)
 

@@ -22,7 +22,7 @@ from lm.data.loader import TrainRows, prefetch
 from lm.data.prepare import Prepared, prepare
 from lm.errors import UserError
 from lm.models.attention_kernels import choose_backend
-from lm.models.transformer import Decoder, build_model
+from lm.models.transformer import Model, build_model
 from lm.objectives.causal import features
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
@@ -110,7 +110,7 @@ class Loop:
 
     config: Config
     prepared: Prepared
-    model: Decoder
+    model: Model
     mesh: Mesh
     directory: RunDirectory
     checkpoints: Checkpoints

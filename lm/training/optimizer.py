@@ -7,7 +7,7 @@ matrix elsewhere. The parameters' names are those of `lm/models`:
 
     .../kernel                           a product; under query, key and value (D, H, K), under out (H, K, D), else 2-D
     .../bias, .../scale                  biases and norm scales
-    token_embedding/embedding            (V, D); other embeddings are of positions
+    token_embedding/embedding            (V, D), and source_embedding; others are of positions
     .../layers/...  or  .../layer_3/...  in the blocks: stacked on a leading axis N, or one layer of its own
 
 Which settings are read beside learning_rate, schedule, weight_decay and clip_norm:
@@ -79,7 +79,7 @@ def decayed(path: Path) -> bool:
     """
     # A parameter of a new kind must not slip through undecided.
     assert path[-1] in ("kernel", "bias", "scale", "embedding"), f"does weight decay act on {'/'.join(path)}?"
-    return path[-1] == "kernel" or path[-2:] == ("token_embedding", "embedding")
+    return path[-1] == "kernel" or path[-2:] in (("token_embedding", "embedding"), ("source_embedding", "embedding"))
 
 
 def decay_table(params: Any) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from lm.decoding.text import sample_text
 from lm.evaluation.compression import xz_bits_per_byte
 from lm.evaluation.evaluators import LanguageModelling
 from lm.evaluation.table import Result, print_table, write_results
-from lm.models.transformer import Decoder
+from lm.models.transformer import Model
 from lm.objectives.causal import features
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
@@ -33,7 +33,7 @@ class Reporter:
         self,
         config: Config,
         prepared: Prepared,
-        model: Decoder,
+        model: Model,
         mesh: Mesh,
         directory: RunDirectory,
         console: Console,

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array
 from lm.config import Config
-from lm.models.transformer import Decoder, initial_params
+from lm.models.transformer import Model, initial_params
 from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
 
 
@@ -29,7 +29,7 @@ class TrainState:
     bad_in_row: Array  # int32: how many of them just now
 
 
-def initial_state(config: Config, model: Decoder, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """Unboxed; every random number comes from `key`, whatever the mesh."""
     params = nn.unbox(initial_params(model, key))
     return TrainState(
@@ -42,7 +42,7 @@ def initial_state(config: Config, model: Decoder, optimizer: optax.GradientTrans
     )
 
 
-def abstract_state(config: Config, model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, with nothing allocated."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     with on_mesh(mesh):
@@ -53,7 +53,7 @@ def abstract_state(config: Config, model: Decoder, optimizer: optax.GradientTran
 
 
 def make_state(
-    config: Config, model: Decoder, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
+    config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> TrainState:
     """A fresh state, each device making its own part."""
     key = jax.random.key(config.seed)

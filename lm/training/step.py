@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm.batch import Array, Batch
+from lm.batch import Array, Batch, Source
 from lm.config import Config
-from lm.models.transformer import Decoder
-from lm.objectives.causal import LossSums, loss_sums, zero_sums
+from lm.models.transformer import Model
+from lm.objectives.cross_entropy import LossSums, loss_sums, zero_sums
 from lm.parallel.mesh import batch_sharding, on_mesh
 from lm.training.optimizer import global_norm
 from lm.training.state import TrainState
 
 
 def train_step(
-    config: Config, model: Decoder, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
+    config: Config, model: Model, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer step on a global batch; returns the new state and scalar metrics.
 
@@ -87,9 +87,9 @@ def train_step(
 
 
 def batch_hash(batch: Batch) -> Array:
-    """uint32 by which runs can be compared batch by batch: equal tokens and targets give an equal hash.
+    """uint32 by which runs can be compared batch by batch: equal tokens, targets and sources give an equal hash.
 
-    The sum, modulo 2^32, of every token and target times an odd factor of its place in the global batch.
+    The sum, modulo 2^32, of each of them times an odd factor of its place in the global batch.
     Integer sums do not depend on their order, so neither on the mesh; a change of any single value
     changes the sum for certain, since an odd factor has an inverse.
     """
@@ -101,26 +101,36 @@ def batch_hash(batch: Batch) -> Array:
         mixed_BL = place_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
 
-    return weighted_sum(batch.tokens, 0) + weighted_sum(batch.targets, batch.tokens.size)
+    total = weighted_sum(batch.tokens, 0) + weighted_sum(batch.targets, batch.tokens.size)
+    if batch.source is not None:
+        total += weighted_sum(batch.source.tokens, 2 * batch.tokens.size)
+    return total
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """Shapes, dtypes and shardings of a training batch."""
+    rows = batch_sharding(mesh)
+
+    def array(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.train.batch_size, length), dtype, sharding=rows)
+
+    source = None
+    if config.data.source_length:
+        one = array(config.data.source_length)
+        source = Source(tokens=one, positions=one, segments=one)
+    one = array(config.data.sequence_length)
+    weights = array(config.data.sequence_length, jnp.float32)
+    return Batch(tokens=one, targets=one, weights=weights, positions=one, segments=one, source=source)
 
 
 def compile_train_step(
-    config: Config, model: Decoder, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
+    config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> jax.stages.Compiled:
     """The step, compiled for these shapes and this mesh; the state given to it is consumed (donated).
 
     An executable and not a jitted function: a batch of another shape is an error, never a recompile.
     """
-    shape = (config.train.batch_size, config.data.sequence_length)
-    rows = batch_sharding(mesh)
-    integer = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
-    batch = Batch(
-        tokens=integer,
-        targets=integer,
-        weights=jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows),
-        positions=integer,
-        segments=integer,
-    )
+    batch = abstract_batch(config, mesh)
     state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
     step = jax.jit(
         lambda state, batch: train_step(config, model, optimizer, state, batch),

@@ -12,7 +12,8 @@ from lm.batch import Batch
 from lm.config import Config, defaults, source
 from lm.models.stack import stack_layers, unstack_layers
 from lm.models.transformer import build_model
-from lm.objectives.causal import features, loss_sums
+from lm.objectives.causal import features
+from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
 from lm.training.state import abstract_state, initial_state, make_state
 from lm.training.step import batch_hash, compile_train_step
