@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Result:
     """One evaluation of one run.
 
     `metrics` has `loss`, `perplexity`... of the whole split, and `SOURCE/loss`... where it has several
-    sources. `missing` gives the reason for each figure that it lacks.
+    sources. `missing` gives the reason for each figure that it lacks, `signatures` how those were computed
+    that have several definitions. Where examples are no windows of a text, sequence_length and stride are None.
     """
 
     run: str
@@ -33,20 +34,23 @@ class Result:
     split: str
     metrics: dict[str, float]
     rows: int
-    sequence_length: int
-    stride: int
+    sequence_length: int | None
+    stride: int | None
     seconds: float
     missing: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)  # JSON values: which data, parameters, devices, versions
 
     def to_json(self) -> str:
+        tokens = self.metrics.get("tokens")
         values = {
             "run": self.run,
             "step": self.step,
             "split": self.split,
             "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
             "missing": self.missing,
-            "tokens": int(self.metrics["tokens"]),
+            "signatures": self.signatures,
+            "tokens": None if tokens is None else int(tokens),
             "rows": self.rows,
             "sequence_length": self.sequence_length,
             "stride": self.stride,
@@ -59,7 +63,7 @@ class Result:
     @property
     def windowed(self) -> bool:
         """Whether windows overlap, so that tokens are scored with more context than a row's start gives."""
-        return self.stride < self.sequence_length
+        return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
@@ -106,7 +110,7 @@ def comma_separated(results: Sequence[Result]) -> str:
     for result in results:
         for source, metrics in _by_source(result).items():
             values = [repr(metrics[name]) if name in metrics else "" for name in names]
-            settings = [result.rows, result.sequence_length, result.stride]
+            settings = [result.rows, result.sequence_length, result.stride]  # None is written as nothing
             writer.writerow([result.run, result.step, result.split, source, *values, *settings])
     return file.getvalue()
 
@@ -134,9 +138,21 @@ def _number(value: float) -> str:
     return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.3e}"
 
 
+_points = "{:.2f}".format  # of a scale from 0 to 100
+
 # figure -> (heading, form); others are shown with their own name and four digits
-FIGURES = {
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "bleu": ("BLEU", _points),
+    "chrf": ("chrF", _points),
+    "ter": ("TER", _points),
+    "rouge1": ("ROUGE-1", _points),
+    "rouge2": ("ROUGE-2", _points),
+    "rougeL": ("ROUGE-L", _points),
+    "rougeLsum": ("ROUGE-Lsum", _points),
+    "exact_match": ("exact match", _points),
+    "wer": ("WER", _points),
     "loss": ("loss (nats/token)", "{:.4f}".format),
+    "nll": ("nll (nats/token)", "{:.4f}".format),
     "perplexity": ("perplexity", _number),
     "bits_per_byte": ("bits/byte", "{:.4f}".format),
     "xz_bits_per_byte": ("xz -9 bits/byte", "{:.4f}".format),
@@ -149,15 +165,21 @@ FIGURES = {
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of what is shown."""
     names = _figure_names(results)
-    header = ["run", "step", "split", *(FIGURES[name][0] if name in FIGURES else name for name in names), "stride"]
+    strides = any(result.stride is not None for result in results)
+    header = ["run", "step", "split", *map(heading, names), *(["stride"] if strides else [])]
     rows = []
     for result in results:
         for source, metrics in _by_source(result).items():
             split = f"{result.split}/{source}" if source else result.split
             cells = [_show(name, metrics[name]) if name in metrics else "-" for name in names]
-            stride = f"{result.stride} of {result.sequence_length}"
-            rows.append([result.run, f"{result.step:,}", split, *cells, stride])
+            stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
+            rows.append([result.run, f"{result.step:,}", split, *cells, *([stride] if strides else [])])
     return header, rows
+
+
+def heading(name: str) -> str:
+    """What a figure is called in tables and pictures."""
+    return FIGURES[name][0] if name in FIGURES else name
 
 
 def _show(name: str, value: float) -> str:
@@ -184,12 +206,21 @@ def _by_source(result: Result) -> dict[str, dict[str, float]]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Why figures are missing, and what a stride means."""
+    """Why figures are missing, how those were computed that have signatures, and what a stride means."""
     notes = []
     for result in results:
         for name, reason in result.missing.items():
-            heading = FIGURES[name][0] if name in FIGURES else name
-            notes.append(f"No {heading} for {result.run}, {result.split}: {reason}.")
+            notes.append(f"No {heading(name)} for {result.run}, {result.split}: {reason}.")
+    # One line for all results that agree.
+    signed: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for name, signature in result.signatures.items():
+            signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
+    for (name, signature), where in signed.items():
+        agree = len(where) == sum(name in result.signatures for result in results)
+        label = heading(name) if name in FIGURES else name.upper()  # a signature may be of several figures
+        of_these = "" if agree else f" ({'; '.join(where)})"
+        notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):
         notes.append(
             "Stride S of L: windows of L tokens advance by S, and each scores its last S, so every token but the "

@@ -11,7 +11,7 @@ import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
 from lm.data.loader import EvalRows
-from lm.evaluation.evaluators import LanguageModelling, _choose_rows, batch_sums
+from lm.evaluation.evaluators import LanguageModelling, batch_sums, choose_rows
 from lm.models.transformer import build_model, initial_params
 from lm.objectives.causal import features
 from lm.parallel.mesh import make_mesh, param_shardings
@@ -166,9 +166,10 @@ def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):
     per_token = got["valid/loss"] / math.log(2)
     assert got["valid/bits_per_byte"] == pytest.approx(per_token * 501 / 1500)
     assert seen == [(4, 10), (8, 10), (10, 10)]
-    assert _choose_rows({"a": 100}, 4)["a"].tolist() == [0, 25, 50, 75]
-    assert {k: len(v) for k, v in _choose_rows({"a": 900, "b": 99, "c": 1}, 100).items()} == {"a": 90, "b": 10, "c": 1}
-    assert len(_choose_rows({"a": 5}, 5)["a"]) == len(_choose_rows({"a": 5}, 99)["a"]) == 5
+    assert choose_rows({"a": 100}, 4)["a"].tolist() == [0, 25, 50, 75]
+    assert {k: len(v) for k, v in choose_rows({"a": 900, "b": 99, "c": 1}, 100).items()} == {"a": 90, "b": 10, "c": 1}
+    assert choose_rows({"a": 9, "none": 0}, 3)["none"].tolist() == []
+    assert len(choose_rows({"a": 5}, 5)["a"]) == len(choose_rows({"a": 5}, 99)["a"]) == 5
 
 
 def test_a_token_that_is_not_scored_is_noticed(model, params):

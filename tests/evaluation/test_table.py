@@ -88,6 +88,44 @@ def test_a_stride_is_explained():
     assert "advance by S" not in printed([result()])
 
 
+def translations(run="mt", **more):
+    metrics = {"bleu": 41.0249, "chrf": 65.5, "ter": 40.126, "exact_match": 7.0, "nll": 1.23456, "tokens": 90.0}
+    signatures = {"bleu": "nrefs:1|tok:13a", "rouge": "stem:porter"}
+    values = {"metrics": metrics, "rows": 9, "sequence_length": None, "stride": None, "seconds": 1.0}
+    return Result(run, 7, "test", **(values | {"signatures": signatures} | more))
+
+
+def test_text_metrics_have_two_decimals_and_signatures_and_no_stride():
+    text = printed([translations()])
+    assert "stride" not in text
+    row = next(line for line in lines_of(text) if line.startswith("mt "))
+    assert row.split() == ["mt", "7", "test", "41.02", "65.50", "40.13", "7.00", "1.2346", "90"]
+    assert "BLEU: nrefs:1|tok:13a" in text and "ROUGE: stem:porter" in text
+    assert markdown([translations()]).endswith("\nBLEU: nrefs:1|tok:13a\n\nROUGE: stem:porter\n")
+    assert lines_of(markdown([translations()]))[0].split(" | ")[3:5] == ["BLEU", "chrF"]
+
+
+def test_signatures_that_agree_are_told_once_and_others_with_their_run():
+    same = printed([translations("a"), translations("b")])
+    assert same.count("nrefs:1") == 1 and "(a" not in same
+    other = printed([translations("a"), translations("b"), translations("c", signatures={"bleu": "tok:zh"})])
+    assert "BLEU (a, test; b, test): nrefs:1|tok:13a" in other and "BLEU (c, test): tok:zh" in other
+
+
+def test_a_stride_beside_a_result_without_one():
+    first, second = lines_of(printed([result("a"), translations("b")], width=250))[3:5]
+    assert first.endswith("64 of 64") and second.endswith(" -")
+
+
+def test_text_metrics_in_files():
+    values = json.loads(translations().to_json())
+    assert values["signatures"]["bleu"] == "nrefs:1|tok:13a" and values["metrics"]["bleu"] == 41.0249
+    assert values["stride"] is None and values["windowed"] is False and values["tokens"] == 90
+    assert json.loads(translations(metrics={"bleu": 1.0}).to_json())["tokens"] is None
+    (line,) = csv.DictReader(io.StringIO(comma_separated([translations()])))
+    assert line["bleu"] == "41.0249" and line["stride"] == ""
+
+
 def test_json_is_strict_and_complete():
     values = json.loads(
         result(metrics=METRICS | {"perplexity": math.inf}, stride=8, details={"versions": {"jax": "1"}}).to_json(),

@@ -48,6 +48,33 @@ def test_panels_labels_and_data(tmp_path, drawn):
     assert any("best 2.2300" in text.get_text() and "step 100" in text.get_text() for text in loss.texts)
 
 
+def translating(steps):
+    return [
+        record | {"train/seconds": 3.0 * record["step"]} | ({"valid/bleu": step / 4.0, "valid/ter": 90.0 - step / 4.0})
+        if (step := record["step"]) % 20 == 0
+        else record
+        for record in run(steps)
+    ]
+
+
+def test_scores_stand_beside_the_loss_and_the_first_is_drawn_by_time_too(tmp_path, drawn):
+    draw_curves(translating(range(1, 101)), tmp_path / "curves.png", "translation")
+    panels = {axes.get_ylabel(): axes for axes in drawn[0].axes}
+    assert set(panels) == {"loss (nats/token)", "score on validation (%)", "learning rate", "tokens/s", "BLEU"}
+    lines = {line.get_label(): line for line in panels["score on validation (%)"].get_lines()}
+    assert set(lines) == {"BLEU, best 25.00", "TER, least 65.00"}
+    assert lines["BLEU, best 25.00"].get_xdata().tolist() == [20, 40, 60, 80, 100]
+    (line,) = panels["BLEU"].get_lines()
+    assert panels["BLEU"].get_xlabel() == "minutes of training"
+    assert line.get_xdata().tolist() == [1, 2, 3, 4, 5] and line.get_ydata().tolist() == [5, 10, 15, 20, 25]
+    assert struct.unpack(">I", (tmp_path / "curves.png").read_bytes()[16:20])[0] == 9 * 130
+
+
+def test_scores_without_times_have_no_panel_by_time(tmp_path, drawn):
+    draw_curves([{"step": 5, "valid/bleu": 0.0}], tmp_path / "curves.png", "one point")
+    assert {axes.get_ylabel() for axes in drawn[0].axes} == {"loss (nats/token)", "score on validation (%)"}
+
+
 def test_one_spike_does_not_flatten_the_rest(tmp_path, drawn):
     records = run(range(1, 101))
     records[50]["train/loss"] = 1e4

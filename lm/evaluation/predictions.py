@@ -1,0 +1,75 @@
+"""predictions.jsonl: what a model made of each source, beside the references; an object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lm.errors import UserError
+from lm.evaluation.metrics import finite_or_none
+
+
+@dataclass(frozen=True)
+class Example:
+    source: str
+    references: tuple[str, ...]
+    prediction: str
+    score: float  # the model's own, by which it chose the prediction; NaN where it is not known
+
+
+def write_predictions(path: Path, examples: Sequence[Example]) -> None:
+    """Writes `source`, `reference` (the first), `references` if there are several, `prediction` and `score`.
+
+    The file is UTF-8 and appears whole or not at all. May raise OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            for each in examples:
+                several = {"references": each.references} if len(each.references) > 1 else {}
+                values = {
+                    "source": each.source,
+                    "reference": each.references[0],
+                    **several,
+                    "prediction": each.prediction,
+                    "score": finite_or_none(each.score),
+                }
+                file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_predictions(path: Path) -> list[Example]:
+    """What `write_predictions` wrote; `score` may be missing. UserError if it can't be read or has no line."""
+    try:
+        # Not splitlines(), which would also split at a U+2028 within a text.
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 (byte {error.start}).") from None
+    examples = [_example(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not examples:
+        raise UserError(f"{path}: holds no predictions; write them with eval.py.")
+    return examples
+
+
+def _example(path: Path, number: int, line: str) -> Example:
+    try:
+        values = json.loads(line)
+        references = tuple(values.get("references") or [values["reference"]])
+        texts = (values["source"], values["prediction"], *references)
+        score = values.get("score")
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
+        return Example(texts[0], references, texts[1], float("nan") if score is None else float(score))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}, line {number}: is not an object with the texts source, reference and prediction; "
+            "make the file again with eval.py."
+        ) from None
