@@ -1,7 +1,8 @@
-"""From a config to token stores: the tokenizer, the held-out part, and checks with numbers in them.
+"""From a config to token stores: the tokenizers, the held-out part, and checks with numbers in them.
 
 Training documents are those of `data.train`, less the held-out part if `data.valid` names no sources.
-The tokenizer is trained on training documents alone, once for a run directory.
+Tokenizers are trained on training documents alone, once for a run directory. With objective.name=seq2seq
+documents are pairs, a store has two sides, and each side may have a tokenizer of its own.
 """
 
 from __future__ import annotations
@@ -11,30 +12,32 @@ import hashlib
 import json
 import os
 import sys
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from lm.config import Config, SourceConfig
-from lm.data import sources, token_store, tokenizers
-from lm.data.cleaning import Cleaner
+from lm.config import Config
+from lm.data import tokenizers
+from lm.data.pair_store import PairStore
+from lm.data.pairs import Pair
+from lm.data.parts import SIDES, PairPart, parts_of
 from lm.data.token_store import TokenStore
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 
 ORDER = 1  # raise it when the same stores would give other batches
+S = TypeVar("S", TokenStore, PairStore)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Prepared(Generic[S]):
     """Everything about the data that training and evaluation need."""
 
     config: Config  # with model.vocab_size resolved
     tokenizer: Tokenizer
-    stores: dict[str, dict[str, TokenStore]]  # split ("train", "valid") -> source name -> store
+    source_tokenizer: Tokenizer  # that of the sources of pairs; `tokenizer` unless data.separate_vocabularies
+    stores: dict[str, dict[str, S]]  # split ("train", "valid") -> source name -> store; pairs for seq2seq alone
     fingerprint: dict[str, str]  # what decides the batches, by name; a run may go on only with the same
 
 
@@ -45,25 +48,33 @@ def _no_barrier(name: str) -> None:
 def prepare(
     config: Config, workdir: Path, *, is_first: bool = True, barrier: Callable[[str], None] = _no_barrier
 ) -> Prepared:
-    """Trains or loads the tokenizer, builds or opens the stores of train and valid, checks their sizes.
+    """Trains or loads the tokenizers, builds or opens the stores of train and valid, checks their sizes.
 
     With several processes one has `is_first` and does the work; the others wait in `barrier`, then find
     the result in the (shared) run directory and cache; where the cache is not shared they build their
     own stores. Raises UserError for anything wrong with the data or the settings about it.
     """
-    directory = Path(workdir) / "tokenizer"
-    if is_first and not directory.exists():
-        _train_tokenizer(config).save(directory)
-    barrier("tokenizer")
-    tokenizer = tokenizers.load_tokenizer(directory)
-    config = resolve_vocab_size(config, tokenizer)
     if is_first:
-        stores = _open_all(config, tokenizer)
+        _train_tokenizers(config, Path(workdir))
+    barrier("tokenizer")
+    tokenizer, source_tokenizer = load_tokenizers(config, workdir)
+    config = resolve_vocab_size(config, tokenizer, source_tokenizer)
+    if is_first:
+        stores = _open_all(config, tokenizer, source_tokenizer)
     barrier("stores")
     if not is_first:
-        stores = _open_all(config, tokenizer)
+        stores = _open_all(config, tokenizer, source_tokenizer)
     _check_train(config, stores["train"])
-    return Prepared(config, tokenizer, stores, _fingerprint(config, tokenizer, stores))
+    fingerprint = _fingerprint(config, tokenizer, source_tokenizer, stores)
+    return Prepared(config, tokenizer, source_tokenizer, stores, fingerprint)
+
+
+def load_tokenizers(config: Config, workdir: Path | str) -> tuple[Tokenizer, Tokenizer]:
+    """(that of the targets, or of all text; that of the sources) of a run. Raises UserError if one is missing."""
+    tokenizer = tokenizers.load_tokenizer(Path(workdir) / "tokenizer")
+    if not config.data.separate_vocabularies:
+        return tokenizer, tokenizer
+    return tokenizer, tokenizers.load_tokenizer(Path(workdir) / "tokenizer_source")
 
 
 def prepare_split(
@@ -71,20 +82,22 @@ def prepare_split(
     tokenizer: Tokenizer,
     split: str,
     *,
+    source_tokenizer: Tokenizer | None = None,
     is_first: bool = True,
     barrier: Callable[[str], None] = _no_barrier,
-) -> dict[str, TokenStore]:
+) -> dict[str, Any]:
     """Stores of one split ("train", "valid" or "test") by source name, none of them empty.
 
-    `valid` is the held-out part of train where no validation source is named. Raises UserError if the
-    split names no source or has no text.
+    They are TokenStores, or for objective.name=seq2seq PairStores, whose sources are tokenised by
+    `source_tokenizer` if it is given. `valid` is the held-out part of train where no validation source is
+    named. Raises UserError if the split names no source or has no text.
     """
     if not is_first:
         barrier(f"stores of {split}")
     stores = {}
-    for part in _parts(config, split):
-        store = part.store(config, tokenizer)
-        if store.num_documents:
+    for part in parts_of(config, split):
+        store = part.store(cache_directory(config), tokenizer, source_tokenizer or tokenizer)
+        if _size(store):
             stores[part.name] = store
         else:
             print(f"{part.label}: {split} gets none of its documents", file=sys.stderr)
@@ -95,16 +108,41 @@ def prepare_split(
     return stores
 
 
-def resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> Config:
-    """`model.vocab_size`, if it is 0, becomes the tokenizer's, rounded up. Raises UserError if it is too small."""
-    asked, needed = config.model.vocab_size, tokenizer.vocab_size
-    if asked and asked < needed:
-        raise UserError(
-            f"config.model.vocab_size: {asked} is smaller than the tokenizer's vocabulary of {needed}; set 0."
-        )
+def references(config: Config, split: str) -> dict[str, list[Pair]]:
+    """The pairs of a split by source name: what `prepare_split` gives PairStores of, in the same order.
+
+    Sources are clean and have their prefix, as in training; references are as they were read, for
+    metrics that are defined on raw text. Raises UserError as `prepare_split` does.
+    """
+    assert config.objective.name == "seq2seq", config.objective.name
+    found = {}
+    for part in parts_of(config, split):
+        assert isinstance(part, PairPart)
+        if pairs := [Pair(pair.source, raw.references) for pair, raw in part.read()]:
+            found[part.name] = pairs
+    if not found:
+        raise UserError(_nothing_in(config, split))
+    return found
+
+
+def resolve_vocab_size(config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer | None = None) -> Config:
+    """Vocabulary sizes that are 0 become the tokenizer's, rounded up. Raises UserError if one is too small.
+
+    model.source_vocab_size is that of `source_tokenizer` with data.separate_vocabularies, else it stays as it is.
+    """
+    wanted = {"vocab_size": tokenizer}
+    if config.data.separate_vocabularies and source_tokenizer:
+        wanted["source_vocab_size"] = source_tokenizer
     multiple = config.model.vocab_multiple
-    size = asked or -(-needed // multiple) * multiple
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    sizes: dict[str, Any] = {}
+    for name, each in wanted.items():
+        asked, needed = getattr(config.model, name), each.vocab_size
+        if asked and asked < needed:
+            raise UserError(
+                f"config.model.{name}: {asked} is smaller than the tokenizer's vocabulary of {needed}; set 0."
+            )
+        sizes[name] = asked or -(-needed // multiple) * multiple
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
 
 
 def cache_directory(config: Config) -> Path:
@@ -114,102 +152,43 @@ def cache_directory(config: Config) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lm"
 
 
-class _Part:
-    """What one split takes from one source: all of it, or what lies on its side of the holdout."""
-
-    def __init__(self, config: Config, section: str, name: str, side: str):
-        self.name = name
-        self.side = side  # "all", "train" or "valid"
-        self.label = f"config.data.{section}.{name}"
-        self._data = config.data
-        self._config: SourceConfig = getattr(config.data, section)[name]
-
-    @cached_property
-    def _source(self) -> sources.Source:
-        return sources.open_source(self._config)
-
-    def texts(self, cleaner: Cleaner) -> Iterator[str]:
-        """The documents, cleaned. `cleaner` counts those dropped from the whole source, both sides of it."""
-        try:
-            texts = cleaner.clean(self._source.iterate())
-            if self.side == "all":
-                yield from texts
-            elif self._data.holdout == "hash":
-                yield from (text for text in texts if _is_held_out(text, self._data.holdout_fraction) == self._held_out)
-            else:
-                yield from _cut_tail(texts, self._boundary(), self._held_out)
-        except UserError as error:
-            raise UserError(f"{self.label}: {error}") from error
-
-    @property
-    def _held_out(self) -> bool:
-        return self.side == "valid"
-
-    def _boundary(self) -> int:
-        total = sum(len(text) for text in Cleaner(self._data.cleaning).clean(self._source.iterate()))
-        return int((1 - self._data.holdout_fraction) * total)
-
-    def store(self, config: Config, tokenizer: Tokenizer) -> TokenStore:
-        try:
-            identity = self._identity(tokenizer)
-        except UserError as error:
-            raise UserError(f"{self.label}: {error}") from error
-        label = self.label if self.side == "all" else f"{self.label} ({self.side} side)"
-        cleaner = Cleaner(config.data.cleaning)
-        return token_store.open_or_build(cache_directory(config), identity, label, tokenizer, self.texts, cleaner)
-
-    def _identity(self, tokenizer: Tokenizer) -> dict[str, Any]:
-        data = self._data
-        identity: dict[str, Any] = {
-            "source": self._source.fingerprint(),
-            "described": self._config.kind,
-            "cleaning": dataclasses.asdict(data.cleaning),
-            "tokenizer": tokenizer.fingerprint,
-            "side": self.side if self.side == "all" else [self.side, data.holdout, data.holdout_fraction],
-        }
-        if data.cleaning.unicode:
-            identity["unicode"] = unicodedata.unidata_version
-        return identity
+def _size(store: TokenStore | PairStore) -> int:
+    return store.num_pairs if isinstance(store, PairStore) else store.num_documents
 
 
-def _is_held_out(text: str, fraction: float) -> bool:
-    """By the text alone, so that equal documents are on the same side and new ones move none."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") < fraction * 2.0**64
+def _train_tokenizers(config: Config, workdir: Path) -> None:
+    """Makes those that the run directory does not have yet."""
+    wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
+    if config.data.separate_vocabularies:
+        if not tokenizers.needs_text(config.data.tokenizer):
+            raise UserError(
+                "config.data.separate_vocabularies: each side's tokenizer is trained on its text, and this one is not "
+                f"trained at all (kind={config.data.tokenizer.kind}); set it to False."
+            )
+        wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
+    for folder, sides in wanted.items():
+        if not (workdir / folder).exists():
+            _train_tokenizer(config, sides).save(workdir / folder)
 
 
-def _cut_tail(texts: Iterator[str], boundary: int, held_out: bool) -> Iterator[str]:
-    """The characters before `boundary`, or from it on; the document that holds it is cut in two."""
-    end = 0
-    for text in texts:
-        begin, end = end, end + len(text)
-        cut = min(max(boundary - begin, 0), len(text))
-        if part := text[cut:] if held_out else text[:cut]:
-            yield part
-
-
-def _parts(config: Config, split: str) -> list[_Part]:
-    """In the order of the names. A training source of weight 0 is switched off."""
-    data = config.data
-    if split == "test" or (split == "valid" and data.valid):
-        return [_Part(config, split, name, "all") for name in sorted(getattr(data, split))]
-    side = "all" if data.valid else split
-    return [_Part(config, "train", name, side) for name in sorted(data.train) if data.train[name].weight > 0]
-
-
-def _train_tokenizer(config: Config) -> Tokenizer:
-    parts = _parts(config, "train") if tokenizers.needs_text(config.data.tokenizer) else []
-    texts = (text for part in parts for text in part.texts(Cleaner(config.data.cleaning)))
+def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
+    parts = parts_of(config, "train") if tokenizers.needs_text(config.data.tokenizer) else []
+    texts = (text for part in parts for text in part.texts(sides))
     try:
         return tokenizers.build_tokenizer(config.data.tokenizer, texts)
     except UserError as error:
         if not parts or str(error).startswith("config.data.train"):
             raise
         named = ", ".join(f"{part.label}: {config.data.train[part.name].path or 'embedded'}" for part in parts)
-        raise UserError(f"{error} (The text is {named}.)") from error
+        only = f", the {sides[0]}s of it" if config.data.separate_vocabularies else ""
+        raise UserError(f"{error} (The text is {named}{only}.)") from error
 
 
-def _open_all(config: Config, tokenizer: Tokenizer) -> dict[str, dict[str, TokenStore]]:
-    return {split: prepare_split(config, tokenizer, split) for split in ("train", "valid")}
+def _open_all(config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    return {
+        split: prepare_split(config, tokenizer, split, source_tokenizer=source_tokenizer)
+        for split in ("train", "valid")
+    }
 
 
 def _nothing_in(config: Config, split: str) -> str:
@@ -227,27 +206,50 @@ def _nothing_in(config: Config, split: str) -> str:
     )
 
 
-def _check_train(config: Config, stores: dict[str, TokenStore]) -> None:
+def _check_train(config: Config, stores: Mapping[str, TokenStore | PairStore]) -> None:
+    """Each source has a row at least, or a document, where rows are not windows of the whole text."""
+    windows = config.objective.name == "causal"
     needed = config.data.sequence_length + 1
     for name in sorted(config.data.train):
         source = config.data.train[name]
         if source.weight == 0:
             continue
-        found = stores[name].num_tokens if name in stores else 0
-        if found < needed:
+        store = stores.get(name)
+        where = f"config.data.train.{name}: {source.path or source.kind}"
+        if store is None and not windows:
+            raise UserError(f"{where} gives nothing for training: all of it was dropped or held out; change it.")
+        found = store.num_tokens if isinstance(store, TokenStore) else 0
+        if windows and found < needed:
             raise UserError(
-                f"config.data.train.{name}: {source.path or source.kind} gives {found} tokens for training and one "
+                f"{where} gives {found} tokens for training and one "
                 f"row takes {needed} (data.sequence_length + 1); add text or shorten the rows."
             )
 
 
-def _fingerprint(config: Config, tokenizer: Tokenizer, stores: dict[str, dict[str, TokenStore]]) -> dict[str, str]:
+def _fingerprint(
+    config: Config,
+    tokenizer: Tokenizer,
+    source_tokenizer: Tokenizer,
+    stores: Mapping[str, Mapping[str, TokenStore | PairStore]],
+) -> dict[str, str]:
     weights = {name: source.weight for name, source in sorted(config.data.train.items()) if source.weight > 0}
-    order = [ORDER, config.seed, config.data.sequence_length, config.train.batch_size, weights]
+    order: list[Any] = [ORDER, config.seed, config.data.sequence_length, config.train.batch_size, weights]
+    if config.objective.name != "causal":
+        objective = config.objective
+        order += [
+            config.data.source_length,
+            config.data.pairs.overlong,
+            objective.name,
+            objective.noise_density,
+            objective.mean_span_length,
+            objective.permute_sentences,
+        ]
     found = {
         "tokenizer": tokenizer.fingerprint,
         "order": hashlib.sha256(json.dumps(order).encode()).hexdigest(),
     }
+    if config.data.separate_vocabularies:
+        found["tokenizer_source"] = source_tokenizer.fingerprint
     for split, by_name in stores.items():
         found |= {f"{split}/{name}": store.fingerprint for name, store in by_name.items()}
     return found

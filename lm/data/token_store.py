@@ -23,11 +23,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from lm.data.cleaning import Cleaner
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 
@@ -35,6 +34,15 @@ FORMAT = 1  # raise it when the same inputs would give another store
 BATCH_CHARACTERS = 1 << 20  # text that is tokenised at a time
 BATCH_DOCUMENTS = 1024
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
+
+
+class Counting(Protocol):
+    """Whoever drops documents while they are read, and says why."""
+
+    dropped: dict[str, int]
+
+
+C = TypeVar("C", bound=Counting)
 
 
 class DamagedStore(Exception):
@@ -95,8 +103,8 @@ def open_or_build(
     identity: dict[str, Any],
     label: str,
     tokenizer: Tokenizer,
-    read: Callable[[Cleaner], Iterator[str]],
-    cleaner: Cleaner,
+    read: Callable[[C], Iterator[str]],
+    cleaner: C,
 ) -> TokenStore:
     """The store of `identity` in `cache`, built from `read(cleaner)` if it is not there or damaged.
 
@@ -153,8 +161,8 @@ def _build(
     identity: dict[str, Any],
     label: str,
     tokenizer: Tokenizer,
-    read: Callable[[Cleaner], Iterator[str]],
-    cleaner: Cleaner,
+    read: Callable[[C], Iterator[str]],
+    cleaner: C,
 ) -> None:
     began = time.monotonic()
     temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))

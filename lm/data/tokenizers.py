@@ -1,19 +1,12 @@
 """How text becomes numbers and back: bytes, characters, SentencePiece, Hugging Face's tokenizer.json.
 
-Every tokenizer has a token before (`bos_id`) and after (`eos_id`) a document, which `encode` does not
-add. Text never turns into them: "<s>" in a document is ordinary text. Padding is marked by segments
-and weights, never by `pad_id` alone, so a vocabulary without a padding piece uses 0 for it.
+What all of them have in common is in `lm/data/tokenizer_base.py`.
 """
 
 from __future__ import annotations
 
-import abc
-import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,94 +15,9 @@ import numpy as np
 
 from lm.config import TokenizerConfig
 from lm.data import sentencepiece_training
+from lm.data.tokenizer_base import BOS, EOS, INFO_FILE, UNK, Tokenizer
+from lm.data.tokenizer_huggingface import HuggingFaceTokenizer
 from lm.errors import UserError
-
-INFO_FILE = "tokenizer_info.json"
-PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that we make; bytes have no UNK
-
-
-class Tokenizer(abc.ABC):
-    """Immutable; `fingerprint` is a hash of everything that decides what it does."""
-
-    kind: str
-    file_name: str  # of its one file, beside tokenizer_info.json
-    vocab_size: int
-    pad_id: int = 0
-    bos_id: int
-    eos_id: int
-    unk_id: int | None = None
-
-    @abc.abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """Token ids, with no special tokens added."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    @abc.abstractmethod
-    def _decode(self, ids: list[int]) -> str:
-        """Text of ids among which there is no special token."""
-
-    @abc.abstractmethod
-    def _piece(self, token: int) -> str:
-        """Text of one ordinary token, or a visible stand-in for part of a character."""
-
-    @abc.abstractmethod
-    def _content(self) -> bytes:
-        """What is written to the file."""
-
-    @classmethod
-    @abc.abstractmethod
-    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
-        """The inverse of `_content` and `_options`."""
-
-    def _options(self) -> dict[str, Any]:
-        """Settings that the file does not hold."""
-        return {}
-
-    def _special(self) -> dict[int, str]:
-        """Ids that stand for no text, with visible names."""
-        return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids without padding, bos and eos. Bytes that are not UTF-8 become U+FFFD."""
-        special = self._special()
-        return self._decode([int(i) for i in ids if int(i) not in special and 0 <= int(i) < self.vocab_size])
-
-    def piece(self, token: int) -> str:
-        """Visible form of one token, for `lm.data.show`."""
-        special = self._special()
-        if token in special:
-            return special[token]
-        if not 0 <= token < self.vocab_size:
-            return f"<{token}>"
-        return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
-
-    @property
-    def fingerprint(self) -> str:
-        head = json.dumps([self.kind, self._options()], sort_keys=True).encode()
-        return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
-
-    def save(self, directory: Path | str) -> None:
-        """Writes the directory whole or not at all."""
-        directory = Path(directory)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
-        try:
-            temporary.chmod(0o755)
-            (temporary / self.file_name).write_bytes(self._content())
-            info = {
-                "kind": self.kind,
-                "fingerprint": self.fingerprint,
-                "vocab_size": self.vocab_size,
-                "options": self._options(),
-            }
-            (temporary / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-            if directory.exists():
-                shutil.rmtree(directory)
-            os.rename(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 class ByteTokenizer(Tokenizer):
@@ -117,7 +25,7 @@ class ByteTokenizer(Tokenizer):
 
     kind = "bytes"
     file_name = "bytes.txt"
-    vocab_size = 3 + 256
+    base_size = 3 + 256
     bos_id = BOS
     eos_id = EOS
 
@@ -150,10 +58,10 @@ class CharacterTokenizer(Tokenizer):
 
     def __init__(self, characters: Iterable[str]):
         self.characters = sorted(set(characters))
-        self.vocab_size = 4 + len(self.characters)
+        self.base_size = 4 + len(self.characters)
         codes = np.array([ord(c) for c in self.characters], np.int64)
         self._ids = np.full(int(codes.max(initial=-1)) + 2, UNK, np.int32)  # one place more, for all beyond
-        self._ids[codes] = np.arange(4, self.vocab_size)
+        self._ids[codes] = np.arange(4, self.base_size)
 
     def encode(self, text: str) -> list[int]:
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -186,7 +94,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = sentencepiece.SentencePieceProcessor()
         self._processor.load_from_serialized_proto(model)
         processor = self._processor
-        self.vocab_size = processor.get_piece_size()
+        self.base_size = processor.get_piece_size()
         self.unk_id = processor.unk_id()
         if max(processor.bos_id(), processor.eos_id()) < 0:
             raise ValueError("it has neither a bos nor an eos piece")
@@ -247,79 +155,6 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(content)
 
 
-class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`. The pieces around a document are named, or guessed from its special tokens."""
-
-    kind = "huggingface"
-    file_name = "tokenizer.json"
-    GUESSES = (
-        ("<|begin_of_text|>", "<|end_of_text|>"),
-        ("<s>", "</s>"),
-        ("<bos>", "<eos>"),
-        ("[CLS]", "[SEP]"),
-        ("<|endoftext|>", "<|endoftext|>"),
-    )
-
-    def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
-        import tokenizers
-
-        self._json = content
-        self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # "<s>" in a document is ordinary text
-        for bos, eos in self.GUESSES:
-            if self._tokenizer.token_to_id(bos) is not None and self._tokenizer.token_to_id(eos) is not None:
-                bos_token, eos_token = bos_token or bos, eos_token or eos
-                break
-        self.bos_token, self.eos_token = bos_token, eos_token
-        self.bos_id = self._id_of(bos_token, "bos_token")
-        self.eos_id = self._id_of(eos_token, "eos_token")
-        pads = [self._tokenizer.token_to_id(piece) for piece in ("<pad>", "[PAD]", "<|padding|>", "<|pad|>")]
-        self._has_pad = any(pad is not None for pad in pads)
-        self.pad_id = next((pad for pad in pads if pad is not None), 0)
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        unknown = getattr(self._tokenizer.model, "unk_token", None)
-        self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
-
-    def _id_of(self, piece: str, setting: str) -> int:
-        token = self._tokenizer.token_to_id(piece) if piece else None
-        if token is None:
-            raise ValueError(
-                f"it has no piece {piece!r}; set data.tokenizer.{setting}"
-                if piece
-                else f"no piece for the place around a document could be guessed; set data.tokenizer.{setting}"
-            )
-        return token
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
-
-    def _piece(self, token: int) -> str:
-        piece = self._tokenizer.id_to_token(token)
-        return f"<{token}>" if piece is None else piece.replace("Ġ", " ").replace("Ċ", "\n").replace("▁", " ")
-
-    def _special(self) -> dict[int, str]:
-        names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}
-        return names | ({self.pad_id: "<pad>"} if self._has_pad else {})
-
-    def _options(self) -> dict[str, Any]:
-        return {"bos_token": self.bos_token, "eos_token": self.eos_token}
-
-    def _content(self) -> bytes:
-        return self._json
-
-    @classmethod
-    def _from_content(cls, content: bytes, options: dict[str, Any]) -> HuggingFaceTokenizer:
-        return cls(content, **options)
-
-
 KINDS: dict[str, type[Tokenizer]] = {
     each.kind: each for each in (ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
 }
@@ -332,6 +167,10 @@ def needs_text(config: TokenizerConfig) -> bool:
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Trains the tokenizer on `texts`, or loads the file that the config names. Raises UserError."""
+    return _build(config, texts).with_extra_ids(config.extra_ids)
+
+
+def _build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if config.path:
         return _from_file(config)
     if config.kind == "bytes":
@@ -366,7 +205,9 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
     try:
         info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
         cls = KINDS[info["kind"]]
-        tokenizer = cls._from_content((directory / cls.file_name).read_bytes(), info["options"])
+        options = dict(info["options"])
+        extra_ids = options.pop("extra_ids", 0)
+        tokenizer = cls._from_content((directory / cls.file_name).read_bytes(), options).with_extra_ids(extra_ids)
     except FileNotFoundError as error:
         raise UserError(f"{directory}: there is no tokenizer here ({error.filename} is missing).") from error
     except Exception as error:
