@@ -15,11 +15,11 @@ LAYERS = (
     {"schema", "batch"},
     {"config"},
     {"models", "objectives", "data", "parallel", "flops", "run_directory", "command", "integrity", "storage_errors"},
-    {"checkpoint_reading", "decoding"},
+    {"checkpoint_reading", "decoding", "rows"},
     {"checkpoint"},
     {"evaluation"},
     {"training"},
-    {"train", "eval", "generate", "aot", "data.show"},
+    {"train", "eval", "generate", "compare", "aot", "data.show"},
 )
 COMMANDS = LAYERS[-1]
 

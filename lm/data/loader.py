@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
 import os
 import queue
 import signal
@@ -28,7 +27,7 @@ from absl import flags
 
 from lm.batch import Batch
 from lm.config import Config
-from lm.data import packing
+from lm.data import order, packing
 from lm.data.packing import Rows
 from lm.data.prepare import Prepared
 from lm.data.token_store import TokenStore
@@ -38,11 +37,6 @@ T = TypeVar("T")
 Features = Callable[[np.ndarray, np.ndarray, np.ndarray], Batch]
 
 SECONDS_AFTER_SIGTERM = 20.0
-
-
-def _hash(*parts: Any, below: int) -> int:
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") % below
 
 
 class TrainRows:
@@ -63,16 +57,14 @@ class TrainRows:
     @cached_property
     def _order(self) -> grain.MapDataset:
         """Element i is (source name, epoch, row of the epoch)."""
-        orders = []
+        orders = {}
         for name, count in self.rows_per_epoch().items():
             number_rows = partial(_number_row, name, count)
-            seed = _hash("shuffle", self._seed, name, below=2**32)
+            seed = order.number("shuffle", self._seed, name, below=2**32)
             # Numbered before the shuffle: there the index still counts on over the epochs.
             rows = grain.MapDataset.range(count).map_with_index(number_rows)
-            orders.append(rows.shuffle(seed=seed).repeat())
-        if len(orders) == 1:
-            return orders[0]
-        return grain.MapDataset.mix(orders, weights=[self._weights[name] for name in self._stores])
+            orders[name] = rows.shuffle(seed=seed).repeat()
+        return order.mix(orders, self._weights)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_order"}
@@ -104,7 +96,7 @@ class TrainRows:
 
     def _start(self, name: str, epoch: int, row: int) -> int:
         # Another offset each epoch, so that rows are not cut at the same places again.
-        return _hash("offset", self._seed, name, epoch, below=self._length) + row * self._length
+        return order.number("offset", self._seed, name, epoch, below=self._length) + row * self._length
 
 
 def _number_row(name: str, count: int, index: int, row: int) -> tuple[str, int, int]:

@@ -1,0 +1,201 @@
+"""Numbered (source, target) examples of one data source, whose sizes are known before they are made.
+
+That is what packing needs: it plans the rows of an epoch from sizes alone, and the tokens of a row are made
+when the row is asked for. Whatever is drawn is drawn by key (seed, source name, epoch, and the example's
+number), so every process makes the same examples, and each epoch has new ones.
+
+Shape letters: E examples, D numbers drawn for an example.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from lm.data import order
+from lm.data.pair_store import PairStore
+from lm.data.token_store import TokenStore
+
+EPOCHS_KEPT = 2
+
+
+class Examples(Protocol):
+    """Picklable. Sizes count the end token and are never more than a row holds."""
+
+    @property
+    def text(self) -> dict[str, int]:
+        """`documents`, `bytes`, `words` and `unknown` of the text that all targets spell (see `token_store`)."""
+        ...
+
+    @property
+    def missing(self) -> str:
+        """Why `bytes` and `words` are 0, or empty where they are right."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def sizes(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of source and of target of each example, int64 (E,) and (E,)."""
+        ...
+
+    def make(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target tokens of an example, int32, both with the end token."""
+        ...
+
+
+class PairExamples:
+    """The pairs of a store, the same in every epoch: tokens and the end token of either side.
+
+    Of a pair that is too long for a row, `overlong` "truncate" cuts the text and keeps the end token, and
+    "drop" leaves the pair out.
+    """
+
+    def __init__(self, pairs: PairStore, source_length: int, target_length: int, overlong: str = "truncate"):
+        assert pairs.source.num_documents == pairs.target.num_documents, "sides of different length"
+        assert overlong in ("truncate", "drop"), overlong
+        self._source, self._target = pairs.source, pairs.target
+        self._source_length, self._target_length, self._drop = source_length, target_length, overlong == "drop"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_sizes", "_kept_E")}
+
+    @cached_property
+    def _kept_E(self) -> np.ndarray:
+        """Numbers of the pairs that are not dropped."""
+        fits = np.ones(self._source.num_documents, bool)
+        if self._drop:
+            fits &= _text_lengths(self._source) < self._source_length
+            fits &= _text_lengths(self._target) < self._target_length
+        return np.flatnonzero(fits)
+
+    @cached_property
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        source_sizes_E = _text_lengths(self._source)[self._kept_E] + 1
+        target_sizes_E = _text_lengths(self._target)[self._kept_E] + 1
+        return np.minimum(source_sizes_E, self._source_length), np.minimum(target_sizes_E, self._target_length)
+
+    @property
+    def text(self) -> dict[str, int]:
+        return _text(self._target, len(self), whole=not self.missing)
+
+    @property
+    def missing(self) -> str:
+        whole = len(self) == self._target.num_documents
+        whole = whole and bool(np.all(_text_lengths(self._target) < self._target_length))
+        return "" if whole else "truncated: targets that are longer than a row are not scored whole"
+
+    def __len__(self) -> int:
+        return len(self._kept_E)
+
+    def sizes(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._sizes
+
+    def make(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        pair = int(self._kept_E[index])
+        source = _cut(self._source.document(pair), self._source_length)
+        return source, _cut(self._target.document(pair), self._target_length)
+
+
+def _cut(document: np.ndarray, length: int) -> np.ndarray:
+    """`[bos] text [eos]` without its bos, and with so much of the text that `length` tokens remain."""
+    tokens = np.array(document[1 : length + 1], np.int32)
+    tokens[-1] = document[-1]
+    return tokens
+
+
+def _text_lengths(store: TokenStore) -> np.ndarray:
+    """Tokens of each document less its bos and eos, int64."""
+    return np.diff(np.append(store.starts, store.num_tokens)) - 2
+
+
+def _text(store: TokenStore, documents: int, *, whole: bool) -> dict[str, int]:
+    counts = store.manifest["counts"]
+    text = {name: counts[name] if whole else 0 for name in ("bytes", "words")}
+    return {"documents": documents, **text, "unknown": counts["unknown"]}
+
+
+class Denoiser(Protocol):
+    """Makes an example of a chunk of text: a denoising objective (`lm/objectives/denoising.py`)."""
+
+    def longest_chunk(self, source_length: int, target_length: int) -> int:
+        """Every example of a chunk of 2 to so many tokens fits the row, whatever is drawn."""
+        ...
+
+    def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """All that is random about the sizes of the chunks' examples: (E, D)."""
+        ...
+
+    def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of source and target of each example, int64 (E,) and (E,)."""
+        ...
+
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target of a chunk, int32, of just those sizes."""
+        ...
+
+
+class DenoisingExamples:
+    """Chunks of documents, corrupted anew each epoch.
+
+    A document is cut into chunks of `longest_chunk` tokens and a rest; bos and eos are not part of it. A rest
+    of one token, of which no example can be made, gets a second one from the chunk before. Documents of
+    fewer than 2 tokens give no chunk.
+    """
+
+    missing = "the targets are not the text as it was"
+
+    def __init__(
+        self, store: TokenStore, denoiser: Denoiser, source_length: int, target_length: int, seed: int, name: str
+    ):
+        self._store, self._denoiser, self._seed, self._name = store, denoiser, seed, name
+        self._longest = denoiser.longest_chunk(source_length, target_length)
+        self._kept: dict[int, np.ndarray] = {}  # draws by epoch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**{key: value for key, value in self.__dict__.items() if key != "_chunks"}, "_kept": {}}
+
+    @cached_property
+    def _chunks(self) -> tuple[np.ndarray, np.ndarray]:
+        """First token in the store and length of each chunk, int64 (E,) and (E,)."""
+        lengths = _text_lengths(self._store)
+        counts = -(-lengths // self._longest)
+        rests = lengths - (counts - 1) * self._longest  # length of each document's last chunk
+        lone = (lengths > 0) & (rests == 1)
+        counts -= lone & (lengths < 2)
+        helped = lone & (lengths >= 2) & (self._longest > 2)
+        counts -= lone & (lengths >= 2) & (self._longest == 2)  # nothing could be given: the token is left out
+        document_E = np.repeat(np.arange(len(lengths)), counts)
+        nth_E = np.arange(len(document_E)) - np.repeat(np.cumsum(counts) - counts, counts)
+        left_E = lengths[document_E] - nth_E * self._longest
+        is_last_E = nth_E == counts[document_E] - 1
+        helped_E = helped[document_E]
+        first_E = np.asarray(self._store.starts)[document_E] + 1 + nth_E * self._longest - (helped_E & is_last_E)
+        length_E = np.minimum(left_E, self._longest) + (helped_E & is_last_E)
+        length_E -= helped_E & (nth_E == counts[document_E] - 2)
+        return first_E, length_E
+
+    @property
+    def text(self) -> dict[str, int]:
+        return _text(self._store, self._store.num_documents, whole=False)
+
+    def __len__(self) -> int:
+        return len(self._chunks[0])
+
+    def sizes(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._denoiser.sizes(self._chunks[1], self._draws(epoch))
+
+    def make(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        first, length = (int(each[index]) for each in self._chunks)
+        tokens = np.asarray(self._store.tokens[first : first + length], np.int32)
+        rng = order.generator("corrupt", self._seed, self._name, epoch, index)
+        return self._denoiser.make(tokens, self._draws(epoch)[index], rng)
+
+    def _draws(self, epoch: int) -> np.ndarray:
+        if epoch not in self._kept:
+            while len(self._kept) >= EPOCHS_KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            rng = order.generator("draw", self._seed, self._name, epoch)
+            self._kept[epoch] = self._denoiser.draw(self._chunks[1], rng)
+        return self._kept[epoch]

@@ -1,0 +1,104 @@
+"""From a config and prepared data to rows: every objective of two-sided models, and those that cannot be served."""
+
+import numpy as np
+import pytest
+
+from lm.config import Config, defaults, source
+from lm.data.loader import EvalRows, TrainRows
+from lm.data.pair_rows import PairEvalRows, PairTrainRows
+from lm.data.prepare import prepare
+from lm.data.tokenizers import ByteTokenizer
+from lm.errors import UserError
+from lm.rows import _ends_sentence, eval_rows, train_rows
+
+BATCH, SOURCE, LENGTH = 4, 64, 56
+LINES = [(f"source {i} {'a. b! ' * (i % 4)}end.", f"target {i * i}{' c' * (i % 5)}") for i in range(120)]
+
+
+def prepared(folder, name, length=LENGTH, overlong="truncate"):
+    for side, file in enumerate(("source.txt", "target.txt")):
+        (folder / file).write_text("".join(f"{line[side]}\n" for line in LINES))
+    values = defaults()
+    target = {"target_path": str(folder / "target.txt")} if name == "seq2seq" else {}
+    values.data.train.mine = source(path=str(folder / "source.txt"), document="line", **target)
+    values.data.update(sequence_length=length, source_length=0 if name == "causal" else SOURCE)
+    values.data.update(cache_dir=str(folder / "cache"))
+    values.data.tokenizer.update(kind="bytes", extra_ids=0 if name in ("causal", "seq2seq", "prefix_lm") else 103)
+    values.data.pairs.overlong = overlong
+    values.model.family = "decoder" if name == "causal" else "encoder_decoder"
+    values.objective.update(name=name, permute_sentences=name == "infilling")
+    values.train.batch_size = BATCH
+    return prepare(Config.from_dict(values.to_dict()), folder / "run")
+
+
+def segments_of(tokens, segments):
+    return [tokens[segments == k].tolist() for k in range(1, segments.max() + 1)]
+
+
+def examples_of(batch):
+    """(source, inputs of the decoder, target) of every example of a batch."""
+    for row in range(len(batch.tokens)):
+        sources = segments_of(batch.source.tokens[row], batch.source.segments[row])
+        inputs, targets = (segments_of(each[row], batch.segments[row]) for each in (batch.tokens, batch.targets))
+        yield from zip(sources, inputs, targets, strict=True)
+
+
+def test_pairs_reach_the_rows_as_they_were_written(tmp_path):
+    found = prepared(tmp_path, "seq2seq")
+    config, tokenizer = found.config, found.tokenizer
+    rows = train_rows(config, found)
+    assert isinstance(rows, PairTrainRows)
+    evaluated = eval_rows(config, tokenizer, found.stores["valid"])["mine"]
+    assert isinstance(evaluated, PairEvalRows) and not evaluated.missing
+    parts = {}
+    for part, batch in (
+        ("train", [rows.rows(step, range(BATCH)) for step in range(rows.rows_per_epoch()["mine"] // BATCH)]),
+        ("valid", [evaluated.rows(range(evaluated.num_rows))]),
+    ):
+        parts[part] = set()
+        for tokens, inputs, targets in (each for every in batch for each in examples_of(every)):
+            assert inputs == [tokenizer.bos_id, *targets[:-1]]
+            assert tokens[-1] == targets[-1] == tokenizer.eos_id
+            pair = tokenizer.decode(tokens), tokenizer.decode(targets)
+            assert pair in LINES and pair not in parts[part]
+            parts[part].add(pair)
+    assert not parts["train"] & parts["valid"]
+    assert len(LINES) - 20 < len(parts["train"]) + len(parts["valid"]) <= len(LINES), "all but the epoch's last rows"
+    assert evaluated.totals["documents"] == len(parts["valid"])
+    assert evaluated.totals["bytes"] == sum(len(target) for _, target in parts["valid"])
+    assert evaluated.totals["targets"] == evaluated.totals["bytes"] + len(parts["valid"])
+
+
+@pytest.mark.parametrize("name", ["span_corruption", "ul2", "infilling", "prefix_lm"])
+def test_every_denoising_objective_makes_rows(tmp_path, name):
+    found = prepared(tmp_path, name)
+    rows = train_rows(found.config, found)
+    batch = rows.rows(3, range(BATCH))
+    assert batch.shape == (BATCH, LENGTH) and batch.source.tokens.shape == (BATCH, SOURCE)
+    assert (batch.weights == (batch.segments > 0)).all()
+    for tokens, inputs, targets in examples_of(batch):
+        assert tokens[-1] == targets[-1] == found.tokenizer.eos_id and inputs[0] == found.tokenizer.bos_id
+    extra = found.tokenizer.vocab_size - found.tokenizer.num_extra_ids
+    assert (batch.source.tokens >= extra).any() == (name != "prefix_lm")
+    evaluated = eval_rows(found.config, found.tokenizer, found.stores["valid"])["mine"]
+    whole = evaluated.rows(range(evaluated.num_rows))
+    assert whole.weights.sum() == evaluated.totals["targets"] > 0 and evaluated.totals["bytes"] == 0
+
+
+def test_causal_rows_are_windows(tmp_path):
+    found = prepared(tmp_path, "causal")
+    assert isinstance(train_rows(found.config, found), TrainRows)
+    assert isinstance(eval_rows(found.config, found.tokenizer, found.stores["valid"])["mine"], EvalRows)
+
+
+def test_pairs_that_are_all_too_long_are_told(tmp_path):
+    found = prepared(tmp_path, "seq2seq", length=4, overlong="drop")
+    with pytest.raises(UserError, match=r"config.data.train.mine: every pair is longer than a row"):
+        train_rows(found.config, found)
+    evaluated = eval_rows(found.config, found.tokenizer, found.stores["valid"])["mine"]
+    assert evaluated.totals["targets"] == 4 * evaluated.totals["documents"] and "truncated" in evaluated.missing
+
+
+def test_sentences_end_with_their_marks():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(np.flatnonzero(_ends_sentence(tokenizer))) == "!.?"
