@@ -1,0 +1,177 @@
+"""Scores of text against figures worked out by hand and against plain recursion."""
+
+import functools
+import itertools
+import math
+import random
+import socket
+
+import pytest
+
+from lm.config.training import TEXT_METRICS
+from lm.evaluation.text_metrics import edit_distance, score, sentence_counts
+
+SENTENCES = ["the cat sat on the mat today", "a dog barked at seven wizards", "it is late"]
+
+
+def figures(metrics, predictions, references, bleu_tokenize="13a"):
+    references = [(each,) if isinstance(each, str) else each for each in references]
+    return score(metrics, predictions, references, bleu_tokenize=bleu_tokenize).figures
+
+
+def figure(metric, prediction, *references):
+    return figures([metric], [prediction], [references])
+
+
+def test_a_copy_is_perfect_by_every_metric():
+    got = figures(list(TEXT_METRICS), SENTENCES, SENTENCES)
+    errors = {"ter", "wer"}
+    assert got == {name: pytest.approx(0 if name in errors else 100) for each in TEXT_METRICS.values() for name in each}
+    assert got["bleu"] == pytest.approx(100, abs=1e-9)
+
+
+def test_bleu_by_hand():
+    """Papineni 2002: six words against eight. n-grams found: 5 of 6, 3 of 5, 1 of 4, and of four words 0 of 3, for
+    which sacrebleu's smoothing counts a half; brevity penalty exp(1 - 8 / 6)."""
+    precisions = [5 / 6, 3 / 5, 1 / 4, 0.5 / 3]
+    expected = 100 * math.exp(1 - 8 / 6) * math.prod(precisions) ** 0.25
+    assert figure("bleu", "a b c X d e", "a b c d e f g h")["bleu"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_bleu_counts_over_the_corpus_and_is_no_mean_of_sentences():
+    predictions, references = ["a b c d e f", "x"], ["a b c d e f", "y z"]
+    # 6 + 0 of 7 words, 5 of 5, 4 of 4, 3 of 3; seven words against eight.
+    expected = 100 * math.exp(1 - 8 / 7) * (6 / 7) ** 0.25
+    assert figures(["bleu"], predictions, references)["bleu"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_tokenisation_matters_and_stands_in_the_signature():
+    predictions, references = ["我们明天去北京看长城。"], [("我们今天去北京看长城。",)]
+    by = {
+        each: score(["bleu"], predictions, references, bleu_tokenize=each)
+        for each in ("13a", "zh", "char", "intl", "none")
+    }
+    assert by["13a"].figures["bleu"] == pytest.approx(0, abs=1e-6)  # one long word, and it is wrong
+    # One of 11 characters is wrong, and with it 2 of 10 pairs, 3 of 9 triples and 3 of 8 fours.
+    expected = 100 * (10 / 11 * 8 / 10 * 6 / 9 * 5 / 8) ** 0.25
+    assert by["zh"].figures["bleu"] == by["char"].figures["bleu"] == pytest.approx(expected, rel=1e-9)
+    assert all(f"tok:{each}" in by[each].signatures["bleu"] for each in by)
+
+
+def test_signatures_name_what_was_done():
+    got = score(list(TEXT_METRICS), SENTENCES, [(each,) for each in SENTENCES], bleu_tokenize="13a")
+    assert set(got.signatures) == {"bleu", "chrf", "ter", "rouge"}
+    assert got.signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert "nc:6|nw:0" in got.signatures["chrf"] and "tok:tercom" in got.signatures["ter"]
+    assert "stem:porter" in got.signatures["rouge"]
+
+
+def test_ter_by_hand():
+    """Snover 2006: a shifted phrase is one edit: 1 of 6 words. The word error rate has to delete and insert it."""
+    assert figure("ter", "d e f a b c", "a b c d e f")["ter"] == pytest.approx(100 / 6)
+    assert figure("wer", "d e f a b c", "a b c d e f")["wer"] == 100
+
+
+def test_chrf_by_hand():
+    """Popovic 2015 for one character more than the reference: `abcdefgh` against `abcdefg`."""
+    orders = range(1, 7)
+    precision = sum((8 - n) / (9 - n) for n in orders) / 6
+    recall = 1.0
+    expected = 100 * 5 * precision * recall / (4 * precision + recall)
+    assert figure("chrf", "abcdefgh", "abcdefg")["chrf"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_rouge_by_hand():
+    """Lin 2004: `police kill the gunman` against `police killed the gunman`; the stem of killed is kill.
+
+    And `the gunman kill police`: all words, of the three pairs `the gunman` only, in order `the gunman`.
+    """
+    got = figure("rouge", "police kill the gunman", "police killed the gunman")
+    assert got == {name: pytest.approx(100) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
+    got = figure("rouge", "the gunman kill police", "police killed the gunman")
+    assert got["rouge1"] == pytest.approx(100) and got["rouge2"] == pytest.approx(100 / 3)
+    assert got["rougeL"] == got["rougeLsum"] == pytest.approx(50)
+    # 2 of 3 words of the prediction, 2 of 5 of the reference: F1 = 2 * 2 / (3 + 5).
+    assert figure("rouge", "a b x", "a b c d e")["rouge1"] == pytest.approx(50)
+
+
+def test_the_lines_of_a_text_are_the_sentences_of_rouge_lsum():
+    """Sentences in another order: each is found whole, but only one of them in order."""
+    got = figure("rouge", "seven red\nbig cats", "big cats\nseven red")
+    assert got["rougeLsum"] == pytest.approx(100) and got["rougeL"] == pytest.approx(50)
+    assert figure("rouge", "seven red big cats", "big cats seven red")["rougeLsum"] == pytest.approx(50)
+
+
+def test_rouge_takes_the_best_reference_for_each_figure_and_the_mean_of_examples():
+    got = figures(["rouge"], ["a b c", "x"], [("c b a", "a b q"), ("y",)])
+    assert got["rouge1"] == pytest.approx(50)  # 100 by the first reference
+    assert got["rouge2"] == pytest.approx(25)  # 50 by the second
+    assert got["rougeL"] == pytest.approx(100 * 2 / 3 / 2)
+
+
+def test_exact_match_ignores_outer_white_space_only():
+    predictions = [" a b\n", "a  b", "A b", "c"]
+    assert figures(["exact_match"], predictions, ["a b", "a b", "a b", ("b", "c ")])["exact_match"] == 50
+
+
+def recursive_distance(first, second):
+    @functools.cache
+    def between(i, j):
+        if i == 0 or j == 0:
+            return i + j
+        return min(
+            between(i - 1, j) + 1, between(i, j - 1) + 1, between(i - 1, j - 1) + (first[i - 1] != second[j - 1])
+        )
+
+    return between(len(first), len(second))
+
+
+def test_edit_distance_is_that_of_a_recursion():
+    for lengths in itertools.product(range(4), repeat=2):
+        for words in itertools.product("ab", repeat=sum(lengths)):
+            first, second = words[: lengths[0]], words[lengths[0] :]
+            assert edit_distance(first, second) == recursive_distance(first, second), (first, second)
+    draw = random.Random(0)
+    for _ in range(100):
+        first, second = (draw.choices("abcde", k=draw.randrange(20)) for _ in range(2))
+        assert edit_distance(first, second) == recursive_distance(tuple(first), tuple(second))
+
+
+def test_word_error_rate_is_over_all_words_and_by_the_closest_reference():
+    # 1 of 4, 0 of 1 (the second reference), 2 of 1.
+    predictions, references = ["a b x d", "e", "f g h"], ["a b c d", ("e e", "e"), "f"]
+    assert figures(["wer"], predictions, references)["wer"] == pytest.approx(100 * 3 / 6)
+    # Of references at the same distance the longest.
+    assert sentence_counts("wer", ["a"], [("b", "a c")])["wer"].tolist() == [[1, 2]]
+    assert figure("wer", "", "a b")["wer"] == 100
+    assert figure("wer", "", "")["wer"] == 0 and figure("wer", "a", "")["wer"] == 100
+
+
+def test_references_of_unequal_number():
+    """A missing reference is none, and not an empty one: it changes no count of its sentence."""
+    predictions = ["the cat sat on the mat", "a dog barked"]
+    got = score(list(TEXT_METRICS), predictions, [("no", predictions[0]), (predictions[1],)], bleu_tokenize="13a")
+    assert got.figures["bleu"] == pytest.approx(100) and got.figures["wer"] == got.figures["exact_match"] - 100 == 0
+    assert "nrefs:var" in got.signatures["bleu"]
+    # TER divides by the mean length of the references, so a reference that were empty would show.
+    assert figures(["ter"], ["a b x", "c d"], [("a b y", "q q q q q"), ("c q",)])["ter"] == pytest.approx(100 * 2 / 6)
+
+
+def test_empty_predictions_have_figures():
+    got = figures(list(TEXT_METRICS), ["", ""], ["a b", "c"])
+    assert got["bleu"] == got["chrf"] == got["rouge1"] == got["exact_match"] == 0 and got["wer"] == got["ter"] == 100
+
+
+def test_a_prediction_too_few_is_noticed():
+    with pytest.raises(AssertionError):
+        score(["wer"], ["a"], [("a",), ("b",)], bleu_tokenize="13a")
+
+
+def test_nothing_is_fetched(monkeypatch):
+    def refuse(*_, **__):
+        pytest.fail("a connection was opened")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for tokenize in ("13a", "intl", "zh", "char", "none"):
+        score(list(TEXT_METRICS), ["a. b\nc"], [("a. b\nd",)], bleu_tokenize=tokenize)

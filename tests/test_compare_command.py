@@ -1,0 +1,204 @@
+"""`python -m lm.compare`: its test against sacrebleu's, against chance, and what it refuses."""
+
+import random
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+from lm import compare
+from lm.config import Config
+from lm.errors import UserError
+from lm.evaluation.predictions import Example, write_predictions
+from lm.run_directory import RunDirectory
+
+WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew".split()
+
+
+def system(errors, size=60, seed=0):
+    """Outputs of which a share `errors` of the words is wrong; references are the same for all seeds."""
+    texts, draw = random.Random(1), random.Random(seed + 100)
+    examples = []
+    for number in range(size):
+        words = texts.choices(WORDS, k=texts.randint(4, 12))
+        made = [draw.choice(WORDS) if draw.random() < errors else word for word in words]
+        examples.append(Example(f"source {number}", (" ".join(words),), " ".join(made), -1.0))
+    return examples
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs the command in this process and gives what it printed."""
+    before = set(flags.FLAGS)
+    compare.define_flags()
+
+    def call(*arguments):
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["compare", *map(str, arguments)])
+        assert compare.main() == 0
+        return capsys.readouterr().out
+
+    yield call
+    flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("systems")
+    for name, errors, seed in (("bad", 0.5, 1), ("good", 0.1, 2), ("good2", 0.1, 3)):
+        write_predictions(folder / f"{name}.jsonl", system(errors, seed=seed))
+    return folder
+
+
+def rows(text):
+    """(system, score, mean, half width, p) of each line of the table."""
+    found = re.findall(r"(\S+)\s+([\d.]+)\s+([\d.]+) ± ([\d.]+)[ ]*([\d.]*)", text)
+    return [(name, *(float(each) if each else None for each in numbers)) for name, *numbers in found]
+
+
+def test_bleu_of_three_systems(command, files):
+    paths = [files / f"{name}.jsonl" for name in ("good", "bad", "good2")]
+    text = command(f"--predictions={','.join(map(str, paths))}", "--samples=200")
+    assert text.startswith(f"60 examples, 200 resamples; p against {paths[0]}\n")
+    (first, score, mean, width, none), (_, worse, *_, p_bad), (_, near, *_, p_near) = rows(text)
+    assert first == str(paths[0]) and none is None and worse < score and abs(near - score) < 8
+    assert abs(mean - score) < 3 and 0 < width < 15
+    assert p_bad == round(1 / 201, 4) and p_near > 0.05
+    assert re.search(r"\nbleu: nrefs:1\|bs:200\|seed:12345\|case:mixed\|eff:no\|tok:13a\|smooth:exp\|version:", text)
+
+
+def test_several_metrics_and_the_seed(command, files):
+    arguments = (f"--predictions={files / 'good.jsonl'},{files / 'bad.jsonl'}", "--samples=50")
+    text = command(*arguments, "--metric=bleu,chrf,ter,rouge,exact_match,wer")
+    names = ("BLEU", "chrF", "TER", "ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "exact match", "WER")
+    assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(names)] == list(names)
+    assert len(rows(text)) == 18 and "wer: bs:50|seed:12345" in text
+    assert command(*arguments, "--metric=wer") == command(*arguments, "--metric=wer")
+    other = command(*arguments, "--metric=bleu,wer", "--seed=1")
+    assert "seed:1|" in other and rows(other)[0][1] == rows(text)[0][1] and rows(other)[0][2:] != rows(text)[0][2:]
+    assert "tok:char" in command(*arguments, "--bleu_tokenize=char")
+
+
+def test_our_bootstrap_is_that_of_sacrebleu():
+    """TER is edits over words too, so its counts of sentences can be given to both."""
+    systems = [system(errors, seed=seed) for seed, errors in enumerate((0.3, 0.33, 0.5))]
+    found, _ = compare.compare("ter", systems, bleu_tokenize="13a", samples=300, seed=5)
+    scorer = compare.sacrebleu_scorer("ter", "13a")
+    references = compare.reference_streams([each.references for each in systems[0]])
+    counts = [
+        np.array(scorer._extract_corpus_statistics([each.prediction for each in examples], references))
+        for examples in systems
+    ]
+    ours = compare.bootstrap(counts, samples=300, seed=5)
+    for mine, theirs in zip(ours, found["ter"], strict=True):
+        assert mine.score == pytest.approx(theirs.score, rel=1e-5)
+        assert mine.mean == pytest.approx(theirs.mean, rel=1e-5)
+        assert mine.interval == pytest.approx(theirs.interval, rel=1e-4)
+        assert mine.p_value == theirs.p_value
+    assert ours[1].p_value > 0.02 > ours[2].p_value == pytest.approx(1 / 301)
+
+
+@pytest.mark.parametrize("metric", ["bleu", "exact_match"])
+def test_a_system_does_not_differ_from_its_copy(metric):
+    found, _ = compare.compare(metric, [system(0.1)] * 2, bleu_tokenize="13a", samples=40, seed=1)
+    first, copy = found[metric]
+    assert (copy.score, copy.mean, copy.interval) == (first.score, first.mean, first.interval)
+    assert first.p_value is None and copy.p_value == 1
+
+
+def test_the_interval_is_that_of_a_binomial_share():
+    """Exact match: 95 % of the resampled shares lie within 1.96 standard errors."""
+    counts = np.stack([np.arange(400) % 4 == 0, np.ones(400)], axis=1).astype(float)
+    (found,) = compare.bootstrap([counts], samples=2000, seed=3)
+    error = 100 * (0.25 * 0.75 / 400) ** 0.5
+    assert found.score == 25 and found.mean == pytest.approx(25, abs=0.2)
+    assert found.interval == pytest.approx(1.96 * error, rel=0.08)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs with predictions of steps 4 and 9 and no checkpoint, scored with characters as tokens."""
+    folder = tmp_path_factory.mktemp("runs")
+    values = {
+        "data": {"train": {"docs": {"kind": "embedded"}}},
+        "eval": {"generation": {"bleu_tokenize": "char"}},
+    }
+    for number, name in enumerate(("one", "two")):
+        with RunDirectory.open(folder / name, Config.from_dict(values)) as directory:
+            for step in (4, 9):
+                write_predictions(directory.eval_dir(step) / compare.FILE, system(1 / step, seed=number))
+    return folder
+
+
+def test_runs_by_step(command, runs):
+    roots = f"--workdir={runs / 'one'},{runs / 'two'}"
+    by_step = {step: command(roots, f"--step={step}", "--samples=20") for step in ("best", "latest", "4", "9")}
+    assert by_step["best"] == by_step["latest"] == by_step["9"] != by_step["4"]
+    assert "tok:char" in by_step["4"] and str(runs / "two") in by_step["4"]
+
+
+def test_the_best_step_is_the_checkpoints(command, runs, monkeypatch):
+    monkeypatch.setattr(compare.Checkpoints, "best", lambda self: 4)
+    assert compare.predictions_of(runs / "one", "best") == runs / "one" / "eval" / "4" / compare.FILE
+    monkeypatch.setattr(compare.Checkpoints, "best", lambda self: 7)
+    with pytest.raises(UserError, match=r"of step 7 \(best\); it has those of 4, 9"):
+        compare.predictions_of(runs / "one", "best")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": 1}, "example 3: its source is not that of"),
+        ({"references": 1}, "example 3: its reference is not that of"),
+        ({"fewer": 1}, "has 59 examples and .* has 60"),
+    ],
+)
+def test_systems_that_cannot_be_compared(command, files, tmp_path, changes, message):
+    examples = system(0.2)
+    third = examples[2]
+    if "sources" in changes:
+        examples[2] = Example("other", third.references, third.prediction, third.score)
+    elif "references" in changes:
+        examples[2] = Example(third.source, (*third.references, "more"), third.prediction, third.score)
+    else:
+        del examples[-1]
+    write_predictions(tmp_path / "other.jsonl", examples)
+    with pytest.raises(UserError, match=message):
+        command(f"--predictions={files / 'good.jsonl'},{tmp_path / 'other.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name two or more systems"),
+        (("--workdir=a",), "name two or more systems"),
+        (("--workdir=a,b", "--predictions=c,d"), "name two or more systems"),
+        (("--predictions=/nowhere/a,/nowhere/b",), "/nowhere/a: cannot be read"),
+        (("--predictions=a,b", "--metric=blue"), "--metric=blue: must be of bleu, chrf"),
+        (("--workdir=a,b", "--step=first"), "--step=first: must be best, latest"),
+        (("--workdir=/nowhere/a,b",), "/nowhere/a: no such run directory"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(command, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        command(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_predictions(command, tmp_path):
+    config = Config.from_dict({"data": {"train": {"docs": {"kind": "embedded"}}}})
+    RunDirectory.open(tmp_path / "run", config).close()
+    with pytest.raises(UserError, match=r"write it with `python eval\.py --workdir="):
+        command(f"--workdir={tmp_path / 'run'},{tmp_path / 'run'}")
+
+
+def test_as_a_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "lm.compare", "--workdir=a", "--samples=0"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and "samples" in line
