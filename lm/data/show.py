@@ -3,14 +3,16 @@
     python -m lm.data.show --config=configs/quickstart.py --n=5
 
 prints a table of the token stores and the first n batches, token by token: what the model reads above
-what it has to predict. Each document has its colour and begins with "|"; a target that is not scored is
-a dot. With --workdir the run's own tokenizer is used; without, one is made and thrown away.
+what it has to predict, and, where there are two sides, the source above both. Each document has its
+colour and begins with "|", the same on both sides; a target that is not scored is a dot, and padding at
+the end is not shown. With --workdir the run's own tokenizer is used; without, one is made and thrown away.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,12 @@ from rich.text import Text
 
 from lm import command
 from lm.batch import Batch
-from lm.data.loader import TrainRows
+from lm.data.pair_store import PairStore
 from lm.data.prepare import Prepared, prepare
+from lm.data.token_store import TokenStore
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.objectives import causal
+from lm.rows import train_rows
 
 
 def define_flags() -> None:
@@ -40,16 +43,17 @@ def define_flags() -> None:
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 NOT_SCORED = "·"
+MARGIN = 9  # columns that the names of the lines take
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """One line a store: what is in it and what was dropped from its source."""
+    """One line a store, or a side of it: what is in it and what was dropped from its source."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
         left = name in ("split", "source", "dropped")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "dropped")
     for split, stores in prepared.stores.items():
-        for name, store in stores.items():
+        for name, store in [side for item in stores.items() for side in _sides(*item)]:
             counts = store.manifest["counts"]
             text_tokens = counts["tokens"] - 2 * counts["documents"]
             dropped = ", ".join(f"{n:,} {reason}" for reason, n in store.manifest["dropped"].items() if n)
@@ -64,47 +68,87 @@ def stores_table(prepared: Prepared) -> Table:
     return table
 
 
-def row_lines(tokenizer: Tokenizer, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """A row as pairs of lines, inputs above targets, in columns; then how much was left out, if any."""
-    lines: list[Text] = []
-    above, below, used = Text("reads    "), Text("predicts "), 9
+def _sides(name: str, store: TokenStore | PairStore) -> list[tuple[str, TokenStore]]:
+    if isinstance(store, PairStore):
+        return [(f"{name}/source", store.source), (f"{name}/target", store.target)]
+    return [(name, store)]
+
+
+def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
+    """A row as lines in columns, inputs above targets, and before them the source, where there is one.
+
+    `most_lines` is for each of these; what is left out is counted.
+    """
+    pieces = prepared.tokenizer.piece
     tokens, targets, weights, segments = (x[row] for x in (batch.tokens, batch.targets, batch.weights, batch.segments))
-    for i in range(len(tokens)):
+    reads = _visible(prepared.tokenizer, tokens, segments)
+    predicts = [pieces(int(t)) if w > 0 else NOT_SCORED for t, w in zip(targets, weights, strict=True)]
+    lines = _columns({"reads": reads, "predicts": predicts[: len(reads)]}, segments, width, most_lines)
+    if batch.source is not None:
+        source_segments = batch.source.segments[row]
+        source = _visible(prepared.source_tokenizer, batch.source.tokens[row], source_segments)
+        lines = _columns({"source": source}, source_segments, width, most_lines) + lines
+    return lines
+
+
+def _visible(tokenizer: Tokenizer, tokens: np.ndarray, segments: np.ndarray) -> list[str]:
+    """Pieces of a row up to the padding at its end."""
+    length = int(np.max(np.flatnonzero(segments), initial=-1)) + 1
+    return [tokenizer.piece(int(t)) if s else "" for t, s in zip(tokens[:length], segments[:length], strict=True)]
+
+
+def _columns(pieces: dict[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
+    """Pieces of one place below each other, each under its line's name; wrapped, and cut after `most_lines`."""
+
+    def begin(names: Sequence[str]) -> list[Text]:
+        return [Text(name.ljust(MARGIN)) for name in names]
+
+    lines: list[Text] = []
+    current, used = begin(list(pieces)), MARGIN
+    columns = list(zip(*pieces.values(), strict=True))
+    for i, column in enumerate(columns):
         mark = "|" if segments[i] and (i == 0 or segments[i] != segments[i - 1]) else " "
-        reads = tokenizer.piece(int(tokens[i])) if segments[i] else ""
-        predicts = tokenizer.piece(int(targets[i])) if weights[i] > 0 else NOT_SCORED
-        cell = max(cell_len(reads), cell_len(predicts), 1)
-        if used + 1 + cell > width and used > 9:
-            lines += [above, below]
-            if len(lines) >= 2 * most_lines:
-                return [*lines, Text(f"         ... {len(tokens) - i} more tokens", style="dim")]
-            above, below, used = Text(" " * 9), Text(" " * 9), 9
+        cell = max(1, *map(cell_len, column))
+        if used + 1 + cell > width and used > MARGIN:
+            lines += current
+            if len(lines) >= len(pieces) * most_lines:
+                return [*lines, Text(" " * MARGIN + f"... {len(columns) - i} more tokens", style="dim")]
+            current, used = begin([""] * len(pieces)), MARGIN
         color = COLORS[(int(segments[i]) - 1) % len(COLORS)] if segments[i] else "dim"
-        above.append(mark + reads + " " * (cell - cell_len(reads)), style=color)
-        below.append(mark + predicts + " " * (cell - cell_len(predicts)), style=color if weights[i] > 0 else "dim")
+        for line, piece in zip(current, column, strict=True):
+            line.append(mark + piece + " " * (cell - cell_len(piece)), style="dim" if piece == NOT_SCORED else color)
         used += 1 + cell
-    return [*lines, above, below]
+    return lines + current
 
 
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
     """Prints the stores and the first batches of training."""
     console.print(stores_table(prepared))
     config = prepared.config
-    rows = TrainRows(config, prepared, causal.features)
+    rows = train_rows(config, prepared)
     for step in range(num_batches):
         batch = rows.rows(step, range(config.train.batch_size))
-        documents = np.mean(batch.segments.max(axis=1))
         console.print()
-        console.rule(
-            f"step {step}: {batch.shape[0]} rows of {batch.shape[1]} tokens, {documents:.1f} documents a row, "
-            f"{np.mean(batch.segments == 0):.1%} padding, {np.mean(batch.weights == 0):.1%} not scored",
-            align="left",
-        )
+        console.rule(f"step {step}: {_summary(batch)}", align="left")
         shown = range(min(num_rows, batch.shape[0]))
+        kind = "window" if batch.source is None else "packed row"
         for row, (name, epoch, number) in zip(shown, rows.places(step, shown), strict=True):
-            console.print(f"row {row}: source {name}, epoch {epoch}, window {number}", style="bold", highlight=False)
-            for line in row_lines(prepared.tokenizer, batch, row, console.width, most_lines):
+            console.print(f"row {row}: source {name}, epoch {epoch}, {kind} {number}", style="bold", highlight=False)
+            for line in row_lines(prepared, batch, row, console.width, most_lines):
                 console.print(line, no_wrap=True, overflow="crop")
+
+
+def _summary(batch: Batch) -> str:
+    documents = f"{np.mean(batch.segments.max(axis=1)):.1f} documents a row"
+    padding = f"{np.mean(batch.segments == 0):.1%} padding"
+    if batch.source is None:
+        not_scored = f"{np.mean(batch.weights == 0):.1%} not scored"
+        return f"{batch.shape[0]} rows of {batch.shape[1]} tokens, {documents}, {padding}, {not_scored}"
+    source = batch.source.segments
+    return (
+        f"{batch.shape[0]} rows of {source.shape[1]} + {batch.shape[1]} tokens, {documents}, "
+        f"{np.mean(source == 0):.1%} + {padding}"
+    )
 
 
 def main() -> int:

@@ -59,7 +59,7 @@ class Tokenizer(abc.ABC):
         if not 0 <= number < self.num_extra_ids:
             raise UserError(
                 f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, and the tokenizer has "
-                f"{self.num_extra_ids} of them; set it to {number + 1} or more (see objective.name)."
+                f"{self.num_extra_ids} of them; set it to more (a huggingface file that has its own gets no others)."
             )
         return self._extra_id(number)
 

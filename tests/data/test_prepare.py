@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from lm.config import Config, defaults, source
 from lm.data import prepare as preparing
-from lm.data.prepare import prepare, prepare_split
+from lm.data import token_store
+from lm.data.pairs import Pair
+from lm.data.prepare import load_tokenizers, prepare, prepare_split, references
 from lm.errors import UserError
 
 LINES = [f"line {i} of the text, which is {i * i} long" for i in range(400)]
@@ -176,3 +179,155 @@ def test_the_manifest_states_what_the_store_is(config, tmp_path):
     assert manifest["dropped"]["too_short"] == sum(len(line) < 40 for line in LINES)
     assert str(tmp_path) not in json.dumps(manifest["identity"]), "content decides, not the place"
     assert np.all(np.diff(prepared.stores["train"]["mine"].starts) >= 42)
+
+
+@pytest.fixture
+def pair_config(config, tmp_path):
+    """A config of one file of pairs, and a function to change it; every tenth pair has a shouted copy."""
+    rows = [{"en": f" say  {i}", "de": [f" sage {i} ", f"sprich {i}"]} for i in range(300)]
+    rows += [{"en": f"say {i}", "de": f"SAGE {i}"} for i in range(0, 300, 10)]
+    rows += [{"en": "same", "de": "same"}, {"en": "say 5", "de": "sage 5"}, {"en": "", "de": "nichts"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = source(kind="jsonl", path=str(tmp_path / "pairs.jsonl"), field="en", target_field="de", prefix="> ")
+
+    def make(**changes):
+        return config(
+            **{
+                "data__train": {"mine": mine.to_dict()},
+                "objective__name": "seq2seq",
+                "model__family": "encoder_decoder",
+                "data__cleaning__whitespace": "collapse",
+                "data__cleaning__deduplicate": True,
+                "data__pairs__drop_identical": True,
+                **changes,
+            }
+        )
+
+    make.mine = mine.to_dict()
+    return make
+
+
+def decoded(prepared, store):
+    def side(store, tokenizer):
+        return [tokenizer.decode(store.document(i)) for i in range(store.num_documents)]
+
+    sides = side(store.source, prepared.source_tokenizer), side(store.target, prepared.tokenizer)
+    return list(zip(*sides, strict=True))
+
+
+def test_pairs_become_two_stores_in_step(pair_config, tmp_path):
+    prepared = prepare(pair_config(), tmp_path / "run")
+    assert prepared.source_tokenizer is prepared.tokenizer
+    train, valid = (decoded(prepared, prepared.stores[split]["mine"]) for split in ("train", "valid"))
+    every = [(f"> say {i}", f"sage {i}") for i in range(300)] + [(f"> say {i}", f"SAGE {i}") for i in range(0, 300, 10)]
+    more = [("> same", "same"), ("> say 5", "sage 5"), ("> ", "nichts")]  # which training drops
+    assert set(train) | set(valid) <= {*every, *more}
+    assert len(set(train)) == len(train) and not set(train) & set(more[::2])
+    assert not {text for text, _ in train} & {text for text, _ in valid}, "equal sources are on the same side"
+    assert len(train) + len([pair for pair in valid if pair not in more]) == len(every)
+    assert 10 <= len(valid) <= 60
+    store = prepared.stores["train"]["mine"]
+    assert store.num_pairs == len(train)
+    for side in (store.source, store.target):
+        assert sum(side.manifest["dropped"].values()) == len(every) + len(more) - len(train) - len(valid)
+    assert store.source.manifest["label"] == "config.data.train.mine (train side), sources"
+    again = prepare_split(prepared.config, prepared.tokenizer, "train")["mine"]
+    assert again.fingerprint == store.fingerprint
+    assert pickle.loads(pickle.dumps(store)).fingerprint == store.fingerprint
+
+
+def test_evaluation_leaves_no_pair_out_and_references_are_raw(pair_config, tmp_path):
+    cfg = pair_config(data__valid={"v": pair_config.mine}, data__test={"t": {**pair_config.mine, "prefix": ""}})
+    prepared = prepare(cfg, tmp_path / "run")
+    assert prepared.stores["train"]["mine"].num_pairs == 330
+    assert prepared.stores["valid"]["v"].num_pairs == 333
+    for split, name, prefix in (("valid", "v", "> "), ("test", "t", "")):
+        store = prepare_split(prepared.config, prepared.tokenizer, split)[name]
+        found = references(cfg, split)[name]
+        assert [pair.source for pair in found] == [text for text, _ in decoded(prepared, store)]
+        assert found[7] == Pair(f"{prefix}say 7", (" sage 7 ", "sprich 7"))
+        assert found[-1] == Pair(prefix, ("nichts",))
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_references_of_a_held_out_part_are_those_of_its_store(pair_config, tmp_path, split):
+    prepared = prepare(pair_config(), tmp_path / "run")
+    found = references(prepared.config, split)["mine"]
+    want = decoded(prepared, prepared.stores[split]["mine"])
+    assert [(pair.source, " ".join(pair.target.split())) for pair in found] == want
+    assert any(pair.target != " ".join(pair.target.split()) for pair in found), "they are as they were read"
+
+
+def test_each_side_may_have_a_tokenizer_of_its_own(pair_config, tmp_path):
+    both = prepare(pair_config(data__tokenizer__kind="characters"), tmp_path / "both")
+    assert set("> saygeSAGE") <= set(both.tokenizer.characters), "trained on both sides, prefix included"
+    assert "k" not in both.tokenizer.characters and both.config.model.source_vocab_size == 0
+    apart = {"data__separate_vocabularies": True, "model__share_embeddings": False}
+    cfg = pair_config(data__tokenizer__kind="characters", **apart, model__vocab_multiple=32)
+    prepared = prepare(cfg, tmp_path / "run")
+    assert set("SAGE") <= set(prepared.tokenizer.characters) and not set(">y") & set(prepared.tokenizer.characters)
+    assert ">" in prepared.source_tokenizer.characters and "S" not in prepared.source_tokenizer.characters
+    assert prepared.config.model.vocab_size == prepared.config.model.source_vocab_size == 32
+    assert set(prepared.fingerprint) - set(both.fingerprint) == {"tokenizer_source"}
+    assert decoded(prepared, prepared.stores["train"]["mine"]) == decoded(both, both.stores["train"]["mine"])
+    loaded = load_tokenizers(cfg, tmp_path / "run")
+    assert [each.fingerprint for each in loaded] == [
+        prepared.tokenizer.fingerprint,
+        prepared.source_tokenizer.fingerprint,
+    ]
+    with pytest.raises(UserError, match="source_vocab_size: 5 is smaller"):
+        prepare(dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, source_vocab_size=5)), tmp_path / "run")
+    with pytest.raises(UserError, match=r"separate_vocabularies: .*kind=bytes"):
+        prepare(pair_config(**apart), tmp_path / "bytes")
+    (tmp_path / "run" / "tokenizer_source" / "characters.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer_source: there is no tokenizer here"):
+        prepare(cfg, tmp_path / "run")
+
+
+def test_the_fingerprint_of_pairs_names_what_decides_the_batches(pair_config, tmp_path):
+    def changed(**changes):
+        found = prepare(pair_config(**changes), tmp_path / "run").fingerprint
+        return {name for name in base if found[name] != base[name]}
+
+    base = prepare(pair_config(), tmp_path / "run").fingerprint
+    assert changed() == changed(model__num_layers=2) == set()
+    assert changed(data__source_length=16) == changed(data__pairs__overlong="drop") == {"order"}
+    assert changed(data__pairs__max_ratio=1.15) == {"train/mine"}
+    assert changed(data__cleaning__deduplicate=False) == {"train/mine"}
+    assert changed(data__train={"mine": {**pair_config.mine, "prefix": ""}}) == {"train/mine", "valid/mine"}
+
+
+def test_bad_pairs_are_told_with_the_source(pair_config, tmp_path):
+    def refuse(message, **changes):
+        with pytest.raises(UserError, match=message):
+            prepare(pair_config(**changes), tmp_path / "run")
+
+    refuse(r"pairs\.source_script: 'latn' begins", data__pairs__source_script="latn")
+    broken = {**pair_config.mine, "target_field": "fr"}
+    refuse(r"config\.data\.train\.mine: .*line 1: there is no field 'fr'", data__train={"mine": broken})
+    (tmp_path / "a").write_text("1\n2\n")
+    (tmp_path / "b").write_text("1\n")
+    lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
+    refuse(r"config\.data\.train\.mine: .*a has 2 lines and .*b 1: ", data__train={"mine": lines})
+    both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
+    refuse(r"train\.other: .*gives nothing for training", data__train=both, data__valid=both)
+    refuse(
+        r"config\.data\.train: nothing is left of mine",
+        data__valid={"v": both["other"]},
+        data__train={"mine": both["other"]},
+    )
+
+
+def test_files_that_change_between_the_two_reads_are_told(pair_config, tmp_path, monkeypatch):
+    path = tmp_path / "pairs.jsonl"
+
+    def build(cache, identity, label, *rest):
+        store = open_or_build(cache, identity, label, *rest)
+        if identity["of"] == "source":
+            path.write_text(path.read_text() + '{"en": "late", "de": "neu"}\n')
+        return store
+
+    open_or_build = token_store.open_or_build
+    monkeypatch.setattr(token_store, "open_or_build", build)
+    with pytest.raises(UserError, match=r"mine: 330 sources and 331 targets were read"):
+        prepare(pair_config(data__valid={"v": pair_config.mine}), tmp_path / "run")

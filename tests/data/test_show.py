@@ -49,3 +49,51 @@ def test_targets_stand_under_the_inputs_that_predict_them(tmp_path):
 def test_long_rows_are_clipped(tmp_path):
     _, text = printed(tmp_path, num_batches=1, num_rows=1, most_lines=1, width=50)
     assert "more tokens" in text and text.count("reads ") == 1
+
+
+def printed_pairs(tmp_path, width=4000, **options):
+    (tmp_path / "text.tsv").write_text("".join(f"ab {i}\tCD {i} CD\n" for i in range(200)))
+    values = defaults()
+    values.data.train.mine = source(
+        kind="tsv", path=str(tmp_path / "text.tsv"), columns="en,de", field="en", target_field="de"
+    )
+    values.objective.name, values.model.family = "seq2seq", "encoder_decoder"
+    values.data.tokenizer.kind = "characters"
+    values.data.separate_vocabularies, values.model.share_embeddings = True, False
+    values.data.sequence_length, values.data.source_length = 40, 30
+    values.data.cache_dir = str(tmp_path / "cache")
+    prepared = prepare(Config.from_dict(values.to_dict()), tmp_path / "run")
+    out = io.StringIO()
+    show.show(Console(file=out, width=width), prepared, **options)
+    return prepared, out.getvalue()
+
+
+def test_sources_of_pairs_stand_above_what_is_made_of_them(tmp_path):
+    _, text = printed_pairs(tmp_path, num_batches=1, num_rows=2, most_lines=9)
+    lines = text.splitlines()
+    stores = [line.split() for line in lines if "mine/" in line]
+    assert [line[:2] for line in stores] == [
+        [split, f"mine/{side}"] for split in ("train", "valid") for side in ("source", "target")
+    ]
+    assert len({line[2] for line in stores[:2]}) == 1, "both sides have as many documents"
+    begins = [i for i, line in enumerate(lines) if line.startswith("source  ")]
+    assert len(begins) == 2 and "30 + 40 tokens" in text and ", packed row 0" in text
+    for i in begins:
+        assert lines[i + 1].startswith("reads  ") and lines[i + 2].startswith("predicts ")
+        read, target = (
+            [part.replace(" ", "").replace("␣", " ") for part in line[9:].split("|")[1:]] for line in lines[i : i + 2]
+        )
+        predicted = lines[i + 2][9:].split("|")[1:]
+        assert len(read) == len(target) == len(predicted) > 1
+        for one, other, last in zip(read, target, predicted, strict=True):
+            number = one.removesuffix("<eos>").split()[1]
+            assert (one, other) == (f"ab {number}<eos>", f"<bos>CD {number} CD"), "the same pair on both sides"
+            assert last.split()[-1] == "<eos>" and show.NOT_SCORED not in last
+
+
+def test_long_sources_are_clipped_by_themselves(tmp_path):
+    _, text = printed_pairs(tmp_path, width=40, num_batches=1, num_rows=1, most_lines=1)
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("source  "))
+    assert "more tokens" in lines[first + 1] and lines[first + 2].startswith("reads")
+    assert "more tokens" in lines[first + 4]

@@ -1,6 +1,8 @@
 """Every tokenizer gives back what it was given; special tokens never come out of text."""
 
+import dataclasses
 import functools
+import hashlib
 import json
 
 import pytest
@@ -205,3 +207,60 @@ def test_pieces_are_visible():
         assert "".join(map(tokenizer.piece, tokenizer.encode("ab"))) == "ab"
         assert tokenizer.piece(tokenizer.encode("\n")[0]) == "⏎"
         assert all(tokenizer.piece(i).isprintable() for i in range(-1, tokenizer.vocab_size + 1))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
+    plain = make(kind, "".join(SENTENCES) + "a <extra_id_0> b")
+    tokenizer = plain.with_extra_ids(100)
+    assert tokenizer.vocab_size == plain.vocab_size + 100 and plain.extra_ids == 0
+    assert [tokenizer.extra_id(n) for n in (0, 1, 99)] == [tokenizer.vocab_size - 1 - n for n in (0, 1, 99)]
+    assert tokenizer.extra_id(99) == plain.vocab_size, "nothing lies between"
+    assert tokenizer.piece(tokenizer.extra_id(7)) == "<extra_id_7>"
+    assert tokenizer.piece(tokenizer.vocab_size) == f"<{tokenizer.vocab_size}>"
+    ids = tokenizer.encode("a <extra_id_0> b")
+    assert ids == plain.encode("a <extra_id_0> b"), "text never turns into one"
+    assert tokenizer.decode([tokenizer.extra_id(0), *ids, tokenizer.extra_id(1)]) == "a <extra_id_0> b"
+    with pytest.raises(UserError, match="<extra_id_100> is needed, and the tokenizer has 100 of them"):
+        tokenizer.extra_id(100)
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer")
+    assert (loaded.fingerprint, loaded.vocab_size, loaded.extra_id(3)) == (
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        tokenizer.extra_id(3),
+    )
+    assert len({plain.fingerprint, tokenizer.fingerprint, plain.with_extra_ids(99).fingerprint}) == 3
+
+
+def test_without_extra_ids_files_and_fingerprints_are_what_they_were(tmp_path):
+    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(kind="bytes"), [])
+    tokenizer.save(tmp_path / "tokenizer")
+    info = json.loads((tmp_path / "tokenizer" / "tokenizer_info.json").read_text())
+    assert info["options"] == {}
+    head = b'["bytes", {}]\0'
+    assert tokenizer.fingerprint == hashlib.sha256(head + tokenizer._content()).hexdigest()
+    built = tokenizers.build_tokenizer(TokenizerConfig(kind="bytes", extra_ids=3), [])
+    assert built.vocab_size == 262 and built.extra_id(2) == 259
+
+
+def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>"]), extra_ids=5)
+    appended = tokenizers.build_tokenizer(config, [])
+    assert appended.extra_id(0) == appended.vocab_size - 1 and appended.num_extra_ids == 5
+    assert appended.piece(appended.extra_id(4)) == "<extra_id_4>"
+    appended.save(tmp_path / "saved")
+    assert tokenizers.load_tokenizer(tmp_path / "saved").fingerprint == appended.fingerprint
+
+    names = [f"<extra_id_{n}>" for n in (2, 0, 1)]
+    config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>", *names]), extra_ids=5)
+    own = tokenizers.build_tokenizer(config, [])
+    assert own.vocab_size == own.base_size and own.num_extra_ids == 3
+    assert [own.extra_id(n) for n in range(3)] == [4, 5, 3]
+    assert [own.piece(token) for token in (3, 4, 5)] == names
+    text = "a <extra_id_0> b"
+    assert own.decode([own.extra_id(0), *own.encode(text), own.extra_id(1)]) == text
+    with pytest.raises(UserError, match="<extra_id_3> is needed, and the tokenizer has 3"):
+        own.extra_id(3)
+    assert own.fingerprint == tokenizers.build_tokenizer(dataclasses.replace(config, extra_ids=0), []).fingerprint
