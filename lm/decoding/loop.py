@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -22,23 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.batch import Array, Batch
+from lm.batch import Array, Source
+from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.sampling import Sampling, choose, process_logits
 from lm.errors import UserError
 from lm.models.cache import Cache, empty_cache
-from lm.models.transformer import Decoder
+from lm.models.transformer import Model
 
 SMALLEST_BUCKET = 16
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What decoding must know of a tokenizer."""
-
-    size: int  # a model may have more entries, which are never chosen
-    bos_id: int  # never chosen, unless it is the end token too
-    eos_id: int  # ends a row; -1 for none
-    pad_id: int = 0  # stands after the end of a row; may be an ordinary token as well
 
 
 @flax.struct.dataclass
@@ -74,7 +63,7 @@ def check_room(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length
 
 
 def generate(
-    model: Decoder,
+    model: Model,
     params: Any,
     prompts: Sequence[Sequence[int]],
     keys_B: Array,
@@ -82,22 +71,24 @@ def generate(
     vocabulary: Vocabulary,
     max_new_tokens: int,
     min_rows: int = 1,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """The new tokens of each prompt, with the end token if it was reached.
 
-    Prompts are token ids and hold at least one token, their begin token. A row also ends when it has
+    Prompts are token ids and hold at least one token, their begin token. An encoder-decoder has a source
+    for each, ending in its end token; the prompt is then how the target begins. A row also ends when it has
     `model.config.max_length` tokens (`check_room` refuses that beforehand). With fewer prompts than
     `min_rows` the batch is filled up, to share the program of a full one. Call it under `on_mesh` when
     the parameters are sharded; on several processes, with equal arguments.
     """
-    state = start(model, params, prompts, keys_B, sampling, vocabulary, max_new_tokens, min_rows)
+    state = start(model, params, prompts, keys_B, sampling, vocabulary, max_new_tokens, min_rows, sources)
     state = advance(model, params, state, max_new_tokens, sampling, vocabulary)
     tokens_BT, made_B = np.asarray(state.tokens_BT), np.asarray(state.made_B)
     return [tokens_BT[row, : made_B[row]].tolist() for row in range(len(prompts))]
 
 
 def stream(
-    model: Decoder,
+    model: Model,
     params: Any,
     prompt: Sequence[int],
     key: Array,
@@ -117,7 +108,7 @@ def stream(
 
 
 def start(
-    model: Decoder,
+    model: Model,
     params: Any,
     prompts: Sequence[Sequence[int]],
     keys_B: Array,
@@ -125,9 +116,10 @@ def start(
     vocabulary: Vocabulary,
     max_new_tokens: int,
     min_rows: int = 1,
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> DecodeState:
     """The state before the first new token. Rows that only fill up the batch have ended already."""
-    rows = _rows_for_mesh(max(len(prompts), min_rows))
+    rows = rows_for_mesh(max(len(prompts), min_rows))
     bucket = SMALLEST_BUCKET
     while bucket < max(len(prompt) for prompt in prompts):
         bucket *= 2
@@ -142,45 +134,32 @@ def start(
         sizes_B[row] = len(prompt)
     if rows > len(prompts):
         keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (rows - len(prompts),))])
+    source = None
+    if sources is not None:
+        assert len(sources) == len(prompts), (len(sources), len(prompts))
+        source = pad_sources(sources, rows, model.config, vocabulary.pad_id)
     tracks_seen = sampling.repetition_penalty != 1
-    return _prefill(model, params, tokens_BL, sizes_B, keys_B, vocabulary.pad_id, capacity, max_new_tokens, tracks_seen)
-
-
-def _rows_for_mesh(rows: int) -> int:
-    """At least so many rows, and a multiple of the devices over which the mesh in context splits them."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return rows
-    (axes,) = nn.logical_to_mesh_axes(("batch",))
-    split = math.prod(mesh.shape[axis] for axis in axes)
-    return -(-rows // split) * split
+    return _prefill(
+        model, params, tokens_BL, sizes_B, keys_B, source, vocabulary.pad_id, capacity, max_new_tokens, tracks_seen
+    )
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
     """Says where each part of the state lies on a mesh, the same before and after a step."""
-
-    def split(axes: tuple, x: Array) -> Array:
-        return nn.with_logical_constraint(x, ("layers",) * (x.ndim - len(axes)) + axes)
-
-    layers = jax.tree.map(functools.partial(split, ("batch", "kv_heads", "length", "head_dim")), state.cache.layers)
-    cache = Cache(layers=layers, segments=split(("batch", "length"), state.cache.segments))
+    cache = place_cache(state.cache)
     # The rest is small and wanted whole: by every process, and for the draw.
     whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), state)
     return dataclasses.replace(whole, cache=cache)
 
 
-def _model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array) -> Batch:
-    weights_BL = jnp.zeros(tokens_BL.shape, jnp.float32)  # nothing is predicted from targets here
-    return Batch(tokens=tokens_BL, targets=tokens_BL, weights=weights_BL, positions=positions_BL, segments=segments_BL)
-
-
 @functools.partial(jax.jit, static_argnames=("model", "pad_id", "capacity", "max_new_tokens", "tracks_seen"))
 def _prefill(
-    model: Decoder,
+    model: Model,
     params: Any,
     tokens_BL: Array,
     sizes_B: Array,
     keys_B: Array,
+    source: Source | None,
     pad_id: int,
     capacity: int,
     max_new_tokens: int,
@@ -190,11 +169,10 @@ def _prefill(
     positions_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], (B, L))
     lengths_B = jnp.maximum(sizes_B - 1, 0)
     segments_BL = (positions_BL < lengths_B[:, None]).astype(jnp.int32)
-    cache = empty_cache(model.config, B, capacity)
+    cache = empty_cache(model.config, B, capacity, 0 if source is None else source.tokens.shape[1])
     # The logits are not used, so the compiler leaves the product with the vocabulary out.
-    cache = model.apply(
-        {"params": params}, _model_batch(tokens_BL, positions_BL, segments_BL), train=False, cache=cache
-    ).cache
+    batch = model_batch(tokens_BL, positions_BL, segments_BL, source)
+    cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
     seen_BV = None
     if tracks_seen:
         # Padding marks nothing: its index lies outside and the update is dropped.
@@ -217,12 +195,11 @@ def _prefill(
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "vocabulary"), donate_argnames=("state",))
 def advance(
-    model: Decoder, params: Any, state: DecodeState, until: Array, sampling: Sampling, vocabulary: Vocabulary
+    model: Model, params: Any, state: DecodeState, until: Array, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
     """Makes tokens until there are `until` (at most T), or until all rows have ended. Takes the old state's memory."""
     capacity, V = state.cache.segments.shape[1], model.config.vocab_size
-    ids_V = jnp.arange(V)
-    allowed_V = (ids_V < vocabulary.size) & ((ids_V != vocabulary.bos_id) | (ids_V == vocabulary.eos_id))
+    allowed_V = choosable(vocabulary, V)
 
     def is_unfinished(state: DecodeState) -> Array:
         return (state.step < until) & ~jnp.all(state.ended_B)
@@ -230,7 +207,7 @@ def advance(
     def make_token(state: DecodeState) -> DecodeState:
         # A row that has ended writes padding into the same slot again and again.
         segments_B = (~state.ended_B).astype(jnp.int32)
-        batch = _model_batch(state.last_B[:, None], state.lengths_B[:, None], segments_B[:, None])
+        batch = model_batch(state.last_B[:, None], state.lengths_B[:, None], segments_B[:, None])
         output = model.apply({"params": params}, batch, train=False, cache=state.cache)
         logits_BV = jnp.where(allowed_V[None], output.logits[:, 0], -jnp.inf)
         logits_BV = process_logits(logits_BV, state.seen_BV, sampling)

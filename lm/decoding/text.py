@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from lm.data.tokenizers import Tokenizer
-from lm.decoding.loop import Vocabulary, check_room, generate, stream
+from lm.decoding.inputs import Vocabulary
+from lm.decoding.loop import check_room, generate, stream
 from lm.decoding.sampling import Sampling, row_keys
 from lm.errors import UserError
-from lm.models.transformer import Decoder
+from lm.models.transformer import Model
 
 UNFINISHED = "\ufffd"  # what a tokenizer makes of bytes that are not (yet) a character
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    pad_id = tokenizer.pad_id
+    return Vocabulary(tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, pad_id, tokenizer.is_special(pad_id))
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
@@ -37,7 +39,7 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]
 
 
 def sample_text(
-    model: Decoder,
+    model: Model,
     params: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
@@ -58,7 +60,7 @@ def sample_text(
 
 
 def sample_many(
-    model: Decoder,
+    model: Model,
     params: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
@@ -85,7 +87,7 @@ def sample_many(
 
 
 def stream_text(
-    model: Decoder,
+    model: Model,
     params: Any,
     tokenizer: Tokenizer,
     prompt: Sequence[int],

@@ -12,7 +12,8 @@ import pytest
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding import loop
-from lm.decoding.loop import Vocabulary, advance, check_room, generate, start, stream
+from lm.decoding.inputs import Vocabulary
+from lm.decoding.loop import advance, check_room, generate, start, stream
 from lm.decoding.sampling import Sampling, process_logits, row_keys
 from lm.errors import UserError
 from lm.models.cache import empty_cache

@@ -1,0 +1,227 @@
+"""Beam search and sampling over an encoder-decoder against full forward passes without a cache."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Batch
+from lm.config import MeshConfig, ModelConfig
+from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
+from lm.decoding.inputs import Vocabulary, choosable, pad_sources, source_bucket
+from lm.decoding.loop import generate
+from lm.decoding.sampling import Sampling, row_keys
+from lm.errors import UserError
+from lm.models.transformer import build_model, initial_params
+from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
+
+V, EOS, NEW = 16, 2, 10
+CONFIG = ModelConfig(
+    family="encoder_decoder",
+    vocab_size=V,
+    num_layers=2,
+    num_encoder_layers=1,
+    d_model=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    d_ff=32,
+    max_length=16,
+    positions="learned",
+    tie_embeddings=False,
+)
+T5 = {
+    "seed": 3,
+    "positions": "relative",
+    "relative_buckets": 8,
+    "relative_max_distance": 12,
+    "norm": "rmsnorm",
+    "scale_attention": False,
+    "scan_layers": False,
+}
+VOCABULARY = Vocabulary(size=14, bos_id=1, eos_id=EOS, pad_id=0, pad_is_special=True)
+SOURCES = [[5, 9, 4, EOS], [*range(3, 14), EOS], [EOS], [7, 7, 10, 11, 7, EOS]]
+BEAM = BeamSettings(num_beams=3, length_penalty=0.6, max_new_tokens=NEW, num_hypotheses=3)
+GREEDY = dataclasses.replace(BEAM, num_beams=1, num_hypotheses=1)
+
+
+def abstract_params(model):
+    return jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
+
+
+def make(seed=11, **changes):
+    """A model with random parameters, which ends its outputs now and then."""
+    model = build_model(dataclasses.replace(CONFIG, **changes))
+    random = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        around = 1.0 if path[-1].key == "scale" else 0.0
+        return random.normal(around, 0.4, leaf.shape).astype(leaf.dtype)
+
+    return model, jax.tree_util.tree_map_with_path(value, nn.unbox(abstract_params(model)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return make()
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def full_forward(model, params, source, tokens_1L):
+    """(L, V) log-probabilities of one row, without a cache; no place sees what comes after it."""
+    places_1L = jnp.arange(tokens_1L.shape[1])[None]
+    batch = Batch(tokens_1L, tokens_1L, jnp.zeros(tokens_1L.shape), places_1L, jnp.ones_like(places_1L), source)
+    return jax.nn.log_softmax(model.apply({"params": params}, batch).logits[0])
+
+
+def log_probabilities(model, params, source, tokens):
+    """(NEW, V): row t is of the token after t."""
+    read_1L = np.zeros((1, NEW), np.int32)
+    read_1L[0, : len(tokens) + 1] = [VOCABULARY.bos_id, *tokens][:NEW]
+    padded = pad_sources([source], 1, model.config, 0, bucket=16)
+    return np.asarray(full_forward(model, params, padded, read_1L))
+
+
+def greedy_by_full_forward(model, params, source):
+    allowed, tokens = np.asarray(choosable(VOCABULARY, V)), []
+    while len(tokens) < NEW and tokens[-1:] != [EOS]:
+        scores = log_probabilities(model, params, source, tokens)[len(tokens)]
+        tokens.append(int(np.where(allowed, scores, -np.inf).argmax()))
+    return tokens
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert [each.tokens for each in a] == [each.tokens for each in b]
+        np.testing.assert_allclose([each.score for each in a], [each.score for each in b], rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, T5], ids=["learned", "t5"])
+def test_scores_are_those_of_full_forwards_whatever_the_beams_went_through(changes):
+    model, params = make(**changes)
+    outputs = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
+    lengths = set()
+    for source, found in zip(SOURCES, outputs, strict=True):
+        assert len({tuple(each.tokens) for each in found}) == BEAM.num_hypotheses
+        assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+        for each in found:
+            size = len(each.tokens)
+            lengths.add(size)
+            assert EOS not in each.tokens[:-1] and (each.tokens[-1] == EOS or size == NEW)
+            total = log_probabilities(model, params, source, each.tokens)[np.arange(size), each.tokens].sum()
+            np.testing.assert_allclose(each.log_probability, total, rtol=1e-4)
+            np.testing.assert_allclose(each.score, total / size**0.6, rtol=1e-4)
+    assert len(lengths) > 1 and NEW in lengths  # some ended and some did not
+
+
+def test_one_beam_is_greedy_and_so_is_the_loop_of_sampling(small):
+    model, params = small
+    expected = [greedy_by_full_forward(model, params, source) for source in SOURCES]
+    found = beam_search(model, params, SOURCES, GREEDY, VOCABULARY)
+    assert [each.tokens for (each,) in found] == expected
+    assert len({tuple(tokens) for tokens in expected}) == len(SOURCES)  # the source matters
+    assert len({len(tokens) for tokens in expected}) > 1
+    keys_B = row_keys(0, np.arange(4), np.zeros(4))
+    prompts = [[VOCABULARY.bos_id]] * 4
+    made = generate(
+        model, params, prompts, keys_B, Sampling(temperature=0), VOCABULARY, NEW, min_rows=6, sources=SOURCES
+    )
+    assert made == expected
+
+
+def test_a_source_alone_gives_what_it_gives_among_others_however_it_is_padded(small):
+    model, params = small
+    together = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
+    for row in (0, 3):  # a bucket of 8 here, of 16 there
+        assert_same(beam_search(model, params, [SOURCES[row]], BEAM, VOCABULARY), together[row : row + 1])
+    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, min_rows=4, source_bucket=16)
+    assert_same(padded, together[:1])
+
+
+def test_prefixes_of_any_length_begin_the_outputs_and_are_scored(small):
+    model, params = small
+    free = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
+    prefixes = [[], [8, 8], list(range(3, 3 + NEW)), [13]]
+    outputs = beam_search(model, params, SOURCES, BEAM, VOCABULARY, prefixes)
+    assert_same(outputs[:1], free[:1])
+    assert [each.tokens[:2] for each in outputs[1]] == [[8, 8]] * 3
+    assert [each.tokens for each in outputs[2]] == [prefixes[2]]  # no room for more
+    assert [each.tokens[0] for each in outputs[3]] == [13] * 3
+    for source, found in zip(SOURCES, outputs, strict=True):
+        for each in found:
+            steps = log_probabilities(model, params, source, each.tokens)[np.arange(len(each.tokens)), each.tokens]
+            np.testing.assert_allclose(each.log_probability, steps.sum(), rtol=1e-4)
+
+
+def test_rules_that_leave_nothing_give_one_empty_hypothesis():
+    found = Finished(
+        tokens_BnT=np.array([[[5, EOS, 0], [6, 7, EOS]], [[5, EOS, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]),
+        lengths_Bn=np.array([[2, 3], [2, 0], [0, 0]]),
+        log_probabilities_Bn=np.array([[-1.0, -3.0], [-1.0, -np.inf], [-np.inf, -np.inf]]),
+        scores_Bn=np.array([[-0.5, -1.0], [-0.5, -np.inf], [-np.inf, -np.inf]]),
+    )
+    first, second = Hypothesis([5, EOS], -0.5, -1.0), Hypothesis([6, 7, EOS], -1.0, -3.0)
+    none = Hypothesis([], -np.inf, -np.inf)
+    assert [hypotheses(found, row) for row in range(3)] == [[first, second], [first], [none]]
+
+
+def test_no_choice_falls_on_bos_padding_or_entries_beyond_the_vocabulary():
+    def chosen(**values):
+        return np.flatnonzero(choosable(Vocabulary(**values), 8)).tolist()
+
+    assert chosen(size=6, bos_id=1, eos_id=2) == [0, 2, 3, 4, 5]
+    assert chosen(size=6, bos_id=1, eos_id=2, pad_id=0, pad_is_special=True) == [2, 3, 4, 5]
+    assert chosen(size=6, bos_id=2, eos_id=2, pad_id=2, pad_is_special=True) == [0, 1, 2, 3, 4, 5]
+
+
+def test_sources_of_a_bucket_and_other_parameters_share_a_program(small):
+    model, params = small
+    beam_search(model, params, SOURCES, BEAM, VOCABULARY)
+    compiled = search_model._cache_size()
+    other = dataclasses.replace(BEAM, penalty="gnmt", length_penalty=1.0, min_new_tokens=3)
+    doubled = jax.tree.map(lambda x: 2 * x, params)
+    beam_search(build_model(model.config), doubled, [[3] * 9, *SOURCES[:2]], other, VOCABULARY, min_rows=4)
+    assert search_model._cache_size() == compiled
+
+
+def test_a_mesh_gives_what_one_device_gives(small):
+    model, params = small
+    expected = beam_search(model, params, SOURCES[:3], BEAM, VOCABULARY)
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
+    with on_mesh(mesh):
+        sharded = jax.device_put(params, param_shardings(abstract_params(model), mesh))
+        assert_same(beam_search(model, sharded, SOURCES[:3], BEAM, VOCABULARY), expected)
+
+
+def test_buckets_of_sources():
+    lengths = [0, 1, 8, 9, 16, 17, 24, 25, 33, 49, 65, 97, 129, 193, 257]
+    buckets = [8, 8, 8, 16, 16, 24, 24, 32, 48, 64, 96, 128, 192, 256, 384]
+    assert [source_bucket(length) for length in lengths] == buckets
+    source = pad_sources([[4, 5, 2], []], 3, CONFIG, pad_id=9)
+    assert source.tokens[0].tolist() == [4, 5, 2, 9, 9, 9, 9, 9]
+    assert source.segments.tolist() == [[1, 1, 1, 0, 0, 0, 0, 0], [0] * 8, [0] * 8]
+    assert source.positions[2].tolist() == list(range(8))
+    learned = dataclasses.replace(CONFIG, max_length=11)
+    assert pad_sources([[3] * 9], 1, learned, 0).tokens.shape == (1, 11)
+    with pytest.raises(UserError, match=r"source 2 has 12 tokens .* 11 positions"):
+        pad_sources([[3], [3] * 12], 2, learned, 0)
+    endless = dataclasses.replace(learned, positions="relative")
+    assert pad_sources([[3] * 12], 1, endless, 0).tokens.shape == (1, 16)
+
+
+def test_what_does_not_fit_is_told_before_anything_runs(small):
+    model, params = small
+    call = functools.partial(beam_search, model, params, SOURCES[:1])
+    with pytest.raises(UserError, match=r"max_new_tokens=17 is more than the model's 16 positions"):
+        call(dataclasses.replace(BEAM, max_new_tokens=17), VOCABULARY)
+    with pytest.raises(UserError, match="prefix 1 has 11 tokens, more than max_new_tokens=10"):
+        call(BEAM, VOCABULARY, [[3] * 11])
+    with pytest.raises(UserError, match="prefix 1 holds token 2"):
+        call(BEAM, VOCABULARY, [[3, EOS]])
+    with pytest.raises(UserError, match="prefix 1 holds token 14"):
+        call(BEAM, VOCABULARY, [[14]])
+    assert beam_search(model, params, [], BEAM, VOCABULARY) == []

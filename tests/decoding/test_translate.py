@@ -1,0 +1,69 @@
+"""Texts through an encoder-decoder: in order, cut, and the same however they are batched."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from lm.config import ModelConfig
+from lm.data.tokenizers import ByteTokenizer
+from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.text import vocabulary_of
+from lm.decoding.translate import encode_sources, generate_texts
+from lm.errors import UserError
+from lm.models.transformer import build_model, initial_params
+
+BYTES = ByteTokenizer()
+CONFIG = ModelConfig(
+    family="encoder_decoder",
+    vocab_size=BYTES.vocab_size,
+    num_layers=1,
+    num_encoder_layers=1,
+    d_model=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    d_ff=16,
+    max_length=16,
+    positions="sinusoidal",
+)
+SETTINGS = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=6, num_hypotheses=2)
+TEXTS = ["abc", "", "a longer text", "été", "x" * 40, "abc", "b"]
+LENGTH = 16
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = build_model(CONFIG)
+    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
+    random = np.random.default_rng(0)
+    return model, jax.tree.map(lambda x: random.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes)
+
+
+def test_sources_end_in_the_end_token_even_when_cut():
+    assert encode_sources(BYTES, ["ab", "", "abcdef"], 4) == [[100, 101, 2], [2], [100, 101, 102, 2]]
+    assert encode_sources(BYTES, ["abc"], 4) == [[100, 101, 102, 2]]
+    with pytest.raises(UserError, match="text 2 is not valid UTF-8"):
+        encode_sources(BYTES, ["a", "\udcff"], 4)
+
+
+def test_outputs_come_in_the_order_of_the_texts_however_they_are_batched(small):
+    model, params = small
+    reports = []
+    outputs = generate_texts(
+        model, params, BYTES, BYTES, TEXTS, SETTINGS, 3, LENGTH, lambda *counts: reports.append(counts)
+    )
+    assert reports == [(3, 7), (6, 7), (7, 7)]
+    for source, found in zip(encode_sources(BYTES, TEXTS, LENGTH), outputs, strict=True):
+        (alone,) = beam_search(model, params, [source], SETTINGS, vocabulary_of(BYTES), min_rows=3)
+        assert [text for text, _ in found] == [BYTES.decode(each.tokens) for each in alone]
+        np.testing.assert_allclose([score for _, score in found], [each.score for each in alone], rtol=1e-5)
+    assert outputs[0] == outputs[5]
+    assert len({tuple(text for text, _ in each) for each in outputs}) > 3  # the source matters
+
+
+def test_no_texts_give_no_outputs_and_settings_are_checked(small):
+    model, params = small
+    assert generate_texts(model, params, BYTES, BYTES, [], SETTINGS, 3, LENGTH) == []
+    with pytest.raises(UserError, match="num_beams=0"):
+        generate_texts(model, params, BYTES, BYTES, [], BeamSettings(num_beams=0), 3, LENGTH)
