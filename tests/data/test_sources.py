@@ -198,3 +198,17 @@ def test_tfds_that_needs_tensorflow_says_so():
     with pytest.raises(UserError, match="needs TensorFlow to be prepared"):
         read(kind="tfds", path="super_glue")
     assert "wmt14_translate" in open_source(SourceConfig(kind="tfds", path="wmt14_translate/de-en")).describe()
+
+
+def test_templates_dotted_names_lists_and_columns_serve_single_texts_too(write):
+    row = {"question": "Who?", "answers": {"text": ["me", "I"]}}
+    path = write("a.jsonl", json.dumps(row) + "\n")
+    assert read(kind="jsonl", path=path, field="answers.text") == ["me I"]
+    assert read(kind="jsonl", path=path, field="q: {question} a: {answers.text}") == ["q: Who? a: me I"]
+    path = write("a.tsv", "one\tEins\n\ntwo\tZwei\n")
+    assert read(kind="tsv", path=path, columns="en,de", field="de") == ["Eins", "Zwei"]
+    assert read(kind="tsv", path=path, columns="en,de", field="{de} ({en})") == ["Eins (one)", "Zwei (two)"]
+    with pytest.raises(UserError, match=r"no field 'text'.*read from the first line; `columns` names them"):
+        read(kind="tsv", path=path)
+    columns = [SourceConfig(kind="tsv", path=path, columns=names, field="de") for names in ("en,de", "de,en")]
+    assert len({open_source(each).fingerprint() for each in columns}) == 2
