@@ -54,6 +54,7 @@ SPLITS = ("valid", "test", "train")
 # Model settings that another config may have otherwise: they do not change what the parameters compute.
 UNIMPORTANT = (
     "attention",
+    "attention_dropout",
     "dropout",
     "init_residual_scaling",
     "init_std",
@@ -230,7 +231,7 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
     config = Config.from_dict(values)
     # Dropout and remat play no part here, and a kernel chosen for the chip of the training may not run on this one.
     attention = "xla" if config.model.attention == "xla" else "auto"
-    model = dataclasses.replace(config.model, attention=attention, dropout=0.0, remat="none")
+    model = dataclasses.replace(config.model, attention=attention, attention_dropout=0.0, dropout=0.0, remat="none")
     return dataclasses.replace(config, model=model)
 
 

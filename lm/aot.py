@@ -28,7 +28,8 @@ from jax.experimental import topologies
 from lm import command
 from lm.config import Config
 from lm.errors import UserError
-from lm.flops import CHIPS, estimate_memory, flops_per_token, parameter_counts, peak_flops
+from lm.flops import CHIPS, estimate_memory, flops_per_row, parameter_counts, peak_flops
+from lm.models.attention_kernels import choose_backend
 from lm.models.transformer import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.training.optimizer import make_optimizer
@@ -76,9 +77,12 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; name it, e.g. 32768.")
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
+    kernel = choose_backend(config.model, platform)
     model = build_model(config.model, platform)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    kind, tokens = devices[0].device_kind, config.train.batch_size * config.data.sequence_length
+    lengths = config.data.sequence_length, config.data.source_length
+    kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
+    row = flops_per_row(config.model, *lengths)
     chip = CHIPS.get(kind)
     start = time.perf_counter()
     compiled, refusal = None, ""
@@ -91,13 +95,13 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     report = Report(
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
-        kernel=model.backend,
+        kernel=kernel,
         parameters=parameter_counts(config.model).total,
         tokens=tokens,
-        train_flops=flops_per_token(config.model, config.data.sequence_length).train * tokens / len(devices),
+        train_flops=row.train * config.train.batch_size / len(devices),
         peak=peak_flops(kind, config.model.dtype),
         capacity=None if chip is None else chip.memory_gib * GIB,
-        estimate=estimate_memory(config, mesh.shape, model.backend).total,
+        estimate=estimate_memory(config, mesh.shape, kernel).total,
         compile_seconds=time.perf_counter() - start,
         refusal=refusal,
     )

@@ -178,7 +178,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the lowest `settings.best_metric` (of equals the newest); None if none has that metric."""
+        """The step that is best by `settings.best_metric` (of equals the newest); None if none has that metric."""
         return next(iter(self._best_first(self.steps())), None)
 
     def metadata(self, step: int) -> dict[str, Any]:
@@ -303,7 +303,8 @@ class Checkpoints:
             value = metrics.get(self._settings.best_metric, math.nan)
             if math.isfinite(value):
                 values[step] = value
-        return sorted(values, key=lambda step: (values[step], -step))
+        sign = -1 if self._settings.highest_is_best else 1
+        return sorted(values, key=lambda step: (sign * values[step], -step))
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """Of `steps`, in the order of saving, those to keep."""

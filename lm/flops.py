@@ -18,12 +18,32 @@ TRAINING_FACTOR = 3  # forward, and backward one product for the input's gradien
 
 
 @dataclass(frozen=True)
+class Stack:
+    """One of a model's stacks of blocks, and the row that goes through it."""
+
+    layers: int
+    length: int  # tokens of the row
+    source_length: int = 0  # tokens that cross-attention looks at; 0 where there is none
+
+    @property
+    def norms(self) -> int:
+        return self.layers * (3 if self.source_length else 2)
+
+
+def stacks(model: ModelConfig, length: int, source_length: int = 0) -> list[Stack]:
+    """Of a resolved config, for rows of so many tokens on each side."""
+    if model.family == "decoder":
+        return [Stack(model.num_layers, length)]
+    return [Stack(model.num_encoder_layers, source_length), Stack(model.num_layers, length, source_length)]
+
+
+@dataclass(frozen=True)
 class ParameterCounts:
     """Parameters by what they do."""
 
-    token_embedding: int
+    token_embedding: int  # both, where source and target have their own
     position_embedding: int
-    attention: int  # all layers, biases included
+    attention: int  # all layers of all stacks, biases included
     mlp: int
     norms: int
     output: int  # 0 if it is the embedding
@@ -37,21 +57,30 @@ def parameter_counts(config: ModelConfig) -> ParameterCounts:
     """Exact counts of a resolved config."""
     D, F, bias = config.d_model, config.d_ff, int(config.use_bias)
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    gates = 2 if config.activation in ("swiglu", "geglu") else 1
     norm = D * (1 + int(config.norm == "layernorm" and config.use_bias))
+    towers = stacks(config, 1, 1)
+    attentions = sum(each.layers * (2 if each.source_length else 1) for each in towers)
+    own = 0 if config.family == "decoder" or config.share_embeddings else config.source_vocab_size or config.vocab_size
+    positions = {"learned": config.max_length * D, "relative": config.relative_buckets * config.num_heads}
+    outside = int(config.norm_position == "pre") + int(config.norm_embeddings)
     return ParameterCounts(
-        token_embedding=config.vocab_size * D,
-        position_embedding=config.max_length * D if config.positions == "learned" else 0,
-        attention=config.num_layers * (2 * D * (queries + keys) + bias * (queries + 2 * keys + D)),
-        mlp=config.num_layers * ((gates + 1) * D * F + bias * (gates * F + D)),
-        norms=norm * (2 * config.num_layers + int(config.norm_position == "pre")),
+        token_embedding=(config.vocab_size + own) * D,
+        position_embedding=len(towers) * positions.get(config.positions, 0),
+        attention=attentions * (2 * D * (queries + keys) + bias * (queries + 2 * keys + D)),
+        mlp=sum(each.layers for each in towers) * ((_gates(config) + 1) * D * F + bias * (_gates(config) * F + D)),
+        norms=norm * sum(each.norms + outside for each in towers),
         output=0 if config.tie_embeddings else config.vocab_size * D,
     )
 
 
+def _gates(config: ModelConfig) -> int:
+    """Products from the width to the hidden width."""
+    return 2 if config.gated else 1
+
+
 @dataclass(frozen=True)
 class Flops:
-    """Of one token in a forward pass, by part; all layers together."""
+    """Of one row in a forward pass, by part; all layers together."""
 
     projections: int  # query, key, value and output products
     scores: int  # q k^T and weights x v, over the full length
@@ -68,16 +97,19 @@ class Flops:
         return TRAINING_FACTOR * self.forward
 
 
-def flops_per_token(config: ModelConfig, length: int) -> Flops:
-    """FLOPs of one token of a row of `length` tokens; a step's are `.train` x batch_size x length."""
-    D, N, K = config.d_model, config.num_layers, config.head_dim
-    gates = 2 if config.activation in ("swiglu", "geglu") else 1
-    return Flops(
-        projections=N * 2 * D * K * (2 * config.num_heads + 2 * config.num_kv_heads),
-        scores=N * 2 * 2 * length * config.num_heads * K,
-        mlp=N * 2 * (gates + 1) * D * config.d_ff,
-        logits=2 * D * config.vocab_size,
-    )
+def flops_per_row(config: ModelConfig, length: int, source_length: int = 0) -> Flops:
+    """FLOPs of one row of `length` tokens (and with an encoder `source_length`); a step's are `.train` x batch_size."""
+    D, K, H, G = config.d_model, config.head_dim, config.num_heads, config.num_kv_heads
+    projections = scores = mlp = 0
+    for each in stacks(config, length, source_length):
+        N, L, S = each.layers, each.length, each.source_length
+        projections += N * 2 * D * K * (2 * H + 2 * G) * L
+        scores += N * 2 * 2 * L * L * H * K
+        if S:
+            projections += N * 2 * D * K * (2 * H * L + 2 * G * S)
+            scores += N * 2 * 2 * L * S * H * K
+        mlp += N * 2 * (_gates(config) + 1) * D * config.d_ff * L
+    return Flops(projections=projections, scores=scores, mlp=mlp, logits=2 * D * config.vocab_size * length)
 
 
 @dataclass(frozen=True)
@@ -182,43 +214,47 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
         "adafactor": counts.norms,
     }[config.optimizer.name]
     size = 2 if model.dtype == "bfloat16" else 4
+    towers = stacks(model, config.data.sequence_length, config.data.source_length)
     if fsdp > 1:  # a layer and the output matrix at a time
-        copied = ((counts.attention + counts.mlp) / model.num_layers + counts.token_embedding) / tensor
+        layers = sum(each.layers for each in towers)
+        copied = ((counts.attention + counts.mlp) / layers + counts.token_embedding) / tensor
     else:
         copied = held if model.dtype == "bfloat16" else 0
-    tokens = config.train.batch_size * config.data.sequence_length / (mesh["data"] * fsdp * config.train.accumulation)
+    rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),
         gradients=round(4 * held * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
-        logits=round(2 * 4 * tokens * model.vocab_size / tensor),
-        activations=round(tokens * _activation_bytes_per_token(config, tensor, kernel)),
+        logits=round(2 * 4 * rows * config.data.sequence_length * model.vocab_size / tensor),
+        activations=round(rows * sum(_activation_bytes(model, each, tensor, kernel) for each in towers)),
     )
 
 
 # How many tensors of the hidden width an activation leaves for the backward pass, its product's input included.
-HIDDEN_KEPT = {"relu": 2, "gelu": 4, "gelu_tanh": 6, "swiglu": 6, "geglu": 6}
+HIDDEN_KEPT = {"relu": 2, "gelu": 4, "gelu_tanh": 6, "swiglu": 6, "geglu": 6, "geglu_tanh": 6}
 
 
-def _activation_bytes_per_token(config: Config, tensor: int, kernel: str) -> float:
-    """What one token leaves behind in all layers, on one of `tensor` devices; approximate.
+def _activation_bytes(model: ModelConfig, stack: Stack, tensor: int, kernel: str) -> float:
+    """What one row leaves behind in a stack, on one of `tensor` devices; approximate.
 
     The counts are those of the arrays that JAX's differentiation keeps of a block; XLA may keep fewer.
     """
-    model = config.model
     size = 2 if model.dtype == "bfloat16" else 4
-    gates = 2 if model.activation in ("swiglu", "geglu") else 1
+    L, S = stack.length, stack.source_length
     D, F, queries = model.d_model, model.d_ff / tensor, model.num_heads * model.head_dim / tensor
     keys = model.num_kv_heads * model.head_dim / tensor
-    norms = 6 * 4 * D  # both norms, in float32
-    attention = size * (3 * D + 3 * queries + 2 * keys)
+    norms = stack.norms / stack.layers * 3 * 4 * D * L  # in float32
+    attention = size * L * (3 * D + 3 * queries + 2 * keys)
     if kernel == "xla":  # weights in float32, and as they enter their product
-        attention += model.num_heads / tensor * config.data.sequence_length * (4 + size)
-    everything = norms + attention + size * (gates * D + HIDDEN_KEPT[model.activation] * F)
+        attention += model.num_heads / tensor * L * (L + S) * (4 + size)
+    if S:
+        attention += size * (L * (2 * D + 3 * queries) + S * 2 * keys)
+    everything = norms + attention + size * L * (_gates(model) * D + HIDDEN_KEPT[model.activation] * F)
     if model.remat == "none":
-        return model.num_layers * everything
-    kept: float = size * D  # between blocks
+        return stack.layers * everything
+    kept: float = size * D * L  # between blocks
     if model.remat == "dots":
-        kept += size * (queries + 2 * keys + D + gates * F)
-    return model.num_layers * kept + everything  # one block at a time is computed again in full
+        kept += size * L * (queries + 2 * keys + D + _gates(model) * F)
+        kept += size * (L * (queries + D) + S * 2 * keys) if S else 0
+    return stack.layers * kept + everything  # one block at a time is computed again in full

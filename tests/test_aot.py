@@ -9,7 +9,7 @@ import pytest
 from lm import aot
 from lm.config import Config, defaults, source
 from lm.errors import UserError
-from lm.flops import flops_per_token, parameter_counts
+from lm.flops import flops_per_row, parameter_counts
 
 
 def small(**model):
@@ -33,7 +33,7 @@ def test_figures_of_a_compiled_step(report):
     config = Config.from_dict(small().to_dict())
     assert report.parameters == parameter_counts(config.model).total
     assert report.tokens == 8 * 16
-    assert report.train_flops * 8 == flops_per_token(config.model, 16).train * 8 * 16
+    assert report.train_flops * 8 == flops_per_row(config.model, 16).train * 8
     # Parameters and two moments in float32, nearly all split four ways; donated, so counted once.
     assert 0.25 < report.state / (12 * report.parameters) < 0.35
     assert report.temporaries > 0

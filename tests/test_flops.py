@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lm.batch import Batch
+from lm.batch import Batch, Source
 from lm.config import Config, ModelConfig, defaults, source
 from lm.flops import (
     CHIPS,
     estimate_memory,
-    flops_per_token,
+    flops_per_row,
     parameter_counts,
     peak_flops,
 )
-from lm.models.transformer import Decoder, count_parameters, initial_params
+from lm.models.transformer import Decoder, build_model, count_parameters, initial_params
 
 SMALL = ModelConfig(
     vocab_size=512,
@@ -39,7 +39,7 @@ VARIANTS = [
 
 
 def abstract_params(config):
-    return nn.unbox(jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0)))
+    return nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(config), key), jax.random.key(0)))
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
@@ -64,17 +64,42 @@ def test_flops_agree_with_what_xla_counts(changes):
         logits = Decoder(config).apply({"params": params}, batch).logits
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
-    flops = flops_per_token(config, length)
+    flops = flops_per_row(config, length)
     for function, expected in ((loss, flops.forward), (jax.grad(loss), flops.train)):
         counted = jax.jit(function).lower(abstract_params(config), batch).compile().cost_analysis()["flops"]
-        assert 1.0 < counted / (rows * length * expected) < 1.06
+        assert 1.0 < counted / (rows * expected) < 1.06
+
+
+TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_layers=2, positions="relative")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"positions": "learned", "norm_position": "post", "norm_embeddings": True, "use_bias": False},
+        {"activation": "geglu_tanh", "norm": "rmsnorm", "share_embeddings": False, "source_vocab_size": 300},
+    ],
+)
+def test_encoder_decoder_parameters_and_flops(changes):
+    config, rows, L, S = dataclasses.replace(TWO_SIDED, **changes), 4, 64, 48
+    params = abstract_params(config)
+    assert parameter_counts(config).total == count_parameters(params)
+    ids, source = (jax.ShapeDtypeStruct((rows, length), jnp.int32) for length in (L, S))
+    batch = Batch(ids, ids, ids, ids, ids, Source(source, source, source))
+
+    def loss(params, batch):
+        return jnp.mean(build_model(config).apply({"params": params}, batch).logits)
+
+    counted = jax.jit(loss).lower(params, batch).compile().cost_analysis()["flops"]
+    assert 1.0 < counted / (rows * flops_per_row(config, L, S).forward) < 1.06
 
 
 def test_flops_of_gpt2_by_hand():
     """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
     D, N, V, L = 768, 12, 50257, 1024
     config = ModelConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
-    assert flops_per_token(config, L).forward == N * (24 * D * D + 4 * L * D) + 2 * V * D
+    assert flops_per_row(config, L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
 
 
 def test_an_unknown_chip_has_no_peak():

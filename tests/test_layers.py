@@ -17,7 +17,7 @@ LAYERS = (
     {"models", "objectives", "data", "parallel", "flops", "run_directory", "command", "integrity", "storage_errors"},
     {"checkpoint_reading", "decoding", "rows"},
     {"checkpoint"},
-    {"evaluation"},
+    {"averaging", "evaluation"},
     {"training"},
     {"train", "eval", "generate", "compare", "aot", "data.show"},
 )

@@ -21,7 +21,7 @@ from lm.training.optimizer import make_optimizer
 from lm.training.state import abstract_state
 
 STEPS = 40
-TIMING = {"train/tokens_per_second", "train/peak_share"}
+TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
 
 
 def final_state(root: Path):

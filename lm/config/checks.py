@@ -51,8 +51,8 @@ def check_pairs(config: Any) -> None:
         refuse(
             "model.attention", "cudnn computes in bfloat16 only; set model.dtype to 'bfloat16' or attention to 'xla'."
         )
-    if model.attention in ("cudnn", "splash") and model.dropout > 0:
-        refuse("model.attention", f"{model.attention} has no dropout of attention weights; use 'xla' or dropout 0.")
+    if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
+        refuse("model.attention", f"{model.attention} has no attention_dropout; use 'xla', or set that to 0.")
     if model.attention == "splash" and data.sequence_length % 128:
         refuse("model.attention", f"splash takes multiples of 128, and data.sequence_length is {data.sequence_length}.")
     if optimizer.schedule == "warmup_stable_decay":

@@ -57,9 +57,8 @@ class ModelConfig:
     scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim); T5 does not.")
     norm_embeddings: bool = option(False, "A norm after the embeddings, as BART.")
     scale_embeddings: bool = option(False, "Multiply embeddings by sqrt(d_model), as Vaswani 2017.")
-    dropout: float = option(
-        0.0, "On embeddings, attention weights and both residual branches.", minimum=0.0, maximum=0.9
-    )
+    dropout: float = option(0.0, "On embeddings and on every residual branch.", minimum=0.0, maximum=0.9)
+    attention_dropout: float = option(0.0, "On attention weights.", minimum=0.0, maximum=0.9)
     window: int = option(
         0, "Sliding window: how many tokens back, itself included, a token sees; 0 for all.", minimum=0
     )
@@ -82,6 +81,11 @@ class ModelConfig:
         "What the backward pass recomputes: none, all of each block (full), or all but its matrix products (dots).",
         choices=("none", "full", "dots"),
     )
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has two products from the width to the hidden width."""
+        return self.activation in ("swiglu", "geglu", "geglu_tanh")
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class GenerationConfig:
         metadata={"doc": "Of outputs against references: bleu, chrf, ter, rouge, exact_match, wer; empty for none."},
     )
     num_beams: int = option(1, "Hypotheses kept by beam search; 1 is greedy.", minimum=1)
+    training_beams: int = option(1, "The same, for the evaluations during training.", minimum=1)
     penalty: str = option(
         "power",
         "Scores are divided by length^a (power) or ((5 + length) / 6)^a (gnmt, Wu 2016).",

@@ -13,11 +13,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
-from lm.data.loader import EvalRows, prefetch
+from lm.data.loader import prefetch
 from lm.evaluation.metrics import Sums, figures, missing_figures
 from lm.models.transformer import Model
 from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
+from lm.rows import AnyEvalRows
 
 BATCHES_AHEAD = 2
 
@@ -49,7 +50,7 @@ class LanguageModelling:
     def __init__(
         self,
         model: Model,
-        rows: Mapping[str, EvalRows],
+        rows: Mapping[str, AnyEvalRows],
         objective: ObjectiveConfig,
         mesh: Mesh,
         *,
@@ -103,7 +104,7 @@ class LanguageModelling:
             result[f"{self.name}/rows"] = float(self.num_rows)
         return result
 
-    def _source_sums(self, params: Any, rows: EvalRows, row_ids: np.ndarray, done: int) -> Sums:
+    def _source_sums(self, params: Any, rows: AnyEvalRows, row_ids: np.ndarray, done: int) -> Sums:
         num_batches = -(-len(row_ids) // self.batch_size)
         # Ids past the end are rows of padding, which weigh nothing.
         padded = np.full(num_batches * self.batch_size, rows.num_rows, np.int64)
@@ -137,7 +138,7 @@ def batch_sums(model: Model, objective: ObjectiveConfig, params: Any, batch: Bat
     return jax.lax.with_sharding_constraint(jnp.stack([sums.nll, sums.correct, sums.weight]), PartitionSpec())
 
 
-def _text_of(rows: EvalRows, targets: float) -> Sums:
+def _text_of(rows: AnyEvalRows, targets: float) -> Sums:
     """Size of the text behind `targets` scored tokens; exact for all of them, else in proportion."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     return Sums(bytes=share * rows.totals["bytes"], words=share * rows.totals["words"], unknown=rows.totals["unknown"])

@@ -87,7 +87,7 @@ class Attention(nn.Module):
 
         # Where the scores are not scaled, the queries begin smaller by as much.
         q_BLHK = project("query", x_BLD, query_heads, "heads", 1.0 if config.scale_attention else size[0] ** -0.5)
-        dropout = nn.Dropout(config.dropout, deterministic=not self.train)
+        dropout = nn.Dropout(config.attention_dropout, deterministic=not self.train)
 
         def keys_and_values(x_BSD: Array) -> tuple[Array, Array]:
             return project("key", x_BSD, kv_heads, "kv_heads"), project("value", x_BSD, kv_heads, "kv_heads")

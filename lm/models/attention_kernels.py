@@ -52,8 +52,8 @@ def _obstacle(backend: str, config: ModelConfig, platform: str) -> str:
     if FASTEST.get(platform) != backend:
         needed = next(name for name, each in FASTEST.items() if each == backend)
         return f"runs on a {needed}, and this run is on a {platform}"
-    if config.dropout > 0:
-        return f"has no dropout of attention weights, and config.model.dropout is {config.dropout}"
+    if config.attention_dropout > 0:
+        return f"has no dropout of attention weights: config.model.attention_dropout is {config.attention_dropout}"
     if backend == "splash":
         if config.max_length % LANES:
             return f"takes lengths that are multiples of {LANES}, and config.model.max_length is {config.max_length}"

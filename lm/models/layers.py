@@ -102,7 +102,6 @@ ACTIVATIONS = {
     "geglu": lambda x: jax.nn.gelu(x, approximate=False),
     "geglu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
-GATED = ("swiglu", "geglu", "geglu_tanh")
 
 
 class Mlp(nn.Module):
@@ -114,7 +113,6 @@ class Mlp(nn.Module):
     def __call__(self, x_BLD: Array) -> Array:
         config = self.config
         activation = ACTIVATIONS[config.activation]
-        gated = config.activation in GATED
         width, hidden = (config.d_model,), (config.d_ff,)
 
         def dense(name: str, inputs: tuple, outputs: tuple, axes: tuple, scale: float = 1.0) -> Dense:
@@ -122,7 +120,7 @@ class Mlp(nn.Module):
             return Dense(inputs, outputs, axes, config.use_bias, compute_dtype(config), std, name=name)
 
         up_BLF = dense("up", width, hidden, ("embed", "mlp"))(x_BLD)
-        if gated:
+        if config.gated:
             gate_BLF = dense("gate", width, hidden, ("embed", "mlp"))(x_BLD)
             hidden_BLF = activation(gate_BLF) * up_BLF
         else:

@@ -84,6 +84,74 @@ def _llama(
     }
 
 
+def _vaswani(num_layers: int, d_model: int, num_heads: int, d_ff: int) -> dict[str, Any]:
+    """Vaswani 2017, table 3; the vocabulary is the task's own. Initial weights as the fan-in of each product asks."""
+    return {
+        "family": "encoder_decoder",
+        "num_layers": num_layers,
+        "num_encoder_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": d_model // num_heads,
+        "d_ff": d_ff,
+        "positions": "sinusoidal",
+        "norm": "layernorm",
+        "norm_position": "post",
+        "norm_epsilon": 1e-5,
+        "norm_embeddings": False,
+        "activation": "relu",
+        "use_bias": True,
+        "share_embeddings": True,
+        "tie_embeddings": True,
+        "scale_embeddings": True,
+        "scale_logits": False,
+        "scale_attention": True,
+        "init_std": 0.0,
+        "embedding_std": 0.0,
+        "init_residual_scaling": False,
+    }
+
+
+def _t5(
+    num_layers: int, d_model: int, num_heads: int, head_dim: int, d_ff: int, version: str = "1.0"
+) -> dict[str, Any]:
+    """Raffel 2020 and the config.json files of google-t5/* and google/t5-v1_1-*."""
+    first = version == "1.0"
+    return {
+        **_vaswani(num_layers, d_model, num_heads, d_ff),
+        "vocab_size": 32128,
+        "head_dim": head_dim,
+        "positions": "relative",
+        "relative_buckets": 32,
+        "relative_max_distance": 128,
+        "norm": "rmsnorm",
+        "norm_position": "pre",
+        "norm_epsilon": 1e-6,
+        "activation": "relu" if first else "geglu_tanh",
+        "use_bias": False,
+        "tie_embeddings": first,
+        "scale_embeddings": False,
+        "scale_logits": first,
+        "scale_attention": False,
+        "embedding_std": 1.0,
+    }
+
+
+def _bart(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
+    """Lewis 2020 and the config.json files of facebook/bart-*; the released tables have two more positions, unused."""
+    return {
+        **_vaswani(num_layers, d_model, num_heads, 4 * d_model),
+        "vocab_size": 50265,
+        "max_length": 1024,
+        "positions": "learned",
+        "norm_embeddings": True,
+        "activation": "gelu",
+        "scale_embeddings": False,
+        "init_std": 0.02,
+    }
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2_124m": _gpt2(12, 768, 12),  # 124,439,808
     "gpt2_350m": _gpt2(24, 1024, 16),  # 354,823,168
@@ -99,4 +167,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     # config.json of meta-llama/Llama-3.2-1B. Its scaling of the rotary angles, which changes them at every
     # length, is not among our settings: right for training from scratch, not for the released weights. 1,235,814,400
     "llama3_1b": _llama(128_256, 16, 2048, 32, 8, 8192, 8192, 500_000.0, tie_embeddings=True),
+    # Without the embedding: 44,138,496 and 176,357,376. transformer_tiny is fairseq's on Multi30k (Wu 2021): 1,325,056.
+    "transformer_base": _vaswani(6, 512, 8, 2048),
+    "transformer_big": _vaswani(6, 1024, 16, 4096),
+    "transformer_tiny": _vaswani(4, 128, 4, 256),
+    "t5_small": _t5(6, 512, 8, 64, 2048),  # 60,506,624
+    "t5_base": _t5(12, 768, 12, 64, 3072),  # 222,903,552
+    "t5_large": _t5(24, 1024, 16, 64, 4096),  # 737,668,096
+    "t5_3b": _t5(24, 1024, 32, 128, 16_384),  # 2,851,598,336
+    "t5_11b": _t5(24, 1024, 128, 128, 65_536),  # 11,307,321,344
+    "t5_1_1_small": _t5(8, 512, 6, 64, 1024, "1.1"),  # 76,961,152
+    "t5_1_1_base": _t5(12, 768, 12, 64, 2048, "1.1"),  # 247,577,856
+    "t5_1_1_large": _t5(24, 1024, 16, 64, 2816, "1.1"),  # 783,150,080
+    "t5_1_1_xl": _t5(24, 2048, 32, 64, 5120, "1.1"),  # 2,849,757,184
+    "t5_1_1_xxl": _t5(24, 4096, 64, 64, 10_240, "1.1"),  # 11,135,332,352
+    "bart_base": _bart(6, 768, 12),  # 139,417,344
+    "bart_large": _bart(12, 1024, 16),  # 406,287,360
 }

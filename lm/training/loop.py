@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,18 +19,19 @@ from lm import flops
 from lm.checkpoint import Checkpoints
 from lm.command import DONE, SAVED_ON_SIGNAL
 from lm.config import Config
-from lm.data.loader import TrainRows, prefetch
+from lm.data.loader import prefetch
 from lm.data.prepare import Prepared, prepare
 from lm.errors import UserError
 from lm.models.attention_kernels import choose_backend
 from lm.models.transformer import Model, build_model
-from lm.objectives.causal import features
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
+from lm.rows import AnyTrainRows, train_rows
 from lm.run_directory import RunDirectory
 from lm.training.console import Console
 from lm.training.metrics import LateMetrics, MetricsWriter
 from lm.training.optimizer import make_optimizer
+from lm.training.patience import is_exhausted
 from lm.training.progress import Progress
 from lm.training.report import Reporter
 from lm.training.schedules import schedule
@@ -54,7 +56,8 @@ def train(config: Config, workdir: Path) -> int:
         check_divisible(config, mesh)
         if is_first():
             run.write_config(config)
-        console.print(describe_run(config, prepared, mesh, backend))
+        rows = train_rows(config, prepared)
+        console.print(describe_run(config, prepared, rows, mesh, backend))
 
         console.banner("Model")
         model = build_model(config.model, mesh.devices.flat[0].platform)
@@ -74,24 +77,29 @@ def train(config: Config, workdir: Path) -> int:
             run.truncate_metrics(start)
         barrier("metrics")
 
-        loop = Loop(config, prepared, model, mesh, run, checkpoints, console)
-        if start < config.train.num_steps:
+        loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console)
+        end = start if loop.is_out_of_patience() else config.train.num_steps
+        if start < end:
             console.banner("Training")
             began = time.monotonic()
             step = compile_train_step(config, model, optimizer, abstract, mesh)
             console.print(f"Compiled the step in {time.monotonic() - began:.1f} s.")
-            state, stopped_at = loop.run(state, start, step)
-            if stopped_at:
-                checkpoints.wait()
-                loop.reporter.draw_curves()
-                console.print(f"Saved at step {stopped_at:,}. The same command continues from here.")
-                return SAVED_ON_SIGNAL
+            state, end, signalled = loop.run(state, start, step)
             checkpoints.wait()
+            if signalled:
+                loop.reporter.draw_curves()
+                console.print(f"Saved at step {end:,}. The same command continues from here.")
+                return SAVED_ON_SIGNAL
         else:
             console.print(f"Already done: step {start:,} of {config.train.num_steps:,}.")
+        if end < config.train.num_steps:
+            console.print(
+                f"Stopped at step {end:,}: {config.checkpoint.best_metric} was no better for "
+                f"{config.train.patience} evaluations in a row (train.patience)."
+            )
 
         console.banner("Result")
-        loop.reporter.final(state, config.train.num_steps)
+        loop.reporter.final(state, end)
         return DONE
 
 
@@ -110,6 +118,7 @@ class Loop:
 
     config: Config
     prepared: Prepared
+    rows: AnyTrainRows
     model: Model
     mesh: Mesh
     directory: RunDirectory
@@ -118,16 +127,23 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.reporter = Reporter(self.config, self.prepared, self.model, self.mesh, self.directory, self.console)
+        metric = self.config.checkpoint.best_metric
+        records = self.directory.read_metrics()
+        self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
+        self._seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)
 
-    def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int]:
-        """Runs to the end, or until a signal: returns the state, and the step of the stop or 0."""
+    def is_out_of_patience(self) -> bool:
+        return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
+
+    def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
+        """Runs to the end, or to an early one: returns the state, its step, and whether it was a signal's."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
             progress = stack.enter_context(Progress(total, start, enabled=is_first()))
             stack.enter_context(self.console.above(progress))
             writer = self._open_writer(stack, start)
-            log = _StepLog(config, self.mesh, progress, writer)
+            log = _StepLog(config, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
             batches = self._batches(stack, start)
             for done in range(start + 1, total + 1):
@@ -145,12 +161,14 @@ class Loop:
                     if evaluating:
                         values = self.reporter.evaluate(state, done)
                         log.evaluated(done, values)
-                    if saving or stopping:
+                        self._measured += [values[name] for name in (config.checkpoint.best_metric,) if name in values]
+                    enough = evaluating and self.is_out_of_patience()
+                    if saving or stopping or enough:
                         metadata = {"data": self.prepared.fingerprint}
                         self.checkpoints.save(done, state, metadata, values)
-                if stopping:
-                    return state, done
-        return state, 0
+                if stopping or enough:
+                    return state, done, stopping
+        return state, total, False
 
     def _open_writer(self, stack: ExitStack, start: int) -> MetricsWriter | None:
         if not is_first():
@@ -167,7 +185,7 @@ class Loop:
         config = self.config
         sharding = batch_sharding(self.mesh)
         mine = local_rows(sharding, config.train.batch_size)
-        make = partial(TrainRows(config, self.prepared, features).rows, row_ids=mine.tolist())
+        make = partial(self.rows.rows, row_ids=mine.tolist())
         data = config.data
         local = stack.enter_context(prefetch(make, start, config.train.num_steps, data.num_workers, data.prefetch))
         return (to_global(batch, mine, sharding, config.train.batch_size) for batch in local)
@@ -176,15 +194,19 @@ class Loop:
 class _StepLog:
     """Takes each step's metrics, one step late, to the progress line, the files and the guard."""
 
-    def __init__(self, config: Config, mesh: Mesh, progress: Progress, writer: MetricsWriter | None) -> None:
+    def __init__(
+        self, config: Config, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
+    ) -> None:
         self._config, self._progress, self._writer = config, progress, writer
         self._rate = schedule(config.optimizer, config.train.num_steps)
-        self._step_tokens = config.train.batch_size * config.data.sequence_length
+        lengths = config.data.sequence_length, config.data.source_length
+        self._step_tokens = config.train.batch_size * sum(lengths)
         device = mesh.devices.flat[0]
         peak = flops.peak_flops(device.device_kind, config.model.dtype)
         self._peak = None if peak is None else peak * mesh.size
-        self._flops_per_token = flops.flops_per_token(config.model, config.data.sequence_length).train
+        self._flops_per_token = flops.flops_per_row(config.model, *lengths).train / sum(lengths)
         self._since, self._steps = time.monotonic(), 0
+        self._begin = self._since - seconds  # so many were spent on this run before
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
         """Metrics of a step that is done. Raises UserError after too many bad steps in a row."""
@@ -210,6 +232,7 @@ class _StepLog:
         share = None if self._peak is None else speed * self._flops_per_token / self._peak
         if share is not None:
             metrics["train/peak_share"] = share
+        metrics["train/seconds"] = now - self._begin
         self._since, self._steps = now, 0
         if self._writer is not None:
             self._writer.write(step, metrics)
@@ -223,7 +246,7 @@ class _StepLog:
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
         if self._writer is not None:
-            self._writer.write(step, values)
+            self._writer.write(step, values | {"train/seconds": time.monotonic() - self._begin})
         self._progress.update(step, valid_loss=values.get("valid/loss"))
 
     def paused(self) -> _Pause:

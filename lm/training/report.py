@@ -7,18 +7,18 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from lm.config import Config
-from lm.data.loader import eval_rows
-from lm.data.prepare import Prepared
+from lm.config import TEXT_METRICS, Config
+from lm.data.prepare import Prepared, references
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
 from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.evaluators import LanguageModelling
+from lm.evaluation.predictions import Example, write_predictions
+from lm.evaluation.split import SplitEvaluation
 from lm.evaluation.table import Result, print_table, write_results
 from lm.models.transformer import Model
-from lm.objectives.causal import features
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
+from lm.rows import eval_rows
 from lm.run_directory import RunDirectory
 from lm.training.console import Console
 from lm.training.curves import draw_curves
@@ -40,28 +40,35 @@ class Reporter:
     ) -> None:
         self._config, self._prepared, self._model, self._mesh = config, prepared, model, mesh
         self._directory, self._console = directory, console
-        self._rows = eval_rows(config, prepared.stores["valid"], features)
-        self._whole = self._evaluator(0)
-        self._during = self._evaluator(config.eval.max_rows) if config.eval.max_rows else self._whole
-        self._last: tuple[dict[str, float], float] | None = None  # figures of the last step, and seconds taken
+        self._rows = eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
+        self._pairs = references(config, "valid") if config.eval.generation.metrics else {}
+        self._whole, self._during = self._evaluation(), self._evaluation(in_training=True)
+        self._last: tuple[int, dict[str, float], float] | None = None  # a step, its figures, and seconds taken
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Figures on (a part of) the validation split and, on the screen, sample text."""
         if step == self._config.train.num_steps:  # `final` shows it all
-            return self._evaluate_last(state, step)[0]
+            return self._evaluate_whole(state, step)[0]
         values = self._during.evaluate(_evaluated_params(state), step)
-        shown = {name: values[f"valid/{name}"] for name in ("loss", "bits_per_byte") if f"valid/{name}" in values}
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in shown.items())
-        self._console.print(f"step {step:,} valid: {told}")
+        scores = [figure for metric in self._config.eval.generation.metrics for figure in TEXT_METRICS[metric]]
+        shown = {name: values.get(f"valid/{name}") for name in ("loss", "bits_per_byte", *scores)}
+        told = [
+            f"{name.replace('_', ' ')} {value:.2f}" if name in scores else f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in shown.items()
+            if value is not None
+        ]
+        self._console.print(f"step {step:,} valid: {', '.join(told)}")
         for prompt, text in self._samples(state):
             self._console.print(f"step {step:,} sample: {_quoted(prompt + text)}")
+        if self._during.examples:
+            self._console.print(f"step {step:,} output: {_told(self._during.examples[0])}")
         return values
 
     def final(self, state: TrainState, step: int) -> None:
         """The metric table, sample text and the curves; the table also as files in eval/<step>/."""
         config, directory = self._config, self._directory
-        values, seconds = self._evaluate_last(state, step)
-        metrics = {name.removeprefix("valid/"): value for name, value in values.items()}
+        values, seconds = self._evaluate_whole(state, step)
+        metrics = self._whole.for_table(values)
         if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
             metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
         result = Result(
@@ -74,6 +81,7 @@ class Reporter:
             stride=config.eval.stride,
             seconds=seconds,
             missing=self._whole.missing,
+            signatures=self._whole.signatures,
             details={"versions": versions()},
         )
         samples = self._samples(state)
@@ -82,36 +90,43 @@ class Reporter:
         print_table([result])
         for prompt, text in samples:
             self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", _indented(prompt + text))
+        for example in self._whole.examples[:3]:
+            self._console.print(f"Output: {_told(example)}")
         written = write_results(directory.eval_dir(step), "results", result)
+        if self._whole.examples:
+            written.append(directory.eval_dir(step) / "predictions.jsonl")
+            write_predictions(written[-1], self._whole.examples)
         self.draw_curves()
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
-    def _evaluate_last(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
+    def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
         """Of the whole split; once, although both metrics.jsonl and the table at the end want it."""
-        if self._last is None:
+        if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(_evaluated_params(state), step)
-            self._last = values, time.monotonic() - began
-        return self._last
+            self._last = step, values, time.monotonic() - began
+        return self._last[1:]
 
     def draw_curves(self) -> None:
         if is_first():
             draw_curves(self._directory.read_metrics(), self._directory.curves_path, self._directory.root.name)
 
-    def _evaluator(self, max_rows: int) -> LanguageModelling:
-        config = self._config
-        return LanguageModelling(
+    def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
+        prepared = self._prepared
+        return SplitEvaluation(
+            self._config,
             self._model,
-            self._rows,
-            config.objective,
             self._mesh,
-            batch_size=config.eval.batch_size,
-            max_rows=max_rows,
+            prepared.tokenizer,
+            prepared.source_tokenizer,
+            self._rows,
+            self._pairs,
+            in_training=in_training,
         )
 
     def _samples(self, state: TrainState) -> list[tuple[str, str]]:
         prompts = self._config.eval.prompts
-        if not prompts:
+        if not prompts or self._config.model.family != "decoder":
             return []
         with on_mesh(self._mesh):
             texts = sample_text(
@@ -128,6 +143,11 @@ class Reporter:
 
 def _evaluated_params(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
+
+
+def _told(example: Example) -> str:
+    """Source, output and reference in a line."""
+    return " | ".join(_quoted(text) for text in (example.source, example.prediction, example.references[0]))
 
 
 def _quoted(text: str) -> str:

@@ -15,9 +15,12 @@ from rich.table import Table
 
 from lm import flops
 from lm.config import Config
+from lm.data.pair_store import PairStore
 from lm.data.prepare import Prepared
+from lm.data.token_store import TokenStore
 from lm.models.transformer import count_parameters
 from lm.parallel.distributed import describe_processes
+from lm.rows import AnyTrainRows
 from lm.training.optimizer import decay_table
 from lm.training.progress import short_number
 
@@ -28,33 +31,39 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def describe_run(config: Config, prepared: Prepared, mesh: Mesh, backend: str) -> Table:
+def describe_run(config: Config, prepared: Prepared, rows: AnyTrainRows, mesh: Mesh, backend: str) -> Table:
     """Where the run takes place and on what."""
     table = Table.grid(padding=(0, 2))
-    rows = describe_processes()
-    devices = ", ".join(f"{count} x {kind}" for _, kind, count in rows[:1])
-    if len(rows) > 1:
-        devices = f"{len(rows)} processes with {devices} each"
+    processes = describe_processes()
+    devices = ", ".join(f"{count} x {kind}" for _, kind, count in processes[:1])
+    if len(processes) > 1:
+        devices = f"{len(processes)} processes with {devices} each"
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
     table.add_row("devices", f"{devices}; mesh {shape}; attention {backend}; compute {config.model.dtype}")
     for split, stores in prepared.stores.items():
         for name, store in stores.items():
-            counts = store.manifest["counts"]
-            table.add_row(
-                f"{split} data",
-                f"{name}: {counts['documents']:,} documents, {short_number(counts['bytes'])} bytes, "
-                f"{short_number(counts['tokens'])} tokens",
-            )
-    step_tokens = config.train.batch_size * config.data.sequence_length
+            table.add_row(f"{split} data", f"{name}: {_described(store)}")
+    step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
-    train_tokens = sum(store.num_tokens for store in prepared.stores["train"].values())
+    epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
     table.add_row(
         "plan",
         f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens, "
-        f"{total / train_tokens:.1f} times the training data",
+        f"{epochs:.1f} times the training data",
     )
     return table
+
+
+def _described(store: TokenStore | PairStore) -> str:
+    """How much is in it."""
+    if isinstance(store, PairStore):
+        source, target = store.source.manifest["counts"], store.target.manifest["counts"]
+        tokens = f"{short_number(source['tokens'])} and {short_number(target['tokens'])} tokens"
+        return f"{store.num_pairs:,} pairs, {short_number(source['bytes'] + target['bytes'])} bytes, {tokens}"
+    counts = store.manifest["counts"]
+    sizes = ", ".join(f"{short_number(counts[name])} {name}" for name in ("bytes", "tokens"))
+    return f"{counts['documents']:,} documents, {sizes}"
 
 
 def parameter_table(params: Any) -> Table:

@@ -32,7 +32,7 @@ def train_step(
     count = config.train.accumulation
 
     def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
-        rngs = {"dropout": key} if config.model.dropout > 0 else None
+        rngs = {"dropout": key} if max(config.model.dropout, config.model.attention_dropout) > 0 else None
         output = model.apply({"params": params}, micro, train=True, rngs=rngs)
         sums = loss_sums(output.logits, micro, config.objective)
         return sums.loss / total_weight, sums
