@@ -5,6 +5,9 @@ python eval.py --workdir=runs/a,runs/b --split=test           two runs, a row ea
 python eval.py --workdir=runs/a --stride=64                   windows that overlap: more context for each token
 python eval.py --workdir=runs/a --text=book.txt               any text, with the run's own tokenizer
 python eval.py --workdir=runs/a --config=configs/other.py     the data of another config
+python eval.py --workdir=runs/a --split=test --average=5      the mean of the five latest checkpoints
+python eval.py --workdir=runs/a --split=test --num_beams=5    outputs by beam search, beside their references in
+                                                              WORKDIR/eval/<step>/predictions-<what>.jsonl
 
 A run directory is all that is needed; the number and kind of devices may be another than in training.
 Every token of the split is scored once. Results go to WORKDIR/eval/<step>/results.{json,csv,md}; those
@@ -28,22 +31,25 @@ from absl import flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
+from lm.averaging import averaged_params
 from lm.checkpoint import Checkpoints
 from lm.command import DONE, config_from_flags, define_config_flag, run
 from lm.config import Config, MeshConfig, ModelConfig, SourceConfig
-from lm.data.loader import eval_rows
-from lm.data.prepare import cache_directory, prepare_split
+from lm.data.pair_store import PairStore
+from lm.data.pairs import Pair
+from lm.data.prepare import cache_directory, load_tokenizers, prepare_split, references
 from lm.data.token_store import TokenStore
-from lm.data.tokenizers import Tokenizer, load_tokenizer
+from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.evaluators import LanguageModelling
+from lm.evaluation.predictions import Example, write_predictions
+from lm.evaluation.split import SplitEvaluation
 from lm.evaluation.table import Result, print_table, write_results
-from lm.models.transformer import build_model
-from lm.objectives.causal import features
+from lm.models.transformer import Model, build_model
 from lm.parallel import distributed
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
+from lm.rows import eval_rows
 from lm.run_directory import RunDirectory
 from lm.schema import differences
 from lm.training.startup import versions
@@ -76,6 +82,9 @@ class Options:
     config_name: str = ""
     stride: int = 0  # 0 for the config's
     batch_size: int = 0  # 0 for the config's
+    average: int = 1  # checkpoints to average
+    num_beams: int = 0  # 0 for the config's
+    length_penalty: float | None = None  # None for the config's
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Evaluated:
     result: Result
     directory: Path  # where its files belong
     stem: str  # and how they are called
+    examples: list[Example]  # generated outputs, if there were any
 
 
 def define_flags() -> None:
@@ -94,6 +104,9 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for one source of it.")
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked; a file is a document).")
     flags.DEFINE_integer("stride", 0, "Tokens by which windows advance; 0 for eval.stride of the config.")
+    flags.DEFINE_integer("average", 1, "Average the parameters of so many checkpoints, the latest up to --step.")
+    flags.DEFINE_integer("num_beams", 0, "Beams of generated outputs; 0 for eval.generation.num_beams.")
+    flags.DEFINE_float("length_penalty", None, "In place of eval.generation.length_penalty.")
     flags.DEFINE_integer("batch_size", 0, "Rows at a time; 0 for eval.batch_size. Changes memory and speed only.")
     distributed.define_flags()
 
@@ -102,63 +115,83 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     """Scores one checkpoint of one run; `name` is what the table calls it. Raises UserError for bad input."""
     directory = RunDirectory.existing(root)
     own = directory.load_config()
-    tokenizer = load_tokenizer(directory.tokenizer_dir)
+    tokenizer, source_tokenizer = load_tokenizers(own, directory.root)
     config = _evaluation_config(root, own, options)
-    stores = _open_stores(config, tokenizer, options)
+    stores, pairs = _open_data(config, tokenizer, source_tokenizer, options)
 
     model = build_model(config.model)
     mesh = _choose_mesh(config)
-    abstract = abstract_state(config, model, optax.identity(), mesh).params
-    average = config.optimizer.ema_decay > 0
-    with Checkpoints(directory.checkpoints_dir, config.checkpoint, read_only=True) as checkpoints:
-        params, step = checkpoints.restore_params(abstract, _step(options.step), ema=average)
-        best = checkpoints.best()
-
-    rows = eval_rows(config, stores, features)
-    evaluator = LanguageModelling(
+    params, step, parameters, is_best = _read_params(directory, config, model, mesh, options)
+    rows = eval_rows(config, tokenizer, stores)
+    evaluation = SplitEvaluation(
+        config,
         model,
-        rows,
-        config.objective,
         mesh,
+        tokenizer,
+        source_tokenizer,
+        rows,
+        pairs,
         name=options.split,
-        batch_size=config.eval.batch_size,
         report=_report if is_first() and sys.stderr.isatty() else None,
     )
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
     tokens = sum(each.totals["targets"] for each in rows.values())
+    plain = config.objective.name == "causal"
     length, stride = config.data.sequence_length, config.eval.stride
     split = f"text {Path(options.text).name}" if options.text else options.split
+    windows = f" of {length}, stride {stride}" if plain else ""
+    outputs = f", {sum(map(len, pairs.values())):,} outputs" if pairs else ""
     _say(
-        f"{name or root}: step {step:,}{' (best)' if step == best else ''}, {split}, {tokens:,} tokens in "
-        f"{evaluator.num_rows:,} windows of {length}, stride {stride}, on {devices}"
+        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, {tokens:,} tokens in "
+        f"{evaluation.num_rows:,} {'windows' if plain else 'rows'}{windows}{outputs}, on {devices}"
     )
     began = time.monotonic()
-    metrics = evaluator.evaluate(params, step)
+    metrics = evaluation.for_table(evaluation.evaluate(params, step))
     seconds = time.monotonic() - began
-    metrics = {figure.removeprefix(f"{options.split}/"): value for figure, value in metrics.items()}
     if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
         metrics["xz_bits_per_byte"] = xz_bits_per_byte(stores, tokenizer)
+    generation = dataclasses.asdict(config.eval.generation) if pairs else None
     result = Result(
         run=name or str(root),
         step=step,
         split=split,
         metrics=metrics,
-        rows=evaluator.num_rows,
-        sequence_length=length,
-        stride=stride,
+        rows=evaluation.num_rows,
+        sequence_length=length if plain else None,
+        stride=stride if plain else None,
         seconds=seconds,
-        missing=evaluator.missing,
+        missing=evaluation.missing,
+        signatures=evaluation.signatures,
         details={
-            "parameters": "average" if average else "trained",
+            "parameters": parameters,
             "config": options.config_name or "config.json of the run",
-            "data": {source: {"hash": each.fingerprint, **each.manifest["counts"]} for source, each in stores.items()},
+            "data": {source: _described(each) for source, each in stores.items()},
+            **({"generation": generation} if generation else {}),
             "devices": devices,
             "dtype": config.model.dtype,
-            "batch_size": evaluator.batch_size,
+            "batch_size": evaluation.batch_size,
             "versions": versions(),
         },
     )
-    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config))
+    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation.examples)
+
+
+def _read_params(
+    directory: RunDirectory, config: Config, model: Model, mesh: Mesh, options: Options
+) -> tuple[Any, int, str, bool]:
+    """Parameters, their step, what they are, and whether it is the best one."""
+    abstract = abstract_state(config, model, optax.identity(), mesh).params
+    ema = config.optimizer.ema_decay > 0
+    named: dict[str, Any] = {"best": "best", "latest": None}
+    step = named[options.step] if options.step in named else int(options.step)
+    with Checkpoints(directory.checkpoints_dir, config.checkpoint, read_only=True) as checkpoints:
+        best = checkpoints.best()
+        if options.average > 1:
+            last = step if isinstance(step, int) else None
+            params, steps = averaged_params(checkpoints, abstract, options.average, last, ema)
+            return params, steps[-1], f"average of the steps {', '.join(map(str, steps))}", False
+        params, found = checkpoints.restore_params(abstract, step, ema=ema)
+    return params, found, "moving average" if ema else "trained", found == best
 
 
 def main() -> int:
@@ -174,6 +207,9 @@ def main() -> int:
         config_name="" if config is None else _config_name(),
         stride=FLAGS.stride,
         batch_size=FLAGS.batch_size,
+        average=FLAGS.average,
+        num_beams=FLAGS.num_beams,
+        length_penalty=FLAGS.length_penalty,
     )
     _check(options)
     distributed.initialize_from_flags()
@@ -187,11 +223,15 @@ def main() -> int:
         for each in done:
             try:
                 paths = write_results(each.directory, each.stem, each.result)
+                if each.examples:
+                    paths.append(each.directory / f"{each.stem.replace('results', 'predictions', 1)}.jsonl")
+                    write_predictions(paths[-1], each.examples)
             except OSError as error:
                 reason = error.strerror or error
                 print(f"warning: results could not be written to {each.directory} ({reason}).", file=sys.stderr)
             else:
-                print(f"written: {paths[0]}, {', '.join(path.suffix for path in paths[1:])}")
+                more = [path.suffix if path.stem == each.stem else path.name for path in paths[1:]]
+                print(f"written: {paths[0]}, {', '.join(more)}")
     return DONE
 
 
@@ -203,9 +243,11 @@ def _check(options: Options) -> None:
         raise UserError(f"--split={options.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):
         raise UserError("--text: takes the place of --config and --split; leave those out.")
-    for name, value in (("stride", options.stride), ("batch_size", options.batch_size)):
-        if value < 0:
+    for name in ("stride", "batch_size", "num_beams"):
+        if (value := getattr(options, name)) < 0:
             raise UserError(f"--{name}={value}: must be at least 1 (or 0 for the config's).")
+    if options.average < 1:
+        raise UserError(f"--average={options.average}: must be at least 1.")
 
 
 def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
@@ -222,12 +264,19 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
                 "use a config with the same model, or override these settings."
             )
         values |= {"data": other["data"], "eval": other["eval"]}
+    if options.text and own.objective.name == "seq2seq":
+        raise UserError(f"--text: {root} needs pairs; name them in data.test of a config, or use lm.generate --input.")
     if options.text:
         values["data"]["test"] = {"text": dataclasses.asdict(SourceConfig(kind="text", path=options.text))}
     if options.stride:
         values["eval"]["stride"] = options.stride
     if options.batch_size:
         values["eval"]["batch_size"] = options.batch_size
+    generation = values["eval"]["generation"]
+    if options.num_beams:
+        generation["num_beams"] = options.num_beams
+    if options.length_penalty is not None:
+        generation["length_penalty"] = options.length_penalty
     config = Config.from_dict(values)
     # Dropout and remat play no part here, and a kernel chosen for the chip of the training may not run on this one.
     attention = "xla" if config.model.attention == "xla" else "auto"
@@ -240,13 +289,26 @@ def _important(model: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in model.items() if name not in UNIMPORTANT}
 
 
-def _open_stores(config: Config, tokenizer: Tokenizer, options: Options) -> dict[str, TokenStore]:
-    """Stores of the split, or of one source of it."""
+def _open_data(
+    config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer, options: Options
+) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
+    """Stores of the split, or of one source of it, and the pairs to generate outputs for."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
-    stores = prepare_split(config, tokenizer, split, is_first=is_first(), barrier=barrier)
+    stores = prepare_split(
+        config, tokenizer, split, source_tokenizer=source_tokenizer, is_first=is_first(), barrier=barrier
+    )
     if source and source not in stores:
         raise UserError(f"--split={options.split}: {split} has no source {source!r}; it has {', '.join(stores)}.")
-    return {source: stores[source]} if source else stores
+    pairs = references(config, split) if config.eval.generation.metrics else {}
+    if source:
+        return {source: stores[source]}, {source: pairs[source]} if pairs else {}
+    return stores, pairs
+
+
+def _described(store: TokenStore | PairStore) -> dict[str, Any]:
+    if isinstance(store, PairStore):
+        return {"source": _described(store.source), "target": _described(store.target)}
+    return {"hash": store.fingerprint, **store.manifest["counts"]}
 
 
 def _choose_mesh(config: Config) -> Mesh:
@@ -268,10 +330,6 @@ def _choose_mesh(config: Config) -> Mesh:
     return make_mesh(MeshConfig())
 
 
-def _step(text: str) -> Any:
-    return {"best": "best", "latest": None}[text] if text in ("best", "latest") else int(text)
-
-
 def _stem(options: Options, own: Config, config: Config) -> str:
     """`results` for the run's own validation split and stride; everything else has its own name."""
     parts = ["results"]
@@ -282,6 +340,12 @@ def _stem(options: Options, own: Config, config: Config) -> str:
         parts += [options.split.replace("/", "-")] if options.split != "valid" else []
     if config.eval.stride != own.eval.stride:
         parts.append(f"stride{config.eval.stride}")
+    if options.average > 1:
+        parts.append(f"average{options.average}")
+    if config.eval.generation.num_beams != own.eval.generation.num_beams:
+        parts.append(f"beams{config.eval.generation.num_beams}")
+    if config.eval.generation.length_penalty != own.eval.generation.length_penalty:
+        parts.append(f"penalty{config.eval.generation.length_penalty:g}")
     return "-".join(parts)
 
 

@@ -71,14 +71,15 @@ class Reporter:
         metrics = self._whole.for_table(values)
         if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
             metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
+        plain = config.objective.name == "causal"
         result = Result(
             run=directory.root.absolute().name,
             step=step,
             split="valid",
             metrics=metrics,
             rows=self._whole.num_rows,
-            sequence_length=config.data.sequence_length,
-            stride=config.eval.stride,
+            sequence_length=config.data.sequence_length if plain else None,
+            stride=config.eval.stride if plain else None,
             seconds=seconds,
             missing=self._whole.missing,
             signatures=self._whole.signatures,
