@@ -1,7 +1,7 @@
 """Eight CPU devices for every test, no silent broadcasting, exact products, little time spent compiling.
 
-And the means to test whole commands: a tiny experiment (`tiny`), processes (`launch`), and commands run
-inside the process of the tests (`call`).
+And the means to test whole commands: tiny experiments (`tiny`, and with pairs `tiny_pairs`), processes
+(`launch`), and commands run inside the process of the tests (`call`).
 """
 
 import json
@@ -52,6 +52,25 @@ def get_config(path):
     config.log.update(every_steps=1, tensorboard=False)
     return config
 """
+TINY_PAIRS_CONFIG = """
+from lm.config import defaults, source
+
+
+def get_config(path):
+    config = defaults()
+    target_path = path.removesuffix("source") + "target"
+    config.data.train.reversal = source(path=path, target_path=target_path, document="line")
+    config.data.tokenizer.kind = "bytes"
+    config.data.update(sequence_length=32, source_length=24)
+    config.model.update(family="encoder_decoder", num_layers=1, d_model=16, num_heads=2, dropout=0.1)
+    config.objective.name = "seq2seq"
+    config.optimizer.update(warmup_steps=4, ema_decay=0.9)
+    config.train.update(num_steps=40, batch_size=16)
+    config.checkpoint.update(every_steps=8, keep_latest=100)
+    config.eval.update(every_steps=20, prompts=())
+    config.log.update(every_steps=1, tensorboard=False)
+    return config
+"""
 
 
 @dataclass(frozen=True)
@@ -76,10 +95,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     lines = [" ".join(draw.choices(words, k=draw.randint(3, 20))) for _ in range(300)]
     (folder / "text.txt").write_text("\n".join(lines) + "\n")
     (folder / "tiny.py").write_text(TINY_CONFIG)
+    return Tiny(folder / "text.txt", folder / "tiny.py", shared_cache(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The same for an encoder-decoder: "a b c" (`text`) becomes "c b a" (beside it, in text.target)."""
+    folder = tmp_path_factory.mktemp("tiny_pairs")
+    draw = random.Random(1)
+    sources = [draw.choices("abcdefgh", k=draw.randint(2, 10)) for _ in range(300)]
+    for side, step in (("source", 1), ("target", -1)):
+        (folder / f"text.{side}").write_text("".join(" ".join(words[::step]) + "\n" for words in sources))
+    (folder / "tiny_pairs.py").write_text(TINY_PAIRS_CONFIG)
+    return Tiny(folder / "text.source", folder / "tiny_pairs.py", shared_cache(tmp_path_factory))
+
+
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # compiled programs for all workers
-    return Tiny(folder / "text.txt", folder / "tiny.py", shared / "cache")
+    return shared / "cache"
 
 
 class Process:
