@@ -25,7 +25,7 @@ from lm.config import ModelConfig, ObjectiveConfig
 from lm.decoding.loop import Vocabulary, generate
 from lm.decoding.sampling import Sampling, row_keys
 from lm.models.transformer import Decoder, build_model
-from lm.objectives import causal
+from lm.objectives import causal, cross_entropy
 
 BEGIN, END, FIRST_BYTE = 1, 2, 3  # ids; piece FIRST_BYTE + b is the byte b
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,8 +151,8 @@ def losses(model: Decoder, params: Any, documents: Sequence[Sequence[int]]) -> l
     """(summed negative log-likelihood in nats, predicted tokens) of each document by itself, after its first token."""
 
     @jax.jit
-    def sums_of(params: Any, batch: Batch) -> causal.LossSums:
-        return causal.loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig())
+    def sums_of(params: Any, batch: Batch) -> cross_entropy.LossSums:
+        return cross_entropy.loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig())
 
     found = []
     for document in documents:
