@@ -4,6 +4,8 @@
     python eval.py --workdir=runs/multi30k --split=test --average=5 --num_beams=5
 
 DIR holds train, val and test_2016_flickr, each as .en and .de. The text is neither tokenised nor lower-cased.
+Cost: about an hour on two CPU cores. Expected: what was measured is in results/. The published 41.0 for this size is
+BLEU of lower-cased, tokenised text, which is not this one.
 """
 
 from pathlib import Path

@@ -14,7 +14,15 @@ from lm.schema import describe_settings
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
-ARGUMENTS = {"shakespeare_char": "input.txt", "shakespeare_char_cpu": "input.txt", "wikitext2": "wikitext2"}
+ARGUMENTS = {
+    "multi30k_en_de": "raw",
+    "scan": "scan",
+    "scitldr": "scitldr",
+    "shakespeare_char": "input.txt",
+    "shakespeare_char_cpu": "input.txt",
+    "tatoeba_en_zh": "tatoeba",
+    "wikitext2": "wikitext2",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
