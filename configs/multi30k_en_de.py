@@ -21,7 +21,7 @@ def get_config(directory=""):
         config.data[split].multi30k = source(path=english, target_path=german, document="line")
     config.data.cleaning.whitespace = "trim"
     config.data.tokenizer.update(kind="sentencepiece", algorithm="bpe", vocab_size=6000)
-    config.data.update(sequence_length=128, source_length=128)
+    config.data.update(sequence_length=64, source_length=64)
     config.objective.update(name="seq2seq", label_smoothing=0.1)
     config.model.update(preset("transformer_tiny"))
     config.model.update(norm_position="pre", dropout=0.3, scan_layers=False)
@@ -30,13 +30,13 @@ def get_config(directory=""):
         learning_rate=5e-3,
         schedule="warmup_stable_decay",
         warmup_steps=200,
-        decay_steps=1200,
+        decay_steps=1000,
         final_fraction=0.0,
         weight_decay=0.01,
         b2=0.98,
     )
-    config.train.update(batch_size=32, num_steps=3000)
-    config.eval.update(every_steps=250)
+    config.train.update(batch_size=64, num_steps=2500)
+    config.eval.every_steps = 250
     config.eval.generation.update(metrics=("bleu",), num_beams=5, max_new_tokens=64, max_examples=200)
-    config.checkpoint.update(every_steps=250, best_metric="valid/bleu")
+    config.checkpoint.update(every_steps=125, keep_latest=5, best_metric="valid/bleu")
     return config
