@@ -48,30 +48,30 @@ def main() -> int:
     if not evaluated:
         raise UserError(f"{run.root}: nothing was evaluated yet; run eval.py --workdir={run.root} first.")
     newest = evaluated[-1].parent
-    splits = {}
+    splits: dict[str, Any] = {}
+    signatures: dict[str, str] = {}
     for path in sorted(newest.glob("results*.json")):
         found = json.loads(path.read_text())
-        key = (
-            found["split"]
-            if found["stride"] == found["sequence_length"]
-            else f"{found['split']}, stride {found['stride']}"
-        )
+        # results-test-average5-beams5.json: what its name has besides the split is how the split was scored
+        options = [part for part in path.stem.split("-")[1:] if part not in found["split"].split("/")]
+        key = ", ".join([found["split"], *options])
         splits[key] = found["metrics"]
+        signatures |= found.get("signatures", {})
     checkpoints = Checkpoints(run.checkpoints_dir, read_only=True)
+    lengths = config.data.sequence_length, config.data.source_length
     record: dict[str, Any] = {
         "name": FLAGS.name,
         "command": FLAGS.command,
         "step": int(newest.name),
         "splits": splits,
+        "signatures": signatures,
         "reference": FLAGS.reference,
         "note": FLAGS.note,
         "training_seconds": round(_training_seconds(run)),
         "parameters": _parameters(checkpoints),
-        "tokens_trained": config.train.batch_size * config.data.sequence_length * int(newest.name),
+        "tokens_trained": int(newest.name) * config.train.batch_size * sum(lengths),
         "data": checkpoints.metadata(checkpoints.steps()[-1])["data"],
-        "commit": _commit(),
-        "hardware": f"{platform.machine()} {_processor()}, {os.cpu_count()} cores",
-        "versions": versions(),
+        **surroundings(),
     }
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{FLAGS.name}.json"
@@ -83,16 +83,8 @@ def main() -> int:
 
 
 def _training_seconds(run: RunDirectory) -> float:
-    """Time in training steps: for each log line, the tokens since the one before by their speed."""
-    seconds, before = 0.0, 0
-    config = run.load_config()
-    tokens = config.train.batch_size * config.data.sequence_length
-    for line in run.read_metrics():
-        speed = line.get("train/tokens_per_second")
-        if speed:
-            seconds += (line["step"] - before) * tokens / speed
-            before = line["step"]
-    return seconds
+    """From the first step to the last line, evaluations included, stops and restarts not."""
+    return max(line.get("train/seconds", 0.0) for line in run.read_metrics())
 
 
 def _parameters(checkpoints: Checkpoints) -> int:
@@ -100,9 +92,19 @@ def _parameters(checkpoints: Checkpoints) -> int:
     return count_parameters(params)
 
 
-def _commit() -> str:
+def surroundings() -> dict[str, Any]:
+    """What every record of a measurement ends with."""
+    return {"commit": commit(), "hardware": hardware(), "versions": versions()}
+
+
+def commit() -> str:
+    """Of the code that runs, in short."""
     run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     return run.stdout.strip() or "unknown"
+
+
+def hardware() -> str:
+    return f"{platform.machine()} {_processor()}, {os.cpu_count()} cores"
 
 
 def _processor() -> str:

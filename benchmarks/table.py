@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by python -m benchmarks.table -->", "<!-- end of results -->"
-COLUMNS = {
-    "loss": "loss (nats/token)",
-    "bits_per_byte": "bits/byte",
-    "word_perplexity": "word perplexity",
+FIGURES = {
+    "loss": ("loss", 4),
+    "nll": ("nll", 4),
+    "bits_per_byte": ("bits/byte", 4),
+    "word_perplexity": ("word perplexity", 1),
+    "bleu": ("BLEU", 2),
+    "chrf": ("chrF", 2),
+    "rouge1": ("ROUGE-1", 2),
+    "rouge2": ("ROUGE-2", 2),
+    "rougeL": ("ROUGE-L", 2),
+    "exact_match": ("exact match", 2),
 }
 
 
 def results_table() -> str:
     """Markdown, a line for each record and split."""
-    header = ["run", "parameters", "tokens trained", "split", *COLUMNS.values(), "training time", "for comparison"]
+    header = ["run", "parameters", "tokens trained", "split", "figures", "training time", "for comparison"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
-        for split, metrics in record["splits"].items():
+        if "splits" not in record:  # a benchmark's, of which README tells in words
+            continue
+        for split, metrics in record.get("splits", {}).items():  # records of speed have none
             cells = [
                 f"[{record['name']}](results/{path.name})",
                 f"{record['parameters'] / 1e6:.2f} M",
                 f"{record['tokens_trained'] / 1e6:.1f} M",
                 split,
-                *(_figure(metrics.get(name)) for name in COLUMNS),
+                ", ".join(f"{name} {metrics[key]:.{n}f}" for key, (name, n) in FIGURES.items() if key in metrics),
                 _duration(record["training_seconds"]),
                 record["reference"],
             ]
@@ -40,10 +48,6 @@ def with_table(readme: str) -> str:
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{results_table()}\n{END}{after}"
-
-
-def _figure(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if value < 20 else f"{value:.1f}"
 
 
 def _duration(seconds: float) -> str:

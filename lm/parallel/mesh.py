@@ -82,9 +82,11 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
         ("tensor", "model.num_kv_heads", model.num_kv_heads),
         ("tensor", "model.d_ff", model.d_ff),
         ("tensor", "model.vocab_size", model.vocab_size),
+        ("tensor", "model.source_vocab_size", model.source_vocab_size),
+        ("tensor", "model.source_vocab_size", model.source_vocab_size),
     ):
         if size % mesh.shape[axis]:
-            hint = " (set model.vocab_multiple)" if name == "model.vocab_size" else ""
+            hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
             raise UserError(
                 f"config.mesh.{axis}: {mesh.shape[axis]} does not divide {name}={size}; change one of them{hint}."
             )

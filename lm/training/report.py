@@ -46,8 +46,11 @@ class Reporter:
         self._last: tuple[int, dict[str, float], float] | None = None  # a step, its figures, and seconds taken
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Figures on (a part of) the validation split and, on the screen, sample text."""
-        if step == self._config.train.num_steps:  # `final` shows it all
+        """Figures on (a part of) the validation split and, on the screen, sample text.
+
+        Scores of outputs are of the same part and beams at every step, the last too, or the best could not be told.
+        """
+        if step == self._config.train.num_steps and not self._pairs:  # `final` shows it all
             return self._evaluate_whole(state, step)[0]
         values = self._during.evaluate(_evaluated_params(state), step)
         scores = [figure for metric in self._config.eval.generation.metrics for figure in TEXT_METRICS[metric]]
