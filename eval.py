@@ -277,7 +277,9 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         generation["num_beams"] = options.num_beams
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
-    config = Config.from_dict(values)
+    # What was best of the run is known by the run's own metric, which other data need not give.
+    config = Config.from_dict({**values, "checkpoint": {}})
+    config = dataclasses.replace(config, checkpoint=own.checkpoint)
     # Dropout and remat play no part here, and a kernel chosen for the chip of the training may not run on this one.
     attention = "xla" if config.model.attention == "xla" else "auto"
     model = dataclasses.replace(config.model, attention=attention, attention_dropout=0.0, dropout=0.0, remat="none")

@@ -12,13 +12,17 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import optax
 import pytest
 
+from lm.averaging import averaged_params
 from lm.checkpoint import Checkpoints
 from lm.config import Config, defaults, source
 from lm.data.prepare import prepare
 from lm.errors import UserError
+from lm.evaluation.predictions import read_predictions
+from lm.evaluation.text_metrics import score
 from lm.models.transformer import build_model
 from lm.parallel.mesh import make_mesh
 from lm.run_directory import RunDirectory
@@ -26,6 +30,7 @@ from lm.training.state import abstract_state, make_state
 
 command = importlib.import_module("eval")
 ROOT = Path(command.__file__).parent
+SIZES = {"train": 40, "valid": 6, "test": 9}
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
 
 
@@ -224,3 +229,95 @@ def test_errors_are_one_line(flags, message):
     done = run_command(*flags)
     assert done.returncode == 1 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
+
+
+PAIRS = {split: [(f"{split} {i}", f"{i} {split[0] * (i % 3)}") for i in range(count)] for split, count in SIZES.items()}
+
+
+@pytest.fixture(scope="module")
+def pairs_run(tmp_path_factory):
+    """A run with pairs and two checkpoints: random parameters, and others."""
+    folder = tmp_path_factory.mktemp("pairs")
+    values = defaults()
+    for split, pairs in PAIRS.items():
+        for side, suffix in enumerate(("in", "out")):
+            (folder / f"{split}.{suffix}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
+        paths = {"path": str(folder / f"{split}.in"), "target_path": str(folder / f"{split}.out")}
+        values.data[split].task = source(document="line", prefix="do: ", **paths)
+    values.data.update(cache_dir=str(folder / "cache"), sequence_length=12, source_length=16)
+    values.data.tokenizer.kind = "bytes"
+    values.objective.name = "seq2seq"
+    values.model.update(family="encoder_decoder", num_layers=1, d_model=16, num_heads=2, init_std=0.5)
+    values.train.batch_size = 4
+    values.checkpoint.best_metric = "valid/bleu"
+    values.eval.generation.update(metrics=("bleu", "exact_match"), max_new_tokens=5)
+    config = Config.from_dict(values.to_dict())
+    with RunDirectory.open(folder / "run", config) as run:
+        config = prepare(config, run.root).config
+        run.write_config(config)
+        mesh = make_mesh(config.mesh, jax.devices()[:1])
+        model, optimizer = build_model(config.model), optax.sgd(0.1)
+        abstract = abstract_state(config, model, optimizer, mesh)
+        with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
+            for step, seed in ((4, 0), (8, 1)):
+                state = make_state(dataclasses.replace(config, seed=seed), model, optimizer, abstract, mesh)
+                checkpoints.save(step, state, {}, {"valid/bleu": step})
+    return folder / "run"
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+def test_outputs_of_a_run_with_pairs(pairs_run, call):
+    outcome = call("eval.py", f"--workdir={pairs_run}", "--split=test", "--num_beams=2")
+    assert outcome.status == 0, outcome.stderr
+    where = pairs_run / "eval" / "8"
+    assert {path.name for path in where.iterdir()} == {
+        "predictions-test-beams2.jsonl",
+        *(f"results-test-beams2.{suffix}" for suffix in ("json", "csv", "md")),
+    }
+    assert "predictions-test-beams2.jsonl" in outcome.stdout and "step 8 (best), test" in outcome.stdout
+    lines = [json.loads(line) for line in (where / "predictions-test-beams2.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"source", "reference", "prediction", "score"}] * len(PAIRS["test"])
+    assert [(line["source"], line["reference"]) for line in lines] == [("do: " + a, b) for a, b in PAIRS["test"]]
+    assert all(line["score"] < 0 for line in lines)
+
+    results = json.loads((where / "results-test-beams2.json").read_text())
+    examples = read_predictions(where / "predictions-test-beams2.jsonl")
+    outputs, references = [each.prediction for each in examples], [each.references for each in examples]
+    scores = score(("bleu", "exact_match"), outputs, references, bleu_tokenize="13a")
+    assert {name: results["metrics"][name] for name in scores.figures} == pytest.approx(scores.figures)
+    assert results["signatures"] == scores.signatures and "tok:13a" in results["signatures"]["bleu"]
+    assert set(results["metrics"]) == {"nll", "perplexity", "token_accuracy", "tokens", "bleu", "exact_match"}
+    assert results["metrics"]["tokens"] == sum(len(target) + 1 for _, target in PAIRS["test"])
+    assert results["split"] == "test" and results["stride"] is None and results["generation"]["num_beams"] == 2
+    assert str(pairs_run.parent) not in json.dumps(results), "no paths of this machine"
+
+
+def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
+    config = RunDirectory.existing(pairs_run).load_config()
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    abstract = abstract_state(config, build_model(config.model), optax.identity(), mesh).params
+    with Checkpoints(pairs_run / "checkpoints", config.checkpoint, read_only=True) as checkpoints:
+        first, second = (jax.device_get(checkpoints.restore_params(abstract, step)[0]) for step in (4, 8))
+        mean, steps = averaged_params(checkpoints, abstract, 2)
+        alone, _ = averaged_params(checkpoints, abstract, 1, last=7)
+    assert steps == [4, 8]
+    expected = jax.tree.map(lambda a, b: np.mean([a, b], axis=0), first, second)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), mean, expected)
+    jax.tree.map(np.testing.assert_array_equal, alone, first)
+    assert np.abs(first["token_embedding"]["embedding"] - second["token_embedding"]["embedding"]).max() > 0.1
+
+    done = command.evaluate_run(pairs_run, options(average=2))
+    assert done.stem == "results-average2" and done.result.step == 8
+    assert done.result.details["parameters"] == "average of the steps 4, 8"
+    single = command.evaluate_run(pairs_run, options(step="4"))
+    assert single.stem == "results" and single.result.metrics["nll"] != done.result.metrics["nll"]
+    assert len(single.examples) == len(done.examples) == len(PAIRS["valid"])
+
+
+def test_data_of_another_config_need_not_give_the_metric_of_the_best(pairs_run):
+    values = RunDirectory.existing(pairs_run).load_config().to_dict()
+    values["eval"]["generation"]["metrics"] = ()
+    values["checkpoint"]["best_metric"] = "valid/loss"
+    done = command.evaluate_run(pairs_run, options(config=Config.from_dict(values), config_name="plain"))
+    assert done.result.step == 8 and done.stem == "results-plain", "the best, by the run's own metric"
+    assert "bleu" not in done.result.metrics and done.examples == []

@@ -1,14 +1,16 @@
 """From a config and prepared data to rows: every objective of two-sided models, and those that cannot be served."""
 
+import jax
 import numpy as np
 import pytest
 
-from lm.config import Config, defaults, source
+from lm.config import Config, MeshConfig, defaults, source
 from lm.data.loader import EvalRows, TrainRows
 from lm.data.pair_rows import PairEvalRows, PairTrainRows
 from lm.data.prepare import prepare
 from lm.data.tokenizers import ByteTokenizer
 from lm.errors import UserError
+from lm.parallel.mesh import batch_sharding, make_mesh
 from lm.rows import _ends_sentence, eval_rows, train_rows
 
 BATCH, SOURCE, LENGTH = 4, 64, 56
@@ -83,6 +85,43 @@ def test_every_denoising_objective_makes_rows(tmp_path, name):
     evaluated = eval_rows(found.config, found.tokenizer, found.stores["valid"])["mine"]
     whole = evaluated.rows(range(evaluated.num_rows))
     assert whole.weights.sum() == evaluated.totals["targets"] > 0 and evaluated.totals["bytes"] == 0
+
+
+def test_masks_are_the_same_on_one_device_and_on_eight_and_new_in_each_epoch(tmp_path):
+    found = prepared(tmp_path, "span_corruption")
+    whole = train_rows(found.config, found)
+    steps = (0, 5, whole.rows_per_epoch()["mine"] // BATCH + 5)
+    batches = [whole.rows(step, range(BATCH)) for step in steps]
+    shards = batch_sharding(make_mesh(MeshConfig(data=4, tensor=2))).devices_indices_map((BATCH, SOURCE))
+    assert len(shards) == 8
+    for rows, _ in shards.values():  # each as a host of its own
+        alone = train_rows(found.config, found)
+        for step, batch in zip(steps, batches, strict=True):
+            part = alone.rows(step, range(*rows.indices(BATCH)))
+            jax.tree.map(lambda x, y, rows=rows: np.testing.assert_array_equal(x, y[rows]), part, batch)
+    first_extra = found.tokenizer.vocab_size - found.tokenizer.num_extra_ids
+    epochs: list[dict[tuple, list]] = [{}, {}]
+    for step in range(2 * steps[-1]):
+        batch = whole.rows(step, range(BATCH))
+        for row, (_, epoch, _) in enumerate(whole.places(step, range(BATCH))):
+            one = jax.tree.map(lambda x, row=row: x[row : row + 1], batch)
+            for tokens, _, targets in examples_of(one) if epoch < 2 else []:
+                epochs[epoch][uncorrupted(tokens, targets, first_extra)] = tokens
+    # A shorter text has one span only, and that is its end (T5's masks begin with what is kept).
+    common = [text for text in epochs[0].keys() & epochs[1].keys() if len(text) > 30]
+    again = sum(epochs[0][text] == epochs[1][text] for text in common)
+    assert len(common) > 20 and again < 0.2 * len(common)
+
+
+def uncorrupted(tokens: list[int], targets: list[int], first_extra: int) -> tuple[int, ...]:
+    """The text behind an example of span corruption."""
+    spans: dict[int, list[int]] = {}
+    for token in targets[:-1]:
+        if token >= first_extra:
+            inside = spans.setdefault(token, [])
+        else:
+            inside.append(token)
+    return tuple(each for token in tokens[:-1] for each in spans.get(token, [token]))
 
 
 def test_causal_rows_are_windows(tmp_path):

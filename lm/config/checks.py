@@ -79,6 +79,7 @@ def check_pairs(config: Any) -> None:
     if config.eval.stride > data.sequence_length:
         refuse("eval.stride", f"{config.eval.stride} is longer than data.sequence_length={data.sequence_length}.")
     _check_family(config, refuse)
+    _check_best_metric(config, refuse)
 
 
 def _check_family(config: Any, refuse: Callable[[str, str], None]) -> None:
@@ -137,3 +138,19 @@ def _check_family(config: Any, refuse: Callable[[str, str], None]) -> None:
         )
     if generation.min_new_tokens > generation.max_new_tokens:
         refuse("eval.generation.min_new_tokens", "is more than max_new_tokens.")
+
+
+def _check_best_metric(config: Any, refuse: Callable[[str, str], None]) -> None:
+    """What is best, and when patience ends, is decided by a figure that the evaluations give."""
+    data, metric = config.data, config.checkpoint.best_metric
+    figures = ["loss", "perplexity", "token_accuracy"]
+    if config.objective.name == "causal":
+        figures += ["bits_per_byte", "word_perplexity"]
+    figures += [figure for name in config.eval.generation.metrics for figure in TEXT_METRICS[name]]
+    sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
+    prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
+    if metric not in [prefix + figure for prefix in prefixes for figure in figures]:
+        scores = any(metric.endswith(f"/{figure}") for each in TEXT_METRICS.values() for figure in each)
+        more = "; scores of outputs are chosen in eval.generation.metrics" if scores else ""
+        known = f"{' or '.join(prefixes)} followed by {', '.join(figures)}"
+        refuse("checkpoint.best_metric", f"{metric!r} is not among what is measured: {known}{more}.")

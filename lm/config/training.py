@@ -114,14 +114,14 @@ class GenerationConfig:
         default=(),
         metadata={"doc": "Of outputs against references: bleu, chrf, ter, rouge, exact_match, wer; empty for none."},
     )
-    num_beams: int = option(1, "Hypotheses kept by beam search; 1 is greedy.", minimum=1)
-    training_beams: int = option(1, "The same, for the evaluations during training.", minimum=1)
+    num_beams: int = option(1, "Hypotheses kept by beam search; 1 is greedy.", minimum=1, maximum=1000)
+    training_beams: int = option(1, "The same, for the evaluations during training.", minimum=1, maximum=1000)
     penalty: str = option(
         "power",
         "Scores are divided by length^a (power) or ((5 + length) / 6)^a (gnmt, Wu 2016).",
         choices=("power", "gnmt"),
     )
-    length_penalty: float = option(1.0, "The a above: 0 for none, more for longer outputs.")
+    length_penalty: float = option(1.0, "The a above: 0 for none, more for longer outputs.", minimum=-8.0, maximum=8.0)
     max_new_tokens: int = option(0, "Longest output, end token included; 0 for data.sequence_length.", minimum=0)
     min_new_tokens: int = option(0, "No end token before so many.", minimum=0)
     no_repeat_ngram: int = option(

@@ -39,6 +39,7 @@ def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
         ("model", "d_model", 18, "model.d_model"),
         ("model", "num_kv_heads", 1, "model.num_kv_heads"),
         ("model", "vocab_size", 31, "model.vocab_size"),
+        ("model", "source_vocab_size", 31, "model.source_vocab_size"),
     ],
 )
 def test_what_the_mesh_does_not_divide_is_named(section, key, value, named):
