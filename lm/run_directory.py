@@ -36,7 +36,6 @@ CHANGEABLE = (
     "model.remat",
     "train.accumulation",
     "train.max_bad_steps",
-    "train.patience",
     "train.patience",  # a run that it stopped goes on where it stood
 )
 OURS = (".lock", ".config.json.tmp", ".metrics.jsonl.tmp")  # may be left by a run that was killed as it began

@@ -83,7 +83,6 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
         ("tensor", "model.d_ff", model.d_ff),
         ("tensor", "model.vocab_size", model.vocab_size),
         ("tensor", "model.source_vocab_size", model.source_vocab_size),
-        ("tensor", "model.source_vocab_size", model.source_vocab_size),
     ):
         if size % mesh.shape[axis]:
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
