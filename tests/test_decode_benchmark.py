@@ -1,0 +1,64 @@
+"""benchmarks/decode.py: without PyTorch one clear line; with it the same logits and the same outputs."""
+
+import dataclasses
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import decode, huggingface_peer
+from lm.config import ModelConfig
+from lm.decoding.beam import BeamSettings
+from lm.decoding.inputs import Vocabulary
+from lm.errors import UserError
+from lm.models.presets import preset
+from lm.models.transformer import build_model, initial_params
+
+SIZES = {"num_layers": 2, "num_encoder_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8}
+CONFIG = ModelConfig(**{**preset("transformer_tiny"), **SIZES, "d_ff": 24, "vocab_size": 40, "max_length": 32})
+VOCABULARY = Vocabulary(size=38, bos_id=1, eos_id=2, pad_id=0, pad_is_special=True)
+SOURCES = [[5, 6, 7, 8, 2], [9, 2], [2], [10, 11, 30, 31, 32, 33, 12, 2]]
+
+
+def test_without_pytorch_one_clear_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"torch is not installed.*pip install -r requirements-benchmarks\.txt"):
+        huggingface_peer.frameworks()
+
+
+def test_a_decoding_is_put_together_in_the_order_of_the_sources():
+    seen = []
+
+    def copy(sources):
+        seen.append(len(sources))
+        return [source[:1] for source in sources]
+
+    assert decode.in_batches(copy, SOURCES, 3) == [[5], [9], [2], [10]] and seen == [3, 1]
+
+
+@pytest.mark.parametrize(("norm_position", "scan_layers"), [("pre", True), ("post", False)])
+def test_the_peer_computes_the_same(norm_position, scan_layers):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch").set_num_threads(1)
+    config = dataclasses.replace(CONFIG, norm_position=norm_position, scan_layers=scan_layers)
+    model = build_model(config)
+    shapes = nn.unbox(jax.eval_shape(lambda: initial_params(model, jax.random.key(0))))
+    # No bias or scale is 0 or 1, so that none can be mixed up unnoticed.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0.2, 0.4, x.shape).astype(np.float32), shapes)
+    peer = huggingface_peer.build_peer(config, params, VOCABULARY, longest_source=8)
+    assert decode.logits_difference(model, params, peer, SOURCES, VOCABULARY) < 2e-5
+    greedy = BeamSettings(max_new_tokens=8, length_penalty=0.6)
+    for ways in decode.ways_to_decode(model, params, peer, VOCABULARY, greedy, 3, len(SOURCES)):
+        decode.measure(ways[:2], SOURCES, 4, repetitions=1)
+        assert ways[0].outputs == ways[1].outputs and any(ways[0].outputs)
+        assert ways[1].figures(ways[0])["same_as_ours"] == len(SOURCES)
+
+
+def test_a_shape_that_the_peer_cannot_have_is_refused(monkeypatch):
+    monkeypatch.setattr(huggingface_peer, "frameworks", lambda: (None, None))
+    config = dataclasses.replace(CONFIG, positions="relative", num_kv_heads=1)
+    with pytest.raises(UserError, match="positions='relative', heads that do not split"):
+        huggingface_peer.build_peer(config, {}, VOCABULARY, 8)
