@@ -101,6 +101,65 @@ def test_settings(refused, tiny, tmp_path, override, message):
     assert not Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()
 
 
+TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.family=encoder_decoder"], "config.objective.name: causal does not go with model.family=encoder_dec"),
+        (["objective.name=ul2"], "config.objective.name: ul2 does not go with model.family=decoder; take causal"),
+        (["objective.name=seq2seq"], "config.objective.name: seq2seq does not go with model.family=decoder"),
+        (["data.source_length=8"], "config.data.source_length: is for model.family=encoder_decoder"),
+        (["model.num_encoder_layers=2"], "config.model.num_encoder_layers: is for model.family=encoder_decoder"),
+        (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: is for pairs"),
+        (["data.separate_vocabularies=True"], "config.data.separate_vocabularies: is for pairs"),
+        (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: outputs are scored against ref"),
+        (TWO_SIDED, "config.data.tokenizer.extra_ids: span_corruption needs tokens for the masks"),
+        ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "extra_ids: ul2 takes 103"),
+        ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file of the targets"),
+        ([*TWO_SIDED, "objective.name=infiling"], "did you mean infilling"),
+    ],
+)
+def test_objectives_without_pairs(refused, tiny, tmp_path, overrides, message):
+    refused(message, "train.py", *tiny.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
+    assert list(tmp_path.iterdir()) == [], "refused before anything is written"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.family=decoder"], "config.objective.name: seq2seq does not go with model.family=decoder"),
+        (["objective.name=span_corruption"], "config.data.train.reversal.target_path: is for pairs"),
+        (["data.train.reversal.target_path="], "config.data.train.reversal.target_path: name the file of the targets"),
+        (["data.train.reversal.pattern=x"], "config.data.train.reversal.target_path: name the file of the targets (or"),
+        (["data.train.reversal.kind=jsonl"], "config.data.train.reversal.target_field: name the field of the target"),
+        (["data.train.reversal.kind=embedded"], "config.data.train.reversal.kind: the embedded corpus has no pairs"),
+        (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
+        (["data.holdout=tail"], "config.data.holdout: pairs are held out by hash"),
+        (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
+        (["model.positions=relative", "model.relative_max_distance=16"], "config.model.relative_max_distance: must be"),
+        (["model.max_length=20"], "config.model.max_length: 20 is shorter than data.sequence_length=32"),
+        (["model.window=8"], "config.model.window: a sliding window is not defined"),
+        (["model.attention=splash"], "config.model.attention: splash"),
+        (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
+        (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
+        (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),
+        (["eval.generation.metrics=('blue',)"], "config.eval.generation.metrics: 'blue' is not one of bleu, chrf"),
+        (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 is more than the model's"),
+        (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: is more than max_new_tokens"),
+        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "'valid/bleu' is not among what is measured"),
+        (["checkpoint.best_metric=valid/bits_per_byte"], "config.checkpoint.best_metric: 'valid/bits_per_byte'"),
+        (["checkpoint.best_metric=valid/reversal/loss"], "valid/ followed by loss, perplexity, token_accuracy."),
+        (["objective.label_smoothing=0.95"], "config.objective.label_smoothing: 0.95 is above the largest"),
+        (["objective.label_smoothing_over=other"], "did you mean others"),
+    ],
+)
+def test_settings_of_pairs(refused, tiny_pairs, tmp_path, overrides, message):
+    refused(message, "train.py", *tiny_pairs.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
+    assert list(tmp_path.iterdir()) == [], "refused before anything is written"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,6 +226,53 @@ def test_data(refused, tiny, tmp_path, name, content, changes, message):
     overrides = [f"--config.data.train.text.{key}={value}" for key, value in changes.items()]
     flags = [f"--config={tiny.config}:{folder / name}", f"--workdir={tmp_path / 'run'}", *overrides]
     refused(message, "train.py", *flags, keeping=folder)
+
+
+LINES = b"one two\nthree four\nfive six\nseven eight\nnine ten\neleven twelve\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "changes", "message"),
+    [
+        (LINES, LINES[:-14], {}, "text.source has 6 lines and "),
+        (LINES, LINES + b"one more\n", {}, "text.target 7: line i of one belongs to line i of the other"),
+        (LINES, None, {}, "text.target: there is no such file"),
+        (LINES, b"", {}, "text.source has 6 lines and "),
+        (b"", b"", {}, "there is no line in them"),
+        (LINES, b"one\ncaf\xe9\n", {}, "text.target: not valid utf-8 at line 2"),
+        (LINES, LINES, {"data__pairs__drop_identical": True}, "config.data.train: data.cleaning, data.pairs and"),
+        (LINES, LINES, {"data__holdout_fraction": 1e-9}, "goes to valid; there are too few pairs. Raise it, or name"),
+        (LINES, LINES, {"data__pairs__target_script": "KLINGON"}, "config.data.pairs.target_script: 'KLINGON'"),
+        (LINES, LINES, {"data__pairs__overlong": "drop", "data__source_length": 4}, "every pair is longer than a row"),
+        (
+            LINES,
+            LINES,
+            {"data__separate_vocabularies": True, "model__share_embeddings": False},
+            "config.data.separate_vocabularies: each side's tokenizer is trained on its text",
+        ),
+    ],
+)
+def test_files_of_pairs(refused, tiny_pairs, tmp_path, source, target, changes, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for side, content in (("source", source), ("target", target)):
+        if content is not None:
+            (folder / f"text.{side}").write_bytes(content)
+    _, *overrides = tiny_pairs.flags(tmp_path / "run", **{"data__holdout_fraction": 0.3, **changes})
+    refused(message, "train.py", f"--config={tiny_pairs.config}:{folder / 'text.source'}", *overrides, keeping=folder)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(?P<source>.*", "config.data.train.reversal: pattern '(?P<source>.*': not a regular expression"),
+        ("(?P<source>.*) => (.*)", "it has no group named target"),
+        ("IN: (?P<source>.*) OUT: (?P<target>.*)", "text.source, line 1: pattern"),
+    ],
+)
+def test_patterns(refused, tiny_pairs, tmp_path, pattern, message):
+    changes = {"data__train__reversal__target_path": "", "data__train__reversal__pattern": pattern}
+    refused(message, "train.py", *tiny_pairs.flags(tmp_path / "run", **changes))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +354,34 @@ def test_damaged_runs(refused, tiny, trained, tmp_path, command, broken, message
 )
 def test_what_comes_after_training(refused, trained, command, flags, message):
     refused(message, command, *(flag.replace("RUN", str(trained)) for flag in flags), keeping=trained)
+
+
+@pytest.fixture(scope="module")
+def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
+    """The same with pairs."""
+    root = tmp_path_factory.mktemp("trained_pairs") / "run"
+    process = launch("train.py", *tiny_pairs.flags(root, **SHORT))
+    assert process.wait() == 0, process.stderr
+    return root
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--text=text.txt"], "--text: RUN needs pairs; name them in data.test of a config"),
+        (["--average=3"], "3 checkpoints are to be averaged and there are 2; train with a larger"),
+        (["--average=2", "--step=1"], "2 checkpoints are to be averaged and there are 1 up to step 1"),
+        (["--average=0"], "--average=0: must be at least 1"),
+        (["--num_beams=-1"], "--num_beams=-1: must be at least 1"),
+        (["--num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
+        (["--length_penalty=nan"], "config.eval.generation.length_penalty: expected a finite number"),
+        (["--split=test"], "there is no test split"),
+        (["--split=valid/other"], "valid has no source 'other'; it has reversal"),
+    ],
+)
+def test_evaluations_of_pairs(refused, trained_pairs, flags, message):
+    argv = ["eval.py", f"--workdir={trained_pairs}", *flags]
+    refused(message.replace("RUN", str(trained_pairs)), *argv, keeping=trained_pairs)
 
 
 def test_a_real_process_says_it_on_stderr_alone(tiny, launch, tmp_path):

@@ -199,6 +199,16 @@ def _nothing_in(config: Config, split: str) -> str:
     if named and (data.valid or split == "test"):
         return f"config.data.{split}: nothing is left of {', '.join(sorted(named))} after cleaning."
     counts = ", ".join(f"{name} ({source.path or source.kind})" for name, source in sorted(data.train.items()))
+    if config.objective.name == "seq2seq" and split == "train":
+        return (
+            "config.data.train: data.cleaning, data.pairs and the part held out leave nothing to train on of "
+            f"{counts}; loosen them."
+        )
+    if config.objective.name == "seq2seq":
+        return (
+            f"config.data.holdout_fraction: with {data.holdout_fraction} nothing of {counts} goes to {split}; "
+            "there are too few pairs. Raise it, or name validation sources."
+        )
     return (
         f"config.data.holdout_fraction: with holdout={data.holdout!r} and {data.holdout_fraction} nothing of {counts} "
         f"goes to {split}; there are too few documents (one file is one document unless `document` says otherwise). "

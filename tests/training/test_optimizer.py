@@ -12,7 +12,8 @@ from flax import linen as nn
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from lm.config import OptimizerConfig
+from lm.config import ModelConfig, OptimizerConfig
+from lm.models.transformer import build_model, initial_params
 from lm.training.optimizer import (
     MUON_UPDATE_RMS,
     decay_table,
@@ -97,6 +98,27 @@ def random_gradients(name: str, sizes: dict[str, int], steps: int) -> list[dict]
     return gradients
 
 
+def two_sided(seed: int | None = None) -> dict:
+    """Shapes of an encoder-decoder's parameters or, with a seed, normals of these shapes."""
+    sizes = {"d_model": 8, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "max_length": 10}
+    model = ModelConfig(
+        family="encoder_decoder",
+        vocab_size=24,
+        source_vocab_size=28,
+        share_embeddings=False,
+        tie_embeddings=False,
+        num_layers=N,
+        num_encoder_layers=1,
+        positions="relative",
+        **sizes,
+    )
+    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(model), key), jax.random.key(0)))
+    if seed is None:
+        return shapes
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
 def unroll(tree: dict) -> dict:
     top = {name: leaf for name, leaf in tree.items() if name != "layers"}
     return top | {f"layer_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], tree["layers"]) for i in range(N)}
@@ -149,6 +171,16 @@ def test_what_decays_stacked_plain_boxed_and_abstract():
         table = decay_table(tree)
         assert set(table) == set(letters(True))
         assert {path for path, decays in table.items() if decays} == expected
+
+
+def test_what_decays_of_an_encoder_decoder():
+    parts = ("encoder/layers/attention", "decoder/layers/attention", "decoder/layers/cross_attention")
+    expected = {f"{part}/{name}/kernel" for part in parts for name in ("query", "key", "value", "out")}
+    expected |= {f"{side}/layers/mlp/{name}/kernel" for side in ("encoder", "decoder") for name in ("up", "down")}
+    expected |= {"token_embedding/embedding", "source_embedding/embedding", "output/kernel"}
+    table = decay_table(two_sided())
+    assert {path for path, decays in table.items() if decays} == expected
+    assert any(path.startswith("decoder/relative_bias/") for path in table)
 
 
 def test_other_embeddings_do_not_decay_and_an_unknown_kind_is_an_error():
@@ -241,13 +273,18 @@ def test_rows_without_gradient_stay_finite_in_adafactor():
     assert np.isfinite(found).all() and (found[3] > 0).all() and (found[4] == 0).all()
 
 
-def test_muon_orthogonalises_each_block_matrix_and_nothing_else():
-    params, grads = random_tree(0, SMALL), random_tree(1, SMALL)
-    params = jax.tree.map(np.zeros_like, params)  # no decay
+@pytest.mark.parametrize("has_source", [False, True])
+def test_muon_orthogonalises_each_block_matrix_and_nothing_else(has_source):
+    grads = random_tree(1, SMALL)
+    if has_source:
+        tree = two_sided(seed=1)
+        block = {"cross_attention": tree["decoder"]["layers"]["cross_attention"]}
+        grads = {"decoder": {"layers": block}, "source_embedding": tree["source_embedding"]}
+    params = jax.tree.map(np.zeros_like, grads)  # no decay
     (muon,) = run_steps(config("muon"), params, [grads])
     (adamw,) = run_steps(config("adamw"), params, [grads])
     for path, update in flatten(muon).items():
-        if not (path.startswith("layers/") and path.endswith("/kernel")):
+        if not ("layers" in path.split("/") and path.endswith("/kernel")):
             np.testing.assert_allclose(update, flatten(adamw)[path], rtol=1e-6, err_msg=path)
             continue
         inputs = 1 if not path.endswith("out/kernel") else 2
@@ -276,6 +313,8 @@ def test_muon_is_that_of_optax_on_plain_matrices():
 def test_matrix_axes():
     assert matrix_axes(("layers", "attention", "query", "kernel")) == ((-3,), (-2, -1))
     assert matrix_axes(("layers", "attention", "out", "kernel")) == ((-3, -2), (-1,))
+    assert matrix_axes(("decoder", "layer_0", "cross_attention", "key", "kernel")) == ((-3,), (-2, -1))
+    assert matrix_axes(("decoder", "layer_0", "cross_attention", "out", "kernel")) == ((-3, -2), (-1,))
     assert matrix_axes(("output", "kernel")) == ((-2,), (-1,))
 
 
