@@ -1,6 +1,7 @@
 """`python -m lm.generate`, on a run directory that a test has made."""
 
 import dataclasses
+import io
 import subprocess
 import sys
 
@@ -12,10 +13,12 @@ from absl import flags
 
 from lm import generate
 from lm.checkpoint import Checkpoints
-from lm.config import Config
-from lm.data.tokenizers import ByteTokenizer
+from lm.config import Config, TokenizerConfig
+from lm.data.tokenizers import ByteTokenizer, build_tokenizer
+from lm.decoding.beam import BeamSettings
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many
+from lm.decoding.translate import encode_sources, generate_texts, sample_texts
 from lm.errors import UserError
 from lm.models.transformer import build_model, initial_params
 from lm.run_directory import RunDirectory
@@ -52,19 +55,22 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def command(trained, capsys):
+def command(trained, tiny, capsys, monkeypatch):
     """Runs the command in this process and gives what it printed."""
+    monkeypatch.setenv("LM_CACHE_DIR", str(tiny.cache))
+    cache = jax.config.jax_compilation_cache_dir
     before = set(flags.FLAGS)
     generate.define_flags()
 
-    def call(*arguments):
+    def call(*arguments, root=trained[0]):
         flags.FLAGS.unparse_flags()
-        flags.FLAGS(["generate", f"--workdir={trained[0]}", *arguments])
+        flags.FLAGS(["generate", f"--workdir={root}", *arguments])
         assert generate.main() == 0
         return capsys.readouterr().out
 
     yield call
     flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
+    jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def expected(trained, prompts, sampling, new, seed, samples, factor=4):
@@ -86,6 +92,11 @@ def test_several_prompts_and_samples(trained, command, tmp_path):
     assert found == "".join(f"--- prompt {p + 1}, sample {s + 1} ---\n{prompts[p]}{text}\n" for p, s, text in rows)
 
 
+def test_the_mean_of_checkpoints(trained, command):
+    ((_, _, text),) = expected(trained, ["ab"], Sampling(), 5, 0, 1, factor=5.5)  # 1 + 3 * 1.5
+    assert command("--prompt=ab", "--average=2", "--max_new_tokens=5") == f"ab{text}\n"
+
+
 def test_one_prompt_streams_the_same_text_from_the_best_or_the_named_step(trained, command):
     for arguments, factor in (((), 4), (("--step=2",), 7)):
         ((_, _, text),) = expected(trained, ["ab"], Sampling(), 125, 0, 1, factor)  # all that fits: 3 + 125 = 128
@@ -104,12 +115,178 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_named_step(traine
         (("--prompts_file=/nowhere/prompts",), "/nowhere/prompts: cannot be read: No such file"),
         (("--prompt=a", "--step=9"), "no checkpoint of step 9"),
         (("--prompt=a", "--workdir=/nowhere"), "/nowhere: no such run directory"),
+        (("--prompt=a", "--average=3"), "3 checkpoints are to be averaged and there are 2"),
+        (("--input=a",), "--input: is for encoder-decoders, and the model of .* continues text; give --prompt or"),
+        (("--prompt=a", "--num_beams=2"), "--num_beams: is for encoder-decoders"),
     ],
 )
 def test_bad_input_is_told_in_a_line(command, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         command(*arguments)
     assert "\n" not in str(caught.value)
+
+
+ALPHABET = build_tokenizer(TokenizerConfig(kind="characters"), ["abcdefgh \n\t:"])
+PAIRS = Config.from_dict(
+    {
+        "data": {
+            "train": {
+                name: {"path": "a", "target_path": "b", "document": "line", "prefix": "ab: "} for name in ("one", "two")
+            },
+            "cleaning": {"whitespace": "collapse"},
+            "sequence_length": 16,
+            "source_length": 12,
+        },
+        "model": {
+            "family": "encoder_decoder",
+            "vocab_size": ALPHABET.vocab_size,
+            "num_layers": 1,
+            "d_model": 16,
+            "num_heads": 2,
+            "tie_embeddings": False,
+        },
+        "objective": {"name": "seq2seq"},
+        "optimizer": {"ema_decay": 0.9, "warmup_steps": 0},
+        "eval": {"generation": {"num_beams": 2, "length_penalty": 0.6, "max_new_tokens": 8, "batch_size": 3}},
+    }
+)
+LINES = ["a b  c", "", "h", "b a d c a b d a c e", "   ", "c a f e"]
+READ = ["ab: a b c", "ab: h", "ab: b a d c a b d a c e", "ab: c a f e"]
+NUMBERS = [1, 3, 4, 6]
+
+
+@pytest.fixture(scope="module")
+def pairs_run(tmp_path_factory):
+    """A run directory of an encoder-decoder that nobody trained, its model, and a file of sources."""
+    root = tmp_path_factory.mktemp("runs") / "pairs"
+    with RunDirectory.open(root, PAIRS) as directory:
+        ALPHABET.save(directory.tokenizer_dir)
+        model = build_model(dataclasses.replace(PAIRS.model, attention="xla"))
+        shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
+        random = np.random.default_rng(5)
+        params = jax.tree.map(lambda x: random.normal(0.0, 0.5, x.shape).astype(x.dtype), shapes)
+        with Checkpoints(directory.checkpoints_dir, PAIRS.checkpoint) as checkpoints:
+            checkpoints.save(1, jax.tree.map(jax.numpy.asarray, {"params": params, "ema": params}), {}, {})
+    (root / "in").write_text("".join(f"{line}\n" for line in LINES))
+    return root, model, params
+
+
+def one_line(text):
+    return text.replace("\n", " ").replace("\t", " ")
+
+
+def test_a_file_is_translated_line_by_line(pairs_run, command, tmp_path):
+    root, model, params = pairs_run
+    settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=8, num_hypotheses=2)
+    found = generate_texts(model, params, ALPHABET, ALPHABET, READ, settings, 3, 12)
+    best = dict(zip(NUMBERS, [one_line(each[0][0]) for each in found], strict=True))
+    generate_from = f"--input={root / 'in'}"
+
+    printed = command(generate_from, root=root)
+    assert printed == "".join(best.get(number, "") + "\n" for number in range(1, 7))
+    assert len(set(best.values())) > 2  # the source matters
+
+    told = command(generate_from, f"--output={tmp_path / 'out'}", root=root)
+    assert told.startswith(f"written: {tmp_path / 'out'}, 6 sources in ")
+    assert (tmp_path / "out").read_text() == printed
+
+    lines = command(generate_from, "--num_hypotheses=2", root=root).splitlines()
+    rows = [line.split("\t") for line in lines]
+    pairs = [(number, *each) for number, two in zip(NUMBERS, found, strict=True) for each in two]
+    expected = sorted([*pairs, (2, "", 0.0), (5, "", 0.0)], key=lambda each: each[0])
+    assert [(int(number), text) for number, _, text in rows] == [
+        (number, one_line(text)) for number, text, _ in expected
+    ]
+    np.testing.assert_allclose([float(score) for _, score, _ in rows], [score for *_, score in expected], atol=1e-5)
+
+
+def test_flags_of_the_search_come_before_the_settings(pairs_run, command):
+    root, model, params = pairs_run
+    settings = BeamSettings(3, "gnmt", 2.0, 6, 4, 2, 1)
+    ((best, *_),) = generate_texts(model, params, ALPHABET, ALPHABET, ["b: h a"], settings, 1, 12)
+    found = command(
+        *("--prompt=h  a", "--prefix=b: ", "--num_beams=3", "--penalty=gnmt", "--length_penalty=2", "--batch_size=1"),
+        *("--max_new_tokens=6", "--min_new_tokens=4", "--no_repeat_ngram=2"),
+        root=root,
+    )
+    assert found == one_line(best[0]) + "\n"
+
+
+def test_outputs_are_drawn_with_a_temperature(pairs_run, command):
+    root, model, params = pairs_run
+    sources = encode_sources(ALPHABET, READ[:2], 12)
+    sampling = Sampling(temperature=0.9, top_k=5)
+    drawn = sample_texts(model, params, ALPHABET, sources, sampling, 8, 4, 2, 2)
+    arguments = ("--prompt=a b c", "--prompt=h", "--temperature=0.9", "--top_k=5", "--seed=4", "--batch_size=2")
+    found = command(*arguments, "--num_samples=2", root=root)
+    rows = [(source, sample, drawn[source - 1][sample - 1]) for source in (1, 2) for sample in (1, 2)]
+    assert found == "".join(f"{source}\t{sample}\t{one_line(text)}\n" for source, sample, text in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "there is no source; give --input=FILE or --prompt"),
+        (("--input=/nowhere/in",), "--input=/nowhere/in: cannot be read: No such file"),
+        (("--input=IN", "--prompt=a"), "give one of them"),
+        (("--input=IN", "--output=/nowhere/out"), "--output=/nowhere/out: cannot be written: No such file"),
+        (("--input=IN", "--num_beams=0"), "num_beams=0: must be at least 1"),
+        (("--input=IN", "--num_hypotheses=3"), "num_hypotheses=3: must be from 1 to num_beams=2"),
+        (("--input=IN", "--penalty=none"), "penalty='none': must be one of"),
+        (("--input=IN", "--max_new_tokens=17"), "max_new_tokens=17 is more than the model's 16 positions"),
+        (("--input=IN", "--temperature=1", "--max_new_tokens=16"), "16 positions .* at most 15"),
+        (("--input=IN", "--top_k=3"), "--top_k: is for drawing; give --temperature too"),
+        (("--input=IN", "--num_samples=3"), "--num_samples: is for drawing"),
+        (("--input=IN", "--temperature=1", "--penalty=gnmt"), "--penalty: is for beam search, and --temperature draws"),
+        (("--prompts_file=IN",), "--prompts_file: is for models that continue text; give --input"),
+        (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
+        (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
+    ],
+)
+def test_bad_input_for_an_encoder_decoder(pairs_run, command, arguments, message):
+    root, *_ = pairs_run
+    with pytest.raises(UserError, match=message) as caught:
+        command(*(each.replace("=IN", f"={root / 'in'}") for each in arguments), root=root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_terminal_sees_how_far_it_is(monkeypatch):
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self):
+            return True
+
+    clock = iter([0.0, 10.0, 12.0, 20.0])
+    monkeypatch.setattr(generate.time, "monotonic", lambda: next(clock))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    report = generate.progress(1000)
+    for done in (100, 500, 1000):
+        report(done, 1000)
+    begun, first, half, end = sys.stderr.getvalue().split("\r\x1b[K")[1:]
+    assert begun.split() == ["0", "of", "1,000", "sentences", "┄" * 24]
+    assert first.startswith("100 of 1,000 sentences  ━━┄")
+    assert half == f"500 of 1,000 sentences  {'━' * 12}{'┄' * 12}  200.0 sentences/s  0:03 left"
+    assert end == ""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert generate.progress(1000) is None
+
+
+def test_an_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert call("train.py", *tiny_pairs.flags(run, train__num_steps=8)).status == 0
+    (tmp_path / "in").write_text("a b c\n\n" + "h " * 20 + "\n")
+    done = call("lm.generate", f"--workdir={run}", f"--input={tmp_path / 'in'}", f"--output={out}", "--num_beams=2")
+    assert done.status == 0, done.stderr
+    assert done.stdout.startswith(f"written: {out}, 3 sources in")
+    (warning,) = done.stderr.splitlines()
+    assert warning == (
+        "warning: 1 of 2 sources are longer than 24 tokens (config.data.source_length) and were cut, the first in "
+        "line 3."
+    )
+    lines = out.read_text().split("\n")
+    assert len(lines) == 4 and lines[1] == "" == lines[3]
 
 
 def test_as_a_command():

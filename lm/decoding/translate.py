@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from lm.data.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.loop import check_room, generate
+from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import vocabulary_of
 from lm.errors import UserError
 from lm.models.transformer import Model
 
+Report = Callable[[int, int], None]
 
-def encode_sources(tokenizer: Tokenizer, texts: Sequence[str], source_length: int) -> list[list[int]]:
-    """Token ids of each text, cut to `source_length` with the end token, which is always there."""
+
+def encode_sources(tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0) -> list[list[int]]:
+    """Token ids of each text and the end token; with a `source_length` cut by `cut_sources`."""
     for number, text in enumerate(texts, start=1):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(f"text {number} is not valid UTF-8: {text!r}.") from None
-    return [[*ids[: source_length - 1], tokenizer.eos_id] for ids in tokenizer.encode_batch(list(texts))]
+    sources = [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(list(texts))]
+    return cut_sources(sources, source_length) if source_length else sources
+
+
+def cut_sources(sources: Sequence[Sequence[int]], source_length: int) -> list[list[int]]:
+    """Those that are longer than `source_length` are cut to so many tokens, of which the last is the end token."""
+    return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
 
 
 def generate_texts(
@@ -31,34 +43,89 @@ def generate_texts(
     settings: BeamSettings,
     batch_size: int,
     source_length: int,
-    report: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
 ) -> list[list[tuple[str, float]]]:
-    """Of each text the `settings.num_hypotheses` best outputs, best first, as (text, score).
+    """`search_texts` of texts.
 
     Args:
         tokenizer: of the outputs; `source_tokenizer` may be the same.
-        batch_size: sources at a time. Changes memory and speed, not the outputs.
         source_length: longer sources are cut to so many tokens, end token included.
-        report: told (texts done, texts in all) after each batch.
 
-    A text may be empty: its output is what the model makes of an end token alone. Under `on_mesh` for
-    sharded parameters; all processes call it alike and get the same. Raises UserError for settings out
-    of range or a text that is not valid.
+    A text may be empty: its output is what the model makes of an end token alone. Raises UserError for
+    settings out of range or a text that is not valid.
     """
     settings.check()
     sources = encode_sources(source_tokenizer, texts, source_length)
+    return search_texts(model, params, tokenizer, sources, settings, batch_size, report)
+
+
+def search_texts(
+    model: Model,
+    params: Any,
+    tokenizer: Tokenizer,
+    sources: Sequence[Sequence[int]],
+    settings: BeamSettings,
+    batch_size: int,
+    report: Report | None = None,
+) -> list[list[tuple[str, float]]]:
+    """Of each source the `settings.num_hypotheses` best outputs, best first, as (text, score).
+
+    Args:
+        sources: token ids, end token included.
+        batch_size: sources at a time. Changes memory and speed, not the outputs.
+        report: told (sources done, sources in all) after each batch.
+
+    Under `on_mesh` for sharded parameters; all processes call it alike and get the same. Raises UserError
+    for settings out of range.
+    """
     vocabulary = vocabulary_of(tokenizer)
-    batch_size = min(batch_size, len(texts))
-    # The longest first: if memory does not suffice, it shows at once.
-    order = sorted(range(len(texts)), key=lambda place: -len(sources[place]))
-    outputs: list[list[tuple[str, float]]] = [[] for _ in texts]
-    for first in range(0, len(texts), max(batch_size, 1)):
-        places = order[first : first + batch_size]
-        found = beam_search(
-            model, params, [sources[place] for place in places], settings, vocabulary, min_rows=batch_size
-        )
+    batch_size = min(batch_size, len(sources))
+    outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
+    for places in _batches(sources, batch_size, report):
+        batch = [sources[place] for place in places]
+        found = beam_search(model, params, batch, settings, vocabulary, min_rows=batch_size)
         for place, hypotheses in zip(places, found, strict=True):
             outputs[place] = [(tokenizer.decode(each.tokens), each.score) for each in hypotheses]
-        if report is not None:
-            report(first + len(places), len(texts))
     return outputs
+
+
+def sample_texts(
+    model: Model,
+    params: Any,
+    tokenizer: Tokenizer,
+    sources: Sequence[Sequence[int]],
+    sampling: Sampling,
+    max_new_tokens: int,
+    seed: int,
+    num_samples: int,
+    batch_size: int,
+    report: Report | None = None,
+) -> list[list[str]]:
+    """Of each source `num_samples` outputs that are drawn; the other arguments are those of `search_texts`.
+
+    What is drawn depends on the seed and the numbers of source and sample, not on `batch_size`. Raises
+    UserError if the model has not so many positions.
+    """
+    check_room([[tokenizer.bos_id]], max_new_tokens, model.config.max_length)
+    vocabulary = vocabulary_of(tokenizer)
+    batch_size = min(batch_size, len(sources))
+    outputs: list[list[str]] = [[] for _ in sources]
+    for places in _batches(sources, batch_size, report):
+        batch, begins = [sources[place] for place in places], [[vocabulary.bos_id]] * len(places)
+        for sample in range(num_samples):
+            keys_B = row_keys(seed, np.array(places), np.full(len(places), sample))
+            made = generate(
+                model, params, begins, keys_B, sampling, vocabulary, max_new_tokens, batch_size, sources=batch
+            )
+            for place, new in zip(places, made, strict=True):
+                outputs[place].append(tokenizer.decode(new))
+    return outputs
+
+
+def _batches(sources: Sequence[Sequence[int]], batch_size: int, report: Report | None) -> Iterator[list[int]]:
+    """Places of sources of similar length, the longest first: if memory does not suffice, it shows at once."""
+    order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
+    for first in range(0, len(sources), max(batch_size, 1)):
+        yield order[first : first + batch_size]
+        if report is not None:
+            report(min(first + batch_size, len(sources)), len(sources))

@@ -40,7 +40,6 @@ class Progress:
         self._stream: TextIO = sys.stdout if stream is None else stream
         self._enabled, self._clock = enabled, clock
         self._live = enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._unicode = (getattr(self._stream, "encoding", "") or "").lower().replace("-", "") == "utf8"
         self._figures: dict[str, float] = {}
         self._first: tuple[int, float] | None = None  # step and time that the estimate counts from
         self._drawn_at = -math.inf
@@ -150,9 +149,15 @@ class Progress:
         return (now - first_time) / (self._step - first_step) * (self._total - self._step)
 
     def _bar(self, width: int) -> str:
-        filled = round(width * min(1.0, self._step / max(1, self._total)))
-        full, empty = ("━", "┄") if self._unicode else ("#", ".")
-        return full * filled + empty * (width - filled)
+        return bar(width, self._step / max(1, self._total), self._stream)
+
+
+def bar(width: int, share: float, stream: TextIO) -> str:
+    """So many characters, of which the share that is done is filled; plain ones if the stream has no others."""
+    filled = round(width * min(1.0, share))
+    unicode = (getattr(stream, "encoding", "") or "").lower().replace("-", "") == "utf8"
+    full, empty = ("━", "┄") if unicode else ("#", ".")
+    return full * filled + empty * (width - filled)
 
 
 def fit(parts: list[tuple[int, str]], width: int, bar: Callable[[int], str]) -> str:

@@ -8,8 +8,9 @@ import pytest
 from lm.config import ModelConfig
 from lm.data.tokenizers import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.sampling import Sampling
 from lm.decoding.text import vocabulary_of
-from lm.decoding.translate import encode_sources, generate_texts
+from lm.decoding.translate import cut_sources, encode_sources, generate_texts, sample_texts, search_texts
 from lm.errors import UserError
 from lm.models.transformer import build_model, initial_params
 
@@ -60,6 +61,29 @@ def test_outputs_come_in_the_order_of_the_texts_however_they_are_batched(small):
         np.testing.assert_allclose([score for _, score in found], [each.score for each in alone], rtol=1e-5)
     assert outputs[0] == outputs[5]
     assert len({tuple(text for text, _ in each) for each in outputs}) > 3  # the source matters
+
+
+def test_cut_sources_keep_their_end_token():
+    assert cut_sources([[7, 8, 9, 2], [7, 8, 2], [2]], 3) == [[7, 8, 2], [7, 8, 2], [2]]
+
+
+def test_samples_are_the_same_however_they_are_batched(small):
+    model, params = small
+    sources, sampling = encode_sources(BYTES, TEXTS, LENGTH), Sampling(temperature=1.0)
+    reports = []
+    one = sample_texts(model, params, BYTES, sources, sampling, 6, 3, 2, 3, lambda *counts: reports.append(counts))
+    assert reports == [(3, 7), (6, 7), (7, 7)]
+    assert sample_texts(model, params, BYTES, sources, sampling, 6, 3, 2, 7) == one
+    assert all(len(each) == 2 for each in one) and len({text for each in one for text in each}) > 10
+    assert sample_texts(model, params, BYTES, sources[:1], sampling, 6, 3, 1, 3) == [one[0][:1]]
+
+
+def test_samples_without_chance_are_greedy_search(small):
+    model, params = small
+    sources = encode_sources(BYTES, TEXTS, LENGTH)
+    found = search_texts(model, params, BYTES, sources, BeamSettings(max_new_tokens=6), 7)
+    samples = sample_texts(model, params, BYTES, sources, Sampling(temperature=0.0), 6, 0, 1, 7)
+    assert samples == [[text] for ((text, _),) in found]
 
 
 def test_no_texts_give_no_outputs_and_settings_are_checked(small):

@@ -1,0 +1,100 @@
+"""Lines in and out: what ends one, prefixes, several outputs, and files that are whole or not there."""
+
+import os
+
+import pytest
+
+from lm.config import Config
+from lm.decoding.lines import in_one_line, output_lines, prefix_of, read_lines, source_text, whole_file
+from lm.errors import UserError
+
+
+def config(*prefixes, objective="seq2seq", **cleaning):
+    train = {
+        f"s{number}": {"kind": "text", "path": "a", "document": "line", "target_path": "b", "prefix": prefix}
+        for number, prefix in enumerate(prefixes)
+    }
+    if objective != "seq2seq":
+        train = {"docs": {"kind": "embedded"}}
+    return Config.from_dict(
+        {
+            "data": {"train": train, "cleaning": cleaning, "tokenizer": {"extra_ids": 100}},
+            "model": {"family": "encoder_decoder"},
+            "objective": {"name": objective},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"a", ["a"]),
+        (b"a\n\nb\r\n", ["a", "", "b"]),
+        ("é\u2028x\ry\x0b\n\n".encode(), ["é\u2028x\ry\x0b", ""]),
+    ],
+)
+def test_only_line_feeds_end_a_line_of_the_input(tmp_path, content, lines):
+    (tmp_path / "in").write_bytes(content)
+    assert read_lines(str(tmp_path / "in"), "input") == lines
+
+
+def test_unreadable_input(tmp_path):
+    (tmp_path / "in").write_bytes(b"a\nb\xe9\n")
+    with pytest.raises(UserError, match=r"--input=.*/in: is not UTF-8 \(line 2, byte 3\)"):
+        read_lines(str(tmp_path / "in"), "input")
+    with pytest.raises(UserError, match=r"--input=.*: cannot be read: Is a directory"):
+        read_lines(str(tmp_path), "input")
+
+
+def test_prefix_is_that_of_all_training_sources():
+    assert prefix_of(config("x: ", "x: ")) == "x: "
+    assert prefix_of(config("", objective="span_corruption")) == ""
+    with pytest.raises(UserError, match=r"--prefix is missing: .*'x: ' \(s0, s2\), '' \(s1\); choose"):
+        prefix_of(config("x: ", "", "x: "))
+
+
+def test_a_source_is_cleaned_before_it_gets_its_prefix():
+    seq2seq = config("", whitespace="collapse", strip_html=True)
+    assert source_text(seq2seq, "  x:  ", " a  <b>b</b> ") == "  x:  a b"
+    assert source_text(seq2seq, "x: ", " <br> ") is None
+    assert source_text(config("", objective="infilling", whitespace="collapse"), "", " a  b ") == " a  b "
+
+
+def test_output_lines():
+    outputs = {1: [("a\nb\tc", "-1"), ("d", "-2")], 3: [("e\r\n\u2028f\n", "-0.5")]}
+    assert list(output_lines(4, outputs, several=False)) == ["a b c", "", "e  f", ""]
+    several = ["1\t-1\ta b c", "1\t-2\td", "2\t0\t", "3\t-0.5\te  f", "4\t0\t"]
+    assert list(output_lines(4, outputs, several=True)) == several
+    assert in_one_line("\x0b\x0c\x1c\x85") == "   "
+
+
+def test_a_file_appears_at_once_in_place_of_the_old_one(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "out").symlink_to("real")
+    with whole_file(str(tmp_path / "out"), "output") as write:
+        assert (tmp_path / "out").read_text() == "old"
+        write(["é", ""])
+    assert (tmp_path / "real").read_bytes() == "é\n\n".encode() and (tmp_path / "out").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["out", "real"]
+
+
+def test_after_an_error_the_old_file_stays(tmp_path):
+    def lines():
+        yield "new"
+        raise RuntimeError
+
+    (tmp_path / "out").write_text("old")
+    with pytest.raises(RuntimeError), whole_file(str(tmp_path / "out"), "output") as write:
+        write(lines())
+    assert (tmp_path / "out").read_text() == "old" and os.listdir(tmp_path) == ["out"]
+
+
+def test_unwritable_output_is_told_at_the_beginning(tmp_path):
+    for path, message in (
+        (tmp_path / "no" / "out", "cannot be written: No such file"),
+        (tmp_path, "is not a file"),
+        ("/dev/null", "is not a file"),
+    ):
+        with pytest.raises(UserError, match=f"--output={path}: {message}"), whole_file(str(path), "output"):
+            raise AssertionError("not reached")
