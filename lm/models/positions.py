@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import bisect
 
 import flax.linen as nn
 import flax.struct
@@ -62,13 +62,14 @@ def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
     """int32 (max_distance + 1,): the bucket of every distance 0, 1, ..., of which the last stands for all beyond.
 
     The first half of the buckets are single distances; the others grow as powers up to max_distance (Raffel 2020,
-    section 2.1, and its published code). float32 throughout, which decides where a boundary falls.
+    section 2.1, and its published code): bucket exact + k begins at exact * (max_distance / exact)^(k / growing).
+    Compared as whole numbers: in float32 the last bit of a logarithm, which not all machines compute alike, would
+    decide on which side a distance such as 64 falls.
     """
-    exact = num_buckets // 2
-    distances = np.arange(max_distance + 1)
-    logs = np.log(np.maximum(distances, 1).astype(np.float32) / np.float32(exact))
-    growing = exact + (logs / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)).astype(int)
-    return np.where(distances < exact, distances, np.minimum(growing, num_buckets - 1)).astype(np.int32)
+    exact, growing = num_buckets // 2, num_buckets - num_buckets // 2
+    begins = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # to the power of `growing`
+    buckets = [d if d < exact else exact + bisect.bisect_right(begins, d**growing) for d in range(max_distance + 1)]
+    return np.array(buckets, np.int32)
 
 
 class RelativeBias(nn.Module):
