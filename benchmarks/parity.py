@@ -1,0 +1,225 @@
+"""That our models compute what the published ones compute: logits beside those of Hugging Face's `transformers`.
+
+    pip install -r requirements-benchmarks.txt
+    python -m benchmarks.parity [--write]
+
+Of each family a tiny model, a preset with other sizes, gets random weights, norms and biases included, and reads rows
+of different lengths: prints the largest difference of any logit, float32 on the CPU, and ends with status 1 if one is
+above the tolerance. T5's buckets of distance have to be the very same.
+
+With --write it stores what the published code gives at some places of each row in tests/golden/parity_*.json, where
+tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`, finds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm.batch import Batch, Source
+from lm.config import ModelConfig
+from lm.models.positions import distance_buckets
+from lm.models.presets import preset
+from lm.models.transformer import build_model, initial_params
+
+GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
+TOLERANCE = 1e-4  # of logits of which most are between -5 and 5
+SEED = 3
+SIZES = {"vocab_size": 40, "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "d_ff": 48}
+BOTH = {**SIZES, "num_encoder_layers": 2}
+NARROW = {**BOTH, "d_model": 24}  # T5's heads need not make up the width
+LENGTHS = {"source": (5, 23, 41, 70), "target": (40, 3, 26, 11), "text": (100, 7, 33, 66)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A published architecture and the preset that it is here."""
+
+    kind: str  # of benchmarks.published_models
+    preset: str
+    sizes: dict[str, int]
+
+    @property
+    def config(self) -> ModelConfig:
+        fields = {**preset(self.preset), **self.sizes}
+        return ModelConfig(**fields, attention="xla", scan_layers=False)
+
+
+CASES = {
+    "t5": Case("t5", "t5_small", NARROW),
+    "t5_1_1": Case("t5", "t5_1_1_small", NARROW),
+    "bart": Case("bart", "bart_base", {**BOTH, "max_length": 80}),
+    "marian": Case("marian", "transformer_base", {**BOTH, "max_length": 80}),
+    "gpt2": Case("gpt2", "gpt2_124m", {**SIZES, "max_length": 100}),
+    "llama": Case("llama", "llama3_8b", {**SIZES, "num_kv_heads": 2, "max_length": 100}),
+}
+# (bidirectional, num_buckets, max_distance): T5's own two, and others of which some have boundaries on whole numbers.
+BUCKETS = [
+    (both, *sizes)
+    for both in (False, True)
+    for sizes in ((32, 128), (16, 64), (64, 256), (8, 20), (48, 100), (30, 127), (32, 1024))
+]
+DISTANCES = np.arange(-300, 301)  # place of the key less that of the query
+
+
+def drawn_weights(config: ModelConfig) -> dict[str, Any]:
+    """Parameters of the unrolled model of a config, the same on every machine and with every version of NumPy.
+
+    Each array has its own stream, of SEED and its path (`decoder/layer_0/mlp/up/kernel`): the sum of SEED and CRC-32
+    seeds NumPy's legacy RandomState, whose normal numbers are frozen. Products have deviation 1.5 / sqrt(inputs), so
+    that attention is neither even nor all on one key (and queries less where scores are not divided); embeddings 1,
+    but 0.3 where they are scaled or the output too; norms' scales 1 +- 0.3, biases 0.3.
+    """
+    shapes = jax.eval_shape(lambda: nn.unbox(initial_params(build_model(config), jax.random.key(0))))
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        names = [part.key for part in path]
+        stream = np.random.RandomState((SEED + zlib.crc32("/".join(names).encode())) % 2**32)
+        normal = stream.standard_normal(leaf.shape)
+        if names[-1] == "scale":
+            normal = 1 + 0.3 * normal
+        elif names[-1] == "bias":
+            normal = 0.3 * normal
+        elif names[-1] == "kernel":
+            inputs = np.prod(leaf.shape[:2] if names[-2] == "out" else leaf.shape[:1])
+            normal *= 1.5 / np.sqrt(inputs)
+            if names[-2] == "query" and not config.scale_attention:
+                normal /= np.sqrt(config.head_dim)
+        elif names[-2] == "token_embedding" and config.tie_embeddings and not config.scale_logits:
+            normal *= 0.3
+        return normal.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, 0 after the end of a row, and segments: 1 for tokens; int32 (rows, longest) each."""
+    tokens_BL = np.random.RandomState(seed).randint(4, vocab_size, (len(lengths), max(lengths)))
+    segments_BL = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
+    return (tokens_BL * segments_BL).astype(np.int32), segments_BL.astype(np.int32)
+
+
+def drawn_batch(config: ModelConfig) -> Batch:
+    """A row for each length in LENGTHS; of an encoder-decoder on both sides."""
+
+    def positions(segments_BL: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.arange(segments_BL.shape[1], dtype=np.int32), segments_BL.shape) * segments_BL
+
+    source = None
+    pairs = config.family == "encoder_decoder"
+    tokens_BL, segments_BL = drawn_rows(LENGTHS["target" if pairs else "text"], SEED, config.vocab_size)
+    if pairs:
+        source_BS, source_segments_BS = drawn_rows(LENGTHS["source"], SEED + 1, config.vocab_size)
+        source = Source(tokens=source_BS, positions=positions(source_segments_BS), segments=source_segments_BS)
+    return Batch(
+        tokens=tokens_BL,
+        targets=tokens_BL,
+        weights=segments_BL.astype(np.float32),
+        positions=positions(segments_BL),
+        segments=segments_BL,
+        source=source,
+    )
+
+
+def our_logits(config: ModelConfig) -> np.ndarray:
+    """float32 (B, L, V) of the drawn batch with the drawn weights."""
+    model = build_model(config, "cpu")
+    apply = jax.jit(lambda params, batch: model.apply({"params": params}, batch).logits)
+    return np.asarray(apply(drawn_weights(config), drawn_batch(config)))
+
+
+def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
+    """As `lm.models.positions.RelativeBias` looks them up."""
+    one_sided = num_buckets // 2 if bidirectional else num_buckets
+    behind = np.abs(distances) if bidirectional else np.maximum(-distances, 0)
+    buckets = distance_buckets(one_sided, max_distance)[np.minimum(behind, max_distance)]
+    return buckets + one_sided * (distances > 0) * bidirectional
+
+
+def golden_places(batch: Batch) -> list[list[int]]:
+    """[row, place]: the first, the middle and the last token of each row."""
+    ends = [int(length) for length in batch.segments.sum(axis=1)]
+    return [[row, place] for row, end in enumerate(ends) for place in (0, end // 2, end - 1)]
+
+
+def golden_path(name: str) -> Path:
+    return GOLDEN / f"parity_{name}.json"
+
+
+def compare(name: str, write: bool) -> float:
+    """The largest difference of a case; its golden file, if asked for."""
+    from benchmarks.huggingface_peer import frameworks
+    from benchmarks.published_models import build_published, published_logits
+
+    case = CASES[name]
+    batch = drawn_batch(case.config)
+    peer = build_published(case.kind, case.config, drawn_weights(case.config))
+    source = batch.source
+    mask = (batch if source is None else source).segments
+    theirs_BLV = published_logits(peer, batch.tokens, None if source is None else source.tokens, mask)
+    real_BL = batch.segments > 0
+    theirs, ours = theirs_BLV[real_BL], our_logits(case.config)[real_BL]
+    difference = float(np.abs(theirs - ours).max())
+    print(f"{name:8} {difference:.1e} of logits with deviation {theirs.std():.2f}, largest {np.abs(theirs).max():.1f}")
+    if write:
+        torch, transformers = frameworks()
+        places = golden_places(batch)
+        logits = [[round(float(logit), 6) for logit in theirs_BLV[row, place]] for row, place in places]
+        made_by = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
+        store(name, {"made_by": made_by, "model": type(peer).__name__, "places": places, "logits": logits})
+    return difference
+
+
+def compare_buckets(write: bool) -> bool:
+    """Whether all are the same; their golden file, if asked for."""
+    from benchmarks.published_models import published_buckets
+
+    found = {setting: published_buckets(DISTANCES, *setting) for setting in BUCKETS}
+    same = [np.array_equal(buckets, our_buckets(DISTANCES, *setting)) for setting, buckets in found.items()]
+    print(f"buckets  equal in {sum(same)} of {len(same)} settings, distances {DISTANCES[0]} to {DISTANCES[-1]}")
+    if write:
+        # By where a new bucket begins: [first distance, bucket].
+        runs = {
+            setting: [
+                [int(DISTANCES[i]), int(buckets[i])]
+                for i in range(len(buckets))
+                if i == 0 or buckets[i] != buckets[i - 1]
+            ]
+            for setting, buckets in found.items()
+        }
+        store("buckets", {"buckets": [{"setting": setting, "begins": begins} for setting, begins in runs.items()]})
+    return all(same)
+
+
+def store(name: str, content: dict[str, Any]) -> None:
+    """One line for each element of a list, so that a change can be read."""
+    lines = []
+    for key, value in content.items():
+        if isinstance(value, list):
+            rows = ",\n".join(json.dumps(row) for row in value)
+            lines.append(f"{json.dumps(key)}: [\n{rows}\n]")
+        else:
+            lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
+    golden_path(name).write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="store what the published code gives in tests/golden")
+    write = parser.parse_args().write
+    jax.config.update("jax_default_matmul_precision", "highest")
+    differences = [compare(name, write) for name in CASES]
+    return int(not compare_buckets(write) or max(differences) > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The published architectures: what Hugging Face's `transformers` gives for the same weights and tokens.
+
+The expected figures are stored in tests/golden/parity_*.json by `python -m benchmarks.parity --write`; the weights and
+tokens are drawn again here, by its functions.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.parity import (
+    BUCKETS,
+    CASES,
+    DISTANCES,
+    LENGTHS,
+    TOLERANCE,
+    drawn_batch,
+    drawn_weights,
+    golden_path,
+    golden_places,
+    our_buckets,
+    our_logits,
+)
+
+
+def golden(name):
+    return json.loads(golden_path(name).read_text())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_the_published_model(name):
+    config, expected = CASES[name].config, golden(name)
+    batch = drawn_batch(config)
+    assert expected["places"] == golden_places(batch) and len(expected["places"]) == 12
+    logits_PV = our_logits(config)[tuple(np.transpose(expected["places"]))]
+    np.testing.assert_allclose(logits_PV, expected["logits"], rtol=0, atol=TOLERANCE)
+    assert np.std(expected["logits"]) > 1  # against which the tolerance is small
+
+
+def test_rows_reach_beyond_what_a_short_text_would_show():
+    """Distances in most of T5's buckets, rotary positions beyond 64, and padding on both sides."""
+    buckets = our_buckets(np.arange(-69, 70), True, 32, 128)
+    assert len(set(buckets.tolist())) >= 28
+    assert max(LENGTHS["text"]) > 64 and len(set(LENGTHS["source"])) == len(set(LENGTHS["target"])) == 4
+    batch = drawn_batch(CASES["t5"].config)
+    assert (batch.segments == 0).any(axis=1).sum() == 3 and (batch.source.segments == 0).any(axis=1).sum() == 3
+
+
+@pytest.mark.parametrize("case", golden("buckets")["buckets"], ids=lambda case: str(case["setting"]))
+def test_buckets_of_distances_are_the_published_ones(case):
+    first, bucket = np.transpose(case["begins"])
+    expected = bucket[np.searchsorted(first, DISTANCES, side="right") - 1]
+    np.testing.assert_array_equal(our_buckets(DISTANCES, *case["setting"]), expected)
+
+
+def test_every_setting_of_buckets_is_stored():
+    assert [tuple(case["setting"]) for case in golden("buckets")["buckets"]] == BUCKETS
+
+
+def test_weights_are_drawn_by_path():
+    """An array does not depend on which others there are; none is left at its initial ones or zeros."""
+    t5, newer = (drawn_weights(CASES[name].config) for name in ("t5", "t5_1_1"))
+    ours, theirs = (params["decoder"]["layer_1"]["cross_attention"]["key"]["kernel"] for params in (t5, newer))
+    np.testing.assert_array_equal(ours, theirs)
+    bart = drawn_weights(CASES["bart"].config)["encoder"]["layer_0"]
+    assert bart["attention_norm"]["scale"].std() > 0.1 and bart["mlp"]["up"]["bias"].std() > 0.1
