@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.huggingface_peer import build_peer, frameworks, peer_logits, peer_search
-from benchmarks.record import commit, hardware
+from benchmarks.record import surroundings
 from lm import command
 from lm.checkpoint import Checkpoints
 from lm.data.prepare import load_tokenizers
@@ -46,7 +46,6 @@ from lm.decoding.translate import encode_sources
 from lm.errors import UserError
 from lm.models.transformer import Model, build_model, count_parameters
 from lm.run_directory import RunDirectory
-from lm.training.startup import versions
 
 OURS = "ours"
 TOLERANCE = 1e-4  # of logits
@@ -242,11 +241,10 @@ def main() -> int:
             "step": step,
             "parameters": count_parameters(params),
             "model": dataclasses.asdict(model_config),
-            "commit": commit(),
-            "hardware": hardware(),
             "torch_threads": torch.get_num_threads(),
-            "versions": versions() | {"torch": torch.__version__, "transformers": transformers.__version__},
+            **surroundings(),
         }
+        record["versions"] |= {"torch": torch.__version__, "transformers": transformers.__version__}
         Path(FLAGS.output).write_text(json.dumps(record, indent=2) + "\n")
         print(f"Written: {FLAGS.output}")
     return command.DONE
