@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import jax
 
 from lm.parallel import distributed
+
+STDERR = 2  # the descriptor
 
 
 class StopRequest:
@@ -45,5 +46,5 @@ class StopRequest:
         self._name = signal.Signals(number).name
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        # Not print: the signal may have come in the middle of one.
-        os.write(sys.stderr.fileno(), f"\n{self._name}: saving after this step, then stopping.\n".encode())
+        # Not print: the signal may have come in the middle of one. Nor sys.stderr, which is replaced during a save.
+        os.write(STDERR, f"\n{self._name}: saving after this step, then stopping.\n".encode())
