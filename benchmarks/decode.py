@@ -12,8 +12,7 @@ median of the turns counts. The first call, which compiles ours, is shown apart 
 `model.generate` ends a beam search by a rule of its own choice. "never" finds what ours finds: it ends when no
 hypothesis could get better; False, the default there, ends earlier, by today's scores.
 
-Nothing else may run meanwhile: PyTorch's threads wait for one another, and lose far more to a neighbour than ours do.
-OMP_NUM_THREADS sets their number; the record tells it.
+Nothing else may run meanwhile. OMP_NUM_THREADS sets the number of PyTorch's threads; the record tells it.
 """
 
 from __future__ import annotations
