@@ -6,6 +6,9 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,6 +25,18 @@ from lm.training.state import abstract_state
 
 STEPS = 40
 TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
+# What differs from `tiny`, or for pairs from `tiny_pairs`.
+FAMILIES = {
+    "decoder": {},
+    "seq2seq": {"objective__label_smoothing": 0.1},
+    "span_corruption": {
+        "model__family": "encoder_decoder",
+        "objective__name": "span_corruption",
+        "data__tokenizer__extra_ids": 20,
+        "data__source_length": 48,
+        "train__batch_size": 16,
+    },
+}
 
 
 def final_state(root: Path):
@@ -71,16 +86,37 @@ def killed_after(straight: Path, root: Path, step: int) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def straight(tiny, launch, tmp_path_factory) -> Path:
-    """A run from start to end that nothing disturbed."""
-    root = tmp_path_factory.mktemp("straight") / "run"
-    process = launch("train.py", *tiny.flags(root))
+def undisturbed(launch, flags: list[str], root: Path) -> Path:
+    process = launch("train.py", *flags)
     assert process.wait() == 0, process.stderr
     trained = [line for line in metrics(root) if "train/loss" in line]
     assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
     assert len({line["train/batch_hash"] for line in trained}) == STEPS
     return root
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, launch, tmp_path_factory) -> Path:
+    """A run from start to end that nothing disturbed."""
+    root = tmp_path_factory.mktemp("straight") / "run"
+    return undisturbed(launch, tiny.flags(root), root)
+
+
+@dataclass(frozen=True)
+class Family:
+    flags: Callable[..., list[str]]  # of a run directory
+    straight: Path  # the run that nothing disturbed
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tiny, tiny_pairs, launch, tmp_path_factory) -> Family:
+    """All have dropout; pairs have label smoothing, and masks are drawn anew in the second epoch."""
+    each = tiny_pairs if request.param == "seq2seq" else tiny
+    flags = partial(each.flags, **FAMILIES[request.param])
+    if request.param == "decoder":
+        return Family(flags, request.getfixturevalue("straight"))
+    root = tmp_path_factory.mktemp(request.param) / "run"
+    return Family(flags, undisturbed(launch, flags(root), root))
 
 
 def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
@@ -152,18 +188,34 @@ def test_a_run_that_is_done_is_left_alone(tiny, launch, straight):
             assert path.read_bytes() == content, path
 
 
-def test_from_one_device_to_eight_and_back(tiny, launch, straight, tmp_path):
-    root = killed_after(straight, tmp_path / "run", 8)
-    process = launch("train.py", *tiny.flags(root), devices=8)
+@pytest.mark.parametrize("family", ["seq2seq", "span_corruption"], indirect=True)
+def test_a_kill_changes_nothing_with_a_source(family, launch, tmp_path):
+    """SIGKILL at a random step, with workers that hold sources and masks; then on without them."""
+    root, step = tmp_path / "run", random.Random().randint(9, 32)
+    print("killed at step", step)
+    process = launch("train.py", *family.flags(root, data__num_workers=1))
+    process.until(lambda: last_step(root) >= step and checkpoints_of(root))
+    process.send(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process = launch("train.py", *family.flags(root))
+    assert process.wait() == 0, process.stderr
+    assert "Continuing from the checkpoint of step" in process.stdout
+    assert_same_run(family.straight, root)
+
+
+@pytest.mark.parametrize("family", ["decoder", "span_corruption"], indirect=True)
+def test_from_one_device_to_eight_and_back(family, launch, tmp_path):
+    root = killed_after(family.straight, tmp_path / "run", 8)
+    process = launch("train.py", *family.flags(root), devices=8)
     process.until(lambda: last_step(root) >= 12)
     process.send(signal.SIGTERM)
     assert process.wait() == 75, process.stderr
     assert "8 x cpu" in process.stdout
-    process = launch("train.py", *tiny.flags(root))
+    process = launch("train.py", *family.flags(root))
     assert process.wait() == 0, process.stderr
-    moved = metrics(root)
-    assert [line["step"] for line in moved] == [line["step"] for line in metrics(straight)]
-    for here, there in zip(moved, metrics(straight), strict=True):
+    moved, unmoved = metrics(root), metrics(family.straight)
+    assert [line["step"] for line in moved] == [line["step"] for line in unmoved]
+    for here, there in zip(moved, unmoved, strict=True):
         assert here.get("train/batch_hash") == there.get("train/batch_hash")
         for name in ("train/loss", "train/nll", "valid/loss"):
             assert here.get(name, 0) == pytest.approx(there.get(name, 0), abs=1e-5), (here["step"], name)

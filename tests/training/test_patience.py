@@ -1,0 +1,61 @@
+"""Early stopping: when it is time, and a whole run that ends by it."""
+
+import itertools
+import json
+import math
+
+import pytest
+
+from lm.run_directory import RunDirectory
+from lm.training.patience import is_exhausted
+
+
+def better(one: float, other: float, highest_is_best: bool) -> bool:
+    if not math.isfinite(one):
+        return False
+    return not math.isfinite(other) or (one > other if highest_is_best else one < other)
+
+
+@pytest.mark.parametrize("highest_is_best", [True, False])
+@pytest.mark.parametrize("patience", [0, 1, 2, 3])
+def test_every_short_history(patience, highest_is_best):
+    """Exhausted: each of the last ones is no better than some one before all of them."""
+    for length in range(6):
+        for values in itertools.product((0.0, 1.0, 2.0, math.nan, math.inf), repeat=length):
+            cut = max(length - patience, 0)
+            before, last = values[:cut], values[cut:]
+            expected = patience > 0 and any(
+                not any(better(each, one, highest_is_best) for each in last) for one in before
+            )
+            assert is_exhausted(values, patience, highest_is_best) == expected, values
+
+
+def test_a_run_stops_says_so_and_is_done(tiny_pairs, launch, tmp_path):
+    """Four steps teach a model nothing that an exact match would show."""
+    root = tmp_path / "run"
+    changes = {
+        "eval__every_steps": 2,
+        "eval__generation__metrics": "('exact_match',)",
+        "eval__generation__max_new_tokens": 8,
+        "checkpoint__best_metric": "valid/exact_match",
+    }
+    told = "Stopped at step 6: valid/exact_match was no better for 2 evaluations in a row (train.patience)."
+    process = launch("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
+    assert process.wait() == 0, process.stderr
+    assert told in process.stdout
+    lines = RunDirectory.existing(root).read_metrics()
+    assert [line["step"] for line in lines if "valid/exact_match" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
+    results = json.loads((root / "eval" / "6" / "results.json").read_text())
+    assert results["metrics"]["exact_match"] == 0.0 and results["metrics"]["nll"] > 0
+    assert (root / "checkpoints" / "6").is_dir(), "between the steps at which it saves"
+
+    process = launch("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
+    assert process.wait() == 0, process.stderr
+    assert "Already done: step 6 of 40." in process.stdout and told in process.stdout
+    assert RunDirectory.existing(root).read_metrics() == lines
+
+    process = launch("train.py", *tiny_pairs.flags(root, train__patience=3, **changes))
+    assert process.wait() == 0, process.stderr
+    assert "Continuing from the checkpoint of step 6." in process.stdout
+    assert "Stopped at step 8" in process.stdout, "more patience takes it on from there"
