@@ -118,7 +118,7 @@ class Chip:
 
     bfloat16: float | None  # None: not in hardware
     float32: float  # what a float32 product runs at by JAX's default: TF32 on Ampere and later, bfloat16 on TPU
-    memory_gib: float
+    memory_gib: float  # what a program gets, rounded down: less than is printed on the box
 
 
 def _tpu(peak: float, memory_gib: float) -> Chip:
@@ -130,10 +130,12 @@ def _gpu(bfloat16: float | None, float32: float, memory_gib: float) -> Chip:
 
 
 # By `jax.Device.device_kind`. Vendors print GPU peaks "with sparsity": these are the dense ones, half of that.
-# An unknown chip is left out of every figure, never guessed: add a line with its source.
+# An unknown chip is left out of every figure, never guessed: add a line with its source. Memory of GPUs is the
+# "total capacity" that PyTorch reports. Where only others' tables could be read, and not the vendor's page, they are
+# named: Marin is marin-community/marin, titan is pytorch/torchtitan's get_peak_flops.
 CHIPS: dict[str, Chip] = {
-    # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak per chip. A device is a chip, but on v3 and
-    # tpu7x one of its two halves.
+    # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, but on
+    # v3 and tpu7x one of its two cores; that, and the names: jax/_src/pallas/mosaic/tpu_info.py.
     "TPU v3": _tpu(123 / 2, 16),
     "TPU v4": _tpu(275, 32),
     "TPU v5 lite": _tpu(197, 16),
@@ -143,32 +145,34 @@ CHIPS: dict[str, Chip] = {
     "TPU v6 lite": _tpu(918, 32),
     "TPU v6e": _tpu(918, 32),
     "TPU7x": _tpu(2307 / 2, 96),
-    # NVIDIA V100 data sheet: float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
-    "Tesla V100-SXM2-16GB": _gpu(None, 15.7, 16),
-    "Tesla V100-SXM2-32GB": _gpu(None, 15.7, 32),
-    "Tesla V100-PCIE-16GB": _gpu(None, 14.0, 16),
-    "Tesla V100-PCIE-32GB": _gpu(None, 14.0, 32),
-    # NVIDIA T4 data sheet: float32 8.1.
-    "Tesla T4": _gpu(None, 8.1, 15),
-    # NVIDIA A100 data sheet: BF16 312, TF32 156.
+    # NVIDIA V100 data sheet (by Marin): float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
+    "Tesla V100-SXM2-16GB": _gpu(None, 15.7, 15),
+    "Tesla V100-SXM2-32GB": _gpu(None, 15.7, 31),
+    "Tesla V100-PCIE-16GB": _gpu(None, 14.0, 15),
+    "Tesla V100-PCIE-32GB": _gpu(None, 14.0, 31),
+    # NVIDIA T4 data sheet (by Marin): float32 8.1.
+    "Tesla T4": _gpu(None, 8.1, 14),
+    # NVIDIA A100 data sheet (by Marin, titan): BF16 312, TF32 156, in all forms.
     "NVIDIA A100-SXM4-40GB": _gpu(312, 156, 39),
     "NVIDIA A100-SXM4-80GB": _gpu(312, 156, 79),
     "NVIDIA A100-PCIE-40GB": _gpu(312, 156, 39),
     "NVIDIA A100 80GB PCIe": _gpu(312, 156, 79),
-    # NVIDIA A10 data sheet: BF16 125, TF32 62.5; A10G (AWS g5): 70 and 35.
+    # NVIDIA A10 data sheet (by Marin): BF16 125, TF32 62.5. A10G (AWS g5) has no data sheet to be read: 70 by
+    # baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; others, Marin too, give it the A10's figures.
     "NVIDIA A10": _gpu(125, 62.5, 22),
     "NVIDIA A10G": _gpu(70, 35, 22),
-    # NVIDIA L4 and L40S data sheets, halved: BF16 242 and 733, TF32 120 and 366.
+    # NVIDIA L4 and L40S data sheets (by resellers; L40S by Marin too), halved: BF16 242 and 733, TF32 120 and 366. For
+    # the L40S it also prints 362.05 without sparsity, at odds with its 733 and with its clock (2.52 GHz: 366.5).
     "NVIDIA L4": _gpu(121, 60, 22),
     "NVIDIA L40S": _gpu(366.5, 183, 44),
-    # NVIDIA H100 data sheet, halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
+    # NVIDIA H100 data sheet (by Marin, titan), halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
     "NVIDIA H100 80GB HBM3": _gpu(989.5, 494.5, 79),
     "NVIDIA H100 PCIe": _gpu(756.5, 378, 79),
     "NVIDIA H100 NVL": _gpu(835.5, 417.5, 93),
-    # NVIDIA H200 data sheet: computes as the H100 of the same form.
+    # NVIDIA H200 data sheet (SXM by Marin, titan): computes as the H100 of the same form.
     "NVIDIA H200": _gpu(989.5, 494.5, 139),
     "NVIDIA H200 NVL": _gpu(835.5, 417.5, 139),
-    # NVIDIA DGX and HGX B200 data sheets, an eighth of the system, halved: BF16 36,000, TF32 18,000.
+    # NVIDIA HGX B200 data sheet (titan; glennklockwood.com), halved: BF16 4,500. TF32 is half of that; printed as 2,200.
     "NVIDIA B200": _gpu(2250, 1125, 178),
 }
 
