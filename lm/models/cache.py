@@ -78,7 +78,15 @@ def repeat_rows(cache: Cache, k: int) -> Cache:
 
 def take_rows(cache: Cache, rows_B: Array) -> Cache:
     """Row i becomes what row `rows_B[i]` was; sources stay, so a row must be taken from one of the same source."""
-    return _map_rows(cache, lambda x, axis: jnp.take(x, rows_B, axis=axis))
+
+    def take(x: Array, axis: int) -> Array:
+        if axis == 0:
+            return jnp.take(x, rows_B, axis=0, mode="clip")
+        # Layers and rows as one axis: a gather along the second would be compiled to transposes and copies.
+        places = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
+        return jnp.take(x.reshape(-1, *x.shape[2:]), places, axis=0, mode="clip").reshape(x.shape)
+
+    return _map_rows(cache, take)
 
 
 def _map_rows(cache: Cache, change: Callable[[Array, int], Array]) -> Cache:
