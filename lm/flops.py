@@ -118,7 +118,7 @@ class Chip:
 
     bfloat16: float | None  # None: not in hardware
     float32: float  # what a float32 product runs at by JAX's default: TF32 on Ampere and later, bfloat16 on TPU
-    memory_gib: float  # what a program gets, rounded down: less than is printed on the box
+    memory_gib: float  # about what a program gets: less than is printed on the box
 
 
 def _tpu(peak: float, memory_gib: float) -> Chip:
@@ -130,9 +130,9 @@ def _gpu(bfloat16: float | None, float32: float, memory_gib: float) -> Chip:
 
 
 # By `jax.Device.device_kind`. Vendors print GPU peaks "with sparsity": these are the dense ones, half of that.
-# An unknown chip is left out of every figure, never guessed: add a line with its source. Memory of GPUs is the
-# "total capacity" that PyTorch reports. Where only others' tables could be read, and not the vendor's page, they are
-# named: Marin is marin-community/marin, titan is pytorch/torchtitan's get_peak_flops.
+# An unknown chip is left out of every figure, never guessed: add a line with its source. Memory of GPUs is about the
+# "total capacity" that PyTorch reports. Where others' tables were read, and not the vendor's page, they are named:
+# Marin is lib/fray/src/fray/device_flops.py of marin-community/marin, titan is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, but on
     # v3 and tpu7x one of its two cores; that, and the names: jax/_src/pallas/mosaic/tpu_info.py.
@@ -172,7 +172,7 @@ CHIPS: dict[str, Chip] = {
     # NVIDIA H200 data sheet (SXM by Marin, titan): computes as the H100 of the same form.
     "NVIDIA H200": _gpu(989.5, 494.5, 139),
     "NVIDIA H200 NVL": _gpu(835.5, 417.5, 139),
-    # NVIDIA HGX B200 data sheet (titan; glennklockwood.com), halved: BF16 4,500. TF32 is half of that; printed as 2,200.
+    # NVIDIA HGX B200 data sheet (titan, pytorch/ao), halved: BF16 4,500; TF32 half of that, though printed as 2,200.
     "NVIDIA B200": _gpu(2250, 1125, 178),
 }
 
