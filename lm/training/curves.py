@@ -13,7 +13,8 @@ import numpy as np
 from lm.config.training import SCORES, TEXT_METRICS
 from lm.evaluation.table import heading
 
-TRAIN, VALID, RATE, SPEED = "train/loss", "valid/loss", "train/learning_rate", "train/tokens_per_second"
+# The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
+TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
 TEXT_SCORES = tuple(f"valid/{figure}" for figures in TEXT_METRICS.values() for figure in figures)  # all in percent
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"

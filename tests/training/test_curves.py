@@ -13,7 +13,7 @@ from lm.training.curves import draw_curves, running_median, series
 
 def run(steps):
     return [
-        {"step": s, "train/loss": 2 + 3 / s, "train/learning_rate": 1e-3, "train/tokens_per_second": 1e4}
+        {"step": s, "train/nll": 2 + 3 / s, "train/learning_rate": 1e-3, "train/tokens_per_second": 1e4}
         | ({"valid/loss": 2.2 + 3 / s} if s % 10 == 0 else {})
         for s in steps
     ]
@@ -77,7 +77,7 @@ def test_scores_without_times_have_no_panel_by_time(tmp_path, drawn):
 
 def test_one_spike_does_not_flatten_the_rest(tmp_path, drawn):
     records = run(range(1, 101))
-    records[50]["train/loss"] = 1e4
+    records[50]["train/nll"] = 1e4
     draw_curves(records, tmp_path / "curves.png", "spike")
     assert drawn[0].axes[0].get_ylim()[1] < 10
 
