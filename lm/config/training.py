@@ -129,7 +129,7 @@ class GenerationConfig:
     )
     batch_size: int = option(64, "Sources at a time, of similar length.", minimum=1)
     max_examples: int = option(
-        0, "Outputs scored during training, 0 for all; the end and eval.py score all.", minimum=0
+        0, "Outputs scored during training, 0 for all; the table at the end and eval.py score all.", minimum=0
     )
     bleu_tokenize: str = option(
         "13a", "sacrebleu's tokenisation: 13a, intl, zh, char, none.", choices=("13a", "intl", "zh", "char", "none")
@@ -140,7 +140,9 @@ class GenerationConfig:
 class EvalConfig:
     every_steps: int = option(500, "Evaluate every so many steps, and at the end.", minimum=1)
     batch_size: int = option(0, "Rows at a time; 0 for train.batch_size.", minimum=0)
-    max_rows: int = option(0, "Rows scored during training, 0 for all; the end and eval.py score all.", minimum=0)
+    max_rows: int = option(
+        0, "Rows scored during training, 0 for all; the table at the end and eval.py score all.", minimum=0
+    )
     stride: int = option(0, "Tokens by which windows advance; 0 for sequence_length, less for overlap.", minimum=0)
     prompts: tuple[str, ...] = field(
         default=("",), metadata={"doc": "Continued as sample text at each evaluation; empty tuple for none."}

@@ -42,17 +42,22 @@ class Reporter:
         self._directory, self._console = directory, console
         self._rows = eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
         self._pairs = references(config, "valid") if config.eval.generation.metrics else {}
-        self._whole, self._during = self._evaluation(), self._evaluation(in_training=True)
+        self._whole = self._evaluation()
+        limited = config.eval.max_rows or self._pairs
+        self._during = self._evaluation(in_training=True) if limited else self._whole
         self._last: tuple[int, dict[str, float], float] | None = None  # a step, its figures, and seconds taken
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Figures on (a part of) the validation split and, on the screen, sample text.
 
-        Scores of outputs are of the same part and beams at every step, the last too, or the best could not be told.
+        They are of the same part, and by the same beams, at every step, the last too: or the best could not be told.
         """
-        if step == self._config.train.num_steps and not self._pairs:  # `final` shows it all
-            return self._evaluate_whole(state, step)[0]
-        values = self._during.evaluate(_evaluated_params(state), step)
+        if self._during is self._whole:
+            values = self._evaluate_whole(state, step)[0]
+        else:
+            values = self._during.evaluate(_evaluated_params(state), step)
+        if step == self._config.train.num_steps:  # `final` shows it all
+            return values
         scores = [figure for metric in self._config.eval.generation.metrics for figure in TEXT_METRICS[metric]]
         shown = {name: values.get(f"valid/{name}") for name in ("loss", "bits_per_byte", *scores)}
         told = [
@@ -104,7 +109,7 @@ class Reporter:
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
     def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
-        """Of the whole split; once, although both metrics.jsonl and the table at the end want it."""
+        """Of the whole split; once, where both metrics.jsonl and the table at the end want it."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(_evaluated_params(state), step)
