@@ -9,8 +9,8 @@ ids in the same batches, sorted by length as `lm.decoding.translate` does, and g
 not counted. Logits have to agree within 1e-4 first. The two take turns, and their order changes from turn to turn; the
 median of the turns counts. The first call, which compiles ours, is shown apart and is no turn.
 
-`model.generate` ends a beam search by a rule of its own choice. "never" finds what ours finds: it ends when no
-hypothesis could get better; False, the default there, ends earlier, by today's scores.
+A beam search ends when no hypothesis could win any more (ours; "never" of `model.generate`), or earlier, when none
+could win by its present length (`exact=False`; False, the default there).
 
 Nothing else may run meanwhile. OMP_NUM_THREADS sets the number of PyTorch's threads; the record tells it.
 """
@@ -150,12 +150,12 @@ def ways_to_decode(
 ) -> list[list[Timed]]:
     """Those that are to be compared with one another, ours first."""
 
-    def ours(settings: BeamSettings) -> Timed:
+    def ours(settings: BeamSettings, name: str = OURS) -> Timed:
         def decode(sources: Sequence[Ids]) -> list[Ids]:
             found = beam_search(model, params, sources, settings, vocabulary, min_rows=min_rows)
             return [hypotheses[0].tokens for hypotheses in found]
 
-        return Timed(OURS, settings, decode)
+        return Timed(name, settings, decode)
 
     def theirs(name: str, settings: BeamSettings, early_stopping: bool | str = False) -> Timed:
         return Timed(name, settings, lambda sources: peer_search(peer, sources, settings, vocabulary, early_stopping))
@@ -166,6 +166,7 @@ def ways_to_decode(
         [
             ours(beams),
             theirs("transformers, early_stopping=never", beams, "never"),
+            ours(dataclasses.replace(beams, exact=False), f"{OURS}, exact=False"),
             theirs("transformers, early_stopping=False", beams),
         ],
     ]

@@ -51,7 +51,7 @@ BATCH_SIZE_DEFAULT = 16  # of continuations
 FLAGS = flags.FLAGS
 DEFAULTS = Sampling()
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat_ngram", "num_hypotheses")
+SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat_ngram", "exact", "num_hypotheses")
 
 
 def define_flags() -> None:
@@ -94,6 +94,7 @@ def define_flags() -> None:
     flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none, more for longer outputs.")
     flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: no end token before so many.")
     flags.DEFINE_integer("no_repeat_ngram", None, "Encoder-decoder: no n-gram of so many tokens comes twice; 0: may.")
+    flags.DEFINE_bool("exact", None, "Encoder-decoder: search until no hypothesis can win; see eval.generation.exact.")
     flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: the best so many outputs of every source.")
 
 

@@ -122,6 +122,11 @@ class GenerationConfig:
         choices=("power", "gnmt"),
     )
     length_penalty: float = option(1.0, "The a above: 0 for none, more for longer outputs.", minimum=-8.0, maximum=8.0)
+    exact: bool = option(
+        True,
+        "Search on until no hypothesis can win any more; False ends when none could win at once, as Hugging Face "
+        "does by default: about twice as fast, and seldom another output.",
+    )
     max_new_tokens: int = option(0, "Longest output, end token included; 0 for data.sequence_length.", minimum=0)
     min_new_tokens: int = option(0, "No end token before so many.", minimum=0)
     no_repeat_ngram: int = option(

@@ -14,7 +14,9 @@ token only, the most probable, and the row ends with it: greedy decoding.
 
 A row ends when no alive hypothesis can get a better score than the worst kept finished one, however
 probable its further tokens are; so its outputs are those of a search that runs to the end. Only
-`num_hypotheses` finished ones are kept, for others would not be given out.
+`num_hypotheses` finished ones are kept, for others would not be given out. With a penalty that favours long
+outputs that takes most of the T steps; with `exact=False` a row ends when none could do better by ending at the
+next token, as in Hugging Face by default, which is sooner and seldom gives other outputs.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class BeamSettings:
     max_new_tokens: int = 128  # of a hypothesis, its prefix and end token included
     min_new_tokens: int = 0  # no end token before so many others, the prefix included
     no_repeat_ngram: int = 0  # no n-gram of so many tokens comes twice; 0: no such rule. A prefix may break it
+    exact: bool = True  # search on until no hypothesis can win, and not only until none could win at once
     num_hypotheses: int = 1  # given out for each source, best first; at most num_beams
 
     def check(self) -> None:
@@ -95,6 +98,7 @@ class Rules:
     used_B: Array  # bool: not a row that only fills up the batch
     penalties_T: Array  # float32, monotone
     min_new_tokens: Array  # int32 ()
+    exact: Array  # bool ()
 
 
 @flax.struct.dataclass
@@ -147,7 +151,8 @@ def search(
         # A log-probability only falls, so the best that can be is today's, at the length with the largest
         # penalty: penalties are monotone, so that is the next at which it may end, or the last.
         next_end = jnp.minimum(jnp.maximum(beams.length, rules.min_new_tokens), T - 1)
-        largest = jnp.maximum(rules.penalties_T[next_end], rules.penalties_T[T - 1])
+        last_end = jnp.where(rules.exact, T - 1, next_end)
+        largest = jnp.maximum(rules.penalties_T[next_end], rules.penalties_T[last_end])
         best_B1 = beams.log_probabilities_Bk[:, :1] / largest
         open_B1 = best_B1 > beams.finished.scores_Bn[:, -1:]
         beams = dataclasses.replace(
@@ -294,6 +299,7 @@ def beam_search(
         used_B=np.arange(rows) < len(sources),
         penalties_T=settings.penalties(),
         min_new_tokens=np.int32(settings.min_new_tokens),
+        exact=np.bool_(settings.exact),
     )
     source = pad_sources(sources, rows, model.config, vocabulary.pad_id, source_bucket)
     counts = settings.num_beams, settings.num_hypotheses, settings.no_repeat_ngram

@@ -95,6 +95,7 @@ class Generation:
             max_new_tokens=settings.max_new_tokens,
             min_new_tokens=settings.min_new_tokens,
             no_repeat_ngram=settings.no_repeat_ngram,
+            exact=settings.exact,
             num_hypotheses=1,
         )
         with on_mesh(self._mesh):

@@ -74,6 +74,7 @@ def searched(tables_BHV, settings, prefixes=()):
         used_B=np.arange(ROWS) < B,
         penalties_T=settings.penalties(),
         min_new_tokens=np.int32(settings.min_new_tokens),
+        exact=np.bool_(settings.exact),
     )
     padded_BHV = np.concatenate([tables_BHV, np.zeros((ROWS - B, HISTORIES, V), np.float32)])
     beams = run(padded_BHV, rules, settings.num_beams, settings.num_hypotheses, settings.no_repeat_ngram)
@@ -117,7 +118,7 @@ def brute_force(logits_HV, settings, prefix=()):
 
 
 def plain_search(logits_HV, settings):
-    """Beam search in lists, up to the last step whatever is finished; equals in the order of beams and tokens."""
+    """Beam search in lists; if exact to the last step, whatever is finished. Equals go by beam and token."""
     table_HV, k = log_softmax(logits_HV), settings.num_beams
     alive, finished = [([], np.float32(0))], []
     for step in range(T):
@@ -132,6 +133,11 @@ def plain_search(logits_HV, settings):
             if is_over:
                 finished.append((tokens, total / penalty_of(settings, len(tokens)), total))
         alive = [candidate for candidate, is_over in zip(candidates, over, strict=True) if not is_over][:k]
+        kept = sorted((output[1] for output in finished), reverse=True)[: settings.num_hypotheses]
+        full = alive and len(kept) == settings.num_hypotheses
+        # None that is alive would be kept if it ended with the next token.
+        if not settings.exact and full and alive[0][1] / penalty_of(settings, min(step + 2, T)) <= kept[-1]:
+            break
     return sorted(finished, key=lambda output: -output[1])[: settings.num_hypotheses]
 
 
@@ -170,6 +176,21 @@ def test_few_beams_find_what_a_plain_search_to_the_end_finds(k):
         for found, logits_HV in zip(rows, tables_BHV, strict=True):
             assert_equal(found, plain_search(logits_HV, settings))
     assert early > 0
+
+
+def test_an_inexact_search_ends_when_nothing_could_win_at_once():
+    sooner = 0
+    for end, (penalty, a), n in itertools.product((0.0, 2.0), PENALTIES, (1, 3)):
+        settings = BeamSettings(3, penalty, a, num_hypotheses=n, exact=False)
+        tables_BHV = tables(6, seed=5, end=end)
+        for logits_HV in tables_BHV:
+            (found,), length = searched(logits_HV[None], settings)
+            exact, exact_length = searched(logits_HV[None], dataclasses.replace(settings, exact=True))
+            assert_equal(found, plain_search(logits_HV, settings))
+            if a <= 0:  # then the next length has the best penalty, and nothing is different
+                assert ([found], length) == (exact, exact_length)
+            sooner += length < exact_length
+    assert sooner > 0
 
 
 def test_a_search_ends_as_soon_as_nothing_can_win_any_more():
