@@ -26,10 +26,10 @@ train:
 	$(RUN_ENVIRONMENT)
 	@$(VENV)/bin/python train.py --config=configs/quickstart.py --workdir=runs/quickstart $(TRAIN_ARGS)
 
-# A file stays with one process: its tests share what they have compiled and trained.
+# A file stays with one process: its tests share what they have compiled and trained. Long files come first.
 test:
 	$(DEV_ENVIRONMENT)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint:
 	$(DEV_ENVIRONMENT)

@@ -35,6 +35,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 ROOT = Path(__file__).resolve().parent.parent
+# Files that take long, to begin with: none is left alone with one of the workers at the end.
+LONG_FILES = (
+    "test_resume.py",
+    "test_processes.py",
+    "test_bad_input.py",
+    "test_generate_command.py",
+    "test_eval_command.py",
+    "test_step.py",
+    "test_encoder_decoder.py",
+    "test_beam_model.py",
+)
 TINY_CONFIG = """
 from lm.config import defaults, source
 
@@ -240,3 +251,7 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         return Outcome(int(caught.value.code or 0), output.out, output.err)
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
