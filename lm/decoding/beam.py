@@ -15,8 +15,8 @@ token only, the most probable, and the row ends with it: greedy decoding.
 A row ends when no alive hypothesis can get a better score than the worst kept finished one, however
 probable its further tokens are; so its outputs are those of a search that runs to the end. Only
 `num_hypotheses` finished ones are kept, for others would not be given out. With a penalty that favours long
-outputs that takes most of the T steps; with `exact=False` a row ends when none could do better by ending at the
-next token, as in Hugging Face by default, which is sooner and seldom gives other outputs.
+outputs that takes most of the T steps; with `exact=False` a row ends when it has `num_beams` finished ones and none
+alive could get among them by ending at the next token, as in Hugging Face by default: sooner, and seldom different.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ class BeamSettings:
             raise UserError(f"no_repeat_ngram={self.no_repeat_ngram}: must be a number of tokens, or 0 for no rule.")
         if not -8 <= self.length_penalty <= 8:  # beyond, powers of long lengths leave the range of float32
             raise UserError(f"length_penalty={self.length_penalty}: must be between -8 and 8.")
+
+    @property
+    def num_kept(self) -> int:
+        """Finished hypotheses that a search keeps, and compares the alive ones with."""
+        return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
         """float32 (T,): what the log-probability of a hypothesis of 1, 2, ..., T tokens is divided by."""
@@ -302,9 +307,9 @@ def beam_search(
         exact=np.bool_(settings.exact),
     )
     source = pad_sources(sources, rows, model.config, vocabulary.pad_id, source_bucket)
-    counts = settings.num_beams, settings.num_hypotheses, settings.no_repeat_ngram
+    counts = settings.num_beams, settings.num_kept, settings.no_repeat_ngram
     found: Finished = jax.tree.map(np.asarray, search_model(model, params, source, rules, vocabulary, *counts).finished)
-    return [hypotheses(found, row) for row in range(len(sources))]
+    return [hypotheses(found, row)[: settings.num_hypotheses] for row in range(len(sources))]
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
