@@ -125,7 +125,7 @@ class GenerationConfig:
     exact: bool = option(
         True,
         "Search on until no hypothesis can win any more; False ends when none could win at once, as Hugging Face "
-        "does by default: about twice as fast, and seldom another output.",
+        "does by default: faster, and seldom another output.",
     )
     max_new_tokens: int = option(0, "Longest output, end token included; 0 for data.sequence_length.", minimum=0)
     min_new_tokens: int = option(0, "No end token before so many.", minimum=0)
