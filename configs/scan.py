@@ -20,8 +20,8 @@ def get_config(directory=""):
         pattern = r"IN: (?P<source>.*) OUT: (?P<target>.*)"
         config.data[split].scan = source(path=path, document="line", pattern=pattern)
     config.data.holdout_fraction = 0.03
-    config.data.tokenizer.update(kind="sentencepiece", algorithm="bpe", vocab_size=400)
-    config.data.update(sequence_length=256, source_length=64)
+    config.data.tokenizer.kind = "words"
+    config.data.update(sequence_length=64, source_length=32)
     config.objective.name = "seq2seq"
     config.model.update(
         family="encoder_decoder",
@@ -45,8 +45,8 @@ def get_config(directory=""):
         final_fraction=0.0,
         weight_decay=0.01,
     )
-    config.train.update(batch_size=16, num_steps=1000)
+    config.train.update(batch_size=64, num_steps=1000)
     config.eval.every_steps = 250
-    config.eval.generation.update(metrics=("exact_match",), max_new_tokens=250, max_examples=200, batch_size=128)
+    config.eval.generation.update(metrics=("exact_match",), max_new_tokens=52, max_examples=200, batch_size=128)
     config.checkpoint.update(every_steps=250, best_metric="valid/exact_match")
     return config

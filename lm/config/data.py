@@ -88,11 +88,13 @@ class TokenizerConfig:
 
     kind: str = option(
         "sentencepiece",
-        "bytes, characters (of the training text), sentencepiece, or huggingface (a tokenizer.json).",
-        choices=("bytes", "characters", "sentencepiece", "huggingface"),
+        "bytes, characters or words (of the training text), sentencepiece, or huggingface (a tokenizer.json).",
+        choices=("bytes", "characters", "words", "sentencepiece", "huggingface"),
     )
     path: str = option("", "Load this SentencePiece model or tokenizer.json in place of training one.")
-    vocab_size: int = option(8192, "sentencepiece: size of the vocabulary to train.", minimum=300, maximum=1_000_000)
+    vocab_size: int = option(
+        8192, "sentencepiece: size of the vocabulary to train; words: its bound.", minimum=300, maximum=1_000_000
+    )
     algorithm: str = option("unigram", "sentencepiece: unigram or bpe.", choices=("unigram", "bpe"))
     train_megabytes: float = option(64.0, "sentencepiece: train on at most so much text, MB.", minimum=0.001)
     bos_token: str = option("", "huggingface: the piece put before each document; empty to guess from the file.")

@@ -1,10 +1,11 @@
-"""How text becomes numbers and back: bytes, characters, SentencePiece, Hugging Face's tokenizer.json.
+"""How text becomes numbers and back: bytes, characters, words, SentencePiece, Hugging Face's tokenizer.json.
 
 What all of them have in common is in `lm/data/tokenizer_base.py`.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -78,6 +79,49 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def _from_content(cls, content: bytes, options: dict[str, Any]) -> CharacterTokenizer:
+        return cls(json.loads(content))
+
+
+class WordTokenizer(Tokenizer):
+    """What white space separates in the training text, the most frequent first; other words become `unk_id`.
+
+    For artificial languages and word models. Text comes back with single spaces between its words.
+    """
+
+    kind = "words"
+    file_name = "words.json"
+    bos_id = BOS
+    eos_id = EOS
+    unk_id = UNK
+
+    def __init__(self, words: Sequence[str]):
+        self.words = list(words)
+        self.base_size = 4 + len(self.words)
+        self._ids = {word: number for number, word in enumerate(self.words, start=4)}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> WordTokenizer:
+        """Of equally frequent words the first in the order of code points."""
+        counts: collections.Counter[str] = collections.Counter()
+        for text in texts:
+            counts.update(text.split())
+        ordered = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(ordered[: vocab_size - 4])
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, UNK) for word in text.split()]
+
+    def _decode(self, ids: list[int]) -> str:
+        return " ".join(self._piece(token) for token in ids)
+
+    def _piece(self, token: int) -> str:
+        return "<unk>" if token == UNK else self.words[token - 4]
+
+    def _content(self) -> bytes:
+        return json.dumps(self.words).encode()
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> WordTokenizer:
         return cls(json.loads(content))
 
 
@@ -156,13 +200,14 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 KINDS: dict[str, type[Tokenizer]] = {
-    each.kind: each for each in (ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
+    each.kind: each
+    for each in (ByteTokenizer, CharacterTokenizer, WordTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
 }
 
 
 def needs_text(config: TokenizerConfig) -> bool:
     """Whether `build_tokenizer` reads its texts."""
-    return config.kind == "characters" or (config.kind == "sentencepiece" and not config.path)
+    return config.kind in ("characters", "words") or (config.kind == "sentencepiece" and not config.path)
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -180,6 +225,8 @@ def _build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         for text in texts:
             characters.update(text)
         return CharacterTokenizer(characters)
+    if config.kind == "words":
+        return WordTokenizer.train(texts, config.vocab_size)
     return SentencePieceTokenizer(sentencepiece_training.train(config, texts))
 
 

@@ -71,6 +71,19 @@ def test_a_changed_file_is_told(tmp_path):
         tokenizers.load_tokenizer(tmp_path / "missing")
 
 
+def test_words_by_frequency_and_others_unknown(tmp_path):
+    config = TokenizerConfig(kind="words", vocab_size=300)
+    tokenizer = tokenizers.build_tokenizer(config, ["jump twice", "walk  and\njump", "and jump"])
+    assert tokenizer.words == ["jump", "and", "twice", "walk"]
+    assert tokenizer.encode("walk and  run\njump") == [7, 5, tokenizer.unk_id, 4]
+    assert tokenizer.decode([tokenizer.bos_id, 7, 5, 4, tokenizer.eos_id]) == "walk and jump"
+    assert tokenizer.vocab_size == 8
+    tokenizer.save(tmp_path / "saved")
+    assert tokenizers.load_tokenizer(tmp_path / "saved").encode("jump twice") == [4, 6]
+    bounded = tokenizers.build_tokenizer(TokenizerConfig(kind="words", vocab_size=300), (str(n) for n in range(1000)))
+    assert bounded.vocab_size == 300
+
+
 def test_characters_are_sorted_and_others_unknown():
     tokenizer = make("characters", "cab")
     assert tokenizer.vocab_size == 7
