@@ -54,8 +54,3 @@ def test_a_run_stops_says_so_and_is_done(tiny_pairs, launch, tmp_path):
     assert process.wait() == 0, process.stderr
     assert "Already done: step 6 of 40." in process.stdout and told in process.stdout
     assert RunDirectory.existing(root).read_metrics() == lines
-
-    process = launch("train.py", *tiny_pairs.flags(root, train__patience=3, **changes))
-    assert process.wait() == 0, process.stderr
-    assert "Continuing from the checkpoint of step 6." in process.stdout
-    assert "Stopped at step 8" in process.stdout, "more patience takes it on from there"
