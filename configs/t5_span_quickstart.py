@@ -3,7 +3,7 @@
     python train.py --config=configs/t5_span_quickstart.py --workdir=runs/t5_span
     python -m lm.data.show --config=configs/t5_span_quickstart.py --n=1
 
-Cost: about three minutes on two CPU cores. Expected: what was measured is in results/.
+Cost: about three minutes on two CPU cores (estimated). Expected: not measured yet.
 """
 
 from lm.config import defaults, source

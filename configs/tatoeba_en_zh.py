@@ -4,7 +4,7 @@
     python eval.py --workdir=runs/tatoeba --split=test
 
 DIR holds train.tsv, valid.tsv and test.tsv: English, a tab, Chinese; no heading.
-Cost: about six minutes on two CPU cores. Expected: what was measured is in results/.
+Cost: about six minutes on two CPU cores (estimated). Expected: not measured yet.
 """
 
 from pathlib import Path
