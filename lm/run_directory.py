@@ -23,6 +23,7 @@ from lm.schema import differences
 # Settings that a run may change when it goes on: they change neither the batches nor the updates (where the
 # order of a sum changes, rounding). Not among them: model.scan_layers, which changes the tree of parameters, and
 # model.dtype, which changes the updates by more than rounding.
+DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "num_classes"), ("data", "labels"))
 CHANGEABLE = (
     "checkpoint.",
     "data.cache_dir",
@@ -167,10 +168,9 @@ class RunDirectory:
         """The config with which the run goes on. UserError if it would be another run."""
         old, new = self.load_config(), config
         a, b = old.to_dict(), new.to_dict()
-        if not (a["model"]["vocab_size"] and b["model"]["vocab_size"]):
-            a["model"]["vocab_size"] = b["model"]["vocab_size"] = max(
-                a["model"]["vocab_size"], b["model"]["vocab_size"]
-            )
+        for section, name in DERIVED_FROM_DATA:
+            if not (a[section][name] and b[section][name]):  # in one of them it was not known yet
+                a[section][name] = b[section][name] = a[section][name] or b[section][name]
         # More steps are the same run only if the learning rate of each step is the same.
         if new.train.num_steps > old.train.num_steps and new.optimizer.schedule != "warmup_stable_decay":
             del a["train"]["num_steps"], b["train"]["num_steps"]
@@ -186,7 +186,7 @@ class RunDirectory:
                 f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
                 f"Start this one in another --workdir, or go back to the old values to continue that one.{longer}"
             )
-        return Config.from_dict({**new.to_dict(), "model": b["model"]})
+        return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
 
     # --- metrics ------------------------------------------------------------------------------------------
 

@@ -49,9 +49,13 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         inner = typing.get_args(kind)[1]
         return {str(name): build(inner, each, f"{path}.{name}.") for name, each in value.items()}
     if typing.get_origin(kind) is tuple:
-        if isinstance(value, str) or not isinstance(value, (tuple, list)) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"config.{path}: expected a tuple of strings, got {value!r}.")
-        return tuple(value)
+        inner = typing.get_args(kind)[0]
+        allowed = (int, float) if inner is float else inner
+        many = isinstance(value, (tuple, list))
+        if not many or not all(isinstance(v, allowed) and not isinstance(v, bool) for v in value):
+            what = {str: "strings", float: "numbers"}[inner]
+            raise UserError(f"config.{path}: expected a tuple of {what}, got {value!r}.")
+        return tuple(inner(v) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from lm.schema import option, section
@@ -13,8 +14,9 @@ class SourceConfig:
 
     kind: str = option(
         "text",
-        "embedded (the running Python's own documentation), text, jsonl, tsv, parquet or tfds.",
-        choices=("embedded", "text", "jsonl", "tsv", "parquet", "tfds"),
+        "embedded (the running Python's own documentation), text, jsonl, tsv, parquet or tfds; for tagging also conll "
+        "(a word and its tag a line), for span_qa squad (its JSON).",
+        choices=("embedded", "text", "jsonl", "tsv", "parquet", "tfds", "conll", "squad"),
     )
     path: str = option("", "File or glob (.gz is unpacked); for tfds the name of the data set, with version if wanted.")
     split: str = option("train", "tfds only: the split, e.g. train or train[:1%].")
@@ -35,6 +37,23 @@ class SourceConfig:
     )
     pattern: str = option(
         "", "Pairs in one text file with document=line: a regular expression with groups named source and target."
+    )
+    pair_field: str = option("", "Classification, regression: field of the second text of a pair, as `field`.")
+    label_field: str = option(
+        "", "Field of the label, number or list of tags, as `field`. conll: number of the column."
+    )
+    label_pattern: str = option(
+        "", "Classification of text files: a regular expression with a group named label, searched for in their paths."
+    )
+    label_names: tuple[str, ...] = dataclasses.field(
+        default=(), metadata={"doc": "Names of the labels 0, 1, ... where the field holds numbers."}
+    )
+    part: tuple[float, ...] = dataclasses.field(
+        default=(0.0, 1.0),
+        metadata={
+            "doc": "Labelled data: take the examples whose hash lies in this part of 0 to 1, as (0.0, 0.8): sources of "
+            "the same file with other parts share no example. Articles of squad stay whole."
+        },
     )
     columns: str = option("", "tsv only: names of the columns, with commas, where the first line does not have them.")
     prefix: str = option("", "Pairs: put before every source text, e.g. 'translate English to German: '.")
@@ -131,6 +150,16 @@ class DataConfig:
     source_length: int = option(
         0, "Encoder-decoder: tokens a row of the source side; 0 for sequence_length.", minimum=0
     )
+    labels: tuple[str, ...] = field(
+        default=(), metadata={"doc": "Names of the labels, in their order; empty for those of train, sorted."}
+    )
+    fold: int = option(
+        0, "Cross-validation: which of the data.folds this is; turns the parts of all sources.", minimum=0
+    )
+    folds: int = option(
+        1, "Cross-validation: so many; each has its own examples in the part from 0 to 1 / folds.", minimum=1
+    )
+    context_overlap: int = option(64, "span_qa: tokens that windows of a long context have in common.", minimum=0)
     num_workers: int = option(0, "Processes that prepare batches; 0 for a thread. Never changes the data.", minimum=0)
     prefetch: int = option(4, "Batches prepared ahead.", minimum=1)
     cache_dir: str = option("", "Where token stores are kept; empty for $LM_CACHE_DIR, or else ~/.cache/lm.")

@@ -17,12 +17,27 @@ from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConf
 from lm.errors import UserError
 from lm.schema import build, option, section
 
+# What the model has to compute for an objective; for all others the next token.
+HEADS = {
+    "masked": "masked",
+    "classification": "classes",
+    "regression": "classes",
+    "tagging": "classes",
+    "span_qa": "span",
+    "contrastive": "embedding",
+}
+
 
 @dataclass(frozen=True)
 class Config:
     """One experiment."""
 
     seed: int = option(0, "Of the initial weights, the data order, dropout and sampling.", minimum=0)
+    init_from: str = option(
+        "",
+        "Begin with the parameters and the tokenizer of this run directory (its best checkpoint); what does not match "
+        "is listed. Empty for random parameters.",
+    )
     data: DataConfig = section(DataConfig)
     model: ModelConfig = section(ModelConfig)
     objective: ObjectiveConfig = section(ObjectiveConfig)
@@ -63,9 +78,15 @@ def source(**values: Any) -> ml_collections.ConfigDict:
 
 
 def _resolve(config: Config) -> Config:
-    """Fills in the zeros that stand for "derived", save vocab_size, which the tokenizer gives."""
+    """Fills in what stands for "derived", save what the tokenizer (vocab_size) and the data (labels) give."""
     data, model, steps = config.data, config.model, config.train.num_steps
     optimizer, generation = config.optimizer, config.eval.generation
+    head = model.head or HEADS.get(config.objective.name, "tokens")
+    pooling = model.pooling or ("first" if model.family == "encoder" else "last")
+    classes = 1 if config.objective.name == "regression" else len(data.labels)
+    model = dataclasses.replace(
+        model, head=head, pooling=pooling, num_classes=model.num_classes or (classes if head == "classes" else 0)
+    )
     if model.family == "encoder_decoder":
         data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
         model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lm.schema import option
 
@@ -14,8 +14,8 @@ class ModelConfig:
     family: str = option(
         "decoder",
         "decoder: one stack that sees what comes before (GPT, Llama); encoder_decoder: one that reads the source and "
-        "one that writes the target (Transformer, T5, BART).",
-        choices=("decoder", "encoder_decoder"),
+        "one that writes the target (Transformer, T5, BART); encoder: one stack that sees all (BERT).",
+        choices=("decoder", "encoder_decoder", "encoder"),
     )
     vocab_size: int = option(
         0, "Rows of the embedding; 0 for the tokenizer's, rounded up to vocab_multiple.", minimum=0
@@ -40,6 +40,9 @@ class ModelConfig:
     relative_buckets: int = option(32, "relative: number of buckets, half of them exact distances.", minimum=4)
     relative_max_distance: int = option(128, "relative: distances from here on share a bucket.", minimum=2)
     rotary_theta: float = option(10_000.0, "Base of the rotary angles.", minimum=1.0)
+    local_rotary_theta: float = option(
+        0.0, "The same in layers with a window where others have none (global_every); 0 for rotary_theta.", minimum=0.0
+    )
     rotary_interleaved: bool = option(False, "Rotate adjacent pairs (as llama.c) in place of the two halves (as HF).")
     norm: str = option("layernorm", "Normalisation.", choices=("layernorm", "rmsnorm"))
     norm_position: str = option("pre", "Before each sub-layer, or after its residual sum.", choices=("pre", "post"))
@@ -62,6 +65,12 @@ class ModelConfig:
     window: int = option(
         0, "Sliding window: how many tokens back, itself included, a token sees; 0 for all.", minimum=0
     )
+    global_every: int = option(
+        0,
+        "With a window: layers 0, n, 2n, ... have none and see all, as in ModernBERT; 0: every layer has it.",
+        minimum=0,
+    )
+    token_types: int = option(0, "Encoder: kinds of token that are told apart by an embedding (BERT: 2).", minimum=0)
     init_std: float = option(
         0.02, "Standard deviation of the initial weights; 0 for 1/sqrt(inputs) of each product.", minimum=0.0
     )
@@ -82,6 +91,30 @@ class ModelConfig:
         choices=("none", "full", "dots"),
     )
 
+    head: str = option(
+        "",
+        "What is computed of each token; empty for what the objective asks for. tokens: the next one; masked: the one "
+        "that is hidden there; classes: scores of labels (or one number); span: scores of being an answer's start and "
+        "end; embedding: a vector for the text.",
+        choices=("", "tokens", "masked", "classes", "span", "embedding"),
+    )
+    num_classes: int = option(0, "Of head=classes; 0 for as many as there are labels, 1 for regression.", minimum=0)
+    pooling: str = option(
+        "",
+        "What of a text stands for the whole: its first or last token, or the mean; empty for first in an encoder, "
+        "last elsewhere.",
+        choices=("", "first", "last", "mean"),
+    )
+    pooler: bool = option(False, "A product and tanh before the classes of a text, as BERT.")
+    head_transform: bool = option(False, "masked: a product, the activation and a norm before the output, as BERT.")
+    output_bias: bool = option(False, "masked: a bias for each entry of the vocabulary, as BERT.")
+    lora_rank: int = option(0, "Train adapters of this rank (Hu 2021) beside frozen products; 0 for none.", minimum=0)
+    lora_alpha: float = option(16.0, "Adapters are scaled by lora_alpha / lora_rank.", minimum=0.0)
+    lora_targets: tuple[str, ...] = field(
+        default=("query", "value"),
+        metadata={"doc": "Products with an adapter: query, key, value, out, up, gate, down."},
+    )
+
     @property
     def gated(self) -> bool:
         """Whether the MLP has two products from the width to the hidden width."""
@@ -95,16 +128,39 @@ class ObjectiveConfig:
     name: str = option(
         "causal",
         "causal: every token from those before it. Encoder-decoder: seq2seq (the target of a pair), span_corruption "
-        "(T5), ul2 (its mixture of denoisers), infilling (BART), prefix_lm (the rest of a text from its beginning).",
-        choices=("causal", "seq2seq", "span_corruption", "ul2", "infilling", "prefix_lm"),
+        "(T5), ul2 (its mixture of denoisers), infilling (BART), prefix_lm (the rest of a text from its beginning). "
+        "Encoder: masked (BERT). Any: classification or regression (a label or number for a text or a pair of texts), "
+        "tagging (a label for each word), span_qa (where in a text the answer is), contrastive (texts that belong "
+        "together get similar vectors).",
+        choices=(
+            "causal",
+            "seq2seq",
+            "span_corruption",
+            "ul2",
+            "infilling",
+            "prefix_lm",
+            "masked",
+            "classification",
+            "regression",
+            "tagging",
+            "span_qa",
+            "contrastive",
+        ),
     )
     noise_density: float = option(
-        0.15, "span_corruption, infilling: share of the tokens that are masked.", minimum=0.01, maximum=0.9
+        0.15, "span_corruption, infilling, masked: share of the tokens that are hidden.", minimum=0.01, maximum=0.9
     )
     mean_span_length: float = option(
         3.0, "span_corruption, infilling: mean length of a masked span, in tokens.", minimum=1.0
     )
     permute_sentences: bool = option(False, "infilling: shuffle the sentences of the source, as BART.")
+    whole_words: bool = option(False, "masked: hide whole words, never a part of one.")
+    next_sentence: bool = option(False, "masked: two texts, and whether the second one follows the first, as BERT.")
+    class_weights: tuple[float, ...] = field(
+        default=(), metadata={"doc": "classification, tagging: weight of each label in the loss, as data.labels."}
+    )
+    balance_classes: bool = option(False, "classification: weights in inverse proportion to the labels' numbers.")
+    temperature: float = option(0.05, "contrastive: similarities are divided by it.", minimum=0.001)
     label_smoothing: float = option(0.0, "Mass taken from the target and spread evenly.", minimum=0.0, maximum=0.9)
     label_smoothing_over: str = option(
         "vocabulary",

@@ -16,6 +16,18 @@ SCORES = (
     "rougeL",
     "rougeLsum",
     "exact_match",
+    "accuracy",
+    "f1_macro",
+    "f1_micro",
+    "mcc",
+    "pearson",
+    "spearman",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "f1",
+    "mlm_accuracy",
+    "next_sentence_accuracy",
 )
 # What eval.generation.metrics may name, with the figures that each gives.
 TEXT_METRICS = {
@@ -25,6 +37,15 @@ TEXT_METRICS = {
     "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
     "exact_match": ("exact_match",),
     "wer": ("wer",),
+}
+# What the evaluation of an encoder's task gives beside its loss.
+TASK_FIGURES = {
+    "masked": ("mlm_loss", "mlm_accuracy", "perplexity"),
+    "classification": ("accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"),
+    "regression": ("pearson", "spearman", "mean_squared_error"),
+    "tagging": ("entity_f1", "entity_precision", "entity_recall", "token_accuracy"),
+    "span_qa": ("exact_match", "f1"),
+    "contrastive": ("accuracy",),
 }
 
 
@@ -52,6 +73,18 @@ class OptimizerConfig:
     b2: float = option(0.95, "Decay of the second moment; its upper bound for adafactor.", minimum=0.0, maximum=0.99999)
     epsilon: float = option(1e-8, "Added to the root of the second moment (adamw, and muon's AdamW part).", minimum=0.0)
     clip_norm: float = option(1.0, "Clip the global gradient norm to this; 0 for no clipping.", minimum=0.0)
+    layer_decay: float = option(
+        1.0,
+        "Learning rate of each layer as a share of that of the layer above it; the head has the whole, the embeddings "
+        "the least (Clark 2020: 0.8 to 0.9 for fine-tuning).",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    freeze_layers: int = option(0, "Do not train the embeddings and so many of the first blocks.", minimum=0)
+    freeze: tuple[str, ...] = field(
+        default=(),
+        metadata={"doc": "Do not train parameters in whose names (as in the table at the start) one of these occurs."},
+    )
     ema_decay: float = option(
         0.0,
         "Keep an average of the parameters with this decay and evaluate with it; 0 for none.",
@@ -149,6 +182,9 @@ class EvalConfig:
         0, "Rows scored during training, 0 for all; the table at the end and eval.py score all.", minimum=0
     )
     stride: int = option(0, "Tokens by which windows advance; 0 for sequence_length, less for overlap.", minimum=0)
+    bootstrap: int = option(
+        0, "Resamplings for 95 % confidence intervals of a labelled task's figures in the table; 0: none.", minimum=0
+    )
     prompts: tuple[str, ...] = field(
         default=("",), metadata={"doc": "Continued as sample text at each evaluation; empty tuple for none."}
     )
