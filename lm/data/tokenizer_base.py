@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lm.errors import UserError
 
 INFO_FILE = "tokenizer_info.json"
@@ -126,6 +128,28 @@ class Tokenizer(abc.ABC):
         if not 0 <= token < self.vocab_size:
             return f"<{token}>"
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+
+    @property
+    def text_ids(self) -> np.ndarray:
+        """The tokens that spell text, int32, in order: none that is special, extra, unknown or not in use."""
+        return np.array([i for i in range(self.vocab_size) if self._is_text(i)], np.int32)
+
+    def _is_text(self, token: int) -> bool:
+        return not self.is_special(token) and self._extra_number(token) is None and token != self.unk_id
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Bool (V,): whether a token begins a new word, as the first token of a text does in any case.
+
+        White space belongs to the word after it, as in most vocabularies of pieces: a word begins with a token
+        that begins with white space, and all tokens up to the next such are part of it. Where white space is
+        no part of the text (WordPiece) tokens that continue a word are marked, and all others begin one.
+        """
+        tokens = range(self.vocab_size)
+        return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
+
+    def _starts_word(self, token: int) -> bool:
+        return self._piece(token)[:1].isspace()
 
     @property
     def fingerprint(self) -> str:

@@ -25,6 +25,10 @@ class HuggingFaceTokenizer(Tokenizer):
         ("<|endoftext|>", "<|endoftext|>"),
     )
 
+    # How pieces write white space: as it is, in SentencePiece's way, as byte-level BPE writes bytes 9 to 13 and 32.
+    SPACES = tuple(" \t\n\v\f\r\u2581\u0109\u010a\u010b\u010c\u010d\u0120")
+    SPACE_BYTES = tuple(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r ")  # where bytes spell unknown characters
+
     def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
         import tokenizers
 
@@ -91,6 +95,17 @@ class HuggingFaceTokenizer(Tokenizer):
     def _piece(self, token: int) -> str:
         piece = self._tokenizer.id_to_token(token)
         return f"<{token}>" if piece is None else piece.replace("Ġ", " ").replace("Ċ", "\n").replace("▁", " ")
+
+    def _is_text(self, token: int) -> bool:
+        added = self._tokenizer.get_added_tokens_decoder().get(token)
+        used = self._tokenizer.id_to_token(token) is not None and not (added and added.special)
+        return used and super()._is_text(token)
+
+    def _starts_word(self, token: int) -> bool:
+        model, piece = self._tokenizer.model, self._tokenizer.id_to_token(token)
+        if type(model).__name__ == "WordPiece":
+            return not piece.startswith(model.continuing_subword_prefix)
+        return type(model).__name__ == "WordLevel" or piece[:1] in self.SPACES or piece in self.SPACE_BYTES
 
     def _special(self) -> dict[int, str]:
         names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}

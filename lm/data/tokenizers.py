@@ -40,6 +40,9 @@ class ByteTokenizer(Tokenizer):
         value = token - 3
         return chr(value) if 32 <= value < 127 or value in (9, 10) else f"<0x{value:02X}>"
 
+    def _starts_word(self, token: int) -> bool:
+        return bytes([token - 3]).isspace()
+
     def _content(self) -> bytes:
         return b"id = byte + 3; 0, 1 and 2 are padding, bos and eos\n"
 
@@ -117,6 +120,9 @@ class WordTokenizer(Tokenizer):
     def _piece(self, token: int) -> str:
         return "<unk>" if token == UNK else self.words[token - 4]
 
+    def _starts_word(self, token: int) -> bool:
+        return True
+
     def _content(self) -> bytes:
         return json.dumps(self.words).encode()
 
@@ -186,6 +192,16 @@ class SentencePieceTokenizer(Tokenizer):
         if token == self.unk_id:
             return "<unk>"
         return self._processor.id_to_piece(token).replace("\u2581", " ")
+
+    def _is_text(self, token: int) -> bool:
+        if token < self.base_size and (self._processor.is_control(token) or self._processor.is_unused(token)):
+            return False
+        return super()._is_text(token)
+
+    def _starts_word(self, token: int) -> bool:
+        if self._processor.is_byte(token):
+            return bytes([int(self._processor.id_to_piece(token)[1:-1], 16)]).isspace()
+        return super()._starts_word(token)
 
     def _special(self) -> dict[int, str]:
         names = {self.bos_id: "<bos>", self.eos_id: "<eos>"}
