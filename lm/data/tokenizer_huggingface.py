@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,9 +27,9 @@ class HuggingFaceTokenizer(Tokenizer):
         ("<|endoftext|>", "<|endoftext|>"),
     )
 
-    # How pieces write white space: as it is, in SentencePiece's way, as byte-level BPE writes bytes 9 to 13 and 32.
-    SPACES = tuple(" \t\n\v\f\r\u2581\u0109\u010a\u010b\u010c\u010d\u0120")
-    SPACE_BYTES = tuple(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r ")  # where bytes spell unknown characters
+    # How white space is written: as it is, in SentencePiece's way, and as a byte of what is not in the vocabulary.
+    SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
+    BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # and where bytes are written as letters
 
     def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
         import tokenizers
@@ -102,10 +104,17 @@ class HuggingFaceTokenizer(Tokenizer):
         return used and super()._is_text(token)
 
     def _starts_word(self, token: int) -> bool:
-        model, piece = self._tokenizer.model, self._tokenizer.id_to_token(token)
-        if type(model).__name__ == "WordPiece":
+        model, piece = self._tokenizer.model, self._tokenizer.id_to_token(token) or ""
+        kind = type(model).__name__
+        if kind == "WordPiece":
             return not piece.startswith(model.continuing_subword_prefix)
-        return type(model).__name__ == "WordLevel" or piece[:1] in self.SPACES or piece in self.SPACE_BYTES
+        return kind == "WordLevel" or piece.startswith(self.BYTE_LEVEL_SPACES if self._byte_level else self.SPACES)
+
+    @functools.cached_property
+    def _byte_level(self) -> bool:
+        """Whether pieces are bytes, each written as a letter."""
+        parts = json.loads(self._json)
+        return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
 
     def _special(self) -> dict[int, str]:
         names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}

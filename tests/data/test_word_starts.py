@@ -86,6 +86,14 @@ def test_bytes_that_spell_a_space_begin_a_word():
     assert [pieces[i] for i in np.flatnonzero(starts)] == [f"<0x{byte:02X}>" for byte in (9, 10, 11, 12, 13, 32)]
 
 
+def test_a_letter_that_elsewhere_stands_for_a_byte_is_no_white_space():
+    pieces = ["<unk>", "\u2581ne", "\u010d", "\u2581", "e", "n"]  # n, e, c with caron: byte-level BPE's carriage return
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = library.models.BPE(vocabulary, [], unk_token="<unk>")
+    tokenizer = huggingface(model, pre_tokenizer=library.pre_tokenizers.Metaspace(), special=("<s>", "</s>"))
+    assert [pieces[i] for i in np.flatnonzero(tokenizer.word_starts)] == ["\u2581ne", "\u2581"]
+
+
 @pytest.mark.parametrize("kind", ["bytes", "characters", "words", "sentencepiece", "byte_level"])
 def test_text_ids_are_what_text_can_turn_into(kind):
     tokenizer = made(kind)
