@@ -29,7 +29,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     # How white space is written: as it is, in SentencePiece's way, and as a byte of what is not in the vocabulary.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
-    BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # and where bytes are written as letters
+    BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
     def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
         import tokenizers
