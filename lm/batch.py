@@ -1,4 +1,4 @@
-"""The one batch type, and the legend of the shape letters used in every tensor name.
+"""What goes into every model (the one batch type) and what comes out; the legend of all shape letters.
 
     B  batch (rows)            D  model width              N  layers
     L  length of the decoder-  H  query heads              F  hidden width of the MLP
@@ -51,3 +51,14 @@ class Batch:
     @property
     def shape(self) -> tuple[int, int]:
         return self.tokens.shape
+
+
+@flax.struct.dataclass
+class Output:
+    """What a model gives; None is what its head does not compute."""
+
+    logits: Any = None  # float32 (B, L, V), of labels (B, L, C), of an answer's start and end (B, L, 2)
+    cache: Any = None  # lm.models.cache.Cache
+    pair_logits: Any = None  # float32 (B, L, 2): whether the second text follows; read at the first token
+    embedding: Any = None  # float32 (B, D): of each row, of length 1
+    source_embedding: Any = None  # the same of its partner

@@ -32,7 +32,7 @@ class Stack:
 
 def stacks(model: ModelConfig, length: int, source_length: int = 0) -> list[Stack]:
     """Of a resolved config, for rows of so many tokens on each side."""
-    if model.family == "decoder":
+    if model.family != "encoder_decoder":
         return [Stack(model.num_layers, length)]
     return [Stack(model.num_encoder_layers, source_length), Stack(model.num_layers, length, source_length)]
 
@@ -41,12 +41,13 @@ def stacks(model: ModelConfig, length: int, source_length: int = 0) -> list[Stac
 class ParameterCounts:
     """Parameters by what they do."""
 
-    token_embedding: int  # both, where source and target have their own
+    token_embedding: int  # both, where source and target have their own; and that of token types
     position_embedding: int
     attention: int  # all layers of all stacks, biases included
     mlp: int
     norms: int
-    output: int  # 0 if it is the embedding
+    heads: int  # 0 where the output is the embedding
+    adapters: int = 0  # of low rank, beside products of the blocks
 
     @property
     def total(self) -> int:
@@ -60,17 +61,43 @@ def parameter_counts(config: ModelConfig) -> ParameterCounts:
     norm = D * (1 + int(config.norm == "layernorm" and config.use_bias))
     towers = stacks(config, 1, 1)
     attentions = sum(each.layers * (2 if each.source_length else 1) for each in towers)
-    own = 0 if config.family == "decoder" or config.share_embeddings else config.source_vocab_size or config.vocab_size
+    own = (
+        0
+        if config.family != "encoder_decoder" or config.share_embeddings
+        else config.source_vocab_size or config.vocab_size
+    )
     positions = {"learned": config.max_length * D, "relative": config.relative_buckets * config.num_heads}
     outside = int(config.norm_position == "pre") + int(config.norm_embeddings)
     return ParameterCounts(
-        token_embedding=(config.vocab_size + own) * D,
+        token_embedding=(config.vocab_size + own + config.token_types) * D,
         position_embedding=len(towers) * positions.get(config.positions, 0),
         attention=attentions * (2 * D * (queries + keys) + bias * (queries + 2 * keys + D)),
         mlp=sum(each.layers for each in towers) * ((_gates(config) + 1) * D * F + bias * (_gates(config) * F + D)),
         norms=norm * sum(each.norms + outside for each in towers),
-        output=0 if config.tie_embeddings else config.vocab_size * D,
+        heads=_head_parameters(config, norm),
+        adapters=attentions * _adapters(config, "query", "key", "value", "out")
+        + sum(each.layers for each in towers) * _adapters(config, "up", "gate", "down"),
     )
+
+
+def _adapters(config: ModelConfig, *products: str) -> int:
+    """Parameters of the adapters beside these products of one layer."""
+    D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    sides = dict.fromkeys(("query", "out"), D + queries) | dict.fromkeys(("key", "value"), D + keys)
+    sides |= dict.fromkeys(("up", "down"), D + config.d_ff) | {"gate": (D + config.d_ff) * config.gated}
+    return config.lora_rank * sum(sides[name] for name in products if name in config.lora_targets)
+
+
+def _head_parameters(config: ModelConfig, norm: int) -> int:
+    D, V = config.d_model, config.vocab_size
+    square = D * D + D
+    output = 0 if config.tie_embeddings or config.head not in ("tokens", "masked") else V * D
+    if config.head == "masked":
+        output += V * config.output_bias + (D * D + D * config.use_bias + norm) * config.head_transform
+        output += (square + 2 * D + 2) * config.pair_head
+    if config.head == "classes":
+        output += (D + 1) * config.num_classes + square * config.pooler
+    return output + (2 * D + 2) * (config.head == "span")
 
 
 def _gates(config: ModelConfig) -> int:
@@ -85,7 +112,7 @@ class Flops:
     projections: int  # query, key, value and output products
     scores: int  # q k^T and weights x v, over the full length
     mlp: int
-    logits: int
+    logits: int  # and all else of the head
 
     @property
     def forward(self) -> int:
@@ -109,7 +136,21 @@ def flops_per_row(config: ModelConfig, length: int, source_length: int = 0) -> F
             projections += N * 2 * D * K * (2 * H * L + 2 * G * S)
             scores += N * 2 * 2 * L * S * H * K
         mlp += N * 2 * (_gates(config) + 1) * D * config.d_ff * L
-    return Flops(projections=projections, scores=scores, mlp=mlp, logits=2 * D * config.vocab_size * length)
+    twice = 2 if config.head == "embedding" else 1  # a text and its partner
+    logits = 2 * _head_products(config) * length
+    return Flops(projections=twice * projections, scores=twice * scores, mlp=twice * mlp, logits=logits)
+
+
+def _head_products(config: ModelConfig) -> int:
+    """Multiply-adds for each token."""
+    D, V, square = config.d_model, config.vocab_size, config.d_model**2
+    return {
+        "tokens": D * V,
+        "masked": D * V + square * config.head_transform + (square + 2 * D) * config.pair_head,
+        "classes": D * config.num_classes + square * config.pooler,
+        "span": 2 * D,
+        "embedding": 0,
+    }[config.head]
 
 
 @dataclass(frozen=True)
@@ -230,9 +271,16 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
         optimizer=round(4 * moments),
         gradients=round(4 * held * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
-        logits=round(2 * 4 * rows * config.data.sequence_length * model.vocab_size / tensor),
+        logits=round(2 * 4 * rows * config.data.sequence_length * _logits(model) / tensor),
         activations=round(rows * sum(_activation_bytes(model, each, tensor, kernel) for each in towers)),
     )
+
+
+def _logits(model: ModelConfig) -> int:
+    """For each token."""
+    if model.head in ("tokens", "masked"):
+        return model.vocab_size
+    return {"classes": model.num_classes, "span": 2, "embedding": 0}[model.head]
 
 
 # How many tensors of the hidden width an activation leaves for the backward pass, its product's input included.

@@ -109,8 +109,9 @@ def _check_family(config: Any, refuse: Callable[[str, str], None]) -> None:
     if objective.name not in fitting:
         refuse("objective.name", f"{objective.name} does not go with model.family={model.family}; take {_or(fitting)}.")
     _check_task(config, refuse)
-    if not two_sided and (data.source_length or model.num_encoder_layers):
-        where = "data.source_length" if data.source_length else "model.num_encoder_layers"
+    own_length = data.source_length and objective.name != "contrastive"
+    if not two_sided and (own_length or model.num_encoder_layers):
+        where = "data.source_length" if own_length else "model.num_encoder_layers"
         refuse(where, "is for model.family=encoder_decoder; leave it 0.")
     if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
         refuse("model.relative_max_distance", "must be more than half of model.relative_buckets.")

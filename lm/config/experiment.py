@@ -81,12 +81,23 @@ def _resolve(config: Config) -> Config:
     """Fills in what stands for "derived", save what the tokenizer (vocab_size) and the data (labels) give."""
     data, model, steps = config.data, config.model, config.train.num_steps
     optimizer, generation = config.optimizer, config.eval.generation
-    head = model.head or HEADS.get(config.objective.name, "tokens")
+    head = HEADS.get(config.objective.name, "tokens")
+    if model.head not in ("tokens", head):
+        raise UserError(
+            f"config.model.head: {model.head!r} does not fit objective.name={config.objective.name}; leave it."
+        )
     pooling = model.pooling or ("first" if model.family == "encoder" else "last")
+    pooling = "none" if config.objective.name == "tagging" else pooling
     classes = 1 if config.objective.name == "regression" else len(data.labels)
     model = dataclasses.replace(
-        model, head=head, pooling=pooling, num_classes=model.num_classes or (classes if head == "classes" else 0)
+        model,
+        head=head,
+        pooling=pooling,
+        num_classes=model.num_classes or (classes if head == "classes" else 0),
+        pair_head=config.objective.next_sentence,
     )
+    if config.objective.name == "contrastive":  # the same stack reads both texts
+        data = dataclasses.replace(data, source_length=data.sequence_length)
     if model.family == "encoder_decoder":
         data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
         model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)

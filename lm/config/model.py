@@ -92,20 +92,21 @@ class ModelConfig:
     )
 
     head: str = option(
-        "",
-        "What is computed of each token; empty for what the objective asks for. tokens: the next one; masked: the one "
-        "that is hidden there; classes: scores of labels (or one number); span: scores of being an answer's start and "
-        "end; embedding: a vector for the text.",
-        choices=("", "tokens", "masked", "classes", "span", "embedding"),
+        "tokens",
+        "Set by the objective: what is computed of each token. tokens: the next one; masked: the one that is hidden "
+        "there; classes: scores of labels (or one number); span: scores of being an answer's start and end; "
+        "embedding: a vector for the text.",
+        choices=("tokens", "masked", "classes", "span", "embedding"),
     )
     num_classes: int = option(0, "Of head=classes; 0 for as many as there are labels, 1 for regression.", minimum=0)
     pooling: str = option(
         "",
         "What of a text stands for the whole: its first or last token, or the mean; empty for first in an encoder, "
-        "last elsewhere.",
-        choices=("", "first", "last", "mean"),
+        "last elsewhere. none: each token for itself (tagging).",
+        choices=("", "first", "last", "mean", "none"),
     )
     pooler: bool = option(False, "A product and tanh before the classes of a text, as BERT.")
+    pair_head: bool = option(False, "Set by objective.next_sentence: tell whether the second text follows.")
     head_transform: bool = option(False, "masked: a product, the activation and a norm before the output, as BERT.")
     output_bias: bool = option(False, "masked: a bias for each entry of the vocabulary, as BERT.")
     lora_rank: int = option(0, "Train adapters of this rank (Hu 2021) beside frozen products; 0 for none.", minimum=0)

@@ -13,7 +13,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models import attention_kernels
 from lm.models.cache import LayerCache, write_tokens
-from lm.models.layers import Dense, compute_dtype, initial_std, residual_scale
+from lm.models.layers import Dense, adapter, compute_dtype, initial_std, residual_scale
 from lm.models.positions import Rotation, rotate
 
 
@@ -59,6 +59,15 @@ class AttentionContext:
     rotation: Rotation | None
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
+    local: tuple[Array | None, Rotation | None] | None = None  # mask and rotation of layers with a window
+
+    def of_layer(self, is_global: Array | bool) -> AttentionContext:
+        """The context with the mask and the rotation of one layer."""
+        if self.local is None or is_global is True:
+            return dataclasses.replace(self, local=None)
+        whole = (self.mask, self.rotation)
+        chosen = jax.tree.map(lambda far, near: jnp.where(is_global, far, near), whole, self.local)
+        return dataclasses.replace(self, mask=chosen[0], rotation=chosen[1], local=None)
 
 
 class Attention(nn.Module):
@@ -82,7 +91,7 @@ class Attention(nn.Module):
 
         def project(name: str, x_BLD: Array, heads: tuple[int, int], axis: str, scale: float = 1.0) -> Array:
             axes, std = ("embed", axis, "head_dim"), initial_std(config, width, scale)
-            y = Dense(width, heads, axes, config.use_bias, dtype, std, name=name)(x_BLD)
+            y = Dense(width, heads, axes, config.use_bias, dtype, std, *adapter(config, name), name=name)(x_BLD)
             return nn.with_logical_constraint(y, ("batch", "length", axis, "head_dim"))
 
         # Where the scores are not scaled, the queries begin smaller by as much.
@@ -127,7 +136,8 @@ class Attention(nn.Module):
                 y_BLHK = fused(q_BLHK, k_BLGK, v_BLGK, context.segments, config.window)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
         axes, std = ("heads", "head_dim", "embed"), initial_std(config, query_heads, residual_scale(config))
-        return Dense(query_heads, width, axes, config.use_bias, dtype, std, name="out")(y_BLHK), cache
+        common = config.use_bias, dtype, std, *adapter(config, "out")
+        return Dense(query_heads, width, axes, *common, name="out")(y_BLHK), cache
 
 
 def _shared_sources(

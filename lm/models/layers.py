@@ -33,6 +33,8 @@ class Dense(nn.Module):
     use_bias: bool
     dtype: jnp.dtype
     init_std: float
+    lora_rank: int = 0  # of an adapter (Hu 2021), see `adapter`: y += (x A) B lora_scale; 0 for none
+    lora_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -45,7 +47,19 @@ class Dense(nn.Module):
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
             bias = self.param("bias", bias_init, self.outputs)
             y_TO = y_TO + bias.reshape(1, -1).astype(self.dtype)
+        if self.lora_rank:
+            y_TO = y_TO + self._adapted(x_TI)
         return y_TO.reshape(*leading, *self.outputs)
+
+    def _adapted(self, x_TI: Array) -> Array:
+        """(x A) B lora_scale: 0 at first, since B begins with zeros. The rank, small, is whole on every device."""
+        inputs, rank = math.prod(self.inputs), self.lora_rank
+        axes_a, axes_b = (*self.axes[: len(self.inputs)], None), (None, *self.axes[len(self.inputs) :])
+        init_a = nn.with_logical_partitioning(nn.initializers.normal(1 / math.sqrt(inputs)), axes_a)
+        init_b = nn.with_logical_partitioning(nn.initializers.zeros, axes_b)
+        a_IR = self.param("lora_a", init_a, (*self.inputs, rank)).reshape(inputs, rank).astype(self.dtype)
+        b_RO = self.param("lora_b", init_b, (rank, *self.outputs)).reshape(rank, -1).astype(self.dtype)
+        return (x_TI @ a_IR) @ b_RO * jnp.asarray(self.lora_scale, self.dtype)
 
 
 class Norm(nn.Module):
@@ -117,7 +131,8 @@ class Mlp(nn.Module):
 
         def dense(name: str, inputs: tuple, outputs: tuple, axes: tuple, scale: float = 1.0) -> Dense:
             std = initial_std(config, inputs, scale)
-            return Dense(inputs, outputs, axes, config.use_bias, compute_dtype(config), std, name=name)
+            common = config.use_bias, compute_dtype(config), std, *adapter(config, name)
+            return Dense(inputs, outputs, axes, *common, name=name)
 
         up_BLF = dense("up", width, hidden, ("embed", "mlp"))(x_BLD)
         if config.gated:
@@ -127,6 +142,13 @@ class Mlp(nn.Module):
             hidden_BLF = activation(up_BLF)
         hidden_BLF = nn.with_logical_constraint(hidden_BLF, ("batch", "length", "mlp"))
         return dense("down", hidden, width, ("mlp", "embed"), residual_scale(config))(hidden_BLF)
+
+
+def adapter(config: ModelConfig, name: str) -> tuple[int, float]:
+    """Rank and scale of the adapter of a block's product `name`; (0, 0.0) for none."""
+    if config.lora_rank == 0 or name not in config.lora_targets:
+        return 0, 0.0
+    return config.lora_rank, config.lora_alpha / config.lora_rank
 
 
 def initial_std(config: ModelConfig, inputs: tuple[int, ...], scale: float = 1.0) -> float:

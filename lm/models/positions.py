@@ -31,10 +31,10 @@ class Rotation:
     sin: Array
 
 
-def rotary(positions_BL: Array, config: ModelConfig) -> Rotation:
+def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
     """Angle of pair i of a head at position p: p * theta^(-2i/K) (Su 2021, RoFormer)."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    rates = (config.rotary_theta**-exponents).astype(np.float32)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
+    rates = (theta**-exponents).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
     return Rotation(cos=jnp.cos(angles_BLK)[:, :, None, :], sin=jnp.sin(angles_BLK)[:, :, None, :])
 

@@ -152,6 +152,63 @@ def _bart(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
     }
 
 
+def _bert(num_layers: int, d_model: int, vocab_size: int = 30522, roberta: bool = False) -> dict[str, Any]:
+    """Devlin 2019, Turc 2019 (the small ones) and the config.json files of google-bert/* and google/bert_uncased_*.
+
+    Liu 2019 (RoBERTa) has no second text: its one token type is a constant, which the positions can take up, and
+    two positions are not used. Those weights, and the pooler and classifier of next sentences, are not counted.
+    """
+    return {
+        "family": "encoder",
+        "vocab_size": vocab_size,
+        "num_layers": num_layers,
+        "d_model": d_model,
+        "num_heads": d_model // 64,
+        "num_kv_heads": d_model // 64,
+        "head_dim": 64,
+        "d_ff": 4 * d_model,
+        "max_length": 512,
+        "positions": "learned",
+        "token_types": 0 if roberta else 2,
+        "norm": "layernorm",
+        "norm_position": "post",
+        "norm_epsilon": 1e-5 if roberta else 1e-12,
+        "norm_embeddings": True,
+        "activation": "gelu",
+        "use_bias": True,
+        "tie_embeddings": True,
+        "head_transform": True,
+        "output_bias": True,
+        "pooler": True,
+        "scale_embeddings": False,
+        "window": 0,
+        "global_every": 0,
+        "init_std": 0.02,
+        "init_residual_scaling": False,
+    }
+
+
+def _modernbert(num_layers: int, d_model: int, d_ff: int) -> dict[str, Any]:
+    """Warner 2024 and the config.json files of answerdotai/ModernBERT-*: each token sees 64 others on either side, but
+    in every third layer all. Theirs has no norm before the first attention; ours has one."""
+    return {
+        **_bert(num_layers, d_model, 50368),
+        "d_ff": d_ff,
+        "max_length": 8192,
+        "positions": "rotary",
+        "rotary_theta": 160_000.0,
+        "local_rotary_theta": 10_000.0,
+        "token_types": 0,
+        "norm_position": "pre",
+        "norm_epsilon": 1e-5,
+        "activation": "geglu",
+        "use_bias": False,
+        "pooler": False,
+        "window": 65,
+        "global_every": 3,
+    }
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2_124m": _gpt2(12, 768, 12),  # 124,439,808
     "gpt2_350m": _gpt2(24, 1024, 16),  # 354,823,168
@@ -183,4 +240,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "t5_1_1_xxl": _t5(24, 4096, 64, 64, 10_240, "1.1"),  # 11,135,332,352
     "bart_base": _bart(6, 768, 12),  # 139,417,344
     "bart_large": _bart(12, 1024, 16),  # 406,287,360
+    # With the head of masked tokens.
+    "bert_tiny": _bert(2, 128),  # 4,416,698
+    "bert_mini": _bert(4, 256),  # 11,201,594
+    "bert_small": _bert(4, 512),  # 28,795,194
+    "bert_medium": _bert(8, 512),  # 41,404,730
+    "bert_base": _bert(12, 768),  # 109,514,298
+    "bert_large": _bert(24, 1024),  # 335,174,458
+    "roberta_base": _bert(12, 768, 50265, roberta=True),  # 124,695,129
+    "roberta_large": _bert(24, 1024, 50265, roberta=True),  # 355,408,985
+    "modernbert_base": _modernbert(22, 768, 1152),  # 149,656,000
+    "modernbert_large": _modernbert(28, 1024, 2624),  # 395,882,688
 }

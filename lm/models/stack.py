@@ -32,9 +32,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: Array, cache: LayerCache | None, context: AttentionContext
+        self, x_BLD: Array, cache: LayerCache | None, context: AttentionContext, is_global: Array | bool
     ) -> tuple[Array, LayerCache | None]:
         config = self.config
+        context = context.of_layer(is_global)
         pre = config.norm_position == "pre"
         attention_norm, mlp_norm = Norm(config, name="attention_norm"), Norm(config, name="mlp_norm")
         dropout = nn.Dropout(config.dropout, deterministic=not self.train)
@@ -73,21 +74,23 @@ def run_stack(
     if config.remat != "none":
         # Inside a scan nothing can be merged across iterations, so the costly guard against it is not needed.
         block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+    # Layers without a window, where the others have one; without either setting all are alike.
+    is_global = [config.global_every == 0 or n % config.global_every == 0 for n in range(config.num_layers)]
     if config.scan_layers:
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast, 0),
             out_axes=0,
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(config, kernel, train, cross, name=STACK_NAME)(x_BLD, layers, context)
+        return scanned(config, kernel, train, cross, name=STACK_NAME)(x_BLD, layers, context, jnp.array(is_global))
     new_layers = []
     for n in range(config.num_layers):
         x_BLD, cache = block(config, kernel, train, cross, name=f"{LAYER_PREFIX}{n}")(
-            x_BLD, None if layers is None else layers[n], context
+            x_BLD, None if layers is None else layers[n], context, is_global[n]
         )
         new_layers.append(cache)
     return x_BLD, None if layers is None else tuple(new_layers)

@@ -1,4 +1,4 @@
-"""The wirings around the stack: embeddings in, logits out. Decoder-only and encoder-decoder."""
+"""The wirings around the stack, embeddings in, a head's output out: decoder-only, encoder-decoder, encoder-only."""
 
 from __future__ import annotations
 
@@ -7,45 +7,84 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.batch import Array, Batch, Source
+from lm.batch import Array, Batch, Output, Source
 from lm.config import ModelConfig
 from lm.models.attention import AttentionContext, Memory, attention_mask
 from lm.models.attention_kernels import choose_backend, kernel_for_call
 from lm.models.cache import Cache, write_segments
-from lm.models.layers import Dense, Embedding, Norm, compute_dtype
-from lm.models.positions import RelativeBias, rotary, sinusoidal
+from lm.models.heads import run_head
+from lm.models.layers import Embedding, Norm, compute_dtype
+from lm.models.positions import RelativeBias, Rotation, rotary, sinusoidal
 from lm.models.stack import run_stack
 
 
-@flax.struct.dataclass
-class Output:
-    logits: Array  # (B, L, V) float32
-    cache: Cache | None
-
-
 class Decoder(nn.Module):
-    """A decoder-only Transformer language model (GPT-2, Llama and what lies between)."""
+    """A decoder-only Transformer: a language model (GPT-2, Llama and what lies between), or another head on one."""
 
     config: ModelConfig
     backend: str = "xla"
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
-        """Logits for every token of the batch.
+        """What the head gives for every token of the batch.
 
         With a cache, the batch holds the next tokens of each row: their positions say which slots
         they take, and they attend to what the cache already holds. Dropout needs rngs={"dropout": key}.
         """
-        config = self.config
-        embed = Embedding(config.vocab_size, config, ("vocab", "embed"), name="token_embedding")
-        x_BLD, cache = run_tower(config, self.backend, embed(batch.tokens), batch, train, cache, causal=True)
-        output = None if config.tie_embeddings else output_product(config, name="output")
-        return Output(logits_of(config, embed, output, x_BLD), cache)
+        return run_single_stack(self.config, self.backend, batch, train, cache, causal=True)
+
+
+class Encoder(nn.Module):
+    """An encoder-only Transformer (BERT, RoBERTa, ModernBERT): each token sees all of its segment."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, batch: Batch, train: bool = False, cache: None = None) -> Output:
+        assert cache is None, "an encoder sees all at once"
+        return run_single_stack(self.config, "xla", batch, train, None, causal=False)
+
+
+def run_single_stack(
+    config: ModelConfig, backend: str, batch: Batch, train: bool, cache: Cache | None, *, causal: bool
+) -> Output:
+    """Embeddings, stack and head; call it inside a compact module."""
+    rows = batch.shape[0]
+    if config.head == "embedding":
+        batch = _with_partners(batch)
+    embed = Embedding(config.vocab_size, config, ("vocab", "embed"), name="token_embedding")
+    x_BLD = embed(batch.tokens)
+    if config.token_types:
+        types = Embedding(config.token_types, config, ("positions", "embed"), name="type_embedding")
+        x_BLD = x_BLD + types(jnp.zeros_like(batch.tokens) if batch.types is None else batch.types)
+    x_BLD, cache = run_tower(config, backend, x_BLD, batch, train, cache, causal=causal)
+    output = run_head(config, embed, x_BLD, batch.segments, train)
+    if config.head == "embedding":
+        both_BD: Array = output.embedding
+        return Output(embedding=both_BD[:rows], source_embedding=both_BD[rows:])
+    return dataclasses.replace(output, cache=cache)
+
+
+def _with_partners(batch: Batch) -> Batch:
+    """The texts and their partners as rows of one batch: the same parameters read both."""
+    source = batch.source
+    assert source is not None and source.tokens.shape == batch.shape, "a partner of the same length for each row"
+
+    def joined(first: Array, second: Array) -> Array:
+        return jnp.concatenate([first, second])
+
+    return dataclasses.replace(
+        batch,
+        tokens=joined(batch.tokens, source.tokens),
+        positions=joined(batch.positions, source.positions),
+        segments=joined(batch.segments, source.segments),
+        types=None,
+        source=None,
+    )
 
 
 class Tower(nn.Module):
@@ -79,16 +118,19 @@ class EncoderDecoder(nn.Module):
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
         self.encoder = Tower(encoder, causal=False)
         self.decoder = Tower(config, causal=True)
-        if not config.tie_embeddings:
-            self.output = output_product(config)
 
+    @nn.compact
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
-        """Logits for every token of the target side of the batch.
+        """What the head gives for every token of the target side of the batch.
 
         Decoding: the first call has `batch.source` and an empty cache, which takes up the source; later ones
         have batch.source=None and the next tokens of each row (of which k in a row may share a source).
+        With a head of its own a batch has no source: both sides read the same text, as BART does it.
         """
         config, source = self.config, batch.source
+        if config.head != "tokens":
+            assert source is None and cache is None
+            source = Source(tokens=batch.tokens, positions=batch.positions, segments=batch.segments)
         x_source = None
         if source is not None:
             embed = self.token_embedding if config.share_embeddings else self.source_embedding
@@ -104,11 +146,11 @@ class EncoderDecoder(nn.Module):
         mask_BLS = (batch.segments[:, :, None] == source_segments[:, None, :]) & (source_segments[:, None, :] > 0)
         memory = Memory(x=x_source, mask=mask_BLS)
         x_BLD, cache = self.decoder(self.token_embedding(batch.tokens), batch, train, cache, memory)
-        output = None if config.tie_embeddings else self.output
-        return Output(logits_of(config, self.token_embedding, output, x_BLD), cache)
+        output = run_head(config, self.token_embedding, x_BLD, batch.segments, train)
+        return dataclasses.replace(output, cache=cache)
 
 
-Model = Decoder | EncoderDecoder
+Model = Decoder | EncoderDecoder | Encoder
 
 
 def run_tower(
@@ -142,11 +184,16 @@ def run_tower(
         key_segments_BS = write_segments(cache, segments_BL, positions_BL)
         key_positions_BS = jnp.broadcast_to(jnp.arange(key_segments_BS.shape[1])[None], key_segments_BS.shape)
     kernel = kernel_for_call(backend, positions_BL.shape[1], cached=cache is not None)
-    mask_BLS = None
+    ways = [(config.window, config.rotary_theta)]  # window and base of the angles; the second of layers with a window
+    if config.global_every:
+        ways = [(0, config.rotary_theta), (config.window, config.local_rotary_theta or config.rotary_theta)]
+    masks: list[Array | None] = [None for _ in ways]
     if kernel == "xla":
-        mask_BLS = attention_mask(
-            positions_BL, segments_BL, key_positions_BS, key_segments_BS, causal=causal, window=config.window
-        )
+        places = positions_BL, segments_BL, key_positions_BS, key_segments_BS
+        masks = [attention_mask(*places, causal=causal, window=window) for window, _ in ways]
+    rotations: list[Rotation | None] = [None for _ in ways]
+    if config.positions == "rotary":
+        rotations = [rotary(positions_BL, config.head_dim, theta) for _, theta in ways]
     bias_BHLS = None
     if config.positions == "relative":
         relative_bias = RelativeBias(config, causal, name="relative_bias")
@@ -159,8 +206,9 @@ def run_tower(
     context = AttentionContext(
         positions=positions_BL,
         segments=segments_BL,
-        mask=mask_BLS,
-        rotation=rotary(positions_BL, config) if config.positions == "rotary" else None,
+        mask=masks[0],
+        rotation=rotations[0],
+        local=(masks[1], rotations[1]) if config.global_every else None,
         bias=bias_BHLS,
         memory=memory,
     )
@@ -171,19 +219,6 @@ def run_tower(
     return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)
 
 
-def output_product(config: ModelConfig, name: str | None = None) -> Dense:
-    """From the last layer to the vocabulary, where the embedding does not serve for that too."""
-    sizes, axes = ((config.d_model,), (config.vocab_size,)), ("embed", "vocab")
-    std = config.init_std or config.d_model**-0.5
-    return Dense(*sizes, axes, False, compute_dtype(config), std, name=name)
-
-
-def logits_of(config: ModelConfig, embed: Embedding, output: Dense | None, x_BLD: Array) -> Array:
-    """(B, L, V) float32."""
-    logits_BLV = embed.attend(x_BLD) if output is None else output(x_BLD).astype(jnp.float32)
-    return nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))
-
-
 def build_model(config: ModelConfig, platform: str | None = None) -> Model:
     """The model of a config, with the attention kernel for a platform ("cpu", "gpu", "tpu"; the default device's).
 
@@ -192,6 +227,8 @@ def build_model(config: ModelConfig, platform: str | None = None) -> Model:
     assert config.vocab_size > 0, "vocab_size is resolved from the tokenizer before a model is built"
     if config.family == "encoder_decoder":
         return EncoderDecoder(config)
+    if config.family == "encoder":
+        return Encoder(config)
     return Decoder(config, choose_backend(config, platform))
 
 
@@ -199,9 +236,10 @@ def initial_params(model: Model, key: Array) -> dict[str, Any]:
     """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays)."""
     ids = jnp.zeros((1, 2), jnp.int32)
     batch = Batch(tokens=ids, targets=ids, weights=ids.astype(jnp.float32), positions=ids, segments=ids + 1)
-    if isinstance(model, EncoderDecoder):
+    needs_source = isinstance(model, EncoderDecoder) and model.config.head == "tokens"
+    if needs_source or model.config.head == "embedding":
         batch = dataclasses.replace(batch, source=Source(tokens=ids, positions=ids, segments=ids + 1))
-    else:
+    if isinstance(model, Decoder):
         model = model.clone(backend="xla")  # no weight depends on the kernel
     return model.init({"params": key}, batch)["params"]
 

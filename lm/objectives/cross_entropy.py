@@ -10,22 +10,27 @@ from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 
 
+def _zero() -> Array:
+    return jnp.zeros((), jnp.float32)
+
+
 @flax.struct.dataclass
 class LossSums:
     """Sums over the tokens of a batch; divide by `weight` once, after all microbatches and devices."""
 
-    loss: Array  # what is minimised: cross-entropy with label smoothing and z-loss
-    nll: Array  # plain cross-entropy, nats
-    correct: Array  # targets that were the most probable token
-    weight: Array  # sum of the weights
+    loss: Array = flax.struct.field(
+        default_factory=_zero
+    )  # what is minimised: cross-entropy with label smoothing and z-loss
+    nll: Array = flax.struct.field(default_factory=_zero)  # plain cross-entropy, nats
+    correct: Array = flax.struct.field(default_factory=_zero)  # targets that were the most probable token
+    weight: Array = flax.struct.field(default_factory=_zero)  # sum of the weights
+    # Of whether a second text follows the first, where that is asked; to be divided by `pairs`.
+    pair_nll: Array = flax.struct.field(default_factory=_zero)
+    pair_correct: Array = flax.struct.field(default_factory=_zero)
+    pairs: Array = flax.struct.field(default_factory=_zero)
 
     def __add__(self, other: LossSums) -> LossSums:
         return jax.tree.map(jnp.add, self, other)
-
-
-def zero_sums() -> LossSums:
-    zero = jnp.zeros((), jnp.float32)
-    return LossSums(loss=zero, nll=zero, correct=zero, weight=zero)
 
 
 def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossSums:

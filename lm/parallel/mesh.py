@@ -36,6 +36,7 @@ RULES: tuple[tuple[str, Any], ...] = (
     ("vocab", "tensor"),
     ("positions", None),
     ("norm", None),
+    ("classes", None),
     ("layers", None),
 )
 

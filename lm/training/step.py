@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from lm.batch import Array, Batch, Source
 from lm.config import Config
 from lm.models.transformer import Model
-from lm.objectives.cross_entropy import LossSums, loss_sums, zero_sums
+from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import first_tokens, objective_sums, total_weight
 from lm.parallel.mesh import batch_sharding, on_mesh
 from lm.training.optimizer import global_norm
 from lm.training.state import TrainState
@@ -28,14 +29,15 @@ def train_step(
     splits the rows that it has, and nothing moves.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-    total_weight = jnp.maximum(jnp.sum(batch.weights), 1.0)
+    weight = total_weight(batch, config.objective)
+    pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
     count = config.train.accumulation
 
     def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
         rngs = {"dropout": key} if max(config.model.dropout, config.model.attention_dropout) > 0 else None
         output = model.apply({"params": params}, micro, train=True, rngs=rngs)
-        sums = loss_sums(output.logits, micro, config.objective)
-        return sums.loss / total_weight, sums
+        sums = objective_sums(output, micro, config.objective)
+        return sums.loss / weight + sums.pair_nll / pairs, sums
 
     gradient = jax.grad(microbatch_loss, has_aux=True)
     if count == 1:
@@ -48,10 +50,10 @@ def train_step(
             return jax.tree.map(jnp.add, carry, (grads, sums)), None
 
         micros = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
-        start = (jax.tree.map(jnp.zeros_like, state.params), zero_sums())
+        start = (jax.tree.map(jnp.zeros_like, state.params), LossSums())
         (grads, sums), _ = jax.lax.scan(accumulate, start, (micros, jnp.arange(count)))
 
-    loss = sums.loss / total_weight
+    loss = sums.loss / weight + sums.pair_nll / pairs
     gradient_norm = global_norm(grads)
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -75,8 +77,8 @@ def train_step(
     )
     metrics = {
         "train/loss": loss,
-        "train/nll": sums.nll / total_weight,
-        "train/token_accuracy": sums.correct / total_weight,
+        "train/nll": sums.nll / weight,
+        "train/token_accuracy": sums.correct / weight,
         "train/gradient_norm": gradient_norm,
         "train/tokens": sums.weight,
         "train/bad_steps": new_state.bad_steps,
@@ -101,7 +103,10 @@ def batch_hash(batch: Batch) -> Array:
         mixed_BL = place_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
 
-    total = weighted_sum(batch.tokens, 0) + weighted_sum(batch.targets, batch.tokens.size)
+    targets = batch.targets
+    if targets.dtype == jnp.float32:
+        targets = jax.lax.bitcast_convert_type(targets, jnp.uint32)
+    total = weighted_sum(batch.tokens, 0) + weighted_sum(targets, batch.tokens.size)
     if batch.source is not None:
         total += weighted_sum(batch.source.tokens, 2 * batch.tokens.size)
     return total
@@ -114,13 +119,21 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     def array(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.train.batch_size, length), dtype, sharding=rows)
 
+    model, objective = config.model, config.objective.name
     source = None
-    if config.data.source_length:
+    if objective == "contrastive" or (model.family == "encoder_decoder" and model.head == "tokens"):
         one = array(config.data.source_length)
         source = Source(tokens=one, positions=one, segments=one)
-    one = array(config.data.sequence_length)
-    weights = array(config.data.sequence_length, jnp.float32)
-    return Batch(tokens=one, targets=one, weights=weights, positions=one, segments=one, source=source)
+    one, real = array(config.data.sequence_length), array(config.data.sequence_length, jnp.float32)
+    return Batch(
+        tokens=one,
+        targets=real if objective == "regression" else one,
+        weights=real,
+        positions=one,
+        segments=one,
+        source=source,
+        types=one if model.token_types else None,
+    )
 
 
 def compile_train_step(

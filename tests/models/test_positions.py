@@ -26,7 +26,9 @@ def test_sinusoidal_is_the_formula_of_the_paper_with_sines_first():
 def test_each_pair_is_turned_as_a_complex_number(interleaved):
     positions = np.array([[0, 3, 64, 129]])
     x = np.random.default_rng(0).normal(size=(1, 4, 2, 8)).astype(np.float32)
-    y = np.asarray(rotate(jnp.asarray(x), rotary(jnp.asarray(positions), CONFIG), interleaved))
+    y = np.asarray(
+        rotate(jnp.asarray(x), rotary(jnp.asarray(positions), CONFIG.head_dim, CONFIG.rotary_theta), interleaved)
+    )
     for n, position in enumerate(positions[0]):
         for i in range(4):
             first, second = (2 * i, 2 * i + 1) if interleaved else (i, i + 4)
@@ -39,7 +41,7 @@ def test_products_depend_on_the_distance_alone(interleaved):
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def product(query_position, key_position):
-        turn = [rotary(jnp.array([[p]]), CONFIG) for p in (query_position, key_position)]
+        turn = [rotary(jnp.array([[p]]), CONFIG.head_dim, CONFIG.rotary_theta) for p in (query_position, key_position)]
         return float(jnp.vdot(rotate(q, turn[0], interleaved), rotate(k, turn[1], interleaved)))
 
     assert product(75, 70) == pytest.approx(product(5, 0), abs=1e-4)
@@ -52,7 +54,7 @@ def test_angles_stay_exact_at_long_positions_and_in_bfloat16():
     """Angles are float32 whatever x is: in bfloat16 positions beyond 256 could not be told apart."""
     config = dataclasses.replace(CONFIG, rotary_theta=500_000.0)
     positions = jnp.array([[8190, 8191]])
-    rotation = rotary(positions, config)
+    rotation = rotary(positions, config.head_dim, config.rotary_theta)
     np.testing.assert_allclose(rotation.cos[0, :, 0, 0], np.cos([8190.0, 8191.0]), atol=1e-3)
     x = jnp.ones((1, 2, 1, 8), jnp.bfloat16)
     y = rotate(x, rotation, False)

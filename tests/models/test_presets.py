@@ -34,6 +34,19 @@ PUBLISHED = {
     # Published: 139,420,416 and 406,291,456, each with 2 x 2 positions more.
     "bart_base": 139_420_416 - 4 * 768,
     "bart_large": 406_291_456 - 4 * 1024,
+    # With the head of masked tokens, as transformers counts them.
+    "bert_tiny": 4_416_698,
+    "bert_mini": 11_201_594,
+    "bert_small": 28_795_194,
+    "bert_medium": 41_404_730,
+    "bert_base": 109_514_298,
+    "bert_large": 335_174_458,
+    # Published: 124,697,433 and 355,412,057, with two positions and a type of token more.
+    "roberta_base": 124_697_433 - 3 * 768,
+    "roberta_large": 355_412_057 - 3 * 1024,
+    # Published: 149,655,232 and 395,881,664, with one norm less.
+    "modernbert_base": 149_655_232 + 768,
+    "modernbert_large": 395_881_664 + 1024,
 }
 
 
@@ -44,6 +57,9 @@ def test_the_real_model_has_the_published_number_of_parameters(name):
     config.model.update(preset(name))
     if config.model.family == "encoder_decoder":
         config.objective.name = "prefix_lm"
+    if config.model.family == "encoder":
+        config.objective.name = "masked"
+        config.data.tokenizer.extra_ids = 1
     vocab_size = config.model.vocab_size = config.model.vocab_size or 1
     model = build_model(Config.from_dict(config.to_dict()).model)
     params = jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
