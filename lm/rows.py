@@ -11,17 +11,21 @@ from lm.config import Config
 from lm.data import loader
 from lm.data.examples import DenoisingExamples, Examples, PairExamples
 from lm.data.loader import EvalRows, TrainRows
-from lm.data.pair_rows import PairEvalRows, PairTrainRows
+from lm.data.masked_pieces import MaskedPieces, NextSentencePieces
+from lm.data.packed_rows import Packable, PackedTrainRows
+from lm.data.pair_rows import PairEvalRows, PairLayout
 from lm.data.pair_store import PairStore
+from lm.data.piece_rows import PieceEvalRows, PieceLayout
 from lm.data.prepare import Prepared
 from lm.data.token_store import TokenStore
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.objectives import causal
 from lm.objectives.denoising import build_denoiser
+from lm.objectives.masking import build_masking
 
-AnyTrainRows: TypeAlias = TrainRows | PairTrainRows
-AnyEvalRows: TypeAlias = EvalRows | PairEvalRows
+AnyTrainRows: TypeAlias = TrainRows | PackedTrainRows
+AnyEvalRows: TypeAlias = EvalRows | PairEvalRows | PieceEvalRows
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
@@ -30,14 +34,26 @@ def train_rows(config: Config, prepared: Prepared) -> AnyTrainRows:
     """Endless training rows. Raises UserError for a source that gives no example, or rows too short for any."""
     if config.objective.name == "causal":
         return TrainRows(config, prepared, causal.features)
-    examples = _examples(config, prepared.tokenizer, prepared.stores["train"], config.data.pairs.overlong)
+    tokenizer, stores = prepared.tokenizer, prepared.stores["train"]
+    if config.objective.name == "masked":
+        pieces = _masked_pieces(config, tokenizer, stores)
+        least = "2 tokens" if config.objective.next_sentence else "a token"
+        _check_some(pieces, f"no document has {least}", "give it more text")
+        return PackedTrainRows(config, pieces, PieceLayout.of(config))
+    examples = _examples(config, tokenizer, stores, config.data.pairs.overlong)
+    if config.objective.name == "seq2seq":
+        _check_some(
+            examples, "every pair is longer than a row", "lengthen the rows or set data.pairs.overlong to 'truncate'"
+        )
+    else:
+        _check_some(examples, "no document has 2 tokens", "give it more text")
+    return PackedTrainRows(config, examples, _pair_layout(config, tokenizer))
+
+
+def _check_some(examples: Mapping[str, Packable], reason: str, remedy: str) -> None:
     for name, each in examples.items():
         if not len(each):
-            pairs = config.objective.name == "seq2seq"
-            reason = "every pair is longer than a row" if pairs else "no document has 2 tokens"
-            remedy = "lengthen the rows or set data.pairs.overlong to 'truncate'" if pairs else "give it more text"
             raise UserError(f"config.data.train.{name}: {reason}, so there is nothing to train on; {remedy}.")
-    return PairTrainRows(config, examples, prepared.tokenizer.bos_id)
 
 
 def eval_rows(
@@ -50,12 +66,35 @@ def eval_rows(
     if config.objective.name == "causal":
         texts = {name: store for name, store in stores.items() if isinstance(store, TokenStore)}
         return dict(loader.eval_rows(config, texts, causal.features))
-    lengths = (config.data.source_length, config.data.sequence_length)
-    examples = _examples(config, tokenizer, stores, "truncate")
-    rows = {name: PairEvalRows(each, *lengths, tokenizer.bos_id) for name, each in examples.items() if len(each)}
+    rows: dict[str, AnyEvalRows] = {}
+    if config.objective.name == "masked":
+        for name, pieces in _masked_pieces(config, tokenizer, stores).items():
+            if len(pieces):
+                length, types = config.data.sequence_length, config.model.token_types > 0
+                rows[name] = PieceEvalRows(pieces, length, types, text=pieces.text, missing=pieces.missing)
+    else:
+        layout = _pair_layout(config, tokenizer)
+        for name, examples in _examples(config, tokenizer, stores, "truncate").items():
+            if len(examples):
+                rows[name] = PairEvalRows(examples, layout)
     if not rows:
         raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
-    return dict(rows)
+    return rows
+
+
+def _pair_layout(config: Config, tokenizer: Tokenizer) -> PairLayout:
+    return PairLayout(config.data.source_length, config.data.sequence_length, tokenizer.bos_id)
+
+
+def _masked_pieces(
+    config: Config, tokenizer: Tokenizer, stores: Mapping[str, TokenStore | PairStore]
+) -> dict[str, MaskedPieces]:
+    word_starts = tokenizer.word_starts if config.objective.whole_words else None
+    masking = build_masking(config.objective, tokenizer.mask_id, tokenizer.text_ids, word_starts)
+    kind = NextSentencePieces if config.objective.next_sentence else MaskedPieces
+    length, ends = config.data.sequence_length, (tokenizer.bos_id, tokenizer.eos_id)
+    texts = {name: store for name, store in stores.items() if isinstance(store, TokenStore)}
+    return {name: kind(store, masking, length, *ends, config.seed, name) for name, store in texts.items()}
 
 
 def _examples(

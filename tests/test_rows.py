@@ -6,7 +6,8 @@ import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
 from lm.data.loader import EvalRows, TrainRows
-from lm.data.pair_rows import PairEvalRows, PairTrainRows
+from lm.data.packed_rows import PackedTrainRows
+from lm.data.pair_rows import PairEvalRows
 from lm.data.prepare import prepare
 from lm.data.tokenizers import ByteTokenizer
 from lm.errors import UserError
@@ -49,7 +50,7 @@ def test_pairs_reach_the_rows_as_they_were_written(tmp_path):
     found = prepared(tmp_path, "seq2seq")
     config, tokenizer = found.config, found.tokenizer
     rows = train_rows(config, found)
-    assert isinstance(rows, PairTrainRows)
+    assert isinstance(rows, PackedTrainRows)
     evaluated = eval_rows(config, tokenizer, found.stores["valid"])["mine"]
     assert isinstance(evaluated, PairEvalRows) and not evaluated.missing
     parts = {}

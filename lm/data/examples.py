@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from lm.data import order
+from lm.data.chunks import Chunks, cut_documents, text_counts, text_lengths
+from lm.data.epochs import KeptEpochs
 from lm.data.pair_store import PairStore
 from lm.data.token_store import TokenStore
-
-EPOCHS_KEPT = 2
 
 
 class Examples(Protocol):
@@ -66,24 +66,24 @@ class PairExamples:
         """Numbers of the pairs that are not dropped."""
         fits = np.ones(self._source.num_documents, bool)
         if self._drop:
-            fits &= _text_lengths(self._source) < self._source_length
-            fits &= _text_lengths(self._target) < self._target_length
+            fits &= text_lengths(self._source) < self._source_length
+            fits &= text_lengths(self._target) < self._target_length
         return np.flatnonzero(fits)
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        source_sizes_E = _text_lengths(self._source)[self._kept_E] + 1
-        target_sizes_E = _text_lengths(self._target)[self._kept_E] + 1
+        source_sizes_E = text_lengths(self._source)[self._kept_E] + 1
+        target_sizes_E = text_lengths(self._target)[self._kept_E] + 1
         return np.minimum(source_sizes_E, self._source_length), np.minimum(target_sizes_E, self._target_length)
 
     @property
     def text(self) -> dict[str, int]:
-        return _text(self._target, len(self), whole=not self.missing)
+        return text_counts(self._target, len(self), whole=not self.missing)
 
     @property
     def missing(self) -> str:
         whole = len(self) == self._target.num_documents
-        whole = whole and bool(np.all(_text_lengths(self._target) < self._target_length))
+        whole = whole and bool(np.all(text_lengths(self._target) < self._target_length))
         return "" if whole else "truncated: targets that are longer than a row are not scored whole"
 
     def __len__(self) -> int:
@@ -103,17 +103,6 @@ def _cut(document: np.ndarray, length: int) -> np.ndarray:
     tokens = np.array(document[1 : length + 1], np.int32)
     tokens[-1] = document[-1]
     return tokens
-
-
-def _text_lengths(store: TokenStore) -> np.ndarray:
-    """Tokens of each document less its bos and eos, int64."""
-    return np.diff(np.append(store.starts, store.num_tokens)) - 2
-
-
-def _text(store: TokenStore, documents: int, *, whole: bool) -> dict[str, int]:
-    counts = store.manifest["counts"]
-    text = {name: counts[name] if whole else 0 for name in ("bytes", "words")}
-    return {"documents": documents, **text, "unknown": counts["unknown"]}
 
 
 class Denoiser(Protocol):
@@ -139,9 +128,7 @@ class Denoiser(Protocol):
 class DenoisingExamples:
     """Chunks of documents, corrupted anew each epoch.
 
-    A document is cut into chunks of `longest_chunk` tokens and a rest; bos and eos are not part of it. A rest
-    of one token, of which no example can be made, gets a second one from the chunk before. Documents of
-    fewer than 2 tokens give no chunk.
+    A document is cut into chunks of `longest_chunk` tokens and a rest; of one token alone no example can be made.
     """
 
     missing = "the targets are not the text as it was"
@@ -151,51 +138,33 @@ class DenoisingExamples:
     ):
         self._store, self._denoiser, self._seed, self._name = store, denoiser, seed, name
         self._longest = denoiser.longest_chunk(source_length, target_length)
-        self._kept: dict[int, np.ndarray] = {}  # draws by epoch
+        self._kept = KeptEpochs[np.ndarray]()  # draws
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**{key: value for key, value in self.__dict__.items() if key != "_chunks"}, "_kept": {}}
+        return {key: value for key, value in self.__dict__.items() if key != "_chunks"}
 
     @cached_property
-    def _chunks(self) -> tuple[np.ndarray, np.ndarray]:
-        """First token in the store and length of each chunk, int64 (E,) and (E,)."""
-        lengths = _text_lengths(self._store)
-        counts = -(-lengths // self._longest)
-        rests = lengths - (counts - 1) * self._longest  # length of each document's last chunk
-        lone = (lengths > 0) & (rests == 1)
-        counts -= lone & (lengths < 2)
-        helped = lone & (lengths >= 2) & (self._longest > 2)
-        counts -= lone & (lengths >= 2) & (self._longest == 2)  # nothing could be given: the token is left out
-        document_E = np.repeat(np.arange(len(lengths)), counts)
-        nth_E = np.arange(len(document_E)) - np.repeat(np.cumsum(counts) - counts, counts)
-        left_E = lengths[document_E] - nth_E * self._longest
-        is_last_E = nth_E == counts[document_E] - 1
-        helped_E = helped[document_E]
-        first_E = np.asarray(self._store.starts)[document_E] + 1 + nth_E * self._longest - (helped_E & is_last_E)
-        length_E = np.minimum(left_E, self._longest) + (helped_E & is_last_E)
-        length_E -= helped_E & (nth_E == counts[document_E] - 2)
-        return first_E, length_E
+    def _chunks(self) -> Chunks:
+        return cut_documents(self._store, self._longest, shortest=2)
 
     @property
     def text(self) -> dict[str, int]:
-        return _text(self._store, self._store.num_documents, whole=False)
+        return text_counts(self._store, self._store.num_documents, whole=False)
 
     def __len__(self) -> int:
-        return len(self._chunks[0])
+        return len(self._chunks.first_E)
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._denoiser.sizes(self._chunks[1], self._draws(epoch))
+        return self._denoiser.sizes(self._chunks.length_E, self._draws(epoch))
 
     def make(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        first, length = (int(each[index]) for each in self._chunks)
+        first, length = int(self._chunks.first_E[index]), int(self._chunks.length_E[index])
         tokens = np.asarray(self._store.tokens[first : first + length], np.int32)
         rng = order.generator("corrupt", self._seed, self._name, epoch, index)
         return self._denoiser.make(tokens, self._draws(epoch)[index], rng)
 
     def _draws(self, epoch: int) -> np.ndarray:
-        if epoch not in self._kept:
-            while len(self._kept) >= EPOCHS_KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            rng = order.generator("draw", self._seed, self._name, epoch)
-            self._kept[epoch] = self._denoiser.draw(self._chunks[1], rng)
-        return self._kept[epoch]
+        return self._kept.get(epoch, self._draw)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        return self._denoiser.draw(self._chunks.length_E, order.generator("draw", self._seed, self._name, epoch))

@@ -254,6 +254,8 @@ def _fingerprint(
             objective.mean_span_length,
             objective.permute_sentences,
         ]
+        if objective.name == "masked":
+            order += [objective.whole_words, objective.next_sentence]
     found = {
         "tokenizer": tokenizer.fingerprint,
         "order": hashlib.sha256(json.dumps(order).encode()).hexdigest(),

@@ -12,9 +12,11 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.data import loader
-from lm.data.pair_rows import PairEvalRows, PairTrainRows
+from lm.data.packed_rows import PackedTrainRows
+from lm.data.pair_rows import PairEvalRows, PairLayout
 
 BATCH, SOURCE, LENGTH, BOS = 8, 24, 20, 1
+LAYOUT = PairLayout(SOURCE, LENGTH, BOS)
 
 
 class Numbered:
@@ -52,12 +54,12 @@ def make_config(**weights):
 
 @pytest.fixture
 def rows():
-    return PairTrainRows(make_config(a=1.0), {"a": Numbered(150)}, BOS)
+    return PackedTrainRows(make_config(a=1.0), {"a": Numbered(150)}, LAYOUT)
 
 
 @pytest.fixture
 def mixed():
-    return PairTrainRows(make_config(a=3.0, b=1.0), {"a": Numbered(40), "b": Numbered(150, seed=1)}, BOS)
+    return PackedTrainRows(make_config(a=3.0, b=1.0), {"a": Numbered(40), "b": Numbered(150, seed=1)}, LAYOUT)
 
 
 def equal(one, other):
@@ -124,7 +126,7 @@ def test_sources_are_mixed_by_weight_and_each_repeats_for_itself(mixed):
 def test_the_seed_decides():
     config = make_config(a=1.0)
     one, same, other = (
-        PairTrainRows(dataclasses.replace(config, seed=seed), {"a": Numbered(150)}, BOS) for seed in (0, 0, 1)
+        PackedTrainRows(dataclasses.replace(config, seed=seed), {"a": Numbered(150)}, LAYOUT) for seed in (0, 0, 1)
     )
     assert equal(one.rows(3, range(BATCH)), same.rows(3, range(BATCH)))
     assert not equal(one.rows(3, range(BATCH)), other.rows(3, range(BATCH)))
@@ -142,7 +144,7 @@ def test_a_worker_process_makes_the_same(mixed):
 
 
 def test_one_small_example_is_a_whole_epoch():
-    rows = PairTrainRows(make_config(a=1.0), {"a": Numbered(1)}, BOS)
+    rows = PackedTrainRows(make_config(a=1.0), {"a": Numbered(1)}, LAYOUT)
     assert rows.places(2, range(BATCH)) == [("a", 16 + r, 0) for r in range(BATCH)]
 
 
@@ -154,7 +156,7 @@ def test_only_the_plans_of_the_last_epochs_are_kept_and_none_is_sent_to_workers(
 
 def test_evaluation_has_each_example_once_and_padding_after():
     examples = Numbered(100)
-    rows = PairEvalRows(examples, SOURCE, LENGTH, BOS)
+    rows = PairEvalRows(examples, LAYOUT)
     batches = [rows.rows(np.arange(i, i + BATCH)) for i in range(0, rows.num_rows, BATCH)]
     assert [i for batch in batches for row in range(BATCH) for i in examples_of(batch, row)] == list(range(100))
     assert sum(batch.weights.sum() for batch in batches) == rows.totals["targets"] == examples.sizes(0)[1].sum()
