@@ -11,6 +11,7 @@ below 0.05 is usually called significant. The systems must have read the same so
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from lm.command import DONE, run
 from lm.config import GenerationConfig
 from lm.config.training import TEXT_METRICS
 from lm.errors import UserError
+from lm.evaluation.intervals import resamples
 from lm.evaluation.predictions import Example, read_predictions
 from lm.evaluation.table import heading
 from lm.evaluation.text_metrics import (
@@ -108,9 +110,8 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
     Args:
         counts: of each system (examples, 2), as `sentence_counts` gives them.
     """
-    size = len(counts[0])
-    places_SE = np.random.default_rng(seed).choice(size, size=(samples, size), replace=True)
-    resampled = np.array([[percent(each[places_E]) for places_E in places_SE] for each in counts])
+    drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
+    resampled = np.array([[percent(each[places_E]) for each in counts] for places_E in drawn]).T
     real = [percent(each) for each in counts]
     result = []
     for number, values in enumerate(resampled):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
 from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.whole_files import replacing
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,27 @@ class Example:
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
     """Writes `source`, `reference` (the first), `references` if there are several, `prediction` and `score`.
 
-    The file is UTF-8 and appears whole or not at all. May raise OSError.
+    See `write_objects`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            for each in examples:
-                several = {"references": each.references} if len(each.references) > 1 else {}
-                values = {
-                    "source": each.source,
-                    "reference": each.references[0],
-                    **several,
-                    "prediction": each.prediction,
-                    "score": finite_or_none(each.score),
-                }
-                file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_objects(path, map(_object, examples))
+
+
+def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a line of JSON for each object. The file is UTF-8 and appears whole or not at all. May raise OSError."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        for each in objects:
+            file.write(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _object(example: Example) -> dict[str, Any]:
+    several = {"references": example.references} if len(example.references) > 1 else {}
+    return {
+        "source": example.source,
+        "reference": example.references[0],
+        **several,
+        "prediction": example.prediction,
+        "score": finite_or_none(example.score),
+    }
 
 
 def read_predictions(path: Path) -> list[Example]:

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.whole_files import replacing
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,12 @@ def comma_separated(results: Sequence[Result]) -> str:
 
 def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
     """Writes STEM.json, .csv and .md into `directory`; each appears whole or not at all. May raise OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
     contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
     paths = []
     for suffix, content in contents.items():
         path = directory / f"{stem}.{suffix}"
-        temporary = directory / f".{stem}.{suffix}.{os.getpid()}"
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         paths.append(path)
     return paths
 
@@ -139,6 +134,8 @@ def _number(value: float) -> str:
 
 
 _points = "{:.2f}".format  # of a scale from 0 to 100
+_share = "{:.2%}".format  # of a fraction
+_four = "{:.4f}".format
 
 # figure -> (heading, form); others are shown with their own name and four digits
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -150,13 +147,28 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "rougeL": ("ROUGE-L", _points),
     "rougeLsum": ("ROUGE-Lsum", _points),
     "exact_match": ("exact match", _points),
+    "f1": ("F1", _points),
     "wer": ("WER", _points),
-    "loss": ("loss (nats/token)", "{:.4f}".format),
-    "nll": ("nll (nats/token)", "{:.4f}".format),
+    "accuracy": ("accuracy", _share),
+    "f1_macro": ("macro F1", _share),
+    "f1_micro": ("micro F1", _share),
+    "mcc": ("MCC", _four),
+    "calibration_error": ("calibration error", _share),
+    "pearson": ("Pearson", _four),
+    "spearman": ("Spearman", _four),
+    "mean_squared_error": ("mean squared error", "{:.4g}".format),
+    "entity_f1": ("entity F1", _share),
+    "entity_precision": ("entity precision", _share),
+    "entity_recall": ("entity recall", _share),
+    "mlm_loss": ("masked loss (nats/token)", _four),
+    "mlm_accuracy": ("masked accuracy", _share),
+    "next_sentence_accuracy": ("next-sentence accuracy", _share),
+    "loss": ("loss (nats/token)", _four),
+    "nll": ("nll (nats/token)", _four),
     "perplexity": ("perplexity", _number),
-    "bits_per_byte": ("bits/byte", "{:.4f}".format),
-    "xz_bits_per_byte": ("xz -9 bits/byte", "{:.4f}".format),
-    "token_accuracy": ("token accuracy", "{:.2%}".format),
+    "bits_per_byte": ("bits/byte", _four),
+    "xz_bits_per_byte": ("xz -9 bits/byte", _four),
+    "token_accuracy": ("token accuracy", _share),
     "word_perplexity": ("word perplexity", _number),
     "tokens": ("tokens", "{:,.0f}".format),
 }
@@ -171,7 +183,7 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     for result in results:
         for source, metrics in _by_source(result).items():
             split = f"{result.split}/{source}" if source else result.split
-            cells = [_show(name, metrics[name]) if name in metrics else "-" for name in names]
+            cells = [show(name, metrics[name]) if name in metrics else "-" for name in names]
             stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
             rows.append([result.run, f"{result.step:,}", split, *cells, *([stride] if strides else [])])
     return header, rows
@@ -182,7 +194,8 @@ def heading(name: str) -> str:
     return FIGURES[name][0] if name in FIGURES else name
 
 
-def _show(name: str, value: float) -> str:
+def show(name: str, value: float) -> str:
+    """A figure as tables and lines have it."""
     return FIGURES[name][1](value) if name in FIGURES else f"{value:.4g}"
 
 

@@ -1,0 +1,96 @@
+"""Labels and numbers of whole texts against the right ones, by scikit-learn and SciPy.
+
+Shape letters: E examples, C labels. Both libraries take more than a second to import, so that is left to the
+first call.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+
+from lm.config.training import TASK_FIGURES
+
+CALIBRATION_BINS = 15
+
+
+def classification_figures(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
+    """accuracy, f1_macro, f1_micro, mcc and calibration_error; mcc from -1 to 1, the others from 0 to 1.
+
+    The prediction is the label of the highest probability, of equal ones the first. All follow scikit-learn:
+
+    `f1_macro` is the mean over the labels that occur among the right or the predicted ones; one that occurs in
+    neither does not count. `f1_micro` counts over all labels, which of one label each is the accuracy.
+    A label that is never right or never predicted has F1 0 (zero_division=0).
+    `mcc` (Matthews 1975; Gorodkin 2004 for more than two labels) is 0 where all predictions, or all right
+    labels, are the same.
+    `calibration_error`: see there.
+
+    All are NaN if a probability is not finite, as a model that has diverged gives them.
+
+    Args:
+        gold_E: numbers of the right labels.
+        probabilities_EC: of each label; a row sums to 1.
+    """
+    assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
+    if not np.isfinite(probabilities_EC).all():
+        return dict.fromkeys(TASK_FIGURES["classification"], math.nan)
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    predicted_E = probabilities_EC.argmax(axis=1)
+    with warnings.catch_warnings():
+        # Of a single label, which is told by its figures and needs no warning on the screen.
+        warnings.simplefilter("ignore")
+        return {
+            "accuracy": float(accuracy_score(gold_E, predicted_E)),
+            "f1_macro": float(f1_score(gold_E, predicted_E, average="macro", zero_division=0)),
+            "f1_micro": float(f1_score(gold_E, predicted_E, average="micro", zero_division=0)),
+            "mcc": float(matthews_corrcoef(gold_E, predicted_E)),
+            "calibration_error": calibration_error(gold_E == predicted_E, probabilities_EC.max(axis=1)),
+        }
+
+
+def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
+    """Expected calibration error (Naeini 2015) over 15 bins of equal width of the prediction's probability.
+
+    The mean over examples of |share of correct ones in its bin - mean confidence in its bin|. A bin includes
+    its upper bound and not its lower one (Guo 2017).
+    """
+    bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
+    # The size of a bin cancels: n / E * |correct / n - confidence / n|.
+    surplus_E = correct_E.astype(np.float64) - confidence_E
+    return float(np.abs(np.bincount(bins_E.astype(np.int64), surplus_E)).sum() / len(correct_E))
+
+
+def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
+    """How often label r (row) was taken for label c (column), int64 (C, C)."""
+    from sklearn.metrics import confusion_matrix
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(confusion_matrix(gold_E, predicted_E, labels=np.arange(num_labels)), np.int64)
+
+
+def regression_figures(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
+    """pearson and spearman (-1 to 1, by SciPy) and mean_squared_error (in the square of the labels' unit).
+
+    A correlation is 0 where it has no value, because all predictions or all labels are the same (or there is
+    only one). All figures are NaN if a prediction is not finite.
+    """
+    assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
+    if not np.isfinite(predicted_E).all():
+        return dict.fromkeys(TASK_FIGURES["regression"], math.nan)
+    gold_E, predicted_E = gold_E.astype(np.float64), predicted_E.astype(np.float64)
+    figures = {"pearson": 0.0, "spearman": 0.0}
+    if np.ptp(gold_E) > 0 and np.ptp(predicted_E) > 0:
+        from scipy.stats import pearsonr, spearmanr
+
+        with warnings.catch_warnings():
+            # Of values that are all but the same, whose correlation is as uncertain as it looks.
+            warnings.simplefilter("ignore")
+            for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
+                value = float(correlation(gold_E, predicted_E).statistic)
+                figures[name] = value if math.isfinite(value) else 0.0
+    return figures | {"mean_squared_error": float(np.mean((gold_E - predicted_E) ** 2))}

@@ -1,0 +1,93 @@
+"""Tags of words against the right ones: entities as seqeval reads them in its strict mode, and single tags.
+
+Shape letters: E sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
+# Scheme of seqeval -> the prefixes that it has, and what is called otherwise; the first that fits is taken.
+SCHEMES: dict[str, tuple[str, dict[str, str]]] = {
+    "IOB1": ("IO", {}),
+    "IOB2": ("BIO", {}),
+    "IOBES": ("BIESO", {}),
+    "BMES": ("BMESO", {"M": "I"}),
+    "BILOU": ("BILUO", {}),
+}
+
+
+def scheme_of(labels: Sequence[str]) -> str:
+    """Which scheme all labels of a task belong to, a key of SCHEMES; "" for tags without one, as parts of speech.
+
+    IOB2 is the common BIO. Tags without any B- are IOB1, where an entity is what stands together under one type.
+    """
+    found = [TAG.fullmatch(label) for label in labels]
+    prefixes = {match["prefix"] for match in found if match}
+    fitting = (name for name, (allowed, _) in SCHEMES.items() if prefixes <= set(allowed))
+    return next(fitting, "") if all(found) else ""
+
+
+def tagging_figures(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
+) -> dict[str, float]:
+    """token_accuracy and, where the labels have a scheme, entity_f1, entity_precision and entity_recall; 0 to 1.
+
+    See `entity_counts` and `word_counts`.
+
+    Args:
+        gold: the right tags, of each sentence.
+        predicted: as many of each sentence.
+        labels: of the task, from which the scheme is told; those that a text lacks as well.
+    """
+    figures = accuracy_figures(word_counts(gold, predicted).sum(axis=0))
+    scheme = scheme_of(labels)
+    return figures | (entity_figures(entity_counts(gold, predicted, scheme).sum(axis=0)) if scheme else {})
+
+
+def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> np.ndarray:
+    """Entities of each sentence that are correct, predicted and right ones, int64 (E, 3), by seqeval's strict mode.
+
+    An entity is correct if its first word, its last word and its type are. Tags that break the scheme make no
+    entity: in IOB2 an I- that follows no B- or I- of the same type is as good as O, in the right tags as in the
+    predicted ones; in BMES and the like so is one that has no end.
+
+    Args:
+        scheme: a key of SCHEMES.
+    """
+    from seqeval import scheme as schemes
+
+    assert len(gold) == len(predicted), (len(gold), len(predicted))
+    renamed = SCHEMES[scheme][1]
+    kind = getattr(schemes, "IOBES" if scheme == "BMES" else scheme)
+    counts = np.zeros((len(gold), 3), np.int64)
+    for number, pair in enumerate(zip(gold, predicted, strict=True)):
+        assert len(pair[0]) == len(pair[1]), (number, pair)
+        named = [[renamed.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in pair]
+        right, found = (set(schemes.Tokens(tags, kind).entities) for tags in named)
+        counts[number] = len(right & found), len(found), len(right)
+    return counts
+
+
+def entity_figures(counts_3: np.ndarray) -> dict[str, float]:
+    """entity_f1, entity_precision and entity_recall over all types (micro) of sums of `entity_counts`; 0 / 0 is 0."""
+    correct, found, right = map(int, counts_3)
+    precision, recall = correct / max(1, found), correct / max(1, right)
+    f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
+    return {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall}
+
+
+def word_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
+    """Words of each sentence whose tag is right, and all words, int64 (E, 2)."""
+    pairs = [list(zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
+    return np.array([(sum(a == b for a, b in pair), len(pair)) for pair in pairs], np.int64).reshape(-1, 2)
+
+
+def accuracy_figures(counts_2: np.ndarray) -> dict[str, float]:
+    """token_accuracy of sums of `word_counts`."""
+    correct, words = map(int, counts_2)
+    return {"token_accuracy": correct / max(1, words)}

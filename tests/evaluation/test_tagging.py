@@ -1,0 +1,141 @@
+"""Entities as seqeval's strict mode counts them: by hand, against its own figures, and in each scheme."""
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+from lm.config.training import TASK_FIGURES
+from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_figures, word_counts
+
+BIO = ("B-loc", "B-per", "I-loc", "I-per", "O")
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def counts(gold, predicted, scheme="IOB2"):
+    """(correct, predicted, right) of one sentence."""
+    return tuple(entity_counts([gold.split()], [predicted.split()], scheme)[0].tolist())
+
+
+def test_by_hand():
+    gold = ["B-per I-per O B-loc".split(), "O B-loc I-loc O".split()]
+    predicted = ["B-per I-per O B-per".split(), "B-loc I-loc I-loc O".split()]
+    got = tagging_figures(gold, predicted, BIO)
+    assert set(got) == set(TASK_FIGURES["tagging"])
+    # One of three is right in bounds and type; 2 + 2 of 8 words... of which the first sentence has 3 and the second 2.
+    assert got == {
+        "entity_f1": pytest.approx(1 / 3),
+        "entity_precision": pytest.approx(1 / 3),
+        "entity_recall": pytest.approx(1 / 3),
+        "token_accuracy": pytest.approx(5 / 8),
+    }
+    assert word_counts(gold, predicted).tolist() == [[3, 4], [2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "expected"),
+    [
+        ("B-per I-per O", "I-per I-per O", (0, 0, 1)),  # no beginning: no entity
+        ("B-per I-per O", "B-per I-loc O", (0, 1, 1)),  # the I- of another type ends it, and begins none
+        ("B-per O I-per", "B-per O I-per", (1, 1, 1)),  # nor does it in the right tags
+        ("B-per B-per O", "B-per I-per O", (0, 1, 2)),
+        ("O O", "O O", (0, 0, 0)),
+        ("O O", "I-per I-per", (0, 0, 0)),
+        ("B I O B", "B I O B", (2, 2, 2)),  # tags without a type
+    ],
+)
+def test_the_strict_mode(gold, predicted, expected):
+    assert counts(gold, predicted) == expected
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "expected"),
+    [
+        ("B-loc M-loc E-loc S-per", "B-loc M-loc E-loc S-per", (2, 2, 2)),
+        ("B-loc M-loc E-loc S-per", "B-loc E-loc O S-per", (1, 2, 2)),
+        ("B-loc E-loc", "B-loc M-loc", (0, 0, 1)),  # no end: no entity
+        ("B-loc E-loc", "M-loc E-loc", (0, 0, 1)),
+        ("B M E S", "B E S S", (1, 3, 2)),  # words of Chinese, as they are cut: here the last is right
+    ],
+)
+def test_bmes(gold, predicted, expected):
+    assert counts(gold, predicted, "BMES") == expected
+    renamed = [text.replace("M", "I") for text in (gold, predicted)]
+    assert counts(*renamed, "IOBES") == expected
+    renamed = [text.replace("E", "L").replace("S", "U") for text in renamed]
+    assert counts(*renamed, "BILOU") == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "scheme"),
+    [
+        (BIO, "IOB2"),
+        (("B-x", "O"), "IOB2"),
+        (("B", "I", "O"), "IOB2"),
+        (("I-x", "I-y", "O"), "IOB1"),
+        (("B-a", "M-a", "E-a", "S-a", "O"), "BMES"),
+        (("B", "M", "E", "S"), "BMES"),
+        (("B-a", "I-a", "E-a", "S-a", "O"), "IOBES"),
+        (("B-a", "L-a", "U-a", "O"), "BILOU"),
+        (("B-a", "M-a", "L-a", "O"), ""),
+        (("NOUN", "VERB", "O"), ""),
+        (("MISC", "O"), ""),
+        (("Bx", "O"), ""),
+    ],
+)
+def test_the_scheme_is_told_from_the_labels(labels, scheme):
+    assert scheme_of(labels) == scheme
+
+
+def test_tags_without_a_scheme_have_an_accuracy_only():
+    assert tagging_figures([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"token_accuracy": 0.5}
+
+
+def test_tags_without_a_beginning_are_entities_by_their_type():
+    got = tagging_figures(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], ["I-a", "I-b", "O"])
+    assert (got["entity_precision"], got["entity_recall"], got["token_accuracy"]) == (0, 0, 0.75)
+    assert counts("O I-a I-a O I-b", "O I-a I-a O I-b", "IOB1") == (2, 2, 2)
+
+
+@pytest.mark.parametrize("labels", [["O"], list(BIO)])
+def test_without_any_entity_the_figures_are_0(labels):
+    got = tagging_figures([["O", "O"]], [["O", "O"]], labels)
+    assert got == {"entity_f1": 0, "entity_precision": 0, "entity_recall": 0, "token_accuracy": 1}
+
+
+@pytest.mark.parametrize(("scheme", "prefixes"), [("IOB2", "BI"), ("IOBES", "BIES"), ("BILOU", "BILU"), ("IOB1", "I")])
+def test_equal_to_seqeval_to_the_last_digit(scheme, prefixes):
+    """On sentences of random tags, most of them broken, with its own figures of the strict mode."""
+    from seqeval import scheme as schemes
+    from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+    draw = random.Random(scheme)
+    labels = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("x", "y"))]
+    gold = [draw.choices(labels, k=draw.randint(1, 12)) for _ in range(150)]
+    predicted = [[tag if draw.random() < 0.8 else draw.choice(labels) for tag in tags] for tags in gold]
+    assert scheme_of(labels) == scheme
+    got = tagging_figures(gold, predicted, labels)
+    strict = {"mode": "strict", "scheme": getattr(schemes, scheme), "zero_division": 0}
+    assert 0.1 < got["entity_f1"] < 0.9
+    assert got["entity_f1"] == f1_score(gold, predicted, **strict)
+    assert got["entity_precision"] == precision_score(gold, predicted, **strict)
+    assert got["entity_recall"] == recall_score(gold, predicted, **strict)
+    assert got["token_accuracy"] == accuracy_score(gold, predicted)
+
+
+def test_sums_over_sentences_give_the_figures():
+    counts_E3 = np.array([[1, 2, 1], [0, 0, 1], [2, 2, 2]])
+    got = entity_figures(counts_E3.sum(axis=0))
+    assert got == {"entity_f1": pytest.approx(6 / 8), "entity_precision": 0.75, "entity_recall": 0.75}
+
+
+def test_a_tag_too_few_is_noticed():
+    with pytest.raises(ValueError):
+        tagging_figures([["O", "O"]], [["O"]], BIO)
