@@ -5,7 +5,9 @@
 prints a table of the token stores and the first n batches, token by token: what the model reads above
 what it has to predict, and, where there are two sides, the source above both. Each document has its
 colour and begins with "|", the same on both sides; a target that is not scored is a dot, and padding at
-the end is not shown. With --workdir the run's own tokenizer is used; without, one is made and thrown away.
+the end is not shown. Hidden tokens are read as <mask>, as others or as they are, and stand below; where a second
+text may follow the first, that stands below the first token. With --workdir the run's own tokenizer is used;
+without, one is made and thrown away.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ def define_flags() -> None:
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 NOT_SCORED = "·"
+MASK = "<mask>"
+FOLLOWS = ("other text", "follows")  # what the label of a next-sentence pair says of the second text
 MARGIN = 9  # columns that the names of the lines take
 
 
@@ -79,10 +83,16 @@ def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines
 
     `most_lines` is for each of these; what is left out is counted.
     """
-    pieces = prepared.tokenizer.piece
+    pieces, objective = prepared.tokenizer.piece, prepared.config.objective
     tokens, targets, weights, segments = (x[row] for x in (batch.tokens, batch.targets, batch.weights, batch.segments))
     reads = _visible(prepared.tokenizer, tokens, segments)
     predicts = [pieces(int(t)) if w > 0 else NOT_SCORED for t, w in zip(targets, weights, strict=True)]
+    if objective.name == "masked":
+        mask_id = prepared.tokenizer.mask_id
+        reads = [MASK if t == mask_id else piece for piece, t in zip(reads, tokens, strict=False)]
+    if objective.next_sentence:
+        for first in np.flatnonzero((batch.positions[row] == 0) & (segments > 0)):
+            predicts[first] = FOLLOWS[int(targets[first])]
     lines = _columns({"reads": reads, "predicts": predicts[: len(reads)]}, segments, width, most_lines)
     if batch.source is not None:
         source_segments = batch.source.segments[row]
@@ -131,7 +141,7 @@ def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, 
         console.print()
         console.rule(f"step {step}: {_summary(batch)}", align="left")
         shown = range(min(num_rows, batch.shape[0]))
-        kind = "window" if batch.source is None else "packed row"
+        kind = "window" if config.objective.name == "causal" else "packed row"
         for row, (name, epoch, number) in zip(shown, rows.places(step, shown), strict=True):
             console.print(f"row {row}: source {name}, epoch {epoch}, {kind} {number}", style="bold", highlight=False)
             for line in row_lines(prepared, batch, row, console.width, most_lines):
