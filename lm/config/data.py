@@ -40,7 +40,7 @@ class SourceConfig:
     )
     pair_field: str = option("", "Classification, regression: field of the second text of a pair, as `field`.")
     label_field: str = option(
-        "", "Field of the label, number or list of tags, as `field`. conll: number of the column."
+        "", "Field of the label, number or list of tags, as `field`. conll: number of the column, 1 being the word."
     )
     label_pattern: str = option(
         "", "Classification of text files: a regular expression with a group named label, searched for in their paths."

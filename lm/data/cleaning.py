@@ -53,11 +53,15 @@ class Cleaner:
         """The documents that are kept, cleaned, in their order."""
         for text in texts:
             text = clean_text(self.config, text)
-            reason = self._reason_to_drop(text)
-            if reason:
-                self.dropped[reason] += 1
-            else:
+            if self.keeps(text):
                 yield text
+
+    def keeps(self, text: str) -> bool:
+        """Whether a document that is cleaned already is kept; if not, it is counted."""
+        reason = self._reason_to_drop(text)
+        if reason:
+            self.dropped[reason] += 1
+        return not reason
 
     def _reason_to_drop(self, text: str) -> str | None:
         if len(text) < self.config.min_chars:

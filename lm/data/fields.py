@@ -62,6 +62,10 @@ class Field:
         """The texts of a list with spaces between them."""
         return " ".join(self.texts(record, where))
 
+    def value(self, record: Record, where: str) -> Any:
+        """What the record holds there, as it is; of a template its text."""
+        return _look_up(record, self.spec, where) if self._parts is None else self.text(record, where)
+
 
 def _look_up(record: Record, name: str, where: str) -> Any:
     if name in record:
@@ -91,7 +95,12 @@ def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
 
 
 def _as_text(value: Any, name: str, where: str) -> str:
-    """Text with LF line ends. Lone surrogates, which JSON can spell but UTF-8 cannot, become U+FFFD."""
+    """Text with LF line ends."""
+    return as_text(value, name, where).replace("\r\n", "\n")
+
+
+def as_text(value: Any, name: str, where: str) -> str:
+    """Text, character by character as it is. Lone surrogates, which JSON can spell but UTF-8 cannot, become U+FFFD."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -101,4 +110,4 @@ def _as_text(value: Any, name: str, where: str) -> str:
         raise UserError(f"{where}: field {name!r} should hold text and holds {type(value).__name__} {value!r:.40}.")
     if not value.isascii():
         value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value.replace("\r\n", "\n")
+    return value

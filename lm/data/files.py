@@ -99,6 +99,12 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
         yield from lines_of(file)
 
 
+def lines_over_ascii(path: Path) -> int:
+    """How many lines hold a byte over 127, which each encoding reads in its own way."""
+    with read_errors(path), _open_binary(path) as file:
+        return sum(not line.isascii() for line in file)
+
+
 def _open_binary(path: Path) -> Any:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lm.config import Config, SourceConfig
+from lm.config import PAIRED, Config, SourceConfig
 from lm.data import pairs, sources, token_store
 from lm.data.cleaning import Cleaner
 from lm.data.pair_store import PairStore
@@ -51,15 +51,6 @@ class Part(abc.ABC):
     def _held_out(self) -> bool:
         return self.side == "valid"
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except UserError as error:
-            if str(error).startswith("config."):
-                raise
-            raise UserError(f"{self.label}: {error}") from error
-
     def _identity(self, fingerprint: str, tokenizer: Tokenizer) -> dict[str, Any]:
         data = self._data
         return {
@@ -83,7 +74,7 @@ class TextPart(Part):
 
     def _read(self, cleaner: Cleaner) -> Iterator[str]:
         """The documents, cleaned. `cleaner` counts those dropped from the whole source, both sides of it."""
-        with self._named_errors():
+        with named_errors(self.label):
             texts = cleaner.clean(self._source.iterate())
             if self.side == "all":
                 yield from texts
@@ -97,7 +88,7 @@ class TextPart(Part):
         return int((1 - self._data.holdout_fraction) * total)
 
     def store(self, cache: Path, tokenizer: Tokenizer, source_tokenizer: Tokenizer) -> TokenStore:
-        with self._named_errors():
+        with named_errors(self.label):
             identity = self._identity(self._source.fingerprint(), tokenizer)
         if self._data.cleaning.unicode:
             identity["unicode"] = unicodedata.unidata_version
@@ -119,7 +110,7 @@ class PairPart(Part):
     def read(self, counting: PairFilter | None = None) -> Iterator[tuple[Pair, Pair]]:
         """Each pair of this part as the model sees it (clean, with the prefix) and as it was read."""
         data = self._data
-        with self._named_errors():
+        with named_errors(self.label):
             chosen = counting or PairFilter(data.cleaning, data.pairs)
             for raw in self._source.iterate():
                 pair = pairs.clean_pair(data.cleaning, raw)
@@ -132,7 +123,7 @@ class PairPart(Part):
         return (getattr(pair, side) for pair, _ in self.read() for side in of)
 
     def store(self, cache: Path, tokenizer: Tokenizer, source_tokenizer: Tokenizer) -> PairStore:
-        with self._named_errors():
+        with named_errors(self.label):
             fingerprint = self._source.fingerprint()
         source, target = (
             self._store_side(cache, fingerprint, side, each)
@@ -158,7 +149,7 @@ class PairPart(Part):
         def read(counting: PairFilter) -> Iterator[str]:
             return (getattr(pair, side) for pair, _ in self.read(counting))
 
-        with self._named_errors():
+        with named_errors(self.label):
             counting = PairFilter(data.cleaning, data.pairs)
         label = f"{self._label_of_side}, {side}s"
         return token_store.open_or_build(cache, identity, label, tokenizer, read, counting)
@@ -167,11 +158,22 @@ class PairPart(Part):
 def parts_of(config: Config, split: str) -> list[Part]:
     """In the order of the names. A training source of weight 0 is switched off."""
     data = config.data
-    kind: type[Part] = PairPart if config.objective.name == "seq2seq" else TextPart
+    kind: type[Part] = PairPart if config.objective.name in PAIRED else TextPart
     if split == "test" or (split == "valid" and data.valid):
         return [kind(config, split, name, "all") for name in sorted(getattr(data, split))]
     side = "all" if data.valid else split
     return [kind(config, "train", name, side) for name in sorted(data.train) if data.train[name].weight > 0]
+
+
+@contextlib.contextmanager
+def named_errors(label: str) -> Iterator[None]:
+    """Puts the name of the source before errors that do not begin with a setting."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith("config."):
+            raise
+        raise UserError(f"{label}: {error}") from error
 
 
 def is_held_out(text: str, fraction: float) -> bool:

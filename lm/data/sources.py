@@ -80,19 +80,20 @@ class TextSource(Source):
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._files = Files(config.path)
+        self.files = Files(config.path)
 
     def iterate(self) -> Iterator[str]:
-        yield from self._files.read_each(self._read)
+        yield from self.files.read_each(self.read)
 
     def describe(self) -> str:
-        return self._files.describe()
+        return self.files.describe()
 
     def fingerprint(self) -> str:
         config = self.config
-        return hash_of("text", config.document, config.separator, config.encoding, *self._files.hashes())
+        return hash_of("text", config.document, config.separator, config.encoding, *self.files.hashes())
 
-    def _read(self, path: Path) -> Iterator[str]:
+    def read(self, path: Path) -> Iterator[str]:
+        """The documents of one file."""
         split = {
             "file": self._whole,
             "line": lines_of,

@@ -23,6 +23,7 @@ import numpy as np
 from lm.errors import UserError
 
 INFO_FILE = "tokenizer_info.json"
+Offsets = list[tuple[int, int]]
 PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that we make; bytes have no UNK
 
 
@@ -72,12 +73,25 @@ class Tokenizer(abc.ABC):
         """The inverse of `extra_id`; None for a token that is none of them."""
         return self.vocab_size - 1 - token if self.base_size <= token < self.vocab_size else None
 
+    @property
+    def mask_id(self) -> int:
+        """The token put in the place of a hidden one: <extra_id_0>, or what a file has for it. Raises UserError."""
+        return self.extra_id(0)
+
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Token ids, with no special tokens added."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    @abc.abstractmethod
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """The ids of `encode`, and of each the characters of `text` that it stands for: [first, last + 1).
+
+        Of a character that is several tokens each has the whole; a token that stands for nothing in the text, such
+        as a space that is put before it, is empty: (i, i).
+        """
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lm.data.tokenizer_base import Tokenizer
+from lm.data.tokenizer_base import Offsets, Tokenizer
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -19,6 +19,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     kind = "huggingface"
     file_name = "tokenizer.json"
+    MASKS = ("[MASK]", "<mask>")
     GUESSES = (
         ("<|begin_of_text|>", "<|end_of_text|>"),
         ("<s>", "</s>"),
@@ -49,6 +50,8 @@ class HuggingFaceTokenizer(Tokenizer):
         pads = [self._tokenizer.token_to_id(piece) for piece in ("<pad>", "[PAD]", "<|padding|>", "<|pad|>")]
         self._has_pad = any(pad is not None for pad in pads)
         self.pad_id = next((pad for pad in pads if pad is not None), 0)
+        masks = [self._tokenizer.token_to_id(piece) for piece in self.MASKS]
+        self._mask_id = next((mask for mask in masks if mask is not None), None)
         self.base_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self._extra = {token: number for number, token in enumerate(self._extra_pieces())}
         unknown = getattr(self._tokenizer.model, "unk_token", None)
@@ -75,6 +78,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def _extra_number(self, token: int) -> int | None:
         return self._extra.get(token) if self._extra else super()._extra_number(token)
 
+    @property
+    def mask_id(self) -> int:
+        return super().mask_id if self._mask_id is None else self._mask_id
+
     def _id_of(self, piece: str, setting: str) -> int:
         token = self._tokenizer.token_to_id(piece) if piece else None
         if token is None:
@@ -90,6 +97,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -118,7 +129,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _special(self) -> dict[int, str]:
         names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}
-        return names | ({self.pad_id: "<pad>"} if self._has_pad else {})
+        names |= {self.pad_id: "<pad>"} if self._has_pad else {}
+        return names | ({self._mask_id: "<mask>"} if self._mask_id is not None else {})
 
     def _options(self) -> dict[str, Any]:
         return {"bos_token": self.bos_token, "eos_token": self.eos_token}

@@ -16,7 +16,7 @@ import numpy as np
 
 from lm.config import TokenizerConfig
 from lm.data import sentencepiece_training
-from lm.data.tokenizer_base import BOS, EOS, INFO_FILE, UNK, Tokenizer
+from lm.data.tokenizer_base import BOS, EOS, INFO_FILE, UNK, Offsets, Tokenizer
 from lm.data.tokenizer_huggingface import HuggingFaceTokenizer
 from lm.errors import UserError
 
@@ -32,6 +32,9 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return (np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist()
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [(i, i + 1) for i, character in enumerate(text) for _ in character.encode("utf-8")]
 
     def _decode(self, ids: list[int]) -> str:
         return bytes(i - 3 for i in ids).decode("utf-8", errors="replace")
@@ -70,6 +73,9 @@ class CharacterTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         return self._ids[np.minimum(codes, len(self._ids) - 1)].tolist()
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [(i, i + 1) for i in range(len(text))]
 
     def _decode(self, ids: list[int]) -> str:
         return "".join("\ufffd" if i == UNK else self.characters[i - 4] for i in ids)
@@ -113,6 +119,9 @@ class WordTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return [self._ids.get(word, UNK) for word in text.split()]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [match.span() for match in re.finditer(r"\S+", text)]
 
     def _decode(self, ids: list[int]) -> str:
         return " ".join(self._piece(token) for token in ids)
@@ -174,7 +183,7 @@ class SentencePieceTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         if not self._joints:
             return self._processor.encode(list(texts))
-        cut = [re.split("([\n\u2581])", text) for text in texts]
+        cut = [self._cut(text) for text in texts]
         encoded = iter(self._processor.encode([part for parts in cut for part in parts[::2]]))
         batch = []
         for parts in cut:
@@ -184,6 +193,44 @@ class SentencePieceTokenizer(Tokenizer):
                 ids += next(encoded)
             batch.append(ids)
         return batch
+
+    def _cut(self, text: str) -> list[str]:
+        """Text and joints in turn, text at both ends."""
+        return re.split("([\n\u2581])", text) if self._joints else [text]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        ids: list[int] = []
+        offsets: Offsets = []
+        place = 0
+        for part in self._cut(text):
+            joint = self._joints.get(part)
+            found, spans = (joint, [(0, 1)] * len(joint)) if joint else self._part_with_offsets(part)
+            ids += found
+            offsets += [(place + begin, place + end) for begin, end in spans]
+            place += len(part)
+        return ids, offsets
+
+    def _part_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """Ids and offsets by the library, which may normalise the text.
+
+        It gives all that a character turned into to the last of its tokens and nothing to the others: the bytes
+        of one that is no piece, the letters of a ligature. They get it here too; a space put before the text not.
+        """
+        try:
+            found = self._processor.encode(text, out_type="offset_mapping")
+            ids, spans = list(found["ids"]), found["offsets"]
+        except (RuntimeError, ValueError):  # an older release, which does not know of them
+            of_old: Any = "immutable_proto"
+            pieces = self._processor.encode(text, out_type=of_old).pieces
+            ids, spans = [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+        offsets: Offsets = []
+        following = len(text), len(text)
+        for token, (begin, end) in zip(reversed(ids), reversed(spans), strict=True):
+            if begin == end == following[0] and self._processor.id_to_piece(token) != "\u2581":
+                begin, end = following
+            following = begin, end
+            offsets.append(following)
+        return ids, offsets[::-1]
 
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
