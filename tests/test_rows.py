@@ -8,6 +8,7 @@ from lm.config import Config, MeshConfig, defaults, source
 from lm.data.loader import EvalRows, TrainRows
 from lm.data.packed_rows import PackedTrainRows
 from lm.data.pair_rows import PairEvalRows
+from lm.data.piece_rows import PieceEvalRows
 from lm.data.prepare import prepare
 from lm.data.tokenizers import ByteTokenizer
 from lm.errors import UserError
@@ -18,18 +19,19 @@ BATCH, SOURCE, LENGTH = 4, 64, 56
 LINES = [(f"source {i} {'a. b! ' * (i % 4)}end.", f"target {i * i}{' c' * (i % 5)}") for i in range(120)]
 
 
-def prepared(folder, name, length=LENGTH, overlong="truncate"):
+def prepared(folder, name, length=LENGTH, overlong="truncate", **objective):
     for side, file in enumerate(("source.txt", "target.txt")):
         (folder / file).write_text("".join(f"{line[side]}\n" for line in LINES))
     values = defaults()
     target = {"target_path": str(folder / "target.txt")} if name == "seq2seq" else {}
     values.data.train.mine = source(path=str(folder / "source.txt"), document="line", **target)
-    values.data.update(sequence_length=length, source_length=0 if name == "causal" else SOURCE)
+    values.data.update(sequence_length=length, source_length=0 if name in ("causal", "masked") else SOURCE)
     values.data.update(cache_dir=str(folder / "cache"))
     values.data.tokenizer.update(kind="bytes", extra_ids=0 if name in ("causal", "seq2seq", "prefix_lm") else 103)
     values.data.pairs.overlong = overlong
-    values.model.family = "decoder" if name == "causal" else "encoder_decoder"
-    values.objective.update(name=name, permute_sentences=name == "infilling")
+    values.model.family = {"causal": "decoder", "masked": "encoder"}.get(name, "encoder_decoder")
+    values.objective.update(name=name, permute_sentences=name == "infilling", **objective)
+    values.model.token_types = 2 * values.objective.next_sentence
     values.train.batch_size = BATCH
     return prepare(Config.from_dict(values.to_dict()), folder / "run")
 
@@ -88,18 +90,23 @@ def test_every_denoising_objective_makes_rows(tmp_path, name):
     assert whole.weights.sum() == evaluated.totals["targets"] > 0 and evaluated.totals["bytes"] == 0
 
 
-def test_masks_are_the_same_on_one_device_and_on_eight_and_new_in_each_epoch(tmp_path):
-    found = prepared(tmp_path, "span_corruption")
-    whole = train_rows(found.config, found)
-    steps = (0, 5, whole.rows_per_epoch()["mine"] // BATCH + 5)
-    batches = [whole.rows(step, range(BATCH)) for step in steps]
-    shards = batch_sharding(make_mesh(MeshConfig(data=4, tensor=2))).devices_indices_map((BATCH, SOURCE))
+def check_layouts(found, steps, width):
+    """Each device's part of a batch, made as by a host of its own, is what one host has."""
+    batches = [train_rows(found.config, found).rows(step, range(BATCH)) for step in steps]
+    shards = batch_sharding(make_mesh(MeshConfig(data=4, tensor=2))).devices_indices_map((BATCH, width))
     assert len(shards) == 8
-    for rows, _ in shards.values():  # each as a host of its own
+    for rows, _ in shards.values():
         alone = train_rows(found.config, found)
         for step, batch in zip(steps, batches, strict=True):
             part = alone.rows(step, range(*rows.indices(BATCH)))
             jax.tree.map(lambda x, y, rows=rows: np.testing.assert_array_equal(x, y[rows]), part, batch)
+
+
+def test_masks_are_the_same_on_one_device_and_on_eight_and_new_in_each_epoch(tmp_path):
+    found = prepared(tmp_path, "span_corruption")
+    whole = train_rows(found.config, found)
+    steps = (0, 5, whole.rows_per_epoch()["mine"] // BATCH + 5)
+    check_layouts(found, steps, SOURCE)
     first_extra = found.tokenizer.vocab_size - found.tokenizer.num_extra_ids
     epochs: list[dict[tuple, list]] = [{}, {}]
     for step in range(2 * steps[-1]):
@@ -123,6 +130,45 @@ def uncorrupted(tokens: list[int], targets: list[int], first_extra: int) -> tupl
         else:
             inside.append(token)
     return tuple(each for token in tokens[:-1] for each in spans.get(token, [token]))
+
+
+@pytest.mark.parametrize("objective", [{}, {"whole_words": True}, {"next_sentence": True}], ids=str)
+def test_masked_rows_hide_some_of_the_text_anew_in_each_epoch(tmp_path, objective):
+    found = prepared(tmp_path, "masked", **objective)
+    rows, tokenizer = train_rows(found.config, found), found.tokenizer
+    per_epoch = rows.rows_per_epoch()["mine"]
+    check_layouts(found, (0, per_epoch // BATCH + 5), LENGTH)
+    epochs: list[dict[tuple, set]] = [{}, {}]
+    step = 0
+    while not step or rows.places(step, [0])[0][1] < 2:
+        batch = rows.rows(step, range(BATCH))
+        hidden = batch.weights > 0
+        text = np.where(hidden, batch.targets, batch.tokens)
+        assert batch.source is None and (batch.types is not None) == ("next_sentence" in objective)
+        assert not np.isin(text[hidden], [tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id]).any()
+        for row, (_, epoch, _) in enumerate(rows.places(step, range(BATCH))):
+            for segment in range(1, batch.segments[row].max() + 1) if epoch < 2 else []:
+                inside = batch.segments[row] == segment
+                key = tuple(text[row][inside].tolist())
+                assert key[0] == tokenizer.bos_id and key[-1] == tokenizer.eos_id
+                places = tuple(np.flatnonzero(hidden[row][inside]).tolist())
+                assert places
+                epochs[epoch].setdefault(key, set()).add(places)
+        step += 1
+    for texts in epochs if "next_sentence" not in objective else []:
+        store = found.stores["train"]["mine"]
+        documents = {tokenizer.decode(store.document(i)) for i in range(store.num_documents)}
+        short = {text for text in documents if len(text) <= LENGTH - 2}
+        assert len(short) > 50 and short <= {tokenizer.decode(key) for key in texts}, "each once at least"
+        common = [key for key in texts if len(key) > 25 and key in epochs[0] and key in epochs[1]]
+        assert len(common) > 20 and sum(epochs[0][key] == epochs[1][key] for key in common) < 0.2 * len(common)
+    evaluated = eval_rows(found.config, tokenizer, found.stores["valid"])["mine"]
+    batch = evaluated.rows(range(evaluated.num_rows))
+    assert isinstance(evaluated, PieceEvalRows) and batch.weights.sum() == evaluated.totals["targets"] > 0
+    assert evaluated.totals["bytes"] == 0 and evaluated.missing
+    assert evaluated.totals["documents"] == found.stores["valid"]["mine"].num_documents
+    again = eval_rows(found.config, tokenizer, found.stores["valid"])["mine"].rows(range(evaluated.num_rows))
+    jax.tree.map(np.testing.assert_array_equal, again, batch)
 
 
 def test_causal_rows_are_windows(tmp_path):

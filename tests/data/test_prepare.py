@@ -112,6 +112,17 @@ def test_the_fingerprint_names_what_decides_the_batches(config, tmp_path):
     assert fingerprint(model__num_layers=2) == base
     for change in ({"seed": 1}, {"train__batch_size": 8}, {"data__sequence_length": 16}):
         assert {k for k, v in fingerprint(**change).items() if v != base[k]} == {"order"}
+    masked = {"objective__name": "masked", "model__family": "encoder", "data__tokenizer__extra_ids": 1}
+    base = fingerprint("masked", **masked)
+    for change in ({"objective__whole_words": True}, {"objective__next_sentence": True}):
+        assert {k for k, v in fingerprint("masked", **masked, **change).items() if v != base[k]} == {"order"}
+
+
+def test_the_fingerprint_names_what_decides_the_documents(config, tmp_path):
+    def fingerprint(run="run", **changes):
+        return prepare(config(**changes), tmp_path / run).fingerprint
+
+    base = fingerprint()
     assert fingerprint(data__cleaning__max_chars=35)["train/mine"] != base["train/mine"]
     assert fingerprint("run2", data__tokenizer__kind="characters")["tokenizer"] != base["tokenizer"]
 

@@ -97,3 +97,31 @@ def test_long_sources_are_clipped_by_themselves(tmp_path):
     first = next(i for i, line in enumerate(lines) if line.startswith("source  "))
     assert "more tokens" in lines[first + 1] and lines[first + 2].startswith("reads")
     assert "more tokens" in lines[first + 4]
+
+
+def test_hidden_tokens_stand_under_what_is_read_in_their_place(tmp_path):
+    (tmp_path / "text.txt").write_text("".join(f"ab cd {i} {'ef' * (i % 5)}\n" for i in range(300)))
+    values = defaults()
+    values.data.train.mine = source(path=str(tmp_path / "text.txt"), document="line")
+    values.data.tokenizer.update(kind="characters", extra_ids=1)
+    values.objective.update(name="masked", next_sentence=True, noise_density=0.3)
+    values.model.family = "encoder"
+    values.data.update(sequence_length=40, cache_dir=str(tmp_path / "cache"))
+    found = prepare(Config.from_dict(values.to_dict()), tmp_path / "run")
+    out = io.StringIO()
+    show.show(Console(file=out, width=4000), found, num_batches=1, num_rows=32, most_lines=1)
+    lines = out.getvalue().splitlines()
+    labels, masks = [], 0
+    for at in [i for i, line in enumerate(lines) if line.startswith("reads")]:
+        # Columns of a row begin where the line of what is read has a mark, or a space before a piece.
+        reads, predicts = lines[at], lines[at + 1].ljust(len(lines[at]))
+        for place in range(len(reads)):
+            if reads.startswith("<mask>", place):
+                masks += 1
+                assert predicts[place] not in "· "
+            if reads.startswith("<eos>", place):
+                assert predicts[place] == show.NOT_SCORED
+            if reads.startswith("|<bos>", place):
+                labels.append(predicts[place + 1 :].split("  ")[0].split(" ·")[0].strip())
+    assert masks > 100 and {label.split(" ")[0] for label in labels} == {"other", "follows"}
+    assert "<extra_id" not in out.getvalue() and "packed row 0" in out.getvalue()
