@@ -13,6 +13,7 @@ from lm.config import Config
 from lm.data.next_fit import Side
 from lm.data.packed_rows import PackedEvalRows
 from lm.data.pieces import Piece, Pieces
+from lm.data.task_pieces import TaskPieces
 
 
 def lay_out_pieces(
@@ -80,7 +81,7 @@ class PieceEvalRows(PackedEvalRows):
         missing: str = "the text is not what is predicted",
     ):
         super().__init__(pieces, PieceLayout(length, with_types, real_targets))
-        self._pieces, self.missing = pieces, missing
+        self.pieces, self.missing = pieces, missing
         self._text = {"documents": len(pieces), "bytes": 0, "words": 0, "unknown": 0, **(text or {})}
 
     @cached_property
@@ -89,7 +90,7 @@ class PieceEvalRows(PackedEvalRows):
 
         Every piece is made once to count them, the first time that this is asked for.
         """
-        made = (self._pieces.make(0, i) for i in range(len(self._pieces)))
+        made = (self.pieces.make(0, i) for i in range(len(self.pieces)))
         return {"targets": sum(int(np.count_nonzero(piece.weights_T)) for piece in made), **self._text}
 
     def places(self, row: int) -> list[tuple[int, int]]:
@@ -100,4 +101,14 @@ class PieceEvalRows(PackedEvalRows):
 
     @cached_property
     def _sizes_E(self) -> np.ndarray:
-        return self._pieces.sizes(0)
+        return self.pieces.sizes(0)
+
+
+class TaskEvalRows(PieceEvalRows):
+    """The pieces of a task with labels, to be scored; `pieces` tells what each of them is of."""
+
+    def __init__(self, pieces: TaskPieces, layout: PieceLayout):
+        counts = pieces.store.counts
+        text = {"documents": counts["examples"], "unknown": counts["unknown"]}
+        super().__init__(pieces, layout.length, layout.with_types, layout.real_targets, text=text)
+        self.pieces = pieces
