@@ -81,7 +81,7 @@ class PieceEvalRows(PackedEvalRows):
         missing: str = "the text is not what is predicted",
     ):
         super().__init__(pieces, PieceLayout(length, with_types, real_targets))
-        self.pieces, self.missing = pieces, missing
+        self._pieces, self.missing = pieces, missing
         self._text = {"documents": len(pieces), "bytes": 0, "words": 0, "unknown": 0, **(text or {})}
 
     @cached_property
@@ -90,7 +90,7 @@ class PieceEvalRows(PackedEvalRows):
 
         Every piece is made once to count them, the first time that this is asked for.
         """
-        made = (self.pieces.make(0, i) for i in range(len(self.pieces)))
+        made = (self._pieces.make(0, i) for i in range(len(self._pieces)))
         return {"targets": sum(int(np.count_nonzero(piece.weights_T)) for piece in made), **self._text}
 
     def places(self, row: int) -> list[tuple[int, int]]:
@@ -101,7 +101,7 @@ class PieceEvalRows(PackedEvalRows):
 
     @cached_property
     def _sizes_E(self) -> np.ndarray:
-        return self.pieces.sizes(0)
+        return self._pieces.sizes(0)
 
 
 class TaskEvalRows(PieceEvalRows):
