@@ -34,15 +34,14 @@ from ml_collections import config_flags
 from lm.averaging import averaged_params
 from lm.checkpoint import Checkpoints
 from lm.command import DONE, config_from_flags, define_config_flag, run
-from lm.config import Config, MeshConfig, ModelConfig, SourceConfig
+from lm.config import LABELLED, PAIRED, Config, MeshConfig, ModelConfig, SourceConfig
+from lm.data.label_store import LabelledStore
 from lm.data.pair_store import PairStore
 from lm.data.pairs import Pair
-from lm.data.prepare import cache_directory, load_tokenizers, prepare_split, references
-from lm.data.token_store import TokenStore
+from lm.data.prepare import Store, cache_directory, load_tokenizers, prepare_split, references
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.predictions import Example, write_predictions
+from lm.evaluation.compression import unigram_entropy, xz_bits_per_byte
 from lm.evaluation.split import SplitEvaluation
 from lm.evaluation.table import Result, print_table, write_results
 from lm.models.transformer import Model, build_model
@@ -92,7 +91,7 @@ class Evaluated:
     result: Result
     directory: Path  # where its files belong
     stem: str  # and how they are called
-    examples: list[Example]  # generated outputs, if there were any
+    evaluation: SplitEvaluation  # which has the predictions, if there were any
 
 
 def define_flags() -> None:
@@ -150,6 +149,8 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     seconds = time.monotonic() - began
     if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
         metrics["xz_bits_per_byte"] = xz_bits_per_byte(stores, tokenizer)
+    if config.objective.name == "masked" and is_first():
+        metrics["unigram_entropy"] = unigram_entropy(stores, tokenizer)
     generation = dataclasses.asdict(config.eval.generation) if pairs else None
     result = Result(
         run=name or str(root),
@@ -173,7 +174,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
             "versions": versions(),
         },
     )
-    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation.examples)
+    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
 
 def _read_params(
@@ -223,9 +224,7 @@ def main() -> int:
         for each in done:
             try:
                 paths = write_results(each.directory, each.stem, each.result)
-                if each.examples:
-                    paths.append(each.directory / f"{each.stem.replace('results', 'predictions', 1)}.jsonl")
-                    write_predictions(paths[-1], each.examples)
+                paths += each.evaluation.write(each.directory, each.stem.replace("results", "predictions", 1))
             except OSError as error:
                 reason = error.strerror or error
                 print(f"warning: results could not be written to {each.directory} ({reason}).", file=sys.stderr)
@@ -264,8 +263,10 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
                 "use a config with the same model, or override these settings."
             )
         values |= {"data": other["data"], "eval": other["eval"]}
-    if options.text and own.objective.name == "seq2seq":
+    if options.text and own.objective.name in PAIRED:
         raise UserError(f"--text: {root} needs pairs; name them in data.test of a config, or use lm.generate --input.")
+    if options.text and own.objective.name in LABELLED:
+        raise UserError(f"--text: {root} needs examples with labels; name them in data.test of a config.")
     if options.text:
         values["data"]["test"] = {"text": dataclasses.asdict(SourceConfig(kind="text", path=options.text))}
     if options.stride:
@@ -307,7 +308,9 @@ def _open_data(
     return stores, pairs
 
 
-def _described(store: TokenStore | PairStore) -> dict[str, Any]:
+def _described(store: Store) -> dict[str, Any]:
+    if isinstance(store, LabelledStore):
+        return {"hash": store.fingerprint, **store.counts}
     if isinstance(store, PairStore):
         return {"source": _described(store.source), "target": _described(store.target)}
     return {"hash": store.fingerprint, **store.manifest["counts"]}

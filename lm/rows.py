@@ -7,16 +7,19 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lm.config import Config
+from lm.config import LABELLED, PAIRED, Config
 from lm.data import loader
 from lm.data.examples import DenoisingExamples, Examples, PairExamples
+from lm.data.label_store import LabelledStore
 from lm.data.loader import EvalRows, TrainRows
 from lm.data.masked_pieces import MaskedPieces, NextSentencePieces
 from lm.data.packed_rows import Packable, PackedTrainRows
 from lm.data.pair_rows import PairEvalRows, PairLayout
 from lm.data.pair_store import PairStore
-from lm.data.piece_rows import PieceEvalRows, PieceLayout
-from lm.data.prepare import Prepared
+from lm.data.partner_rows import LonePairs, PartnerEvalRows, PartnerLayout
+from lm.data.piece_rows import PieceEvalRows, PieceLayout, TaskEvalRows
+from lm.data.prepare import Prepared, Store
+from lm.data.task_pieces import AnswerPieces, TaskPieces, TextPieces, WordPieces
 from lm.data.token_store import TokenStore
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -25,7 +28,7 @@ from lm.objectives.denoising import build_denoiser
 from lm.objectives.masking import build_masking
 
 AnyTrainRows: TypeAlias = TrainRows | PackedTrainRows
-AnyEvalRows: TypeAlias = EvalRows | PairEvalRows | PieceEvalRows
+AnyEvalRows: TypeAlias = EvalRows | PairEvalRows | PieceEvalRows | PartnerEvalRows
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
@@ -35,6 +38,12 @@ def train_rows(config: Config, prepared: Prepared) -> AnyTrainRows:
     if config.objective.name == "causal":
         return TrainRows(config, prepared, causal.features)
     tokenizer, stores = prepared.tokenizer, prepared.stores["train"]
+    if config.objective.name in LABELLED:
+        tasks = _task_pieces(config, tokenizer, stores, train=True)
+        _check_some(tasks, "no example can be learnt", "look at the notes above, or lengthen the rows")
+        return PackedTrainRows(config, tasks, PieceLayout.of(config))
+    if config.objective.name == "contrastive":
+        return PackedTrainRows(config, _partners(config, tokenizer, stores), PartnerLayout.of(config, tokenizer.bos_id))
     if config.objective.name == "masked":
         pieces = _masked_pieces(config, tokenizer, stores)
         least = "2 tokens" if config.objective.next_sentence else "a token"
@@ -56,9 +65,7 @@ def _check_some(examples: Mapping[str, Packable], reason: str, remedy: str) -> N
             raise UserError(f"config.data.train.{name}: {reason}, so there is nothing to train on; {remedy}.")
 
 
-def eval_rows(
-    config: Config, tokenizer: Tokenizer, stores: Mapping[str, TokenStore | PairStore]
-) -> dict[str, AnyEvalRows]:
+def eval_rows(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store]) -> dict[str, AnyEvalRows]:
     """Evaluation rows of a split, by source; `tokenizer` is the target's. What is too long is cut, never dropped.
 
     Sources of which no example can be made are left out. Raises UserError if none is left.
@@ -67,6 +74,12 @@ def eval_rows(
         texts = {name: store for name, store in stores.items() if isinstance(store, TokenStore)}
         return dict(loader.eval_rows(config, texts, causal.features))
     rows: dict[str, AnyEvalRows] = {}
+    if config.objective.name in LABELLED:
+        tasks = _task_pieces(config, tokenizer, stores, train=False)
+        return {name: TaskEvalRows(pieces, PieceLayout.of(config)) for name, pieces in tasks.items() if len(pieces)}
+    if config.objective.name == "contrastive":
+        partners = PartnerLayout.of(config, tokenizer.bos_id)
+        return {name: PartnerEvalRows(each, partners) for name, each in _partners(config, tokenizer, stores).items()}
     if config.objective.name == "masked":
         for name, pieces in _masked_pieces(config, tokenizer, stores).items():
             if len(pieces):
@@ -86,9 +99,7 @@ def _pair_layout(config: Config, tokenizer: Tokenizer) -> PairLayout:
     return PairLayout(config.data.source_length, config.data.sequence_length, tokenizer.bos_id)
 
 
-def _masked_pieces(
-    config: Config, tokenizer: Tokenizer, stores: Mapping[str, TokenStore | PairStore]
-) -> dict[str, MaskedPieces]:
+def _masked_pieces(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store]) -> dict[str, MaskedPieces]:
     word_starts = tokenizer.word_starts if config.objective.whole_words else None
     masking = build_masking(config.objective, tokenizer.mask_id, tokenizer.text_ids, word_starts)
     kind = NextSentencePieces if config.objective.next_sentence else MaskedPieces
@@ -97,12 +108,31 @@ def _masked_pieces(
     return {name: kind(store, masking, length, *ends, config.seed, name) for name, store in texts.items()}
 
 
-def _examples(
-    config: Config, tokenizer: Tokenizer, stores: Mapping[str, TokenStore | PairStore], overlong: str
-) -> dict[str, Examples]:
+TASKS: dict[str, type[TextPieces] | type[WordPieces] | type[AnswerPieces]] = {
+    "classification": TextPieces,
+    "regression": TextPieces,
+    "tagging": WordPieces,
+    "span_qa": AnswerPieces,
+}
+
+
+def _task_pieces(
+    config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store], *, train: bool
+) -> dict[str, TaskPieces]:
+    labelled = {name: store for name, store in stores.items() if isinstance(store, LabelledStore)}
+    kind = TASKS[config.objective.name]
+    return {name: kind(store, config, tokenizer, train) for name, store in labelled.items()}
+
+
+def _partners(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store]) -> dict[str, LonePairs]:
+    length = config.data.sequence_length
+    return {name: LonePairs(each, length) for name, each in _examples(config, tokenizer, stores, "truncate").items()}
+
+
+def _examples(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store], overlong: str) -> dict[str, Examples]:
     lengths = (config.data.source_length, config.data.sequence_length)
     pairs = {name: store for name, store in stores.items() if isinstance(store, PairStore)}
-    if config.objective.name == "seq2seq":
+    if config.objective.name in PAIRED:
         return {name: PairExamples(store, *lengths, overlong) for name, store in pairs.items()}
     extra_ids = [tokenizer.extra_id(i) for i in range(tokenizer.num_extra_ids)]
     ends = _ends_sentence(tokenizer) if config.objective.permute_sentences else None

@@ -8,11 +8,13 @@ cannot work together. Checks that need devices or a tokenizer are made by those 
 (`lm/parallel/mesh.py`, `lm/data/prepare.py`) and are told in the same way, as a UserError.
 """
 
+from lm.config.checks import LABELLED, PAIRED
 from lm.config.data import CleaningConfig, DataConfig, PairsConfig, SourceConfig, TokenizerConfig
 from lm.config.experiment import Config, defaults, source
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.training import (
     SCORES,
+    TASK_FIGURES,
     TEXT_METRICS,
     CheckpointConfig,
     EvalConfig,
@@ -24,7 +26,10 @@ from lm.config.training import (
 )
 
 __all__ = [
+    "LABELLED",
+    "PAIRED",
     "SCORES",
+    "TASK_FIGURES",
     "TEXT_METRICS",
     "CheckpointConfig",
     "CleaningConfig",

@@ -217,7 +217,8 @@ def _texts(examples: Iterable[Raw]) -> Iterator[str]:
     for example in examples:
         if isinstance(example, Labelled):
             yield example.text
-            yield example.pair or ""
+            if example.pair is not None:
+                yield example.pair
         elif isinstance(example, Tagged):
             yield " ".join(example.words)
         else:

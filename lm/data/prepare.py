@@ -2,7 +2,8 @@
 
 Training documents are those of `data.train`, less the held-out part if `data.valid` names no sources.
 Tokenizers are trained on training documents alone, once for a run directory. With objective.name=seq2seq
-documents are pairs, a store has two sides, and each side may have a tokenizer of its own.
+documents are pairs, a store has two sides, and each side may have a tokenizer of its own. Of tasks with labels
+a store holds the examples. A run that begins with another's parameters takes over its tokenizers.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lm.config import Config
-from lm.data import tokenizers
+from lm.config import LABELLED, PAIRED, Config
+from lm.data import label_store, tokenizers
+from lm.data.label_store import LabelledStore
 from lm.data.pair_store import PairStore
 from lm.data.pairs import Pair
 from lm.data.parts import SIDES, PairPart, parts_of
@@ -27,17 +29,18 @@ from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
 
 ORDER = 1  # raise it when the same stores would give other batches
-S = TypeVar("S", TokenStore, PairStore)
+S = TypeVar("S", TokenStore, PairStore, LabelledStore)
+Store = TokenStore | PairStore | LabelledStore
 
 
 @dataclass(frozen=True)
 class Prepared(Generic[S]):
     """Everything about the data that training and evaluation need."""
 
-    config: Config  # with model.vocab_size resolved
+    config: Config  # with model.vocab_size and the labels resolved
     tokenizer: Tokenizer
     source_tokenizer: Tokenizer  # that of the sources of pairs; `tokenizer` unless data.separate_vocabularies
-    stores: dict[str, dict[str, S]]  # split ("train", "valid") -> source name -> store; pairs for seq2seq alone
+    stores: dict[str, dict[str, S]]  # split ("train", "valid") -> source name -> store, of the kind of the objective
     fingerprint: dict[str, str]  # what decides the batches, by name; a run may go on only with the same
 
 
@@ -60,10 +63,10 @@ def prepare(
     tokenizer, source_tokenizer = load_tokenizers(config, workdir)
     config = resolve_vocab_size(config, tokenizer, source_tokenizer)
     if is_first:
-        stores = _open_all(config, tokenizer, source_tokenizer)
+        config, stores = _open_all(config, tokenizer, source_tokenizer)
     barrier("stores")
     if not is_first:
-        stores = _open_all(config, tokenizer, source_tokenizer)
+        config, stores = _open_all(config, tokenizer, source_tokenizer)
     _check_train(config, stores["train"])
     fingerprint = _fingerprint(config, tokenizer, source_tokenizer, stores)
     return Prepared(config, tokenizer, source_tokenizer, stores, fingerprint)
@@ -88,10 +91,12 @@ def prepare_split(
 ) -> dict[str, Any]:
     """Stores of one split ("train", "valid" or "test") by source name, none of them empty.
 
-    They are TokenStores, or for objective.name=seq2seq PairStores, whose sources are tokenised by
-    `source_tokenizer` if it is given. `valid` is the held-out part of train where no validation source is
+    They are TokenStores, or PairStores, whose sources are tokenised by `source_tokenizer` if it is given, or
+    LabelledStores. `valid` is the held-out part of train where no validation source is
     named. Raises UserError if the split names no source or has no text.
     """
+    if config.objective.name in LABELLED:
+        return dict(label_store.build(config, split, tokenizer))  # in memory: nothing is shared
     if not is_first:
         barrier(f"stores of {split}")
     stores = {}
@@ -114,7 +119,7 @@ def references(config: Config, split: str) -> dict[str, list[Pair]]:
     Sources are clean and have their prefix, as in training; references are as they were read, for
     metrics that are defined on raw text. Raises UserError as `prepare_split` does.
     """
-    assert config.objective.name == "seq2seq", config.objective.name
+    assert config.objective.name in PAIRED, config.objective.name
     found = {}
     for part in parts_of(config, split):
         assert isinstance(part, PairPart)
@@ -168,10 +173,15 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
         wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
     for folder, sides in wanted.items():
         if not (workdir / folder).exists():
-            _train_tokenizer(config, sides).save(workdir / folder)
+            source = Path(config.init_from) / folder
+            tokenizer = tokenizers.load_tokenizer(source) if config.init_from else _train_tokenizer(config, sides)
+            tokenizer.save(workdir / folder)
 
 
 def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
+    if config.objective.name in LABELLED:
+        texts = label_store.training_texts(config) if tokenizers.needs_text(config.data.tokenizer) else iter(())
+        return tokenizers.build_tokenizer(config.data.tokenizer, texts)
     parts = parts_of(config, "train") if tokenizers.needs_text(config.data.tokenizer) else []
     texts = (text for part in parts for text in part.texts(sides))
     try:
@@ -184,11 +194,24 @@ def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
         raise UserError(f"{error} (The text is {named}{only}.)") from error
 
 
-def _open_all(config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
-    return {
-        split: prepare_split(config, tokenizer, split, source_tokenizer=source_tokenizer)
-        for split in ("train", "valid")
-    }
+def _open_all(
+    config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer
+) -> tuple[Config, dict[str, dict[str, Any]]]:
+    """The stores of train and valid, and the config with the labels that are found in the first."""
+    train = prepare_split(config, tokenizer, "train", source_tokenizer=source_tokenizer)
+    if config.model.head == "classes" and config.objective.name != "regression":
+        config = _resolve_labels(config, config.data.labels or label_store.labels_of(train))
+    valid = prepare_split(config, tokenizer, "valid", source_tokenizer=source_tokenizer)
+    return config, {"train": train, "valid": valid}
+
+
+def _resolve_labels(config: Config, labels: tuple[str, ...]) -> Config:
+    asked = config.model.num_classes
+    if asked and asked < len(labels):
+        raise UserError(f"config.model.num_classes: {asked} is less than the {len(labels)} labels of the data; set 0.")
+    data = dataclasses.replace(config.data, labels=labels)
+    model = dataclasses.replace(config.model, num_classes=asked or len(labels))
+    return dataclasses.replace(config, data=data, model=model)
 
 
 def _nothing_in(config: Config, split: str) -> str:
@@ -199,12 +222,12 @@ def _nothing_in(config: Config, split: str) -> str:
     if named and (data.valid or split == "test"):
         return f"config.data.{split}: nothing is left of {', '.join(sorted(named))} after cleaning."
     counts = ", ".join(f"{name} ({source.path or source.kind})" for name, source in sorted(data.train.items()))
-    if config.objective.name == "seq2seq" and split == "train":
+    if config.objective.name in PAIRED and split == "train":
         return (
             "config.data.train: data.cleaning, data.pairs and the part held out leave nothing to train on of "
             f"{counts}; loosen them."
         )
-    if config.objective.name == "seq2seq":
+    if config.objective.name in PAIRED:
         return (
             f"config.data.holdout_fraction: with {data.holdout_fraction} nothing of {counts} goes to {split}; "
             "there are too few pairs. Raise it, or name validation sources."
@@ -216,7 +239,7 @@ def _nothing_in(config: Config, split: str) -> str:
     )
 
 
-def _check_train(config: Config, stores: Mapping[str, TokenStore | PairStore]) -> None:
+def _check_train(config: Config, stores: Mapping[str, Store]) -> None:
     """Each source has a row at least, or a document, where rows are not windows of the whole text."""
     windows = config.objective.name == "causal"
     needed = config.data.sequence_length + 1
@@ -240,7 +263,7 @@ def _fingerprint(
     config: Config,
     tokenizer: Tokenizer,
     source_tokenizer: Tokenizer,
-    stores: Mapping[str, Mapping[str, TokenStore | PairStore]],
+    stores: Mapping[str, Mapping[str, Store]],
 ) -> dict[str, str]:
     weights = {name: source.weight for name, source in sorted(config.data.train.items()) if source.weight > 0}
     order: list[Any] = [ORDER, config.seed, config.data.sequence_length, config.train.batch_size, weights]

@@ -1,9 +1,11 @@
-"""A yardstick that needs no training: how well a general compressor packs the same text."""
+"""Yardsticks that need no training: a general compressor, and the entropy of single tokens."""
 
 from __future__ import annotations
 
 import lzma
 from collections.abc import Mapping
+
+import numpy as np
 
 from lm.data.token_store import TokenStore
 from lm.data.tokenizers import Tokenizer
@@ -23,3 +25,17 @@ def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> 
             packed += len(compressor.compress(text))
     packed += len(compressor.flush())
     return 8 * packed / size
+
+
+def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
+    """Entropy of the tokens of all texts of a split, in nats, without those around a document.
+
+    No model that knows nothing of a token's surroundings can have a lower loss on it, not even one that was made
+    of this very text.
+    """
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for store in stores.values():
+        counts += np.bincount(np.asarray(store.tokens), minlength=len(counts))
+    counts[[tokenizer.bos_id, tokenizer.eos_id]] = 0
+    shares = counts[counts > 0] / counts.sum()
+    return float(-np.sum(shares * np.log(shares)))

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
-from lm.data.loader import prefetch
-from lm.evaluation.metrics import Sums, figures, missing_figures
+from lm.evaluation.metrics import Sums, contrastive_figures, figures, masked_figures, missing_figures
+from lm.evaluation.scorer import Scorer
 from lm.models.transformer import Model
-from lm.objectives.cross_entropy import loss_sums
-from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
+from lm.objectives.cross_entropy import LossSums
 from lm.rows import AnyEvalRows
-
-BATCHES_AHEAD = 2
 
 
 class Evaluator(Protocol):
@@ -61,15 +54,13 @@ class LanguageModelling:
     ) -> None:
         assert rows, "a split has at least one source"
         self.name = name
-        self._rows, self._mesh, self._report = dict(rows), mesh, report
+        self._rows, self._report = dict(rows), report
+        self._figures = {"masked": masked_figures, "contrastive": contrastive_figures}.get(objective.name, figures)
         self._row_ids = choose_rows({source: each.num_rows for source, each in rows.items()}, max_rows)
         self._limited = any(len(ids) < rows[source].num_rows for source, ids in self._row_ids.items())
-        self._sharding = batch_sharding(mesh)
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
         largest = max(len(ids) for ids in self._row_ids.values())
-        self.batch_size = shards * -(-min(batch_size, largest) // shards)
-        self._mine = local_rows(self._sharding, self.batch_size)
-        self._model, self._objective = model, objective
+        self._scorer = Scorer(model, objective, mesh, min(batch_size, largest))
+        self.batch_size = self._scorer.batch_size
 
     @property
     def num_rows(self) -> int:
@@ -98,44 +89,26 @@ class LanguageModelling:
                 assert sums.weight == rows.totals["targets"], (source, sums.weight, rows.totals)
             total += sums
             if len(self._rows) > 1:
-                result |= {f"{self.name}/{source}/{figure}": value for figure, value in figures(sums).items()}
-        result |= {f"{self.name}/{figure}": value for figure, value in figures(total).items()}
+                result |= {f"{self.name}/{source}/{figure}": value for figure, value in self._figures(sums).items()}
+        result |= {f"{self.name}/{figure}": value for figure, value in self._figures(total).items()}
         if self._limited:
             result[f"{self.name}/rows"] = float(self.num_rows)
         return result
 
     def _source_sums(self, params: Any, rows: AnyEvalRows, row_ids: np.ndarray, done: int) -> Sums:
-        num_batches = -(-len(row_ids) // self.batch_size)
-        # Ids past the end are rows of padding, which weigh nothing.
-        padded = np.full(num_batches * self.batch_size, rows.num_rows, np.int64)
-        padded[: len(row_ids)] = row_ids
-
-        def make(i: int) -> Batch:
-            return rows.rows(padded[i * self.batch_size + self._mine])
-
-        # Summed over a batch in float32 on the device, over batches in float64 here.
-        nll, correct, weight = 0.0, 0.0, 0.0
-        held: Array | None = None
-        with prefetch(make, 0, num_batches, 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
-            for i, local in enumerate(batches):
-                assert self.batch_size * local.shape[1] < 2**24, "a float32 could not count the tokens of a batch"
-                batch = to_global(local, self._mine, self._sharding, self.batch_size)
-                # The batch before is read when this one is under way, so that the device never waits.
-                before, held = held, batch_sums(self._model, self._objective, params, batch)
-                for each in (before, held if i == num_batches - 1 else None):
-                    if each is not None:
-                        read = np.asarray(each, np.float64)
-                        nll, correct, weight = nll + read[0], correct + read[1], weight + read[2]
-                if self._report is not None:
-                    self._report(done + min((i + 1) * self.batch_size, len(row_ids)), self.num_rows)
-        return Sums(nll=float(nll), correct=float(correct), weight=float(weight)) + _text_of(rows, weight)
+        total = Sums()
+        for scored in self._scorer.score(params, rows, row_ids):
+            total += loss_of(scored.sums)
+            done += len(scored.row_ids)
+            if self._report is not None:
+                self._report(done, self.num_rows)
+        return total + _text_of(rows, total.weight)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def batch_sums(model: Model, objective: ObjectiveConfig, params: Any, batch: Batch) -> Array:
-    """(nll, correct, weight) of a batch, on every device. Compiled once for all evaluators of a model."""
-    sums = loss_sums(model.apply({"params": params}, batch, train=False).logits, batch, objective)
-    return jax.lax.with_sharding_constraint(jnp.stack([sums.nll, sums.correct, sums.weight]), PartitionSpec())
+def loss_of(sums: LossSums) -> Sums:
+    """The part of Sums that a model's loss gives."""
+    names = ("nll", "correct", "weight", "pair_nll", "pair_correct", "pairs")
+    return Sums(**{name: float(getattr(sums, name)) for name in names})
 
 
 def _text_of(rows: AnyEvalRows, targets: float) -> Sums:

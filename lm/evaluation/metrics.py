@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import operator
 from dataclasses import dataclass
 
 
@@ -12,7 +14,8 @@ class Sums:
 
     `nll` is in nats; `correct` and `weight` count tokens. `bytes` is the UTF-8 length of the text,
     `words` its words by the WikiText convention (what white space separates, and an end-of-line mark
-    per line), `unknown` the tokens that stand for text the tokenizer could not spell.
+    per line), `unknown` the tokens that stand for text the tokenizer could not spell. `pair_nll` and
+    `pair_correct` are of `pairs` of texts, of which it is told whether the second follows the first.
     """
 
     nll: float = 0.0
@@ -20,17 +23,13 @@ class Sums:
     weight: float = 0.0
     bytes: float = 0
     words: float = 0
-    unknown: int = 0
+    unknown: float = 0
+    pair_nll: float = 0.0
+    pair_correct: float = 0.0
+    pairs: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            nll=self.nll + other.nll,
-            correct=self.correct + other.correct,
-            weight=self.weight + other.weight,
-            bytes=self.bytes + other.bytes,
-            words=self.words + other.words,
-            unknown=self.unknown + other.unknown,
-        )
+        return Sums(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
 def figures(sums: Sums) -> dict[str, float]:
@@ -55,11 +54,28 @@ def figures(sums: Sums) -> dict[str, float]:
     return result
 
 
+def masked_figures(sums: Sums) -> dict[str, float]:
+    """Of hidden tokens, mlm_loss (nats) and mlm_accuracy; of pairs, their accuracy; loss is what is minimised."""
+    masked = _ratio(sums.nll, sums.weight)
+    result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": _ratio(sums.correct, sums.weight)}
+    result["perplexity"] = _exp(masked)
+    if sums.pairs:
+        result["loss"] += sums.pair_nll / sums.pairs
+        result["next_sentence_accuracy"] = sums.pair_correct / sums.pairs
+    result["tokens"] = sums.weight
+    return result
+
+
+def contrastive_figures(sums: Sums) -> dict[str, float]:
+    """Loss, and how often a text's own partner is the nearest in the batch (both ways)."""
+    return {"loss": _ratio(sums.nll, sums.weight), "accuracy": _ratio(sums.correct, sums.weight)}
+
+
 def missing_figures(sums: Sums) -> dict[str, str]:
     """Figures that this text and tokenizer do not allow, each with the reason."""
     if sums.unknown > 0:
         reason = (
-            f"the tokenizer replaced text by {sums.unknown:,} unknown tokens, "
+            f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens, "
             "so the model does not account for every byte"
         )
         return {"bits_per_byte": reason, "word_perplexity": reason}

@@ -161,9 +161,11 @@ FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "entity_precision": ("entity precision", _share),
     "entity_recall": ("entity recall", _share),
     "mlm_loss": ("masked loss (nats/token)", _four),
+    "unigram_entropy": ("unigram entropy", _four),
     "mlm_accuracy": ("masked accuracy", _share),
     "next_sentence_accuracy": ("next-sentence accuracy", _share),
     "loss": ("loss (nats/token)", _four),
+    "task_loss": ("loss", _four),
     "nll": ("nll (nats/token)", _four),
     "perplexity": ("perplexity", _number),
     "bits_per_byte": ("bits/byte", _four),
@@ -231,7 +233,9 @@ def _notes(results: Sequence[Result]) -> list[str]:
             signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
     for (name, signature), where in signed.items():
         agree = len(where) == sum(name in result.signatures for result in results)
-        label = heading(name) if name in FIGURES else name.upper()  # a signature may be of several figures
+        label = (
+            heading(name) if name in FIGURES else name.upper() if name.isidentifier() else name
+        )  # a signature may be of several figures
         of_these = "" if agree else f" ({'; '.join(where)})"
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):

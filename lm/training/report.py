@@ -7,14 +7,13 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from lm.config import TEXT_METRICS, Config
+from lm.config import TASK_FIGURES, TEXT_METRICS, Config
 from lm.data.prepare import Prepared, references
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
-from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.predictions import Example, write_predictions
+from lm.evaluation.compression import unigram_entropy, xz_bits_per_byte
 from lm.evaluation.split import SplitEvaluation
-from lm.evaluation.table import Result, print_table, write_results
+from lm.evaluation.table import Result, print_table, show, write_results
 from lm.models.transformer import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
@@ -59,17 +58,14 @@ class Reporter:
         if step == self._config.train.num_steps:  # `final` shows it all
             return values
         scores = [figure for metric in self._config.eval.generation.metrics for figure in TEXT_METRICS[metric]]
-        shown = {name: values.get(f"valid/{name}") for name in ("loss", "bits_per_byte", *scores)}
-        told = [
-            f"{name.replace('_', ' ')} {value:.2f}" if name in scores else f"{name.replace('_', ' ')} {value:.4f}"
-            for name, value in shown.items()
-            if value is not None
-        ]
+        of_task = TASK_FIGURES.get(self._config.objective.name, ())
+        shown = {name: values.get(f"valid/{name}") for name in ("loss", "bits_per_byte", *scores, *of_task)}
+        told = [f"{name.replace('_', ' ')} {show(name, value)}" for name, value in shown.items() if value is not None]
         self._console.print(f"step {step:,} valid: {', '.join(told)}")
         for prompt, text in self._samples(state):
             self._console.print(f"step {step:,} sample: {_quoted(prompt + text)}")
-        if self._during.examples:
-            self._console.print(f"step {step:,} output: {_told(self._during.examples[0])}")
+        for each in self._during.told(1):
+            self._console.print(f"step {step:,} output: {_told(each)}")
         return values
 
     def final(self, state: TrainState, step: int) -> None:
@@ -79,6 +75,8 @@ class Reporter:
         metrics = self._whole.for_table(values)
         if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
             metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
+        if config.objective.name == "masked" and is_first():
+            metrics["unigram_entropy"] = unigram_entropy(self._prepared.stores["valid"], self._prepared.tokenizer)
         plain = config.objective.name == "causal"
         result = Result(
             run=directory.root.absolute().name,
@@ -99,12 +97,10 @@ class Reporter:
         print_table([result])
         for prompt, text in samples:
             self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", _indented(prompt + text))
-        for example in self._whole.examples[:3]:
-            self._console.print(f"Output: {_told(example)}")
+        for each in self._whole.told(3):
+            self._console.print(f"Output: {_told(each)}")
         written = write_results(directory.eval_dir(step), "results", result)
-        if self._whole.examples:
-            written.append(directory.eval_dir(step) / "predictions.jsonl")
-            write_predictions(written[-1], self._whole.examples)
+        written += self._whole.write(directory.eval_dir(step), "predictions")
         self.draw_curves()
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
@@ -135,7 +131,7 @@ class Reporter:
 
     def _samples(self, state: TrainState) -> list[tuple[str, str]]:
         prompts = self._config.eval.prompts
-        if not prompts or self._config.model.family != "decoder":
+        if not prompts or self._config.objective.name != "causal":
             return []
         with on_mesh(self._mesh):
             texts = sample_text(
@@ -154,9 +150,9 @@ def _evaluated_params(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def _told(example: Example) -> str:
+def _told(texts: tuple[str, ...]) -> str:
     """Source, output and reference in a line."""
-    return " | ".join(_quoted(text) for text in (example.source, example.prediction, example.references[0]))
+    return " | ".join(_quoted(text) for text in texts)
 
 
 def _quoted(text: str) -> str:

@@ -7,6 +7,7 @@ import importlib.metadata
 import math
 import platform
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,15 +16,17 @@ from rich.table import Table
 
 from lm import flops
 from lm.config import Config
+from lm.data.label_store import LabelledStore
 from lm.data.pair_store import PairStore
-from lm.data.prepare import Prepared
-from lm.data.token_store import TokenStore
+from lm.data.prepare import Prepared, Store
 from lm.models.transformer import count_parameters
 from lm.parallel.distributed import describe_processes
 from lm.rows import AnyTrainRows
-from lm.training.optimizer import decay_table
+from lm.training.multipliers import Rate, all_one, shown
+from lm.training.names import decay_table
 from lm.training.progress import short_number
 
+MOST_LABELS = 6  # told with their numbers
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -55,8 +58,14 @@ def describe_run(config: Config, prepared: Prepared, rows: AnyTrainRows, mesh: M
     return table
 
 
-def _described(store: TokenStore | PairStore) -> str:
+def _described(store: Store) -> str:
     """How much is in it."""
+    if isinstance(store, LabelledStore):
+        labels = ", ".join(f"{label} {count:,}" for label, count in sorted(store.label_counts.items())[:MOST_LABELS])
+        more = ", ..." if len(store.label_counts) > MOST_LABELS else ""
+        notes = "".join(f"; {note}" for note in store.notes)
+        size = f"{store.counts['examples']:,} examples, {short_number(store.counts['tokens'])} tokens"
+        return f"{size}{f' ({labels}{more})' if labels else ''}{notes}"
     if isinstance(store, PairStore):
         source, target = store.source.manifest["counts"], store.target.manifest["counts"]
         tokens = f"{short_number(source['tokens'])} and {short_number(target['tokens'])} tokens"
@@ -66,18 +75,20 @@ def _described(store: TokenStore | PairStore) -> str:
     return f"{counts['documents']:,} documents, {sizes}"
 
 
-def parameter_table(params: Any) -> Table:
+def parameter_table(params: Any, rates: Mapping[str, Rate] | None = None) -> Table:
     """Every kind of parameter with its shape, its layout on the mesh and whether weight decay acts on it.
 
-    `params` is abstract, with shardings. Equal parameters of unrolled layers share one line.
+    `params` is abstract, with shardings. Equal parameters of unrolled layers share one line. With the `rates` of
+    `rate_multipliers`, if any is not 1, also the multiplier of the learning rate.
     """
+    rates = None if rates is None or all_one(rates) else rates
     kinds: dict[str, list[tuple[str, Any]]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = "/".join(str(key.key) for key in path)
         kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append((name, leaf))
     decays = decay_table(params)
     table = Table(title=f"{count_parameters(params):,} parameters", title_justify="left", box=None, pad_edge=False)
-    for column in ("parameter", "shape", "on the mesh", "decay"):
+    for column in ("parameter", "shape", "on the mesh", "decay", *(() if rates is None else ("rate",))):
         table.add_column(column)
     table.add_column("number", justify="right")
     for kind, members in kinds.items():
@@ -85,9 +96,10 @@ def parameter_table(params: Any) -> Table:
         shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
         spec = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
         whole = not any(leaf.sharding.spec)
-        decay = "yes" if decays[name] else ""
+        rate = [] if rates is None else [shown([rates[each] for each, _ in members])]
+        decay = "yes" if decays[name] and rate != ["frozen"] else ""
         number = len(members) * math.prod(leaf.shape)
-        table.add_row(kind, shape, "whole" if whole else spec, decay, f"{number:,}")
+        table.add_row(kind, shape, "whole" if whole else spec, decay, *rate, f"{number:,}")
     return table
 
 

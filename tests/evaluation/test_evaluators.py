@@ -11,7 +11,8 @@ import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
 from lm.data.loader import EvalRows
-from lm.evaluation.evaluators import LanguageModelling, batch_sums, choose_rows
+from lm.evaluation.evaluators import LanguageModelling, choose_rows
+from lm.evaluation.scorer import forward_batch
 from lm.models.transformer import build_model, initial_params
 from lm.objectives.causal import features
 from lm.parallel.mesh import make_mesh, param_shardings
@@ -150,10 +151,10 @@ def test_sources_are_scored_apart_and_together(model, params):
 def test_later_evaluations_reuse_the_compiled_pass(model, params):
     rows = {name: EvalRows(store([length]), LENGTH, 4, features) for name, length in (("a", 100), ("b", 5))}
     each = evaluator(model, rows)
-    first, compiled = each.evaluate(params, 1), batch_sums._cache_size()
+    first, compiled = each.evaluate(params, 1), forward_batch._cache_size()
     assert compiled > 0 and each.evaluate(params, 2) == first
     other = each.evaluate(jax.tree.map(lambda x: x / 2, params), 3)
-    assert other["valid/loss"] != first["valid/loss"] and batch_sums._cache_size() == compiled
+    assert other["valid/loss"] != first["valid/loss"] and forward_batch._cache_size() == compiled
 
 
 def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):

@@ -1,0 +1,34 @@
+"""SQuAD 1.1 from TFDS: fine-tuning of a run that was pre-trained.
+
+    python train.py --config=configs/squad.py --workdir=runs/squad --config.init_from=runs/bert_mlm
+
+Two epochs, as Devlin 2019; the model is that of bert_mlm, windows are of 384 tokens with 128 in common. What is
+reported is the validation split (the test split is secret). Not run yet; BERT (base) has an F1 of 88.5.
+"""
+
+from configs import bert_mlm
+from lm.config import defaults, source
+
+
+def get_config():
+    config = defaults()
+    config.data.train.squad = source(kind="tfds", path="squad/v1.1", split="train")
+    config.data.valid.squad = source(kind="tfds", path="squad/v1.1", split="validation")
+    config.data.tokenizer.update(kind="sentencepiece", vocab_size=30500, extra_ids=1)
+    config.data.update(sequence_length=384, context_overlap=128)
+    config.objective.name = "span_qa"
+    config.model = bert_mlm.get_config().model
+    config.model.max_length = 512
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=5e-5,
+        schedule="linear",
+        warmup_steps=500,
+        final_fraction=0.0,
+        weight_decay=0.01,
+        b2=0.999,
+    )
+    config.train.update(batch_size=32, num_steps=5_500)
+    config.eval.update(every_steps=500, max_rows=2048, bootstrap=1000)
+    config.checkpoint.update(every_steps=500, best_metric="valid/f1")
+    return config
