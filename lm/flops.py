@@ -250,13 +250,15 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
     counts = parameter_counts(model)
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms
-    blocks = (counts.attention + counts.mlp) / (fsdp * tensor)
+    trained, orthogonal, factored = held, (counts.attention + counts.mlp) / (fsdp * tensor), held - counts.norms
+    if model.lora_rank:  # all else is frozen (layers that the optimizer's settings freeze are counted)
+        trained, orthogonal, factored = (counts.adapters + counts.heads) / (fsdp * tensor), 0, 0
     moments = {
-        "adamw": 2 * held,
-        "lion": held,
-        "sgd": held if config.optimizer.b1 > 0 else 0,
-        "muon": 2 * held - blocks,
-        "adafactor": counts.norms,
+        "adamw": 2 * trained,
+        "lion": trained,
+        "sgd": trained if config.optimizer.b1 > 0 else 0,
+        "muon": 2 * trained - orthogonal,
+        "adafactor": trained - factored,
     }[config.optimizer.name]
     size = 2 if model.dtype == "bfloat16" else 4
     towers = stacks(model, config.data.sequence_length, config.data.source_length)
@@ -269,7 +271,7 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),
-        gradients=round(4 * held * (2 if config.train.accumulation > 1 else 1)),
+        gradients=round(4 * trained * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
         logits=round(2 * 4 * rows * config.data.sequence_length * _logits(model) / tensor),
         activations=round(rows * sum(_activation_bytes(model, each, tensor, kernel) for each in towers)),

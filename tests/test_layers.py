@@ -17,9 +17,9 @@ LAYERS = (
     {"models", "objectives", "data", "parallel", "flops", "run_directory", "command", "integrity", "storage_errors"},
     {"checkpoint_reading", "decoding", "rows"},
     {"checkpoint"},
-    {"averaging", "evaluation"},
+    {"averaging", "evaluation", "initialisation", "lora"},
     {"training"},
-    {"train", "eval", "generate", "compare", "aot", "data.show"},
+    {"train", "eval", "generate", "compare", "aot", "merge_lora", "data.show"},
 )
 COMMANDS = LAYERS[-1]
 

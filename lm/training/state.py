@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -61,3 +62,24 @@ def make_state(
     with on_mesh(mesh):
         init = jax.jit(lambda k: initial_state(config, model, optimizer, k), out_shardings=shardings)
         return init(key)
+
+
+def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
+    """A fresh state that begins with these parameters in place of its own, and with their average.
+
+    `values` is nested as the parameters and may lack some; its arrays have their shardings. Nothing of an optimizer's
+    first state depends on the parameters.
+    """
+
+    def replaced(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: replaced(value, new.get(name, {})) if isinstance(value, dict) else new.get(name, value)
+            for name, value in old.items()
+        }
+
+    params = replaced(state.params, values)
+    if state.ema is None:
+        return dataclasses.replace(state, params=params)
+    # Arrays of its own: the step takes both for its outputs.
+    ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
+    return dataclasses.replace(state, params=params, ema=ema(params))

@@ -1,0 +1,102 @@
+"""Adafactor's direction, with each matrix of each layer factored as if it were alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import meta
+
+from lm.batch import Array
+from lm.training.names import Path, block_of, map_with_path, matrix_axes
+
+FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
+# Below this the memory saved is nothing; T5 and optax take the same bound.
+MIN_FACTORED_SIZE = 128
+
+
+class Factored(NamedTuple):
+    """Second moment of a matrix as its row and column means; whole layers or other copies keep their axes."""
+
+    row: Array  # the parameter's shape without its output axes
+    column: Array  # the parameter's shape without its input axes
+
+
+class FactoredState(NamedTuple):
+    count: Array  # int32 scalar
+    moments: Any  # for each parameter its Factored, or an array of its shape
+
+
+def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
+    """Adafactor's direction: g / sqrt(v) with v of rank one, and its root mean square clipped to 1.
+
+    Of Shazeer and Stern 2018 (algorithm 4) without the relative step size: the learning rate comes from the schedule
+    alone, and there is no first moment. The decay is theirs, 1 - t^-0.8 at update t, up to `b2`. Differs from
+    `optax.scale_by_factored_rms`, which factors the two largest axes of a shape and so may mix layers or split heads:
+    here each matrix of each layer (`matrix_axes`) is factored, and clipped, as if it were alone. Matrices with a
+    side below `min_size`, biases and scales keep a full second moment.
+    """
+
+    def factored_axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        if path[-1] not in ("kernel", "embedding"):
+            return None
+        inputs, outputs = (tuple(axis % len(shape) for axis in axes) for axes in matrix_axes(path))
+        if min(math.prod(shape[axis] for axis in axes) for axes in (inputs, outputs)) < min_size:
+            return None
+        return inputs, outputs
+
+    def init(params: Any) -> FactoredState:
+        def zeros(path: Path, param: Any) -> Any:
+            axes = factored_axes(path, meta.unbox(param).shape)
+            if axes is None:
+                return _zeros_without(param, ())
+            inputs, outputs = axes
+            return Factored(row=_zeros_without(param, outputs), column=_zeros_without(param, inputs))
+
+        return FactoredState(jnp.zeros((), jnp.int32), map_with_path(zeros, params))
+
+    def update(grads: Any, state: FactoredState, params: Any = None) -> tuple[Any, FactoredState]:
+        del params
+        count = optax.safe_increment(state.count)
+        decay = jnp.minimum(b2, 1.0 - count.astype(jnp.float32) ** -0.8)
+
+        def average(old: jax.Array, new: jax.Array) -> jax.Array:
+            return decay * old + (1.0 - decay) * new
+
+        def next_moment(path: Path, grad: jax.Array, moment: Any) -> Any:
+            squares = jnp.square(grad) + FACTORED_EPSILON
+            axes = factored_axes(path, grad.shape)
+            if axes is None:
+                return average(moment, squares)
+            inputs, outputs = axes
+            return Factored(
+                row=average(moment.row, squares.mean(outputs)), column=average(moment.column, squares.mean(inputs))
+            )
+
+        def direction(path: Path, grad: jax.Array, moment: Any) -> jax.Array:
+            axes = factored_axes(path, grad.shape)
+            if axes is None:
+                scaled = grad * jax.lax.rsqrt(moment)
+            else:
+                inputs, outputs = axes
+                row, column = jnp.expand_dims(moment.row, outputs), jnp.expand_dims(moment.column, inputs)
+                # v = row * column / mean(row); roots are taken first, for a ratio of squares could underflow.
+                scaled = grad * jax.lax.rsqrt(row) * jax.lax.rsqrt(column) * jnp.sqrt(row.mean(inputs, keepdims=True))
+            one_layer = tuple(range(1 if block_of(path) == -1 else 0, grad.ndim))
+            return scaled / jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(scaled), one_layer, keepdims=True)))
+
+        moments = map_with_path(next_moment, grads, state.moments)
+        return map_with_path(direction, grads, moments), FactoredState(count, moments)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
+    """Float32 zeros of the shape of `param` less `axes`, boxed with the logical axes that remain if it is boxed."""
+    if isinstance(param, meta.Partitioned):
+        names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
+        return param.replace(value=_zeros_without(param.value, axes), names=names)
+    return jnp.zeros([size for axis, size in enumerate(param.shape) if axis not in axes], jnp.float32)

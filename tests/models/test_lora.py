@@ -1,0 +1,145 @@
+"""Adapters change nothing at first, learn alone, and merge into the same function."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from lm.batch import Batch, Source
+from lm.config import Config, ModelConfig
+from lm.flops import parameter_counts
+from lm.lora import adapters, merge
+from lm.models.stack import unstack_layers
+from lm.models.transformer import build_model, count_parameters, initial_params
+from lm.training.multipliers import rate_multipliers
+from lm.training.optimizer import make_optimizer
+
+V = 23
+ALL = ("query", "key", "value", "out", "up", "gate", "down")
+SMALL = {"vocab_size": V, "d_model": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "max_length": 8}
+DECODER = ModelConfig(
+    **SMALL, num_layers=2, activation="swiglu", init_std=0.2, lora_rank=3, lora_alpha=6.0, lora_targets=ALL
+)
+TWO_SIDED = dataclasses.replace(
+    DECODER,
+    family="encoder_decoder",
+    num_encoder_layers=1,
+    positions="relative",
+    activation="gelu",
+    tie_embeddings=False,
+)
+TWO_SIDED = dataclasses.replace(TWO_SIDED, lora_targets=("query", "out", "down"))
+
+
+def initial(config):
+    return nn.unbox(initial_params(build_model(config), jax.random.key(0)))
+
+
+def random_tree(tree, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32), tree)
+
+
+def batch(config):
+    ids = np.random.default_rng(1).integers(0, V, (2, 8)).astype(np.int32)
+    places, ones = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape), np.ones_like(ids)
+    two = config.family == "encoder_decoder"
+    source = Source(tokens=ids[:, ::-1], positions=places, segments=ones) if two else None
+    return Batch(ids, np.roll(ids, -1, 1), ones.astype(np.float32), places, ones, source)
+
+
+def logits(config, params):
+    return jax.jit(build_model(config).apply)({"params": params}, batch(config)).logits
+
+
+def flat(tree) -> dict:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_new_adapters_change_nothing():
+    params = jax.jit(lambda: initial(DECODER))()
+    plain = dataclasses.replace(DECODER, lora_rank=0)
+    np.testing.assert_array_equal(logits(DECODER, params), logits(plain, _without_adapters(params)))
+    query = flat(params)["layers/attention/query/lora_a"]
+    assert query.shape == (2, 16, 3) and float(np.std(query)) == pytest.approx(1 / 4, rel=0.25)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("config", [DECODER, TWO_SIDED], ids=["decoder", "encoder_decoder"])
+def test_merged_is_unmerged(config, stacked):
+    params = random_tree(jax.eval_shape(lambda: initial(config)))
+    config = dataclasses.replace(config, scan_layers=stacked)
+    params = params if stacked else unstack_layers(params)
+    merged, plain = merge(params, config)
+    assert plain == dataclasses.replace(config, lora_rank=0)
+    assert jax.tree.structure(merged) == jax.tree.structure(jax.eval_shape(lambda: initial(plain)))
+    found, expected = logits(plain, merged), logits(config, params)
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-6)
+    # They matter.
+    assert np.abs(logits(plain, _without_adapters(params)) - expected).max() > 0.05 * scale
+
+
+def _without_adapters(tree):
+    return {
+        name: _without_adapters(value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if not name.startswith("lora_")
+    }
+
+
+def test_one_adapter_by_hand():
+    """x W + (alpha / rank) (x A) B, for a product into heads and one out of them, of the last of two layers."""
+    params = random_tree(jax.eval_shape(lambda: initial(DECODER)))
+    merged, _ = merge(params, DECODER)
+    for name, form in (("query", "dr,rhk->dhk"), ("out", "hkr,rd->hkd")):
+        before, after = (tree["layers"]["attention"][name] for tree in (params, merged))
+        difference = 2.0 * np.einsum(form, before["lora_a"][1], before["lora_b"][1])
+        np.testing.assert_allclose(after["kernel"][1], before["kernel"][1] + difference, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(after["bias"], before["bias"])
+
+
+@pytest.mark.parametrize("config", [DECODER, TWO_SIDED, dataclasses.replace(DECODER, lora_targets=("value", "up"))])
+def test_parameters_are_counted(config):
+    params = jax.eval_shape(lambda: initial(config))
+    counts = parameter_counts(config)
+    assert counts.total == count_parameters(params)
+    assert counts.adapters == count_parameters(adapters(params))
+
+
+def test_a_head_has_no_adapter_even_if_a_target_is_called_as_a_part_of_it():
+    config = dataclasses.replace(DECODER, family="encoder", head="masked", head_transform=True, pair_head=True)
+    config = dataclasses.replace(config, tie_embeddings=False, pooling="first")
+    found = adapters(jax.eval_shape(lambda: initial(config)))
+    assert len(found) == 2 * 7 and all(name.startswith("layers/") for name in found)
+
+
+def test_only_adapters_and_head_move_and_muon_is_not_for_them():
+    values = {
+        "data": {"train": {"a": {"kind": "conll", "path": "x"}}, "sequence_length": 8, "labels": ("A", "B")},
+        "objective": {"name": "tagging"},
+        "model": {**SMALL, "num_layers": 2, "lora_rank": 2},
+        "optimizer": {"name": "muon", "warmup_steps": 0, "schedule": "constant"},
+        "checkpoint": {"best_metric": "valid/loss"},
+    }
+    values["data"]["holdout"] = "hash"
+    config = Config.from_dict(values)
+    model = build_model(config.model)
+    params = random_tree(jax.eval_shape(lambda: initial(config.model)))
+    optimizer = make_optimizer(config.optimizer, 10, rate_multipliers(config, model))
+    updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
+    moved = {
+        path
+        for path, before in flat(params).items()
+        if (flat(optax.apply_updates(params, updates))[path] != before).any()
+    }
+    expected = {f"layers/attention/{product}/lora_{x}" for product in ("query", "value") for x in "ab"}
+    assert moved == expected | {"classifier/kernel", "classifier/bias"}
+    names = [path for path in flat(state) if "lora" in path]
+    assert len(names) == 2 * 4 and all("adam" in path for path in names)
