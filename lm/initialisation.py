@@ -57,6 +57,16 @@ class Initial:
     lines: list[str]  # what was taken, what was not, in words
 
 
+def source_run(config: Config) -> RunDirectory:
+    """The run directory of config.init_from. Raises UserError if it is none."""
+    root = Path(config.init_from)
+    if not (root / "config.json").is_file():
+        raise UserError(
+            f"config.init_from: {root} is not a run directory (it has no config.json); name the --workdir of a run."
+        )
+    return RunDirectory(root)
+
+
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     """The parameters of config.init_from that have the names of `abstract_params`. All processes call it.
 
@@ -71,13 +81,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         UserError: no run directory, no intact checkpoint, a shape that differs, nothing that matches, or adapters that
             this model has not.
     """
-    root = Path(config.init_from)
-    if not (root / "config.json").is_file():
-        raise UserError(
-            f"config.init_from: {root} is not a run directory (it has no config.json); name the --workdir of a run."
-        )
+    directory, root = source_run(config), Path(config.init_from)
     try:
-        directory = RunDirectory.existing(root)
         theirs = directory.load_config()
         ema = theirs.optimizer.ema_decay > 0
         with Checkpoints(directory.checkpoints_dir, theirs.checkpoint, read_only=True) as checkpoints:
