@@ -2,6 +2,7 @@
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
+    python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2    mean and deviation of three
 
 Exit status: 0 done (or done before), 1 an error that you can mend, 75 saved on a signal: run it again.
 """
@@ -16,6 +17,7 @@ from lm import command
 from lm.data.prepare import cache_directory
 from lm.errors import UserError
 from lm.parallel import distributed
+from lm.repeats import repetitions, train_all
 from lm.training.loop import train
 
 FLAGS = flags.FLAGS
@@ -24,6 +26,8 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     command.define_config_flag()
     flags.DEFINE_string("workdir", None, "The run directory: everything that the run writes, and its checkpoints.")
+    flags.DEFINE_list("seeds", [], "Train once with each of these seeds, below --workdir; then one table of all.")
+    flags.DEFINE_integer("folds", 0, "Train once for each of the first so many of data.folds; then one table of all.")
     distributed.define_flags()
 
 
@@ -37,7 +41,15 @@ def main() -> int:
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # its list of fonts, else in the home directory
+    if FLAGS.seeds or FLAGS.folds:
+        return train_all(repetitions(config, [_seed(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
     return train(config, Path(FLAGS.workdir))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"--seeds: {text!r} is not a number; name several with commas, as --seeds=0,1,2.")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def get_config():
     config.objective.update(name="masked", noise_density=0.2)
     config.model.update(
         family="encoder",
-        num_layers=3,
+        num_layers=2,
         d_model=192,
         num_heads=6,
         d_ff=384,
@@ -38,7 +38,7 @@ def get_config():
         decay_steps=150,
         final_fraction=0.0,
     )
-    config.train.update(batch_size=16, num_steps=400)
+    config.train.update(batch_size=16, num_steps=500)
     config.eval.every_steps = 100
     config.checkpoint.every_steps = 100
     return config

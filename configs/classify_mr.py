@@ -33,7 +33,7 @@ def get_config(directory=""):
     config.objective.name = "classification"
     config.model.update(
         family="encoder",
-        num_layers=3,
+        num_layers=2,
         d_model=192,
         num_heads=6,
         d_ff=384,
@@ -42,7 +42,7 @@ def get_config(directory=""):
         activation="geglu",
         use_bias=False,
         pooling="mean",
-        dropout=0.3,
+        dropout=0.5,
         scan_layers=False,
     )
     config.optimizer.update(

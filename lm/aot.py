@@ -32,6 +32,7 @@ from lm.flops import CHIPS, estimate_memory, flops_per_row, parameter_counts, pe
 from lm.models.attention_kernels import choose_backend
 from lm.models.transformer import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
+from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
 from lm.training.state import abstract_state
 from lm.training.step import compile_train_step
@@ -79,7 +80,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     check_divisible(config, mesh)
     kernel = choose_backend(config.model, platform)
     model = build_model(config.model, platform)
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, rate_multipliers(config, model))
     lengths = config.data.sequence_length, config.data.source_length
     kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
     row = flops_per_row(config.model, *lengths)

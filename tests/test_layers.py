@@ -19,6 +19,8 @@ LAYERS = (
     {"checkpoint"},
     {"averaging", "evaluation", "initialisation", "lora"},
     {"training"},
+    {"evaluate"},
+    {"repeats"},
     {"train", "eval", "generate", "compare", "aot", "merge_lora", "data.show"},
 )
 COMMANDS = LAYERS[-1]

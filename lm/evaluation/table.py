@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +31,7 @@ class Result:
     """
 
     run: str
-    step: int
+    step: int  # 0 where the figures are of several runs
     split: str
     metrics: dict[str, float]
     rows: int
@@ -64,6 +65,25 @@ class Result:
     def windowed(self) -> bool:
         """Whether windows overlap, so that tokens are scored with more context than a row's start gives."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
+
+
+def with_means(results: Sequence[Result]) -> list[Result]:
+    """The results and, of several, two more: the mean of each figure that all have, and its standard deviation.
+
+    The deviation is that of a sample (divided by their number less one).
+    """
+    if len(results) < 2:
+        return list(results)
+    first = results[0]
+    shared = [name for name in first.metrics if all(name in each.metrics for each in results)]
+    values = np.array([[each.metrics[name] for name in shared] for each in results], np.float64)
+    split = first.split if all(each.split == first.split for each in results) else "all"
+    rows = {f"mean of {len(results)}": values.mean(axis=0), "deviation": values.std(axis=0, ddof=1)}
+    more = [
+        Result(name, 0, split, dict(zip(shared, row.tolist(), strict=True)), 0, None, None, 0.0)
+        for name, row in rows.items()
+    ]
+    return [*results, *more]
 
 
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
@@ -187,7 +207,9 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             split = f"{result.split}/{source}" if source else result.split
             cells = [show(name, metrics[name]) if name in metrics else "-" for name in names]
             stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
-            rows.append([result.run, f"{result.step:,}", split, *cells, *([stride] if strides else [])])
+            rows.append(
+                [result.run, f"{result.step:,}" if result.step else "-", split, *cells, *([stride] if strides else [])]
+            )
     return header, rows
 
 

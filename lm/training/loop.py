@@ -22,6 +22,7 @@ from lm.config import Config
 from lm.data.loader import prefetch
 from lm.data.prepare import Prepared, prepare
 from lm.errors import UserError
+from lm.initialisation import load_initial, source_run
 from lm.models.attention_kernels import choose_backend
 from lm.models.transformer import Model, build_model
 from lm.parallel.distributed import barrier, is_first
@@ -30,6 +31,7 @@ from lm.rows import AnyTrainRows, train_rows
 from lm.run_directory import RunDirectory
 from lm.training.console import Console
 from lm.training.metrics import LateMetrics, MetricsWriter
+from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
 from lm.training.patience import is_exhausted
 from lm.training.progress import Progress
@@ -37,13 +39,15 @@ from lm.training.report import Reporter
 from lm.training.schedules import schedule
 from lm.training.signals import StopRequest
 from lm.training.startup import describe_run, estimate_line, parameter_table
-from lm.training.state import TrainState, abstract_state, make_state
+from lm.training.state import TrainState, abstract_state, make_state, with_params
 from lm.training.step import compile_train_step
 
 
 def train(config: Config, workdir: Path) -> int:
     """Runs or continues the experiment in `workdir`; returns the exit status. Raises UserError."""
     console = Console(enabled=is_first())
+    if config.init_from:
+        source_run(config)  # before anything is written
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     backend = choose_backend(config.model, mesh.devices.flat[0].platform)
@@ -61,9 +65,10 @@ def train(config: Config, workdir: Path) -> int:
 
         console.banner("Model")
         model = build_model(config.model, mesh.devices.flat[0].platform)
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+        rates = rate_multipliers(config, model)
+        optimizer = make_optimizer(config.optimizer, config.train.num_steps, rates)
         abstract = abstract_state(config, model, optimizer, mesh)
-        console.print(parameter_table(abstract.params))
+        console.print(parameter_table(abstract.params, rates))
         console.print(estimate_line(config, mesh, backend))
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         if checkpoints.steps():
@@ -73,6 +78,10 @@ def train(config: Config, workdir: Path) -> int:
             console.print(f"Continuing from the checkpoint of step {start:,}.")
         else:
             state, start = make_state(config, model, optimizer, abstract, mesh), 0
+            if config.init_from:
+                initial = load_initial(config, abstract.params)
+                state = with_params(state, initial.values)
+                console.print("\n".join(initial.lines))
         if is_first():
             run.truncate_metrics(start)
         barrier("metrics")

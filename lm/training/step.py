@@ -15,7 +15,8 @@ from lm.models.transformer import Model
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import first_tokens, objective_sums, total_weight
 from lm.parallel.mesh import batch_sharding, on_mesh
-from lm.training.optimizer import global_norm
+from lm.training.multipliers import rate_multipliers, stop_frozen
+from lm.training.optimizer import global_norm, moving_average
 from lm.training.state import TrainState
 
 
@@ -32,8 +33,10 @@ def train_step(
     weight = total_weight(batch, config.objective)
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
     count = config.train.accumulation
+    rates = rate_multipliers(config, model)
 
     def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
+        params = stop_frozen(params, rates)
         rngs = {"dropout": key} if max(config.model.dropout, config.model.attention_dropout) > 0 else None
         output = model.apply({"params": params}, micro, train=True, rngs=rngs)
         sums = objective_sums(output, micro, config.objective)
@@ -60,8 +63,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-        decay = config.optimizer.ema_decay
-        ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
+        ema = moving_average(ema, params, config.optimizer.ema_decay)
 
     def keep_if_bad(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -107,6 +109,8 @@ def batch_hash(batch: Batch) -> Array:
     if targets.dtype == jnp.float32:
         targets = jax.lax.bitcast_convert_type(targets, jnp.uint32)
     total = weighted_sum(batch.tokens, 0) + weighted_sum(targets, batch.tokens.size)
+    if batch.types is not None:
+        total += weighted_sum(batch.types, 3 * batch.tokens.size)
     if batch.source is not None:
         total += weighted_sum(batch.source.tokens, 2 * batch.tokens.size)
     return total
