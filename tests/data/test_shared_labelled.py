@@ -1,0 +1,67 @@
+"""Labelled data of others: how much there is of it, and that every answer comes back to its characters.
+
+Reads the data of $LM_SHARED_DATA, which is not part of the repository.
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lm.config import SourceConfig, TokenizerConfig
+from lm.data import tokenizers
+from lm.data.label_encoding import AnswerTokens
+from lm.data.labelled import open_labelled
+from lm.data.task_pieces import covering
+
+DATA = Path(os.environ.get("LM_SHARED_DATA", ""))
+
+pytestmark = pytest.mark.skipif(not os.environ.get("LM_SHARED_DATA"), reason="LM_SHARED_DATA is not set")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences", "words", "entities"),
+    [
+        ("wnut17train.conll", 3394, 62730, 1975),
+        ("emerging.dev.conll", 1009, 15733, 836),
+        ("emerging.test.annotated", 1287, 23394, 1079),
+    ],
+)
+def test_wnut17(name, sentences, words, entities):
+    found = list(open_labelled(SourceConfig(kind="conll", path=str(DATA / "wnut17" / name)), "tagging").iterate())
+    begun = sum(tag.startswith("B-") for each in found for tag in each.tags)
+    assert (len(found), sum(len(each.words) for each in found), begun) == (sentences, words, entities)
+
+
+def test_mr():
+    path, pattern = str(DATA / "mr" / "rt-polarity.*"), r"\.(?P<label>neg|pos)$"
+    config = SourceConfig(path=path, document="line", encoding="windows-1252", label_pattern=pattern)
+    source = open_labelled(config, "classification")
+    assert Counter(each.label for each in source.iterate()) == {"neg": 5331, "pos": 5331}
+    assert source.notes() == [
+        "202 lines with bytes over 127, read as windows-1252 (rt-polarity.neg 101, rt-polarity.pos 101)"
+    ]
+
+
+@pytest.mark.parametrize(("language", "vocab_size"), [("en", 6000), ("zh", 4000)])
+def test_xquad_answers_come_back_to_their_characters(language, vocab_size):
+    path = str(DATA / "xquad" / f"xquad.{language}.json")
+    questions = list(open_labelled(SourceConfig(kind="squad", path=path), "span_qa").iterate())
+    assert len(questions) == 1190 and len({each.title for each in questions}) == 48
+    contexts = list(dict.fromkeys(each.context for each in questions))
+    for kind in ("bytes", "characters", "sentencepiece"):
+        tokenizer = tokenizers.build_tokenizer(TokenizerConfig(kind=kind, vocab_size=vocab_size), contexts)
+        tokens = AnswerTokens.encode(questions, tokenizer)
+        found = 0
+        for number, question in enumerate(questions):
+            ((text, start),) = question.placed
+            end = start + len(text)
+            _, offsets = tokens.context(number)
+            first, last = covering(offsets, start, end)
+            begin, behind = offsets[first, 0], offsets[last, 1]
+            found += (begin, behind) == (start, end)
+            # The smallest tokens that hold it: of neither end could one be left out.
+            assert begin <= start < offsets[first, 1] and offsets[last, 0] < end <= behind
+        # Of pieces a few are wider, since a token holds more than the answer: "1946," for "1946".
+        assert found > 1140 if kind == "sentencepiece" else found == 1190
