@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from lm.config.training import SCORES, TEXT_METRICS
 from lm.evaluation.table import heading
+from lm.evaluation.whole_files import replacing
 
 # The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
@@ -52,12 +52,8 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     if "minutes" in below:
         _draw_by_time(axes["minutes"], records, scores[0])
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
