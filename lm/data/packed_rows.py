@@ -106,6 +106,10 @@ class PackedTrainRows:
         """By source, in epoch 0; later epochs are packed anew and may differ by a little."""
         return {name: epochs.num_rows(0) for name, epochs in self._sources.items()}
 
+    def notes(self) -> dict[str, list[str]]:
+        """By source, what a person should know of how its examples were made."""
+        return {name: list(getattr(epochs.examples, "notes", ())) for name, epochs in self._sources.items()}
+
     def places(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
         """(source name, epoch, row of the epoch) of rows of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)

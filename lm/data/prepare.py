@@ -279,6 +279,9 @@ def _fingerprint(
         ]
         if objective.name == "masked":
             order += [objective.whole_words, objective.next_sentence]
+        if objective.name in LABELLED:
+            weights_of_labels = [objective.class_weights, objective.balance_classes]
+            order += [config.data.labels, config.data.context_overlap, weights_of_labels, config.model.pooling]
     found = {
         "tokenizer": tokenizer.fingerprint,
         "order": hashlib.sha256(json.dumps(order).encode()).hexdigest(),

@@ -17,6 +17,7 @@ from rich.table import Table
 from lm import flops
 from lm.config import Config
 from lm.data.label_store import LabelledStore
+from lm.data.packed_rows import PackedTrainRows
 from lm.data.pair_store import PairStore
 from lm.data.prepare import Prepared, Store
 from lm.models.transformer import count_parameters
@@ -47,6 +48,10 @@ def describe_run(config: Config, prepared: Prepared, rows: AnyTrainRows, mesh: M
     for split, stores in prepared.stores.items():
         for name, store in stores.items():
             table.add_row(f"{split} data", f"{name}: {_described(store)}")
+    if isinstance(rows, PackedTrainRows):
+        for name, notes in rows.notes().items():
+            for note in notes:
+                table.add_row("", f"{name}: {note}")
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
