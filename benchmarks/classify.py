@@ -1,0 +1,109 @@
+"""Classifiers of one data set beside each other: n-grams with logistic regression, and runs of ours with several seeds.
+
+    python -m benchmarks.classify --config=configs/classify_mr.py:DIR --runs=scratch=runs/mr,tuned=runs/mr_tuned
+
+The n-gram model (words and pairs of words, weighted by tf-idf, scikit-learn) learns from the same training examples and
+is scored on the same test examples as the runs; its one setting is chosen on the validation examples. `--runs` names
+what `train.py --seeds=...` has written: each is shown as the mean over its seeds and the standard deviation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from benchmarks.record import surroundings
+from lm import command
+from lm.config import Config, TokenizerConfig
+from lm.data import label_store
+from lm.data.label_store import LabelledStore
+from lm.data.tokenizers import build_tokenizer
+from lm.errors import UserError
+from lm.evaluation.classification import classification_figures
+from lm.evaluation.table import Result, print_table, with_means
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse of the L2 penalty, tried on the validation examples
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    command.define_config_flag()
+    flags.DEFINE_list("runs", [], "NAME=DIRECTORY of runs below which there is a run for each seed.")
+    flags.DEFINE_string("output", None, "Write the record to this JSON file.")
+
+
+def ngram_classifier(config: Config) -> tuple[Result, float]:
+    """The result on the test split, and the strength that was chosen."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    began = time.monotonic()
+    # Any tokenizer serves: only the texts and labels of the stores are read.
+    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), [])
+    texts, labels = {}, {}
+    for split in ("train", "valid", "test"):
+        texts[split], labels[split] = _examples(label_store.build(config, split, tokenizer))
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True)
+    features = {"train": vectorizer.fit_transform(texts["train"])}
+    features |= {split: vectorizer.transform(texts[split]) for split in ("valid", "test")}
+    models = {C: LogisticRegression(C=C, max_iter=1000).fit(features["train"], labels["train"]) for C in STRENGTHS}
+    best = max(STRENGTHS, key=lambda C: models[C].score(features["valid"], labels["valid"]))
+    model = models[best]
+    numbers = {label: number for number, label in enumerate(model.classes_)}
+    gold = np.array([numbers[label] for label in labels["test"]])
+    figures = classification_figures(gold, model.predict_proba(features["test"]))
+    result = Result("n-grams, logistic regression", 0, "test", figures, len(gold), None, None, time.monotonic() - began)
+    return result, best
+
+
+def _examples(stores: dict[str, LabelledStore]) -> tuple[list[str], list[str]]:
+    examples: list[Any] = [example for store in stores.values() for example in store.raw]
+    return [" ".join(filter(None, (each.text, each.pair))) for each in examples], [each.label for each in examples]
+
+
+def run_results(root: Path) -> list[Result]:
+    """What eval.py has written of each seed's best checkpoint on the test split. UserError if there is none."""
+    found = []
+    for directory in sorted(root.glob("seed_*")):
+        paths = sorted(directory.glob("eval/*/results-test.json"))
+        if not paths:
+            raise UserError(f"{directory}: has no results on the test split; run train.py --seeds again.")
+        values = json.loads(paths[-1].read_text())
+        found.append(Result(directory.name, values["step"], "test", values["metrics"], values["rows"], None, None, 0.0))
+    if not found:
+        raise UserError(f"{root}: there is no run seed_0, seed_1...; make them with train.py --seeds=0,1,2.")
+    return found
+
+
+def main() -> int:
+    config = command.config_from_flags()
+    if config is None:
+        raise UserError("--config is missing; it names the data, e.g. configs/classify_mr.py:DIR.")
+    baseline, strength = ngram_classifier(config)
+    shown, record = [baseline], {baseline.run: {"metrics": baseline.metrics, "strength": strength}}
+    for each in FLAGS.runs:
+        name, _, directory = each.partition("=")
+        seeds = run_results(Path(directory))
+        mean, deviation = with_means(seeds)[-2:]
+        shown += [
+            Result(f"{name}, {mean.run} seeds", 0, "test", mean.metrics, 0, None, None, 0.0),
+            Result("  deviation", 0, "test", deviation.metrics, 0, None, None, 0.0),
+        ]
+        record[name] = {"mean": mean.metrics, "deviation": deviation.metrics, "seeds": [s.metrics for s in seeds]}
+    print_table(shown)
+    if FLAGS.output:
+        content = {"name": Path(FLAGS.output).stem, "test_examples": baseline.rows, "models": record, **surroundings()}
+        Path(FLAGS.output).write_text(json.dumps(content, indent=2) + "\n")
+        print(f"Written: {FLAGS.output}")
+    return command.DONE
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)
