@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.renamed import ACTIVATIONS, Weights, encoder_decoder_sizes, numbered_layers
 from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
 from lm.decoding.inputs import Vocabulary, choosable
 from lm.errors import UserError
-from lm.models.stack import LAYER_PREFIX, unstack_layers
+from lm.models.stack import unstack_layers
 
 # What both classes can only be; the sizes and the place of the norms are free.
 FIXED = {
@@ -34,8 +35,7 @@ FIXED = {
     "window": 0,
     "dtype": "float32",
 }
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
-# Our name of a part -> theirs. The names of attention's four products and of the MLP's two:
+# Our name of a part -> theirs.
 NORMS = {
     "attention_norm": "self_attn_layer_norm",
     "cross_attention_norm": "encoder_attn_layer_norm",
@@ -73,17 +73,8 @@ def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabula
     pre = config.norm_position == "pre"
     kind = transformers.PegasusConfig if pre else transformers.MarianConfig
     peer_config = kind(
-        vocab_size=config.vocab_size,
+        **encoder_decoder_sizes(config),
         max_position_embeddings=max(config.max_length, longest_source),
-        encoder_layers=config.num_encoder_layers,
-        decoder_layers=config.num_layers,
-        encoder_attention_heads=config.num_heads,
-        decoder_attention_heads=config.num_heads,
-        encoder_ffn_dim=config.d_ff,
-        decoder_ffn_dim=config.d_ff,
-        d_model=config.d_model,
-        activation_function=ACTIVATIONS[config.activation],
-        scale_embedding=config.scale_embeddings,
         pad_token_id=vocabulary.pad_id,
         eos_token_id=vocabulary.eos_id,
         decoder_start_token_id=vocabulary.bos_id,
@@ -97,38 +88,25 @@ def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabula
     return peer.eval()
 
 
-def peer_weights(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Our parameters under their names. A matrix is (in, out) here, heads apart, and (out, in) there."""
+def peer_weights(params: dict[str, Any]) -> Weights:
+    """Our parameters under the names that Marian, Pegasus and BART share: all but what BART has of its own."""
     params = unstack_layers(params)
     embedding_VD = np.asarray(params["token_embedding"]["embedding"])
-    named = {"model.shared.weight": embedding_VD, "lm_head.weight": embedding_VD}
-
-    def add(name: str, part: dict[str, Any], inputs: int = 0) -> None:
-        """A norm, or a product with so many dimensions of inputs."""
-        named[f"{name}.bias"] = np.asarray(part["bias"]).reshape(-1)
-        if not inputs:
-            named[f"{name}.weight"] = np.asarray(part["scale"])
-            return
-        kernel = np.asarray(part["kernel"])
-        named[f"{name}.weight"] = kernel.reshape(int(np.prod(kernel.shape[:inputs])), -1).T
-
+    weights = Weights({"model.shared.weight": embedding_VD, "lm_head.weight": embedding_VD})
     for tower in ("encoder", "decoder"):
-        named[f"model.{tower}.embed_tokens.weight"] = embedding_VD
-        for place, layer in params[tower].items():
-            if place == "final_norm":
-                add(f"model.{tower}.layer_norm", layer)
-                continue
-            prefix = f"model.{tower}.layers.{place.removeprefix(LAYER_PREFIX)}"
-            for ours, part in layer.items():
-                if ours in NORMS:
-                    add(f"{prefix}.{NORMS[ours]}", part)
-                elif ours == "mlp":
-                    for name, product in part.items():
-                        add(f"{prefix}.{MLP[name]}", product, inputs=1)
-                else:
-                    for name, product in part.items():
-                        add(f"{prefix}.{ATTENTIONS[ours]}.{PRODUCTS[name]}", product, 2 if name == "out" else 1)
-    return named
+        weights[f"model.{tower}.embed_tokens.weight"] = embedding_VD
+        if "final_norm" in params[tower]:
+            weights.norm(f"model.{tower}.layer_norm", params[tower]["final_norm"])
+        for n, layer in numbered_layers(params[tower]):
+            prefix = f"model.{tower}.layers.{n}"
+            weights.products(prefix, layer["mlp"], MLP)
+            for ours, theirs in NORMS.items():
+                if ours in layer:
+                    weights.norm(f"{prefix}.{theirs}", layer[ours])
+            for ours, theirs in ATTENTIONS.items():
+                if ours in layer:
+                    weights.products(f"{prefix}.{theirs}", layer[ours], PRODUCTS)
+    return weights
 
 
 def pad(sources: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:

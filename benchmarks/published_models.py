@@ -1,23 +1,26 @@
-"""Hugging Face's T5, BART, Marian, GPT-2 and Llama with weights of ours: the same function under other names.
-
-A product is (in, out) here, with the heads apart, and (out, in) there; in GPT-2 it is (in, out) too.
-"""
+"""Hugging Face's T5, BART, Marian, GPT-2 and Llama with weights of ours: the same function under other names."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from benchmarks.huggingface_peer import build_peer, frameworks, peer_weights
+from benchmarks.renamed import (
+    ACTIVATIONS,
+    Weights,
+    encoder_decoder_sizes,
+    joined,
+    numbered_layers,
+    single_stack_sizes,
+)
 from lm.config import ModelConfig
 from lm.decoding.inputs import Vocabulary
-from lm.models.stack import LAYER_PREFIX
 
 # Ids that a model of theirs wants to know; none of them changes a logit.
 VOCABULARY = Vocabulary(size=4, bos_id=2, eos_id=1, pad_id=0)
-Named = dict[str, np.ndarray]
+SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id, "eos_token_id": VOCABULARY.eos_id}
 
 
 def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> Any:
@@ -26,11 +29,11 @@ def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> A
         return build_peer(config, params, VOCABULARY, config.max_length)
     torch, transformers = frameworks()
     make = {"t5": _t5, "bart": _bart, "gpt2": _gpt2, "llama": _llama}[kind]
-    model, named = make(transformers, config, params)
+    model, weights = make(transformers, config, params)
     if not config.tie_embeddings:  # T5 ties the two whatever the config says
         model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        named["lm_head.weight"] = _matrix(params["output"])
-    missing, unknown = model.load_state_dict({k: torch.tensor(v) for k, v in named.items()}, strict=False)
+        weights.product("lm_head", params["output"])
+    missing, unknown = model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
     tied = ("lm_head.weight", "embed_tokens.weight", "final_logits_bias")
     assert not unknown and all(name.endswith(tied) for name in missing), (missing, unknown)
     return model.eval()
@@ -56,18 +59,7 @@ def published_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: i
     return there.numpy()
 
 
-def _matrix(product: dict[str, Any], inputs: int = 1) -> np.ndarray:
-    """A kernel with so many dimensions of inputs, as (out, in)."""
-    kernel = np.asarray(product["kernel"])
-    return kernel.reshape(math.prod(kernel.shape[:inputs]), -1).T
-
-
-def _layers(tower: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    names = [name for name in tower if name.startswith(LAYER_PREFIX)]
-    return [(int(name.removeprefix(LAYER_PREFIX)), tower[name]) for name in names]
-
-
-def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Named]:
+def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
             vocab_size=config.vocab_size,
@@ -85,59 +77,42 @@ def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple
             decoder_start_token_id=VOCABULARY.pad_id,
         )
     )
-    named: Named = {"shared.weight": params["token_embedding"]["embedding"]}
+    weights = Weights({"shared.weight": params["token_embedding"]["embedding"]})
     mlp = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if config.gated else {"up": "wi", "down": "wo"}
+    parts = {"attention": "SelfAttention", "cross_attention": "EncDecAttention", "mlp": "DenseReluDense"}
     for tower in ("encoder", "decoder"):
-        named[f"{tower}.final_layer_norm.weight"] = params[tower]["final_norm"]["scale"]
+        weights.norm(f"{tower}.final_layer_norm", params[tower]["final_norm"])
         bias = f"{tower}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        named[bias] = params[tower]["relative_bias"]["embedding"]
-        parts = {"attention": "SelfAttention", "cross_attention": "EncDecAttention", "mlp": "DenseReluDense"}
-        for n, layer in _layers(params[tower]):
+        weights[bias] = params[tower]["relative_bias"]["embedding"]
+        for n, layer in numbered_layers(params[tower]):
             for place, part in enumerate(part for part in parts if part in layer):
                 prefix = f"{tower}.block.{n}.layer.{place}"
-                named[f"{prefix}.layer_norm.weight"] = layer[f"{part}_norm"]["scale"]
+                weights.norm(f"{prefix}.layer_norm", layer[f"{part}_norm"])
                 names = mlp if part == "mlp" else {"query": "q", "key": "k", "value": "v", "out": "o"}
-                for ours, theirs in names.items():
-                    named[f"{prefix}.{parts[part]}.{theirs}.weight"] = _matrix(layer[part][ours], 1 + (ours == "out"))
-    return model, named
+                weights.products(f"{prefix}.{parts[part]}", layer[part], names)
+    return model, weights
 
 
-def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Named]:
+def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.BartForConditionalGeneration(
         transformers.BartConfig(
-            vocab_size=config.vocab_size,
+            **encoder_decoder_sizes(config),
+            **SPECIAL,
             max_position_embeddings=config.max_length,
-            encoder_layers=config.num_encoder_layers,
-            decoder_layers=config.num_layers,
-            encoder_attention_heads=config.num_heads,
-            decoder_attention_heads=config.num_heads,
-            encoder_ffn_dim=config.d_ff,
-            decoder_ffn_dim=config.d_ff,
-            d_model=config.d_model,
-            activation_function={"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}[config.activation],
-            scale_embedding=config.scale_embeddings,
-            pad_token_id=VOCABULARY.pad_id,
-            bos_token_id=VOCABULARY.bos_id,
-            eos_token_id=VOCABULARY.eos_id,
             decoder_start_token_id=VOCABULARY.eos_id,
             forced_eos_token_id=None,
         )
     )
-    own = ("position_embedding", "embedding_norm")  # what Marian lacks; all else has the same names there
-    named = peer_weights(
-        {name: {key: value for key, value in tower.items() if key not in own} for name, tower in params.items()}
-    )
+    weights = peer_weights(params)
     for tower in ("encoder", "decoder"):
         table = np.asarray(params[tower]["position_embedding"]["embedding"])
         # Two rows stand before that of position 0. What is in them must not matter.
-        named[f"model.{tower}.embed_positions.weight"] = np.concatenate([np.full_like(table[:2], np.nan), table])
-        norm = params[tower]["embedding_norm"]
-        named[f"model.{tower}.layernorm_embedding.weight"] = norm["scale"]
-        named[f"model.{tower}.layernorm_embedding.bias"] = norm["bias"]
-    return model, named
+        weights[f"model.{tower}.embed_positions.weight"] = np.concatenate([np.full_like(table[:2], np.nan), table])
+        weights.norm(f"model.{tower}.layernorm_embedding", params[tower]["embedding_norm"])
+    return model, weights
 
 
-def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Named]:
+def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=config.vocab_size,
@@ -146,68 +121,51 @@ def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
             n_layer=config.num_layers,
             n_head=config.num_heads,
             n_inner=config.d_ff,
-            activation_function={"gelu_tanh": "gelu_new", "gelu": "gelu"}[config.activation],
+            activation_function=ACTIVATIONS[config.activation],
             layer_norm_epsilon=config.norm_epsilon,
-            bos_token_id=VOCABULARY.bos_id,
-            eos_token_id=VOCABULARY.eos_id,
+            **SPECIAL,
         )
     )
-    named: Named = {
-        "transformer.wte.weight": params["token_embedding"]["embedding"],
-        "transformer.wpe.weight": params["position_embedding"]["embedding"],
-    }
-
-    def norm(name: str, part: dict[str, Any]) -> None:
-        named[f"transformer.{name}.weight"], named[f"transformer.{name}.bias"] = part["scale"], part["bias"]
-
-    norm("ln_f", params["final_norm"])
-    for n, layer in _layers(params):
-        norm(f"h.{n}.ln_1", layer["attention_norm"])
-        norm(f"h.{n}.ln_2", layer["mlp_norm"])
-        attention, mlp = layer["attention"], layer["mlp"]
-        joined = [attention[name] for name in ("query", "key", "value")]
-        prefix = f"transformer.h.{n}"
-        named[f"{prefix}.attn.c_attn.weight"] = np.concatenate([_matrix(part).T for part in joined], axis=1)
-        named[f"{prefix}.attn.c_attn.bias"] = np.concatenate([part["bias"].reshape(-1) for part in joined])
-        for name, part, inputs in (
-            ("attn.c_proj", attention["out"], 2),
-            ("mlp.c_fc", mlp["up"], 1),
-            ("mlp.c_proj", mlp["down"], 1),
-        ):
-            named[f"{prefix}.{name}.weight"], named[f"{prefix}.{name}.bias"] = _matrix(part, inputs).T, part["bias"]
-    return model, named
+    weights = Weights(
+        {
+            "transformer.wte.weight": params["token_embedding"]["embedding"],
+            "transformer.wpe.weight": params["position_embedding"]["embedding"],
+        }
+    )
+    weights.norm("transformer.ln_f", params["final_norm"])
+    for n, layer in numbered_layers(params):
+        prefix, attention = f"transformer.h.{n}", layer["attention"]
+        weights.norm(f"{prefix}.ln_1", layer["attention_norm"])
+        weights.norm(f"{prefix}.ln_2", layer["mlp_norm"])
+        weights.product(f"{prefix}.attn.c_attn", joined(attention, "query", "key", "value"))
+        weights.product(f"{prefix}.attn.c_proj", attention["out"], inputs=2)
+        weights.products(prefix, layer["mlp"], {"up": "mlp.c_fc", "down": "mlp.c_proj"})
+    for name, weight in weights.items():
+        if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
+            weights[name] = weight.T  # (in, out) there too
+    return model, weights
 
 
-def _llama(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Named]:
+def _llama(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
+            **single_stack_sizes(config),
+            **SPECIAL,
             num_key_value_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            max_position_embeddings=config.max_length,
             rms_norm_eps=config.norm_epsilon,
             rope_parameters={"rope_type": "default", "rope_theta": config.rotary_theta},
             tie_word_embeddings=config.tie_embeddings,
-            pad_token_id=VOCABULARY.pad_id,
-            bos_token_id=VOCABULARY.bos_id,
-            eos_token_id=VOCABULARY.eos_id,
         )
     )
-    named: Named = {
-        "model.embed_tokens.weight": params["token_embedding"]["embedding"],
-        "model.norm.weight": params["final_norm"]["scale"],
-    }
-    for n, layer in _layers(params):
+    weights = Weights({"model.embed_tokens.weight": params["token_embedding"]["embedding"]})
+    weights.norm("model.norm", params["final_norm"])
+    for n, layer in numbered_layers(params):
         prefix = f"model.layers.{n}"
-        named[f"{prefix}.input_layernorm.weight"] = layer["attention_norm"]["scale"]
-        named[f"{prefix}.post_attention_layernorm.weight"] = layer["mlp_norm"]["scale"]
-        for ours, theirs in {"query": "q", "key": "k", "value": "v", "out": "o"}.items():
-            matrix = _matrix(layer["attention"][ours], 1 + (ours == "out"))
-            named[f"{prefix}.self_attn.{theirs}_proj.weight"] = matrix
-        for name in ("gate", "up", "down"):
-            named[f"{prefix}.mlp.{name}_proj.weight"] = _matrix(layer["mlp"][name])
-    return model, named
+        weights.norm(f"{prefix}.input_layernorm", layer["attention_norm"])
+        weights.norm(f"{prefix}.post_attention_layernorm", layer["mlp_norm"])
+        names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
+        weights.products(f"{prefix}.self_attn", layer["attention"], names)
+        names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+        weights.products(f"{prefix}.mlp", layer["mlp"], names)
+    return model, weights
