@@ -59,6 +59,7 @@ class Output:
 
     logits: Any = None  # float32 (B, L, V), of labels (B, L, C), of an answer's start and end (B, L, 2)
     cache: Any = None  # lm.models.cache.Cache
+    places: Any = None  # int32 (B, P): the tokens of which there are logits, (B, P, V) then; None: all
     pair_logits: Any = None  # float32 (B, L, 2): whether the second text follows; read at the first token
     embedding: Any = None  # float32 (B, D): of each row, of length 1
     source_embedding: Any = None  # the same of its partner

@@ -137,16 +137,17 @@ def flops_per_row(config: ModelConfig, length: int, source_length: int = 0) -> F
             scores += N * 2 * 2 * L * S * H * K
         mlp += N * 2 * (_gates(config) + 1) * D * config.d_ff * L
     twice = 2 if config.head == "embedding" else 1  # a text and its partner
-    logits = 2 * _head_products(config) * length
+    places = min(config.max_hidden or length, length) if config.head == "masked" else length
+    logits = 2 * (_head_products(config) * places + _pair_products(config) * length)
     return Flops(projections=twice * projections, scores=twice * scores, mlp=twice * mlp, logits=logits)
 
 
 def _head_products(config: ModelConfig) -> int:
-    """Multiply-adds for each token."""
+    """Multiply-adds for each token that has logits."""
     D, V, square = config.d_model, config.vocab_size, config.d_model**2
     return {
         "tokens": D * V,
-        "masked": D * V + square * config.head_transform + (square + 2 * D) * config.pair_head,
+        "masked": D * V + square * config.head_transform,
         "classes": D * config.num_classes + square * config.pooler,
         "span": 2 * D,
         "embedding": 0,
@@ -273,9 +274,13 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
         optimizer=round(4 * moments),
         gradients=round(4 * trained * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
-        logits=round(2 * 4 * rows * config.data.sequence_length * _logits(model) / tensor),
+        logits=round(2 * 4 * rows * (model.max_hidden or config.data.sequence_length) * _logits(model) / tensor),
         activations=round(rows * sum(_activation_bytes(model, each, tensor, kernel) for each in towers)),
     )
+
+
+def _pair_products(config: ModelConfig) -> int:
+    return (config.d_model**2 + 2 * config.d_model) * config.pair_head
 
 
 def _logits(model: ModelConfig) -> int:

@@ -16,7 +16,7 @@ from lm.data.masked_pieces import MaskedPieces, NextSentencePieces
 from lm.data.packed_rows import Packable, PackedTrainRows
 from lm.data.pair_rows import PairEvalRows, PairLayout
 from lm.data.pair_store import PairStore
-from lm.data.partner_rows import LonePairs, PartnerEvalRows, PartnerLayout
+from lm.data.partner_rows import PartnerEvalRows, PartnerLayout
 from lm.data.piece_rows import PieceEvalRows, PieceLayout, TaskEvalRows
 from lm.data.prepare import Prepared, Store
 from lm.data.task_pieces import AnswerPieces, TaskPieces, TextPieces, WordPieces
@@ -43,7 +43,9 @@ def train_rows(config: Config, prepared: Prepared) -> AnyTrainRows:
         _check_some(tasks, "no example can be learnt", "look at the notes above, or lengthen the rows")
         return PackedTrainRows(config, tasks, PieceLayout.of(config))
     if config.objective.name == "contrastive":
-        return PackedTrainRows(config, _partners(config, tokenizer, stores), PartnerLayout.of(config, tokenizer.bos_id))
+        return PackedTrainRows(
+            config, _examples(config, tokenizer, stores, "truncate"), PartnerLayout.of(config, tokenizer.bos_id)
+        )
     if config.objective.name == "masked":
         pieces = _masked_pieces(config, tokenizer, stores)
         least = "2 tokens" if config.objective.next_sentence else "a token"
@@ -79,17 +81,20 @@ def eval_rows(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store])
         return {name: TaskEvalRows(pieces, PieceLayout.of(config)) for name, pieces in tasks.items() if len(pieces)}
     if config.objective.name == "contrastive":
         partners = PartnerLayout.of(config, tokenizer.bos_id)
-        return {name: PartnerEvalRows(each, partners) for name, each in _partners(config, tokenizer, stores).items()}
+        return {
+            name: PartnerEvalRows(each, partners)
+            for name, each in _examples(config, tokenizer, stores, "truncate").items()
+        }
     if config.objective.name == "masked":
         for name, pieces in _masked_pieces(config, tokenizer, stores).items():
             if len(pieces):
-                length, types = config.data.sequence_length, config.model.token_types > 0
-                rows[name] = PieceEvalRows(pieces, length, types, text=pieces.text, missing=pieces.missing)
+                layout = PieceLayout.of(config)
+                rows[name] = PieceEvalRows(pieces, layout, text=pieces.text, missing=pieces.missing)
     else:
-        layout = _pair_layout(config, tokenizer)
+        pair_layout = _pair_layout(config, tokenizer)
         for name, examples in _examples(config, tokenizer, stores, "truncate").items():
             if len(examples):
-                rows[name] = PairEvalRows(examples, layout)
+                rows[name] = PairEvalRows(examples, pair_layout)
     if not rows:
         raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
     return rows
@@ -122,11 +127,6 @@ def _task_pieces(
     labelled = {name: store for name, store in stores.items() if isinstance(store, LabelledStore)}
     kind = TASKS[config.objective.name]
     return {name: kind(store, config, tokenizer, train) for name, store in labelled.items()}
-
-
-def _partners(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store]) -> dict[str, LonePairs]:
-    length = config.data.sequence_length
-    return {name: LonePairs(each, length) for name, each in _examples(config, tokenizer, stores, "truncate").items()}
 
 
 def _examples(config: Config, tokenizer: Tokenizer, stores: Mapping[str, Store], overlong: str) -> dict[str, Examples]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,17 @@ def source(**values: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
 
 
+def _max_hidden(config: Config) -> int:
+    """A little more than the share of a row that is hidden; rows are packed so that it is never more.
+
+    How many tokens whole words have is not known before they are drawn, so there it is any number.
+    """
+    objective, length = config.objective, config.data.sequence_length
+    if objective.name != "masked" or objective.whole_words:
+        return 0
+    return min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
+
+
 def _resolve(config: Config) -> Config:
     """Fills in what stands for "derived", save what the tokenizer (vocab_size) and the data (labels) give."""
     data, model, steps = config.data, config.model, config.train.num_steps
@@ -95,6 +107,7 @@ def _resolve(config: Config) -> Config:
         pooling=pooling,
         num_classes=model.num_classes or (classes if head == "classes" else 0),
         pair_head=config.objective.next_sentence,
+        max_hidden=_max_hidden(config),
     )
     if config.objective.name == "contrastive":  # the same stack reads both texts
         data = dataclasses.replace(data, source_length=data.sequence_length)

@@ -106,6 +106,11 @@ class ModelConfig:
         choices=("", "first", "last", "mean", "none"),
     )
     pooler: bool = option(False, "A product and tanh before the classes of a text, as BERT.")
+    max_hidden: int = option(
+        0,
+        "Set by the objective masked: the most hidden tokens of a row, for which alone logits are computed; 0: all.",
+        minimum=0,
+    )
     pair_head: bool = option(False, "Set by objective.next_sentence: tell whether the second text follows.")
     head_transform: bool = option(False, "masked: a product, the activation and a norm before the output, as BERT.")
     output_bias: bool = option(False, "masked: a bias for each entry of the vocabulary, as BERT.")

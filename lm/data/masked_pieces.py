@@ -21,6 +21,10 @@ from lm.errors import UserError
 class Hider(Protocol):
     """Chooses what is hidden: `lm.objectives.masking.Masking`."""
 
+    def number(self, texts_E: np.ndarray) -> np.ndarray:
+        """How many of so many tokens of text are hidden, int64 (E,)."""
+        ...
+
     def hide(
         self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,6 +64,10 @@ class MaskedPieces:
 
     def __len__(self) -> int:
         return len(self._chunks.first_E)
+
+    def hidden(self, epoch: int) -> np.ndarray:
+        """How many tokens of each piece are hidden, int64 (E,); not with whole words."""
+        return self._hider.number(self.sizes(epoch) - self._specials)
 
     def sizes(self, epoch: int) -> np.ndarray:
         """Tokens of each piece, int64 (E,); the same in each epoch."""

@@ -30,7 +30,7 @@ class Packable(Protocol):
     def __len__(self) -> int: ...
 
     def sizes(self, epoch: int) -> Any:
-        """Tokens of each example, int64 (E,); of examples with several sides one such array for each."""
+        """Tokens of each example, int64 (E,), or such an array for each of its sides."""
         ...
 
     def make(self, epoch: int, index: int) -> Any: ...
@@ -41,7 +41,11 @@ class Layout(Protocol):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens that each side of a row has places for."""
+        """What each side of a row has places for."""
+        ...
+
+    def sizes(self, examples: Any, epoch: int) -> tuple[np.ndarray, ...]:
+        """What each example takes of each side, int64 (E,)."""
         ...
 
     def lay_out(self, rows: Sequence[Sequence[Any]]) -> Batch:
@@ -52,9 +56,9 @@ class Layout(Protocol):
 class _Epochs:
     """The rows of one source, numbered through all epochs."""
 
-    def __init__(self, name: str, examples: Packable, seed: int, lengths: tuple[int, ...]):
+    def __init__(self, name: str, examples: Packable, seed: int, layout: Layout):
         assert len(examples), f"{name} has no examples"
-        self._name, self.examples, self._seed, self._lengths = name, examples, seed, lengths
+        self._name, self.examples, self._seed, self._layout = name, examples, seed, layout
         self._ends: list[int] = []  # rows in all the epochs up to and with this one
         self._kept = KeptEpochs[tuple[np.ndarray, np.ndarray]]()
 
@@ -75,7 +79,7 @@ class _Epochs:
 
     def _pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order_E = order.generator("shuffle", self._seed, self._name, epoch).permutation(len(self.examples))
-        return order_E, plan(_sides(self.examples.sizes(epoch)), order_E, self._lengths)
+        return order_E, plan(self._layout.sizes(self.examples, epoch), order_E, self._layout.lengths)
 
 
 class PackedTrainRows:
@@ -88,7 +92,7 @@ class PackedTrainRows:
     def __init__(self, config: Config, examples: Mapping[str, Packable], layout: Layout):
         self._batch_size, self._layout = config.train.batch_size, layout
         self._weights = {name: config.data.train[name].weight for name in examples}
-        self._sources = {name: _Epochs(name, each, config.seed, layout.lengths) for name, each in examples.items()}
+        self._sources = {name: _Epochs(name, each, config.seed, layout) for name, each in examples.items()}
 
     @cached_property
     def _order(self) -> grain.MapDataset:
@@ -132,10 +136,6 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
     return name, index
 
 
-def _sides(sizes: np.ndarray | tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    return sizes if isinstance(sizes, tuple) else (sizes,)
-
-
 class PackedEvalRows:
     """All examples of one source, each once and in their order, as packed rows; ids past the end give padding.
 
@@ -144,7 +144,7 @@ class PackedEvalRows:
 
     def __init__(self, examples: Packable, layout: Layout):
         self._examples, self._layout = examples, layout
-        self._bounds = plan(_sides(examples.sizes(0)), np.arange(len(examples)), layout.lengths)
+        self._bounds = plan(layout.sizes(examples, 0), np.arange(len(examples)), layout.lengths)
         self.num_rows = len(self._bounds) - 1
 
     def examples_of(self, row: int) -> range:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lm.batch import Batch
 from lm.data.examples import Examples
 from lm.data.packed_rows import PackedEvalRows
@@ -22,6 +24,9 @@ class PairLayout:
     @property
     def lengths(self) -> tuple[int, ...]:
         return self.source_length, self.target_length
+
+    def sizes(self, examples: Examples, epoch: int) -> tuple[np.ndarray, ...]:
+        return examples.sizes(epoch)
 
     def lay_out(self, rows: Sequence[Sequence[Example]]) -> Batch:
         return lay_out(rows, self.source_length, self.target_length, self.bos_id)

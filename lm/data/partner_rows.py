@@ -15,23 +15,6 @@ from lm.data.packed_rows import PackedEvalRows
 from lm.data.pair_packing import Example
 
 
-class LonePairs:
-    """Pairs each of which fills a row, whatever its length. See `lm.data.packed_rows.Packable`."""
-
-    def __init__(self, pairs: Examples, length: int):
-        self._pairs, self._length = pairs, length
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def sizes(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        whole = np.full(len(self), self._length, np.int64)
-        return whole, whole
-
-    def make(self, epoch: int, index: int) -> Example:
-        return self._pairs.make(epoch, index)
-
-
 @dataclass(frozen=True)
 class PartnerLayout:
     """Rows with one text, `bos text eos`, in the batch and its partner as the source, each of up to `length` tokens."""
@@ -45,7 +28,11 @@ class PartnerLayout:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return self.length, self.length
+        return (1,)
+
+    def sizes(self, examples: Examples, epoch: int) -> tuple[np.ndarray, ...]:
+        """A pair fills a row, whatever its length."""
+        return (np.ones(len(examples), np.int64),)
 
     def lay_out(self, rows: Sequence[Sequence[Example]]) -> Batch:
         assert all(len(row) <= 1 for row in rows), "a vector is that of a row"
@@ -77,7 +64,7 @@ class PartnerEvalRows(PackedEvalRows):
 
     missing = "no text is predicted"
 
-    def __init__(self, pairs: LonePairs, layout: PartnerLayout):
+    def __init__(self, pairs: Examples, layout: PartnerLayout):
         super().__init__(pairs, layout)
         count = len(pairs)
         self.totals: dict[str, int] = {"targets": count, "documents": count, "bytes": 0, "words": 0, "unknown": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -46,19 +47,27 @@ class PieceLayout:
     length: int
     with_types: bool = False
     real_targets: bool = False
+    max_hidden: int = 0  # the most hidden tokens of a row; 0 for any number
 
     @classmethod
     def of(cls, config: Config) -> PieceLayout:
         """What the model of a config reads."""
         real = config.objective.name == "regression"
-        return cls(config.data.sequence_length, config.model.token_types > 0, real)
+        return cls(config.data.sequence_length, config.model.token_types > 0, real, config.model.max_hidden)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        return (self.length,)
+        return (self.length, self.max_hidden) if self.max_hidden else (self.length,)
+
+    def sizes(self, examples: Any, epoch: int) -> tuple[np.ndarray, ...]:
+        sizes_E = examples.sizes(epoch)
+        return (sizes_E, examples.hidden(epoch)) if self.max_hidden else (sizes_E,)
 
     def lay_out(self, rows: Sequence[Sequence[Piece]]) -> Batch:
-        return lay_out_pieces(rows, self.length, self.with_types, self.real_targets)
+        batch = lay_out_pieces(rows, self.length, self.with_types, self.real_targets)
+        if self.max_hidden:
+            assert np.count_nonzero(batch.weights, axis=1).max(initial=0) <= self.max_hidden
+        return batch
 
 
 class PieceEvalRows(PackedEvalRows):
@@ -73,14 +82,12 @@ class PieceEvalRows(PackedEvalRows):
     def __init__(
         self,
         pieces: Pieces,
-        length: int,
-        with_types: bool = False,
-        real_targets: bool = False,
+        layout: PieceLayout,
         *,
         text: Mapping[str, int] | None = None,
         missing: str = "the text is not what is predicted",
     ):
-        super().__init__(pieces, PieceLayout(length, with_types, real_targets))
+        super().__init__(pieces, layout)
         self._pieces, self.missing = pieces, missing
         self._text = {"documents": len(pieces), "bytes": 0, "words": 0, "unknown": 0, **(text or {})}
 
@@ -110,5 +117,5 @@ class TaskEvalRows(PieceEvalRows):
     def __init__(self, pieces: TaskPieces, layout: PieceLayout):
         counts = pieces.store.counts
         text = {"documents": counts["examples"], "unknown": counts["unknown"]}
-        super().__init__(pieces, layout.length, layout.with_types, layout.real_targets, text=text)
+        super().__init__(pieces, layout, text=text)
         self.pieces = pieces

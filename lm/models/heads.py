@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from lm.batch import Array, Output
+from lm.batch import Array, Batch, Output
 from lm.config import ModelConfig
 from lm.models.layers import ACTIVATIONS, Dense, Embedding, Norm, compute_dtype
 
 
-def run_head(config: ModelConfig, embed: Embedding, x_BLD: Array, segments_BL: Array, train: bool) -> Output:
+def run_head(config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, train: bool) -> Output:
     """The head of the config; call it inside a compact module. `embed` is the token embedding of the stack."""
+    segments_BL = batch.segments
     if config.head == "tokens":
         output = None if config.tie_embeddings else output_product(config, name="output")
         return Output(logits_of(config, embed, output, x_BLD))
     if config.head == "masked":
-        return _masked(config, embed, x_BLD, train)
+        return _masked(config, embed, x_BLD, batch.weights, train)
     if config.head == "span":
         return Output(_classes(config, x_BLD, 2, train, "span"))
     if config.head == "classes":
@@ -28,9 +30,15 @@ def run_head(config: ModelConfig, embed: Embedding, x_BLD: Array, segments_BL: A
     return Output(embedding=_row_embedding(config, pool(config, x_BLD, segments_BL), segments_BL))
 
 
-def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, train: bool) -> Output:
-    """Devlin 2019: a product, activation and norm before the embedding is used as output (all optional)."""
-    h_BLD = x_BLD
+def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, weights_BL: Array, train: bool) -> Output:
+    """Devlin 2019: a product, activation and norm before the embedding is used as output (all optional).
+
+    With max_hidden only the tokens that have a weight are looked at: no row has more of them.
+    """
+    h_BLD, places_BP = x_BLD, None
+    if config.max_hidden and config.max_hidden < x_BLD.shape[1]:
+        _, places_BP = jax.lax.top_k((weights_BL > 0).astype(jnp.float32), config.max_hidden)
+        h_BLD = jnp.take_along_axis(x_BLD, places_BP[:, :, None], axis=1)
     if config.head_transform:
         h_BLD = _product(config, config.d_model, "head_product", use_bias=config.use_bias)(h_BLD)
         h_BLD = ACTIVATIONS[config.activation](h_BLD)
@@ -40,8 +48,10 @@ def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, train: bool) ->
     if config.output_bias:
         logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
     if not config.pair_head:
-        return Output(logits_BLV)
-    return Output(logits_BLV, pair_logits=_classes(config, _pooler(config, x_BLD), 2, train, "next_sentence"))
+        return Output(logits_BLV, places=places_BP)
+    return Output(
+        logits_BLV, places=places_BP, pair_logits=_classes(config, _pooler(config, x_BLD), 2, train, "next_sentence")
+    )
 
 
 class VocabularyBias(nn.Module):

@@ -62,7 +62,7 @@ def run_single_stack(
         types = Embedding(config.token_types, config, ("positions", "embed"), name="type_embedding")
         x_BLD = x_BLD + types(jnp.zeros_like(batch.tokens) if batch.types is None else batch.types)
     x_BLD, cache = run_tower(config, backend, x_BLD, batch, train, cache, causal=causal)
-    output = run_head(config, embed, x_BLD, batch.segments, train)
+    output = run_head(config, embed, x_BLD, batch, train)
     if config.head == "embedding":
         both_BD: Array = output.embedding
         return Output(embedding=both_BD[:rows], source_embedding=both_BD[rows:])
@@ -146,7 +146,7 @@ class EncoderDecoder(nn.Module):
         mask_BLS = (batch.segments[:, :, None] == source_segments[:, None, :]) & (source_segments[:, None, :] > 0)
         memory = Memory(x=x_source, mask=mask_BLS)
         x_BLD, cache = self.decoder(self.token_embedding(batch.tokens), batch, train, cache, memory)
-        output = run_head(config, self.token_embedding, x_BLD, batch.segments, train)
+        output = run_head(config, self.token_embedding, x_BLD, batch, train)
         return dataclasses.replace(output, cache=cache)
 
 

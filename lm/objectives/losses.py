@@ -20,10 +20,18 @@ def objective_sums(output: Output, batch: Batch, config: ObjectiveConfig) -> Los
         return span_loss(output.logits, batch)
     if config.name == "contrastive":
         return contrastive_loss(output.embedding, output.source_embedding, batch, config.temperature)
-    sums = loss_sums(output.logits, batch, config)
+    sums = loss_sums(output.logits, _at_places(batch, output.places), config)
     if output.pair_logits is None:
         return sums
     return dataclasses.replace(sums, **_pair_sums(output.pair_logits, batch))
+
+
+def _at_places(batch: Batch, places_BP: Array | None) -> Batch:
+    """Targets and weights of those tokens."""
+    if places_BP is None:
+        return batch
+    targets_BP, weights_BP = (jnp.take_along_axis(x, places_BP, axis=1) for x in (batch.targets, batch.weights))
+    return dataclasses.replace(batch, targets=targets_BP, weights=weights_BP)
 
 
 def first_tokens(batch: Batch) -> Array:

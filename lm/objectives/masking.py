@@ -36,6 +36,10 @@ class Masking:
         self._density, self._mask_id, self._word_starts = density, mask_id, word_starts
         self._text_ids = np.asarray(text_ids, np.int32)
 
+    def number(self, texts_E: np.ndarray) -> np.ndarray:
+        """How many of so many tokens of text are hidden, int64 (E,); with whole words it may be another number."""
+        return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
+
     def hide(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> Hidden:
         """Tokens read, targets and weights of a piece; `is_text_T` is False at its special tokens.
 
@@ -46,7 +50,7 @@ class Masking:
         text_n = np.flatnonzero(is_text_T)
         if not len(text_n):
             return read_T, targets_T, weights_T
-        wanted = max(1, round(self._density * len(text_n)))
+        wanted = int(self.number(np.array(len(text_n))))
         if self._word_starts is None:
             hidden_k = text_n[rng.permutation(len(text_n))[:wanted]]
         else:

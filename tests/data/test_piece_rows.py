@@ -145,8 +145,8 @@ def test_training_has_every_piece_once_an_epoch_and_the_same_for_whoever_asks():
 
 
 def test_a_config_tells_the_layout():
-    assert PieceLayout.of(make_config()) == PieceLayout(LENGTH)
-    assert PieceLayout.of(make_config(token_types=2)) == PieceLayout(LENGTH, with_types=True)
+    assert PieceLayout.of(make_config()) == PieceLayout(LENGTH, max_hidden=8)
+    assert PieceLayout.of(make_config(token_types=2)) == PieceLayout(LENGTH, with_types=True, max_hidden=8)
     assert PieceLayout.of(regression_config()) == PieceLayout(LENGTH, real_targets=True)
 
 
@@ -160,7 +160,7 @@ def regression_config():
 
 def test_evaluation_has_each_piece_once_of_epoch_0_and_padding_after():
     pieces = Numbered(100)
-    rows = PieceEvalRows(pieces, LENGTH, with_types=True)
+    rows = PieceEvalRows(pieces, PieceLayout(LENGTH, with_types=True))
     batches = [rows.rows(np.arange(i, i + BATCH)) for i in range(0, rows.num_rows + BATCH, BATCH)]
     places = [pieces_in(batch, row) for batch in batches for row in range(BATCH)]
     assert [index for row in places for index, _ in row] == list(range(100))
@@ -171,10 +171,10 @@ def test_evaluation_has_each_piece_once_of_epoch_0_and_padding_after():
     assert rows.totals == {"targets": weights, "documents": 100, "bytes": 0, "words": 0, "unknown": 0} and rows.missing
     beyond = rows.rows([rows.num_rows, rows.num_rows + 7])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(beyond)) and beyond.shape == (2, LENGTH)
-    assert rows.rows([0]).types is not None and PieceEvalRows(pieces, LENGTH).rows([0]).types is None
+    assert rows.rows([0]).types is not None and PieceEvalRows(pieces, PieceLayout(LENGTH)).rows([0]).types is None
 
 
 def test_what_is_known_of_the_text_is_told():
     text = {"documents": 7, "bytes": 0, "words": 0, "unknown": 3}
-    rows = PieceEvalRows(Numbered(9), LENGTH, text=text, missing="made up")
+    rows = PieceEvalRows(Numbered(9), PieceLayout(LENGTH), text=text, missing="made up")
     assert {**rows.totals, **text} == rows.totals and rows.missing == "made up"

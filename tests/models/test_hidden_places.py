@@ -1,0 +1,42 @@
+"""Logits of the hidden tokens alone give what logits of all tokens give."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm.batch import Batch
+from lm.config import ModelConfig, ObjectiveConfig
+from lm.models.transformer import Encoder, initial_params
+from lm.objectives.losses import objective_sums
+
+CONFIG = ModelConfig(
+    family="encoder", head="masked", vocab_size=40, num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, head_dim=8,
+    d_ff=16, max_length=24, head_transform=True, output_bias=True, pair_head=True, pooler=True,
+)  # fmt: skip
+OBJECTIVE = ObjectiveConfig(name="masked", label_smoothing=0.1, z_loss=1e-3)
+
+
+def test_loss_and_gradient_are_those_of_all_logits():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(3, 40, (3, 24)).astype(np.int32)
+    weights = (rng.random((3, 24)) < 0.2).astype(np.float32)
+    weights[1] = 0  # a row in which nothing is hidden
+    ones = np.ones((3, 24), np.int32)
+    batch = Batch(tokens, rng.integers(3, 40, (3, 24)).astype(np.int32), weights, np.cumsum(ones, 1) - 1, ones)
+    assert 0 < np.count_nonzero(weights, axis=1).max() <= 8
+    params = nn.unbox(initial_params(Encoder(CONFIG), jax.random.key(0)))
+        lambda x: x.value, initial_params(Encoder(CONFIG), jax.random.key(0)), is_leaf=lambda x: hasattr(x, "names")
+    )
+
+    def loss(params, max_hidden):
+        model = Encoder(dataclasses.replace(CONFIG, max_hidden=max_hidden))
+        output = model.apply({"params": params}, batch)
+        assert output.logits.shape == (3, max_hidden or 24, 40)
+        sums = objective_sums(output, batch, OBJECTIVE)
+        return sums.loss + sums.pair_nll, sums
+
+    results = [jax.jit(jax.value_and_grad(lambda p, n=n: loss(p, n), has_aux=True))(params) for n in (0, 8, 24)]
+    for other in results[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[0], other)
