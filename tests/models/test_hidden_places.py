@@ -27,8 +27,6 @@ def test_loss_and_gradient_are_those_of_all_logits():
     batch = Batch(tokens, rng.integers(3, 40, (3, 24)).astype(np.int32), weights, np.cumsum(ones, 1) - 1, ones)
     assert 0 < np.count_nonzero(weights, axis=1).max() <= 8
     params = nn.unbox(initial_params(Encoder(CONFIG), jax.random.key(0)))
-        lambda x: x.value, initial_params(Encoder(CONFIG), jax.random.key(0)), is_leaf=lambda x: hasattr(x, "names")
-    )
 
     def loss(params, max_hidden):
         model = Encoder(dataclasses.replace(CONFIG, max_hidden=max_hidden))
