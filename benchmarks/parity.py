@@ -5,7 +5,8 @@
 
 Of each family a tiny model, a preset with other sizes, gets random weights, norms and biases included, and reads rows
 of different lengths: prints the largest difference of any logit, float32 on the CPU, and ends with status 1 if one is
-above the tolerance. T5's buckets of distance have to be the very same.
+above the tolerance. T5's buckets of distance have to be the very same. The published ModernBERT has no norm before its
+first attention: to be compared with ours, which has one, it is given a LayerNorm there, with random weights too.
 
 With --write it stores what the published code gives at some places of each row in tests/golden/parity_*.json, where
 tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`, finds it.
@@ -37,6 +38,7 @@ SEED = 3
 SIZES = {"vocab_size": 40, "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "d_ff": 48}
 BOTH = {**SIZES, "num_encoder_layers": 2}
 NARROW = {**BOTH, "d_model": 24}  # T5's heads need not make up the width
+ENCODER = {**SIZES, "max_length": 100, "head": "masked"}
 LENGTHS = {"source": (5, 23, 41, 70), "target": (40, 3, 26, 11), "text": (100, 7, 33, 66)}
 
 
@@ -46,11 +48,11 @@ class Case:
 
     kind: str  # of benchmarks.published_models
     preset: str
-    sizes: dict[str, int]
+    changes: dict[str, Any]  # other sizes, mostly
 
     @property
     def config(self) -> ModelConfig:
-        fields = {**preset(self.preset), **self.sizes}
+        fields = {**preset(self.preset), **self.changes}
         return ModelConfig(**fields, attention="xla", scan_layers=False)
 
 
@@ -61,6 +63,11 @@ CASES = {
     "marian": Case("marian", "transformer_base", {**BOTH, "max_length": 80}),
     "gpt2": Case("gpt2", "gpt2_124m", {**SIZES, "max_length": 100}),
     "llama": Case("llama", "llama3_8b", {**SIZES, "num_kv_heads": 2, "max_length": 100}),
+    "bert": Case("bert", "bert_base", ENCODER),
+    "bert_pairs": Case("bert", "bert_base", {**ENCODER, "pair_head": True}),
+    "roberta": Case("roberta", "roberta_base", ENCODER),
+    # Layers 0 and 3 see all, 1 and 2 eight tokens on either side.
+    "modernbert": Case("modernbert", "modernbert_base", {**ENCODER, "num_layers": 4, "window": 9}),
 }
 # (bidirectional, num_buckets, max_distance): T5's own two, and others of which some have boundaries on whole numbers.
 BUCKETS = [
@@ -109,7 +116,7 @@ def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np
 
 
 def drawn_batch(config: ModelConfig) -> Batch:
-    """A row for each length in LENGTHS; of an encoder-decoder on both sides."""
+    """A row for each length in LENGTHS; of an encoder-decoder on both sides. A third of a row is of the first type."""
 
     def positions(segments_BL: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.arange(segments_BL.shape[1], dtype=np.int32), segments_BL.shape) * segments_BL
@@ -120,6 +127,9 @@ def drawn_batch(config: ModelConfig) -> Batch:
     if pairs:
         source_BS, source_segments_BS = drawn_rows(LENGTHS["source"], SEED + 1, config.vocab_size)
         source = Source(tokens=source_BS, positions=positions(source_segments_BS), segments=source_segments_BS)
+    types_BL = None
+    if config.token_types:
+        types_BL = (3 * positions(segments_BL) >= segments_BL.sum(axis=1, keepdims=True)) * segments_BL
     return Batch(
         tokens=tokens_BL,
         targets=tokens_BL,
@@ -127,14 +137,17 @@ def drawn_batch(config: ModelConfig) -> Batch:
         positions=positions(segments_BL),
         segments=segments_BL,
         source=source,
+        types=types_BL,
     )
 
 
 def our_logits(config: ModelConfig) -> np.ndarray:
-    """float32 (B, L, V) of the drawn batch with the drawn weights."""
+    """float32 (B, L, V) of the drawn batch with the drawn weights; with pair_head (B, 1, 2), of the first token."""
     model = build_model(config, "cpu")
-    apply = jax.jit(lambda params, batch: model.apply({"params": params}, batch).logits)
-    return np.asarray(apply(drawn_weights(config), drawn_batch(config)))
+    output = jax.jit(lambda params, batch: model.apply({"params": params}, batch))(
+        drawn_weights(config), drawn_batch(config)
+    )
+    return np.asarray(output.pair_logits[:, :1] if config.pair_head else output.logits)
 
 
 def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
@@ -145,10 +158,12 @@ def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, ma
     return buckets + one_sided * (distances > 0) * bidirectional
 
 
-def golden_places(batch: Batch) -> list[list[int]]:
-    """[row, place]: the first, the middle and the last token of each row."""
-    ends = [int(length) for length in batch.segments.sum(axis=1)]
-    return [[row, place] for row, end in enumerate(ends) for place in (0, end // 2, end - 1)]
+def golden_places(config: ModelConfig) -> list[list[int]]:
+    """[row, place]: the first, the middle and the last token of each row; of next sentences the first."""
+    ends = [int(length) for length in drawn_batch(config).segments.sum(axis=1)]
+    return [
+        [row, place] for row, end in enumerate(ends) for place in (0, end // 2, end - 1)[: 1 if config.pair_head else 3]
+    ]
 
 
 def golden_path(name: str) -> Path:
@@ -163,16 +178,14 @@ def compare(name: str, write: bool) -> float:
     case = CASES[name]
     batch = drawn_batch(case.config)
     peer = build_published(case.kind, case.config, drawn_weights(case.config))
-    source = batch.source
-    mask = (batch if source is None else source).segments
-    theirs_BLV = published_logits(peer, batch.tokens, None if source is None else source.tokens, mask)
-    real_BL = batch.segments > 0
+    theirs_BLV = published_logits(peer, batch)
+    real_BL = batch.segments[:, : theirs_BLV.shape[1]] > 0
     theirs, ours = theirs_BLV[real_BL], our_logits(case.config)[real_BL]
     difference = float(np.abs(theirs - ours).max())
-    print(f"{name:8} {difference:.1e} of logits with deviation {theirs.std():.2f}, largest {np.abs(theirs).max():.1f}")
+    print(f"{name:10} {difference:.1e} of logits with deviation {theirs.std():.2f}, largest {np.abs(theirs).max():.1f}")
     if write:
         torch, transformers = frameworks()
-        places = golden_places(batch)
+        places = golden_places(case.config)
         logits = [[round(float(logit), 6) for logit in theirs_BLV[row, place]] for row, place in places]
         made_by = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
         store(name, {"made_by": made_by, "model": type(peer).__name__, "places": places, "logits": logits})
@@ -185,7 +198,7 @@ def compare_buckets(write: bool) -> bool:
 
     found = {setting: published_buckets(DISTANCES, *setting) for setting in BUCKETS}
     same = [np.array_equal(buckets, our_buckets(DISTANCES, *setting)) for setting, buckets in found.items()]
-    print(f"buckets  equal in {sum(same)} of {len(same)} settings, distances {DISTANCES[0]} to {DISTANCES[-1]}")
+    print(f"buckets    equal in {sum(same)} of {len(same)} settings, distances {DISTANCES[0]} to {DISTANCES[-1]}")
     if write:
         # By where a new bucket begins: [first distance, bucket].
         runs = {

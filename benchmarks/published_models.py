@@ -1,4 +1,4 @@
-"""Hugging Face's T5, BART, Marian, GPT-2 and Llama with weights of ours: the same function under other names."""
+"""Hugging Face's T5, BART, Marian, GPT-2 and Llama (and the encoders) with weights of ours, and their logits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.huggingface_peer import build_peer, frameworks, peer_weights
+from benchmarks.published_encoders import published_bert, published_modernbert, published_roberta
 from benchmarks.renamed import (
     ACTIVATIONS,
     Weights,
@@ -15,6 +16,7 @@ from benchmarks.renamed import (
     numbered_layers,
     single_stack_sizes,
 )
+from lm.batch import Batch
 from lm.config import ModelConfig
 from lm.decoding.inputs import Vocabulary
 
@@ -24,12 +26,11 @@ SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id,
 
 
 def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> Any:
-    """The PyTorch model of a kind ("t5", "bart", "marian", "gpt2", "llama") with our unrolled layers' weights."""
+    """The PyTorch model of a kind ("marian" or one of MAKERS) with our unrolled layers' weights."""
     if kind == "marian":
         return build_peer(config, params, VOCABULARY, config.max_length)
     torch, transformers = frameworks()
-    make = {"t5": _t5, "bart": _bart, "gpt2": _gpt2, "llama": _llama}[kind]
-    model, weights = make(transformers, config, params)
+    model, weights = MAKERS[kind](transformers, config, params)
     if not config.tie_embeddings:  # T5 ties the two whatever the config says
         model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         weights.product("lm_head", params["output"])
@@ -39,15 +40,20 @@ def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> A
     return model.eval()
 
 
-def published_logits(model: Any, tokens_BL: np.ndarray, source_BS: np.ndarray | None, mask_B: np.ndarray) -> np.ndarray:
-    """float32 (B, L, V). The mask is that of the source where there is one, else that of the tokens."""
+def published_logits(model: Any, batch: Batch) -> np.ndarray:
+    """float32 (B, L, V); of a model that tells next sentences its scores for them, (B, 1, 2)."""
     torch, _ = frameworks()
-    tokens, mask = torch.tensor(tokens_BL, dtype=torch.int64), torch.tensor(mask_B, dtype=torch.int64)
+    read = batch if batch.source is None else batch.source
+    real_BL = read.segments > 0
+    inputs = {"input_ids": np.where(real_BL, read.tokens, model.config.pad_token_id), "attention_mask": real_BL}
+    if batch.source is not None:
+        inputs["decoder_input_ids"] = batch.tokens
+    if batch.types is not None:
+        inputs["token_type_ids"] = batch.types
     with torch.inference_mode():
-        if source_BS is None:
-            return model(input_ids=tokens, attention_mask=mask).logits.numpy()
-        source = torch.tensor(source_BS, dtype=torch.int64)
-        return model(input_ids=source, attention_mask=mask, decoder_input_ids=tokens).logits.numpy()
+        given = model(**{name: torch.tensor(value, dtype=torch.int64) for name, value in inputs.items()})
+    pairs = "seq_relationship_logits" in given
+    return (given.seq_relationship_logits[:, None] if pairs else given.logits).numpy()
 
 
 def published_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
@@ -169,3 +175,14 @@ def _llama(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tu
         names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
         weights.products(f"{prefix}.mlp", layer["mlp"], names)
     return model, weights
+
+
+MAKERS = {
+    "t5": _t5,
+    "bart": _bart,
+    "gpt2": _gpt2,
+    "llama": _llama,
+    "bert": published_bert,
+    "roberta": published_roberta,
+    "modernbert": published_modernbert,
+}
