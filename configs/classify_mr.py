@@ -28,7 +28,7 @@ def get_config(directory=""):
         )
     config.data.folds = 10
     config.data.cleaning.whitespace = "collapse"
-    config.data.tokenizer.update(kind="sentencepiece", vocab_size=6000, extra_ids=1)
+    config.data.tokenizer.update(kind="sentencepiece", vocab_size=10_000, extra_ids=1)
     config.data.sequence_length = 128
     config.objective.name = "classification"
     config.model.update(
@@ -42,19 +42,19 @@ def get_config(directory=""):
         activation="geglu",
         use_bias=False,
         pooling="mean",
-        dropout=0.5,
+        dropout=0.6,
         scan_layers=False,
     )
     config.optimizer.update(
-        name="adamw",
-        learning_rate=1e-3,
+        name="muon",
+        learning_rate=2e-3,
         schedule="linear",
         warmup_steps=20,
         final_fraction=0.0,
         weight_decay=0.1,
         b2=0.98,
     )
-    config.train.update(batch_size=16, num_steps=500)
+    config.train.update(batch_size=16, num_steps=300)
     config.eval.update(every_steps=50, bootstrap=1000)
     config.checkpoint.update(every_steps=50, best_metric="valid/accuracy")
     return config
