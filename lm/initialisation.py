@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from lm.checkpoint import Checkpoints
 from lm.config import Config, ModelConfig
@@ -92,7 +93,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 
     # Compared in one form, in which another number of layers is another shape too.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
-    found, wanted = _flat(stacked), _flat(jax.eval_shape(stack_layers, abstract_params))
+    found = traverse_util.flatten_dict(stacked, sep="/")
+    wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
     shared = [name for name in wanted if name in found]
     unused = [name for name in found if name not in wanted]
     for name in shared:
@@ -109,7 +111,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             f"{', '.join(_tops(wanted))} here); use that run's model settings."
         )
     is_stacked = config.model.scan_layers
-    values = _nested({name: found[name] for name in shared})
+    values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
     placed = _placed(values if is_stacked else unstack_layers(values), abstract_params)
 
     lines = [
@@ -168,21 +170,3 @@ def _listed(names: list[str], is_stacked: bool) -> str:
 
 def _tops(flat: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(name.split("/")[0] for name in flat))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from lm.errors import UserError
 
@@ -50,15 +51,12 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The abstract dict below `name` in a description, to be read into NumPy arrays."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        first, *parts = path.split("/")
-        if first == name:
-            node = tree
-            for part in parts[:-1]:
-                node = node.setdefault(part, {})
-            node[parts[-1]] = jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
-    return tree
+    below = {
+        path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
+        for path, leaf in leaves.items()
+        if path.startswith(f"{name}/")
+    }
+    return traverse_util.unflatten_dict(below, sep="/")
 
 
 def leaf_sums(tree: Any) -> list[int]:

@@ -18,6 +18,7 @@ from lm.parallel.mesh import make_mesh
 from lm.run_directory import RunDirectory
 from lm.training.optimizer import make_optimizer
 from lm.training.state import abstract_state, make_state, with_params
+from tests.trees import flatten
 
 SMALL = {"family": "encoder", "vocab_size": 32, "num_layers": 3, "d_model": 16, "num_heads": 4, "max_length": 32}
 SMALL |= {"positions": "learned"}
@@ -78,16 +79,9 @@ def abstract(config, sizes=None):
     return abstract_state(config, build_model(config.model), optax.identity(), mesh).params
 
 
-def flat(tree) -> dict:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def body(params) -> dict:
     heads = ("head_product", "head_norm", "output_bias")
-    return {name: leaf for name, leaf in flat(params).items() if not name.startswith(heads)}
+    return {name: leaf for name, leaf in flatten(params).items() if not name.startswith(heads)}
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -97,11 +91,11 @@ def test_the_average_of_the_best_step_is_taken_stacked_or_not(trained, scan):
     params = abstract(config, MeshConfig(data=2, fsdp=2, tensor=2))
     initial = load_initial(config, params)
     expected = body(saved if scan else unstack_layers(saved))
-    found = flat(initial.values)
+    found = flatten(initial.values)
     assert set(found) == set(expected)
     for name, value in found.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
-        assert value.sharding == flat(params)[name].sharding and value.dtype == np.float32
+        assert value.sharding == flatten(params)[name].sharding and value.dtype == np.float32
     layers = "layers" if scan else "layer_*"
     assert initial.lines == [
         f"Parameters of {root}, step 1 (moving average): {len(body(saved))} of {len(body(saved)) + 2} kinds are taken.",
@@ -118,9 +112,9 @@ def test_an_unrolled_run_begins_a_stacked_one(tmp_path):
     saved = save_run(tmp_path / "run", masked(scan_layers=False))
     config = tagger(tmp_path / "run")
     found = load_initial(config, abstract(config)).values
-    for name, value in flat(unstack_layers(jax.device_get(found))).items():
-        np.testing.assert_array_equal(value, flat(saved)[name], err_msg=name)
-    assert set(flat(unstack_layers(jax.device_get(found)))) == set(body(saved))
+    for name, value in flatten(unstack_layers(jax.device_get(found))).items():
+        np.testing.assert_array_equal(value, flatten(saved)[name], err_msg=name)
+    assert set(flatten(unstack_layers(jax.device_get(found)))) == set(body(saved))
 
 
 def test_a_state_begins_with_them_and_so_does_its_average(trained):

@@ -21,12 +21,7 @@ def config(**changes: object) -> Config:
     """`config(train__num_steps=5)`."""
     values = defaults()
     values.data.train.docs = source(kind="embedded")
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        node = values
-        for part in path:
-            node = node[part]
-        node[last] = value
+    values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return Config.from_dict(values.to_dict())
 
 

@@ -23,17 +23,6 @@ def read(objective="classification", **options):
     return list(source(objective, **options).iterate())
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write
-
-
 def lines(*records):
     return "".join(json.dumps(record) + "\n" for record in records)
 

@@ -21,16 +21,6 @@ def pairs(*couples):
     return [Pair(source, (target,)) for source, target in couples]
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write
-
-
 def test_line_i_belongs_to_line_i_and_only_line_feeds_end_lines(write):
     path, target = write("a.en", "one\r\n\ntwo\u2028\x85 x\nlast"), write("a.de", "eins\n\nzwei\x0b\nletzte\n")
     want = pairs(("one", "eins"), ("", ""), ("two\u2028\x85 x", "zwei\x0b"), ("last", "letzte"))

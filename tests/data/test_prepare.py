@@ -28,12 +28,7 @@ def config(tmp_path):
         values.data.tokenizer.kind = "bytes"
         values.data.sequence_length = 32
         values.data.cache_dir = str(tmp_path / "cache")
-        for name, value in changes.items():
-            *sections, last = name.split("__")
-            node = values
-            for section in sections:
-                node = node[section]
-            node[last] = value
+        values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
         return Config.from_dict(values.to_dict())
 
     return make

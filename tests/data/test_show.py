@@ -15,6 +15,10 @@ def printed(tmp_path, width=100, **options):
     values.data.train.mine = source(path=str(tmp_path / "text.txt"), document="line")
     values.data.tokenizer.kind = "characters"
     values.data.sequence_length = 40
+    return shown(values, tmp_path, width, **options)
+
+
+def shown(values, tmp_path, width, **options):
     values.data.cache_dir = str(tmp_path / "cache")
     prepared = prepare(Config.from_dict(values.to_dict()), tmp_path / "run")
     out = io.StringIO()
@@ -61,11 +65,7 @@ def printed_pairs(tmp_path, width=4000, **options):
     values.data.tokenizer.kind = "characters"
     values.data.separate_vocabularies, values.model.share_embeddings = True, False
     values.data.sequence_length, values.data.source_length = 40, 30
-    values.data.cache_dir = str(tmp_path / "cache")
-    prepared = prepare(Config.from_dict(values.to_dict()), tmp_path / "run")
-    out = io.StringIO()
-    show.show(Console(file=out, width=width), prepared, **options)
-    return prepared, out.getvalue()
+    return shown(values, tmp_path, width, **options)
 
 
 def test_sources_of_pairs_stand_above_what_is_made_of_them(tmp_path):

@@ -17,16 +17,6 @@ def read(**options):
     return list(open_source(SourceConfig(**options)).iterate())
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return write
-
-
 def test_a_file_is_kept_to_the_character(write):
     path = write("a.txt", "  one\r\ntwo\u2028\x85\x0cthree\n\n")
     assert read(path=path) == ["  one\ntwo\u2028\x85\x0cthree\n\n"]

@@ -16,6 +16,7 @@ from lm.models.stack import unstack_layers
 from lm.models.transformer import build_model, count_parameters, initial_params
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
+from tests.trees import flatten
 
 V = 23
 ALL = ("query", "key", "value", "out", "up", "gate", "down")
@@ -55,18 +56,11 @@ def logits(config, params):
     return jax.jit(build_model(config).apply)({"params": params}, batch(config)).logits
 
 
-def flat(tree) -> dict:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def test_new_adapters_change_nothing():
     params = jax.jit(lambda: initial(DECODER))()
     plain = dataclasses.replace(DECODER, lora_rank=0)
     np.testing.assert_array_equal(logits(DECODER, params), logits(plain, _without_adapters(params)))
-    query = flat(params)["layers/attention/query/lora_a"]
+    query = flatten(params)["layers/attention/query/lora_a"]
     assert query.shape == (2, 16, 3) and float(np.std(query)) == pytest.approx(1 / 4, rel=0.25)
 
 
@@ -136,10 +130,10 @@ def test_only_adapters_and_head_move_and_muon_is_not_for_them():
     updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
     moved = {
         path
-        for path, before in flat(params).items()
-        if (flat(optax.apply_updates(params, updates))[path] != before).any()
+        for path, before in flatten(params).items()
+        if (flatten(optax.apply_updates(params, updates))[path] != before).any()
     }
     expected = {f"layers/attention/{product}/lora_{x}" for product in ("query", "value") for x in "ab"}
     assert moved == expected | {"classifier/kernel", "classifier/bias"}
-    names = [path for path in flat(state) if "lora" in path]
+    names = [path for path in flatten(state) if "lora" in path]
     assert len(names) == 2 * 4 and all("adam" in path for path in names)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from lm.config import ModelConfig, OptimizerConfig
 from lm.models.transformer import build_model, initial_params
 from lm.training.optimizer import make_optimizer
+from tests.trees import flatten, nest
 
 NAMES = ["adamw", "adafactor", "lion", "muon", "sgd"]
 N = 2
@@ -50,21 +51,6 @@ def letters(stacked: bool, few: bool = False) -> dict[str, str]:
     layers = [("layers", "N")] if stacked else [(f"layer_{i}", "") for i in range(N)]
     block = {f"{layer}/{name}": axis + shape for layer, axis in layers for name, shape in BLOCK.items()}
     return {name: shape for name, shape in (TOP | block).items() if name.endswith(FEW) or not few}
-
-
-def nest(flat: dict) -> dict:
-    tree: dict = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
-
-
-def flatten(tree) -> dict:
-    return {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def zeros_tree(sizes: dict[str, int], stacked: bool) -> dict:

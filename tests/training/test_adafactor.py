@@ -6,7 +6,8 @@ import numpy as np
 import optax
 
 from lm.training.adafactor import scale_by_factored_rms
-from tests.training.parameter_trees import flatten, random_tree
+from tests.training.parameter_trees import random_tree
+from tests.trees import flatten
 
 
 def test_factored_moments_never_mix_layers_or_heads():

@@ -20,6 +20,7 @@ from lm.training.multipliers import all_one, is_frozen, rate_multipliers, stop_f
 from lm.training.optimizer import make_optimizer, moving_average
 from lm.training.startup import parameter_table
 from lm.training.state import abstract_state
+from tests.trees import flatten
 
 N, V = 3, 17
 D = np.float32(0.8)  # layer_decay
@@ -64,17 +65,10 @@ def random_tree(config: Config, seed: int):
     return tree if config.model.scan_layers else unstack_layers(tree)
 
 
-def flat(tree) -> dict:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def test_without_these_settings_all_is_1_and_the_optimizer_is_the_same():
     config = config_with()
     rates = rate_multipliers(config, build_model(config.model))
-    assert set(rates) == set(flat(shapes(config.model))) and set(rates.values()) == {1.0} and all_one(rates)
+    assert set(rates) == set(flatten(shapes(config.model))) and set(rates.values()) == {1.0} and all_one(rates)
     plain, same = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
     params = shapes(config.model)
     states = [jax.eval_shape(each.init, params) for each in (plain, same)]
@@ -183,10 +177,10 @@ def test_updates_of_sgd_are_multiplied_exactly(scan):
     plain, scaled = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
     found, _ = jax.jit(scaled.update)(grads, scaled.init(params), params)
-    for name, update in flat(found).items():
+    for name, update in flatten(found).items():
         rate = np.asarray(rates[name], np.float32)
         by_layer = rate.reshape(-1, *[1] * (update.ndim - 1)) if rate.ndim else rate
-        np.testing.assert_array_equal(update, np.asarray(flat(expected)[name]) * by_layer, err_msg=name)
+        np.testing.assert_array_equal(update, np.asarray(flatten(expected)[name]) * by_layer, err_msg=name)
     assert float(rates["token_embedding/embedding"]) == pytest.approx(0.8**4)
 
 
@@ -206,7 +200,7 @@ def test_what_is_frozen_stands_still_to_the_bit(name, scan):
     for leaf in jax.tree.leaves(start):
         leaf.flat[0] = -0.0  # which + 0.0 would change
     ema, state = start, optimizer.init(params)
-    held = {path for path in flat(start) if any(each.endswith(path) for each in flat(state))}
+    held = {path for path in flatten(start) if any(each.endswith(path) for each in flatten(state))}
     assert held == {path for path, rate in rates.items() if not is_frozen(rate)}
 
     @jax.jit
@@ -217,7 +211,7 @@ def test_what_is_frozen_stands_still_to_the_bit(name, scan):
 
     for seed in range(1, 4):
         params, state, ema = step(params, state, ema, random_tree(config, seed))
-    in_layers = [flat(tree if scan else stack_layers(tree)) for tree in (start, params, ema)]
+    in_layers = [flatten(tree if scan else stack_layers(tree)) for tree in (start, params, ema)]
     checked = 0
     for path in in_layers[0]:
         frozen = [True] * N if "attention/key" in path else [True, True, False]
@@ -243,7 +237,7 @@ def test_gradients_of_what_is_frozen_do_not_count_in_the_norm():
     jax.tree.map(lambda leaf: leaf.fill(2.0), grads["classifier"])
     trained = sum(leaf[2].size for leaf in jax.tree.leaves(grads["layers"])) + 8 * 2 + 2
     updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
-    for path, update in flat(updates).items():
+    for path, update in flatten(updates).items():
         moved = path.startswith(("layers/", "classifier/"))
         last = update[2] if path.startswith("layers/") else update
         np.testing.assert_allclose(last, -0.1 / np.sqrt(trained) if moved else 0.0, rtol=1e-5, err_msg=path)
@@ -274,8 +268,8 @@ def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
     for scan in (True, False):
         lowered, params, rates = program(scan, freeze_layers=2)
         assert scan or lowered.cost_analysis()["flops"] < 0.7 * flops[scan, "none"]  # a scan leaves out no layer
-        whole = flat(stack_layers(expected) if scan else expected)
-        for name, grad in flat(lowered.compile()(params)).items():
+        whole = flatten(stack_layers(expected) if scan else expected)
+        for name, grad in flatten(lowered.compile()(params)).items():
             rate = np.asarray(rates[name], np.float32)
             mask = rate.reshape(-1, *[1] * (grad.ndim - 1)) if rate.ndim else rate
             np.testing.assert_allclose(grad, whole[name] * mask, atol=1e-5, rtol=1e-5, err_msg=name)
@@ -288,7 +282,7 @@ def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
     rates = rate_multipliers(config, model)
     optimizer = make_optimizer(config.optimizer, 10, rates)
     state = abstract_state(config, model, optimizer, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
-    params, moments = flat(state.params), flat(state.opt_state)
+    params, moments = flatten(state.params), flatten(state.opt_state)
     owners = [path for path in moments for name in params if path.endswith(f"/{name}")]
     assert len(owners) == 2 * 6  # two moments; query's and value's adapters, the classifier
     for path in owners:

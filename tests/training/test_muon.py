@@ -6,7 +6,8 @@ import optax
 import pytest
 
 from lm.training.optimizer import MUON_UPDATE_RMS
-from tests.training.parameter_trees import SMALL, config, flatten, random_tree, run_steps, two_sided
+from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided
+from tests.trees import flatten
 
 
 @pytest.mark.parametrize("has_source", [False, True])

@@ -20,15 +20,14 @@ from tests.training.parameter_trees import (
     boxed,
     compiled,
     config,
-    flatten,
     letters,
-    nest,
     random_gradients,
     random_tree,
     run_steps,
     unroll,
     zeros_tree,
 )
+from tests.trees import flatten, nest
 
 
 @pytest.mark.parametrize("name", NAMES)
