@@ -46,6 +46,7 @@ UNIMPORTANT = (
     "dropout",
     "init_residual_scaling",
     "init_std",
+    "max_hidden",
     "max_length",
     "remat",
     "scan_layers",
@@ -113,14 +114,16 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
         report=_report if is_first() and sys.stderr.isatty() else None,
     )
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
-    tokens = sum(each.totals["targets"] for each in rows.values())
+    of_tokens = config.objective.name not in (*LABELLED, "contrastive")
+    count = sum(each.totals["targets" if of_tokens else "documents"] for each in rows.values())
     plain = config.objective.name == "causal"
     length, stride = config.data.sequence_length, config.eval.stride
     split = f"text {Path(options.text).name}" if options.text else options.split
     windows = f" of {length}, stride {stride}" if plain else ""
     outputs = f", {sum(map(len, pairs.values())):,} outputs" if pairs else ""
     _say(
-        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, {tokens:,} tokens in "
+        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, "
+        f"{count:,} {'tokens' if of_tokens else 'examples'} in "
         f"{evaluation.num_rows:,} {'windows' if plain else 'rows'}{windows}{outputs}, on {devices}"
     )
     began = time.monotonic()
@@ -188,10 +191,16 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
                 f"--config={options.config_name}: its model is not that of {root} ({'; '.join(lines)}); "
                 "use a config with the same model, or override these settings."
             )
-        other["data"]["labels"] = other["data"]["labels"] or own.data.labels
+        if other["data"]["labels"] not in ((), own.data.labels):
+            raise UserError(
+                f"--config={options.config_name}: its data.labels ({', '.join(other['data']['labels'])}) are not those "
+                f"of {root}, in their order ({', '.join(own.data.labels)}); leave them out."
+            )
+        other["data"]["labels"] = own.data.labels
         values |= {"data": other["data"], "eval": other["eval"]}
     if options.text and own.objective.name in PAIRED:
-        raise UserError(f"--text: {root} needs pairs; name them in data.test of a config, or use lm.generate --input.")
+        otherwise = ", or use lm.generate --input" if own.objective.name == "seq2seq" else ""
+        raise UserError(f"--text: {root} needs pairs; name them in data.test of a config{otherwise}.")
     if options.text and own.objective.name in LABELLED:
         raise UserError(f"--text: {root} needs examples with labels; name them in data.test of a config.")
     if options.text:

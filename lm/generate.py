@@ -106,6 +106,11 @@ def main() -> int:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/quickstart.")
     run_directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = run_directory.load_config()
+    if config.model.head != "tokens":
+        raise UserError(
+            f"--workdir={FLAGS.workdir}: a model of objective.name={config.objective.name} writes no text; score it "
+            f"with eval.py --workdir={FLAGS.workdir}."
+        )
     if config.model.family == "encoder_decoder":
         return translate(run_directory, config, sampling)
     return continue_prompts(run_directory, config, sampling)

@@ -311,7 +311,7 @@ def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     assert done.result.details["parameters"] == "average of the steps 4, 8"
     single = command.evaluate_run(pairs_run, options(step="4"))
     assert single.stem == "results" and single.result.metrics["nll"] != done.result.metrics["nll"]
-    assert len(single.examples) == len(done.examples) == len(PAIRS["valid"])
+    assert len(single.evaluation.told(99)) == len(done.evaluation.told(99)) == len(PAIRS["valid"])
 
 
 def test_data_of_another_config_need_not_give_the_metric_of_the_best(pairs_run):
@@ -320,4 +320,4 @@ def test_data_of_another_config_need_not_give_the_metric_of_the_best(pairs_run):
     values["checkpoint"]["best_metric"] = "valid/loss"
     done = command.evaluate_run(pairs_run, options(config=Config.from_dict(values), config_name="plain"))
     assert done.result.step == 8 and done.stem == "results-plain", "the best, by the run's own metric"
-    assert "bleu" not in done.result.metrics and done.examples == []
+    assert "bleu" not in done.result.metrics and done.evaluation.told(99) == []

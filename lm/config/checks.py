@@ -134,7 +134,7 @@ def _check_family(config: Any, refuse: Callable[[str, str], None]) -> None:
                 refuse(f"{where}.document", "pairs in text files are read line by line: set it to 'line'.")
     if pairs and data.holdout != "hash" and not data.valid:
         refuse("data.holdout", "pairs are held out by hash; set it to 'hash' or name validation sources.")
-    if data.separate_vocabularies and not pairs:
+    if data.separate_vocabularies and objective.name != "seq2seq":
         refuse("data.separate_vocabularies", "is for pairs (objective.name=seq2seq).")
     if data.separate_vocabularies and model.share_embeddings:
         refuse("model.share_embeddings", "two vocabularies cannot share an embedding; set it to False.")
@@ -232,6 +232,12 @@ def _check_task(config: Any, refuse: Callable[[str, str], None]) -> None:
         refuse("objective.next_sentence", "takes rows of 16 tokens or more (data.sequence_length).")
     if objective.name == "span_qa" and data.context_overlap >= data.sequence_length // 2:
         refuse("data.context_overlap", "must be less than half of data.sequence_length.")
+    if objective.name == "contrastive" and config.train.accumulation > 1:
+        refuse("train.accumulation", "each text is compared with those of the whole batch, which stays whole; set 1.")
+    if model.head in ("classes", "embedding") and model.pooling == "first" and model.family == "decoder":
+        refuse("model.pooling", "the first token of a decoder sees no other one; take last or mean.")
+    if objective.name == "regression" and model.num_classes != 1:
+        refuse("model.num_classes", "is 1 for regression; leave it 0.")
     if model.global_every and not model.window:
         refuse("model.global_every", "is for layers with a window; set model.window.")
     if model.token_types and model.family != "encoder":

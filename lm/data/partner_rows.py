@@ -53,7 +53,8 @@ class PartnerLayout:
         whole = []
         for text in texts:
             if text is not None:
-                whole.append(np.concatenate([[self.bos_id], text[: self.length - 2], text[-1:]]).astype(np.int32))
+                fitting = text if len(text) < self.length else np.append(text[: self.length - 2], text[-1])
+                whole.append(np.concatenate([[self.bos_id], fitting]).astype(np.int32))
         side = Side([len(each) for each in whole], [int(text is not None) for text in texts], self.length)
         tokens = side.spread(np.concatenate([np.zeros(0, np.int32), *whole]))
         return Source(tokens=tokens, positions=side.positions, segments=side.segments)

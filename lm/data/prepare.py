@@ -207,10 +207,10 @@ def _open_all(
 
 def _resolve_labels(config: Config, labels: tuple[str, ...]) -> Config:
     asked = config.model.num_classes
-    if asked and asked < len(labels):
-        raise UserError(f"config.model.num_classes: {asked} is less than the {len(labels)} labels of the data; set 0.")
+    if asked and asked != len(labels):
+        raise UserError(f"config.model.num_classes: {asked} is not the number of labels, {len(labels)}; set 0.")
     data = dataclasses.replace(config.data, labels=labels)
-    model = dataclasses.replace(config.model, num_classes=asked or len(labels))
+    model = dataclasses.replace(config.model, num_classes=len(labels))
     return dataclasses.replace(config, data=data, model=model)
 
 

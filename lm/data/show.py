@@ -6,8 +6,9 @@ prints a table of the token stores and the first n batches, token by token: what
 what it has to predict, and, where there are two sides, the source above both. Each document has its
 colour and begins with "|", the same on both sides; a target that is not scored is a dot, and padding at
 the end is not shown. Hidden tokens are read as <mask>, as others or as they are, and stand below; where a second
-text may follow the first, that stands below the first token. With --workdir the run's own tokenizer is used;
-without, one is made and thrown away.
+text may follow the first, that stands below the first token. A label stands below the token from which it is told,
+start and end below those of an answer, and a text above the one that belongs to it. With --workdir the run's own
+tokenizer is used; without, one is made and thrown away.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from rich.text import Text
 
 from lm import command
 from lm.batch import Batch
+from lm.config import Config
+from lm.data.label_store import LabelledStore
+from lm.data.packed_rows import PackedTrainRows
 from lm.data.pair_store import PairStore
-from lm.data.prepare import Prepared, prepare
+from lm.data.prepare import Prepared, Store, prepare
 from lm.data.token_store import TokenStore
 from lm.data.tokenizers import Tokenizer
 from lm.errors import UserError
@@ -47,6 +51,8 @@ COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 NOT_SCORED = "·"
 MASK = "<mask>"
 FOLLOWS = ("other text", "follows")  # what the label of a next-sentence pair says of the second text
+ENDS_OF_ANSWER = ("", "start", "end", "start+end")
+NO_ANSWER = "no answer"  # in place of both ends, below the first token
 MARGIN = 9  # columns that the names of the lines take
 
 
@@ -58,9 +64,13 @@ def stores_table(prepared: Prepared) -> Table:
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "dropped")
     for split, stores in prepared.stores.items():
         for name, store in [side for item in stores.items() for side in _sides(*item)]:
-            counts = store.manifest["counts"]
-            text_tokens = counts["tokens"] - 2 * counts["documents"]
-            dropped = ", ".join(f"{n:,} {reason}" for reason, n in store.manifest["dropped"].items() if n)
+            if isinstance(store, LabelledStore):
+                counts, text_tokens = {**store.counts, "documents": store.counts["examples"]}, store.counts["tokens"]
+                dropped = "; ".join(store.notes)
+            else:
+                counts = store.manifest["counts"]
+                text_tokens = counts["tokens"] - 2 * counts["documents"]
+                dropped = ", ".join(f"{n:,} {reason}" for reason, n in store.manifest["dropped"].items() if n)
             table.add_row(
                 split,
                 name,
@@ -72,33 +82,63 @@ def stores_table(prepared: Prepared) -> Table:
     return table
 
 
-def _sides(name: str, store: TokenStore | PairStore) -> list[tuple[str, TokenStore]]:
+def label_lines(prepared: Prepared) -> list[str]:
+    """How often each label comes, a line for each split; none where there are no labels."""
+    lines = []
+    for split, stores in prepared.stores.items():
+        first = next(iter(stores.values()))
+        if isinstance(first, LabelledStore) and first.label_counts:
+            counts = (f"{label} {first.label_counts.get(label, 0):,}" for label in prepared.config.data.labels)
+            lines.append(f"{split} labels: {', '.join(counts)}")
+    return lines
+
+
+def _sides(name: str, store: Store) -> list[tuple[str, TokenStore | LabelledStore]]:
     if isinstance(store, PairStore):
         return [(f"{name}/source", store.source), (f"{name}/target", store.target)]
     return [(name, store)]
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """A row as lines in columns, inputs above targets, and before them the source, where there is one.
+    """A row as lines in columns, inputs above targets, and before them the source (or partner), where there is one.
 
     `most_lines` is for each of these; what is left out is counted.
     """
-    pieces, objective = prepared.tokenizer.piece, prepared.config.objective
-    tokens, targets, weights, segments = (x[row] for x in (batch.tokens, batch.targets, batch.weights, batch.segments))
+    objective = prepared.config.objective
+    tokens, segments = batch.tokens[row], batch.segments[row]
     reads = _visible(prepared.tokenizer, tokens, segments)
-    predicts = [pieces(int(t)) if w > 0 else NOT_SCORED for t, w in zip(targets, weights, strict=True)]
+    predicts = _targets(prepared.config, prepared.tokenizer, batch, row)
     if objective.name == "masked":
         mask_id = prepared.tokenizer.mask_id
         reads = [MASK if t == mask_id else piece for piece, t in zip(reads, tokens, strict=False)]
     if objective.next_sentence:
         for first in np.flatnonzero((batch.positions[row] == 0) & (segments > 0)):
-            predicts[first] = FOLLOWS[int(targets[first])]
-    lines = _columns({"reads": reads, "predicts": predicts[: len(reads)]}, segments, width, most_lines)
+            predicts[first] = FOLLOWS[int(batch.targets[row][first])]
+    alone = objective.name == "contrastive"  # nothing is predicted of a token
+    below = {} if alone else {"predicts": predicts[: len(reads)]}
+    lines = _columns({"reads": reads, **below}, segments, width, most_lines)
     if batch.source is not None:
         source_segments = batch.source.segments[row]
         source = _visible(prepared.source_tokenizer, batch.source.tokens[row], source_segments)
-        lines = _columns({"source": source}, source_segments, width, most_lines) + lines
+        lines = _columns({"partner" if alone else "source": source}, source_segments, width, most_lines) + lines
     return lines
+
+
+def _targets(config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str]:
+    """What is to be told of each token."""
+    found = []
+    for target, weight, position in zip(batch.targets[row], batch.weights[row], batch.positions[row], strict=True):
+        if weight == 0:
+            found.append(NOT_SCORED)
+        elif config.objective.name == "regression":
+            found.append(f"{float(target):g}")
+        elif config.model.head == "classes":
+            found.append(config.data.labels[int(target)])
+        elif config.model.head == "span":
+            found.append(ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER)
+        else:
+            found.append(tokenizer.piece(int(target)))
+    return found
 
 
 def _visible(tokenizer: Tokenizer, tokens: np.ndarray, segments: np.ndarray) -> list[str]:
@@ -134,8 +174,13 @@ def _columns(pieces: dict[str, Sequence[str]], segments: np.ndarray, width: int,
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
     """Prints the stores and the first batches of training."""
     console.print(stores_table(prepared))
+    for counts in label_lines(prepared):
+        console.print(counts, highlight=False, markup=False)
     config = prepared.config
     rows = train_rows(config, prepared)
+    for name, notes in rows.notes().items() if isinstance(rows, PackedTrainRows) else ():
+        for note in notes:
+            console.print(f"{name}: {note}", highlight=False, markup=False)
     for step in range(num_batches):
         batch = rows.rows(step, range(config.train.batch_size))
         console.print()

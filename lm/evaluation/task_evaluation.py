@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from jax.sharding import Mesh
 
 from lm.config import Config
 from lm.data.piece_rows import TaskEvalRows
+from lm.errors import UserError
 from lm.evaluation.evaluators import choose_rows, loss_of
 from lm.evaluation.intervals import Interval, intervals
 from lm.evaluation.metrics import Sums
 from lm.evaluation.scorer import Scorer
-from lm.evaluation.tasks import Predictions, predict
+from lm.evaluation.tagging import scheme_of
+from lm.evaluation.tasks import Predictions, predict, whole_examples
 from lm.models.transformer import Model
 
 
@@ -30,6 +33,9 @@ class TaskEvaluation:
         report: told (rows done, rows in all) after each batch.
 
     `loss` is the objective's, without smoothing or class weights.
+
+    Raises UserError if `max_rows` leaves a source without a whole example, or if checkpoint.best_metric is of
+    entities and the tags know none.
     """
 
     def __init__(
@@ -48,9 +54,26 @@ class TaskEvaluation:
         self._config, self._rows, self._report = config, dict(rows), report
         self._row_ids = choose_rows({source: each.num_rows for source, each in rows.items()}, max_rows)
         self._limited = any(len(ids) < rows[source].num_rows for source, ids in self._row_ids.items())
+        self._check()
         batch_size = min(config.eval.batch_size, max(len(ids) for ids in self._row_ids.values()))
         self._scorer = Scorer(model, config.objective, mesh, batch_size, with_logits=True)
         self.batch_size = self._scorer.batch_size
+
+    def _check(self) -> None:
+        config = self._config
+        metric = config.checkpoint.best_metric
+        if config.objective.name == "tagging" and "/entity_" in metric and not scheme_of(config.data.labels):
+            raise UserError(
+                f"config.checkpoint.best_metric: {metric!r} is not measured, for the tags ({config.data.labels[0]!r}, "
+                "...) follow no scheme of entities, such as BIO; take 'valid/token_accuracy'."
+            )
+        for source, rows in self._rows.items() if self._limited else ():
+            present = {piece for row in self._row_ids[source].tolist() for piece, _ in rows.places(row)}
+            if not whole_examples(rows.pieces, present):
+                raise UserError(
+                    f"config.eval.max_rows: no example of {source} lies whole in {len(self._row_ids[source])} of its "
+                    f"{rows.num_rows} rows; raise it, or set 0 for all."
+                )
 
     @property
     def num_rows(self) -> int:
@@ -100,7 +123,7 @@ class TaskEvaluation:
 
     @staticmethod
     def _with_loss(sums: Sums, figures: dict[str, float]) -> dict[str, float]:
-        return {"loss": sums.nll / max(sums.weight, 1e-9), **figures}
+        return {"loss": sums.nll / sums.weight if sums.weight else math.nan, **figures}
 
 
 def _by_piece(rows: TaskEvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

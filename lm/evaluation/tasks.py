@@ -6,7 +6,7 @@ Shape letters: E examples, T tokens of a piece, C labels.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,17 @@ class TaggedWords(Predictions):
 
 
 class Answered(Predictions):
-    def __init__(self, raw: Sequence[Question], answers: Sequence[Answer]):
-        self.raw, self._answers = list(raw), list(answers)
+    """`scores_E2` is that of `answer_scores`, by each data source's own rules: for Chinese, for missing answers."""
+
+    def __init__(self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray):
+        self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
+
+    @classmethod
+    def scored(cls, raw: Sequence[Question], answers: Sequence[Answer]) -> Answered:
+        """Of one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
         chinese = any("\u4e00" <= character <= "\u9fff" for each in raw[:100] for character in each.question)
-        self._scores_E2 = answer_scores([each.text for each in answers], right, chinese=chinese)
+        return cls(raw, answers, answer_scores([each.text for each in answers], right, chinese=chinese))
 
     def figures(self, places_E: np.ndarray | None = None) -> dict[str, float]:
         return answer_figures(self._scores_E2 if places_E is None else self._scores_E2[places_E])
@@ -142,7 +148,8 @@ class Answered(Predictions):
         return [path]
 
     def joined(self, others: Sequence[Answered]) -> Answered:
-        return Answered(_all_raw(self, others), [answer for each in (self, *others) for answer in each._answers])
+        answers = [answer for each in (self, *others) for answer in each._answers]
+        return Answered(_all_raw(self, others), answers, np.concatenate([each._scores_E2 for each in (self, *others)]))
 
     def told(self, index: int) -> tuple[str, ...]:
         example = self.raw[index]
@@ -153,12 +160,17 @@ def _all_raw(first: Predictions, others: Sequence[Predictions]) -> list[Any]:
     return [example for each in (first, *others) for example in each.raw]
 
 
-def predict(config: Config, pieces: TaskPieces, logits: Mapping[int, np.ndarray]) -> Predictions:
-    """Predictions for the examples all of whose pieces are in `logits`: (T, C) of each piece, by its number."""
+def whole_examples(pieces: TaskPieces, present: Container[int]) -> dict[int, list[int]]:
+    """The examples all of whose pieces are there, in order, and the numbers of these pieces."""
     of_example: dict[int, list[int]] = {}
     for piece, example in enumerate(pieces.example_of.tolist()):
         of_example.setdefault(example, []).append(piece)
-    whole = {example: parts for example, parts in of_example.items() if all(part in logits for part in parts)}
+    return {example: parts for example, parts in of_example.items() if all(part in present for part in parts)}
+
+
+def predict(config: Config, pieces: TaskPieces, logits: Mapping[int, np.ndarray]) -> Predictions:
+    """Predictions for the examples all of whose pieces are in `logits`: (T, C) of each piece, by its number."""
+    whole = whole_examples(pieces, logits)
     raw: list[Any] = [pieces.store.raw[example] for example in whole]
     labels = config.data.labels
     if isinstance(pieces, TextPieces):
@@ -170,12 +182,12 @@ def predict(config: Config, pieces: TaskPieces, logits: Mapping[int, np.ndarray]
         tags = [_tags(pieces, parts, logits, labels) for parts in whole.values()]
         return TaggedWords(raw, labels, tags)
     assert isinstance(pieces, AnswerPieces), pieces
-    may_lack = not all(each.answers for each in raw)
+    may_lack = not all(each.answers for each in pieces.store.raw if isinstance(each, Question))
     answers = [
         best_answer(each.context, [_window(pieces, part, logits[part]) for part in parts], may_lack=may_lack)
         for each, parts in zip(raw, whole.values(), strict=True)
     ]
-    return Answered(raw, answers)
+    return Answered.scored(raw, answers)
 
 
 def _softmax(scores_EC: np.ndarray) -> np.ndarray:

@@ -46,8 +46,8 @@ from lm.training.step import compile_train_step
 def train(config: Config, workdir: Path) -> int:
     """Runs or continues the experiment in `workdir`; returns the exit status. Raises UserError."""
     console = Console(enabled=is_first())
-    if config.init_from:
-        source_run(config)  # before anything is written
+    if config.init_from and not RunDirectory(workdir).config_path.exists():
+        source_run(config)  # before anything is written; a run that goes on needs it no more
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     backend = choose_backend(config.model, mesh.devices.flat[0].platform)

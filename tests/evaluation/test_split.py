@@ -52,7 +52,7 @@ def test_the_loss_of_what_has_a_source_is_called_nll_in_the_table(objective, nam
     assert f"{name}/loss" in values and not any("byte" in figure or "word" in figure for figure in values)
     parts, figures = ("one/", "two/", ""), ("nll", "perplexity", "token_accuracy", "tokens")
     assert list(each.for_table(values)) == [part + figure for part in parts for figure in figures]
-    assert each.missing == {} and each.signatures == {} and each.examples == []
+    assert each.missing == {} and each.signatures == {} and each.told(9) == []
 
 
 def test_outputs_are_scored_beside_it_and_in_training_fewer_with_other_beams():
