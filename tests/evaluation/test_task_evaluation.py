@@ -1,0 +1,367 @@
+"""Predictions of packed rows come back to their examples: figures and files against loops over the examples.
+
+The model is a table: what it says at a place depends on one token beside it (or on the token itself), so that what
+it has to say of an example is known without any row.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.batch import Output
+from lm.config import TASK_FIGURES, Config, MeshConfig
+from lm.data.label_encoding import AnswerTokens, TextTokens, WordTokens
+from lm.data.label_store import LabelledStore
+from lm.data.labelled import Labelled, Question, Tagged
+from lm.data.piece_rows import PieceLayout, TaskEvalRows
+from lm.data.task_pieces import AnswerPieces, TextPieces, WordPieces
+from lm.data.tokenizers import ByteTokenizer
+from lm.errors import UserError
+from lm.evaluation.intervals import mean_intervals
+from lm.evaluation.task_evaluation import TaskEvaluation
+from lm.parallel.mesh import make_mesh
+
+BYTES = ByteTokenizer()
+KINDS = {Labelled: TextTokens, Tagged: WordTokens, Question: AnswerTokens}
+PIECES = {"classification": TextPieces, "regression": TextPieces, "tagging": WordPieces, "span_qa": AnswerPieces}
+LABELS = ("bad", "fair", "good")
+TAGS = ("B-PER", "B-LOC", "O")
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """Logits are rows of params["table"] (V, C): those of the token `ahead` places further on."""
+
+    ahead: int
+
+    def apply(self, variables, batch, train):
+        assert not train
+        return Output(variables["params"]["table"][jnp.roll(batch.tokens, -self.ahead, axis=1)])
+
+
+def config_of(objective, length=16, pooling="first", best="valid/loss", labels=(), **evaluation):
+    field = {"label_field": "label"} if objective in ("classification", "regression") else {}
+    labels = labels or {"classification": LABELS, "tagging": TAGS}.get(objective, ())
+    return Config.from_dict(
+        {
+            "data": {
+                "train": {"s": {"kind": "jsonl", "path": "x", **field}},
+                "sequence_length": length,
+                "labels": labels,
+                "context_overlap": 12,
+            },
+            "objective": {"name": objective, "label_smoothing": 0.1},
+            "model": {"family": "encoder", "pooling": pooling},
+            "eval": {"batch_size": 3, **evaluation},
+            "checkpoint": {"best_metric": best},
+        }
+    )
+
+
+def rows_of(config, raw):
+    store = LabelledStore(
+        "s", list(raw), KINDS[type(raw[0])].encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, []
+    )
+    return TaskEvalRows(PIECES[config.objective.name](store, config, BYTES, False), PieceLayout.of(config))
+
+
+def evaluation(config, sources, ahead=0, devices=1, **options):
+    sources = sources if isinstance(sources, dict) else {"s": sources}
+    rows = {name: rows_of(config, raw) for name, raw in sources.items()}
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    return TaskEvaluation(config, TableModel(ahead), rows, mesh, **options)
+
+
+def random_table(labels, seed=0):
+    return np.random.default_rng(seed).normal(0.0, 2.0, (BYTES.vocab_size, labels)).astype(np.float32)
+
+
+def softmax(scores):
+    powers = [math.exp(float(score)) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# --- a label for a text ---------------------------------------------------------------------------------------
+
+
+def texts(number, pair=False, seed=1):
+    draw = np.random.default_rng(seed)
+
+    def text():
+        return "".join(draw.choice(list("abcdefgh"), draw.integers(1, 12)))
+
+    return [Labelled(text(), text() if pair else None, str(draw.choice(LABELS))) for _ in range(number)]
+
+
+def said_of(table, token):
+    probabilities = softmax(table[token])
+    return LABELS[int(np.argmax(probabilities))], probabilities
+
+
+def by_hand(raw, said):
+    """Accuracy, macro F1 and loss, example by example."""
+    pairs = [(each.label, name) for each, (name, _) in zip(raw, said, strict=True)]
+    f1 = []
+    for label in {name for pair in pairs for name in pair}:
+        hits = sum(pair == (label, label) for pair in pairs)
+        f1.append(2 * hits / (sum(gold == label for gold, _ in pairs) + sum(name == label for _, name in pairs)))
+    losses = [-math.log(p[LABELS.index(each.label)]) for each, (_, p) in zip(raw, said, strict=True)]
+    return {
+        "accuracy": sum(gold == name for gold, name in pairs) / len(pairs),
+        "f1_macro": sum(f1) / len(f1),
+        "loss": sum(losses) / len(losses),
+    }
+
+
+@pytest.mark.parametrize(
+    ("pooling", "ahead", "pair", "devices"),
+    [("first", 1, False, 1), ("mean", 1, True, 8), ("last", -1, False, 8), ("last", -1, True, 1)],
+)
+def test_labels_of_texts(tmp_path, pooling, ahead, pair, devices):
+    """The label is told at bos, by the text's first byte, or at eos, by its last one."""
+    raw, table = texts(31, pair), random_table(3)
+    config = config_of("classification", length=30, pooling=pooling, bootstrap=40)
+    each = evaluation(config, raw, ahead, devices)
+    assert 1 < each.num_rows < len(raw), "rows hold several texts"
+    found = each.evaluate({"table": table}, step=5)
+
+    def deciding(example):
+        return BYTES.encode(example.text)[0] if ahead == 1 else BYTES.encode(example.pair or example.text)[-1]
+
+    said = [said_of(table, deciding(example)) for example in raw]
+    wanted = by_hand(raw, said)
+    assert list(found) == [f"valid/{name}" for name in ("loss", *TASK_FIGURES["classification"])]
+    for name, value in wanted.items():
+        assert found[f"valid/{name}"] == pytest.approx(value, rel=1e-5), name
+    assert 0.1 < wanted["accuracy"] < 0.9, "else little is told apart"
+
+    right = np.array([example.label == name for example, (name, _) in zip(raw, said, strict=True)], float)
+    assert each.intervals()["accuracy"] == mean_intervals({"a": right}, samples=40, seed=config.seed)["a"]
+    assert each.whole().told(4) == (raw[4].text, said[4][0], raw[4].label)
+
+    lines, picture = each.write(tmp_path, "predictions")
+    assert (lines.name, picture.name) == ("predictions.jsonl", "predictions-confusion.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for example, (name, probabilities), line in zip(raw, said, read(lines), strict=True):
+        score = line.pop("score")
+        assert score == pytest.approx(max(probabilities), rel=1e-5)
+        second = {"pair": example.pair} if pair else {}
+        assert line == {"text": example.text, **second, "label": example.label, "prediction": name}
+
+
+def test_numbers(tmp_path):
+    draw, table = np.random.default_rng(3), random_table(1)
+    raw = [Labelled(each.text, None, f"{draw.normal():.3f}") for each in texts(20)]
+    each = evaluation(config_of("regression", length=30), raw, ahead=1)
+    found = each.evaluate({"table": table}, 0)
+    gold = np.array([float(example.label) for example in raw])
+    said = np.array([float(table[BYTES.encode(example.text)[0], 0]) for example in raw])
+    error = np.mean((gold - said) ** 2)
+    assert list(found) == [f"valid/{name}" for name in ("loss", *TASK_FIGURES["regression"])]
+    assert found["valid/loss"] == pytest.approx(error, rel=1e-5)
+    assert found["valid/mean_squared_error"] == pytest.approx(error, rel=1e-6)
+    assert found["valid/pearson"] == pytest.approx(np.corrcoef(gold, said)[0, 1], rel=1e-6)
+    (path,) = each.write(tmp_path, "predictions")
+    for example, number, line in zip(raw, said, read(path), strict=True):
+        assert line == {"text": example.text, "label": float(example.label), "prediction": pytest.approx(number)}
+    assert each.whole().told(0) == (raw[0].text, f"{said[0]:.3g}", raw[0].label)
+
+
+# --- a tag for a word -----------------------------------------------------------------------------------------
+
+
+def sentences(number, longest=12, seed=2):
+    draw = np.random.default_rng(seed)
+    found = []
+    for _ in range(number):
+        words = tuple("".join(draw.choice(list("stuvwxyz"), draw.integers(0, 6))) for _ in range(longest))
+        words = ("s", *words[: draw.integers(0, longest)])
+        found.append(Tagged(words, tuple(map(str, draw.choice(TAGS, len(words))))))
+    return found
+
+
+def tags_by_hand(raw, table):
+    return [
+        [TAGS[int(np.argmax(table[BYTES.encode(word)[0]]))] if word else "O" for word in each.words] for each in raw
+    ]
+
+
+def entity_scores(raw, said):
+    """Every B- tag is an entity of one word, for there is no I-."""
+    pairs = [pair for each, tags in zip(raw, said, strict=True) for pair in zip(each.tags, tags, strict=True)]
+    hits = sum(gold == tag != "O" for gold, tag in pairs)
+    precision, recall = hits / sum(tag != "O" for _, tag in pairs), hits / sum(gold != "O" for gold, _ in pairs)
+    return {
+        "entity_f1": 2 * precision * recall / (precision + recall),
+        "entity_precision": precision,
+        "entity_recall": recall,
+        "token_accuracy": sum(gold == tag for gold, tag in pairs) / len(pairs),
+    }
+
+
+def test_tags_of_sentences_in_several_pieces(tmp_path):
+    raw, table = sentences(25), random_table(3)
+    each = evaluation(config_of("tagging", length=12), raw)
+    pieces = each._rows["s"].pieces
+    assert np.bincount(pieces.example_of).max() > 2 and any("" in example.words for example in raw)
+    found, said = each.evaluate({"table": table}, 0), tags_by_hand(raw, table)
+    assert {name: found[f"valid/{name}"] for name in TASK_FIGURES["tagging"]} == pytest.approx(entity_scores(raw, said))
+    losses = [
+        -math.log(softmax(table[BYTES.encode(word)[0]])[TAGS.index(tag)])
+        for example in raw
+        for word, tag in zip(example.words, example.tags, strict=True)
+        if word
+    ]
+    assert found["valid/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    (path,) = each.write(tmp_path, "predictions")
+    wanted = [
+        {"words": list(example.words), "tags": list(example.tags), "prediction": tags}
+        for example, tags in zip(raw, said, strict=True)
+    ]
+    assert read(path) == wanted
+
+
+def test_tags_without_a_scheme_have_no_entities():
+    raw = [Tagged(("a", "b"), ("NOUN", "VERB"))] * 5
+    config = config_of("tagging", labels=("NOUN", "VERB"))
+    found = evaluation(config, raw).evaluate({"table": random_table(2)}, 0)
+    assert set(found) == {"valid/loss", "valid/token_accuracy"}
+    config = config_of("tagging", labels=("NOUN", "VERB"), best="valid/entity_f1")
+    with pytest.raises(UserError, match=r"best_metric: 'valid/entity_f1' is not measured, .*\('NOUN'"):
+        evaluation(config, raw)
+
+
+# --- an answer in a text --------------------------------------------------------------------------------------
+
+
+def questions():
+    """In each context, [ and ] stand around what the table below takes for the answer; in two nothing stands."""
+    draw = np.random.default_rng(4)
+    found = []
+    for number in range(12):
+        before, after = ("".join(draw.choice(list("ab é中"), draw.integers(0, 40))) for _ in range(2))
+        context = before + f"[{number} é]" + after if number % 6 else before + after
+        answer = context[len(before) : len(before) + 5]
+        right = (("nothing", 0),) if number % 4 == 3 else ((answer, len(before)),) if number % 6 else ()
+        found.append(Question(f"q{number}", f"t{number}", "who?", context, right))
+    return found
+
+
+def answer_table():
+    """Starts at [ and ends at ], wherever it stands; no answer (at bos) scores more than any other span."""
+    table = np.full((BYTES.vocab_size, 2), -3.0, np.float32)
+    table[BYTES.encode("[")[0], 0] = table[BYTES.encode("]")[0], 1] = 9.0
+    table[BYTES.bos_id] = 1.0
+    return table
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_answers_in_contexts_of_several_windows(tmp_path, devices):
+    raw = questions()
+    each = evaluation(config_of("span_qa", length=32), raw, devices=devices)
+    pieces = each._rows["s"].pieces
+    assert np.bincount(pieces.example_of).max() > 2
+    found = each.evaluate({"table": answer_table()}, 0)
+    said = [
+        f"[{number} é]" if number % 6 else "" for number in range(len(raw))
+    ]  # to the character, and "" for no answer
+    right = [number for number in range(len(raw)) if number % 4 != 3]
+    assert found["valid/exact_match"] == pytest.approx(100 * len(right) / len(raw))
+    assert found["valid/f1"] == pytest.approx(100 * len(right) / len(raw))
+    (path,) = each.write(tmp_path, "predictions")
+    lines = read(path)
+    assert [(line["id"], line["prediction"]) for line in lines] == [
+        (question.id, answer) for question, answer in zip(raw, said, strict=True)
+    ]
+    assert [line["answers"] for line in lines] == [[text for text, _ in each.answers] for each in raw]
+    assert each.whole().told(1) == ("who?", said[1], said[1]) and each.whole().told(0) == ("who?", "", "")
+
+
+def test_each_source_of_questions_has_its_own_rules():
+    """A Chinese answer that is right in part: F1 by characters there, beside English questions scored by words."""
+    english = [Question("e", "", "who?", "x [1 é] y", (("[1 é]", 2),))]
+    chinese = [Question("c", "", "谁？", "甲[乙丙]丁", (("[乙丙丁", 1),))]
+    each = evaluation(config_of("span_qa", length=40), {"c": chinese, "e": english})
+    found = each.evaluate({"table": answer_table()}, 0)
+    assert found["valid/e/f1"] == 100 and found["valid/c/exact_match"] == 0
+    assert 0 < found["valid/c/f1"] < 100, "in words it would be 0"
+    assert found["valid/f1"] == (found["valid/e/f1"] + found["valid/c/f1"]) / 2
+
+
+def test_a_loss_of_nothing_is_no_number():
+    raw = [Question("1", "", "who?", "x y", (("elsewhere", 0),))]
+    found = evaluation(config_of("span_qa", length=32), raw).evaluate({"table": answer_table()}, 0)
+    assert math.isnan(found["valid/loss"]) and found["valid/f1"] == 0
+
+
+# --- several sources, a part of the rows ------------------------------------------------------------------------
+
+
+def test_sources_are_scored_apart_and_together(tmp_path):
+    sources = {"one": texts(11, seed=5), "two": texts(30, seed=6)}
+    config, params = config_of("classification"), {"table": random_table(3)}
+    seen = []
+    each = evaluation(config, sources, 1, name="test", report=lambda done, total: seen.append((done, total)))
+    found = each.evaluate(params, 0)
+    for name, raw in sources.items():
+        alone = evaluation(config, raw, 1, name="test").evaluate(params, 0)
+        assert {f"test/{name}/{key.removeprefix('test/')}": value for key, value in alone.items()}.items() <= (
+            found.items()
+        )
+    together = [*sources["one"], *sources["two"]]
+    said = [said_of(params["table"], BYTES.encode(example.text)[0]) for example in together]
+    for name, value in by_hand(together, said).items():
+        assert found[f"test/{name}"] == pytest.approx(value, rel=1e-5), name
+    assert seen[-1] == (each.num_rows, each.num_rows) and [done for done, _ in seen] == sorted({d for d, _ in seen})
+    paths = each.write(tmp_path, "p")
+    assert [line["text"] for line in read(paths[0])] == [example.text for example in together]
+
+
+def test_examples_that_are_not_whole_are_left_out_of_a_part():
+    raw, table = sentences(40), random_table(3)
+    config = config_of("tagging", length=12)
+    each = evaluation(config, raw, max_rows=25)
+    rows = each._rows["s"]
+    chosen = {piece for row in each._row_ids["s"] for piece, _ in rows.places(int(row))}
+    whole = [
+        example
+        for number, example in enumerate(raw)
+        if set(np.flatnonzero(rows.pieces.example_of == number).tolist()) <= chosen
+    ]
+    touched = {int(rows.pieces.example_of[piece]) for piece in chosen}
+    assert 0 < len(whole) < len(touched), "of some examples only a part is scored"
+    found = each.evaluate({"table": table}, 0)
+    assert found["valid/examples"] == len(whole) and each.whole().raw == whole
+    wanted = entity_scores(whole, tags_by_hand(whole, table))
+    assert {name: found[f"valid/{name}"] for name in wanted} == pytest.approx(wanted)
+    assert "valid/examples" not in evaluation(config, raw).evaluate({"table": table}, 0)
+
+
+def test_a_part_without_a_whole_example_is_refused():
+    raw = [Question(str(i), "", "who?", "abc " * 20, ()) for i in range(4)]
+    with pytest.raises(UserError, match=r"config\.eval\.max_rows: no example of s lies whole in 3 of its \d+ rows"):
+        evaluation(config_of("span_qa", length=32), raw, max_rows=3)
+    assert evaluation(config_of("span_qa", length=32), raw, max_rows=99).num_rows > 3
+
+
+def test_a_model_that_is_not_finite_gives_figures_and_no_error(tmp_path):
+    for objective, raw, labels in (
+        ("classification", texts(5), 3),
+        ("regression", [Labelled("a", None, "1"), Labelled("b", None, "2")], 1),
+        ("tagging", sentences(5), 3),
+        ("span_qa", questions(), 2),
+    ):
+        each = evaluation(config_of(objective, length=32), raw)
+        found = each.evaluate({"table": random_table(labels) * np.float32(np.nan)}, 0)
+        assert math.isnan(found["valid/loss"]) and set(found) >= {f"valid/{name}" for name in TASK_FIGURES[objective]}
+        path, *_ = each.write(tmp_path, objective)
+        assert len(read(path)) == len(raw)
