@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.record import surroundings
+from benchmarks.record import repeated_results, surroundings
 from lm import command
 from lm.config import Config, TokenizerConfig
 from lm.data import label_store
@@ -67,20 +67,6 @@ def _examples(stores: dict[str, LabelledStore]) -> tuple[list[str], list[str]]:
     return [" ".join(filter(None, (each.text, each.pair))) for each in examples], [each.label for each in examples]
 
 
-def run_results(root: Path) -> list[Result]:
-    """What eval.py has written of each seed's best checkpoint on the test split. UserError if there is none."""
-    found = []
-    for directory in sorted(root.glob("seed_*")):
-        paths = sorted(directory.glob("eval/*/results-test.json"))
-        if not paths:
-            raise UserError(f"{directory}: has no results on the test split; run train.py --seeds again.")
-        values = json.loads(paths[-1].read_text())
-        found.append(Result(directory.name, values["step"], "test", values["metrics"], values["rows"], None, None, 0.0))
-    if not found:
-        raise UserError(f"{root}: there is no run seed_0, seed_1...; make them with train.py --seeds=0,1,2.")
-    return found
-
-
 def main() -> int:
     config = command.config_from_flags()
     if config is None:
@@ -89,7 +75,7 @@ def main() -> int:
     shown, record = [baseline], {baseline.run: {"metrics": baseline.metrics, "strength": strength}}
     for each in FLAGS.runs:
         name, _, directory = each.partition("=")
-        seeds = run_results(Path(directory))
+        seeds = repeated_results(Path(directory))
         mean, deviation = with_means(seeds)[-2:]
         shown += [
             Result(f"{name}, {mean.run} seeds", 0, "test", mean.metrics, 0, None, None, 0.0),

@@ -4,7 +4,8 @@
 
 Then `python -m benchmarks.table` puts it into README.md. The record holds the figures of every split that eval.py
 has written for the newest evaluated step, and all that is needed to read them: config differences from the shipped
-one, commit, hardware, versions, data hashes, steps and training time.
+one, commit, hardware, versions, data hashes, steps and training time. Of what `train.py --seeds` or `--folds` has made
+it holds the test figures of each run, their mean and deviation; the rest is that of the first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from absl import flags
 from lm import command
 from lm.checkpoint import Checkpoints
 from lm.errors import UserError
+from lm.evaluation.table import Result, with_means
 from lm.models.transformer import count_parameters
 from lm.run_directory import RunDirectory
 from lm.training.startup import versions
@@ -39,10 +41,29 @@ def define_flags() -> None:
     flags.DEFINE_string("note", "", "What a reader has to know: what fell short, how long it really took.")
 
 
+def repeated_results(root: Path) -> list[Result]:
+    """Of each run below `root`, as train.py --seeds and --folds make them, what was measured on the test split.
+
+    Raises UserError if there is none.
+    """
+    found = []
+    for directory in sorted(each for each in root.glob("*_*") if (each / "config.json").exists()):
+        paths = sorted(directory.glob("eval/*/results-test.json"))
+        if not paths:
+            raise UserError(f"{directory}: has no results on the test split; run train.py --seeds or --folds again.")
+        values = json.loads(paths[-1].read_text())
+        found.append(Result(directory.name, values["step"], "test", values["metrics"], values["rows"], None, None, 0.0))
+    if not found:
+        raise UserError(f"{root}: there is no run seed_0, fold_0...; make them with train.py --seeds=0,1,2.")
+    return found
+
+
 def main() -> int:
     if not FLAGS.workdir or not FLAGS.name:
         raise UserError("--workdir and --name are needed (see --help).")
-    run = RunDirectory.existing(Path(FLAGS.workdir))
+    root = Path(FLAGS.workdir)
+    repeated = [] if (root / "config.json").exists() else repeated_results(root)
+    run = RunDirectory.existing(root / repeated[0].run if repeated else root)
     config = run.load_config()
     evaluated = sorted((run.root / "eval").glob("*/results*.json"), key=lambda path: int(path.parent.name))
     if not evaluated:
@@ -57,6 +78,9 @@ def main() -> int:
         key = ", ".join([found["split"], *options])
         splits[key] = found["metrics"]
         signatures |= found.get("signatures", {})
+    if repeated:
+        mean, deviation = with_means(repeated)[-2:]
+        splits = {f"test, {each.run}": each.metrics for each in (mean, deviation)}
     checkpoints = Checkpoints(run.checkpoints_dir, read_only=True)
     lengths = config.data.sequence_length, config.data.source_length
     record: dict[str, Any] = {
@@ -70,6 +94,7 @@ def main() -> int:
         "training_seconds": round(_training_seconds(run)),
         "parameters": _parameters(checkpoints),
         "tokens_trained": int(newest.name) * config.train.batch_size * sum(lengths),
+        **({"runs": {each.run: each.metrics for each in repeated}} if repeated else {}),
         "data": checkpoints.metadata(checkpoints.steps()[-1])["data"],
         **surroundings(),
     }

@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lm.evaluation.table import heading, show
+
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by python -m benchmarks.table -->", "<!-- end of results -->"
-FIGURES = {
-    "loss": ("loss", 4),
-    "nll": ("nll", 4),
-    "bits_per_byte": ("bits/byte", 4),
-    "word_perplexity": ("word perplexity", 1),
-    "bleu": ("BLEU", 2),
-    "chrf": ("chrF", 2),
-    "rouge1": ("ROUGE-1", 2),
-    "rouge2": ("ROUGE-2", 2),
-    "rougeL": ("ROUGE-L", 2),
-    "exact_match": ("exact match", 2),
-}
+SHOWN = (
+    "loss",
+    "nll",
+    "mlm_loss",
+    "unigram_entropy",
+    "mlm_accuracy",
+    "bits_per_byte",
+    "word_perplexity",
+    "bleu",
+    "chrf",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "accuracy",
+    "f1_macro",
+    "mcc",
+    "entity_f1",
+    "exact_match",
+    "f1",
+)
 
 
 def results_table() -> str:
@@ -35,12 +45,16 @@ def results_table() -> str:
                 f"{record['parameters'] / 1e6:.2f} M",
                 f"{record['tokens_trained'] / 1e6:.1f} M",
                 split,
-                ", ".join(f"{name} {metrics[key]:.{n}f}" for key, (name, n) in FIGURES.items() if key in metrics),
+                ", ".join(f"{_name(each)} {show(each, metrics[each])}" for each in SHOWN if each in metrics),
                 _duration(record["training_seconds"]),
                 record["reference"],
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _name(figure: str) -> str:
+    return heading(figure).removesuffix(" (nats/token)")
 
 
 def with_table(readme: str) -> str:
