@@ -16,7 +16,17 @@ from lm.evaluation.whole_files import replacing
 # The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
-TEXT_SCORES = tuple(f"valid/{figure}" for figures in TEXT_METRICS.values() for figure in figures)  # all in percent
+FRACTIONS = (
+    "accuracy",
+    "f1_macro",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "mlm_accuracy",
+    "next_sentence_accuracy",
+)
+# Drawn in percent, which the others are already.
+DRAWN = (*(figure for figures in TEXT_METRICS.values() for figure in figures), "f1", *FRACTIONS)
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
 COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
@@ -31,7 +41,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scores = [name for name in TEXT_SCORES if len(series(records, name)[0])]
+    scores = [f"valid/{figure}" for figure in DRAWN if len(series(records, f"valid/{figure}")[0])]
     above = ["loss", "scores"] if scores else ["loss"]
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
@@ -61,6 +71,11 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     values = {int(record["step"]): record[name] for record in records if _is_finite(record.get(name))}
     steps = sorted(values)
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
+
+
+def _percent(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = series(records, name)
+    return steps, values * (100.0 if name.removeprefix("valid/") in FRACTIONS else 1.0)
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
@@ -109,7 +124,7 @@ def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str) -> N
 def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     for name, color in zip(names, COLORS, strict=False):
         figure = name.removeprefix("valid/")
-        steps, values = series(records, name)
+        steps, values = _percent(records, name)
         best = f"best {np.max(values):.2f}" if figure in SCORES else f"least {np.min(values):.2f}"
         axes.plot(
             steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=f"{heading(figure)}, {best}"
@@ -125,7 +140,7 @@ def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], name: str) ->
     """A score against minutes; of a step between two whose time is known, the time is interpolated."""
     from matplotlib.ticker import MaxNLocator
 
-    steps, scores = series(records, name)
+    steps, scores = _percent(records, name)
     minutes = np.interp(steps, *series(records, SECONDS)) / 60
     _draw_small(axes, minutes, scores, heading(name.removeprefix("valid/")))
     axes.set_xlim(0, 1.02 * float(np.max(minutes)) or 1.0)
