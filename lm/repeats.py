@@ -13,6 +13,7 @@ from lm.evaluate import Options, evaluate_run
 from lm.evaluation.table import comma_separated, markdown, print_table, with_means
 from lm.evaluation.whole_files import replacing
 from lm.parallel.distributed import is_first
+from lm.run_directory import RunDirectory
 from lm.training.loop import train
 
 
@@ -48,6 +49,8 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
     standard deviation and written to results.{md,csv} in `workdir`. Returns the exit status; of a run that was
     stopped by a signal, that. Raises UserError.
     """
+    if RunDirectory(workdir).config_path.exists():
+        raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")
     for name, config in configs.items():
         if is_first():
             print(f"=== {name} ===", flush=True)

@@ -1,7 +1,7 @@
 """Eight CPU devices for every test, no silent broadcasting, exact products, little time spent compiling.
 
-And the means to test whole commands: tiny experiments (`tiny`, and with pairs `tiny_pairs`), processes
-(`launch`), and commands run inside the process of the tests (`call`).
+And the means to test whole commands: tiny experiments (`tiny`, with pairs `tiny_pairs`, with labels `tiny_labels`),
+processes (`launch`), and commands run inside the process of the tests (`call`).
 """
 
 import json
@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files that take long, to begin with: none is left alone with one of the workers at the end.
 LONG_FILES = (
     "test_resume.py",
+    "test_resume_tasks.py",
+    "test_repeats.py",
     "test_processes.py",
     "test_bad_input.py",
     "test_generate_command.py",
@@ -82,6 +84,25 @@ def get_config(path):
     config.log.update(every_steps=1, tensorboard=False)
     return config
 """
+TINY_LABELS_CONFIG = """
+from lm.config import defaults, source
+
+
+def get_config(path):
+    config = defaults()
+    for split, part in (("train", (0.5, 1.0)), ("valid", (0.25, 0.5)), ("test", (0.0, 0.25))):
+        config.data[split].lines = source(kind="tsv", path=path, label_field="label", part=part)
+    config.data.tokenizer.kind = "bytes"
+    config.data.update(sequence_length=48, folds=4)
+    config.model.update(family="encoder", num_layers=1, d_model=16, num_heads=2, dropout=0.1, scan_layers=False)
+    config.objective.name = "classification"
+    config.optimizer.update(warmup_steps=2, ema_decay=0.9)
+    config.train.update(num_steps=16, batch_size=8)
+    config.checkpoint.update(every_steps=8, keep_latest=100, best_metric="valid/accuracy")
+    config.eval.update(every_steps=8)
+    config.log.update(every_steps=1, tensorboard=False)
+    return config
+"""
 
 
 @dataclass(frozen=True)
@@ -119,6 +140,20 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         (folder / f"text.{side}").write_text("".join(" ".join(words[::step]) + "\n" for words in sources))
     (folder / "tiny_pairs.py").write_text(TINY_PAIRS_CONFIG)
     return Tiny(folder / "text.source", folder / "tiny_pairs.py", shared_cache(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def tiny_labels(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The same for classification: lines with an x, or with a y."""
+    folder = tmp_path_factory.mktemp("tiny_labels")
+    draw = random.Random(2)
+    lines = ["text\tlabel"]
+    for _ in range(240):
+        label = draw.choice("xy")
+        lines.append(f"{' '.join(draw.choices('abcd' + label, k=draw.randint(2, 10)))} {label}\tis_{label}")
+    (folder / "lines.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "tiny_labels.py").write_text(TINY_LABELS_CONFIG)
+    return Tiny(folder / "lines.tsv", folder / "tiny_labels.py", shared_cache(tmp_path_factory))
 
 
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -229,6 +264,8 @@ class Outcome:
 @pytest.fixture
 def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """`call("train.py", flag, ...)` runs a command in this process, up to its exit."""
+
+    import grain  # noqa: F401  (defines flags of its own, which have to stay)
 
     def run(*argv: object) -> Outcome:
         defined = set(FLAGS)

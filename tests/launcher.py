@@ -10,6 +10,7 @@ A command is a fork of this process that runs the real script as `__main__`, in 
 imported, so all that these commands do, they do without.
 """
 
+import importlib.abc
 import json
 import os
 import runpy
@@ -19,7 +20,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
-sys.modules["tensorflow"] = sys.modules["torch"] = None  # type: ignore[assignment]
+
+
+class NoTorch(importlib.abc.MetaPathFinder):
+    """As if it were not installed. (SciPy would take a None in sys.modules, the shorter way, for PyTorch.)"""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.modules["tensorflow"] = None  # type: ignore[assignment]
+sys.meta_path.insert(0, NoTorch())
 
 # What the commands import, in part only when they need it. None of it starts a thread of Python or JAX.
 import matplotlib.pyplot  # noqa: F401

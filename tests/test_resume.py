@@ -11,20 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from lm.checkpoint import TORN, Checkpoints
-from lm.config import MeshConfig
-from lm.models.transformer import build_model
-from lm.parallel.mesh import make_mesh
-from lm.run_directory import RunDirectory
-from lm.training.optimizer import make_optimizer
-from lm.training.state import abstract_state
+from lm.checkpoint import TORN
+from tests.runs import assert_same_run, checkpoints_of, last_step, metrics
 
 STEPS = 40
-TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
 # What differs from `tiny`. Pairs go through the same rows as spans do, with nothing left to draw.
 FAMILIES = {
     "decoder": {},
@@ -37,41 +29,6 @@ FAMILIES = {
         "train__batch_size": 16,
     },
 }
-
-
-def final_state(root: Path):
-    """Parameters, their average, optimizer state and counters of the last checkpoint, as NumPy arrays."""
-    config = RunDirectory.existing(root).load_config()
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    abstract = abstract_state(config, build_model(config.model), optimizer, mesh)
-    with Checkpoints(root / "checkpoints", read_only=True) as checkpoints:
-        restored = checkpoints.restore(abstract)
-    assert restored.step == STEPS
-    return jax.tree.map(np.asarray, restored.state)
-
-
-def metrics(root: Path) -> list[dict]:
-    """Lines of metrics.jsonl, without the last if it is torn, and without what measures time."""
-    lines = (root / "metrics.jsonl").read_text().split("\n")[:-1] if (root / "metrics.jsonl").exists() else []
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
-
-
-def last_step(root: Path) -> int:
-    return max((line["step"] for line in metrics(root)), default=0)
-
-
-def checkpoints_of(root: Path) -> list[int]:
-    return Checkpoints(root / "checkpoints", read_only=True).steps()
-
-
-def assert_same_run(one: Path, two: Path) -> None:
-    """Equal to the bit."""
-    states = final_state(one), final_state(two)
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
-    assert int(states[0].step) == STEPS
-    jax.tree.map(np.testing.assert_array_equal, *states)
-    assert metrics(one) == metrics(two)
 
 
 def killed_after(straight: Path, root: Path, step: int) -> Path:
