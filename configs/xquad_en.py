@@ -6,8 +6,8 @@
 
 DIR holds xquad.en.json: 1,190 questions on 48 articles, and no training split. A fifth of the articles is for testing,
 a fifth for validation, the rest for training; --folds trains once for each fifth.
-Cost: about four minutes a fold on two CPU cores (estimated). Expected: not measured yet. Some 700 questions teach no
-English: multilingual BERT, pre-trained and then tuned on 88,000 other questions, has an F1 of 83.5.
+Cost: three minutes a fold on two CPU cores. Measured, mean of five folds: F1 6.1 (deviation 1.7), exact match 0.6. Some
+700 questions teach no English: multilingual BERT, pre-trained and tuned on 88,000 other questions, has an F1 of 83.5.
 """
 
 from pathlib import Path
