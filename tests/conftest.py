@@ -26,6 +26,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *CHEAP_COMPILATION]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # commands share all that they compile
 
 import jax
 import pytest
@@ -288,6 +289,29 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         return Outcome(int(caught.value.code or 0), output.out, output.err)
 
     return run
+
+
+def content_of(root: Path) -> dict[Path, bytes]:
+    """What is written there; the lock names whoever asked last and is not part of it."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture
+def refused(call: Callable[..., Outcome]) -> Callable[..., None]:
+    """`refused(message, command, flag, ...)`: runs it and checks what every refusal has in common."""
+
+    def check(message: str, *argv: object, keeping: Path | None = None) -> None:
+        before = content_of(keeping) if keeping else {}
+        outcome = call(*argv)
+        assert outcome.status == 1, outcome.stderr
+        errors = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+        assert errors == outcome.stderr.splitlines()[-1:], outcome.stderr
+        assert "Traceback" not in outcome.stderr + outcome.stdout
+        assert message in errors[0]
+        if keeping:
+            assert content_of(keeping) == before
+
+    return check
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

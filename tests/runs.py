@@ -29,15 +29,12 @@ def config_of(tiny, **changes) -> Config:
 
 def train_here(tiny, root: Path, **changes) -> int:
     """Trains or continues in this process, on eight devices; gives the exit status."""
-    cached = {"jax_compilation_cache_dir": str(tiny.cache / "xla"), "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: getattr(jax.config, name) for name in cached}
-    for name, value in cached.items():
-        jax.config.update(name, value)
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tiny.cache / "xla"))
     try:
         return train(config_of(tiny, **changes), root)
     finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def final_state(root: Path):

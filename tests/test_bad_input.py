@@ -13,11 +13,6 @@ from lm.checkpoint import Checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 
 
-def files(root: Path) -> dict[Path, bytes]:
-    """What is written there; the lock names whoever asked last and is not part of it."""
-    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
 @pytest.fixture(scope="module")
 def trained(tiny, launch, tmp_path_factory) -> Path:
     """A run of two steps, with a checkpoint of each."""
@@ -28,24 +23,6 @@ def trained(tiny, launch, tmp_path_factory) -> Path:
 
 
 SHORT = {"train__num_steps": 2, "optimizer__warmup_steps": 1, "checkpoint__every_steps": 1}
-
-
-@pytest.fixture
-def refused(call):
-    """`refused(message, command, flag, ...)`: runs it and checks what every refusal has in common."""
-
-    def check(message: str, *argv: object, keeping: Path | None = None) -> None:
-        before = files(keeping) if keeping else {}
-        outcome = call(*argv)
-        assert outcome.status == 1, outcome.stderr
-        errors = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
-        assert errors == outcome.stderr.splitlines()[-1:], outcome.stderr
-        assert "Traceback" not in outcome.stderr + outcome.stdout
-        assert message in errors[0]
-        if keeping:
-            assert files(keeping) == before
-
-    return check
 
 
 @pytest.mark.parametrize(

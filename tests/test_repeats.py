@@ -5,20 +5,15 @@ import json
 import re
 import statistics
 
-import jax
 import pytest
 
 from lm.config import TASK_FIGURES
+from lm.data.label_store import build
+from lm.data.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.repeats import repetitions, train_all
 from tests.runs import config_of
 
-SHORT = {
-    "train__num_steps": 2,
-    "optimizer__warmup_steps": 1,
-    "checkpoint__every_steps": 2,
-    "eval__every_steps": 2,
-}
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 
 
@@ -54,21 +49,13 @@ def test_repetitions_that_cannot_be(tiny_labels, seeds, folds, message):
         repetitions(config_of(tiny_labels), seeds, folds)
 
 
-@pytest.fixture(scope="module")
-def compiled_once():
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
 def table_lines(text):
     return [line for line in text.splitlines() if line.startswith(("seed_", "mean of", "deviation"))]
 
 
-def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, compiled_once, tmp_path):
+def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path):
     root = tmp_path / "seeds"
-    outcome = call("train.py", *tiny_labels.flags(root, **SHORT), "--seeds=0,1")
+    outcome = call("train.py", *tiny_labels.flags(root), "--seeds=0,1")
     assert outcome.status == 0, outcome.stderr
     assert sorted(path.name for path in root.iterdir()) == ["results.csv", "results.md", "seed_0", "seed_1"]
 
@@ -95,23 +82,25 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, compiled
     lines = table_lines(again.stdout)
     assert [line.split("  ")[0] for line in lines[-4:]] == ["seed_0", "seed_1", "mean of 2", "deviation"]
     assert lines[-4:] == table_lines(outcome.stdout)[-4:]
-    assert re.search(r"seed_0: step 2 \(best\), test, \d+ examples in \d+ rows, on 8 x cpu", again.stdout)
+    assert re.search(r"seed_0: step \d+ \(best\), test, \d+ examples in \d+ rows, on 8 x cpu", again.stdout)
     alone = call("eval.py", runs, "--split=test")
     assert "mean" not in alone.stdout and "deviation" not in alone.stdout
 
     # A run of its own is no place for several.
-    refused = call("train.py", *tiny_labels.flags(root / "seed_0", **SHORT), "--seeds=2,3")
+    refused = call("train.py", *tiny_labels.flags(root / "seed_0"), "--seeds=2,3")
     assert refused.status == 1 and "seed_0: holds a run of its own" in refused.stderr
     assert not (root / "seed_0" / "seed_2").exists()
 
 
-def test_folds_are_tested_on_different_examples(tiny_labels, compiled_once, tmp_path):
-    assert train_all(repetitions(config_of(tiny_labels, **SHORT), [], 2), tmp_path / "folds") == 0
-    tested = []
-    for name in ("fold_0", "fold_1"):
-        (path,) = (tmp_path / "folds" / name).glob("eval/*/predictions-test.jsonl")
-        tested.append({json.loads(line)["text"] for line in path.read_text().splitlines()})
-    assert all(len(each) > 30 for each in tested) and not tested[0] & tested[1]
+def test_folds_are_tested_on_different_examples(tiny_labels):
+    tested, texts = [], tiny_labels.text.read_text().splitlines()[1:]
+    for config in repetitions(config_of(tiny_labels), [], 4).values():
+        found = {split: build(config, split, ByteTokenizer())["lines"].raw for split in ("train", "valid", "test")}
+        sets = [{example.text for example in examples} for examples in found.values()]
+        assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
+        tested += [f"{example.text}\t{example.label}" for example in found["test"]]
+        assert len(found["test"]) > 30
+    assert sorted(tested) == sorted(texts), "over all folds each example is tested once"
 
 
 def test_a_signal_ends_them_all(tiny_labels, monkeypatch, tmp_path):

@@ -204,7 +204,7 @@ def _check_task(config: Any, refuse: Callable[[str, str], None]) -> None:
             if tuple(each.part) != (0.0, 1.0) and not labelled:
                 refuse(f"{where}.part", "is for labelled data; see data.holdout_fraction.")
             if objective.name in ("classification", "regression"):
-                if each.kind == "text" and (each.document == "separator" or not each.label_pattern):
+                if each.kind == "text" and not each.label_pattern:
                     refuse(f"{where}.label_pattern", "text files tell the label by their path; name the pattern.")
                 if each.kind != "text" and not each.label_field:
                     refuse(f"{where}.label_field", "name the field of the label.")

@@ -1,0 +1,252 @@
+"""Bad settings and data of encoders, labels and heads: one line that names the culprit, as in test_bad_input.py."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lm.config import Config
+from lm.config.checks import FAMILIES
+from lm.data.prepare import prepare
+from lm.errors import UserError
+from lm.run_directory import RunDirectory
+from tests.runs import config_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+
+ALL = ("decoder", "encoder_decoder", "encoder")
+# What turns `tiny` and `tiny_labels` into other tasks.
+MASKED = ["model.family=encoder", "objective.name=masked", "data.tokenizer.extra_ids=1"]
+WITHOUT_LABEL = [f"data.{split}.lines.label_field=" for split in ("train", "valid", "test")]
+PLAIN_BEST = "checkpoint.best_metric=valid/loss"
+
+
+def of_all(setting):
+    return [f"data.{split}.lines.{setting}" for split in ("train", "valid", "test")]
+
+
+@pytest.mark.parametrize(
+    ("objective", "family"),
+    [(name, family) for name, fitting in FAMILIES.items() for family in ALL if family not in fitting],
+)
+def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
+    values = config_of(tiny).to_dict()
+    values["objective"]["name"], values["model"]["family"] = objective, family
+    message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; take "
+    with pytest.raises(UserError, match=message) as caught:
+        Config.from_dict(values)
+    offered = str(caught.value).rpartition("take ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+    assert offered == [name for name, fitting in FAMILIES.items() if family in fitting]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll is not for objective.name=classificat"),
+        (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad is not for objective.name=classification"),
+        (["data.train.lines.kind=embedded"], "lines.kind: the embedded corpus has no labels for objective.name=class"),
+        (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a part of 0 to 1"),
+        (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a part"),
+        (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a part"),
+        (["data.train.lines.kind=text"], "config.data.train.lines.label_pattern: text files tell the label by their"),
+        (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field of the label"),
+        (["data.fold=4"], "config.data.fold: 4 is not one of the 4 folds; they are counted from 0"),
+        (["data.labels=('a', 'b', 'a')"], "config.data.labels: names a label twice"),
+        (["objective.class_weights=(1.0, 2.0)"], "config.objective.class_weights: takes a weight, 0 or more, for each"),
+        (
+            ["objective.class_weights=(1.0, 2.0, 3.0)", "data.labels=('is_x', 'is_y')"],
+            "config.objective.class_weights: takes a weight",
+        ),
+        (
+            ["objective.class_weights=(1.0, -1.0)", "data.labels=('is_x', 'is_y')"],
+            "config.objective.class_weights: takes a weight",
+        ),
+        (
+            ["objective.class_weights=(1.0, 2.0)", "objective.balance_classes=True"],
+            "config.objective.class_weights: and balance_classes exclude each other",
+        ),
+        (
+            ["objective.class_weights=(1.0, 2.0)", "data.labels=('is_x', 'is_y')", "objective.name=regression"],
+            "config.objective.class_weights: objective.name=regression has no classes",
+        ),
+        (["objective.balance_classes=True", "objective.name=tagging"], "config.objective.balance_classes: is for cla"),
+        (["objective.whole_words=True"], "config.objective.whole_words: and next_sentence are for objective.name=mask"),
+        (["objective.next_sentence=True"], "config.objective.whole_words: and next_sentence are for objective.name"),
+        (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is 1 for regression"),
+        (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
+        (["model.head=span"], "config.model.head: 'span' does not fit objective.name=classification"),
+        (["model.global_every=2"], "config.model.global_every: is for layers with a window; set model.window"),
+        (["model.token_types=1"], "config.model.token_types: two kinds at least are told apart"),
+        (["model.token_types=2", "model.family=decoder"], "config.model.token_types: is for model.family=encoder"),
+        (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
+        (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has 1 layers"),
+        (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not among what is measured: valid/ followed by loss, acc"),
+        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: objective.name=masked has no labels"),
+        (
+            [*WITHOUT_LABEL, "objective.name=masked", "data.tokenizer.extra_ids=1"],
+            "config.data.train.lines.part: is for labelled data; see data.holdout_fraction",
+        ),
+        (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
+    ],
+)
+def test_settings_of_labels(refused, tiny_labels, tmp_path, overrides, message):
+    refused(message, "train.py", *tiny_labels.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
+    assert list(tmp_path.iterdir()) == [], "refused before anything is written"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs tokens for the masks; set 1"),
+        ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: takes rows"),
+        (["objective.name=span_qa", "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
+        (["objective.name=tagging", "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
+        (["objective.name=tagging"], "config.data.train.text: kind='text' is not read for objective.name=tagging"),
+        (["objective.name=contrastive"], "config.data.train.text.target_path: name the file of the targets"),
+    ],
+)
+def test_settings_without_labels(refused, tiny, tmp_path, overrides, message):
+    refused(message, "train.py", *tiny.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.accumulation=2"], "config.train.accumulation: each text is compared with those of the whole batch"),
+        (["data.separate_vocabularies=True"], "config.data.separate_vocabularies: is for pairs (objective.name=seq2s"),
+        (["model.pooling=first"], "config.model.pooling: the first token of a decoder"),
+        (["checkpoint.best_metric=valid/f1"], "valid/ followed by loss, accuracy."),
+    ],
+)
+def test_settings_of_contrastive_pairs(refused, tiny_pairs, tmp_path, overrides, message):
+    task = ["objective.name=contrastive", "model.family=decoder", "data.source_length=0", *overrides]
+    refused(message, "train.py", *tiny_pairs.flags(tmp_path / "run"), *(f"--config.{each}" for each in task))
+    assert list(tmp_path.iterdir()) == []
+
+
+LINES = "text\tlabel\n" + "".join(f"line {i}\t{'ab'[i % 2]}\n" for i in range(60))
+LATIN = LINES.replace("line 3", "caf\xe9").encode("latin-1")
+OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "message"),
+    [
+        (LINES.replace("label", "class", 1), [], "there is no field 'label'; there are 'text', 'class'"),
+        (LINES.replace("\tb", "\ta"), [], "labels are 'a', so there is nothing to tell apart; look at label_field"),
+        (OVERLONG, [], "examples has a label of its own"),
+        (LINES.replace("line 3\tb", "line 3\t"), [], "lines.tsv, line 5: field 'label' holds no label"),
+        (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (those of data.labels, or else of train)"),
+        (LINES, ["model.num_classes=3"], "config.model.num_classes: 3 is not the number of labels, 2; set 0"),
+        (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither a number nor one of label_names"),
+        (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a number, which regression learns"),
+        (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name=classif"),
+        (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "no example of config.data.valid.lines is left; look at"),
+        (LATIN, [], "lines.tsv: not valid utf-8 at line 5, byte 41: 0xe9"),
+        (LATIN, [], "set the source's encoding to that of the file (e.g. cp1252, latin-1, gb18030)"),
+        (LATIN, of_all("encoding=ascii"), "lines.tsv: not valid ascii at line 5, byte 41"),
+        ("", [], "lines.tsv"),
+        (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind='tsv' is not read for objective.name=t"),
+        (
+            LINES,
+            [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=/(?P<label>dog)/")],
+            "label_pattern '/(?P<label>dog)/' finds no label in this path",
+        ),
+        (
+            LINES,
+            [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=(dog)")],
+            "it has no group named label; write e.g.",
+        ),
+    ],
+)
+def test_files_with_labels(refused, tiny_labels, tmp_path, content, overrides, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "lines.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    flags = [f"--config={tiny_labels.config}:{folder / 'lines.tsv'}", f"--workdir={tmp_path / 'run'}"]
+    refused(message, "train.py", *flags, *(f"--config.{each}" for each in overrides), keeping=folder)
+
+
+def squad(**changes):
+    entry = {"id": "1", "question": "?", "answers": [{"text": "b", "answer_start": 2}], **changes}
+    return json.dumps({"data": [{"title": "t", "paragraphs": [{"context": "a b", "qas": [entry]}]}]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("conll", "Ann\tB-PER\nruns\n\n", "file, line 2: 'runs' is not a word and its tag"),
+        ("conll", "Ann\tB-PER\nruns\tV\tO\n\n", "file, line 2: has 3 columns, the lines before 2"),
+        ("conll", "\n\n", "there is no document in it"),
+        ("squad", "question\tanswer\n", "file: not valid JSON"),
+        ("squad", '["data"]', "file: not as SQuAD's JSON: there is no list 'data'"),
+        ("squad", squad(id=None), "there is no 'id'"),
+        ("squad", squad(answers=[{"text": "b", "answer_start": "2"}]), "answer_start '2' is not the number of a char"),
+        ("squad", squad(answers=[{"text": "b", "answer_start": -2}]), "answer_start -2 is not the number of a char"),
+    ],
+)
+def test_files_with_tags_and_answers(refused, tiny_labels, tmp_path, kind, content, message):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "file").write_text(content)
+    task = {"conll": "tagging", "squad": "span_qa"}[kind]
+    overrides = [
+        *WITHOUT_LABEL,
+        *of_all(f"kind={kind}"),
+        f"objective.name={task}",
+        "data.context_overlap=8",
+        PLAIN_BEST,
+    ]
+    flags = [f"--config={tiny_labels.config}:{folder / 'file'}", f"--workdir={tmp_path / 'run'}"]
+    refused(message, "train.py", *flags, *(f"--config.{each}" for each in overrides), keeping=folder)
+
+
+@pytest.fixture(scope="module")
+def started(tiny_labels, tmp_path_factory):
+    """A run with labels and a tokenizer, and without a checkpoint."""
+    root = tmp_path_factory.mktemp("started") / "run"
+    with RunDirectory.open(root, config_of(tiny_labels)) as directory:
+        directory.write_config(prepare(config_of(tiny_labels), root).config)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("lm.generate", ["--prompt=a"], "a model of objective.name=classification writes no text; score it with eval"),
+        ("eval.py", ["--text=TEXT"], "--text: RUN needs examples with labels; name them in data.test of a config"),
+        ("eval.py", ["--split=test/words"], "--split=test/words: test has no source 'words'; it has lines"),
+        (
+            "eval.py",
+            ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],
+            "--config=tiny_labels: its data.labels (is_y, is_x) are not those of RUN, in their order (is_x, is_y)",
+        ),
+        ("eval.py", [], "there is no checkpoint"),
+    ],
+)
+def test_what_comes_after_training(refused, tiny_labels, started, command, flags, message):
+    for name, value in (("TEXT", tiny_labels.text), ("CONFIG", tiny_labels.config), ("RUN", started)):
+        flags = [flag.replace(name, str(value)) for flag in flags]
+        message = message.replace(name, str(value))
+    refused(message, command, f"--workdir={started}", *flags, keeping=started)
+
+
+@pytest.mark.parametrize(
+    ("family", "objective"),
+    [("decoder", "contrastive"), ("encoder", "contrastive"), ("encoder", "masked"), ("encoder_decoder", "tagging")],
+)
+def test_nothing_is_generated_by_other_heads(refused, tiny, tmp_path, family, objective):
+    config = config_of(tiny)
+    head = {"contrastive": "embedding", "masked": "masked", "tagging": "classes"}[objective]
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, family=family, head=head),
+        objective=dataclasses.replace(config.objective, name=objective),
+    )
+    source = {"kind": "conll"} if objective == "tagging" else {"target_path": "x"} if objective == "contrastive" else {}
+    values = config.to_dict()
+    values["data"]["train"]["text"] |= source
+    values["data"]["tokenizer"]["extra_ids"] = 1
+    RunDirectory.open(tmp_path / "run", Config.from_dict(values)).close()
+    message = f"--workdir={tmp_path / 'run'}: a model of objective.name={objective} writes no text"
+    refused(message, "lm.generate", f"--workdir={tmp_path / 'run'}", "--prompt=a")
