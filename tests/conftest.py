@@ -41,6 +41,7 @@ LONG_FILES = (
     "test_resume.py",
     "test_resume_tasks.py",
     "test_repeats.py",
+    "test_contrastive.py",
     "test_processes.py",
     "test_bad_input.py",
     "test_generate_command.py",

@@ -21,6 +21,7 @@ from lm.checkpoint import Checkpoints
 from lm.config import Config, defaults, source
 from lm.data.prepare import prepare
 from lm.errors import UserError
+from lm.evaluate import _evaluation_config
 from lm.evaluation.predictions import read_predictions
 from lm.evaluation.text_metrics import score
 from lm.models.transformer import build_model
@@ -178,6 +179,19 @@ def test_the_data_of_another_config(folder):
     done = command.evaluate_run(folder / "one", options(config=other, config_name="other"))
     assert done.stem == "results-other-stride8" and done.result.sequence_length == 8
     assert done.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1
+
+
+def test_rows_of_another_length_may_hide_more_tokens():
+    """The number of hidden tokens that a row has place for is set by the data, and is no other model."""
+
+    def config(length):
+        values = settings(Path("nowhere"), **{"objective.name": "masked", "data.sequence_length": length})
+        values.data.tokenizer.extra_ids, values.model.family, values.model.vocab_size = 1, "encoder", 260
+        return Config.from_dict(values.to_dict())
+
+    found = _evaluation_config(Path("run"), config(32), options(config=config(96), config_name="longer"))
+    assert found.model.max_hidden == config(96).model.max_hidden > config(32).model.max_hidden
+    assert found.data.sequence_length == 96
 
 
 def test_a_config_with_another_model_is_refused_with_the_keys(folder):
