@@ -95,6 +95,31 @@ def test_encoder_decoder_parameters_and_flops(changes):
     assert 1.0 < counted / (rows * flops_per_row(config, L, S).forward) < 1.06
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "masked", "head_transform": True, "output_bias": True, "pair_head": True, "max_hidden": 16},
+        {"head": "classes", "num_classes": 9, "pooler": True, "window": 9, "global_every": 2},
+        {"head": "embedding", "pooling": "first", "num_layers": 2},
+        {"head": "span", "family": "encoder_decoder", "num_layers": 2, "num_encoder_layers": 1},
+    ],
+    ids=str,
+)
+def test_flops_of_heads(changes):
+    """Of few tokens' logits, of small classes, of a text and its partner, of the same text on both sides."""
+    config, rows, length = dataclasses.replace(SMALL, **({"family": "encoder"} | changes)), 4, 64
+    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    batch = Batch(ids, ids, ids, ids, ids, Source(ids, ids, ids) if config.head == "embedding" else None)
+
+    def total(params, batch):
+        output = build_model(config).apply({"params": params}, batch)
+        numbers = (output.logits, output.pair_logits, output.embedding, output.source_embedding)
+        return sum(jnp.mean(each) for each in numbers if each is not None)
+
+    counted = jax.jit(total).lower(abstract_params(config), batch).compile().cost_analysis()["flops"]
+    assert 1.0 < counted / (rows * flops_per_row(config, length, length).forward) < 1.065
+
+
 def test_flops_of_gpt2_by_hand():
     """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
     D, N, V, L = 768, 12, 50257, 1024

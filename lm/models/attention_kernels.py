@@ -49,6 +49,8 @@ def _obstacle(backend: str, config: ModelConfig, platform: str) -> str:
         return ""
     if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
         return "serves causal self-attention with scaled scores and no bias only"
+    if config.global_every:
+        return f"has one window for all layers, and config.model.global_every is {config.global_every}"
     if FASTEST.get(platform) != backend:
         needed = next(name for name, each in FASTEST.items() if each == backend)
         return f"runs on a {needed}, and this run is on a {platform}"

@@ -71,6 +71,7 @@ VARIANTS = [
     {"positions": "learned", "norm_position": "post"},
     {"positions": "sinusoidal", "num_kv_heads": 1, "activation": "swiglu", "norm": "rmsnorm"},
     {"window": 2, "positions": "none", "scan_layers": False, "rotary_interleaved": True},
+    {"window": 2, "global_every": 2, "local_rotary_theta": 50.0},
 ]
 
 

@@ -146,6 +146,7 @@ def test_auto_takes_the_fused_kernel_where_it_can():
     assert choice("tpu") == "splash"
     assert choice("tpu", max_length=100) == choice("tpu", attention_dropout=0.1) == "xla"
     assert choice("gpu", dtype="bfloat16") == "cudnn"
+    assert choice("tpu", global_every=2) == choice("gpu", dtype="bfloat16", global_every=2) == "xla"
     assert choice("gpu") == choice("gpu", dtype="bfloat16", attention_dropout=0.1) == "xla"
     assert choice("gpu", dtype="bfloat16", head_dim=12) == choice("gpu", dtype="bfloat16", head_dim=256) == "xla"
     assert choice("tpu", attention="xla") == "xla"
@@ -161,6 +162,7 @@ def test_auto_takes_the_fused_kernel_where_it_can():
         ("gpu", {"attention": "cudnn", "dtype": "bfloat16", "head_dim": 20}, "head_dim"),
         ("tpu", {"attention": "splash", "max_length": 200}, "max_length"),
         ("tpu", {"attention": "splash", "attention_dropout": 0.1}, "dropout"),
+        ("tpu", {"attention": "splash", "global_every": 3}, "global_every"),
     ],
 )
 def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reason):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,3 +103,55 @@ def test_class_weights_weigh_the_loss():
     assert float(sums.weight) == float(total_weight(batch, config)) == weights.sum()
     alike = objective_sums(Output(jnp.asarray(logits)), dataclasses.replace(batch, weights=batch.weights * 2), config)
     assert float(alike.loss / alike.weight) == pytest.approx(float(sums.loss / sums.weight))
+
+
+def perfect(name: str) -> tuple[Output, Batch]:
+    """A batch and what a model gives that knows all of it."""
+    rng = np.random.default_rng(5)
+    targets = rng.integers(0, 4, (2, 8)).astype(np.int32)
+    if name == "contrastive":
+        batch = batch_with(targets, np.ones((2, 8)))
+        return Output(embedding=jnp.eye(2), source_embedding=jnp.eye(2)), batch
+    if name == "regression":
+        batch = batch_with(targets / np.float32(3), (SEGMENTS > 0) * 0.5)
+        return Output(jnp.asarray(batch.targets)[..., None]), batch
+    if name == "span_qa":
+        targets[:] = 0
+        for row, first, end in TEXTS:
+            targets[row, first + 1], targets[row, end - 1] = 1, 2 + (end - first == 2)
+        batch = batch_with(targets, targets > 0)
+        return Output(jnp.asarray(np.stack([targets & 1, targets >> 1], axis=-1) * 50.0, jnp.float32)), batch
+    for row, first, _ in TEXTS:
+        targets[row, first] = row
+    batch = batch_with(targets, rng.random((2, 8)) * (SEGMENTS > 0))
+    pair_logits = None if name != "masked" else jnp.asarray(np.eye(2, dtype=np.float32)[np.minimum(targets, 1)] * 50)
+    return Output(jnp.asarray(np.eye(4, dtype=np.float32)[targets] * 50), pair_logits=pair_logits), batch
+
+
+@pytest.mark.parametrize("name", ["classification", "tagging", "masked", "regression", "span_qa", "contrastive"])
+def test_what_is_right_costs_nothing(name):
+    """And all of it is counted as right; padding, whatever stands there, counts nowhere."""
+    output, batch = perfect(name)
+    config = ObjectiveConfig(name=name)
+    sums = objective_sums(output, batch, config)
+    assert float(sums.loss) == pytest.approx(0, abs=1e-6) and float(sums.pair_nll) == pytest.approx(0, abs=1e-6)
+    assert float(sums.weight) == pytest.approx(float(total_weight(batch, config))) and float(sums.weight) > 1.5
+    if name != "regression":  # of which nothing is quite right
+        assert float(sums.correct) == pytest.approx(float(sums.weight))
+    assert float(sums.pair_correct) == float(sums.pairs) == (4 if name == "masked" else 0)
+
+
+@pytest.mark.parametrize("name", ["classification", "masked", "regression", "span_qa", "contrastive"])
+def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient(name):
+    output, batch = perfect(name)
+    zeros = np.zeros_like(SEGMENTS)
+    batch = dataclasses.replace(batch, weights=zeros.astype(np.float32), segments=zeros)
+    config = ObjectiveConfig(name=name)
+
+    def loss(output: Output) -> jax.Array:
+        sums = objective_sums(output, batch, config)
+        return (sums.loss + sums.pair_nll) / total_weight(batch, config)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(output)
+    assert float(value) == 0
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), gradient)

@@ -1,0 +1,152 @@
+"""Every head by closed form from the last layer's output and the head's parameters, on all families of models."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from lm.config import ObjectiveConfig
+from lm.flops import parameter_counts
+from lm.models.transformer import build_model, count_parameters, initial_params
+from lm.objectives.losses import objective_sums
+from tests.models.small_encoders import BERT, ENCODER, D, V, applied, random_params, rows_of, source_of, texts
+
+FAMILIES = {
+    "encoder": dataclasses.replace(ENCODER, num_layers=1, token_types=2),
+    "decoder": dataclasses.replace(ENCODER, num_layers=1, family="decoder"),
+    "encoder_decoder": dataclasses.replace(ENCODER, num_layers=1, family="encoder_decoder", num_encoder_layers=1),
+}
+PLACES = ((0, 0, 5), (0, 5, 4), (1, 0, 7))  # row, first token and tokens of each text
+BATCH = rows_of([texts(5, 4), texts(7), []])
+
+
+def last_layer(config, batch):
+    """(B, L, D), float64: an output of vectors 1 at one place and 0 elsewhere copies it to the first logits."""
+    config = dataclasses.replace(config, head="tokens", tie_embeddings=False, pair_head=False)
+    if config.family == "encoder_decoder":  # which reads the same text on both sides
+        batch = dataclasses.replace(batch, source=source_of(batch))
+    params = random_params(config) | {"output": {"kernel": np.eye(D, V, dtype=np.float32)}}
+    return np.asarray(applied(config)(params, batch).logits, np.float64)[..., :D]
+
+
+def product(x, params):
+    return x @ params["kernel"] + params["bias"]
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_and_answers_of_each_family(family):
+    """Mean, pooler and classes of a text; a token's own scores of being a start or an end."""
+    config = FAMILIES[family]
+    x = last_layer(config, BATCH)
+    labels = dataclasses.replace(config, head="classes", num_classes=3, pooling="mean", pooler=True)
+    spans = dataclasses.replace(config, head="span", scan_layers=False)
+    found, params = applied(labels)(random_params(labels), BATCH).logits, random_params(labels)
+    starts_and_ends, span = applied(spans)(random_params(spans), BATCH).logits, random_params(spans)["span"]
+    assert found.shape[-1] == 3 and starts_and_ends.shape[-1] == 2 and np.isfinite(found).all()
+    for row, first, size in PLACES:
+        here = slice(first, first + size)
+        mean = x[row, here].mean(axis=0, keepdims=True)
+        expected = product(np.tanh(product(mean, params["pooler"])), params["classifier"])
+        assert_close(found[row, here], np.tile(expected, (size, 1)))
+        assert_close(starts_and_ends[row, here], product(x[row, here], span))
+
+
+@pytest.mark.parametrize("pooling", ["first", "last", "none"])
+def test_single_tokens_stand_for_themselves(pooling):
+    config = dataclasses.replace(FAMILIES["encoder"], head="classes", num_classes=4, pooling=pooling)
+    found, params = applied(config)(random_params(config), BATCH).logits, random_params(config)
+    expected = product(last_layer(config, BATCH), params["classifier"])
+    for row, first, size in PLACES:
+        assert_close(found[row, first : first + size], expected[row, first : first + size])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_hidden_tokens_and_next_sentences(tied):
+    """Devlin 2019: product, gelu, layernorm, output and bias; a pooler and two classes beside them."""
+    config = dataclasses.replace(BERT, num_layers=1, tie_embeddings=tied)
+    params, x = random_params(config), last_layer(config, BATCH)
+    h = product(x, params["head_product"])
+    h = h * (1 + erf(h / np.sqrt(2))) / 2
+    h = (h - h.mean(axis=-1, keepdims=True)) / np.sqrt(h.var(axis=-1, keepdims=True) + config.norm_epsilon)
+    h = h * params["head_norm"]["scale"] + params["head_norm"]["bias"]
+    matrix = params["token_embedding"]["embedding"].T if tied else params["output"]["kernel"]
+    expected = h @ matrix + params["output_bias"]["bias"]
+    pairs = product(np.tanh(product(x, params["pooler"])), params["next_sentence"])
+    found = applied(config)(params, BATCH)
+    for row, first, size in PLACES:
+        here = slice(first, first + size)
+        assert_close(found.logits[row, here], expected[row, here])
+        assert_close(found.pair_logits[row, here], pairs[row, here])
+
+
+def partner_batch():
+    """Two texts and their partners, and a row of padding."""
+    a, b, c, d = texts(5, 7, 6, 3)
+    return dataclasses.replace(rows_of([[a], [b], []]), source=source_of(rows_of([[c], [d], []])), types=None)
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("encoder", "first"), ("decoder", "last"), ("encoder", "mean")])
+def test_a_vector_for_a_text_and_one_for_its_partner(family, pooling):
+    batch, config = partner_batch(), dataclasses.replace(FAMILIES[family], head="embedding", pooling=pooling)
+    output = applied(config)(random_params(config), batch)
+    source = batch.source
+    partner = dataclasses.replace(batch, tokens=source.tokens, positions=source.positions, segments=source.segments)
+    for found, side, sizes in ((output.embedding, batch, (5, 7)), (output.source_embedding, partner, (6, 3))):
+        x = last_layer(config, dataclasses.replace(side, source=None))
+        for row, size in enumerate(sizes):
+            vector = {"first": x[row, 0], "last": x[row, size - 1], "mean": x[row, :size].mean(axis=0)}[pooling]
+            assert_close(found[row], vector / np.linalg.norm(vector))
+        assert found.shape == (3, D) and np.isfinite(found).all()
+
+
+def test_a_row_of_padding_changes_no_gradient():
+    """Nor gives it NaN, though the mean of nothing has no length."""
+    config, batch = dataclasses.replace(FAMILIES["encoder"], head="embedding", pooling="mean"), partner_batch()
+    objective = ObjectiveConfig(name="contrastive", temperature=0.5)
+
+    @jax.jit
+    def gradient(params, batch):
+        def loss(params):
+            return objective_sums(build_model(config).apply({"params": params}, batch), batch, objective).loss
+
+        return jax.grad(loss)(params)
+
+    with_padding = gradient(random_params(config), batch)
+    without = gradient(random_params(config), jax.tree.map(lambda x: x[:2], batch))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), with_padding, without)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(without)) > 1e-2
+
+
+BODIES = {
+    "encoder": {"token_embedding", "type_embedding", "layers", "final_norm"},
+    "decoder": {"token_embedding", "layers", "final_norm"},
+    "encoder_decoder": {"token_embedding", "encoder", "decoder"},
+}
+MASKED = {"head_transform": True, "output_bias": True, "pair_head": True, "tie_embeddings": False}
+HEADS = [
+    ({}, set()),
+    (MASKED, {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"}),
+    (MASKED | {"use_bias": False}, {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"}),
+    ({"head": "classes", "num_classes": 5}, {"classifier"}),
+    ({"head": "classes", "num_classes": 5, "pooler": True, "use_bias": False}, {"classifier", "pooler"}),
+    ({"head": "span", "tie_embeddings": False}, {"span"}),
+    ({"head": "embedding", "pooling": "mean"}, set()),
+]
+
+
+@pytest.mark.parametrize(("changes", "head"), HEADS, ids=str)
+def test_parameters_have_their_names_and_are_counted_exactly(changes, head):
+    for family, body in BODIES.items():
+        config = dataclasses.replace(FAMILIES[family], **changes)
+        if (config.head == "masked" and family != "encoder") or (config.head == "embedding" and "_" in family):
+            continue
+        params = nn.unbox(jax.eval_shape(lambda key, c=config: initial_params(build_model(c), key), jax.random.key(0)))
+        assert set(params) == body | head
+        assert parameter_counts(config).total == count_parameters(params), family
