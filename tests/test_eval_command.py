@@ -186,7 +186,8 @@ def test_rows_of_another_length_may_hide_more_tokens():
 
     def config(length):
         values = settings(Path("nowhere"), **{"objective.name": "masked", "data.sequence_length": length})
-        values.data.tokenizer.extra_ids, values.model.family, values.model.vocab_size = 1, "encoder", 260
+        values.data.tokenizer.extra_ids = 1
+        values.model.update(family="encoder", vocab_size=260, max_length=96)
         return Config.from_dict(values.to_dict())
 
     found = _evaluation_config(Path("run"), config(32), options(config=config(96), config_name="longer"))
