@@ -30,17 +30,6 @@ def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray
         left -= block
 
 
-def mean_intervals(values: Mapping[str, np.ndarray], *, samples: int, seed: int) -> dict[str, Interval]:
-    """Of figures that are a mean over examples.
-
-    Args:
-        values: of each figure those of the examples, (E,), the same examples for all.
-    """
-    values_EF = np.stack(list(values.values()), axis=1).astype(np.float64)
-    blocks = [values_EF[places_SE].mean(axis=1) for places_SE in resamples(len(values_EF), samples, seed)]
-    return {name: _percentiles(column) for name, column in zip(values, np.concatenate(blocks).T, strict=True)}
-
-
 def intervals(
     figures: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
 ) -> dict[str, Interval]:

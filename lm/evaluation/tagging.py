@@ -32,21 +32,15 @@ def scheme_of(labels: Sequence[str]) -> str:
     return next(fitting, "") if all(found) else ""
 
 
-def tagging_figures(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], labels: Sequence[str]
-) -> dict[str, float]:
+def tagging_figures(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
     """token_accuracy and, where the labels have a scheme, entity_f1, entity_precision and entity_recall; 0 to 1.
 
-    See `entity_counts` and `word_counts`.
-
     Args:
-        gold: the right tags, of each sentence.
-        predicted: as many of each sentence.
-        labels: of the task, from which the scheme is told; those that a text lacks as well.
+        words_E2: `word_counts` of the sentences.
+        entities_E3: their `entity_counts`; None for tags without a scheme.
     """
-    figures = accuracy_figures(word_counts(gold, predicted).sum(axis=0))
-    scheme = scheme_of(labels)
-    return figures | (entity_figures(entity_counts(gold, predicted, scheme).sum(axis=0)) if scheme else {})
+    figures = accuracy_figures(words_E2.sum(axis=0))
+    return figures if entities_E3 is None else entity_figures(entities_E3.sum(axis=0)) | figures
 
 
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> np.ndarray:

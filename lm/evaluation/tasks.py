@@ -19,7 +19,7 @@ from lm.evaluation.answer_search import Answer, Window, best_answer
 from lm.evaluation.answers import answer_figures, answer_scores
 from lm.evaluation.classification import classification_figures, confusion_counts, regression_figures
 from lm.evaluation.confusion import draw_confusion
-from lm.evaluation.tagging import accuracy_figures, entity_counts, entity_figures, scheme_of, word_counts
+from lm.evaluation.tagging import entity_counts, scheme_of, tagging_figures, word_counts
 from lm.evaluation.task_predictions import write_answered, write_classified, write_regressed, write_tagged
 
 OUTSIDE = "O"  # the tag of a word of which the tokenizer makes no token
@@ -107,10 +107,8 @@ class TaggedWords(Predictions):
 
     def figures(self, places_E: np.ndarray | None = None) -> dict[str, float]:
         chosen = slice(None) if places_E is None else places_E
-        found = accuracy_figures(self._words_E2[chosen].sum(axis=0))
-        if self._entities_E3 is None:
-            return found
-        return entity_figures(self._entities_E3[chosen].sum(axis=0)) | found
+        entities_E3 = None if self._entities_E3 is None else self._entities_E3[chosen]
+        return tagging_figures(self._words_E2[chosen], entities_E3)
 
     def write(self, directory: Path, stem: str) -> list[Path]:
         path = directory / f"{stem}.jsonl"

@@ -9,6 +9,12 @@ import pytest
 from lm.config.training import TASK_FIGURES
 from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_figures, word_counts
 
+
+def figures_of(gold, predicted, labels):
+    scheme = scheme_of(labels)
+    return tagging_figures(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
+
+
 BIO = ("B-loc", "B-per", "I-loc", "I-per", "O")
 
 
@@ -27,7 +33,7 @@ def counts(gold, predicted, scheme="IOB2"):
 def test_by_hand():
     gold = ["B-per I-per O B-loc".split(), "O B-loc I-loc O".split()]
     predicted = ["B-per I-per O B-per".split(), "B-loc I-loc I-loc O".split()]
-    got = tagging_figures(gold, predicted, BIO)
+    got = figures_of(gold, predicted, BIO)
     assert set(got) == set(TASK_FIGURES["tagging"])
     # One of three is right in bounds and type; 2 + 2 of 8 words... of which the first sentence has 3 and the second 2.
     assert got == {
@@ -95,18 +101,18 @@ def test_the_scheme_is_told_from_the_labels(labels, scheme):
 
 
 def test_tags_without_a_scheme_have_an_accuracy_only():
-    assert tagging_figures([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"token_accuracy": 0.5}
+    assert figures_of([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"token_accuracy": 0.5}
 
 
 def test_tags_without_a_beginning_are_entities_by_their_type():
-    got = tagging_figures(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], ["I-a", "I-b", "O"])
+    got = figures_of(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], ["I-a", "I-b", "O"])
     assert (got["entity_precision"], got["entity_recall"], got["token_accuracy"]) == (0, 0, 0.75)
     assert counts("O I-a I-a O I-b", "O I-a I-a O I-b", "IOB1") == (2, 2, 2)
 
 
 @pytest.mark.parametrize("labels", [["O"], list(BIO)])
 def test_without_any_entity_the_figures_are_0(labels):
-    got = tagging_figures([["O", "O"]], [["O", "O"]], labels)
+    got = figures_of([["O", "O"]], [["O", "O"]], labels)
     assert got == {"entity_f1": 0, "entity_precision": 0, "entity_recall": 0, "token_accuracy": 1}
 
 
@@ -121,7 +127,7 @@ def test_equal_to_seqeval_to_the_last_digit(scheme, prefixes):
     gold = [draw.choices(labels, k=draw.randint(1, 12)) for _ in range(150)]
     predicted = [[tag if draw.random() < 0.8 else draw.choice(labels) for tag in tags] for tags in gold]
     assert scheme_of(labels) == scheme
-    got = tagging_figures(gold, predicted, labels)
+    got = figures_of(gold, predicted, labels)
     strict = {"mode": "strict", "scheme": getattr(schemes, scheme), "zero_division": 0}
     assert 0.1 < got["entity_f1"] < 0.9
     assert got["entity_f1"] == f1_score(gold, predicted, **strict)
@@ -138,4 +144,4 @@ def test_sums_over_sentences_give_the_figures():
 
 def test_a_tag_too_few_is_noticed():
     with pytest.raises(ValueError):
-        tagging_figures([["O", "O"]], [["O"]], BIO)
+        figures_of([["O", "O"]], [["O"]], BIO)

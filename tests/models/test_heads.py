@@ -141,7 +141,7 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "head"), HEADS, ids=str)
+@pytest.mark.parametrize(("changes", "head"), HEADS, ids=range(len(HEADS)))
 def test_parameters_have_their_names_and_are_counted_exactly(changes, head):
     for family, body in BODIES.items():
         config = dataclasses.replace(FAMILIES[family], **changes)
