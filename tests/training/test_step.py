@@ -1,6 +1,7 @@
 """The step gives the same numbers however it is laid out: meshes, microbatches, stacked layers, remat, packing."""
 
 import dataclasses
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from lm.models.transformer import build_model
 from lm.objectives.causal import features
 from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
-from lm.training.state import abstract_state, initial_state, make_state
+from lm.training.state import TrainState, abstract_state, initial_state, make_state
 from lm.training.step import batch_hash, compile_train_step
 
 ROWS, LENGTH, SOURCE, VOCAB = 16, 12, 10, 32
@@ -72,14 +73,34 @@ def ragged_pairs(seed: int = 0) -> Batch:
     return lay_out(rows, SOURCE, LENGTH, 1)
 
 
-def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch) -> tuple[dict, dict]:
-    """Metrics and exact gradients of one compiled step: with plain SGD of rate 1 they are old - new parameters."""
+def drawn_state(abstract: TrainState) -> TrainState:
+    """Normals by the name of the parameter, around 1 for norms, and zeros for all else.
+
+    What compiling `make_state` costs is saved, and no gradient is as small as it would be at the start.
+    """
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        value = np.zeros(leaf.shape)
+        if leaf.dtype == jnp.float32:
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            value = rng.normal(float("scale" in name), 0.3, leaf.shape)
+        return jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch, *, drawn: bool = False) -> tuple[dict, dict]:
+    """Metrics and exact gradients of one compiled step: with plain SGD of rate 1 they are old - new parameters.
+
+    From the initial parameters of the config or, with `drawn`, those of `drawn_state`.
+    """
     optimizer = optax.sgd(1.0)
     count = int(np.prod(list(mesh_shape.values())))
     mesh = make_mesh(dataclasses.replace(config.mesh, **mesh_shape), jax.devices()[:count])
     model = build_model(config.model)
     abstract = abstract_state(config, model, optimizer, mesh)
-    state = make_state(config, model, optimizer, abstract, mesh)
+    state = drawn_state(abstract) if drawn else make_state(config, model, optimizer, abstract, mesh)
     before = jax.tree.map(np.asarray, state.params)
     sharding = batch_sharding(mesh)
     rows = local_rows(sharding, ROWS)
