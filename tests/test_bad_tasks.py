@@ -74,6 +74,7 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
         (["objective.next_sentence=True"], "config.objective.whole_words: and next_sentence are for objective.name"),
         (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is 1 for regression"),
         (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
+        (["model.pooling=none"], "config.model.pooling: none is for tagging; take first, last or mean"),
         (["model.head=span"], "config.model.head: 'span' does not fit objective.name=classification"),
         (["model.global_every=2"], "config.model.global_every: is for layers with a window; set model.window"),
         (["model.token_types=1"], "config.model.token_types: two kinds at least are told apart"),

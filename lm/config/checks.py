@@ -234,6 +234,8 @@ def _check_task(config: Any, refuse: Callable[[str, str], None]) -> None:
         refuse("data.context_overlap", "must be less than half of data.sequence_length.")
     if objective.name == "contrastive" and config.train.accumulation > 1:
         refuse("train.accumulation", "each text is compared with those of the whole batch, which stays whole; set 1.")
+    if model.head in ("classes", "embedding") and model.pooling == "none" and objective.name != "tagging":
+        refuse("model.pooling", "none is for tagging; take first, last or mean.")
     if model.head in ("classes", "embedding") and model.pooling == "first" and model.family == "decoder":
         refuse("model.pooling", "the first token of a decoder sees no other one; take last or mean.")
     if objective.name == "regression" and model.num_classes != 1:
