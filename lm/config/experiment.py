@@ -112,7 +112,9 @@ def _resolve(config: Config) -> Config:
     if config.objective.name == "contrastive":  # the same stack reads both texts
         data = dataclasses.replace(data, source_length=data.sequence_length)
     if model.family == "encoder_decoder":
-        data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
+        # With a head of its own both sides read the same text.
+        own = data.source_length if head == "tokens" else 0
+        data = dataclasses.replace(data, source_length=own or data.sequence_length)
         model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)
     if model.head_dim == 0:
         if model.d_model % model.num_heads:

@@ -18,19 +18,20 @@ def run_head(config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, 
         output = None if config.tie_embeddings else output_product(config, name="output")
         return Output(logits_of(config, embed, output, x_BLD))
     if config.head == "masked":
-        return _masked(config, embed, x_BLD, batch.weights, train)
+        return _masked(config, embed, x_BLD, batch.weights)
     if config.head == "span":
-        return Output(_classes(config, x_BLD, 2, train, "span"))
+        return Output(_classes(config, x_BLD, 2, "span"))
     if config.head == "classes":
         x_BLD = pool(config, x_BLD, segments_BL)
         if config.pooler:
             x_BLD = _pooler(config, x_BLD)
-        return Output(_classes(config, x_BLD, config.num_classes, train, "classifier"))
+        x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
+        return Output(_classes(config, x_BLD, config.num_classes, "classifier"))
     assert config.head == "embedding", config.head
     return Output(embedding=_row_embedding(config, pool(config, x_BLD, segments_BL), segments_BL))
 
 
-def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, weights_BL: Array, train: bool) -> Output:
+def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, weights_BL: Array) -> Output:
     """Devlin 2019: a product, activation and norm before the embedding is used as output (all optional).
 
     With max_hidden only the tokens that have a weight are looked at: no row has more of them.
@@ -50,7 +51,7 @@ def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, weights_BL: Arr
     if not config.pair_head:
         return Output(logits_BLV, places=places_BP)
     return Output(
-        logits_BLV, places=places_BP, pair_logits=_classes(config, _pooler(config, x_BLD), 2, train, "next_sentence")
+        logits_BLV, places=places_BP, pair_logits=_classes(config, _pooler(config, x_BLD), 2, "next_sentence")
     )
 
 
@@ -72,9 +73,8 @@ def _pooler(config: ModelConfig, x_BLD: Array) -> Array:
     return jnp.tanh(_product(config, config.d_model, "pooler")(x_BLD))
 
 
-def _classes(config: ModelConfig, x_BLD: Array, classes: int, train: bool, name: str) -> Array:
+def _classes(config: ModelConfig, x_BLD: Array, classes: int, name: str) -> Array:
     """(B, L, C) float32. So small a product is not split over the mesh."""
-    x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
     return _product(config, classes, name, "classes")(x_BLD).astype(jnp.float32)
 
 
