@@ -12,6 +12,7 @@ Cost: under two minutes on two CPU cores. Measured on the test tenth, from scrat
 
 from pathlib import Path
 
+from configs import bert_quickstart
 from lm.config import defaults, source
 
 
@@ -32,20 +33,8 @@ def get_config(directory=""):
     config.data.tokenizer.update(kind="sentencepiece", vocab_size=10_000, extra_ids=1)
     config.data.sequence_length = 128
     config.objective.name = "classification"
-    config.model.update(
-        family="encoder",
-        num_layers=2,
-        d_model=192,
-        num_heads=6,
-        d_ff=384,
-        positions="rotary",
-        norm="rmsnorm",
-        activation="geglu",
-        use_bias=False,
-        pooling="mean",
-        dropout=0.6,
-        scan_layers=False,
-    )
+    config.model = bert_quickstart.get_config().model
+    config.model.update(pooling="mean", dropout=0.6)
     config.optimizer.update(
         name="muon",
         learning_rate=2e-3,
