@@ -9,7 +9,6 @@ what `train.py --seeds=...` has written: each is shown as the mean over its seed
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.record import repeated_results, surroundings
+from benchmarks.record import repeated_results, surroundings, write_record
 from lm import command
 from lm.config import Config, TokenizerConfig
 from lm.data import label_store
@@ -85,8 +84,7 @@ def main() -> int:
     print_table(shown)
     if FLAGS.output:
         content = {"name": Path(FLAGS.output).stem, "test_examples": baseline.rows, "models": record, **surroundings()}
-        Path(FLAGS.output).write_text(json.dumps(content, indent=2) + "\n")
-        print(f"Written: {FLAGS.output}")
+        write_record(Path(FLAGS.output), content)
     return command.DONE
 
 

@@ -18,7 +18,6 @@ Nothing else may run meanwhile. OMP_NUM_THREADS sets the number of PyTorch's thr
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import statistics
 import time
@@ -34,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.huggingface_peer import build_peer, frameworks, peer_logits, peer_search
-from benchmarks.record import surroundings
+from benchmarks.record import surroundings, write_record
 from lm import command
 from lm.checkpoint import Checkpoints
 from lm.data.prepare import load_tokenizers
@@ -245,8 +244,7 @@ def main() -> int:
             **surroundings(),
         }
         record["versions"] |= {"torch": torch.__version__, "transformers": transformers.__version__}
-        Path(FLAGS.output).write_text(json.dumps(record, indent=2) + "\n")
-        print(f"Written: {FLAGS.output}")
+        write_record(Path(FLAGS.output), record)
     return command.DONE
 
 

@@ -100,10 +100,9 @@ def main() -> int:
     }
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{FLAGS.name}.json"
-    target.write_text(json.dumps(record, indent=2) + "\n")
     if run.curves_path.exists():
         shutil.copyfile(run.curves_path, target.with_suffix(".png"))
-    print(f"Written: {target}")
+    write_record(target, record)
     return command.DONE
 
 
@@ -115,6 +114,12 @@ def _training_seconds(run: RunDirectory) -> float:
 def _parameters(checkpoints: Checkpoints) -> int:
     params, _ = checkpoints.restore_params()
     return count_parameters(params)
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """One JSON file, and a line that tells where."""
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"Written: {path}")
 
 
 def surroundings() -> dict[str, Any]:

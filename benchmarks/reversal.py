@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks.record import surroundings
+from benchmarks.record import surroundings, write_record
 from lm.config import Config, defaults, source
 from lm.training.loop import train
 
@@ -65,7 +65,7 @@ def main(_: list[str]) -> None:
     print(f"exact match {match:.2f} % of 1,000 lines ({fresh} of them not in the training text) after {seconds:.0f} s")
     if OUTPUT.value:
         record = {"exact_match": match, "lines": 1000, "not_in_training": fresh, "seconds": round(seconds)}
-        Path(OUTPUT.value).write_text(json.dumps(record | surroundings(), indent=2) + "\n")
+        write_record(Path(OUTPUT.value), record | surroundings())
     sys.exit(0 if match >= 99 else 1)
 
 
