@@ -30,10 +30,9 @@ from lm.command import DONE, run
 from lm.config import Config
 from lm.errors import UserError
 from lm.lora import adapters, merge
-from lm.run_directory import RunDirectory
+from lm.run_directory import TOKENIZERS, RunDirectory
 
 FLAGS = flags.FLAGS
-TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
 
 
 def define_flags() -> None:

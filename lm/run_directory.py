@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ CHANGEABLE = (
     "train.max_bad_steps",
     "train.patience",  # a run that it stopped goes on where it stood
 )
+TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
 OURS = (".lock", ".config.json.tmp", ".metrics.jsonl.tmp")  # may be left by a run that was killed as it began
 
 
@@ -48,7 +50,7 @@ class RunDirectory:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.config_path = self.root / "config.json"
-        self.tokenizer_dir = self.root / "tokenizer"
+        self.tokenizer_dir = self.root / TOKENIZERS[0]
         self.checkpoints_dir = self.root / "checkpoints"
         self.metrics_path = self.root / "metrics.jsonl"
         self.tensorboard_dir = self.root / "tensorboard"
@@ -64,12 +66,13 @@ class RunDirectory:
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """For training: a new directory, or the one of a run that `config` continues. Writes config.json.
 
-        Process 0 opens it with `is_first` and holds a lock until `close` or its death; other processes write
-        nothing. A vocab_size of 0, not known yet, equals any other.
+        A run that ended before its first step has nothing to lose: any config begins it anew. Process 0 opens it with
+        `is_first` and holds a lock until `close` or its death; other processes write nothing. A vocab_size of 0, not
+        known yet, equals any other.
 
         Raises:
-            UserError: not a directory, someone else's directory, another run's config (the keys that differ are
-                named), or a training is at work in it.
+            UserError: not a directory, someone else's directory, the config of another run that has trained (the keys
+                that differ are named), or a training is at work in it.
         """
         run = cls(root)
         if not is_first:
@@ -164,6 +167,15 @@ class RunDirectory:
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         self._lock = descriptor
 
+    def _has_trained(self) -> bool:
+        kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
+        return kept or any(True for _ in self._metric_lines())
+
+    def _forget_tokenizers(self) -> None:
+        """They may be of other text, or of another kind, than those of the config that begins."""
+        for name in TOKENIZERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
     def _continued(self, config: Config) -> Config:
         """The config with which the run goes on. UserError if it would be another run."""
         old, new = self.load_config(), config
@@ -177,6 +189,9 @@ class RunDirectory:
             if new.optimizer.schedule in ("constant", "inverse_sqrt"):  # which have no end
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = [line for line in differences(a, b) if not line.startswith(CHANGEABLE)]
+        if lines and not self._has_trained():  # a first try with a wrong path, say, must not cost the directory
+            self._forget_tokenizers()
+            return new
         steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
         if lines:
             keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"

@@ -30,6 +30,11 @@ def reopen(root: Path, new: Config) -> RunDirectory:
         return run
 
 
+def start(root: Path, new: Config) -> None:
+    """A run that has made its first step."""
+    reopen(root, new).metrics_path.write_text('{"step": 1}\n')
+
+
 def test_new_run_and_existing(tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     with RunDirectory.open(root, config()) as run:
@@ -74,7 +79,7 @@ def test_harmless_changes_are_taken_over(tmp_path: Path, changes: dict[str, obje
     ],
 )
 def test_another_run_is_refused_with_its_keys(tmp_path: Path, changes: dict[str, object], named: str) -> None:
-    reopen(tmp_path, config())
+    start(tmp_path, config())
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError) as error:
         RunDirectory.open(tmp_path, config(**changes))
@@ -83,8 +88,34 @@ def test_another_run_is_refused_with_its_keys(tmp_path: Path, changes: dict[str,
     reopen(tmp_path, config())  # the refusal has released the lock
 
 
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/3"])
+def test_before_its_first_step_a_run_can_become_another(tmp_path: Path, kept: str) -> None:
+    """As after a path that was mistyped. Its tokenizer goes, unless the config is the same."""
+    other = config(data__train={"other": source(kind="embedded").to_dict()})
+    tokenizer = reopen(tmp_path, config()).tokenizer_dir / "model"
+    for new in (config(), other):
+        tokenizer.parent.mkdir(exist_ok=True)
+        tokenizer.write_text("made of the text of the first config")
+        assert reopen(tmp_path, new).load_config() == new
+        assert tokenizer.exists() == (new != other)
+    path = tmp_path / kept
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"step": 1}\n') if path.suffix else path.mkdir()
+    with pytest.raises(UserError, match="holds a run with another config"):
+        reopen(tmp_path, config())
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "torn"])
+def test_a_directory_with_a_config_of_others_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(UserError, match=r"config.json: (written by another version|damaged)"):
+        RunDirectory.open(tmp_path, config())
+    assert (tmp_path / "config.json").read_text() == content and (tmp_path / "tokenizer").exists()
+
+
 def test_many_differences_are_capped(tmp_path: Path) -> None:
-    reopen(tmp_path, config())
+    start(tmp_path, config())
     changes = {f"model__{key}": 8 for key in ("num_layers", "d_model", "num_heads", "head_dim", "d_ff", "window")}
     changes |= {"seed": 1, "train__batch_size": 8, "optimizer__warmup_steps": 3, "data__sequence_length": 9}
     with pytest.raises(UserError, match=r"and [0-9]+ more") as error:
@@ -95,8 +126,8 @@ def test_many_differences_are_capped(tmp_path: Path) -> None:
 def test_vocab_size_known_later(tmp_path: Path) -> None:
     unresolved = config()
     resolved = dataclasses.replace(unresolved, model=dataclasses.replace(unresolved.model, vocab_size=77))
-    with RunDirectory.open(tmp_path, unresolved) as run:
-        run.write_config(resolved)
+    start(tmp_path, unresolved)
+    RunDirectory(tmp_path).write_config(resolved)
     assert reopen(tmp_path, unresolved).load_config() == resolved  # kept, not back to 0
     assert reopen(tmp_path, resolved).load_config() == resolved
     with pytest.raises(UserError, match=r"model.vocab_size: 77 -> 78"):
@@ -105,17 +136,17 @@ def test_vocab_size_known_later(tmp_path: Path) -> None:
 
 def test_more_steps_only_with_the_same_schedule(tmp_path: Path) -> None:
     for schedule in ("constant", "inverse_sqrt"):
-        reopen(tmp_path / schedule, config(optimizer__schedule=schedule))
+        start(tmp_path / schedule, config(optimizer__schedule=schedule))
         more = config(optimizer__schedule=schedule, train__num_steps=2000)
         assert reopen(tmp_path / schedule, more).load_config() == more
         with pytest.raises(UserError, match=r"train.num_steps: 2000 -> 1000"):
             reopen(tmp_path / schedule, config(optimizer__schedule=schedule))
-    reopen(tmp_path / "cosine", config())
+    start(tmp_path / "cosine", config())
     with pytest.raises(UserError, match=r"decay_steps: 1000 -> 2000.*add --config.optimizer.decay_steps=1000"):
         reopen(tmp_path / "cosine", config(train__num_steps=2000))
     reopen(tmp_path / "cosine", config(train__num_steps=2000, optimizer__decay_steps=1000))
     wsd = {"optimizer__schedule": "warmup_stable_decay", "optimizer__decay_steps": 100}
-    reopen(tmp_path / "wsd", config(**wsd))
+    start(tmp_path / "wsd", config(**wsd))
     with pytest.raises(UserError, match=r"train.num_steps: 1000 -> 2000"):
         reopen(tmp_path / "wsd", config(**wsd, train__num_steps=2000))
 
