@@ -31,11 +31,12 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
 COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
     """Draws the lines of metrics.jsonl (dicts with `step`) into a PNG, which appears whole or not at all.
 
     A figure that no line holds is left out; values that are missing or null are skipped. The first of the
     scores is also drawn against minutes of training, if lines hold `train/seconds` (from the start of the run).
+    The loss is called what `heading` makes of `loss`.
     """
     # matplotlib takes a second to import, and no other part of training needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -50,7 +51,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     # Six columns are divided by one, two and three panels.
     rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
-    _draw_loss(axes["loss"], records, title)
+    _draw_loss(axes["loss"], records, title, heading(loss))
     if scores:
         _draw_scores(axes["scores"], records, scores)
     for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")):
@@ -87,7 +88,7 @@ def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
 
 
-def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str) -> None:
+def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str, label: str) -> None:
     steps, losses = series(records, TRAIN)
     valid_steps, valid_losses = series(records, VALID)
     if len(steps) >= 20:
@@ -112,7 +113,7 @@ def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str) -> N
         )
     _frame(axes)
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
-    axes.set_ylabel("loss (nats/token)")
+    axes.set_ylabel(label)
     axes.set_xlabel("step")
     _limit_spikes(axes, np.concatenate([losses, valid_losses]))
     if len(steps) or len(valid_steps):

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from lm.config import TASK_FIGURES, TEXT_METRICS, Config
+from lm.config import LABELLED, TASK_FIGURES, TEXT_METRICS, Config
 from lm.data.prepare import Prepared, references
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
@@ -114,7 +114,9 @@ class Reporter:
 
     def draw_curves(self) -> None:
         if is_first():
-            draw_curves(self._directory.read_metrics(), self._directory.curves_path, self._directory.root.name)
+            directory = self._directory
+            loss = "task_loss" if self._config.objective.name in LABELLED else "loss"
+            draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, loss)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
         prepared = self._prepared

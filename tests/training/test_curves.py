@@ -48,6 +48,11 @@ def test_panels_labels_and_data(tmp_path, drawn):
     assert any("best 2.2300" in text.get_text() and "step 100" in text.get_text() for text in loss.texts)
 
 
+def test_the_loss_of_a_task_is_not_one_of_tokens(tmp_path, drawn):
+    draw_curves(run([1, 2]), tmp_path / "curves.png", "reviews", "task_loss")
+    assert "loss" in {axes.get_ylabel() for axes in drawn[0].axes}
+
+
 def translating(steps):
     return [
         record | {"train/seconds": 3.0 * record["step"]} | ({"valid/bleu": step / 4.0, "valid/ter": 90.0 - step / 4.0})
