@@ -12,6 +12,8 @@ Outputs are searched for by --num_beams and the flags after it, by default those
 --temperature, and without --num_beams, they are drawn. Ends of lines within an output become spaces. With
 several outputs of a source each has a line of three columns, with tabs between them: number of the source,
 score (or number of the sample), text. --output appears when it is whole.
+
+The texts made at a time are split over all devices of this machine, each of which holds the whole model.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.averaging import averaged_params
 from lm.checkpoint import Checkpoints
 from lm.command import DONE, run
-from lm.config import Config
+from lm.config import Config, MeshConfig
 from lm.data.prepare import cache_directory, load_tokenizers
 from lm.data.tokenizers import load_tokenizer
 from lm.decoding.beam import BeamSettings
@@ -42,6 +45,7 @@ from lm.decoding.text import encode_prompts, sample_many, stream_text
 from lm.decoding.translate import cut_sources, encode_sources, sample_texts, search_texts
 from lm.errors import UserError
 from lm.models.transformer import Model, build_model
+from lm.parallel.mesh import make_mesh, on_mesh
 from lm.run_directory import RunDirectory
 from lm.training.progress import bar, duration, fit
 
@@ -89,6 +93,9 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with a source on every line.")
     flags.DEFINE_string("output", None, "Encoder-decoder: file to write; printed if not given.")
     flags.DEFINE_string("prefix", None, "Encoder-decoder: put before every source; if not given that of the training.")
+    flags.DEFINE_string(
+        "output_prefix", "", "Encoder-decoder: text that every output begins with; --max_new_tokens counts it too."
+    )
     flags.DEFINE_integer("num_beams", None, "Encoder-decoder: hypotheses kept by beam search; 1 is greedy.")
     flags.DEFINE_string("penalty", None, "Encoder-decoder: power or gnmt; see eval.generation.penalty.")
     flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none, more for longer outputs.")
@@ -116,8 +123,11 @@ def main() -> int:
     return continue_prompts(run_directory, config, sampling)
 
 
-def load_model(run_directory: RunDirectory, config: Config) -> tuple[Model, Any]:
-    """The model and the parameters of the checkpoint asked for, or of the mean of several, on one device."""
+def load_model(run_directory: RunDirectory, config: Config, rows: int) -> tuple[Model, Any, Mesh]:
+    """The model, and parameters of the checkpoint asked for, or the mean of several, on a mesh for that many rows.
+
+    Each device of the mesh has all parameters and takes a part of the rows.
+    """
     jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
     # Cached decoding always uses xla, so a model trained with another chip's kernel runs here too.
     model = build_model(dataclasses.replace(config.model, attention="xla"))
@@ -127,7 +137,8 @@ def load_model(run_directory: RunDirectory, config: Config) -> tuple[Model, Any]
             params, _ = averaged_params(checkpoints, None, FLAGS.average, FLAGS.step, ema)
         else:
             params, _ = checkpoints.restore_params(step="best" if FLAGS.step is None else FLAGS.step, ema=ema)
-    return model, jax.device_put(params)
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
+    return model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), mesh
 
 
 def refuse(names: tuple[str, ...], because: str) -> None:
@@ -142,7 +153,7 @@ def refuse(names: tuple[str, ...], because: str) -> None:
 
 def continue_prompts(run_directory: RunDirectory, config: Config, sampling: Sampling) -> int:
     refuse(
-        ("input", "output", "prefix", *SEARCH),
+        ("input", "output", "prefix", "output_prefix", *SEARCH),
         f"is for encoder-decoders, and the model of {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
     )
     texts = read_prompts()
@@ -152,19 +163,20 @@ def continue_prompts(run_directory: RunDirectory, config: Config, sampling: Samp
     if max_new_tokens is None:
         max_new_tokens = max(1, min(LONGEST_DEFAULT, config.model.max_length - longest))
     check_room(prompts, max_new_tokens, config.model.max_length)
-    model, params = load_model(run_directory, config)
-    if len(prompts) == 1 and FLAGS.num_samples == 1:
-        print(texts[0], end="", flush=True)
-        for text in stream_text(model, params, tokenizer, prompts[0], sampling, max_new_tokens, FLAGS.seed):
-            print(text, end="", flush=True)
-        print()
-        return DONE
-    batch_size = FLAGS.batch_size or BATCH_SIZE_DEFAULT
-    samples = sample_many(
-        model, params, tokenizer, prompts, sampling, max_new_tokens, FLAGS.seed, FLAGS.num_samples, batch_size
-    )
-    for prompt, sample, text in samples:
-        print(f"--- prompt {prompt + 1}, sample {sample + 1} ---\n{texts[prompt]}{text}", flush=True)
+    rows = len(prompts) * FLAGS.num_samples
+    batch_size = min(rows, FLAGS.batch_size or BATCH_SIZE_DEFAULT)
+    model, params, mesh = load_model(run_directory, config, batch_size)
+    common = sampling, max_new_tokens, FLAGS.seed
+    with on_mesh(mesh):
+        if rows == 1:
+            print(texts[0], end="", flush=True)
+            for text in stream_text(model, params, tokenizer, prompts[0], *common):
+                print(text, end="", flush=True)
+            print()
+            return DONE
+        samples = sample_many(model, params, tokenizer, prompts, *common, FLAGS.num_samples, batch_size)
+        for prompt, sample, text in samples:
+            print(f"--- prompt {prompt + 1}, sample {sample + 1} ---\n{texts[prompt]}{text}", flush=True)
     return DONE
 
 
@@ -203,18 +215,24 @@ def translate(run_directory: RunDirectory, config: Config, sampling: Sampling) -
         ids = encode_sources(source_tokenizer, [source for source in sources if source is not None])
         warn_of_cuts(ids, numbers, config.data.source_length)
         ids = cut_sources(ids, config.data.source_length)
-        model, params = load_model(run_directory, config)
-        common = model, params, tokenizer, ids
-        batch_size = FLAGS.batch_size or config.eval.generation.batch_size
-        began = time.monotonic()
-        if draws:
-            drawn = sample_texts(
-                *common, sampling, max_new_tokens, FLAGS.seed, FLAGS.num_samples, batch_size, progress(len(ids))
+        (output_prefix,) = encode_prompts(tokenizer, [FLAGS.output_prefix])
+        output_prefix = output_prefix[1:]  # all but the begin token
+        if output_prefix and len(output_prefix) >= (limit := max_new_tokens or settings.max_new_tokens):
+            raise UserError(
+                f"--output_prefix: has {len(output_prefix)} tokens, and an output has {limit}; raise --max_new_tokens."
             )
-            outputs = [[(text, str(number)) for number, text in enumerate(each, start=1)] for each in drawn]
-        else:
-            found = search_texts(*common, settings, batch_size, progress(len(ids)))
-            outputs = [[(text, f"{score:.6f}") for text, score in each] for each in found]
+        batch_size = min(len(ids), FLAGS.batch_size or config.eval.generation.batch_size)
+        model, params, mesh = load_model(run_directory, config, batch_size)
+        common = model, params, tokenizer, ids
+        rest = batch_size, progress(len(ids)), output_prefix
+        began = time.monotonic()
+        with on_mesh(mesh):
+            if draws:
+                drawn = sample_texts(*common, sampling, max_new_tokens, FLAGS.seed, FLAGS.num_samples, *rest)
+                outputs = [[(text, str(number)) for number, text in enumerate(each, start=1)] for each in drawn]
+            else:
+                found = search_texts(*common, settings, *rest)
+                outputs = [[(text, f"{score:.6f}") for text, score in each] for each in found]
         seconds = time.monotonic() - began
         several = (FLAGS.num_samples if draws else settings.num_hypotheses) > 1
         write(output_lines(len(texts), dict(zip(numbers, outputs, strict=True)), several))

@@ -15,9 +15,10 @@ from lm import generate
 from lm.checkpoint import Checkpoints
 from lm.config import Config, TokenizerConfig
 from lm.data.tokenizers import ByteTokenizer, build_tokenizer
-from lm.decoding.beam import BeamSettings
-from lm.decoding.sampling import Sampling
-from lm.decoding.text import encode_prompts, sample_many
+from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.loop import generate as generate_tokens
+from lm.decoding.sampling import Sampling, row_keys
+from lm.decoding.text import encode_prompts, sample_many, vocabulary_of
 from lm.decoding.translate import encode_sources, generate_texts, sample_texts
 from lm.errors import UserError
 from lm.models.transformer import build_model, initial_params
@@ -118,6 +119,7 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_named_step(traine
         (("--prompt=a", "--average=3"), "3 checkpoints are to be averaged and there are 2"),
         (("--input=a",), "--input: is for encoder-decoders, and the model of .* continues text; give --prompt or"),
         (("--prompt=a", "--num_beams=2"), "--num_beams: is for encoder-decoders"),
+        (("--prompt=a", "--output_prefix=b"), "--output_prefix: is for encoder-decoders"),
     ],
 )
 def test_bad_input_is_told_in_a_line(command, arguments, message):
@@ -223,6 +225,25 @@ def test_outputs_are_drawn_with_a_temperature(pairs_run, command):
     assert found == "".join(f"{source}\t{sample}\t{one_line(text)}\n" for source, sample, text in rows)
 
 
+def test_outputs_begin_with_a_prefix(pairs_run, command):
+    """All of them, and what follows it is what the model makes after it."""
+    root, model, params = pairs_run
+    sources, start = encode_sources(ALPHABET, READ[:2], 12), ALPHABET.encode_batch(["ga"])[0]
+    settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=6)
+    vocabulary = vocabulary_of(ALPHABET)
+    searched = beam_search(model, params, sources, settings, vocabulary, [start] * 2)
+    arguments = ("--prompt=a b c", "--prompt=h", "--output_prefix=ga", "--max_new_tokens=6")
+    found = command(*arguments, root=root).split("\n")
+    assert found == [one_line(ALPHABET.decode(best.tokens)) for best, *_ in searched] + [""]
+    assert found[0].startswith("ga") and found[1].startswith("ga") and max(map(len, found)) > 2
+
+    keys = row_keys(7, np.arange(2), np.zeros(2))
+    begins = [[vocabulary.bos_id, *start]] * 2
+    drawn = generate_tokens(model, params, begins, keys, Sampling(), vocabulary, 4, sources=sources)
+    found = command(*arguments, "--temperature=1", "--seed=7", root=root).split("\n")
+    assert found == ["ga" + one_line(ALPHABET.decode(each)) for each in drawn] + [""]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -240,6 +261,10 @@ def test_outputs_are_drawn_with_a_temperature(pairs_run, command):
         (("--input=IN", "--temperature=1", "--penalty=gnmt"), "--penalty: is for beam search, and --temperature draws"),
         (("--prompts_file=IN",), "--prompts_file: is for models that continue text; give --input"),
         (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
+        (
+            ("--input=IN", "--output_prefix=abcdefgh"),
+            "--output_prefix: has 8 tokens, and an output has 8; raise --max_ne",
+        ),
         (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
     ],
 )

@@ -67,6 +67,7 @@ def search_texts(
     settings: BeamSettings,
     batch_size: int,
     report: Report | None = None,
+    output_prefix: Sequence[int] = (),
 ) -> list[list[tuple[str, float]]]:
     """Of each source the `settings.num_hypotheses` best outputs, best first, as (text, score).
 
@@ -74,16 +75,17 @@ def search_texts(
         sources: token ids, end token included.
         batch_size: sources at a time. Changes memory and speed, not the outputs.
         report: told (sources done, sources in all) after each batch.
+        output_prefix: token ids that every output begins with; `settings.max_new_tokens` counts them too.
 
-    Under `on_mesh` for sharded parameters; all processes call it alike and get the same. Raises UserError
-    for settings out of range.
+    Under `on_mesh` the sources of a batch are split over its devices; all processes call it alike and get the same.
+    Raises UserError for settings out of range.
     """
     vocabulary = vocabulary_of(tokenizer)
     batch_size = min(batch_size, len(sources))
     outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
     for places in _batches(sources, batch_size, report):
         batch = [sources[place] for place in places]
-        found = beam_search(model, params, batch, settings, vocabulary, min_rows=batch_size)
+        found = beam_search(model, params, batch, settings, vocabulary, [output_prefix] * len(batch), batch_size)
         for place, hypotheses in zip(places, found, strict=True):
             outputs[place] = [(tokenizer.decode(each.tokens), each.score) for each in hypotheses]
     return outputs
@@ -100,25 +102,24 @@ def sample_texts(
     num_samples: int,
     batch_size: int,
     report: Report | None = None,
+    output_prefix: Sequence[int] = (),
 ) -> list[list[str]]:
     """Of each source `num_samples` outputs that are drawn; the other arguments are those of `search_texts`.
 
     What is drawn depends on the seed and the numbers of source and sample, not on `batch_size`. Raises
-    UserError if the model has not so many positions.
+    UserError if the model has not so many positions, or nothing is left to draw.
     """
-    check_room([[tokenizer.bos_id]], max_new_tokens, model.config.max_length)
-    vocabulary = vocabulary_of(tokenizer)
+    vocabulary, num_new = vocabulary_of(tokenizer), max_new_tokens - len(output_prefix)
+    check_room([[vocabulary.bos_id, *output_prefix]], num_new, model.config.max_length)
     batch_size = min(batch_size, len(sources))
     outputs: list[list[str]] = [[] for _ in sources]
     for places in _batches(sources, batch_size, report):
-        batch, begins = [sources[place] for place in places], [[vocabulary.bos_id]] * len(places)
+        batch, begins = [sources[place] for place in places], [[vocabulary.bos_id, *output_prefix]] * len(places)
         for sample in range(num_samples):
             keys_B = row_keys(seed, np.array(places), np.full(len(places), sample))
-            made = generate(
-                model, params, begins, keys_B, sampling, vocabulary, max_new_tokens, batch_size, sources=batch
-            )
+            made = generate(model, params, begins, keys_B, sampling, vocabulary, num_new, batch_size, sources=batch)
             for place, new in zip(places, made, strict=True):
-                outputs[place].append(tokenizer.decode(new))
+                outputs[place].append(tokenizer.decode([*output_prefix, *new]))
     return outputs
 
 
