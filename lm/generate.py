@@ -11,7 +11,9 @@ the same order. Sources are cleaned and get their prefix as in training; an empt
 Outputs are searched for by --num_beams and the flags after it, by default those of eval.generation. With
 --temperature, and without --num_beams, they are drawn. Ends of lines within an output become spaces. With
 several outputs of a source each has a line of three columns, with tabs between them: number of the source,
-score (or number of the sample), text. --output appears when it is whole.
+score (or number of the sample), text. --output appears when it is whole. Models of span corruption, UL2 and infilling
+read and write <extra_id_0>, <extra_id_1>, ... as these tokens: --prompt="Thank you <extra_id_0> me to your party". A
+source for UL2 begins with its mode, <extra_id_100> (R), 101 (S) or 102 (X).
 
 The texts made at a time are split over all devices of this machine, each of which holds the whole model.
 """
@@ -212,11 +214,13 @@ def translate(run_directory: RunDirectory, config: Config, sampling: Sampling) -
     with print_lines() if FLAGS.output is None else whole_file(FLAGS.output, "output") as write:
         tokenizer, source_tokenizer = load_tokenizers(config, run_directory.root)
         numbers = [number for number, source in enumerate(sources, start=1) if source is not None]
-        ids = encode_sources(source_tokenizer, [source for source in sources if source is not None])
+        # What such a model has learned to read and write holds these tokens; in other text they are as it says.
+        spelled = config.objective.name in ("span_corruption", "ul2", "infilling")
+        ids = encode_sources(source_tokenizer, [source for source in sources if source is not None], spelled=spelled)
         warn_of_cuts(ids, numbers, config.data.source_length)
         ids = cut_sources(ids, config.data.source_length)
-        (output_prefix,) = encode_prompts(tokenizer, [FLAGS.output_prefix])
-        output_prefix = output_prefix[1:]  # all but the begin token
+        (output_prefix,) = encode_sources(tokenizer, [FLAGS.output_prefix], spelled=spelled)
+        output_prefix.pop()  # the end token
         if output_prefix and len(output_prefix) >= (limit := max_new_tokens or settings.max_new_tokens):
             raise UserError(
                 f"--output_prefix: has {len(output_prefix)} tokens, and an output has {limit}; raise --max_new_tokens."
@@ -224,7 +228,7 @@ def translate(run_directory: RunDirectory, config: Config, sampling: Sampling) -
         batch_size = min(len(ids), FLAGS.batch_size or config.eval.generation.batch_size)
         model, params, mesh = load_model(run_directory, config, batch_size)
         common = model, params, tokenizer, ids
-        rest = batch_size, progress(len(ids)), output_prefix
+        rest = batch_size, progress(len(ids)), output_prefix, spelled
         began = time.monotonic()
         with on_mesh(mesh):
             if draws:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shutil
 import subprocess
 import sys
 
@@ -141,7 +142,7 @@ PAIRS = Config.from_dict(
         },
         "model": {
             "family": "encoder_decoder",
-            "vocab_size": ALPHABET.vocab_size,
+            "vocab_size": ALPHABET.vocab_size + 2,
             "num_layers": 1,
             "d_model": 16,
             "num_heads": 2,
@@ -165,7 +166,7 @@ def pairs_run(tmp_path_factory):
         ALPHABET.save(directory.tokenizer_dir)
         model = build_model(dataclasses.replace(PAIRS.model, attention="xla"))
         shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
-        random = np.random.default_rng(5)
+        random = np.random.default_rng(94)
         params = jax.tree.map(lambda x: random.normal(0.0, 0.5, x.shape).astype(x.dtype), shapes)
         with Checkpoints(directory.checkpoints_dir, PAIRS.checkpoint) as checkpoints:
             checkpoints.save(1, jax.tree.map(jax.numpy.asarray, {"params": params, "ema": params}), {}, {})
@@ -242,6 +243,26 @@ def test_outputs_begin_with_a_prefix(pairs_run, command):
     drawn = generate_tokens(model, params, begins, keys, Sampling(), vocabulary, 4, sources=sources)
     found = command(*arguments, "--temperature=1", "--seed=7", root=root).split("\n")
     assert found == ["ga" + one_line(ALPHABET.decode(each)) for each in drawn] + [""]
+
+
+def test_a_model_of_span_corruption_reads_and_writes_sentinels(pairs_run, command, tmp_path):
+    root, model, params = pairs_run
+    shutil.copytree(root, tmp_path / "run")
+    values = PAIRS.to_dict()
+    values["data"]["train"] = {"docs": {"kind": "embedded"}}
+    values["data"]["tokenizer"]["extra_ids"] = 2
+    values["objective"] = {"name": "span_corruption"}
+    RunDirectory(tmp_path / "run").write_config(Config.from_dict(values))
+    tokenizer = ALPHABET.with_extra_ids(2)
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    first, second = tokenizer.extra_id(0), tokenizer.extra_id(1)
+    source = [*tokenizer.encode("a"), first, *tokenizer.encode(" b"), second, tokenizer.eos_id]
+    settings, vocabulary = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=8), vocabulary_of(tokenizer)
+    (best, *_), *_ = beam_search(model, params, [source], settings, vocabulary, [[first]])
+    arguments = ("--prompt=a <extra_id_0> b<extra_id_1>", "--output_prefix=<extra_id_0>")
+    found = command(*arguments, root=tmp_path / "run")
+    assert found == one_line(tokenizer.decode_spelled(best.tokens)) + "\n" and found.startswith("<extra_id_0>")
+    assert command(*arguments[:1], root=root) != found, "a pair's source is read as it stands"
 
 
 @pytest.mark.parametrize(

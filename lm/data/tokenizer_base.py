@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from lm.errors import UserError
 
 INFO_FILE = "tokenizer_info.json"
 Offsets = list[tuple[int, int]]
+EXTRA_ID = re.compile(r"\s*<extra_id_([0-9]{1,9})>")
 PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that we make; bytes have no UNK
 
 
@@ -85,6 +87,18 @@ class Tokenizer(abc.ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def encode_spelled(self, text: str) -> list[int]:
+        """The ids of a text in which <extra_id_N> stands for that token, as T5's sources have it: for generation.
+
+        White space before one is dropped: it belongs to the word after it, which is what is hidden. Raises UserError
+        for a number that there is not.
+        """
+        first, *rest = EXTRA_ID.split(text)
+        ids = self.encode(first)
+        for number, after in zip(rest[::2], rest[1::2], strict=True):
+            ids += [self.extra_id(int(number)), *self.encode(after)]
+        return ids
+
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """The ids of `encode`, and of each the characters of `text` that it stands for: [first, last + 1).
@@ -127,6 +141,19 @@ class Tokenizer(abc.ABC):
         special = self._special()
         known = (i for i in map(int, ids) if 0 <= i < self.vocab_size)
         return self._decode([i for i in known if i not in special and self._extra_number(i) is None])
+
+    def decode_spelled(self, ids: Iterable[int]) -> str:
+        """The same with <extra_id_N> for these."""
+        texts: list[str] = []
+        between: list[int] = []
+        for token in map(int, ids):
+            number = self._extra_number(token)
+            if number is None:
+                between.append(token)
+            else:
+                texts += [self.decode(between), f"<extra_id_{number}>"]
+                between = []
+        return "".join([*texts, self.decode(between)])
 
     def is_special(self, token: int) -> bool:
         """Whether the id stands for no text, as bos and eos do; padding too, unless it is an ordinary token."""

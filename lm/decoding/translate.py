@@ -18,14 +18,20 @@ from lm.models.transformer import Model
 Report = Callable[[int, int], None]
 
 
-def encode_sources(tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0) -> list[list[int]]:
-    """Token ids of each text and the end token; with a `source_length` cut by `cut_sources`."""
+def encode_sources(
+    tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0, *, spelled: bool = False
+) -> list[list[int]]:
+    """Token ids of each text and the end token; with a `source_length` cut by `cut_sources`.
+
+    With `spelled` <extra_id_N> in a text is that token.
+    """
     for number, text in enumerate(texts, start=1):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(f"text {number} is not valid UTF-8: {text!r}.") from None
-    sources = [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(list(texts))]
+    encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))
+    sources = [[*ids, tokenizer.eos_id] for ids in encoded]
     return cut_sources(sources, source_length) if source_length else sources
 
 
@@ -68,6 +74,7 @@ def search_texts(
     batch_size: int,
     report: Report | None = None,
     output_prefix: Sequence[int] = (),
+    spelled: bool = False,
 ) -> list[list[tuple[str, float]]]:
     """Of each source the `settings.num_hypotheses` best outputs, best first, as (text, score).
 
@@ -76,18 +83,19 @@ def search_texts(
         batch_size: sources at a time. Changes memory and speed, not the outputs.
         report: told (sources done, sources in all) after each batch.
         output_prefix: token ids that every output begins with; `settings.max_new_tokens` counts them too.
+        spelled: write extra ids as <extra_id_N>; else they are no part of an output's text.
 
     Under `on_mesh` the sources of a batch are split over its devices; all processes call it alike and get the same.
     Raises UserError for settings out of range.
     """
-    vocabulary = vocabulary_of(tokenizer)
+    vocabulary, decode = vocabulary_of(tokenizer), tokenizer.decode_spelled if spelled else tokenizer.decode
     batch_size = min(batch_size, len(sources))
     outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
     for places in _batches(sources, batch_size, report):
         batch = [sources[place] for place in places]
         found = beam_search(model, params, batch, settings, vocabulary, [output_prefix] * len(batch), batch_size)
         for place, hypotheses in zip(places, found, strict=True):
-            outputs[place] = [(tokenizer.decode(each.tokens), each.score) for each in hypotheses]
+            outputs[place] = [(decode(each.tokens), each.score) for each in hypotheses]
     return outputs
 
 
@@ -103,6 +111,7 @@ def sample_texts(
     batch_size: int,
     report: Report | None = None,
     output_prefix: Sequence[int] = (),
+    spelled: bool = False,
 ) -> list[list[str]]:
     """Of each source `num_samples` outputs that are drawn; the other arguments are those of `search_texts`.
 
@@ -111,6 +120,7 @@ def sample_texts(
     """
     vocabulary, num_new = vocabulary_of(tokenizer), max_new_tokens - len(output_prefix)
     check_room([[vocabulary.bos_id, *output_prefix]], num_new, model.config.max_length)
+    decode = tokenizer.decode_spelled if spelled else tokenizer.decode
     batch_size = min(batch_size, len(sources))
     outputs: list[list[str]] = [[] for _ in sources]
     for places in _batches(sources, batch_size, report):
@@ -119,7 +129,7 @@ def sample_texts(
             keys_B = row_keys(seed, np.array(places), np.full(len(places), sample))
             made = generate(model, params, begins, keys_B, sampling, vocabulary, num_new, batch_size, sources=batch)
             for place, new in zip(places, made, strict=True):
-                outputs[place].append(tokenizer.decode([*output_prefix, *new]))
+                outputs[place].append(decode([*output_prefix, *new]))
     return outputs
 
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from lm.config import TokenizerConfig
 from lm.data import sentencepiece_training, tokenizers
 from lm.errors import UserError
+from lm.objectives.denoising import corrupt
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog, and then it sleeps.\n\n",
@@ -244,6 +246,25 @@ def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
         tokenizer.extra_id(3),
     )
     assert len({plain.fingerprint, tokenizer.fingerprint, plain.with_extra_ids(99).fingerprint}) == 3
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_extra_ids_are_spelled_for_generation(kind):
+    """As in T5's example (Raffel 2020, figure 2): the source that training makes of a text, and its target."""
+    kept, hidden = ["Thank you", " me to", " week."], [" for inviting", " your party last"]
+    tokenizer = make(kind, "".join(kept + hidden)).with_extra_ids(12)
+    parts = [tokenizer.encode(part) for part in (kept[0], hidden[0], kept[1], hidden[1], kept[2])]
+    mask = np.concatenate([np.full(len(part), number % 2 == 1) for number, part in enumerate(parts)])
+    sentinels = np.array([tokenizer.extra_id(number) for number in range(12)])
+    source, target = corrupt(np.concatenate(parts), mask, sentinels, tokenizer.eos_id)
+    for text in ("Thank you <extra_id_0> me to <extra_id_1> week.", "Thank you<extra_id_0> me to \n<extra_id_1> week."):
+        assert [*tokenizer.encode_spelled(text), tokenizer.eos_id] == source.tolist()
+    written = "<extra_id_0> for inviting<extra_id_1> your party last<extra_id_2>"
+    assert tokenizer.decode_spelled(target) == written
+    assert [*tokenizer.encode_spelled(written), tokenizer.eos_id] == target.tolist()
+    assert tokenizer.encode_spelled("<extra_id_11>") == [tokenizer.extra_id(11)]
+    with pytest.raises(UserError, match="<extra_id_12> is needed, and the tokenizer has 12"):
+        tokenizer.encode_spelled("a <extra_id_12>")
 
 
 def test_without_extra_ids_files_and_fingerprints_are_what_they_were(tmp_path):
