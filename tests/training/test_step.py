@@ -146,7 +146,7 @@ def pairs_reference() -> tuple[dict, dict]:
     return metrics, grads
 
 
-@pytest.mark.parametrize(("shape", "accumulation"), [((1, 8, 1), 1), ((2, 2, 2), 1), ((2, 1, 1), 4)])
+@pytest.mark.parametrize(("shape", "accumulation"), [((2, 2, 2), 1), ((2, 1, 1), 4)])
 def test_pairs_give_the_same_on_every_mesh_and_in_microbatches(pairs_reference, shape, accumulation):
     mesh_shape = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     config = config_with(train__accumulation=accumulation, **TWO_SIDED)
