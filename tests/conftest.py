@@ -315,5 +315,17 @@ def refused(call: Callable[..., Outcome]) -> Callable[..., None]:
     return check
 
 
+@pytest.fixture
+def refused_settings(refused: Callable[..., None], tmp_path: Path) -> Callable[..., None]:
+    """`refused_settings(message, tiny, ["data.holdout=no", ...])`: train.py says so before it writes anything."""
+
+    def check(message: str, experiment: Tiny, overrides: list[str]) -> None:
+        settings = [f"--config.{each}" for each in overrides]
+        refused(message, "train.py", *experiment.flags(tmp_path / "run"), *settings)
+        assert list(tmp_path.iterdir()) == []
+
+    return check
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
