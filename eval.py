@@ -25,14 +25,14 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from lm.command import DONE, config_from_flags, define_config_flag, run
-from lm.data.prepare import cache_directory
+from lm.config.command import DONE, config_from_flags, define_config_flag, run
+from lm.data.storing.prepare import cache_directory
 from lm.errors import UserError
-from lm.evaluate import SPLITS, Options, evaluate_run
-from lm.evaluation.table import print_table, with_means
 from lm.parallel import distributed
 from lm.parallel.distributed import is_first
-from lm.run_directory import RunDirectory
+from lm.reporting.table import print_table, with_means
+from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import SPLITS, Options, evaluate_run
 
 FLAGS = flags.FLAGS
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from lm import command
-from lm.data.prepare import cache_directory
+from lm.config import command
+from lm.data.storing.prepare import cache_directory
 from lm.errors import UserError
 from lm.parallel import distributed
-from lm.repeats import repetitions, train_all
+from lm.runs.repeats import repetitions, train_all
 from lm.training.loop import train
 
 FLAGS = flags.FLAGS

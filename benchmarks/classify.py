@@ -17,14 +17,13 @@ import numpy as np
 from absl import flags
 
 from benchmarks.record import repeated_results, surroundings, write_record
-from lm import command
-from lm.config import Config, TokenizerConfig
-from lm.data import label_store
-from lm.data.label_store import LabelledStore
-from lm.data.tokenizers import build_tokenizer
+from lm.config import Config, TokenizerConfig, command
+from lm.data.storing import label_store
+from lm.data.storing.label_store import LabelledStore
+from lm.data.tokenizing.tokenizers import build_tokenizer
 from lm.errors import UserError
 from lm.evaluation.classification import classification_figures
-from lm.evaluation.table import Result, print_table, with_means
+from lm.reporting.table import Result, print_table, with_means
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse of the L2 penalty, tried on the validation examples
 

@@ -34,16 +34,16 @@ from rich.table import Table
 
 from benchmarks.huggingface_peer import build_peer, frameworks, peer_logits, peer_search
 from benchmarks.record import surroundings, write_record
-from lm import command
-from lm.checkpoint import Checkpoints
-from lm.data.prepare import load_tokenizers
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.config import command
+from lm.data.storing.prepare import load_tokenizers
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.inputs import Vocabulary, model_batch, pad_sources
 from lm.decoding.text import vocabulary_of
 from lm.decoding.translate import encode_sources
 from lm.errors import UserError
-from lm.models.transformer import Model, build_model, count_parameters
-from lm.run_directory import RunDirectory
+from lm.models.transformer.wiring import Model, build_model, count_parameters
+from lm.runs.directory import RunDirectory
 
 OURS = "ours"
 TOLERANCE = 1e-4  # of logits

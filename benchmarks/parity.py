@@ -28,9 +28,9 @@ import numpy as np
 
 from lm.batch import Batch, Source
 from lm.config import ModelConfig
-from lm.models.positions import distance_buckets
 from lm.models.presets import preset
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.positions import distance_buckets
+from lm.models.transformer.wiring import build_model, initial_params
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 TOLERANCE = 1e-4  # of logits of which most are between -5 and 5
@@ -151,7 +151,7 @@ def our_logits(config: ModelConfig) -> np.ndarray:
 
 
 def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """As `lm.models.positions.RelativeBias` looks them up."""
+    """As `lm.models.transformer.positions.RelativeBias` looks them up."""
     one_sided = num_buckets // 2 if bidirectional else num_buckets
     behind = np.abs(distances) if bidirectional else np.maximum(-distances, 0)
     buckets = distance_buckets(one_sided, max_distance)[np.minimum(behind, max_distance)]

@@ -20,12 +20,12 @@ from typing import Any
 
 from absl import flags
 
-from lm import command
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.config import command
 from lm.errors import UserError
-from lm.evaluation.table import Result, with_means
-from lm.models.transformer import count_parameters
-from lm.run_directory import RunDirectory
+from lm.models.transformer.wiring import count_parameters
+from lm.reporting.table import Result, with_means
+from lm.runs.directory import RunDirectory
 from lm.training.startup import versions
 
 RESULTS = Path(__file__).parents[1] / "results"

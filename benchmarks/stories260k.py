@@ -22,10 +22,11 @@ import numpy as np
 
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
+from lm.data.packing import causal
 from lm.decoding.loop import Vocabulary, generate
 from lm.decoding.sampling import Sampling, row_keys
-from lm.models.transformer import Decoder, build_model
-from lm.objectives import causal, cross_entropy
+from lm.models.transformer.wiring import Decoder, build_model
+from lm.objectives import cross_entropy
 
 BEGIN, END, FIRST_BYTE = 1, 2, 3  # ids; piece FIRST_BYTE + b is the byte b
 ROOT = Path(__file__).resolve().parents[1]

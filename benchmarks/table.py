@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lm.evaluation.table import heading, show
+from lm.reporting.table import heading, show
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by python -m benchmarks.table -->", "<!-- end of results -->"

@@ -25,12 +25,11 @@ import jax
 from absl import flags
 from jax.experimental import topologies
 
-from lm import command
-from lm.config import Config
+from lm.config import Config, command
+from lm.costs import CHIPS, estimate_memory, flops_per_row, parameter_counts, peak_flops
 from lm.errors import UserError
-from lm.flops import CHIPS, estimate_memory, flops_per_row, parameter_counts, peak_flops
-from lm.models.attention_kernels import choose_backend
-from lm.models.transformer import build_model
+from lm.models.transformer.attention_kernels import choose_backend
+from lm.models.transformer.wiring import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
@@ -53,7 +52,7 @@ class Report:
     train_flops: float  # of a step, on one device
     peak: float | None  # FLOP/s of one device
     capacity: float | None  # bytes
-    estimate: int  # by lm/flops.py, before compiling
+    estimate: int  # by lm/costs.py, before compiling
     compile_seconds: float
     state: int | None = None  # parameters, optimizer and batch; None if XLA refused the program
     temporaries: int | None = None

@@ -58,7 +58,7 @@ class Output:
     """What a model gives; None is what its head does not compute."""
 
     logits: Any = None  # float32 (B, L, V), of labels (B, L, C), of an answer's start and end (B, L, 2)
-    cache: Any = None  # lm.models.cache.Cache
+    cache: Any = None  # lm.models.transformer.cache.Cache
     places: Any = None  # int32 (B, P): the tokens of which there are logits, (B, P, V) then; None: all
     pair_logits: Any = None  # float32 (B, L, 2): whether the second text follows; read at the first token
     embedding: Any = None  # float32 (B, D): of each row, of length 1

@@ -25,14 +25,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm.checkpoint import Checkpoints
-from lm.command import DONE, run
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import GenerationConfig
+from lm.config.command import DONE, run
 from lm.config.training import TEXT_METRICS
 from lm.errors import UserError
 from lm.evaluation.intervals import resamples
 from lm.evaluation.predictions import Example, read_predictions
-from lm.evaluation.table import heading
 from lm.evaluation.text_metrics import (
     BY_SACREBLEU,
     percent,
@@ -41,7 +40,8 @@ from lm.evaluation.text_metrics import (
     sacrebleu_scorer,
     sentence_counts,
 )
-from lm.run_directory import RunDirectory
+from lm.reporting.table import heading
+from lm.runs.directory import RunDirectory
 
 FLAGS = flags.FLAGS
 FILE = "predictions.jsonl"

@@ -33,12 +33,12 @@ import jax
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lm.averaging import averaged_params
-from lm.checkpoint import Checkpoints
-from lm.command import DONE, run
+from lm.checkpoints.averaging import averaged_params
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
-from lm.data.prepare import cache_directory, load_tokenizers
-from lm.data.tokenizers import load_tokenizer
+from lm.config.command import DONE, run
+from lm.data.storing.prepare import cache_directory, load_tokenizers
+from lm.data.tokenizing.tokenizers import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, read_lines, source_text, whole_file
 from lm.decoding.loop import check_room
@@ -46,10 +46,10 @@ from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many, stream_text
 from lm.decoding.translate import cut_sources, encode_sources, sample_texts, search_texts
 from lm.errors import UserError
-from lm.models.transformer import Model, build_model
+from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.mesh import make_mesh, on_mesh
-from lm.run_directory import RunDirectory
-from lm.training.progress import bar, duration, fit
+from lm.reporting.progress import bar, duration, fit
+from lm.runs.directory import RunDirectory
 
 LONGEST_DEFAULT = 256
 BATCH_SIZE_DEFAULT = 16  # of continuations

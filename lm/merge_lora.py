@@ -25,12 +25,12 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save_file
 
-from lm.checkpoint import Checkpoints
-from lm.command import DONE, run
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
+from lm.config.command import DONE, run
 from lm.errors import UserError
-from lm.lora import adapters, merge
-from lm.run_directory import TOKENIZERS, RunDirectory
+from lm.models.transformer.lora import adapters, merge
+from lm.runs.directory import TOKENIZERS, RunDirectory
 
 FLAGS = flags.FLAGS
 

@@ -8,24 +8,23 @@ from typing import TypeAlias
 import numpy as np
 
 from lm.config import LABELLED, PAIRED, Config
-from lm.data import loader
-from lm.data.examples import DenoisingExamples, Examples, PairExamples
-from lm.data.label_store import LabelledStore
-from lm.data.loader import EvalRows, TrainRows
-from lm.data.masked_pieces import MaskedPieces, NextSentencePieces
-from lm.data.packed_rows import Packable, PackedTrainRows
-from lm.data.pair_rows import PairEvalRows, PairLayout
-from lm.data.pair_store import PairStore
-from lm.data.partner_rows import PartnerEvalRows, PartnerLayout
-from lm.data.piece_rows import PieceEvalRows, PieceLayout, TaskEvalRows
-from lm.data.prepare import Prepared, Store
-from lm.data.task_pieces import AnswerPieces, TaskPieces, TextPieces, WordPieces
-from lm.data.token_store import TokenStore
-from lm.data.tokenizers import Tokenizer
+from lm.data.examples.corruption import build_denoiser
+from lm.data.examples.labelled import AnswerPieces, TaskPieces, TextPieces, WordPieces
+from lm.data.examples.masked import MaskedPieces, NextSentencePieces
+from lm.data.examples.masking import build_masking
+from lm.data.examples.pairs import DenoisingExamples, Examples, PairExamples
+from lm.data.packing import causal, loader
+from lm.data.packing.loader import EvalRows, TrainRows
+from lm.data.packing.packed_rows import Packable, PackedTrainRows
+from lm.data.packing.pair_rows import PairEvalRows, PairLayout
+from lm.data.packing.partner_rows import PartnerEvalRows, PartnerLayout
+from lm.data.packing.piece_rows import PieceEvalRows, PieceLayout, TaskEvalRows
+from lm.data.storing.label_store import LabelledStore
+from lm.data.storing.pair_store import PairStore
+from lm.data.storing.prepare import Prepared, Store
+from lm.data.storing.token_store import TokenStore
+from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.errors import UserError
-from lm.objectives import causal
-from lm.objectives.denoising import build_denoiser
-from lm.objectives.masking import build_masking
 
 AnyTrainRows: TypeAlias = TrainRows | PackedTrainRows
 AnyEvalRows: TypeAlias = EvalRows | PairEvalRows | PieceEvalRows | PartnerEvalRows

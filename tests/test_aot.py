@@ -8,8 +8,8 @@ import pytest
 
 from lm import aot
 from lm.config import Config, defaults, source
+from lm.costs import flops_per_row, parameter_counts
 from lm.errors import UserError
-from lm.flops import flops_per_row, parameter_counts
 
 
 def small(**model):

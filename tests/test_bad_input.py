@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 

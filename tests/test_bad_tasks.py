@@ -7,10 +7,10 @@ import pytest
 
 from lm.config import Config
 from lm.config.checks import FAMILIES
-from lm.data.prepare import prepare
+from lm.data.storing.prepare import prepare
 from lm.errors import UserError
-from lm.run_directory import RunDirectory
-from tests.runs import config_of
+from lm.runs.directory import RunDirectory
+from tests.run_helpers import config_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 

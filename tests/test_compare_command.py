@@ -13,7 +13,7 @@ from lm import compare
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.predictions import Example, write_predictions
-from lm.run_directory import RunDirectory
+from lm.runs.directory import RunDirectory
 
 WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew".split()
 

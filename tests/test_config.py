@@ -3,8 +3,8 @@
 import pytest
 
 from lm.config import Config, defaults, source
+from lm.config.schema import check_name, differences
 from lm.errors import UserError
-from lm.schema import check_name, differences
 
 
 def values(**changes):

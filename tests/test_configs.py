@@ -12,8 +12,8 @@ import pytest
 
 from configs import bert_mlm, glue
 from lm.config import Config, defaults
+from lm.config.schema import describe_settings
 from lm.errors import UserError
-from lm.schema import describe_settings
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")

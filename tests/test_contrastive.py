@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from lm.checkpoint import Checkpoints
-from lm.data.prepare import load_tokenizers, prepare_split
-from lm.models.transformer import build_model
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.data.storing.prepare import load_tokenizers, prepare_split
+from lm.models.transformer.wiring import build_model
 from lm.rows import eval_rows
-from lm.run_directory import RunDirectory
+from lm.runs.directory import RunDirectory
 from tests.conftest import Tiny
-from tests.runs import assert_same_run, checkpoints_of, metrics, train_here
+from tests.run_helpers import assert_same_run, checkpoints_of, metrics, train_here
 
 CONFIG = """
 from lm.config import defaults, source

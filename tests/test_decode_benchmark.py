@@ -14,7 +14,7 @@ from lm.decoding.beam import BeamSettings
 from lm.decoding.inputs import Vocabulary
 from lm.errors import UserError
 from lm.models.presets import preset
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.wiring import build_model, initial_params
 
 SIZES = {"num_layers": 2, "num_encoder_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8}
 CONFIG = ModelConfig(**{**preset("transformer_tiny"), **SIZES, "d_ff": 24, "vocab_size": 40, "max_length": 32})

@@ -16,17 +16,17 @@ import numpy as np
 import optax
 import pytest
 
-from lm.averaging import averaged_params
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.averaging import averaged_params
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, defaults, source
-from lm.data.prepare import prepare
+from lm.data.storing.prepare import prepare
 from lm.errors import UserError
-from lm.evaluate import _evaluation_config
 from lm.evaluation.predictions import read_predictions
 from lm.evaluation.text_metrics import score
-from lm.models.transformer import build_model
+from lm.models.transformer.wiring import build_model
 from lm.parallel.mesh import make_mesh
-from lm.run_directory import RunDirectory
+from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import _evaluation_config
 from lm.training.state import abstract_state, make_state
 
 command = importlib.import_module("eval")

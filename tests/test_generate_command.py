@@ -13,17 +13,17 @@ import pytest
 from absl import flags
 
 from lm import generate
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, TokenizerConfig
-from lm.data.tokenizers import ByteTokenizer, build_tokenizer
+from lm.data.tokenizing.tokenizers import ByteTokenizer, build_tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import generate as generate_tokens
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import encode_prompts, sample_many, vocabulary_of
 from lm.decoding.translate import encode_sources, generate_texts, sample_texts
 from lm.errors import UserError
-from lm.models.transformer import build_model, initial_params
-from lm.run_directory import RunDirectory
+from lm.models.transformer.wiring import build_model, initial_params
+from lm.runs.directory import RunDirectory
 
 TOKENIZER = ByteTokenizer()
 CONFIG = Config.from_dict(

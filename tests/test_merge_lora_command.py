@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.data.tokenizers import ByteTokenizer
-from lm.lora import adapters
-from lm.models.transformer import build_model, initial_params
-from lm.run_directory import RunDirectory
+from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.models.transformer.lora import adapters
+from lm.models.transformer.wiring import build_model, initial_params
+from lm.runs.directory import RunDirectory
 
 
 def config_of(text, **changes) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.checkpoint import Checkpoints
+from lm.checkpoints.checkpoints import Checkpoints
 
 STEPS = 30
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from lm.checkpoint import TORN
-from tests.runs import assert_same_run, checkpoints_of, last_step, metrics
+from lm.checkpoints.checkpoints import TORN
+from tests.run_helpers import assert_same_run, checkpoints_of, last_step, metrics
 
 STEPS = 40
 # What differs from `tiny`. Pairs go through the same rows as spans do, with nothing left to draw.

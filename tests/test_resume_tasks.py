@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import lm.training.loop
-from lm.checkpoint import Checkpoints
-from lm.data.prepare import prepare
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.data.storing.prepare import prepare
 from lm.errors import UserError
 from lm.rows import train_rows
-from lm.run_directory import RunDirectory
+from lm.runs.directory import RunDirectory
 from lm.training.step import batch_hash
-from tests.runs import assert_same_run, checkpoints_of, config_of, last_step, metrics, train_here
+from tests.run_helpers import assert_same_run, checkpoints_of, config_of, last_step, metrics, train_here
 from tests.trees import flatten
 
 # What differs from `tiny`, so that as few steps as `tiny_labels` has are enough.

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
-from lm.data.loader import EvalRows, TrainRows
-from lm.data.packed_rows import PackedTrainRows
-from lm.data.pair_rows import PairEvalRows
-from lm.data.piece_rows import PieceEvalRows
-from lm.data.prepare import prepare
-from lm.data.tokenizers import ByteTokenizer
+from lm.data.packing.loader import EvalRows, TrainRows
+from lm.data.packing.packed_rows import PackedTrainRows
+from lm.data.packing.pair_rows import PairEvalRows
+from lm.data.packing.piece_rows import PieceEvalRows
+from lm.data.storing.prepare import prepare
+from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.parallel.mesh import batch_sharding, make_mesh
 from lm.rows import _ends_sentence, eval_rows, train_rows

@@ -5,7 +5,7 @@ below), changes what differs and returns it. The command line overrides single v
 `--config.model.num_layers=6`. `Config.from_dict` turns the result back into frozen dataclasses and
 checks the whole before anything is built: unknown keys, types, ranges, and pairs of settings that
 cannot work together. Checks that need devices or a tokenizer are made by those who know them
-(`lm/parallel/mesh.py`, `lm/data/prepare.py`) and are told in the same way, as a UserError.
+(`lm/parallel/mesh.py`, `lm/data/storing/prepare.py`) and are told in the same way, as a UserError.
 """
 
 from lm.config.checks import LABELLED, PAIRED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from lm.schema import option, section
+from lm.config.schema import option, section
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import ml_collections
 from lm.config.checks import check_pairs
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig, ObjectiveConfig
+from lm.config.schema import build, option, section
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lm.errors import UserError
-from lm.schema import build, option, section
 
 # What the model has to compute for an objective; for all others the next token.
 HEADS = {

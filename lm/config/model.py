@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lm.schema import option
+from lm.config.schema import option
 
 
 @dataclass(frozen=True)

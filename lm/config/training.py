@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lm.schema import option, section
+from lm.config.schema import option, section
 
 # Metrics of which more is better; of all others (losses, error rates) less is.
 SCORES = (

@@ -26,15 +26,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm import command
 from lm.batch import Batch
-from lm.config import Config
-from lm.data.label_store import LabelledStore
-from lm.data.packed_rows import PackedTrainRows
-from lm.data.pair_store import PairStore
-from lm.data.prepare import Prepared, Store, prepare
-from lm.data.token_store import TokenStore
-from lm.data.tokenizers import Tokenizer
+from lm.config import Config, command
+from lm.data.packing.packed_rows import PackedTrainRows
+from lm.data.storing.label_store import LabelledStore
+from lm.data.storing.pair_store import PairStore
+from lm.data.storing.prepare import Prepared, Store, prepare
+from lm.data.storing.token_store import TokenStore
+from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.errors import UserError
 from lm.rows import train_rows
 

@@ -38,8 +38,8 @@ from lm.batch import Array, Source
 from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.ngrams import completes_repeat
 from lm.errors import UserError
-from lm.models.cache import Cache, empty_cache, repeat_rows, take_rows
-from lm.models.transformer import Model
+from lm.models.transformer.cache import Cache, empty_cache, repeat_rows, take_rows
+from lm.models.transformer.wiring import Model
 
 PENALTIES = ("power", "gnmt")
 

@@ -16,7 +16,7 @@ import numpy as np
 from lm.batch import Array, Batch, Source
 from lm.config import ModelConfig
 from lm.errors import UserError
-from lm.models.cache import Cache
+from lm.models.transformer.cache import Cache
 
 SMALLEST_SOURCE = 8
 

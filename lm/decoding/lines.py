@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lm.config import Config, SourceConfig
-from lm.data.pairs import Pair, clean_pair, with_prefix
+from lm.data.reading.pairs import Pair, clean_pair, with_prefix
 from lm.errors import UserError
 
 

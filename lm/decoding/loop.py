@@ -1,4 +1,4 @@
-"""Prefill and the decoding loop, with the explicit cache of `lm/models/cache.py`.
+"""Prefill and the decoding loop, with the explicit cache of `lm/models/transformer/cache.py`.
 
 Prompts are padded at the right, and every row keeps its own length: the token at place n of a row
 lies in slot n of the cache, whatever its neighbours are. The prefill fills the cache with all of a
@@ -24,8 +24,8 @@ from lm.batch import Array, Source
 from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.sampling import Sampling, choose, process_logits
 from lm.errors import UserError
-from lm.models.cache import Cache, empty_cache
-from lm.models.transformer import Model
+from lm.models.transformer.cache import Cache, empty_cache
+from lm.models.transformer.wiring import Model
 
 SMALLEST_BUCKET = 16
 

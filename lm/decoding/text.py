@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.tokenizers import Tokenizer
+from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.inputs import Vocabulary
 from lm.decoding.loop import check_room, generate, stream
 from lm.decoding.sampling import Sampling, row_keys
 from lm.errors import UserError
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
 
 UNFINISHED = "\ufffd"  # what a tokenizer makes of bytes that are not (yet) a character
 

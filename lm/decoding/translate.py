@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.tokenizers import Tokenizer
+from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import check_room, generate
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import vocabulary_of
 from lm.errors import UserError
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
 
 Report = Callable[[int, int], None]
 

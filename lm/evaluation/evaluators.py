@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from lm.config import ObjectiveConfig
 from lm.evaluation.metrics import Sums, contrastive_figures, figures, masked_figures, missing_figures
 from lm.evaluation.scorer import Scorer
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
 from lm.objectives.cross_entropy import LossSums
 from lm.rows import AnyEvalRows
 

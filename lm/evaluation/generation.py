@@ -9,14 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm.config import GenerationConfig
-from lm.data.pairs import Pair
-from lm.data.tokenizers import Tokenizer
+from lm.data.reading.pairs import Pair
+from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.translate import generate_texts
 from lm.evaluation.evaluators import choose_rows
 from lm.evaluation.predictions import Example
 from lm.evaluation.text_metrics import score
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
 from lm.parallel.mesh import on_mesh
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lm.errors import UserError
 from lm.evaluation.metrics import finite_or_none
-from lm.evaluation.whole_files import replacing
+from lm.files import replacing
 
 
 @dataclass(frozen=True)

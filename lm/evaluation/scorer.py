@@ -15,8 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
-from lm.data.loader import prefetch
-from lm.models.transformer import Model
+from lm.data.packing.loader import prefetch
+from lm.models.transformer.wiring import Model
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import objective_sums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global

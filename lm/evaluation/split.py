@@ -10,15 +10,15 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lm.config import LABELLED, Config
-from lm.data.pairs import Pair
-from lm.data.piece_rows import TaskEvalRows
-from lm.data.tokenizers import Tokenizer
+from lm.data.packing.piece_rows import TaskEvalRows
+from lm.data.reading.pairs import Pair
+from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.evaluation.evaluators import LanguageModelling
 from lm.evaluation.generation import Generation
 from lm.evaluation.predictions import write_predictions
-from lm.evaluation.table import heading, show
 from lm.evaluation.task_evaluation import TaskEvaluation
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
+from lm.reporting.table import heading, show
 from lm.rows import AnyEvalRows
 
 # Of text that follows from a source, or was corrupted, these say nothing.

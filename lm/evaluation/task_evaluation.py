@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm.config import Config
-from lm.data.piece_rows import TaskEvalRows
+from lm.data.packing.piece_rows import TaskEvalRows
 from lm.errors import UserError
 from lm.evaluation.evaluators import choose_rows, loss_of
 from lm.evaluation.intervals import Interval, intervals
@@ -19,7 +19,7 @@ from lm.evaluation.metrics import Sums
 from lm.evaluation.scorer import Scorer
 from lm.evaluation.tagging import scheme_of
 from lm.evaluation.tasks import Predictions, predict, whole_examples
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
 
 
 class TaskEvaluation:

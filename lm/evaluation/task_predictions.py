@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm.data.labelled import Labelled, Question, Tagged
+from lm.data.reading.labelled import Labelled, Question, Tagged
 from lm.evaluation.answer_search import Answer
 from lm.evaluation.metrics import finite_or_none
 from lm.evaluation.predictions import write_objects

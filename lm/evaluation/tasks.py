@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.labelled import Labelled, Question, Tagged
-from lm.data.task_pieces import AnswerPieces, TaskPieces, TextPieces, WordPieces
+from lm.data.examples.labelled import AnswerPieces, TaskPieces, TextPieces, WordPieces
+from lm.data.reading.labelled import Labelled, Question, Tagged
 from lm.evaluation.answer_search import Answer, Window, best_answer
 from lm.evaluation.answers import answer_figures, answer_scores
 from lm.evaluation.classification import classification_figures, confusion_counts, regression_figures
-from lm.evaluation.confusion import draw_confusion
 from lm.evaluation.tagging import entity_counts, scheme_of, tagging_figures, word_counts
 from lm.evaluation.task_predictions import write_answered, write_classified, write_regressed, write_tagged
+from lm.reporting.confusion import draw_confusion
 
 OUTSIDE = "O"  # the tag of a word of which the tokenizer makes no token
 

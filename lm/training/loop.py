@@ -15,26 +15,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lm import flops
-from lm.checkpoint import Checkpoints
-from lm.command import DONE, SAVED_ON_SIGNAL
+from lm import costs as flops
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.data.loader import prefetch
-from lm.data.prepare import Prepared, prepare
+from lm.config.command import DONE, SAVED_ON_SIGNAL
+from lm.data.packing.loader import prefetch
+from lm.data.storing.prepare import Prepared, prepare
 from lm.errors import UserError
-from lm.initialisation import load_initial, source_run
-from lm.models.attention_kernels import choose_backend
-from lm.models.transformer import Model, build_model
+from lm.models.transformer.attention_kernels import choose_backend
+from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
+from lm.reporting.console import Console
+from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
+from lm.reporting.progress import Progress
 from lm.rows import AnyTrainRows, train_rows
-from lm.run_directory import RunDirectory
-from lm.training.console import Console
-from lm.training.metrics import LateMetrics, MetricsWriter
+from lm.runs.directory import RunDirectory
+from lm.runs.initialisation import load_initial, source_run
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
 from lm.training.patience import is_exhausted
-from lm.training.progress import Progress
 from lm.training.report import Reporter
 from lm.training.schedules import schedule
 from lm.training.signals import StopRequest

@@ -21,7 +21,7 @@ import optax
 
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
-from lm.models.transformer import Model, initial_params
+from lm.models.transformer.wiring import Model, initial_params
 from lm.training.names import Path, block_of, map_with_path
 
 Rate = float | np.ndarray  # float32 (N,) where the stacked layers differ; 0 for frozen

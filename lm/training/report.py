@@ -8,19 +8,19 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lm.config import LABELLED, TASK_FIGURES, TEXT_METRICS, Config
-from lm.data.prepare import Prepared, references
+from lm.data.storing.prepare import Prepared, references
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
 from lm.evaluation.compression import unigram_entropy, xz_bits_per_byte
 from lm.evaluation.split import SplitEvaluation
-from lm.evaluation.table import Result, print_table, show, write_results
-from lm.models.transformer import Model
+from lm.models.transformer.wiring import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
+from lm.reporting.console import Console
+from lm.reporting.curves import draw_curves
+from lm.reporting.table import Result, print_table, show, write_results
 from lm.rows import eval_rows
-from lm.run_directory import RunDirectory
-from lm.training.console import Console
-from lm.training.curves import draw_curves
+from lm.runs.directory import RunDirectory
 from lm.training.startup import versions
 from lm.training.state import TrainState
 

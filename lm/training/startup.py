@@ -14,18 +14,18 @@ import jax
 from jax.sharding import Mesh
 from rich.table import Table
 
-from lm import flops
+from lm import costs as flops
 from lm.config import Config
-from lm.data.label_store import LabelledStore
-from lm.data.packed_rows import PackedTrainRows
-from lm.data.pair_store import PairStore
-from lm.data.prepare import Prepared, Store
-from lm.models.transformer import count_parameters
+from lm.data.packing.packed_rows import PackedTrainRows
+from lm.data.storing.label_store import LabelledStore
+from lm.data.storing.pair_store import PairStore
+from lm.data.storing.prepare import Prepared, Store
+from lm.models.transformer.wiring import count_parameters
 from lm.parallel.distributed import describe_processes
+from lm.reporting.progress import short_number
 from lm.rows import AnyTrainRows
 from lm.training.multipliers import Rate, all_one, shown
 from lm.training.names import decay_table
-from lm.training.progress import short_number
 
 MOST_LABELS = 6  # told with their numbers
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")

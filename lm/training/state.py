@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array
 from lm.config import Config
-from lm.models.transformer import Model, initial_params
+from lm.models.transformer.wiring import Model, initial_params
 from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lm.config import SourceConfig, TokenizerConfig
-from lm.data import tokenizers
-from lm.data.label_encoding import AnswerTokens
-from lm.data.labelled import open_labelled
-from lm.data.task_pieces import covering
+from lm.data.examples.label_encoding import AnswerTokens
+from lm.data.examples.labelled import covering
+from lm.data.reading.labelled import open_labelled
+from lm.data.tokenizing import tokenizers
 
 DATA = Path(os.environ.get("LM_SHARED_DATA", ""))
 

@@ -16,7 +16,7 @@ from lm.decoding.inputs import Vocabulary, choosable, pad_sources, source_bucket
 from lm.decoding.loop import generate
 from lm.decoding.sampling import Sampling, row_keys
 from lm.errors import UserError
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 
 V, EOS, NEW = 16, 2, 10

@@ -16,8 +16,8 @@ from lm.decoding.inputs import Vocabulary
 from lm.decoding.loop import advance, check_room, generate, start, stream
 from lm.decoding.sampling import Sampling, process_logits, row_keys
 from lm.errors import UserError
-from lm.models.cache import empty_cache
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.cache import empty_cache
+from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 
 CONFIG = ModelConfig(

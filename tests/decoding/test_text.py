@@ -5,11 +5,11 @@ import jax
 import pytest
 
 from lm.config import ModelConfig, TokenizerConfig
-from lm.data.tokenizers import ByteTokenizer, build_tokenizer
+from lm.data.tokenizing.tokenizers import ByteTokenizer, build_tokenizer
 from lm.decoding import text
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.wiring import build_model, initial_params
 
 BYTES = ByteTokenizer()
 CONFIG = ModelConfig(

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lm.config import ModelConfig
-from lm.data.tokenizers import ByteTokenizer
+from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import vocabulary_of
 from lm.decoding.translate import cut_sources, encode_sources, generate_texts, sample_texts, search_texts
 from lm.errors import UserError
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.wiring import build_model, initial_params
 
 BYTES = ByteTokenizer()
 CONFIG = ModelConfig(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
-from lm.data.loader import EvalRows
+from lm.data.packing.causal import features
+from lm.data.packing.loader import EvalRows
 from lm.evaluation.evaluators import LanguageModelling, choose_rows
 from lm.evaluation.scorer import forward_batch
-from lm.models.transformer import build_model, initial_params
-from lm.objectives.causal import features
+from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh, param_shardings
 
 LENGTH, VOCAB = 16, 24

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
-from lm.data.pairs import Pair
+from lm.data.reading.pairs import Pair
 from lm.evaluation.split import SplitEvaluation
 from lm.parallel.mesh import make_mesh
 

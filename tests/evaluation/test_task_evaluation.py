@@ -15,12 +15,12 @@ import pytest
 
 from lm.batch import Output
 from lm.config import TASK_FIGURES, Config, MeshConfig
-from lm.data.label_encoding import AnswerTokens, TextTokens, WordTokens
-from lm.data.label_store import LabelledStore
-from lm.data.labelled import Labelled, Question, Tagged
-from lm.data.piece_rows import PieceLayout, TaskEvalRows
-from lm.data.task_pieces import AnswerPieces, TextPieces, WordPieces
-from lm.data.tokenizers import ByteTokenizer
+from lm.data.examples.label_encoding import AnswerTokens, TextTokens, WordTokens
+from lm.data.examples.labelled import AnswerPieces, TextPieces, WordPieces
+from lm.data.packing.piece_rows import PieceLayout, TaskEvalRows
+from lm.data.reading.labelled import Labelled, Question, Tagged
+from lm.data.storing.label_store import LabelledStore
+from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.intervals import resamples
 from lm.evaluation.task_evaluation import TaskEvaluation

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lm.data.labelled import Labelled, Question, Tagged
+from lm.data.reading.labelled import Labelled, Question, Tagged
 from lm.evaluation.answer_search import Answer
 from lm.evaluation.task_predictions import write_answered, write_classified, write_regressed, write_tagged
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from lm.batch import Batch, Source
 from lm.config import ModelConfig
-from lm.models.stack import unstack_layers
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.stack import unstack_layers
+from lm.models.transformer.wiring import build_model, initial_params
 from tests.trees import flatten, nest
 
 V, D, L = 29, 16, 12

@@ -12,9 +12,9 @@ import pytest
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.errors import UserError
-from lm.models import attention_kernels
-from lm.models.attention import attention_mask, dot_product_attention
-from lm.models.transformer import Decoder, build_model, initial_params
+from lm.models.transformer import attention_kernels
+from lm.models.transformer.attention import attention_mask, dot_product_attention
+from lm.models.transformer.wiring import Decoder, build_model, initial_params
 from lm.parallel.mesh import make_mesh, on_mesh
 
 LENGTH = 128
@@ -185,7 +185,7 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
         calls.append(args)
         return attention_mask(*args, **kwargs)
 
-    monkeypatch.setattr("lm.models.transformer.attention_mask", spy)
+    monkeypatch.setattr("lm.models.transformer.wiring.attention_mask", spy)
     monkeypatch.setattr(attention_kernels, "splash", lambda q, k, v, segments, window: q)
     ids = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
     batch, params = Batch(ids, ids, ids, ids, ids), random_params(CONFIG)

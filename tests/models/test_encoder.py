@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm.models.stack import unstack_layers
-from lm.models.transformer import build_model
+from lm.models.transformer.stack import unstack_layers
+from lm.models.transformer.wiring import build_model
 from tests.models.small_encoders import BERT, ENCODER, MODERN, L, V, applied, random_params, rows_of, texts
 
 LABELS = dataclasses.replace(MODERN, num_layers=2, head="classes", num_classes=3, pooling="mean", pooler=True)

@@ -11,10 +11,10 @@ import pytest
 
 from lm.batch import Batch, Source
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.models.cache import empty_cache, repeat_rows, take_rows
-from lm.models.positions import RelativeBias, distance_buckets
-from lm.models.stack import unstack_layers
-from lm.models.transformer import build_model, count_parameters, initial_params
+from lm.models.transformer.cache import empty_cache, repeat_rows, take_rows
+from lm.models.transformer.positions import RelativeBias, distance_buckets
+from lm.models.transformer.stack import unstack_layers
+from lm.models.transformer.wiring import build_model, count_parameters, initial_params
 from lm.objectives.cross_entropy import loss_sums
 
 V, D = 31, 16

@@ -9,8 +9,8 @@ import pytest
 from scipy.special import erf
 
 from lm.config import ObjectiveConfig
-from lm.flops import parameter_counts
-from lm.models.transformer import build_model, count_parameters, initial_params
+from lm.costs import parameter_counts
+from lm.models.transformer.wiring import build_model, count_parameters, initial_params
 from lm.objectives.losses import objective_sums
 from tests.models.small_encoders import BERT, ENCODER, D, V, applied, random_params, rows_of, source_of, texts
 

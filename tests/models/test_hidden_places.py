@@ -8,7 +8,7 @@ import numpy as np
 
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.models.transformer import Encoder, initial_params
+from lm.models.transformer.wiring import Encoder, initial_params
 from lm.objectives.losses import objective_sums
 
 CONFIG = ModelConfig(

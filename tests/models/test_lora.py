@@ -10,10 +10,10 @@ import pytest
 
 from lm.batch import Batch, Source
 from lm.config import Config, ModelConfig
-from lm.flops import parameter_counts
-from lm.lora import adapters, merge
-from lm.models.stack import unstack_layers
-from lm.models.transformer import build_model, count_parameters, initial_params
+from lm.costs import parameter_counts
+from lm.models.transformer.lora import adapters, merge
+from lm.models.transformer.stack import unstack_layers
+from lm.models.transformer.wiring import build_model, count_parameters, initial_params
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
 from tests.trees import flatten

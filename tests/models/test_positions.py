@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm.config import ModelConfig
-from lm.models.positions import rotary, rotate, sinusoidal
+from lm.models.transformer.positions import rotary, rotate, sinusoidal
 
 CONFIG = ModelConfig(head_dim=8, rotary_theta=100.0)
 

@@ -6,7 +6,7 @@ import pytest
 from lm.config import Config, defaults, source
 from lm.errors import UserError
 from lm.models.presets import PRESETS, preset
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.wiring import build_model, initial_params
 
 PUBLISHED = {
     "gpt2_124m": 124_439_808,

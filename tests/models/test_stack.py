@@ -10,9 +10,9 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.models.cache import empty_cache
-from lm.models.stack import REMAT_POLICIES, stack_layers, unstack_layers
-from lm.models.transformer import Decoder, initial_params
+from lm.models.transformer.cache import empty_cache
+from lm.models.transformer.stack import REMAT_POLICIES, stack_layers, unstack_layers
+from lm.models.transformer.wiring import Decoder, initial_params
 from lm.objectives.cross_entropy import loss_sums
 
 CONFIG = ModelConfig(

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from lm.config import ModelConfig, OptimizerConfig
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.wiring import build_model, initial_params
 from lm.training.optimizer import make_optimizer
 from tests.trees import flatten, nest
 

@@ -13,8 +13,8 @@ import pytest
 from lm.batch import Batch
 from lm.config import Config, MeshConfig, ModelConfig
 from lm.errors import UserError
-from lm.models.stack import stack_layers, unstack_layers
-from lm.models.transformer import build_model, initial_params
+from lm.models.transformer.stack import stack_layers, unstack_layers
+from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh
 from lm.training.multipliers import all_one, is_frozen, rate_multipliers, stop_frozen
 from lm.training.optimizer import make_optimizer, moving_average

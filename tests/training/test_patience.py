@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lm.run_directory import RunDirectory
+from lm.runs.directory import RunDirectory
 from lm.training.patience import is_exhausted
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import Config, defaults, source
-from lm.data.pair_packing import lay_out
-from lm.models.stack import stack_layers, unstack_layers
-from lm.models.transformer import build_model
-from lm.objectives.causal import features
+from lm.data.packing.causal import features
+from lm.data.packing.pair_packing import lay_out
+from lm.models.transformer.stack import stack_layers, unstack_layers
+from lm.models.transformer.wiring import build_model
 from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
 from lm.training.state import TrainState, abstract_state, initial_state, make_state

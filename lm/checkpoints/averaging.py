@@ -1,0 +1,33 @@
+"""Parameters averaged over several checkpoints of a run (Vaswani 2017, section 6.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.errors import UserError
+
+
+def averaged_params(
+    checkpoints: Checkpoints, abstract_params: Any, count: int, last: int | None = None, ema: bool = False
+) -> tuple[Any, list[int]]:
+    """The mean of the `count` latest checkpoints (up to step `last`), float32, and their steps.
+
+    One checkpoint is read at a time, so that memory holds two trees. Raises UserError if there are fewer (how many
+    are kept is checkpoint.keep_latest) or one of them is damaged.
+    """
+    steps = [step for step in checkpoints.steps() if last is None or step <= last]
+    if len(steps) < count:
+        raise UserError(
+            f"{checkpoints.directory}: {count} checkpoints are to be averaged and there are {len(steps)}"
+            f"{'' if last is None else f' up to step {last}'}; train with a larger config.checkpoint.keep_latest."
+        )
+    steps = steps[-count:]
+    total: Any = None
+    for step in steps:
+        params, _ = checkpoints.restore_params(abstract_params, step, ema=ema)
+        total = params if total is None else jax.tree.map(jnp.add, total, params)
+    return jax.tree.map(lambda x: x / count, total), steps

@@ -1,0 +1,129 @@
+"""What every command shares: flags, the config file, one-line errors and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from lm.config import Config
+from lm.config.schema import check_name, describe_settings
+from lm.errors import UserError
+
+DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
+
+
+def define_config_flag() -> None:
+    """Defines --config=FILE.py[:ARG] and its overrides, --config.a.b=value."""
+    config_flags.DEFINE_config_file("config", None, "Experiment: configs/NAME.py[:ARG].", lock_config=True)
+
+
+def config_from_flags() -> Config | None:
+    """The checked config of --config and its overrides; None if the flag was not given."""
+    flag = flags.FLAGS["config"]
+    if not flag.present:
+        return None
+    if not isinstance(flag.value, ml_collections.ConfigDict):
+        path = config_flags.get_config_filename(flag).partition(":")[0]
+        if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
+            raise _unreadable(path, error)  # an OSError, which ml_collections keeps back until now
+        raise UserError(f"{path}: its get_config() gives {flag.value!r}; end it with `return config`.")
+    return Config.from_dict(flag.value.to_dict())
+
+
+def run(main: Callable[[], int]) -> None:
+    """Parses the command line, calls `main` and exits with its status.
+
+    A UserError becomes one line on stderr and exit status 1; anything else that is raised is a bug
+    of ours and keeps its traceback.
+    """
+    if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
+        print(_help())
+        sys.exit(DONE)
+    try:
+        with _one_line_flag_errors():
+            rest = flags.FLAGS(sys.argv, known_only=False)
+        if len(rest) > 1:
+            raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
+        status = main()
+    except UserError as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        status = USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _one_line_flag_errors() -> Iterator[None]:
+    """Turns what absl and ml_collections say about bad flags into UserErrors, before anything runs."""
+    path = ""
+    for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            value = value if equals else after
+            path = value.partition(":")[0]
+            if not Path(path).is_file():
+                near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
+                missing = f"there is no file {path}" if path else "names no file"
+                raise UserError(f"--config={value}: {missing}; here there are {', '.join(near) or 'none'}.")
+        elif name.startswith("config."):
+            check_name(Config, name.removeprefix("config.").split("[")[0])
+            if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
+                raise UserError(f"--{name} overrides a setting of a config file; give --config=FILE.py too.")
+    writes_bytecode = sys.dont_write_bytecode
+    try:
+        sys.dont_write_bytecode = True  # beside the config file
+        yield
+    except Exception as error:
+        if os.environ.get("LM_DEBUG"):
+            raise
+        if isinstance(error, KeyError) and not _place_in_file(error, path):
+            raise UserError(f"--config: there is no part named {error.args[0]} in this config file.") from error
+        if isinstance(error, flags.Error) and "parsing config file" not in str(error):
+            raise UserError(f"{error} (see --help)") from error
+        raise _unreadable(path, error) from error
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
+
+
+def _unreadable(path: str, error: BaseException) -> UserError:
+    """For what was raised while the config file at `path` was run."""
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    # ml_collections wraps errors, and raises some of its own while it handles another.
+    places = [(each, place) for each in chain if (place := _place_in_file(each, path))]
+    cause, place = places[-1] if places else (chain[-1], path)
+    message = cause.msg if isinstance(cause, SyntaxError) else cause
+    return UserError(f"{place}: {type(cause).__name__}: {message} (set LM_DEBUG=1 for the traceback)")
+
+
+def _place_in_file(error: BaseException, path: str) -> str:
+    """File and line, if the error came through the file at `path`, else ''."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}, line {lines[-1]}" if lines else ""
+
+
+def _help() -> str:
+    """The command's own description, its flags, and every setting of the config."""
+    main = sys.modules["__main__"]
+    own = flags.FLAGS.get_key_flags_for_module(main)
+    lines = [(main.__doc__ or "").strip(), "", "Flags:"]
+    lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
+    if "config" in flags.FLAGS:
+        lines += ["", "Settings, for a config file or as --config.NAME=VALUE:"]
+        lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
+    return "\n".join(lines)

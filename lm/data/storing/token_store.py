@@ -1,0 +1,248 @@
+"""Tokens of a set of documents on disk, memory-mapped, with a manifest that says what they are.
+
+A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after the
+other, uint16 or uint32), `starts.bin` (int64, where each document begins) and `manifest.json`. Its name
+is a hash of everything that decides its content, so a store is never wrong, only absent. It is built in
+a temporary directory and renamed: a build that is killed leaves nothing that could be taken for a store.
+
+Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is its number of tokens
+between white space plus its number of line ends (the convention of WikiText's published perplexities);
+`unknown` is the number of tokens that stand for text which cannot be got back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.errors import UserError
+
+FORMAT = 1  # raise it when the same inputs would give another store
+BATCH_CHARACTERS = 1 << 20  # text that is tokenised at a time
+BATCH_DOCUMENTS = 1024
+COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
+
+
+class Counting(Protocol):
+    """Whoever drops documents while they are read, and says why."""
+
+    dropped: dict[str, int]
+
+
+C = TypeVar("C", bound=Counting)
+
+
+class DamagedStore(Exception):
+    """A store whose files do not fit its manifest."""
+
+
+class TokenStore:
+    """A finished store. It pickles as its directory, so worker processes map the same memory.
+
+    Attributes: `manifest` (a dict), `tokens` (num_tokens,), `starts` (num_documents,).
+    """
+
+    def __init__(self, directory: Path | str):
+        self.directory = Path(directory)
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.directory / "manifest.json").read_text(encoding="utf-8"))
+            for name, size in self.manifest["files"].items():
+                found = (self.directory / name).stat().st_size
+                if found != size:
+                    raise DamagedStore(f"{name} has {found} bytes where the manifest says {size}")
+            self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
+            self.starts = _map(self.directory / "starts.bin", "int64")
+            if (len(self.tokens), len(self.starts)) != (self.num_tokens, self.num_documents):
+                raise DamagedStore("the counts in manifest.json do not fit the files")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedStore(f"{type(error).__name__}: {error}") from error
+
+    def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
+        return TokenStore, (self.directory,)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.manifest["counts"]["tokens"]
+
+    @property
+    def num_documents(self) -> int:
+        return self.manifest["counts"]["documents"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of tokens and document starts."""
+        return self.manifest["content"]
+
+    def document(self, index: int) -> np.ndarray:
+        """Tokens of one document, bos and eos included."""
+        end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
+        return self.tokens[self.starts[index] : end]
+
+
+def _map(path: Path, dtype: str) -> np.ndarray:
+    if path.stat().st_size == 0:  # which cannot be mapped
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def open_or_build(
+    cache: Path,
+    identity: dict[str, Any],
+    label: str,
+    tokenizer: Tokenizer,
+    read: Callable[[C], Iterator[str]],
+    cleaner: C,
+) -> TokenStore:
+    """The store of `identity` in `cache`, built from `read(cleaner)` if it is not there or damaged.
+
+    `identity` names everything that decides the content. `label` is what messages call it. Any number
+    of processes may ask for the same store at once: one builds, the others wait and use it. Raises
+    UserError if the cache cannot be written, and whatever reading the documents raises.
+    """
+    key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
+    directory = cache / key
+    try:
+        if store := _open(directory, label):
+            return store
+        cache.mkdir(parents=True, exist_ok=True)
+        with _locked(cache / f"{key}.lock") as exclusive:
+            if exclusive:  # what other builders of this store have left is left by dead ones
+                for leftover in cache.glob(f"{key}.tmp-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            if store := _open(directory, label):
+                return store
+            shutil.rmtree(directory, ignore_errors=True)
+            _build(directory, identity, label, tokenizer, read, cleaner)
+    except OSError as error:
+        raise UserError(
+            f"the cache {cache} cannot be written ({error.strerror or error}); "
+            "set config.data.cache_dir or LM_CACHE_DIR to a folder with space."
+        ) from error
+    return TokenStore(directory)
+
+
+def _open(directory: Path, label: str) -> TokenStore | None:
+    if not directory.exists():
+        return None
+    try:
+        return TokenStore(directory)
+    except DamagedStore as damage:
+        print(f"{label}: the token store in {directory} is damaged ({damage}); building it again", file=sys.stderr)
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Holds the lock file; gives False on a file system without locks. A killed holder frees it."""
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _build(
+    directory: Path,
+    identity: dict[str, Any],
+    label: str,
+    tokenizer: Tokenizer,
+    read: Callable[[C], Iterator[str]],
+    cleaner: C,
+) -> None:
+    began = time.monotonic()
+    temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
+    try:
+        dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+        counts = dict.fromkeys(COUNTS, 0)
+        content = hashlib.sha256(dtype.encode())
+        with open(temporary / "tokens.bin", "wb") as tokens_file, open(temporary / "starts.bin", "wb") as starts_file:
+            for texts in _batches(read(cleaner)):
+                tokens, lengths = _tokenise(tokenizer, texts, dtype)
+                starts = counts["tokens"] + np.cumsum(lengths, dtype=np.int64) - lengths
+                for file, array in ((tokens_file, tokens), (starts_file, starts)):
+                    file.write(array.tobytes())
+                    content.update(array.tobytes())
+                counts["documents"] += len(texts)
+                counts["tokens"] += len(tokens)
+                counts["characters"] += sum(map(len, texts))
+                counts["bytes"] += sum(len(text.encode("utf-8")) for text in texts)
+                counts["words"] += sum(len(text.split()) + text.count("\n") for text in texts)
+                if tokenizer.unk_id is not None:
+                    counts["unknown"] += int(np.count_nonzero(tokens == tokenizer.unk_id))
+            for file in (tokens_file, starts_file):
+                file.flush()
+                os.fsync(file.fileno())
+        manifest = {
+            "format": FORMAT,
+            "label": label,
+            "identity": identity,
+            "counts": counts,
+            "dropped": cleaner.dropped,
+            "dtype": dtype,
+            "files": {name: (temporary / name).stat().st_size for name in ("tokens.bin", "starts.bin")},
+            "content": content.hexdigest(),
+            "versions": {"python": sys.version.split()[0], "numpy": np.__version__},
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        with contextlib.suppress(FileExistsError):  # without locks another builder may have been first
+            _rename(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(
+        f"tokenised {label}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes "
+        f"in {time.monotonic() - began:.1f} s",
+        file=sys.stderr,
+    )
+
+
+def _rename(temporary: Path, directory: Path) -> None:
+    try:
+        os.rename(temporary, directory)
+    except OSError as error:
+        if directory.exists():
+            raise FileExistsError(str(directory)) from error
+        raise
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _tokenise(tokenizer: Tokenizer, texts: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """All documents in one array, with bos and eos, and the length of each."""
+    documents = tokenizer.encode_batch(texts)
+    lengths = np.array([len(ids) + 2 for ids in documents], np.int64)
+    tokens = np.empty(int(lengths.sum()), dtype)
+    place = 0
+    for ids in documents:
+        tokens[place] = tokenizer.bos_id
+        tokens[place + 1 : place + 1 + len(ids)] = ids
+        tokens[place + 1 + len(ids)] = tokenizer.eos_id
+        place += len(ids) + 2
+    return tokens, lengths

@@ -1,0 +1,143 @@
+"""Tokenizers of Hugging Face's `tokenizers` library, from their one file."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lm.data.tokenizing.base import Offsets, Tokenizer
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`. The pieces around a document are named, or guessed from its special tokens.
+
+    Pieces <extra_id_0>, <extra_id_1>, ... of the file are its extra ids, and then none are added.
+    """
+
+    kind = "huggingface"
+    file_name = "tokenizer.json"
+    MASKS = ("[MASK]", "<mask>")
+    GUESSES = (
+        ("<|begin_of_text|>", "<|end_of_text|>"),
+        ("<s>", "</s>"),
+        ("<bos>", "<eos>"),
+        ("[CLS]", "[SEP]"),
+        ("<|endoftext|>", "<|endoftext|>"),
+    )
+
+    # How white space is written: as it is, in SentencePiece's way, and as a byte of what is not in the vocabulary.
+    SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
+    BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
+
+    def __init__(self, content: bytes, bos_token: str = "", eos_token: str = ""):
+        import tokenizers
+
+        self._json = content
+        self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # "<s>" in a document is ordinary text
+        for bos, eos in self.GUESSES:
+            if self._tokenizer.token_to_id(bos) is not None and self._tokenizer.token_to_id(eos) is not None:
+                bos_token, eos_token = bos_token or bos, eos_token or eos
+                break
+        self.bos_token, self.eos_token = bos_token, eos_token
+        self.bos_id = self._id_of(bos_token, "bos_token")
+        self.eos_id = self._id_of(eos_token, "eos_token")
+        pads = [self._tokenizer.token_to_id(piece) for piece in ("<pad>", "[PAD]", "<|padding|>", "<|pad|>")]
+        self._has_pad = any(pad is not None for pad in pads)
+        self.pad_id = next((pad for pad in pads if pad is not None), 0)
+        masks = [self._tokenizer.token_to_id(piece) for piece in self.MASKS]
+        self._mask_id = next((mask for mask in masks if mask is not None), None)
+        self.base_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self._extra = {token: number for number, token in enumerate(self._extra_pieces())}
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
+
+    def _extra_pieces(self) -> Iterator[int]:
+        """Ids of <extra_id_0>, <extra_id_1>, ... as far as there are any."""
+        for number in itertools.count():
+            token = self._tokenizer.token_to_id(f"<extra_id_{number}>")
+            if token is None:
+                return
+            yield token
+
+    def with_extra_ids(self, number: int) -> Tokenizer:
+        return self if self._extra else super().with_extra_ids(number)
+
+    @property
+    def num_extra_ids(self) -> int:
+        return len(self._extra) or self.extra_ids
+
+    def _extra_id(self, number: int) -> int:
+        return list(self._extra)[number] if self._extra else super()._extra_id(number)
+
+    def _extra_number(self, token: int) -> int | None:
+        return self._extra.get(token) if self._extra else super()._extra_number(token)
+
+    @property
+    def mask_id(self) -> int:
+        return super().mask_id if self._mask_id is None else self._mask_id
+
+    def _id_of(self, piece: str, setting: str) -> int:
+        token = self._tokenizer.token_to_id(piece) if piece else None
+        if token is None:
+            raise ValueError(
+                f"it has no piece {piece!r}; set data.tokenizer.{setting}"
+                if piece
+                else f"no piece for the place around a document could be guessed; set data.tokenizer.{setting}"
+            )
+        return token
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _piece(self, token: int) -> str:
+        piece = self._tokenizer.id_to_token(token)
+        return f"<{token}>" if piece is None else piece.replace("Ġ", " ").replace("Ċ", "\n").replace("▁", " ")
+
+    def _is_text(self, token: int) -> bool:
+        added = self._tokenizer.get_added_tokens_decoder().get(token)
+        used = self._tokenizer.id_to_token(token) is not None and not (added and added.special)
+        return used and super()._is_text(token)
+
+    def _starts_word(self, token: int) -> bool:
+        model, piece = self._tokenizer.model, self._tokenizer.id_to_token(token) or ""
+        kind = type(model).__name__
+        if kind == "WordPiece":
+            return not piece.startswith(model.continuing_subword_prefix)
+        return kind == "WordLevel" or piece.startswith(self.BYTE_LEVEL_SPACES if self._byte_level else self.SPACES)
+
+    @functools.cached_property
+    def _byte_level(self) -> bool:
+        """Whether pieces are bytes, each written as a letter."""
+        parts = json.loads(self._json)
+        return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
+
+    def _special(self) -> dict[int, str]:
+        names = {self.bos_id: self.bos_token, self.eos_id: self.eos_token}
+        names |= {self.pad_id: "<pad>"} if self._has_pad else {}
+        return names | ({self._mask_id: "<mask>"} if self._mask_id is not None else {})
+
+    def _options(self) -> dict[str, Any]:
+        return {"bos_token": self.bos_token, "eos_token": self.eos_token}
+
+    def _content(self) -> bytes:
+        return self._json
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> HuggingFaceTokenizer:
+        return cls(content, **options)

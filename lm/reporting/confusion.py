@@ -1,0 +1,96 @@
+"""Which label was taken for which, as a picture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.files import replacing
+
+MOST_WITH_NUMBERS = 20  # labels; of more the cells are too small to write in
+MOST_NAMED = 60  # labels; of more only some stand at the sides
+LONGEST_NAME = 24  # characters
+# Tried in this order for what the first lacks.
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
+
+
+def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
+    """Draws `confusion_figure` into a PNG, which appears whole or not at all. May raise OSError."""
+    figure = confusion_figure(counts_CC, labels, title)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # A character that no font here has is drawn as a box; that needs no warning for each.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        # tight: of a title that is longer than the picture is wide nothing is cut off.
+        figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
+
+
+def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
+    """matplotlib's Figure. A cell is the darker the larger its share of its row.
+
+    Up to 20 labels count and share stand in the cell.
+
+    Args:
+        counts_CC: how often label r (row) was taken for label c (column).
+    """
+    assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
+    # matplotlib takes a second to import, and no other part of an evaluation needs it.
+    from matplotlib import font_manager, rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = len(labels)
+    shares_CC = counts_CC / np.maximum(1, counts_CC.sum(axis=1, keepdims=True))
+    numbered = size <= MOST_WITH_NUMBERS
+    side = size * max(0.55, 1.3 - 0.1 * size) if numbered else 9.0  # inches
+    installed = set(font_manager.get_font_names())
+    with rc_context({"font.family": [name for name in FONTS if name in installed]}):
+        figure = Figure(figsize=(max(4.0, side + 2.4), max(3.4, side + 1.6)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
+        if numbered:
+            _write_numbers(axes, counts_CC, shares_CC)
+            axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
+            axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+            axes.grid(which="minor", color="white", linewidth=1.5)
+            axes.tick_params(which="minor", length=0)
+        else:
+            figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8, format="{x:.0%}")
+        _name_sides(axes, labels)
+        axes.set_title(title, loc="left", fontsize=12, fontweight="bold", parse_math=False)
+    return figure
+
+
+def _write_numbers(axes: Any, counts_CC: np.ndarray, shares_CC: np.ndarray) -> None:
+    size = len(counts_CC)
+    for row, column in np.ndindex(size, size):
+        count, share = int(counts_CC[row, column]), float(shares_CC[row, column])
+        axes.text(
+            column,
+            row,
+            f"{count:,}\n{share:.0%}" if count else "0",
+            ha="center",
+            va="center",
+            fontsize=11 if size <= 4 else 9 if size <= 10 else 7,
+            color="white" if share > 0.55 else "#1b2733" if count else "#9aa5ae",
+        )
+
+
+def _name_sides(axes: Any, labels: Sequence[str]) -> None:
+    step = -(-len(labels) // MOST_NAMED)
+    places, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
+    fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
+    level = max(map(len, names)) * len(names) <= 40  # they have room side by side
+    axes.set_xticks(places, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
+    axes.set_yticks(places, names, fontsize=fontsize, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("right label")
+
+
+def _short(label: str) -> str:
+    label = " ".join(label.split())
+    return label if len(label) <= LONGEST_NAME else label[: LONGEST_NAME - 1] + "…"

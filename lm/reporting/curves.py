@@ -1,0 +1,187 @@
+"""The run as one picture: loss and scores over steps, with learning rate, speed and score by time below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.config.training import SCORES, TEXT_METRICS
+from lm.files import replacing
+from lm.reporting.table import heading
+
+# The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
+TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
+SECONDS = "train/seconds"
+FRACTIONS = (
+    "accuracy",
+    "f1_macro",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
+    "mlm_accuracy",
+    "next_sentence_accuracy",
+)
+# Drawn in percent, which the others are already.
+DRAWN = (*(figure for figures in TEXT_METRICS.values() for figure in figures), "f1", *FRACTIONS)
+BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
+COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
+    """Draws the lines of metrics.jsonl (dicts with `step`) into a PNG, which appears whole or not at all.
+
+    A figure that no line holds is left out; values that are missing or null are skipped. The first of the
+    scores is also drawn against minutes of training, if lines hold `train/seconds` (from the start of the run).
+    The loss is called what `heading` makes of `loss`.
+    """
+    # matplotlib takes a second to import, and no other part of training needs it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scores = [f"valid/{figure}" for figure in DRAWN if len(series(records, f"valid/{figure}")[0])]
+    above = ["loss", "scores"] if scores else ["loss"]
+    below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
+    below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
+    figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    # Six columns are divided by one, two and three panels.
+    rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
+    axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
+    _draw_loss(axes["loss"], records, title, heading(loss))
+    if scores:
+        _draw_scores(axes["scores"], records, scores)
+    for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")):
+        if name in below:
+            _draw_small(axes[name], *series(records, name), label)
+    last = max((int(record["step"]) for record in records), default=1)
+    for each in axes.values():
+        each.set_xlim(0, 1.02 * max(1, last))
+    if "minutes" in below:
+        _draw_by_time(axes["minutes"], records, scores[0])
+
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and finite values of one figure, ordered by step; of a step told twice the last value counts."""
+    values = {int(record["step"]): record[name] for record in records if _is_finite(record.get(name))}
+    steps = sorted(values)
+    return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
+
+
+def _percent(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = series(records, name)
+    return steps, values * (100.0 if name.removeprefix("valid/") in FRACTIONS else 1.0)
+
+
+def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
+    """Median of the values up to `half_width` places away on both sides, fewer near the ends.
+
+    Centred, so that a falling curve is not shown too high, and unmoved by single spikes.
+    """
+    reach = np.minimum(half_width, np.minimum(np.arange(len(values)), np.arange(len(values))[::-1]))
+    return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
+
+
+def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str, label: str) -> None:
+    steps, losses = series(records, TRAIN)
+    valid_steps, valid_losses = series(records, VALID)
+    if len(steps) >= 20:
+        axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=0.8)
+        middle = running_median(losses, max(2, len(losses) // 60))
+        axes.plot(steps, middle, color=BLUE, linewidth=1.8, label="training (running median)")
+    elif len(steps):
+        axes.plot(steps, losses, color=BLUE, linewidth=1.5, marker="o", markersize=3, label="training")
+    if len(valid_steps):
+        axes.plot(
+            valid_steps, valid_losses, color=ORANGE, linewidth=1.5, marker="o", markersize=4.5, label="validation"
+        )
+        best = int(np.argmin(valid_losses))
+        axes.annotate(
+            f"best {valid_losses[best]:.4f}\nat step {valid_steps[best]:,}",
+            (valid_steps[best], valid_losses[best]),
+            xytext=(-4, 16),
+            textcoords="offset points",
+            ha="right" if valid_steps[best] > np.mean([*steps, *valid_steps]) else "left",
+            color=ORANGE,
+            fontsize=9,
+        )
+    _frame(axes)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axes.set_ylabel(label)
+    axes.set_xlabel("step")
+    _limit_spikes(axes, np.concatenate([losses, valid_losses]))
+    if len(steps) or len(valid_steps):
+        axes.legend(frameon=False, loc="upper right")
+    else:
+        axes.text(0.5, 0.5, "no loss was recorded", transform=axes.transAxes, ha="center", color=GREY)
+
+
+def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    for name, color in zip(names, COLORS, strict=False):
+        figure = name.removeprefix("valid/")
+        steps, values = _percent(records, name)
+        best = f"best {np.max(values):.2f}" if figure in SCORES else f"least {np.min(values):.2f}"
+        axes.plot(
+            steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=f"{heading(figure)}, {best}"
+        )
+    _frame(axes)
+    axes.set_ylabel("score on validation (%)")
+    axes.set_xlabel("step")
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], name: str) -> None:
+    """A score against minutes; of a step between two whose time is known, the time is interpolated."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps, scores = _percent(records, name)
+    minutes = np.interp(steps, *series(records, SECONDS)) / 60
+    _draw_small(axes, minutes, scores, heading(name.removeprefix("valid/")))
+    axes.set_xlim(0, 1.02 * float(np.max(minutes)) or 1.0)
+    axes.set_xlabel("minutes of training")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_formatter("{x:,g}")
+
+
+def _draw_small(axes: Any, steps: np.ndarray, values: np.ndarray, label: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.plot(steps, values, color=GREY, linewidth=1.2, marker="o" if len(steps) < 20 else None, markersize=2.5)
+    axes.set_ylim(0, float(np.max(values)) * 1.1 or 1.0)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    if label == "tokens/s":
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    else:
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    _frame(axes, ticks=5)
+
+
+def _frame(axes: Any, ticks: int = 8) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, alpha=0.25, linewidth=0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.tick_params(labelsize=9)
+
+
+def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
+    """A few values far above all others would press the rest of the curve flat: let them leave the picture."""
+    if len(losses) < 20:
+        return
+    low, usual = float(np.min(losses)), float(np.percentile(losses, 98))
+    if float(np.max(losses)) - low > 3 * (usual - low) > 0:
+        axes.set_ylim(low - 0.08 * (usual - low), low + 1.3 * (usual - low))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,268 @@
+"""Results as a table on the terminal and as results.json, .csv and .md."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lm.evaluation.metrics import finite_or_none
+from lm.files import replacing
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one run.
+
+    `metrics` has `loss`, `perplexity`... of the whole split, and `SOURCE/loss`... where it has several
+    sources. `missing` gives the reason for each figure that it lacks, `signatures` how those were computed
+    that have several definitions. Where examples are no windows of a text, sequence_length and stride are None.
+    """
+
+    run: str
+    step: int  # 0 where the figures are of several runs
+    split: str
+    metrics: dict[str, float]
+    rows: int
+    sequence_length: int | None
+    stride: int | None
+    seconds: float
+    missing: dict[str, str] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)  # JSON values: which data, parameters, devices, versions
+
+    def to_json(self) -> str:
+        tokens = self.metrics.get("tokens")
+        values = {
+            "run": self.run,
+            "step": self.step,
+            "split": self.split,
+            "metrics": {name: finite_or_none(value) for name, value in self.metrics.items()},
+            "missing": self.missing,
+            "signatures": self.signatures,
+            "tokens": None if tokens is None else int(tokens),
+            "rows": self.rows,
+            "sequence_length": self.sequence_length,
+            "stride": self.stride,
+            "windowed": self.windowed,
+            "seconds": round(self.seconds, 3),
+            **self.details,
+        }
+        return json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    @property
+    def windowed(self) -> bool:
+        """Whether windows overlap, so that tokens are scored with more context than a row's start gives."""
+        return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
+
+
+def with_means(results: Sequence[Result]) -> list[Result]:
+    """The results and, of several, two more: the mean of each figure that all have, and its standard deviation.
+
+    The deviation is that of a sample (divided by their number less one).
+    """
+    if len(results) < 2:
+        return list(results)
+    first = results[0]
+    shared = [name for name in first.metrics if all(name in each.metrics for each in results)]
+    values = np.array([[each.metrics[name] for name in shared] for each in results], np.float64)
+    split = first.split if all(each.split == first.split for each in results) else "all"
+    rows = {f"mean of {len(results)}": values.mean(axis=0), "deviation": values.std(axis=0, ddof=1)}
+    more = [
+        Result(name, 0, split, dict(zip(shared, row.tolist(), strict=True)), 0, None, None, 0.0)
+        for name, row in rows.items()
+    ]
+    return [*results, *more]
+
+
+def print_table(results: Sequence[Result], console: Console | None = None) -> None:
+    """A row for each result and source. Where the terminal is too narrow for that, a block for each."""
+    console = console or Console()
+    if not console.is_terminal:  # a log file has room, and a wrapped table is hard to read
+        console = Console(file=console.file, width=max(console.width, 240), highlight=False)
+    header, rows = _cells(results)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for name in header:
+        table.add_column(
+            "\n".join(name.rsplit(" ", 1)), justify="left" if name in ("run", "split") else "right", no_wrap=True
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    unlimited = console.options.update(width=10_000, max_width=10_000)
+    if console.measure(table, options=unlimited).maximum <= console.width:
+        console.print(table, highlight=False)
+    else:
+        for row in rows:
+            width = max(map(len, header))
+            lines = [f"{name:<{width}}  {cell}" for name, cell in zip(header, row, strict=True)]
+            console.print("\n".join(lines) + "\n", highlight=False, markup=False, overflow="fold")
+    for note in _notes(results):
+        console.print("\n" + note, highlight=False, markup=False)
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table as it is printed, in Markdown."""
+    header, rows = _cells(results)
+    aligned = [":--" if name in ("run", "split") else "--:" for name in header]
+    lines = [header, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    notes = _notes(results)
+    return text + ("\n" + "\n\n".join(notes) + "\n" if notes else "")
+
+
+def comma_separated(results: Sequence[Result]) -> str:
+    """The table with every digit: a line for each result and source; nothing where there is no figure."""
+    names = _figure_names(results)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", "step", "split", "source", *names, "rows", "sequence_length", "stride"])
+    for result in results:
+        for source, metrics in _by_source(result).items():
+            values = [repr(metrics[name]) if name in metrics else "" for name in names]
+            settings = [result.rows, result.sequence_length, result.stride]  # None is written as nothing
+            writer.writerow([result.run, result.step, result.split, source, *values, *settings])
+    return file.getvalue()
+
+
+def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
+    """Writes STEM.json, .csv and .md into `directory`; each appears whole or not at all. May raise OSError."""
+    contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
+    paths = []
+    for suffix, content in contents.items():
+        path = directory / f"{stem}.{suffix}"
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+_points = "{:.2f}".format  # of a scale from 0 to 100
+_share = "{:.2%}".format  # of a fraction
+_four = "{:.4f}".format
+
+# figure -> (heading, form); others are shown with their own name and four digits
+FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "bleu": ("BLEU", _points),
+    "chrf": ("chrF", _points),
+    "ter": ("TER", _points),
+    "rouge1": ("ROUGE-1", _points),
+    "rouge2": ("ROUGE-2", _points),
+    "rougeL": ("ROUGE-L", _points),
+    "rougeLsum": ("ROUGE-Lsum", _points),
+    "exact_match": ("exact match", _points),
+    "f1": ("F1", _points),
+    "wer": ("WER", _points),
+    "accuracy": ("accuracy", _share),
+    "f1_macro": ("macro F1", _share),
+    "f1_micro": ("micro F1", _share),
+    "mcc": ("MCC", _four),
+    "calibration_error": ("calibration error", _share),
+    "pearson": ("Pearson", _four),
+    "spearman": ("Spearman", _four),
+    "mean_squared_error": ("mean squared error", "{:.4g}".format),
+    "entity_f1": ("entity F1", _share),
+    "entity_precision": ("entity precision", _share),
+    "entity_recall": ("entity recall", _share),
+    "mlm_loss": ("masked loss (nats/token)", _four),
+    "unigram_entropy": ("unigram entropy", _four),
+    "mlm_accuracy": ("masked accuracy", _share),
+    "next_sentence_accuracy": ("next-sentence accuracy", _share),
+    "loss": ("loss (nats/token)", _four),
+    "task_loss": ("loss", _four),
+    "nll": ("nll (nats/token)", _four),
+    "perplexity": ("perplexity", _number),
+    "bits_per_byte": ("bits/byte", _four),
+    "xz_bits_per_byte": ("xz -9 bits/byte", _four),
+    "token_accuracy": ("token accuracy", _share),
+    "word_perplexity": ("word perplexity", _number),
+    "tokens": ("tokens", "{:,.0f}".format),
+}
+
+
+def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of what is shown."""
+    names = _figure_names(results)
+    strides = any(result.stride is not None for result in results)
+    header = ["run", "step", "split", *map(heading, names), *(["stride"] if strides else [])]
+    rows = []
+    for result in results:
+        for source, metrics in _by_source(result).items():
+            split = f"{result.split}/{source}" if source else result.split
+            cells = [show(name, metrics[name]) if name in metrics else "-" for name in names]
+            stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
+            rows.append(
+                [result.run, f"{result.step:,}" if result.step else "-", split, *cells, *([stride] if strides else [])]
+            )
+    return header, rows
+
+
+def heading(name: str) -> str:
+    """What a figure is called in tables and pictures."""
+    return FIGURES[name][0] if name in FIGURES else name
+
+
+def show(name: str, value: float) -> str:
+    """A figure as tables and lines have it."""
+    return FIGURES[name][1](value) if name in FIGURES else f"{value:.4g}"
+
+
+def _figure_names(results: Sequence[Result]) -> list[str]:
+    """Those that some result has or misses for a reason: the known ones first, in their order."""
+    found: dict[str, None] = {}  # which keeps their order
+    for result in results:
+        for part in _by_source(result).values():
+            found.update((name, None) for name in part)
+        found.update((name, None) for name in result.missing)
+    return [name for name in FIGURES if name in found] + [name for name in found if name not in FIGURES]
+
+
+def _by_source(result: Result) -> dict[str, dict[str, float]]:
+    """Figures of the whole split under "", then those of each source."""
+    parts: dict[str, dict[str, float]] = {"": {}}
+    for name, value in result.metrics.items():
+        source, _, figure = name.rpartition("/")
+        parts.setdefault(source, {})[figure] = value
+    return parts
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """Why figures are missing, how those were computed that have signatures, and what a stride means."""
+    notes = []
+    for result in results:
+        for name, reason in result.missing.items():
+            notes.append(f"No {heading(name)} for {result.run}, {result.split}: {reason}.")
+    # One line for all results that agree.
+    signed: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for name, signature in result.signatures.items():
+            signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
+    for (name, signature), where in signed.items():
+        agree = len(where) == sum(name in result.signatures for result in results)
+        label = (
+            heading(name) if name in FIGURES else name.upper() if name.isidentifier() else name
+        )  # a signature may be of several figures
+        of_these = "" if agree else f" ({'; '.join(where)})"
+        notes.append(f"{label}{of_these}: {signature}")
+    if any(result.windowed for result in results):
+        notes.append(
+            "Stride S of L: windows of L tokens advance by S, and each scores its last S, so every token but the "
+            "first ones is predicted from at least L - S before it (or from the start of its document)."
+        )
+    return notes

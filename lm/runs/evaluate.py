@@ -1,0 +1,301 @@
+"""Scores one checkpoint of a run directory: what eval.py does for each of its runs.
+
+A run directory is all that is needed; the number and kind of devices may be another than in training.
+Every token and every example of the split is scored once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from lm.checkpoints.averaging import averaged_params
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.config import LABELLED, PAIRED, Config, MeshConfig, ModelConfig, SourceConfig
+from lm.data.storing.label_store import LabelledStore
+from lm.data.storing.pair_store import PairStore
+from lm.data.reading.pairs import Pair
+from lm.data.storing.prepare import Store, load_tokenizers, prepare_split, references
+from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.compression import unigram_entropy, xz_bits_per_byte
+from lm.evaluation.split import SplitEvaluation
+from lm.reporting.table import Result, write_results
+from lm.models.transformer.wiring import Model, build_model
+from lm.parallel.distributed import barrier, is_first
+from lm.parallel.mesh import check_divisible, make_mesh
+from lm.rows import eval_rows
+from lm.runs.directory import RunDirectory
+from lm.config.schema import differences
+from lm.training.startup import versions
+from lm.training.state import abstract_state
+
+SPLITS = ("valid", "test", "train")
+# Model settings that another config may have otherwise: they do not change what the parameters compute.
+UNIMPORTANT = (
+    "attention",
+    "attention_dropout",
+    "dropout",
+    "init_residual_scaling",
+    "init_std",
+    "max_hidden",
+    "max_length",
+    "remat",
+    "scan_layers",
+    "vocab_multiple",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate, the same for all runs."""
+
+    step: str = "best"  # best, latest, or a number
+    split: str = "valid"  # valid, test or train; with /SOURCE only that source of it
+    text: str = ""  # a text file or glob, in place of the run's data
+    config: Config | None = None  # its data in place of the run's
+    config_name: str = ""
+    stride: int = 0  # 0 for the config's
+    batch_size: int = 0  # 0 for the config's
+    average: int = 1  # checkpoints to average
+    num_beams: int = 0  # 0 for the config's
+    length_penalty: float | None = None  # None for the config's
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    result: Result
+    directory: Path  # where its files belong
+    stem: str  # and how they are called
+    evaluation: SplitEvaluation  # which has the predictions, if there were any
+
+    def write(self) -> None:
+        """Writes results and predictions and tells where; if it cannot be done, that is a warning."""
+        try:
+            paths = write_results(self.directory, self.stem, self.result)
+            paths += self.evaluation.write(self.directory, self.stem.replace("results", "predictions", 1))
+        except OSError as error:
+            reason = error.strerror or error
+            print(f"warning: results could not be written to {self.directory} ({reason}).", file=sys.stderr)
+        else:
+            more = [path.suffix if path.stem == self.stem else path.name for path in paths[1:]]
+            print(f"written: {paths[0]}, {', '.join(more)}")
+
+
+def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
+    """Scores one checkpoint of one run; `name` is what the table calls it. Raises UserError for bad input."""
+    directory = RunDirectory.existing(root)
+    own = directory.load_config()
+    tokenizer, source_tokenizer = load_tokenizers(own, directory.root)
+    config = _evaluation_config(root, own, options)
+    stores, pairs = _open_data(config, tokenizer, source_tokenizer, options)
+
+    model = build_model(config.model)
+    mesh = _choose_mesh(config)
+    params, step, parameters, is_best = _read_params(directory, config, model, mesh, options)
+    rows = eval_rows(config, tokenizer, stores)
+    evaluation = SplitEvaluation(
+        config,
+        model,
+        mesh,
+        tokenizer,
+        source_tokenizer,
+        rows,
+        pairs,
+        name=options.split,
+        report=_report if is_first() and sys.stderr.isatty() else None,
+    )
+    devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
+    of_tokens = config.objective.name not in (*LABELLED, "contrastive")
+    count = sum(each.totals["targets" if of_tokens else "documents"] for each in rows.values())
+    plain = config.objective.name == "causal"
+    length, stride = config.data.sequence_length, config.eval.stride
+    split = f"text {Path(options.text).name}" if options.text else options.split
+    windows = f" of {length}, stride {stride}" if plain else ""
+    outputs = f", {sum(map(len, pairs.values())):,} outputs" if pairs else ""
+    _say(
+        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, "
+        f"{count:,} {'tokens' if of_tokens else 'examples'} in "
+        f"{evaluation.num_rows:,} {'windows' if plain else 'rows'}{windows}{outputs}, on {devices}"
+    )
+    began = time.monotonic()
+    metrics = evaluation.for_table(evaluation.evaluate(params, step))
+    seconds = time.monotonic() - began
+    if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
+        metrics["xz_bits_per_byte"] = xz_bits_per_byte(stores, tokenizer)
+    if config.objective.name == "masked" and is_first():
+        metrics["unigram_entropy"] = unigram_entropy(stores, tokenizer)
+    generation = dataclasses.asdict(config.eval.generation) if pairs else None
+    result = Result(
+        run=name or str(root),
+        step=step,
+        split=split,
+        metrics=metrics,
+        rows=evaluation.num_rows,
+        sequence_length=length if plain else None,
+        stride=stride if plain else None,
+        seconds=seconds,
+        missing=evaluation.missing,
+        signatures=evaluation.signatures,
+        details={
+            "parameters": parameters,
+            "config": options.config_name or "config.json of the run",
+            "data": {source: _described(each) for source, each in stores.items()},
+            **({"generation": generation} if generation else {}),
+            "devices": devices,
+            "dtype": config.model.dtype,
+            "batch_size": evaluation.batch_size,
+            "versions": versions(),
+        },
+    )
+    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation)
+
+
+def _read_params(
+    directory: RunDirectory, config: Config, model: Model, mesh: Mesh, options: Options
+) -> tuple[Any, int, str, bool]:
+    """Parameters, their step, what they are, and whether it is the best one."""
+    abstract = abstract_state(config, model, optax.identity(), mesh).params
+    ema = config.optimizer.ema_decay > 0
+    named: dict[str, Any] = {"best": "best", "latest": None}
+    step = named[options.step] if options.step in named else int(options.step)
+    with Checkpoints(directory.checkpoints_dir, config.checkpoint, read_only=True) as checkpoints:
+        best = checkpoints.best()
+        if options.average > 1:
+            last = step if isinstance(step, int) else None
+            params, steps = averaged_params(checkpoints, abstract, options.average, last, ema)
+            return params, steps[-1], f"average of the steps {', '.join(map(str, steps))}", False
+        params, found = checkpoints.restore_params(abstract, step, ema=ema)
+    return params, found, "moving average" if ema else "trained", found == best
+
+
+def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
+    """The run's config with the data and evaluation settings asked for, checked as a whole."""
+    values = own.to_dict()
+    if options.config is not None:
+        other = options.config.to_dict()
+        if other["model"]["vocab_size"] == 0:  # not known before a tokenizer is
+            other["model"]["vocab_size"] = own.model.vocab_size
+        other["model"]["num_classes"] = other["model"]["num_classes"] or own.model.num_classes
+        lines = differences(_important(values["model"]), _important(other["model"]), "model.")
+        if lines:
+            raise UserError(
+                f"--config={options.config_name}: its model is not that of {root} ({'; '.join(lines)}); "
+                "use a config with the same model, or override these settings."
+            )
+        if other["data"]["labels"] not in ((), own.data.labels):
+            raise UserError(
+                f"--config={options.config_name}: its data.labels ({', '.join(other['data']['labels'])}) are not those "
+                f"of {root}, in their order ({', '.join(own.data.labels)}); leave them out."
+            )
+        other["data"]["labels"] = own.data.labels
+        values |= {"data": other["data"], "eval": other["eval"]}
+    if options.text and own.objective.name in PAIRED:
+        otherwise = ", or use lm.generate --input" if own.objective.name == "seq2seq" else ""
+        raise UserError(f"--text: {root} needs pairs; name them in data.test of a config{otherwise}.")
+    if options.text and own.objective.name in LABELLED:
+        raise UserError(f"--text: {root} needs examples with labels; name them in data.test of a config.")
+    if options.text:
+        values["data"]["test"] = {"text": dataclasses.asdict(SourceConfig(kind="text", path=options.text))}
+    if options.stride:
+        values["eval"]["stride"] = options.stride
+    if options.batch_size:
+        values["eval"]["batch_size"] = options.batch_size
+    generation = values["eval"]["generation"]
+    if options.num_beams:
+        generation["num_beams"] = options.num_beams
+    if options.length_penalty is not None:
+        generation["length_penalty"] = options.length_penalty
+    # What was best of the run is known by the run's own metric, which other data need not give.
+    config = Config.from_dict({**values, "checkpoint": {}})
+    config = dataclasses.replace(config, checkpoint=own.checkpoint)
+    # Dropout and remat play no part here, and a kernel chosen for the chip of the training may not run on this one.
+    attention = "xla" if config.model.attention == "xla" else "auto"
+    model = dataclasses.replace(config.model, attention=attention, attention_dropout=0.0, dropout=0.0, remat="none")
+    return dataclasses.replace(config, model=model)
+
+
+def _important(model: dict[str, Any]) -> dict[str, Any]:
+    assert set(UNIMPORTANT) < {each.name for each in dataclasses.fields(ModelConfig)}
+    return {name: value for name, value in model.items() if name not in UNIMPORTANT}
+
+
+def _open_data(
+    config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer, options: Options
+) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
+    """Stores of the split, or of one source of it, and the pairs to generate outputs for."""
+    split, _, source = ("test", "", "") if options.text else options.split.partition("/")
+    stores = prepare_split(
+        config, tokenizer, split, source_tokenizer=source_tokenizer, is_first=is_first(), barrier=barrier
+    )
+    if source and source not in stores:
+        raise UserError(f"--split={options.split}: {split} has no source {source!r}; it has {', '.join(stores)}.")
+    pairs = references(config, split) if config.eval.generation.metrics else {}
+    if source:
+        return {source: stores[source]}, {source: pairs[source]} if pairs else {}
+    return stores, pairs
+
+
+def _described(store: Store) -> dict[str, Any]:
+    if isinstance(store, LabelledStore):
+        return {"hash": store.fingerprint, **store.counts}
+    if isinstance(store, PairStore):
+        return {"source": _described(store.source), "target": _described(store.target)}
+    return {"hash": store.fingerprint, **store.manifest["counts"]}
+
+
+def _choose_mesh(config: Config) -> Mesh:
+    """The run's own mesh if it fits the devices here; else parameters split over all; else a copy on each."""
+    count = jax.device_count()
+    # The evaluator pads its batches, so that only the model has to be divisible.
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, batch_size=count, accumulation=1),
+        eval=dataclasses.replace(config.eval, batch_size=count),
+    )
+    for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):
+        try:
+            mesh = make_mesh(sizes)
+            check_divisible(config, mesh)
+        except UserError:
+            continue
+        return mesh
+    return make_mesh(MeshConfig())
+
+
+def _stem(options: Options, own: Config, config: Config) -> str:
+    """`results` for the run's own validation split and stride; everything else has its own name."""
+    parts = ["results"]
+    if options.text:
+        parts += ["text", Path(options.text).name.replace("*", "_").replace("?", "_")]
+    else:
+        parts += [options.config_name] if options.config_name else []
+        parts += [options.split.replace("/", "-")] if options.split != "valid" else []
+    if config.eval.stride != own.eval.stride:
+        parts.append(f"stride{config.eval.stride}")
+    if options.average > 1:
+        parts.append(f"average{options.average}")
+    if config.eval.generation.num_beams != own.eval.generation.num_beams:
+        parts.append(f"beams{config.eval.generation.num_beams}")
+    if config.eval.generation.length_penalty != own.eval.generation.length_penalty:
+        parts.append(f"penalty{config.eval.generation.length_penalty:g}")
+    return "-".join(parts)
+
+
+def _report(done: int, total: int) -> None:
+    """On a terminal only: a long evaluation shows how far it is."""
+    end = "\r\x1b[K" if done == total else ""
+    print(f"\r  {done:,} of {total:,} windows", end=end, file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    if is_first():
+        print(text, flush=True)

@@ -1,0 +1,73 @@
+"""One experiment several times: with other seeds, or on other folds of its data; and what came of it, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm.config.command import DONE
+from lm.config import Config
+from lm.errors import UserError
+from lm.runs.evaluate import Options, evaluate_run
+from lm.reporting.table import comma_separated, markdown, print_table, with_means
+from lm.files import replacing
+from lm.parallel.distributed import is_first
+from lm.runs.directory import RunDirectory
+from lm.training.loop import train
+
+
+def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
+    """Configs by the name of their run directory: "seed_1", "fold_0" or "seed_1_fold_0".
+
+    Args:
+        seeds: empty for that of the config alone.
+        folds: the first so many of data.folds; 0 for that of the config alone.
+
+    Raises UserError for a seed that comes twice or is negative, or more folds than there are.
+    """
+    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+        raise UserError(f"--seeds={','.join(map(str, seeds))}: name different numbers of 0 or more.")
+    if not 0 <= folds <= config.data.folds:
+        raise UserError(f"--folds={folds}: the config has {config.data.folds} (data.folds).")
+    if folds == 1:
+        raise UserError("--folds=1: name 2 or more, or leave it out and set data.fold.")
+    found: dict[str, Config] = {}
+    for seed in seeds or [config.seed]:
+        for fold in range(folds) if folds else [config.data.fold]:
+            parts = [f"seed_{seed}"] if seeds else []
+            parts += [f"fold_{fold}"] if folds else []
+            data = dataclasses.replace(config.data, fold=fold)
+            found["_".join(parts)] = dataclasses.replace(config, seed=seed, data=data)
+    return found
+
+
+def train_all(configs: dict[str, Config], workdir: Path) -> int:
+    """Trains each in its own directory below `workdir`, or continues; then evaluates the best of each.
+
+    The table is of the test split where there is one, else of validation; it is printed with the mean and the
+    standard deviation and written to results.{md,csv} in `workdir`. Returns the exit status; of a run that was
+    stopped by a signal, that. Raises UserError.
+    """
+    if RunDirectory(workdir).config_path.exists():
+        raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")
+    for name, config in configs.items():
+        if is_first():
+            print(f"=== {name} ===", flush=True)
+        if (status := train(config, workdir / name)) != DONE:
+            return status
+    split = "test" if next(iter(configs.values())).data.test else "valid"
+    done = [evaluate_run(workdir / name, Options(split=split), name) for name in configs]
+    if not is_first():
+        return DONE
+    results = with_means([each.result for each in done])
+    print()
+    print_table(results)
+    print()
+    for each in done:
+        each.write()
+    for suffix, content in (("md", markdown(results)), ("csv", comma_separated(results))):
+        with replacing(workdir / f"results.{suffix}") as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    print(f"written: {workdir / 'results.md'}, .csv")
+    return DONE

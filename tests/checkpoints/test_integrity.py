@@ -1,0 +1,39 @@
+"""The sum of an array's bits: the same on every mesh, another after any change."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lm.checkpoints import integrity
+from tests.checkpoints.states import make_mesh
+
+
+def test_sum_is_the_same_on_every_mesh_and_sees_every_change() -> None:
+    x = jax.random.normal(jax.random.key(0), (16, 8)).astype(jnp.bfloat16)
+
+    def total(value: Any, mesh: Mesh, spec: P) -> int:
+        return int(integrity.leaf_sum(jax.device_put(value, NamedSharding(mesh, spec))))
+
+    reference = total(x, make_mesh(1), P())
+    assert total(x, make_mesh(8), P("data")) == reference
+    assert total(x, make_mesh(2, 4), P("fsdp", "data")) == reference
+    # The formula, once more, in plain integers.
+    words = np.asarray(x).view(np.uint16).astype(np.uint32).reshape(-1)
+
+    def mix(v: int) -> int:
+        v = (v ^ v >> 16) * 0x85EBCA6B % 2**32
+        v = (v ^ v >> 13) * 0xC2B2AE35 % 2**32
+        return v ^ v >> 16
+
+    assert reference == sum(mix(int(word) ^ mix(i)) for i, word in enumerate(words)) % 2**32
+    # Blocks of round numbers that change places: what a sum with linear weights would miss.
+    ones = np.repeat(np.float32([1, 2, 1, 2]), 256)
+    assert int(integrity.leaf_sum(ones)) != int(integrity.leaf_sum(ones[::-1].copy()))
+    for i in range(0, 128, 7):
+        changed = np.asarray(x).view(np.uint16).reshape(-1).copy()
+        changed[i] ^= 1 << (i % 16)
+        assert int(integrity.leaf_sum(changed)) != reference

@@ -1,0 +1,36 @@
+"""Each cleaning step on text for which the right result is known."""
+
+import pytest
+
+from lm.config import CleaningConfig
+from lm.data.reading.cleaning import Cleaner, clean_text
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "want"),
+    [
+        ({}, "  as\x00 it is\t\n\n\n\n", "  as\x00 it is\t\n\n\n\n"),
+        ({"unicode": "NFC"}, "e\u0301 ﬁ", "é ﬁ"),
+        ({"unicode": "NFKC"}, "e\u0301 ﬁ", "é fi"),
+        ({"strip_html": True}, "<p class='x'>a &amp; b<br/></p> 1 < 2 > 0 <3 &lt;i&gt;", "a & b 1 < 2 > 0 <3 <i>"),
+        ({"strip_html": True}, "x<script>if (a<b) {}</script>y<!-- c\n> -->z", "xyz"),
+        ({"strip_control": True}, "a\x00\x07b\tc\nd\x7f\x9fe\r", "ab\tc\nde"),
+        ({"whitespace": "trim"}, "\n a  b \n", "a  b"),
+        ({"whitespace": "lines"}, "\n  a  b \t\n\n \n\nc\n", "  a  b\n\nc"),
+        ({"whitespace": "collapse"}, "\n a \t b\u00a0c\n", "a b c"),
+        ({"strip_html": True, "whitespace": "collapse"}, "<b>a</b>\n<i>b</i>", "a b"),
+    ],
+)
+def test_steps(options, text, want):
+    assert clean_text(CleaningConfig(**options), text) == want
+
+
+def test_dropped_documents_are_counted_by_reason():
+    cleaner = Cleaner(CleaningConfig(min_chars=2, max_chars=4, deduplicate=True, whitespace="trim"))
+    kept = list(cleaner.clean(["ab", " a ", "abcde", "ab ", "abcd", "", "abc"]))
+    assert kept == ["ab", "abcd", "abc"]
+    assert cleaner.dropped == {"too_short": 2, "too_long": 1, "duplicate": 1}
+
+
+def test_duplicates_stay_unless_asked_for():
+    assert list(Cleaner(CleaningConfig()).clean(["a", "a", ""])) == ["a", "a"]

@@ -1,0 +1,339 @@
+"""Splits, tokenizer and stores from a config; data that is too small is told with numbers."""
+
+import dataclasses
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from lm.config import Config, defaults, source
+from lm.data.reading.pairs import Pair
+from lm.data.storing import prepare as preparing
+from lm.data.storing import token_store
+from lm.data.storing.prepare import load_tokenizers, prepare, prepare_split, references
+from lm.errors import UserError
+
+LINES = [f"line {i} of the text, which is {i * i} long" for i in range(400)]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config of one text file of LINES, as bytes, and a function to change it."""
+    (tmp_path / "text.txt").write_text("\n".join(LINES) + "\n")
+
+    def make(**changes):
+        values = defaults()
+        values.data.train.mine = source(path=str(tmp_path / "text.txt"), document="line")
+        values.data.tokenizer.kind = "bytes"
+        values.data.sequence_length = 32
+        values.data.cache_dir = str(tmp_path / "cache")
+        values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+        return Config.from_dict(values.to_dict())
+
+    return make
+
+
+def documents(prepared, split, name="mine"):
+    store = prepared.stores[split][name]
+    return [prepared.tokenizer.decode(store.document(i)) for i in range(store.num_documents)]
+
+
+def test_hash_holdout_is_a_partition_that_new_documents_do_not_move(config, tmp_path):
+    prepared = prepare(config(), tmp_path / "run")
+    train, valid = documents(prepared, "train"), documents(prepared, "valid")
+    assert sorted(train + valid) == sorted(LINES)
+    assert 20 <= len(valid) <= 60  # 40 expected, standard deviation 6
+    assert train == [line for line in LINES if line not in set(valid)], "order is kept"
+    (tmp_path / "text.txt").write_text("\n".join(["new", *LINES, *LINES]) + "\n")
+    again = prepare(config(), tmp_path / "run2")
+    assert set(documents(again, "valid")) - {"new"} == set(valid)
+    assert not set(documents(again, "train")) & set(valid), "duplicates lie on the same side"
+
+
+def test_tail_holdout_cuts_at_a_character(config, tmp_path):
+    text = "0123456789" * 11 + "abc"
+    (tmp_path / "one.txt").write_text(text)
+    one = source(path=str(tmp_path / "one.txt"))
+    cfg = config(data__train={"one": one.to_dict()}, data__holdout="tail", data__holdout_fraction=0.1)
+    prepared = prepare(cfg, tmp_path / "run")
+    n = int(0.9 * len(text))
+    assert documents(prepared, "train", "one") == [text[:n]]
+    assert documents(prepared, "valid", "one") == [text[n:]]
+
+
+def test_tail_holdout_of_many_documents(config, tmp_path):
+    prepared = prepare(config(data__holdout="tail", data__holdout_fraction=0.25), tmp_path / "run")
+    train, valid = "".join(documents(prepared, "train")), "".join(documents(prepared, "valid"))
+    assert train + valid == "".join(LINES)
+    assert len(train) == int(0.75 * len(train + valid))
+    assert len(documents(prepared, "train")) + len(documents(prepared, "valid")) in (400, 401)
+
+
+def test_named_validation_sources_leave_train_whole(config, tmp_path):
+    (tmp_path / "valid.txt").write_text("validation text")
+    valid = source(path=str(tmp_path / "valid.txt")).to_dict()
+    cfg = config(data__valid={"a": valid, "b": valid}, data__test={"t": valid})
+    prepared = prepare(cfg, tmp_path / "run")
+    assert documents(prepared, "train") == LINES
+    assert all(documents(prepared, "valid", name) == ["validation text"] for name in "ab")
+    stores = prepare_split(prepared.config, prepared.tokenizer, "test")
+    assert stores["t"].fingerprint == prepared.stores["valid"]["a"].fingerprint
+    with pytest.raises(UserError, match="no test split"):
+        prepare_split(config(), prepared.tokenizer, "test")
+
+
+def test_the_tokenizer_sees_training_text_only_and_is_trained_once(config, tmp_path):
+    (tmp_path / "one.txt").write_text("a" * 90 + "b" * 10)
+    one = {"one": source(path=str(tmp_path / "one.txt")).to_dict()}
+    cfg = config(data__train=one, data__holdout="tail", data__tokenizer__kind="characters")
+    prepared = prepare(cfg, tmp_path / "run")
+    assert prepared.tokenizer.vocab_size == 4 + 1
+    assert prepared.stores["valid"]["one"].manifest["counts"]["unknown"] == 10
+    (tmp_path / "one.txt").write_text("b" * 50 + "a" * 50)
+    again = prepare(cfg, tmp_path / "run")
+    assert again.tokenizer.fingerprint == prepared.tokenizer.fingerprint, "loaded, not trained again"
+    changed = {name for name in prepared.fingerprint if prepared.fingerprint[name] != again.fingerprint[name]}
+    assert changed == {"train/one", "valid/one"}
+
+
+def test_the_fingerprint_names_what_decides_the_batches(config, tmp_path):
+    def fingerprint(run="run", **changes):
+        return prepare(config(**changes), tmp_path / run).fingerprint
+
+    base = fingerprint()
+    assert set(base) == {"tokenizer", "order", "train/mine", "valid/mine"}
+    assert fingerprint() == base
+    assert fingerprint(model__num_layers=2) == base
+    for change in ({"seed": 1}, {"train__batch_size": 8}, {"data__sequence_length": 16}):
+        assert {k for k, v in fingerprint(**change).items() if v != base[k]} == {"order"}
+    masked = {"objective__name": "masked", "model__family": "encoder", "data__tokenizer__extra_ids": 1}
+    base = fingerprint("masked", **masked)
+    for change in ({"objective__whole_words": True}, {"objective__next_sentence": True}):
+        assert {k for k, v in fingerprint("masked", **masked, **change).items() if v != base[k]} == {"order"}
+
+
+def test_the_fingerprint_names_what_decides_the_documents(config, tmp_path):
+    def fingerprint(run="run", **changes):
+        return prepare(config(**changes), tmp_path / run).fingerprint
+
+    base = fingerprint()
+    assert fingerprint(data__cleaning__max_chars=35)["train/mine"] != base["train/mine"]
+    assert fingerprint("run2", data__tokenizer__kind="characters")["tokenizer"] != base["tokenizer"]
+
+
+def test_vocab_size_is_resolved_or_refused(config, tmp_path):
+    assert prepare(config(), tmp_path / "a").config.model.vocab_size == 259
+    assert prepare(config(model__vocab_multiple=128), tmp_path / "a").config.model.vocab_size == 384
+    assert prepare(config(model__vocab_size=300), tmp_path / "a").config.model.vocab_size == 300
+    with pytest.raises(UserError, match="258 is smaller than the tokenizer's vocabulary of 259"):
+        prepare(config(model__vocab_size=258), tmp_path / "a")
+
+
+def test_data_that_is_too_small_is_told_with_numbers(config, tmp_path):
+    (tmp_path / "tiny.txt").write_text("0123456789")
+    tiny = {"tiny": source(path=str(tmp_path / "tiny.txt")).to_dict()}
+    with pytest.raises(UserError, match=r"train\.tiny: .*tiny.txt gives 11 tokens .* takes 33"):
+        prepare(config(data__train=tiny, data__holdout="tail"), tmp_path / "a")
+    with pytest.raises(UserError, match=r"holdout='hash' and 0\.1 nothing of tiny .*goes to (valid|train)"):
+        prepare(config(data__train=tiny), tmp_path / "b")
+    with pytest.raises(UserError, match=r"data\.train: nothing is left of tiny|nothing of tiny"):
+        prepare(config(data__train=tiny, data__valid=tiny, data__cleaning__min_chars=50), tmp_path / "c")
+    with pytest.raises(UserError, match=r"vocab_size: 8192 is more than .*tiny: .*tiny\.txt"):
+        prepare(config(data__train=tiny, data__valid=tiny, data__tokenizer__kind="sentencepiece"), tmp_path / "d")
+
+
+def test_errors_of_a_source_name_it(config, tmp_path):
+    broken = {"web": source(kind="jsonl", path=str(tmp_path / "text.txt")).to_dict()}
+    with pytest.raises(UserError, match=r"config\.data\.train\.web: .*text\.txt, line 1: not valid JSON"):
+        prepare(config(data__train=broken), tmp_path / "a")
+    missing = {"web": source(path=str(tmp_path / "nothing")).to_dict()}
+    with pytest.raises(UserError, match=r"config\.data\.valid\.web: .*no such file"):
+        prepare(config(data__valid=missing), tmp_path / "a")
+
+
+def test_a_training_source_of_weight_zero_is_off(config, tmp_path):
+    cfg = config()
+    off = dataclasses.replace(cfg.data.train["mine"], path="/no/such/file", weight=0.0)
+    data = dataclasses.replace(cfg.data, train={**cfg.data.train, "off": off})
+    prepared = prepare(dataclasses.replace(cfg, data=data), tmp_path / "run")
+    assert set(prepared.stores["train"]) == set(prepared.stores["valid"]) == {"mine"}
+
+
+def test_other_processes_wait_and_find_the_same(config, tmp_path):
+    events: list[str] = []
+    first = prepare(config(), tmp_path / "run", barrier=events.append)
+    second = prepare(config(), tmp_path / "run", is_first=False, barrier=events.append)
+    assert events == ["tokenizer", "stores"] * 2
+    assert second.fingerprint == first.fingerprint
+
+
+def test_the_cache_directory(config, monkeypatch, tmp_path):
+    assert preparing.cache_directory(config()) == tmp_path / "cache"
+    monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "env"))
+    assert preparing.cache_directory(config(data__cache_dir="")) == tmp_path / "env"
+    monkeypatch.delenv("LM_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert preparing.cache_directory(config(data__cache_dir="")) == tmp_path / "xdg" / "lm"
+
+
+def test_the_manifest_states_what_the_store_is(config, tmp_path):
+    prepared = prepare(config(data__cleaning__min_chars=40), tmp_path / "run")
+    manifest = json.loads((prepared.stores["train"]["mine"].directory / "manifest.json").read_text())
+    assert manifest["identity"]["tokenizer"] == prepared.tokenizer.fingerprint
+    assert manifest["identity"]["cleaning"]["min_chars"] == 40
+    assert manifest["dropped"]["too_short"] == sum(len(line) < 40 for line in LINES)
+    assert str(tmp_path) not in json.dumps(manifest["identity"]), "content decides, not the place"
+    assert np.all(np.diff(prepared.stores["train"]["mine"].starts) >= 42)
+
+
+@pytest.fixture
+def pair_config(config, tmp_path):
+    """A config of one file of pairs, and a function to change it; every tenth pair has a shouted copy."""
+    rows = [{"en": f" say  {i}", "de": [f" sage {i} ", f"sprich {i}"]} for i in range(300)]
+    rows += [{"en": f"say {i}", "de": f"SAGE {i}"} for i in range(0, 300, 10)]
+    rows += [{"en": "same", "de": "same"}, {"en": "say 5", "de": "sage 5"}, {"en": "", "de": "nichts"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = source(kind="jsonl", path=str(tmp_path / "pairs.jsonl"), field="en", target_field="de", prefix="> ")
+
+    def make(**changes):
+        return config(
+            **{
+                "data__train": {"mine": mine.to_dict()},
+                "objective__name": "seq2seq",
+                "model__family": "encoder_decoder",
+                "data__cleaning__whitespace": "collapse",
+                "data__cleaning__deduplicate": True,
+                "data__pairs__drop_identical": True,
+                **changes,
+            }
+        )
+
+    make.mine = mine.to_dict()
+    return make
+
+
+def decoded(prepared, store):
+    def side(store, tokenizer):
+        return [tokenizer.decode(store.document(i)) for i in range(store.num_documents)]
+
+    sides = side(store.source, prepared.source_tokenizer), side(store.target, prepared.tokenizer)
+    return list(zip(*sides, strict=True))
+
+
+def test_pairs_become_two_stores_in_step(pair_config, tmp_path):
+    prepared = prepare(pair_config(), tmp_path / "run")
+    assert prepared.source_tokenizer is prepared.tokenizer
+    train, valid = (decoded(prepared, prepared.stores[split]["mine"]) for split in ("train", "valid"))
+    every = [(f"> say {i}", f"sage {i}") for i in range(300)] + [(f"> say {i}", f"SAGE {i}") for i in range(0, 300, 10)]
+    more = [("> same", "same"), ("> say 5", "sage 5"), ("> ", "nichts")]  # which training drops
+    assert set(train) | set(valid) <= {*every, *more}
+    assert len(set(train)) == len(train) and not set(train) & set(more[::2])
+    assert not {text for text, _ in train} & {text for text, _ in valid}, "equal sources are on the same side"
+    assert len(train) + len([pair for pair in valid if pair not in more]) == len(every)
+    assert 10 <= len(valid) <= 60
+    store = prepared.stores["train"]["mine"]
+    assert store.num_pairs == len(train)
+    for side in (store.source, store.target):
+        assert sum(side.manifest["dropped"].values()) == len(every) + len(more) - len(train) - len(valid)
+    assert store.source.manifest["label"] == "config.data.train.mine (train side), sources"
+    again = prepare_split(prepared.config, prepared.tokenizer, "train")["mine"]
+    assert again.fingerprint == store.fingerprint
+    assert pickle.loads(pickle.dumps(store)).fingerprint == store.fingerprint
+
+
+def test_evaluation_leaves_no_pair_out_and_references_are_raw(pair_config, tmp_path):
+    cfg = pair_config(data__valid={"v": pair_config.mine}, data__test={"t": {**pair_config.mine, "prefix": ""}})
+    prepared = prepare(cfg, tmp_path / "run")
+    assert prepared.stores["train"]["mine"].num_pairs == 330
+    assert prepared.stores["valid"]["v"].num_pairs == 333
+    for split, name, prefix in (("valid", "v", "> "), ("test", "t", "")):
+        store = prepare_split(prepared.config, prepared.tokenizer, split)[name]
+        found = references(cfg, split)[name]
+        assert [pair.source for pair in found] == [text for text, _ in decoded(prepared, store)]
+        assert found[7] == Pair(f"{prefix}say 7", (" sage 7 ", "sprich 7"))
+        assert found[-1] == Pair(prefix, ("nichts",))
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_references_of_a_held_out_part_are_those_of_its_store(pair_config, tmp_path, split):
+    prepared = prepare(pair_config(), tmp_path / "run")
+    found = references(prepared.config, split)["mine"]
+    want = decoded(prepared, prepared.stores[split]["mine"])
+    assert [(pair.source, " ".join(pair.target.split())) for pair in found] == want
+    assert any(pair.target != " ".join(pair.target.split()) for pair in found), "they are as they were read"
+
+
+def test_each_side_may_have_a_tokenizer_of_its_own(pair_config, tmp_path):
+    both = prepare(pair_config(data__tokenizer__kind="characters"), tmp_path / "both")
+    assert set("> saygeSAGE") <= set(both.tokenizer.characters), "trained on both sides, prefix included"
+    assert "k" not in both.tokenizer.characters and both.config.model.source_vocab_size == 0
+    apart = {"data__separate_vocabularies": True, "model__share_embeddings": False}
+    cfg = pair_config(data__tokenizer__kind="characters", **apart, model__vocab_multiple=32)
+    prepared = prepare(cfg, tmp_path / "run")
+    assert set("SAGE") <= set(prepared.tokenizer.characters) and not set(">y") & set(prepared.tokenizer.characters)
+    assert ">" in prepared.source_tokenizer.characters and "S" not in prepared.source_tokenizer.characters
+    assert prepared.config.model.vocab_size == prepared.config.model.source_vocab_size == 32
+    assert set(prepared.fingerprint) - set(both.fingerprint) == {"tokenizer_source"}
+    assert decoded(prepared, prepared.stores["train"]["mine"]) == decoded(both, both.stores["train"]["mine"])
+    loaded = load_tokenizers(cfg, tmp_path / "run")
+    assert [each.fingerprint for each in loaded] == [
+        prepared.tokenizer.fingerprint,
+        prepared.source_tokenizer.fingerprint,
+    ]
+    with pytest.raises(UserError, match="source_vocab_size: 5 is smaller"):
+        prepare(dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, source_vocab_size=5)), tmp_path / "run")
+    with pytest.raises(UserError, match=r"separate_vocabularies: .*kind=bytes"):
+        prepare(pair_config(**apart), tmp_path / "bytes")
+    (tmp_path / "run" / "tokenizer_source" / "characters.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer_source: there is no tokenizer here"):
+        prepare(cfg, tmp_path / "run")
+
+
+def test_the_fingerprint_of_pairs_names_what_decides_the_batches(pair_config, tmp_path):
+    def changed(**changes):
+        found = prepare(pair_config(**changes), tmp_path / "run").fingerprint
+        return {name for name in base if found[name] != base[name]}
+
+    base = prepare(pair_config(), tmp_path / "run").fingerprint
+    assert changed() == changed(model__num_layers=2) == set()
+    assert changed(data__source_length=16) == changed(data__pairs__overlong="drop") == {"order"}
+    assert changed(data__pairs__max_ratio=1.15) == {"train/mine"}
+    assert changed(data__cleaning__deduplicate=False) == {"train/mine"}
+    assert changed(data__train={"mine": {**pair_config.mine, "prefix": ""}}) == {"train/mine", "valid/mine"}
+
+
+def test_bad_pairs_are_told_with_the_source(pair_config, tmp_path):
+    def refuse(message, **changes):
+        with pytest.raises(UserError, match=message):
+            prepare(pair_config(**changes), tmp_path / "run")
+
+    refuse(r"pairs\.source_script: 'latn' begins", data__pairs__source_script="latn")
+    broken = {**pair_config.mine, "target_field": "fr"}
+    refuse(r"config\.data\.train\.mine: .*line 1: there is no field 'fr'", data__train={"mine": broken})
+    (tmp_path / "a").write_text("1\n2\n")
+    (tmp_path / "b").write_text("1\n")
+    lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
+    refuse(r"config\.data\.train\.mine: .*a has 2 lines and .*b 1: ", data__train={"mine": lines})
+    both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
+    refuse(r"train\.other: .*gives nothing for training", data__train=both, data__valid=both)
+    refuse(
+        r"config\.data\.train: nothing is left of mine",
+        data__valid={"v": both["other"]},
+        data__train={"mine": both["other"]},
+    )
+
+
+def test_files_that_change_between_the_two_reads_are_told(pair_config, tmp_path, monkeypatch):
+    path = tmp_path / "pairs.jsonl"
+
+    def build(cache, identity, label, *rest):
+        store = open_or_build(cache, identity, label, *rest)
+        if identity["of"] == "source":
+            path.write_text(path.read_text() + '{"en": "late", "de": "neu"}\n')
+        return store
+
+    open_or_build = token_store.open_or_build
+    monkeypatch.setattr(token_store, "open_or_build", build)
+    with pytest.raises(UserError, match=r"mine: 330 sources and 331 targets were read"):
+        prepare(pair_config(data__valid={"v": pair_config.mine}), tmp_path / "run")

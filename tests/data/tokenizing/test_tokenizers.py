@@ -1,0 +1,300 @@
+"""Every tokenizer gives back what it was given; special tokens never come out of text."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lm.config import TokenizerConfig
+from lm.data.examples.corruption import corrupt
+from lm.data.tokenizing import sentencepiece_training, tokenizers
+from lm.errors import UserError
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog, and then it sleeps.\n\n",
+    "def f(x):\n    if x:\n        return  x\n\treturn None\n",
+    "Ein paar Wörter mit Umlauten: äöüß. 中文字 one two three four five.\n",
+    " ".join(f"word{i}" for i in range(200)) + "\n",
+] * 5
+STRANGE = "▁ a▁b  \n\n\t <s></s><unk><pad> \x00 \r\n \u2028\u2581\u2585 \ufffd 😀é <0x41> "
+
+
+@functools.cache
+def sentencepiece(algorithm: str = "unigram") -> tokenizers.Tokenizer:
+    config = TokenizerConfig(kind="sentencepiece", vocab_size=340, algorithm=algorithm)
+    return tokenizers.build_tokenizer(config, SENTENCES)
+
+
+def make(kind: str, text: str = "") -> tokenizers.Tokenizer:
+    if kind.startswith("sentencepiece"):
+        return sentencepiece(kind.partition("-")[2] or "unigram")
+    return tokenizers.build_tokenizer(TokenizerConfig(kind=kind), [text])
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=60) | st.text("▁ \n\tab<s>/", max_size=30)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece-unigram", "sentencepiece-bpe"])
+@settings(max_examples=60, deadline=None)
+@given(text=TEXT, other=TEXT)
+@example(text=STRANGE, other="")
+def test_round_trip_of_any_text(kind, text, other):
+    tokenizer = make(kind, text + other)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id} & set(ids)
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.encode_batch([text, other]) == [ids, tokenizer.encode(other)]
+    assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id, tokenizer.pad_id, 10**6]) == text
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_saved_and_loaded_is_the_same(kind, tmp_path):
+    tokenizer = make(kind, "".join(SENTENCES))
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer")
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.encode(SENTENCES[1]) == tokenizer.encode(SENTENCES[1])
+    assert [loaded.bos_id, loaded.eos_id, loaded.pad_id] == [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer"], "nothing temporary is left"
+
+
+def test_a_changed_file_is_told(tmp_path):
+    make("characters", "abc").save(tmp_path)
+    (tmp_path / "characters.json").write_text(json.dumps(["a", "b", "d"]))
+    with pytest.raises(UserError, match="was changed"):
+        tokenizers.load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer"):
+        tokenizers.load_tokenizer(tmp_path / "missing")
+
+
+def test_words_by_frequency_and_others_unknown(tmp_path):
+    config = TokenizerConfig(kind="words", vocab_size=300)
+    tokenizer = tokenizers.build_tokenizer(config, ["jump twice", "walk  and\njump", "and jump"])
+    assert tokenizer.words == ["jump", "and", "twice", "walk"]
+    assert tokenizer.encode("walk and  run\njump") == [7, 5, tokenizer.unk_id, 4]
+    assert tokenizer.decode([tokenizer.bos_id, 7, 5, 4, tokenizer.eos_id]) == "walk and jump"
+    assert tokenizer.vocab_size == 8
+    tokenizer.save(tmp_path / "saved")
+    assert tokenizers.load_tokenizer(tmp_path / "saved").encode("jump twice") == [4, 6]
+    bounded = tokenizers.build_tokenizer(TokenizerConfig(kind="words", vocab_size=300), (str(n) for n in range(1000)))
+    assert bounded.vocab_size == 300
+
+
+def test_characters_are_sorted_and_others_unknown():
+    tokenizer = make("characters", "cab")
+    assert tokenizer.vocab_size == 7
+    assert tokenizer.encode("abc") == [4, 5, 6]
+    assert tokenizer.encode("a😀z") == [4, tokenizer.unk_id, tokenizer.unk_id]
+    assert tokenizer.decode(tokenizer.encode("a😀")) == "a\ufffd"
+
+
+def test_bytes_that_are_not_utf8_decode_to_the_replacement_character():
+    tokenizer = make("bytes")
+    assert tokenizer.decode(tokenizer.encode("é")[:1] + tokenizer.encode("a")) == "\ufffda"
+
+
+def test_sentencepiece_training_is_deterministic_and_compresses():
+    config = TokenizerConfig(kind="sentencepiece", vocab_size=340)
+    assert tokenizers.build_tokenizer(config, SENTENCES).fingerprint == sentencepiece().fingerprint
+    text = "".join(SENTENCES)
+    assert len(sentencepiece().encode(text)) < 0.6 * len(text.encode())
+
+
+def test_sentencepiece_vocabulary_that_does_not_suit_the_text():
+    with pytest.raises(UserError, match=r"vocab_size: 20000 is more than .* set it to (\d+) or less"):
+        tokenizers.build_tokenizer(TokenizerConfig(vocab_size=20000), SENTENCES)
+    with pytest.raises(UserError, match="cannot hold the characters"):
+        tokenizers.build_tokenizer(TokenizerConfig(vocab_size=300), ["".join(map(chr, range(0x4E00, 0x4F00)))])
+    with pytest.raises(UserError, match="no training text"):
+        tokenizers.build_tokenizer(TokenizerConfig(), [])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 6000))
+def test_even_sample_is_bounded_ordered_and_the_smallest_keys(sizes, max_bytes):
+    pieces = [f"{i:03d}" + "x" * size for i, size in enumerate(sizes)]
+    sample = sentencepiece_training.even_sample(iter(pieces), max_bytes)
+    assert sample == [piece for piece in pieces if piece in set(sample)]
+    assert sum(map(len, sample)) <= max_bytes or len(sample) == 1
+    if sum(map(len, pieces)) <= max_bytes:
+        assert sample == pieces
+
+
+def test_even_sample_covers_the_whole_corpus():
+    pieces = [f"{i:06d}" for i in range(20_000)]
+    kept = [int(piece) for piece in sentencepiece_training.even_sample(pieces, 12_000)]
+    assert len(kept) == 2000
+    thirds = [sum(1 for k in kept if k * 3 // 20_000 == part) for part in range(3)]
+    assert min(thirds) > 550  # 667 expected, standard deviation about 20
+
+
+def test_long_lines_are_cut_and_nothing_is_lost():
+    text = "a" * 5000 + "\n" + "bc " * 3000
+    parts = list(sentencepiece_training.split_texts([text]))
+    assert "".join(parts) == text.replace("\n", "")
+    assert max(map(len, parts)) <= sentencepiece_training.LONGEST_PIECE_OF_TEXT
+    assert parts[3].startswith("bc") and parts[4].startswith(" bc")
+
+
+def hugging_face_file(path, specials):
+    import tokenizers as hf
+
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=specials,
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.save(str(path))
+    return TokenizerConfig(kind="huggingface", path=str(path))
+
+
+def test_huggingface_file(tmp_path):
+    config = hugging_face_file(tmp_path / "tokenizer.json", ["<|endoftext|>"])
+    tokenizer = tokenizers.build_tokenizer(config, [])
+    assert tokenizer.bos_id == tokenizer.eos_id == 0 and tokenizer.pad_id == 0
+    text = "a <|endoftext|> b\n" + STRANGE
+    ids = tokenizer.encode(text)
+    assert 0 not in ids and tokenizer.decode([0, *ids, 0]) == text
+    assert tokenizer.encode_batch([text, "x"])[0] == ids
+    tokenizer.save(tmp_path / "saved")
+    assert tokenizers.load_tokenizer(tmp_path / "saved").encode(text) == ids
+
+
+def test_huggingface_pieces_around_documents(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    config = hugging_face_file(path, ["<pad>", "<s>", "</s>"])
+    tokenizer = tokenizers.build_tokenizer(config, [])
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    config = hugging_face_file(path, ["<begin>"])
+    with pytest.raises(UserError, match=r"set data\.tokenizer\.bos_token"):
+        tokenizers.build_tokenizer(config, [])
+    with pytest.raises(UserError, match="no piece '<nope>'"):
+        tokenizers.build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path), bos_token="<nope>"), [])
+
+
+def test_files_that_are_no_tokenizers(tmp_path):
+    bad = tmp_path / "bad"
+    bad.write_text("nonsense")
+    for kind in ("sentencepiece", "huggingface"):
+        with pytest.raises(UserError, match="not a usable"):
+            tokenizers.build_tokenizer(TokenizerConfig(kind=kind, path=str(bad)), [])
+        with pytest.raises(UserError, match="there is no file"):
+            tokenizers.build_tokenizer(TokenizerConfig(kind=kind, path=str(bad) + "x"), [])
+    with pytest.raises(UserError, match="not read from a file"):
+        tokenizers.build_tokenizer(TokenizerConfig(kind="bytes", path=str(bad)), [])
+
+
+def test_foreign_sentencepiece_model_without_padding(tmp_path):
+    import io
+
+    import sentencepiece as library
+
+    out = io.BytesIO()
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=out,
+        vocab_size=350,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    (tmp_path / "other.model").write_bytes(out.getvalue())
+    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(path=str(tmp_path / "other.model")), [])
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 1, 2)
+    assert tokenizer.decode(tokenizer.encode("the quick fox")) == "the quick fox"
+
+
+def test_pieces_are_visible():
+    for kind in ("bytes", "characters", "sentencepiece"):
+        tokenizer = make(kind, "ab \n\t")
+        assert tokenizer.piece(tokenizer.pad_id) == "<pad>" and tokenizer.piece(tokenizer.eos_id) == "<eos>"
+        assert "".join(map(tokenizer.piece, tokenizer.encode("ab"))) == "ab"
+        assert tokenizer.piece(tokenizer.encode("\n")[0]) == "⏎"
+        assert all(tokenizer.piece(i).isprintable() for i in range(-1, tokenizer.vocab_size + 1))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
+    plain = make(kind, "".join(SENTENCES) + "a <extra_id_0> b")
+    tokenizer = plain.with_extra_ids(100)
+    assert tokenizer.vocab_size == plain.vocab_size + 100 and plain.extra_ids == 0
+    assert [tokenizer.extra_id(n) for n in (0, 1, 99)] == [tokenizer.vocab_size - 1 - n for n in (0, 1, 99)]
+    assert tokenizer.extra_id(99) == plain.vocab_size, "nothing lies between"
+    assert tokenizer.piece(tokenizer.extra_id(7)) == "<extra_id_7>"
+    assert tokenizer.piece(tokenizer.vocab_size) == f"<{tokenizer.vocab_size}>"
+    ids = tokenizer.encode("a <extra_id_0> b")
+    assert ids == plain.encode("a <extra_id_0> b"), "text never turns into one"
+    assert tokenizer.decode([tokenizer.extra_id(0), *ids, tokenizer.extra_id(1)]) == "a <extra_id_0> b"
+    with pytest.raises(UserError, match="<extra_id_100> is needed, and the tokenizer has 100 of them"):
+        tokenizer.extra_id(100)
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer")
+    assert (loaded.fingerprint, loaded.vocab_size, loaded.extra_id(3)) == (
+        tokenizer.fingerprint,
+        tokenizer.vocab_size,
+        tokenizer.extra_id(3),
+    )
+    assert len({plain.fingerprint, tokenizer.fingerprint, plain.with_extra_ids(99).fingerprint}) == 3
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_extra_ids_are_spelled_for_generation(kind):
+    """As in T5's example (Raffel 2020, figure 2): the source that training makes of a text, and its target."""
+    kept, hidden = ["Thank you", " me to", " week."], [" for inviting", " your party last"]
+    tokenizer = make(kind, "".join(kept + hidden)).with_extra_ids(12)
+    parts = [tokenizer.encode(part) for part in (kept[0], hidden[0], kept[1], hidden[1], kept[2])]
+    mask = np.concatenate([np.full(len(part), number % 2 == 1) for number, part in enumerate(parts)])
+    sentinels = np.array([tokenizer.extra_id(number) for number in range(12)])
+    source, target = corrupt(np.concatenate(parts), mask, sentinels, tokenizer.eos_id)
+    for text in ("Thank you <extra_id_0> me to <extra_id_1> week.", "Thank you<extra_id_0> me to \n<extra_id_1> week."):
+        assert [*tokenizer.encode_spelled(text), tokenizer.eos_id] == source.tolist()
+    written = "<extra_id_0> for inviting<extra_id_1> your party last<extra_id_2>"
+    assert tokenizer.decode_spelled(target) == written
+    assert [*tokenizer.encode_spelled(written), tokenizer.eos_id] == target.tolist()
+    assert tokenizer.encode_spelled("<extra_id_11>") == [tokenizer.extra_id(11)]
+    with pytest.raises(UserError, match="<extra_id_12> is needed, and the tokenizer has 12"):
+        tokenizer.encode_spelled("a <extra_id_12>")
+
+
+def test_without_extra_ids_files_and_fingerprints_are_what_they_were(tmp_path):
+    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(kind="bytes"), [])
+    tokenizer.save(tmp_path / "tokenizer")
+    info = json.loads((tmp_path / "tokenizer" / "tokenizer_info.json").read_text())
+    assert info["options"] == {}
+    head = b'["bytes", {}]\0'
+    assert tokenizer.fingerprint == hashlib.sha256(head + tokenizer._content()).hexdigest()
+    built = tokenizers.build_tokenizer(TokenizerConfig(kind="bytes", extra_ids=3), [])
+    assert built.vocab_size == 262 and built.extra_id(2) == 259
+
+
+def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>"]), extra_ids=5)
+    appended = tokenizers.build_tokenizer(config, [])
+    assert appended.extra_id(0) == appended.vocab_size - 1 and appended.num_extra_ids == 5
+    assert appended.piece(appended.extra_id(4)) == "<extra_id_4>"
+    appended.save(tmp_path / "saved")
+    assert tokenizers.load_tokenizer(tmp_path / "saved").fingerprint == appended.fingerprint
+
+    names = [f"<extra_id_{n}>" for n in (2, 0, 1)]
+    config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>", *names]), extra_ids=5)
+    own = tokenizers.build_tokenizer(config, [])
+    assert own.vocab_size == own.base_size and own.num_extra_ids == 3
+    assert [own.extra_id(n) for n in range(3)] == [4, 5, 3]
+    assert [own.piece(token) for token in (3, 4, 5)] == names
+    text = "a <extra_id_0> b"
+    assert own.decode([own.extra_id(0), *own.encode(text), own.extra_id(1)]) == text
+    with pytest.raises(UserError, match="<extra_id_3> is needed, and the tokenizer has 3"):
+        own.extra_id(3)
+    assert own.fingerprint == tokenizers.build_tokenizer(dataclasses.replace(config, extra_ids=0), []).fingerprint

@@ -1,0 +1,170 @@
+"""Who may import whom, held by reading the imports of every file."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST_FILE = 400  # lines
+
+# A file may import from lower layers and from its own package; never upward, never a neighbour.
+LAYERS = (
+    {"errors"},
+    {"schema", "batch"},
+    {"config"},
+    {"models", "objectives", "data", "parallel", "flops", "run_directory", "command", "integrity", "storage_errors"},
+    {"checkpoint_reading", "decoding", "rows"},
+    {"checkpoint"},
+    {"averaging", "evaluation", "initialisation", "lora"},
+    {"training"},
+    {"evaluate"},
+    {"repeats"},
+    {"train", "eval", "generate", "compare", "aot", "merge_lora", "data.show"},
+)
+COMMANDS = LAYERS[-1]
+
+FRAMEWORKS = {"tensorflow", "torch"}
+PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+NETWORK = {"requests", "urllib.request", "urllib3", "http", "httpx", "aiohttp", "ftplib", "huggingface_hub"}
+
+
+def python_files() -> dict[str, Path]:
+    """Module name -> file, for lm/ and the two commands beside it."""
+    files = {}
+    for path in [*sorted((ROOT / "lm").rglob("*.py")), ROOT / "train.py", ROOT / "eval.py"]:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+def imports(tree: ast.AST, module: str, *, nested: bool = True) -> set[str]:
+    """Dotted names that are imported, "a.b.c" for `from a.b import c`; without `nested`, not those in functions."""
+    found: set[str] = set()
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+        elif nested or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            stack += ast.iter_child_nodes(node)
+    return found
+
+
+def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports. `from lm.data import packing` counts as lm.data.packing.windows."""
+    edges: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        edges[module] = set()
+        for name in imports(ast.parse(source), module):
+            edges[module].add(max((m for m in sources if f"{name}.".startswith(f"{m}.")), default="", key=len))
+        edges[module] -= {"", "lm", module}
+    return edges
+
+
+def room(module: str) -> str:
+    """The entry of LAYERS a module belongs to: its package, or itself."""
+    name = module.removeprefix("lm.")
+    return name if name in COMMANDS else name.split(".")[0]
+
+
+def layer(module: str) -> int:
+    levels = [level for level, rooms in enumerate(LAYERS) if room(module) in rooms]
+    assert levels, f"{module} is in no layer: name it in LAYERS of tests/models/test_layers.py"
+    return levels[0]
+
+
+def forbidden(edges: dict[str, set[str]]) -> list[str]:
+    return sorted(
+        f"{module} imports {other}"
+        for module, others in edges.items()
+        for other in others
+        if room(module) != room(other) and layer(module) <= layer(other)
+    )
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def matches(names: set[str], unwanted: set[str]) -> set[str]:
+    return {name for name in names if any(f"{name}.".startswith(f"{each}.") for each in unwanted)}
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    return {module: path.read_text(encoding="utf-8") for module, path in python_files().items()}
+
+
+def test_no_import_goes_upward_or_sideways(sources):
+    assert forbidden(graph({module: text for module, text in sources.items() if module != "lm"})) == []
+
+
+def test_no_import_goes_in_a_circle(sources):
+    assert circle(graph(sources)) == []
+
+
+def test_lm_never_imports_a_pickle_a_network_library_or_another_framework(sources):
+    found = {
+        module: matches(imports(ast.parse(text), module), FRAMEWORKS | PICKLES | NETWORK)
+        for module, text in sources.items()
+    }
+    assert {module: names for module, names in found.items() if names} == {}
+
+
+def test_no_array_is_loaded_with_pickles(sources):
+    for module, text in sources.items():
+        for node in ast.walk(ast.parse(text)):
+            allowed = isinstance(node, ast.keyword) and node.arg == "allow_pickle"
+            assert not allowed or ast.unparse(node.value) == "False", f"{module}, line {node.value.lineno}"
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "configs"])
+def test_no_file_needs_another_framework_to_be_imported(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        names = imports(ast.parse(path.read_text(encoding="utf-8")), path.stem, nested=False)
+        assert not matches(names, FRAMEWORKS), path
+
+
+def test_files_are_short(sources):
+    lengths = {module: text.count("\n") for module, text in sources.items()}
+    assert {module: lines for module, lines in lengths.items() if lines >= LONGEST_FILE} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "verdict"),
+    [
+        ("lm.models.block", "from lm.config import Config\nimport lm.models.transformer.cache", []),
+        ("lm.models.block", "from lm.data import packing", ["lm.models.block imports lm.data.packing.windows"]),
+        ("lm.models.block", "def f():\n    import lm.training.step", ["lm.models.block imports lm.training.step"]),
+        ("lm.models.block", "from ..data.packing import Rows", ["lm.models.block imports lm.data.packing.windows"]),
+        ("lm.data.show", "import lm.training.step", []),
+        ("lm.data.packing.loader", "from lm.data.show import main", ["lm.data.packing.loader imports lm.data.show"]),
+    ],
+)
+def test_the_layer_rules_see_what_breaks_them(module, source, verdict):
+    known = dict.fromkeys(
+        ["lm.config", "lm.models.transformer.cache", "lm.data.packing.windows", "lm.data.show", "lm.training.step"], ""
+    )
+    assert forbidden(graph({**known, module: source})) == verdict
+
+
+def test_a_circle_within_one_package_is_seen():
+    sources = {"lm.data.a": "import lm.data.b", "lm.data.b": "from lm.data.c import x", "lm.data.c": "from . import a"}
+    edges = graph(sources)
+    assert set(circle(edges)) == {"lm.data.a", "lm.data.b", "lm.data.c"}
+
+
+def test_an_import_within_a_function_is_told_from_one_at_import():
+    tree = ast.parse("try:\n    import torch\nexcept ImportError:\n    pass\ndef f():\n    import pickle")
+    assert imports(tree, "m", nested=False) == {"torch"}
+    assert imports(tree, "m") == {"torch", "pickle"}

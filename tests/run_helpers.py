@@ -1,0 +1,71 @@
+"""Runs inside the process of the tests, and what is told of two that should be the same one."""
+
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.config import Config, MeshConfig
+from lm.models.transformer.wiring import build_model
+from lm.parallel.mesh import make_mesh
+from lm.runs.directory import RunDirectory
+from lm.training.loop import train
+from lm.training.optimizer import make_optimizer
+from lm.training.state import abstract_state
+
+TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
+
+
+def config_of(tiny, **changes) -> Config:
+    """Of an experiment of conftest.py, with such changes as `tiny.flags` takes."""
+    values = runpy.run_path(str(tiny.config))["get_config"](str(tiny.text))
+    values.data.cache_dir = str(tiny.cache)
+    values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return Config.from_dict(values.to_dict())
+
+
+def train_here(tiny, root: Path, **changes) -> int:
+    """Trains or continues in this process, on eight devices; gives the exit status."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tiny.cache / "xla"))
+    try:
+        return train(config_of(tiny, **changes), root)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def final_state(root: Path):
+    """Parameters, their average, optimizer state and counters of the last checkpoint, as NumPy arrays."""
+    config = RunDirectory.existing(root).load_config()
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps)
+    abstract = abstract_state(config, build_model(config.model), optimizer, mesh)
+    with Checkpoints(root / "checkpoints", read_only=True) as checkpoints:
+        restored = checkpoints.restore(abstract)
+    assert restored.step == config.train.num_steps
+    return jax.tree.map(np.asarray, restored.state)
+
+
+def metrics(root: Path) -> list[dict]:
+    """Lines of metrics.jsonl, without the last if it is torn, and without what measures time."""
+    lines = (root / "metrics.jsonl").read_text().split("\n")[:-1] if (root / "metrics.jsonl").exists() else []
+    return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
+
+
+def last_step(root: Path) -> int:
+    return max((line["step"] for line in metrics(root)), default=0)
+
+
+def checkpoints_of(root: Path) -> list[int]:
+    return Checkpoints(root / "checkpoints", read_only=True).steps()
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Equal to the bit."""
+    states = final_state(one), final_state(two)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert metrics(one) == metrics(two)

@@ -1,0 +1,175 @@
+"""Closed forms against the real model and against what XLA counts."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lm.batch import Batch, Source
+from lm.config import Config, ModelConfig, defaults, source
+from lm.costs import (
+    CHIPS,
+    estimate_memory,
+    flops_per_row,
+    parameter_counts,
+    peak_flops,
+)
+from lm.models.transformer.wiring import Decoder, build_model, count_parameters, initial_params
+
+SMALL = ModelConfig(
+    vocab_size=512,
+    num_layers=3,
+    d_model=256,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    d_ff=768,
+    max_length=64,
+    scan_layers=False,
+)
+
+VARIANTS = [
+    {},
+    {"positions": "learned", "num_kv_heads": 4, "activation": "gelu_tanh"},
+    {"norm": "rmsnorm", "activation": "swiglu", "use_bias": False, "tie_embeddings": False},
+    {"norm_position": "post", "num_kv_heads": 1, "head_dim": 16, "scan_layers": True, "positions": "sinusoidal"},
+]
+
+
+def abstract_params(config):
+    return nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(config), key), jax.random.key(0)))
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_parameter_count_is_that_of_the_model(changes):
+    config = dataclasses.replace(SMALL, **changes)
+    params, counts = abstract_params(config), parameter_counts(config)
+    assert counts.total == count_parameters(params)
+    assert counts.token_embedding == count_parameters(params["token_embedding"])
+    layers = {name: value for name, value in params.items() if name.startswith("layer")}
+    for part in ("attention", "mlp"):
+        assert getattr(counts, part) == count_parameters([each[part] for each in layers.values()])
+
+
+@pytest.mark.parametrize("changes", VARIANTS[:3])
+def test_flops_agree_with_what_xla_counts(changes):
+    """XLA also counts norms, softmax, activations, loss and the like: a few percent more at this width, never less."""
+    config, rows, length = dataclasses.replace(SMALL, **changes), 4, 64
+    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    batch = Batch(ids, ids, ids, ids, ids)
+
+    def loss(params, batch):
+        logits = Decoder(config).apply({"params": params}, batch).logits
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
+
+    flops = flops_per_row(config, length)
+    for function, expected in ((loss, flops.forward), (jax.grad(loss), flops.train)):
+        counted = jax.jit(function).lower(abstract_params(config), batch).compile().cost_analysis()["flops"]
+        assert 1.0 < counted / (rows * expected) < 1.06
+
+
+TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_layers=2, positions="relative")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"positions": "learned", "norm_position": "post", "norm_embeddings": True, "use_bias": False},
+        {"activation": "geglu_tanh", "norm": "rmsnorm", "share_embeddings": False, "source_vocab_size": 300},
+    ],
+)
+def test_encoder_decoder_parameters_and_flops(changes):
+    config, rows, L, S = dataclasses.replace(TWO_SIDED, **changes), 4, 64, 48
+    params = abstract_params(config)
+    assert parameter_counts(config).total == count_parameters(params)
+    ids, source = (jax.ShapeDtypeStruct((rows, length), jnp.int32) for length in (L, S))
+    batch = Batch(ids, ids, ids, ids, ids, Source(source, source, source))
+
+    def loss(params, batch):
+        return jnp.mean(build_model(config).apply({"params": params}, batch).logits)
+
+    counted = jax.jit(loss).lower(params, batch).compile().cost_analysis()["flops"]
+    assert 1.0 < counted / (rows * flops_per_row(config, L, S).forward) < 1.06
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "masked", "head_transform": True, "output_bias": True, "pair_head": True, "max_hidden": 16},
+        {"head": "classes", "num_classes": 9, "pooler": True, "window": 9, "global_every": 2},
+        {"head": "embedding", "pooling": "first", "num_layers": 2},
+        {"head": "span", "family": "encoder_decoder", "num_layers": 2, "num_encoder_layers": 1},
+    ],
+    ids=str,
+)
+def test_flops_of_heads(changes):
+    """Of few tokens' logits, of small classes, of a text and its partner, of the same text on both sides."""
+    config, rows, length = dataclasses.replace(SMALL, **({"family": "encoder"} | changes)), 4, 64
+    ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    batch = Batch(ids, ids, ids, ids, ids, Source(ids, ids, ids) if config.head == "embedding" else None)
+
+    def total(params, batch):
+        output = build_model(config).apply({"params": params}, batch)
+        numbers = (output.logits, output.pair_logits, output.embedding, output.source_embedding)
+        return sum(jnp.mean(each) for each in numbers if each is not None)
+
+    counted = jax.jit(total).lower(abstract_params(config), batch).compile().cost_analysis()["flops"]
+    assert 1.0 < counted / (rows * flops_per_row(config, length, length).forward) < 1.065
+
+
+def test_flops_of_gpt2_by_hand():
+    """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
+    D, N, V, L = 768, 12, 50257, 1024
+    config = ModelConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
+    assert flops_per_row(config, L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
+
+
+def test_an_unknown_chip_has_no_peak():
+    assert peak_flops("cpu", "float32") is None
+    assert peak_flops("NVIDIA H100", "bfloat16") is None
+    assert peak_flops("Tesla T4", "bfloat16") is None
+    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert peak_flops("NVIDIA A100-SXM4-40GB", "float32") == 156e12
+    assert all(chip.bfloat16 is None or chip.float32 <= chip.bfloat16 for chip in CHIPS.values())
+
+
+def config_with(**changes):
+    values = defaults()
+    values.data.train.docs = source(kind="embedded")
+    values.model.vocab_size = 512
+    for name, value in changes.items():
+        section, key = name.split("__")
+        values[section][key] = value
+    return Config.from_dict(values.to_dict())
+
+
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "moments"),
+    [({}, 2), ({"optimizer__name": "lion"}, 1), ({"optimizer__name": "sgd"}, 1), ({"optimizer__ema_decay": 0.9}, 2)],
+)
+def test_memory_of_parameters_and_optimizer_is_exact_on_one_device(changes, moments):
+    config = config_with(**changes)
+    size = 4 * parameter_counts(config.model).total
+    estimate = estimate_memory(config, ONE)
+    assert estimate.parameters == size * (2 if config.optimizer.ema_decay else 1)
+    assert estimate.optimizer == moments * size
+    assert estimate.gradients == size
+
+
+def test_memory_falls_where_it_should():
+    base = estimate_memory(config_with(), ONE)
+    assert estimate_memory(config_with(), ONE | {"data": 4}).activations * 4 == base.activations
+    assert estimate_memory(config_with(), ONE | {"data": 4}).parameters == base.parameters
+    split = estimate_memory(config_with(), ONE | {"fsdp": 4})
+    assert split.parameters == pytest.approx(base.parameters / 4, rel=0.01)
+    assert estimate_memory(config_with(), ONE | {"tensor": 2}).logits * 2 == base.logits
+    assert estimate_memory(config_with(train__accumulation=4), ONE).logits * 4 == base.logits
+    by_remat = [estimate_memory(config_with(model__remat=name), ONE).activations for name in ("none", "dots", "full")]
+    assert by_remat == sorted(by_remat, reverse=True)
+    assert estimate_memory(config_with(), ONE, kernel="splash").activations < base.activations
