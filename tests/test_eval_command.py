@@ -30,7 +30,7 @@ from lm.runs.evaluate import _evaluation_config
 from lm.training.state import abstract_state, make_state
 
 command = importlib.import_module("eval")
-ROOT = Path(command.__file__).parent
+ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"train": 40, "valid": 6, "test": 9}
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
 

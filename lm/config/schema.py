@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
 import typing
 from collections.abc import Mapping
@@ -16,9 +17,30 @@ from typing import Any
 from lm.errors import UserError
 
 
-def option(default: Any, doc: str, *, choices: tuple = (), minimum: Any = None, maximum: Any = None) -> Any:
-    """A dataclass field that carries its documentation and its range (both ends included)."""
-    return field(default=default, metadata={"doc": doc, "choices": choices, "min": minimum, "max": maximum})
+def option(
+    default: Any, doc: str, *, choices: tuple = (), registry: str = "", minimum: Any = None, maximum: Any = None
+) -> Any:
+    """A dataclass field that carries its documentation and the values it allows.
+
+    Args:
+        choices: the allowed values; empty for any.
+        registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
+            "lm.tasks.TASKS". It is looked up when a value is checked, so a new entry there needs no change here.
+        minimum, maximum: the range, both ends included.
+    """
+    rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
+    return field(default=default, metadata=rules)
+
+
+def entries(registry: str) -> Mapping[str, Any]:
+    """Returns the dict that a dotted name such as "lm.tasks.TASKS" refers to."""
+    module, _, name = registry.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def allowed_values(rules: Mapping[str, Any]) -> tuple:
+    """Returns the values that a field with these metadata allows; empty for any."""
+    return tuple(entries(rules["registry"])) if rules.get("registry") else rules.get("choices", ())
 
 
 def section(cls: type) -> Any:
@@ -62,7 +84,7 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         raise UserError(f"config.{path}: expected {kind.__name__}, got {value!r}.")
     if kind is float and not math.isfinite(value):
         raise UserError(f"config.{path}: expected a finite number, got {value!r}.")
-    choices = rules.get("choices")
+    choices = allowed_values(rules)
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -105,8 +127,8 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
         else:
             default = getattr(cls(), spec.name)
             doc = spec.metadata["doc"]
-            if spec.metadata.get("choices"):
-                doc += f" One of: {', '.join(repr(each) for each in spec.metadata['choices'])}."
+            if choices := allowed_values(spec.metadata):
+                doc += f" One of: {', '.join(map(repr, choices))}."
             found.append((name, default, doc))
             if typing.get_origin(kind) is dict:
                 found += describe_settings(typing.get_args(kind)[1], name + ".NAME.")

@@ -14,7 +14,7 @@ from lm.config import Config, defaults, source
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**changes: object) -> Config:

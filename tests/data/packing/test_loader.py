@@ -199,7 +199,7 @@ def alive(pid):
 def test_a_killed_parent_leaves_no_workers_and_no_shared_memory(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    root = str(Path(loader.__file__).parents[2])
+    root = str(Path(loader.__file__).parents[3])
     before = set(glob.glob("/dev/shm/*"))
     parent = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
