@@ -35,6 +35,8 @@ from lm.training.loop import train
 
 FLAGS = flags.FLAGS
 STEPS, HALF = 20, 10
+# Code before the redesign refused to continue a run with two vocabularies, so this case has no kept run directory.
+NOT_CONTINUED = ("seq2seq-apart",)
 WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew zé 猫".split()
 TIMING = ("train/seconds", "train/tokens_per_second", "train/peak_share")
 
@@ -237,6 +239,8 @@ GENERATED = {
 def run_case(name: str, values: Any, root: Path, keep: Path | None, old: Path | None) -> dict[str, Any]:
     """Trains one case, in two halves if the first is to be kept, and gives what it did."""
     config = Config.from_dict(values.to_dict())
+    if name in NOT_CONTINUED:
+        keep = old = None
     if old is not None:
         shutil.copytree(old / name, root)
     elif keep is not None:
