@@ -26,13 +26,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from lm.config.command import DONE, config_from_flags, define_config_flag, run
-from lm.data.storing.prepare import cache_directory
 from lm.errors import UserError
 from lm.parallel import distributed
 from lm.parallel.distributed import is_first
 from lm.reporting.table import print_table, with_means
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import SPLITS, Options, evaluate_run
+from lm.runs.prepare import cache_directory
 
 FLAGS = flags.FLAGS
 

@@ -14,9 +14,9 @@ import jax
 from absl import flags
 
 from lm.config import command
-from lm.data.storing.prepare import cache_directory
 from lm.errors import UserError
 from lm.parallel import distributed
+from lm.runs.prepare import cache_directory
 from lm.runs.repeats import repetitions, train_all
 from lm.training.loop import train
 

@@ -28,10 +28,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from lm import command
 from lm.config import Config, defaults, source
 from lm.errors import UserError
 from lm.training.loop import train
+
+try:
+    from lm.config import command
+except ImportError:  # in a checkout of the code before the redesign
+    from lm import command  # type: ignore[no-redef]
 
 FLAGS = flags.FLAGS
 STEPS, HALF = 20, 10
@@ -129,7 +133,9 @@ def base(folder: Path, family: str, objective: str, **sources: Any) -> Any:
     config.optimizer.update(schedule="constant", warmup_steps=4, learning_rate=3e-3)
     config.train.update(num_steps=STEPS, batch_size=8)
     config.checkpoint.update(every_steps=HALF, keep_latest=3)
-    config.eval.update(every_steps=HALF, sample_tokens=16)
+    config.eval.every_steps = HALF
+    if objective == "causal":
+        config.eval.sample_tokens = 16
     config.log.update(every_steps=1, tensorboard=False)
     return config
 

@@ -36,7 +36,6 @@ from benchmarks.huggingface_peer import build_peer, frameworks, peer_logits, pee
 from benchmarks.record import surroundings, write_record
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import command
-from lm.data.storing.prepare import load_tokenizers
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.inputs import Vocabulary, model_batch, pad_sources
 from lm.decoding.text import vocabulary_of
@@ -44,6 +43,7 @@ from lm.decoding.translate import encode_sources
 from lm.errors import UserError
 from lm.models.transformer.wiring import Model, build_model, count_parameters
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers
 
 OURS = "ours"
 TOLERANCE = 1e-4  # of logits

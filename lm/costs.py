@@ -247,7 +247,10 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
     An estimate before anything is compiled, to warn with and to choose a batch by. `python -m lm.aot` gives XLA's
     own figure. `kernel` is the attention kernel: only xla keeps the scores.
     """
-    model, fsdp, tensor = config.model, mesh["fsdp"], mesh["tensor"]
+    from lm.models.heads import headed
+    from lm.tasks import task_of
+
+    model, fsdp, tensor = headed(config.model, task_of(config).head(config)), mesh["fsdp"], mesh["tensor"]
     counts = parameter_counts(model)
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms

@@ -37,7 +37,6 @@ from lm.checkpoints.averaging import averaged_params
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
 from lm.config.command import DONE, run
-from lm.data.storing.prepare import cache_directory, load_tokenizers
 from lm.data.tokenizing.tokenizers import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, read_lines, source_text, whole_file
@@ -50,6 +49,8 @@ from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.mesh import make_mesh, on_mesh
 from lm.reporting.progress import bar, duration, fit
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import cache_directory, load_tokenizers
+from lm.tasks import task_of
 
 LONGEST_DEFAULT = 256
 BATCH_SIZE_DEFAULT = 16  # of continuations
@@ -115,7 +116,7 @@ def main() -> int:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/quickstart.")
     run_directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = run_directory.load_config()
-    if config.model.head != "tokens":
+    if not task_of(config).writes_text:
         raise UserError(
             f"--workdir={FLAGS.workdir}: a model of objective.name={config.objective.name} writes no text; score it "
             f"with eval.py --workdir={FLAGS.workdir}."
@@ -132,7 +133,7 @@ def load_model(run_directory: RunDirectory, config: Config, rows: int) -> tuple[
     """
     jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
     # Cached decoding always uses xla, so a model trained with another chip's kernel runs here too.
-    model = build_model(dataclasses.replace(config.model, attention="xla"))
+    model = build_model(dataclasses.replace(config.model, attention="xla"), task_of(config).head(config))
     ema = config.optimizer.ema_decay > 0
     with Checkpoints(run_directory.checkpoints_dir, config.checkpoint, read_only=True) as checkpoints:
         if FLAGS.average > 1:
@@ -210,12 +211,14 @@ def translate(run_directory: RunDirectory, config: Config, sampling: Sampling) -
         settings.check()
     texts = read_sources()
     prefix = prefix_of(config) if FLAGS.prefix is None else FLAGS.prefix
-    sources = [source_text(config, prefix, text) for text in texts]
+    clean = task_of(config).clean_source
+    sources = [source_text(prefix, clean(config, text)) for text in texts]
     with print_lines() if FLAGS.output is None else whole_file(FLAGS.output, "output") as write:
-        tokenizer, source_tokenizer = load_tokenizers(config, run_directory.root)
+        tokenizers = load_tokenizers(config, run_directory.root)
+        tokenizer, source_tokenizer = tokenizers.target, tokenizers.source
         numbers = [number for number, source in enumerate(sources, start=1) if source is not None]
         # What such a model has learned to read and write holds these tokens; in other text they are as it says.
-        spelled = config.objective.name in ("span_corruption", "ul2", "infilling")
+        spelled = task_of(config).spells_extra_ids
         ids = encode_sources(source_tokenizer, [source for source in sources if source is not None], spelled=spelled)
         warn_of_cuts(ids, numbers, config.data.source_length)
         ids = cut_sources(ids, config.data.source_length)

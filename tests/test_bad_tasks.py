@@ -7,9 +7,9 @@ import pytest
 
 from lm.config import Config
 from lm.config.checks import FAMILIES
-from lm.data.storing.prepare import prepare
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import prepare
 from tests.run_helpers import config_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections

@@ -7,12 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from lm.rows import eval_rows
 
 from lm.checkpoints.checkpoints import Checkpoints
-from lm.data.storing.prepare import load_tokenizers, prepare_split
 from lm.models.transformer.wiring import build_model
-from lm.rows import eval_rows
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers, prepare_split
 from tests.conftest import Tiny
 from tests.run_helpers import assert_same_run, checkpoints_of, metrics, train_here
 

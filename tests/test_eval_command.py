@@ -19,7 +19,6 @@ import pytest
 from lm.checkpoints.averaging import averaged_params
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, defaults, source
-from lm.data.storing.prepare import prepare
 from lm.errors import UserError
 from lm.evaluation.predictions import read_predictions
 from lm.evaluation.text_metrics import score
@@ -27,6 +26,7 @@ from lm.models.transformer.wiring import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import _evaluation_config
+from lm.runs.prepare import prepare
 from lm.training.state import abstract_state, make_state
 
 command = importlib.import_module("eval")

@@ -12,13 +12,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from lm.rows import train_rows
 
 import lm.training.loop
 from lm.checkpoints.checkpoints import Checkpoints
-from lm.data.storing.prepare import prepare
 from lm.errors import UserError
-from lm.rows import train_rows
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import prepare
 from lm.training.step import batch_hash
 from tests.run_helpers import assert_same_run, checkpoints_of, config_of, last_step, metrics, train_here
 from tests.trees import flatten

@@ -3,17 +3,17 @@
 import jax
 import numpy as np
 import pytest
-
-from lm.config import Config, MeshConfig, defaults, source
 from lm.data.packing.loader import EvalRows, TrainRows
 from lm.data.packing.packed_rows import PackedTrainRows
 from lm.data.packing.pair_rows import PairEvalRows
 from lm.data.packing.piece_rows import PieceEvalRows
-from lm.data.storing.prepare import prepare
+from lm.rows import _ends_sentence, eval_rows, train_rows
+
+from lm.config import Config, MeshConfig, defaults, source
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.parallel.mesh import batch_sharding, make_mesh
-from lm.rows import _ends_sentence, eval_rows, train_rows
+from lm.runs.prepare import prepare
 
 BATCH, SOURCE, LENGTH = 4, 64, 56
 LINES = [(f"source {i} {'a. b! ' * (i % 4)}end.", f"target {i * i}{' c' * (i % 5)}") for i in range(120)]

@@ -5,16 +5,14 @@ below), changes what differs and returns it. The command line overrides single v
 `--config.model.num_layers=6`. `Config.from_dict` turns the result back into frozen dataclasses and
 checks the whole before anything is built: unknown keys, types, ranges, and pairs of settings that
 cannot work together. Checks that need devices or a tokenizer are made by those who know them
-(`lm/parallel/mesh.py`, `lm/data/storing/prepare.py`) and are told in the same way, as a UserError.
+(`lm/parallel/mesh.py`, `lm/runs/prepare.py`) and are told in the same way, as a UserError.
 """
 
-from lm.config.checks import LABELLED, PAIRED
 from lm.config.data import CleaningConfig, DataConfig, PairsConfig, SourceConfig, TokenizerConfig
 from lm.config.experiment import Config, defaults, source
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.training import (
     SCORES,
-    TASK_FIGURES,
     TEXT_METRICS,
     CheckpointConfig,
     EvalConfig,
@@ -26,10 +24,7 @@ from lm.config.training import (
 )
 
 __all__ = [
-    "LABELLED",
-    "PAIRED",
     "SCORES",
-    "TASK_FIGURES",
     "TEXT_METRICS",
     "CheckpointConfig",
     "CleaningConfig",

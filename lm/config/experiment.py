@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ml_collections
 
-from lm.config.checks import check_pairs
+from lm.config.checks import check, check_unread, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig, ObjectiveConfig
-from lm.config.schema import build, option, section
+from lm.config.schema import build, entries, option, section
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lm.errors import UserError
-
-# What the model has to compute for an objective; for all others the next token.
-HEADS = {
-    "masked": "masked",
-    "classification": "classes",
-    "regression": "classes",
-    "tagging": "classes",
-    "span_qa": "span",
-    "contrastive": "embedding",
-}
 
 
 @dataclass(frozen=True)
@@ -50,11 +39,19 @@ class Config:
     eval: EvalConfig = section(EvalConfig)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Builds, resolves derived values and checks. Raises UserError at the first thing wrong."""
-        config = build(cls, values)
-        config = _resolve(config)
-        check_pairs(config)
+    def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
+        """Builds the config, fills in derived values and checks the whole. Raises UserError at the first fault.
+
+        With `reset_unread` a setting that the task does not read gets its default instead of being refused: for
+        configs that were written when such settings were ignored.
+        """
+        given = build(cls, values)
+        task = entries("lm.tasks.TASKS")[given.objective.name]
+        if reset_unread:
+            given = replace_settings(given, dict(unread(task)))
+        config = _resolve(given, task)
+        check(config, task)
+        check_unread(given, config, task)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +65,18 @@ class Config:
         return cls.from_dict(json.loads(text))
 
 
+def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
+    """Returns a config with other values of some settings, by dotted name. Nothing is checked."""
+    for setting, value in values.items():
+        section, _, rest = setting.partition(".")
+        new = replace_settings(getattr(config, section), {rest: value}) if rest else value
+        config = dataclasses.replace(config, **{section: new})
+    return config
+
+
+DEFAULTS = Config()
+
+
 def defaults() -> ml_collections.ConfigDict:
     """What a file in configs/ starts from: every setting at its default."""
     return ml_collections.ConfigDict(Config().to_dict(), convert_dict=True)
@@ -78,43 +87,14 @@ def source(**values: Any) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
 
 
-def _max_hidden(config: Config) -> int:
-    """A little more than the share of a row that is hidden; rows are packed so that it is never more.
-
-    How many tokens whole words have is not known before they are drawn, so there it is any number.
-    """
-    objective, length = config.objective, config.data.sequence_length
-    if objective.name != "masked" or objective.whole_words:
-        return 0
-    return min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
-
-
-def _resolve(config: Config) -> Config:
-    """Fills in what stands for "derived", save what the tokenizer (vocab_size) and the data (labels) give."""
+def _resolve(config: Config, task: Any) -> Config:
+    """Fills in what stands for "derived", except for what the tokenizer (vocab_size) and the data (labels) give."""
+    config = task.resolve(config)
     data, model, steps = config.data, config.model, config.train.num_steps
     optimizer, generation = config.optimizer, config.eval.generation
-    head = HEADS.get(config.objective.name, "tokens")
-    if model.head not in ("tokens", head):
-        raise UserError(
-            f"config.model.head: {model.head!r} does not fit objective.name={config.objective.name}; leave it."
-        )
-    pooling = model.pooling or ("first" if model.family == "encoder" else "last")
-    pooling = "none" if config.objective.name == "tagging" else pooling
-    classes = 1 if config.objective.name == "regression" else len(data.labels)
-    model = dataclasses.replace(
-        model,
-        head=head,
-        pooling=pooling,
-        num_classes=model.num_classes or (classes if head == "classes" else 0),
-        pair_head=config.objective.next_sentence,
-        max_hidden=_max_hidden(config),
-    )
-    if config.objective.name == "contrastive":  # the same stack reads both texts
-        data = dataclasses.replace(data, source_length=data.sequence_length)
+    model = dataclasses.replace(model, pooling=model.pooling or ("first" if model.family == "encoder" else "last"))
     if model.family == "encoder_decoder":
-        # With a head of its own both sides read the same text.
-        own = data.source_length if head == "tokens" else 0
-        data = dataclasses.replace(data, source_length=own or data.sequence_length)
+        data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
         model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)
     if model.head_dim == 0:
         if model.d_model % model.num_heads:

@@ -91,27 +91,13 @@ class ModelConfig:
         choices=("none", "full", "dots"),
     )
 
-    head: str = option(
-        "tokens",
-        "Set by the objective: what is computed of each token. tokens: the next one; masked: the one that is hidden "
-        "there; classes: scores of labels (or one number); span: scores of being an answer's start and end; "
-        "embedding: a vector for the text.",
-        choices=("tokens", "masked", "classes", "span", "embedding"),
-    )
-    num_classes: int = option(0, "Of head=classes; 0 for as many as there are labels, 1 for regression.", minimum=0)
     pooling: str = option(
         "",
-        "What of a text stands for the whole: its first or last token, or the mean; empty for first in an encoder, "
-        "last elsewhere. none: each token for itself (tagging).",
-        choices=("", "first", "last", "mean", "none"),
+        "What stands for a whole text: its first or last token, or the mean of all; empty for first in an encoder, "
+        "last elsewhere.",
+        choices=("", "first", "last", "mean"),
     )
     pooler: bool = option(False, "A product and tanh before the classes of a text, as BERT.")
-    max_hidden: int = option(
-        0,
-        "Set by the objective masked: the most hidden tokens of a row, for which alone logits are computed; 0: all.",
-        minimum=0,
-    )
-    pair_head: bool = option(False, "Set by objective.next_sentence: tell whether the second text follows.")
     head_transform: bool = option(False, "masked: a product, the activation and a norm before the output, as BERT.")
     output_bias: bool = option(False, "masked: a bias for each entry of the vocabulary, as BERT.")
     lora_rank: int = option(0, "Train adapters of this rank (Hu 2021) beside frozen products; 0 for none.", minimum=0)
@@ -133,25 +119,8 @@ class ObjectiveConfig:
 
     name: str = option(
         "causal",
-        "causal: every token from those before it. Encoder-decoder: seq2seq (the target of a pair), span_corruption "
-        "(T5), ul2 (its mixture of denoisers), infilling (BART), prefix_lm (the rest of a text from its beginning). "
-        "Encoder: masked (BERT). Any: classification or regression (a label or number for a text or a pair of texts), "
-        "tagging (a label for each word), span_qa (where in a text the answer is), contrastive (texts that belong "
-        "together get similar vectors).",
-        choices=(
-            "causal",
-            "seq2seq",
-            "span_corruption",
-            "ul2",
-            "infilling",
-            "prefix_lm",
-            "masked",
-            "classification",
-            "regression",
-            "tagging",
-            "span_qa",
-            "contrastive",
-        ),
+        "What is predicted.",
+        registry="lm.tasks.TASKS",
     )
     noise_density: float = option(
         0.15, "span_corruption, infilling, masked: share of the tokens that are hidden.", minimum=0.01, maximum=0.9

@@ -38,15 +38,6 @@ TEXT_METRICS = {
     "exact_match": ("exact_match",),
     "wer": ("wer",),
 }
-# What the evaluation of an encoder's task gives beside its loss.
-TASK_FIGURES = {
-    "masked": ("mlm_loss", "mlm_accuracy", "perplexity"),
-    "classification": ("accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"),
-    "regression": ("pearson", "spearman", "mean_squared_error"),
-    "tagging": ("entity_f1", "entity_precision", "entity_recall", "token_accuracy"),
-    "span_qa": ("exact_match", "f1"),
-    "contrastive": ("accuracy",),
-}
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lm.batch import Batch
-from lm.config import Config, command
-from lm.data.packing.packed_rows import PackedTrainRows
-from lm.data.storing.label_store import LabelledStore
-from lm.data.storing.pair_store import PairStore
-from lm.data.storing.prepare import Prepared, Store, prepare
-from lm.data.storing.token_store import TokenStore
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.config import command
 from lm.errors import UserError
-from lm.rows import train_rows
+from lm.runs.prepare import Prepared, prepare
+from lm.tasks import task_of
+from lm.tasks.task import NOT_SCORED
 
 
 def define_flags() -> None:
@@ -47,103 +43,67 @@ def define_flags() -> None:
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-NOT_SCORED = "·"
-MASK = "<mask>"
-FOLLOWS = ("other text", "follows")  # what the label of a next-sentence pair says of the second text
-ENDS_OF_ANSWER = ("", "start", "end", "start+end")
-NO_ANSWER = "no answer"  # in place of both ends, below the first token
 MARGIN = 9  # columns that the names of the lines take
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """One line a store, or a side of it: what is in it and what was dropped from its source."""
+    """Returns one line per store, or per side of it: its size, and what was dropped from its source."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
         left = name in ("split", "source", "dropped")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "dropped")
     for split, stores in prepared.stores.items():
-        for name, store in [side for item in stores.items() for side in _sides(*item)]:
-            if isinstance(store, LabelledStore):
-                counts, text_tokens = {**store.counts, "documents": store.counts["examples"]}, store.counts["tokens"]
-                dropped = "; ".join(store.notes)
-            else:
-                counts = store.manifest["counts"]
-                text_tokens = counts["tokens"] - 2 * counts["documents"]
-                dropped = ", ".join(f"{n:,} {reason}" for reason, n in store.manifest["dropped"].items() if n)
-            table.add_row(
-                split,
-                name,
-                *(f"{counts[key]:,}" for key in ("documents", "tokens", "bytes")),
-                f"{counts['bytes'] / max(1, text_tokens):.2f}",
-                *(f"{counts[key]:,}" for key in ("words", "unknown")),
-                dropped or "none",
-            )
+        for name, store in stores.items():
+            for side, one in store.sides().items():
+                counts = one.counts
+                table.add_row(
+                    split,
+                    f"{name}/{side}" if side else name,
+                    *(f"{counts[key]:,}" for key in ("documents", "tokens", "bytes")),
+                    f"{counts['bytes'] / max(1, one.num_tokens_of_text):.2f}",
+                    *(f"{counts[key]:,}" for key in ("words", "unknown")),
+                    "; ".join(one.notes) or "none",
+                )
     return table
 
 
 def label_lines(prepared: Prepared) -> list[str]:
-    """How often each label comes, a line for each split; none where there are no labels."""
+    """Returns how often each label occurs, a line for each split; none where there are no labels."""
     lines = []
     for split, stores in prepared.stores.items():
-        first = next(iter(stores.values()))
-        if isinstance(first, LabelledStore) and first.label_counts:
-            counts = (f"{label} {first.label_counts.get(label, 0):,}" for label in prepared.config.data.labels)
-            lines.append(f"{split} labels: {', '.join(counts)}")
+        counts = getattr(next(iter(stores.values())), "label_counts", {})
+        if counts:
+            labels = (f"{label} {counts.get(label, 0):,}" for label in prepared.config.data.labels)
+            lines.append(f"{split} labels: {', '.join(labels)}")
     return lines
-
-
-def _sides(name: str, store: Store) -> list[tuple[str, TokenStore | LabelledStore]]:
-    if isinstance(store, PairStore):
-        return [(f"{name}/source", store.source), (f"{name}/target", store.target)]
-    return [(name, store)]
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """A row as lines in columns, inputs above targets, and before them the source (or partner), where there is one.
+    """Returns a row as lines in columns, inputs above targets, and above both the source side, if there is one.
 
-    `most_lines` is for each of these; what is left out is counted.
+    `most_lines` limits each of these; what is left out is counted.
     """
-    objective = prepared.config.objective
-    tokens, segments = batch.tokens[row], batch.segments[row]
-    reads = _visible(prepared.tokenizer, tokens, segments)
-    predicts = _targets(prepared.config, prepared.tokenizer, batch, row)
-    if objective.name == "masked":
-        mask_id = prepared.tokenizer.mask_id
-        reads = [MASK if t == mask_id else piece for piece, t in zip(reads, tokens, strict=False)]
-    if objective.next_sentence:
-        for first in np.flatnonzero((batch.positions[row] == 0) & (segments > 0)):
-            predicts[first] = FOLLOWS[int(batch.targets[row][first])]
-    alone = objective.name == "contrastive"  # nothing is predicted of a token
-    below = {} if alone else {"predicts": predicts[: len(reads)]}
-    lines = _columns({"reads": reads, **below}, segments, width, most_lines)
+    task, config, tokenizer = task_of(prepared.config), prepared.config, prepared.tokenizer
+    segments = batch.segments[row]
+    lines_of_row: dict[str, Sequence[str]] = {
+        "reads": _visible(task.preview_inputs(tokenizer, batch.tokens[row]), segments)
+    }
+    targets = task.preview_targets(config, tokenizer, batch, row)
+    if targets is not None:
+        lines_of_row["predicts"] = targets[: len(lines_of_row["reads"])]
+    lines = _columns(lines_of_row, segments, width, most_lines)
     if batch.source is not None:
         source_segments = batch.source.segments[row]
-        source = _visible(prepared.source_tokenizer, batch.source.tokens[row], source_segments)
-        lines = _columns({"partner" if alone else "source": source}, source_segments, width, most_lines) + lines
+        pieces = task.preview_inputs(prepared.tokenizers.source, batch.source.tokens[row])
+        source: dict[str, Sequence[str]] = {task.source_title: _visible(pieces, source_segments)}
+        lines = _columns(source, source_segments, width, most_lines) + lines
     return lines
 
 
-def _targets(config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str]:
-    """What is to be told of each token."""
-    found = []
-    for target, weight, position in zip(batch.targets[row], batch.weights[row], batch.positions[row], strict=True):
-        if weight == 0:
-            found.append(NOT_SCORED)
-        elif config.objective.name == "regression":
-            found.append(f"{float(target):g}")
-        elif config.model.head == "classes":
-            found.append(config.data.labels[int(target)])
-        elif config.model.head == "span":
-            found.append(ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER)
-        else:
-            found.append(tokenizer.piece(int(target)))
-    return found
-
-
-def _visible(tokenizer: Tokenizer, tokens: np.ndarray, segments: np.ndarray) -> list[str]:
-    """Pieces of a row up to the padding at its end."""
+def _visible(pieces: list[str], segments: np.ndarray) -> list[str]:
+    """The pieces of a row up to the padding at its end."""
     length = int(np.max(np.flatnonzero(segments), initial=-1)) + 1
-    return [tokenizer.piece(int(t)) if s else "" for t, s in zip(tokens[:length], segments[:length], strict=True)]
+    return [piece if segment else "" for piece, segment in zip(pieces[:length], segments[:length], strict=True)]
 
 
 def _columns(pieces: dict[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
@@ -176,8 +136,8 @@ def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, 
     for counts in label_lines(prepared):
         console.print(counts, highlight=False, markup=False)
     config = prepared.config
-    rows = train_rows(config, prepared)
-    for name, notes in rows.notes().items() if isinstance(rows, PackedTrainRows) else ():
+    rows = task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
+    for name, notes in rows.notes().items():
         for note in notes:
             console.print(f"{name}: {note}", highlight=False, markup=False)
     for step in range(num_batches):
@@ -185,9 +145,10 @@ def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, 
         console.print()
         console.rule(f"step {step}: {_summary(batch)}", align="left")
         shown = range(min(num_rows, batch.shape[0]))
-        kind = "window" if config.objective.name == "causal" else "packed row"
-        for row, (name, epoch, number) in zip(shown, rows.places(step, shown), strict=True):
-            console.print(f"row {row}: source {name}, epoch {epoch}, {kind} {number}", style="bold", highlight=False)
+        for row, (name, epoch, number) in zip(shown, rows.locate(step, shown), strict=True):
+            console.print(
+                f"row {row}: source {name}, epoch {epoch}, {rows.kind} {number}", style="bold", highlight=False
+            )
             for line in row_lines(prepared, batch, row, console.width, most_lines):
                 console.print(line, no_wrap=True, overflow="crop")
 

@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lm.config import Config, SourceConfig
-from lm.data.reading.pairs import Pair, clean_pair, with_prefix
+from lm.config import Config
 from lm.errors import UserError
 
 
@@ -41,15 +40,9 @@ def prefix_of(config: Config) -> str:
     return next(iter(names))
 
 
-def source_text(config: Config, prefix: str, text: str) -> str | None:
-    """What the model reads; None if there is nothing in the text.
-
-    The sources of pairs (objective.name=seq2seq) are cleaned as in training; other models read the text as it is.
-    """
-    pair = Pair(text, ())
-    if config.objective.name == "seq2seq":
-        pair = clean_pair(config.data.cleaning, pair)
-    return with_prefix(SourceConfig(prefix=prefix), pair).source if pair.source.strip() else None
+def source_text(prefix: str, text: str) -> str | None:
+    """Returns what the model reads for a (cleaned) text; None if there is nothing in the text."""
+    return prefix + text if text.strip() else None
 
 
 def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], several: bool) -> Iterator[str]:

@@ -19,7 +19,7 @@ CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
 CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！·’“”（）《》「」『』－～")
 
 
-def answer_figures(scores_E2: np.ndarray) -> dict[str, float]:
+def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
     """exact_match and f1 in percent: means of `answer_scores`, added up one by one as the official scripts do."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}

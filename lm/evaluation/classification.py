@@ -11,12 +11,10 @@ import warnings
 
 import numpy as np
 
-from lm.config.training import TASK_FIGURES
-
 CALIBRATION_BINS = 15
 
 
-def classification_figures(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
+def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
     """accuracy, f1_macro, f1_micro, mcc and calibration_error; mcc from -1 to 1, the others from 0 to 1.
 
     The prediction is the label of the highest probability, of equal ones the first. All follow scikit-learn:
@@ -36,7 +34,7 @@ def classification_figures(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
     if not np.isfinite(probabilities_EC).all():
-        return dict.fromkeys(TASK_FIGURES["classification"], math.nan)
+        return dict.fromkeys(("accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"), math.nan)
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted_E = probabilities_EC.argmax(axis=1)
@@ -73,7 +71,7 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
         return np.asarray(confusion_matrix(gold_E, predicted_E, labels=np.arange(num_labels)), np.int64)
 
 
-def regression_figures(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
+def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
     """pearson and spearman (-1 to 1, by SciPy) and mean_squared_error (in the square of the labels' unit).
 
     A correlation is 0 where it has no value, because all predictions or all labels are the same (or there is
@@ -81,7 +79,7 @@ def regression_figures(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str,
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
     if not np.isfinite(predicted_E).all():
-        return dict.fromkeys(TASK_FIGURES["regression"], math.nan)
+        return dict.fromkeys(("pearson", "spearman", "mean_squared_error"), math.nan)
     gold_E, predicted_E = gold_E.astype(np.float64), predicted_E.astype(np.float64)
     figures = {"pearson": 0.0, "spearman": 0.0}
     if np.ptp(gold_E) > 0 and np.ptp(predicted_E) > 0:

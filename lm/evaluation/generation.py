@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from lm.data.reading.pairs import Pair
 from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.translate import generate_texts
-from lm.evaluation.evaluators import choose_rows
-from lm.evaluation.predictions import Example
+from lm.evaluation.evaluator import choose_rows
+from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score
 from lm.models.transformer.wiring import Model
 from lm.parallel.mesh import on_mesh
@@ -63,6 +64,16 @@ class Generation:
         self._pairs = {source: _take(pairs[source], places) for source, places in chosen.items()}
         self._limited = any(len(each) < len(pairs[source]) for source, each in self._pairs.items())
         assert self.num_examples > 0, "a split has at least one pair"
+
+    missing: dict[str, str] = {}  # noqa: RUF012
+
+    def previews(self, count: int) -> list[tuple[str, ...]]:
+        return [(each.source, each.prediction, each.references[0]) for each in self.examples[:count]]
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        path = directory / f"{stem}.jsonl"
+        write_predictions(path, self.examples)
+        return [path]
 
     @property
     def num_examples(self) -> int:

@@ -6,6 +6,9 @@ import dataclasses
 import math
 import operator
 from dataclasses import dataclass
+from typing import Any
+
+OF_PLAIN_TEXT = ("bits_per_byte", "word_perplexity")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Sums:
         return Sums(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
-def figures(sums: Sums) -> dict[str, float]:
+def language_metrics(sums: Sums) -> dict[str, float]:
     """Loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity, tokens.
 
     Bits per byte = nll / ln 2 / bytes and word perplexity = exp(nll / words) do not depend on the
@@ -54,7 +57,7 @@ def figures(sums: Sums) -> dict[str, float]:
     return result
 
 
-def masked_figures(sums: Sums) -> dict[str, float]:
+def masked_metrics(sums: Sums) -> dict[str, float]:
     """Of hidden tokens, mlm_loss (nats) and mlm_accuracy; of pairs, their accuracy; loss is what is minimised."""
     masked = _ratio(sums.nll, sums.weight)
     result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": _ratio(sums.correct, sums.weight)}
@@ -66,7 +69,7 @@ def masked_figures(sums: Sums) -> dict[str, float]:
     return result
 
 
-def contrastive_figures(sums: Sums) -> dict[str, float]:
+def contrastive_metrics(sums: Sums) -> dict[str, float]:
     """Loss, and how often a text's own partner is the nearest in the batch (both ways)."""
     return {"loss": _ratio(sums.nll, sums.weight), "accuracy": _ratio(sums.correct, sums.weight)}
 
@@ -102,3 +105,14 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
+
+
+def loss_of(sums: Any) -> Sums:
+    """Returns the part of Sums that a model's loss (`LossSums` of floats) gives."""
+    names = ("nll", "correct", "weight", "pair_nll", "pair_correct", "pairs")
+    return Sums(**{name: float(getattr(sums, name)) for name in names})
+
+
+def token_metrics(sums: Sums) -> dict[str, float]:
+    """Returns what `language_metrics` does, without the metrics that make sense for plain text only."""
+    return {name: value for name, value in language_metrics(sums).items() if name not in OF_PLAIN_TEXT}

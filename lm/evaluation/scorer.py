@@ -15,12 +15,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
-from lm.data.packing.loader import prefetch
+from lm.data.packing import EvalRows
+from lm.data.packing.prefetch import prefetch
+from lm.evaluation.evaluator import HasLoss
 from lm.models.transformer.wiring import Model
 from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import objective_sums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
-from lm.rows import AnyEvalRows
 
 BATCHES_AHEAD = 2
 
@@ -38,15 +38,27 @@ class Scorer:
     """Compiled at the first call and reused by later ones; `batch_size` is rounded up to what the mesh divides."""
 
     def __init__(
-        self, model: Model, objective: ObjectiveConfig, mesh: Mesh, batch_size: int, with_logits: bool = False
+        self,
+        model: Model,
+        task: HasLoss,
+        objective: ObjectiveConfig,
+        mesh: Mesh,
+        batch_size: int,
+        with_logits: bool = False,
     ) -> None:
-        self._model, self._objective, self._mesh, self._with_logits = model, objective, mesh, with_logits
+        self._model, self._task, self._objective, self._mesh, self._with_logits = (
+            model,
+            task,
+            objective,
+            mesh,
+            with_logits,
+        )
         self._sharding = batch_sharding(mesh)
         shards = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = shards * -(-batch_size // shards)
         self._mine = local_rows(self._sharding, self.batch_size)
 
-    def score(self, params: Any, rows: AnyEvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
+    def score(self, params: Any, rows: EvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
         """Batch by batch. Summed over a batch in float32 on the device; add up over batches in float64."""
         num_batches = -(-len(row_ids) // self.batch_size)
         # Ids past the end are rows of padding, which weigh nothing.
@@ -64,20 +76,20 @@ class Scorer:
                 # The batch before is read when this one is under way, so that the device never waits.
                 before = held
                 ids = row_ids[i * self.batch_size : (i + 1) * self.batch_size]
-                held = ids, forward_batch(self._model, self._objective, self._with_logits, params, batch)
+                held = ids, forward_batch(self._model, self._task, self._objective, self._with_logits, params, batch)
                 if before is not None:
                     yield _read(*before)
             if held is not None:
                 yield _read(*held)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def forward_batch(
-    model: Model, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
+    model: Model, task: HasLoss, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
     """Sums of a batch, and the logits, on every device. Compiled once for all evaluators of a model."""
     output = model.apply({"params": params}, batch, train=False)
-    sums = jnp.stack(dataclasses.astuple(objective_sums(output, batch, objective)))
+    sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
     found = sums, output.logits if with_logits else None
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec()), found)
 

@@ -32,7 +32,7 @@ def scheme_of(labels: Sequence[str]) -> str:
     return next(fitting, "") if all(found) else ""
 
 
-def tagging_figures(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
+def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
     """token_accuracy and, where the labels have a scheme, entity_f1, entity_precision and entity_recall; 0 to 1.
 
     Args:

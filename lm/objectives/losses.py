@@ -12,14 +12,8 @@ from lm.config import ObjectiveConfig
 from lm.objectives.cross_entropy import LossSums, loss_sums
 
 
-def objective_sums(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Summed loss of a batch under the objective; see the functions for what is added up."""
-    if config.name == "regression":
-        return squared_error(output.logits, batch)
-    if config.name == "span_qa":
-        return span_loss(output.logits, batch)
-    if config.name == "contrastive":
-        return contrastive_loss(output.embedding, output.source_embedding, batch, config.temperature)
+def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+    """Returns the cross-entropy of masked tokens and, where the model gives it, that of next sentences."""
     sums = loss_sums(output.logits, _at_places(batch, output.places), config)
     if output.pair_logits is None:
         return sums
@@ -99,11 +93,17 @@ def contrastive_loss(text_BD: Array, partner_BD: Array, batch: Batch, temperatur
     return LossSums(loss=loss, nll=loss, correct=correct, weight=jnp.sum(real_B))
 
 
-def total_weight(batch: Batch, config: ObjectiveConfig) -> Array:
-    """What the sums of a batch are divided by: the weight that `objective_sums` finds in it, at least 1."""
-    if config.name == "span_qa":
-        ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
-        return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
-    if config.name == "contrastive":
-        return jnp.maximum(jnp.sum((batch.segments[:, 0] > 0).astype(jnp.float32)), 1.0)
+def token_weight(batch: Batch) -> Array:
+    """Returns the sum of the weights of a batch, at least 1."""
     return jnp.maximum(jnp.sum(batch.weights), 1.0)
+
+
+def span_weight(batch: Batch) -> Array:
+    """Returns the weight that `span_loss` finds: half of that of each start and each end, at least 1."""
+    ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
+    return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
+
+
+def row_weight(batch: Batch) -> Array:
+    """Returns the number of rows that are not padding, at least 1."""
+    return jnp.maximum(jnp.sum((batch.segments[:, 0] > 0).astype(jnp.float32)), 1.0)

@@ -126,7 +126,7 @@ class RunDirectory:
                 f"{self.config_path}: damaged ({error}); put back a copy, or start in another --workdir."
             ) from None
         try:
-            return Config.from_dict(values)
+            return Config.from_dict(values, reset_unread=True)
         except UserError as error:
             raise UserError(
                 f"{self.config_path}: written by another version of this code, or edited: {error}"

@@ -19,22 +19,18 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.averaging import averaged_params
 from lm.checkpoints.checkpoints import Checkpoints
-from lm.config import LABELLED, PAIRED, Config, MeshConfig, ModelConfig, SourceConfig
-from lm.data.storing.label_store import LabelledStore
-from lm.data.storing.pair_store import PairStore
-from lm.data.reading.pairs import Pair
-from lm.data.storing.prepare import Store, load_tokenizers, prepare_split, references
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.config import Config, MeshConfig, ModelConfig, SourceConfig
+from lm.runs.prepare import load_tokenizers, prepare_split
 from lm.errors import UserError
-from lm.evaluation.compression import unigram_entropy, xz_bits_per_byte
 from lm.evaluation.split import SplitEvaluation
 from lm.reporting.table import Result, write_results
 from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
-from lm.rows import eval_rows
 from lm.runs.directory import RunDirectory
 from lm.config.schema import differences
+from lm.tasks import task_of
+from lm.tasks.task import EvaluationSetup, Tokenizers
 from lm.training.startup import versions
 from lm.training.state import abstract_state
 
@@ -46,7 +42,6 @@ UNIMPORTANT = (
     "dropout",
     "init_residual_scaling",
     "init_std",
-    "max_hidden",
     "max_length",
     "remat",
     "scan_layers",
@@ -94,61 +89,52 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     """Scores one checkpoint of one run; `name` is what the table calls it. Raises UserError for bad input."""
     directory = RunDirectory.existing(root)
     own = directory.load_config()
-    tokenizer, source_tokenizer = load_tokenizers(own, directory.root)
+    tokenizers = load_tokenizers(own, directory.root)
     config = _evaluation_config(root, own, options)
-    stores, pairs = _open_data(config, tokenizer, source_tokenizer, options)
+    task = task_of(config)
+    stores, references = _open_data(config, tokenizers, options)
 
-    model = build_model(config.model)
+    model = build_model(config.model, task.head(config))
     mesh = _choose_mesh(config)
     params, step, parameters, is_best = _read_params(directory, config, model, mesh, options)
-    rows = eval_rows(config, tokenizer, stores)
-    evaluation = SplitEvaluation(
-        config,
-        model,
-        mesh,
-        tokenizer,
-        source_tokenizer,
-        rows,
-        pairs,
-        name=options.split,
-        report=_report if is_first() and sys.stderr.isatty() else None,
+    rows = task.eval_rows(config, tokenizers.target, stores)
+    report = _report if is_first() and sys.stderr.isatty() else None
+    evaluation = task.evaluation(
+        EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split, report=report)
     )
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
-    of_tokens = config.objective.name not in (*LABELLED, "contrastive")
-    count = sum(each.totals["targets" if of_tokens else "documents"] for each in rows.values())
-    plain = config.objective.name == "causal"
+    noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
+    count = sum(each.totals[counted] for each in rows.values())
+    windowed = task.windowed(config)
     length, stride = config.data.sequence_length, config.eval.stride
     split = f"text {Path(options.text).name}" if options.text else options.split
-    windows = f" of {length}, stride {stride}" if plain else ""
-    outputs = f", {sum(map(len, pairs.values())):,} outputs" if pairs else ""
+    windows = f"windows of {length}, stride {stride}" if windowed else "rows"
+    outputs = f", {sum(map(len, references.values())):,} outputs" if references else ""
     _say(
-        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, "
-        f"{count:,} {'tokens' if of_tokens else 'examples'} in "
-        f"{evaluation.num_rows:,} {'windows' if plain else 'rows'}{windows}{outputs}, on {devices}"
+        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, {count:,} {noun} in "
+        f"{evaluation.num_rows:,} {windows}{outputs}, on {devices}"
     )
     began = time.monotonic()
-    metrics = evaluation.for_table(evaluation.evaluate(params, step))
+    metrics = task.for_table(evaluation.plain(evaluation.evaluate(params, step)))
     seconds = time.monotonic() - began
-    if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
-        metrics["xz_bits_per_byte"] = xz_bits_per_byte(stores, tokenizer)
-    if config.objective.name == "masked" and is_first():
-        metrics["unigram_entropy"] = unigram_entropy(stores, tokenizer)
-    generation = dataclasses.asdict(config.eval.generation) if pairs else None
+    if is_first():
+        metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
+    generation = dataclasses.asdict(config.eval.generation) if references else None
     result = Result(
         run=name or str(root),
         step=step,
         split=split,
         metrics=metrics,
         rows=evaluation.num_rows,
-        sequence_length=length if plain else None,
-        stride=stride if plain else None,
+        sequence_length=length if windowed else None,
+        stride=stride if windowed else None,
         seconds=seconds,
         missing=evaluation.missing,
         signatures=evaluation.signatures,
         details={
             "parameters": parameters,
             "config": options.config_name or "config.json of the run",
-            "data": {source: _described(each) for source, each in stores.items()},
+            "data": {source: each.record() for source, each in stores.items()},
             **({"generation": generation} if generation else {}),
             "devices": devices,
             "dtype": config.model.dtype,
@@ -184,7 +170,6 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         other = options.config.to_dict()
         if other["model"]["vocab_size"] == 0:  # not known before a tokenizer is
             other["model"]["vocab_size"] = own.model.vocab_size
-        other["model"]["num_classes"] = other["model"]["num_classes"] or own.model.num_classes
         lines = differences(_important(values["model"]), _important(other["model"]), "model.")
         if lines:
             raise UserError(
@@ -198,12 +183,9 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
             )
         other["data"]["labels"] = own.data.labels
         values |= {"data": other["data"], "eval": other["eval"]}
-    if options.text and own.objective.name in PAIRED:
-        otherwise = ", or use lm.generate --input" if own.objective.name == "seq2seq" else ""
-        raise UserError(f"--text: {root} needs pairs; name them in data.test of a config{otherwise}.")
-    if options.text and own.objective.name in LABELLED:
-        raise UserError(f"--text: {root} needs examples with labels; name them in data.test of a config.")
     if options.text:
+        if reason := task_of(own).plain_text_refusal:
+            raise UserError(f"--text: {root} {reason}.")
         values["data"]["test"] = {"text": dataclasses.asdict(SourceConfig(kind="text", path=options.text))}
     if options.stride:
         values["eval"]["stride"] = options.stride
@@ -229,27 +211,17 @@ def _important(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_data(
-    config: Config, tokenizer: Tokenizer, source_tokenizer: Tokenizer, options: Options
-) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
-    """Stores of the split, or of one source of it, and the pairs to generate outputs for."""
+    config: Config, tokenizers: Tokenizers, options: Options
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Stores of the split, or of one source of it, and the pairs whose outputs are generated and scored."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
-    stores = prepare_split(
-        config, tokenizer, split, source_tokenizer=source_tokenizer, is_first=is_first(), barrier=barrier
-    )
+    stores = prepare_split(config, tokenizers, split, is_first=is_first(), barrier=barrier)
     if source and source not in stores:
         raise UserError(f"--split={options.split}: {split} has no source {source!r}; it has {', '.join(stores)}.")
-    pairs = references(config, split) if config.eval.generation.metrics else {}
+    references = task_of(config).references(config, split)
     if source:
-        return {source: stores[source]}, {source: pairs[source]} if pairs else {}
-    return stores, pairs
-
-
-def _described(store: Store) -> dict[str, Any]:
-    if isinstance(store, LabelledStore):
-        return {"hash": store.fingerprint, **store.counts}
-    if isinstance(store, PairStore):
-        return {"source": _described(store.source), "target": _described(store.target)}
-    return {"hash": store.fingerprint, **store.manifest["counts"]}
+        return {source: stores[source]}, {source: references[source]} if references else {}
+    return stores, references
 
 
 def _choose_mesh(config: Config) -> Mesh:

@@ -19,9 +19,10 @@ from lm import costs as flops
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.config.command import DONE, SAVED_ON_SIGNAL
-from lm.data.packing.loader import prefetch
-from lm.data.storing.prepare import Prepared, prepare
+from lm.data.packing import TrainRows
+from lm.data.packing.prefetch import prefetch
 from lm.errors import UserError
+from lm.models.heads import headed
 from lm.models.transformer.attention_kernels import choose_backend
 from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.distributed import barrier, is_first
@@ -29,9 +30,10 @@ from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_m
 from lm.reporting.console import Console
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 from lm.reporting.progress import Progress
-from lm.rows import AnyTrainRows, train_rows
 from lm.runs.directory import RunDirectory
 from lm.runs.initialisation import load_initial, source_run
+from lm.runs.prepare import Prepared, prepare
+from lm.tasks import task_of
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
 from lm.training.patience import is_exhausted
@@ -60,11 +62,12 @@ def train(config: Config, workdir: Path) -> int:
         check_divisible(config, mesh)
         if is_first():
             run.write_config(config)
-        rows = train_rows(config, prepared)
+        task = task_of(config)
+        rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
         console.print(describe_run(config, prepared, rows, mesh, backend))
 
         console.banner("Model")
-        model = build_model(config.model, mesh.devices.flat[0].platform)
+        model = build_model(config.model, task.head(config), mesh.devices.flat[0].platform)
         rates = rate_multipliers(config, model)
         optimizer = make_optimizer(config.optimizer, config.train.num_steps, rates)
         abstract = abstract_state(config, model, optimizer, mesh)
@@ -127,7 +130,7 @@ class Loop:
 
     config: Config
     prepared: Prepared
-    rows: AnyTrainRows
+    rows: TrainRows
     model: Model
     mesh: Mesh
     directory: RunDirectory
@@ -213,7 +216,9 @@ class _StepLog:
         device = mesh.devices.flat[0]
         peak = flops.peak_flops(device.device_kind, config.model.dtype)
         self._peak = None if peak is None else peak * mesh.size
-        self._flops_per_token = flops.flops_per_row(config.model, *lengths).train / sum(lengths)
+        self._flops_per_token = flops.flops_per_row(
+            headed(config.model, task_of(config).head(config)), *lengths
+        ).train / sum(lengths)
         self._since, self._steps = time.monotonic(), 0
         self._begin = self._since - seconds  # so many were spent on this run before
 

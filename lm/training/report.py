@@ -7,11 +7,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from lm.config import LABELLED, TASK_FIGURES, TEXT_METRICS, Config
-from lm.data.storing.prepare import Prepared, references
+from lm.config import Config
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
-from lm.evaluation.compression import unigram_entropy, xz_bits_per_byte
 from lm.evaluation.split import SplitEvaluation
 from lm.models.transformer.wiring import Model
 from lm.parallel.distributed import is_first
@@ -19,8 +17,10 @@ from lm.parallel.mesh import on_mesh
 from lm.reporting.console import Console
 from lm.reporting.curves import draw_curves
 from lm.reporting.table import Result, print_table, show, write_results
-from lm.rows import eval_rows
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import Prepared
+from lm.tasks import task_of
+from lm.tasks.task import EvaluationSetup
 from lm.training.startup import versions
 from lm.training.state import TrainState
 
@@ -39,10 +39,11 @@ class Reporter:
     ) -> None:
         self._config, self._prepared, self._model, self._mesh = config, prepared, model, mesh
         self._directory, self._console = directory, console
-        self._rows = eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
-        self._pairs = references(config, "valid") if config.eval.generation.metrics else {}
+        self._task = task_of(config)
+        self._rows = self._task.eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
+        self._references = self._task.references(config, "valid")
         self._whole = self._evaluation()
-        limited = config.eval.max_rows or self._pairs
+        limited = config.eval.max_rows or self._references
         self._during = self._evaluation(in_training=True) if limited else self._whole
         self._last: tuple[int, dict[str, float], float] | None = None  # a step, its figures, and seconds taken
 
@@ -57,35 +58,32 @@ class Reporter:
             values = self._during.evaluate(_evaluated_params(state), step)
         if step == self._config.train.num_steps:  # `final` shows it all
             return values
-        scores = [figure for metric in self._config.eval.generation.metrics for figure in TEXT_METRICS[metric]]
-        of_task = TASK_FIGURES.get(self._config.objective.name, ())
-        shown = {name: values.get(f"valid/{name}") for name in ("loss", "bits_per_byte", *scores, *of_task)}
-        told = [f"{name.replace('_', ' ')} {show(name, value)}" for name, value in shown.items() if value is not None]
-        self._console.print(f"step {step:,} valid: {', '.join(told)}")
+        shown = {name: values.get(f"valid/{name}") for name in self._task.console_metrics(self._config)}
+        parts = [f"{name.replace('_', ' ')} {show(name, value)}" for name, value in shown.items() if value is not None]
+        self._console.print(f"step {step:,} valid: {', '.join(parts)}")
         for prompt, text in self._samples(state):
             self._console.print(f"step {step:,} sample: {_quoted(prompt + text)}")
-        for each in self._during.told(1):
-            self._console.print(f"step {step:,} output: {_told(each)}")
+        for each in self._during.previews(1):
+            self._console.print(f"step {step:,} output: {_in_one_line(each)}")
         return values
 
     def final(self, state: TrainState, step: int) -> None:
         """The metric table, sample text and the curves; the table also as files in eval/<step>/."""
         config, directory = self._config, self._directory
         values, seconds = self._evaluate_whole(state, step)
-        metrics = self._whole.for_table(values)
-        if config.eval.compare_with_xz and "bits_per_byte" in metrics and is_first():
-            metrics["xz_bits_per_byte"] = xz_bits_per_byte(self._prepared.stores["valid"], self._prepared.tokenizer)
-        if config.objective.name == "masked" and is_first():
-            metrics["unigram_entropy"] = unigram_entropy(self._prepared.stores["valid"], self._prepared.tokenizer)
-        plain = config.objective.name == "causal"
+        stores, tokenizer = self._prepared.stores["valid"], self._prepared.tokenizer
+        metrics = self._task.for_table(self._whole.plain(values))
+        if is_first():
+            metrics |= self._task.yardsticks(config, stores, tokenizer, metrics)
+        windowed = self._task.windowed(config)
         result = Result(
             run=directory.root.absolute().name,
             step=step,
             split="valid",
             metrics=metrics,
             rows=self._whole.num_rows,
-            sequence_length=config.data.sequence_length if plain else None,
-            stride=config.eval.stride if plain else None,
+            sequence_length=config.data.sequence_length if windowed else None,
+            stride=config.eval.stride if windowed else None,
             seconds=seconds,
             missing=self._whole.missing,
             signatures=self._whole.signatures,
@@ -97,8 +95,8 @@ class Reporter:
         print_table([result])
         for prompt, text in samples:
             self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", _indented(prompt + text))
-        for each in self._whole.told(3):
-            self._console.print(f"Output: {_told(each)}")
+        for each in self._whole.previews(3):
+            self._console.print(f"Output: {_in_one_line(each)}")
         written = write_results(directory.eval_dir(step), "results", result)
         written += self._whole.write(directory.eval_dir(step), "predictions")
         self.draw_curves()
@@ -115,25 +113,24 @@ class Reporter:
     def draw_curves(self) -> None:
         if is_first():
             directory = self._directory
-            loss = "task_loss" if self._config.objective.name in LABELLED else "loss"
+            loss = "task_loss" if self._task.reads_labels else "loss"
             draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, loss)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
-        prepared = self._prepared
-        return SplitEvaluation(
+        setup = EvaluationSetup(
             self._config,
             self._model,
             self._mesh,
-            prepared.tokenizer,
-            prepared.source_tokenizer,
+            self._prepared.tokenizers,
             self._rows,
-            self._pairs,
+            self._references,
             in_training=in_training,
         )
+        return self._task.evaluation(setup)
 
     def _samples(self, state: TrainState) -> list[tuple[str, str]]:
-        prompts = self._config.eval.prompts
-        if not prompts or self._config.objective.name != "causal":
+        prompts = self._task.sample_prompts(self._config)
+        if not prompts:
             return []
         with on_mesh(self._mesh):
             texts = sample_text(
@@ -152,7 +149,7 @@ def _evaluated_params(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def _told(texts: tuple[str, ...]) -> str:
+def _in_one_line(texts: tuple[str, ...]) -> str:
     """Source, output and reference in a line."""
     return " | ".join(_quoted(text) for text in texts)
 

@@ -16,18 +16,14 @@ from rich.table import Table
 
 from lm import costs as flops
 from lm.config import Config
-from lm.data.packing.packed_rows import PackedTrainRows
-from lm.data.storing.label_store import LabelledStore
-from lm.data.storing.pair_store import PairStore
-from lm.data.storing.prepare import Prepared, Store
+from lm.data.packing import TrainRows
 from lm.models.transformer.wiring import count_parameters
 from lm.parallel.distributed import describe_processes
 from lm.reporting.progress import short_number
-from lm.rows import AnyTrainRows
+from lm.runs.prepare import Prepared
 from lm.training.multipliers import Rate, all_one, shown
 from lm.training.names import decay_table
 
-MOST_LABELS = 6  # told with their numbers
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -35,7 +31,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def describe_run(config: Config, prepared: Prepared, rows: AnyTrainRows, mesh: Mesh, backend: str) -> Table:
+def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh, backend: str) -> Table:
     """Where the run takes place and on what."""
     table = Table.grid(padding=(0, 2))
     processes = describe_processes()
@@ -47,11 +43,10 @@ def describe_run(config: Config, prepared: Prepared, rows: AnyTrainRows, mesh: M
     table.add_row("devices", f"{devices}; mesh {shape}; attention {backend}; compute {config.model.dtype}")
     for split, stores in prepared.stores.items():
         for name, store in stores.items():
-            table.add_row(f"{split} data", f"{name}: {_described(store)}")
-    if isinstance(rows, PackedTrainRows):
-        for name, notes in rows.notes().items():
-            for note in notes:
-                table.add_row("", f"{name}: {note}")
+            table.add_row(f"{split} data", f"{name}: {store.describe(short_number)}")
+    for name, notes in rows.notes().items():
+        for note in notes:
+            table.add_row("", f"{name}: {note}")
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
@@ -61,23 +56,6 @@ def describe_run(config: Config, prepared: Prepared, rows: AnyTrainRows, mesh: M
         f"{epochs:.1f} times the training data",
     )
     return table
-
-
-def _described(store: Store) -> str:
-    """How much is in it."""
-    if isinstance(store, LabelledStore):
-        labels = ", ".join(f"{label} {count:,}" for label, count in sorted(store.label_counts.items())[:MOST_LABELS])
-        more = ", ..." if len(store.label_counts) > MOST_LABELS else ""
-        notes = "".join(f"; {note}" for note in store.notes)
-        size = f"{store.counts['examples']:,} examples, {short_number(store.counts['tokens'])} tokens"
-        return f"{size}{f' ({labels}{more})' if labels else ''}{notes}"
-    if isinstance(store, PairStore):
-        source, target = store.source.manifest["counts"], store.target.manifest["counts"]
-        tokens = f"{short_number(source['tokens'])} and {short_number(target['tokens'])} tokens"
-        return f"{store.num_pairs:,} pairs, {short_number(source['bytes'] + target['bytes'])} bytes, {tokens}"
-    counts = store.manifest["counts"]
-    sizes = ", ".join(f"{short_number(counts[name])} {name}" for name in ("bytes", "tokens"))
-    return f"{counts['documents']:,} documents, {sizes}"
 
 
 def parameter_table(params: Any, rates: Mapping[str, Rate] | None = None) -> Table:

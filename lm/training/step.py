@@ -13,8 +13,9 @@ from lm.batch import Array, Batch, Source
 from lm.config import Config
 from lm.models.transformer.wiring import Model
 from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import first_tokens, objective_sums, total_weight
+from lm.objectives.losses import first_tokens
 from lm.parallel.mesh import batch_sharding, on_mesh
+from lm.tasks import task_of
 from lm.training.multipliers import rate_multipliers, stop_frozen
 from lm.training.optimizer import global_norm, moving_average
 from lm.training.state import TrainState
@@ -30,7 +31,8 @@ def train_step(
     splits the rows that it has, and nothing moves.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-    weight = total_weight(batch, config.objective)
+    task = task_of(config)
+    weight = task.total_weight(batch)
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
     count = config.train.accumulation
     rates = rate_multipliers(config, model)
@@ -39,7 +41,7 @@ def train_step(
         params = stop_frozen(params, rates)
         rngs = {"dropout": key} if max(config.model.dropout, config.model.attention_dropout) > 0 else None
         output = model.apply({"params": params}, micro, train=True, rngs=rngs)
-        sums = objective_sums(output, micro, config.objective)
+        sums = task.loss(output, micro, config.objective)
         return sums.loss / weight + sums.pair_nll / pairs, sums
 
     gradient = jax.grad(microbatch_loss, has_aux=True)
@@ -123,20 +125,19 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     def array(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.train.batch_size, length), dtype, sharding=rows)
 
-    model, objective = config.model, config.objective.name
-    source = None
-    if objective == "contrastive" or (model.family == "encoder_decoder" and model.head == "tokens"):
-        one = array(config.data.source_length)
+    layout, source = task_of(config).layout(config), None
+    if layout.source_length:
+        one = array(layout.source_length)
         source = Source(tokens=one, positions=one, segments=one)
-    one, real = array(config.data.sequence_length), array(config.data.sequence_length, jnp.float32)
+    one, real = array(layout.length), array(layout.length, jnp.float32)
     return Batch(
         tokens=one,
-        targets=real if objective == "regression" else one,
+        targets=real if layout.real_targets else one,
         weights=real,
         positions=one,
         segments=one,
         source=source,
-        types=one if model.token_types else None,
+        types=one if layout.with_types else None,
     )
 
 

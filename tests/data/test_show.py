@@ -6,7 +6,7 @@ from rich.console import Console
 
 from lm.config import Config, defaults, source
 from lm.data import show
-from lm.data.storing.prepare import prepare
+from lm.runs.prepare import prepare
 
 
 def printed(tmp_path, width=100, **options):

@@ -1,4 +1,4 @@
-"""Chunks: the documents of a store, less bos and eos, cut into stretches that fit a row.
+"""Chunks: the documents of a store, without bos and eos, cut into stretches that fit a row.
 
 Shape letters: E chunks.
 """
@@ -15,16 +15,16 @@ from lm.data.storing.token_store import TokenStore
 class Chunks(NamedTuple):
     """All int64 (E,)."""
 
-    first_E: np.ndarray  # first token, as a place in the store
+    first_E: np.ndarray  # first token, as an index into the store
     length_E: np.ndarray
-    document_E: np.ndarray  # number of the document it was cut from
+    document_E: np.ndarray  # number of the document that the chunk was cut from
 
 
 def cut_documents(store: TokenStore, longest: int, shortest: int = 1) -> Chunks:
-    """Each document as chunks of `longest` tokens and a rest, in their order; `shortest` is 1 or 2.
+    """Returns each document as chunks of `longest` tokens and a rest, in order; `shortest` is 1 or 2.
 
-    Where it is 2 and the rest is one token, that gets a second one from the chunk before (or is left out, where
-    this has but two). Documents that are shorter than `shortest` give no chunk.
+    If `shortest` is 2 and the rest is a single token, it takes over a second token from the chunk before it (and is
+    left out if that chunk has only two). Documents shorter than `shortest` give no chunk.
     """
     assert 1 <= shortest <= min(2, longest), (shortest, longest)
     lengths = text_lengths(store)
@@ -33,7 +33,7 @@ def cut_documents(store: TokenStore, longest: int, shortest: int = 1) -> Chunks:
     lone = (lengths > 0) & (rests < shortest)
     counts -= lone & (lengths < 2)
     helped = lone & (lengths >= 2) & (longest > 2)
-    counts -= lone & (lengths >= 2) & (longest == 2)  # nothing could be given: the token is left out
+    counts -= lone & (lengths >= 2) & (longest == 2)  # nothing can be given, so the token is left out
     document_E = np.repeat(np.arange(len(lengths)), counts)
     nth_E = np.arange(len(document_E)) - np.repeat(np.cumsum(counts) - counts, counts)
     left_E = lengths[document_E] - nth_E * longest
@@ -46,12 +46,12 @@ def cut_documents(store: TokenStore, longest: int, shortest: int = 1) -> Chunks:
 
 
 def text_lengths(store: TokenStore) -> np.ndarray:
-    """Tokens of each document less its bos and eos, int64."""
+    """Returns the number of tokens of each document without its bos and eos, int64."""
     return np.diff(np.append(store.starts, store.num_tokens)) - 2
 
 
 def text_counts(store: TokenStore, documents: int, *, whole: bool) -> dict[str, int]:
-    """`documents`, `bytes`, `words`, `unknown` of a store's text; bytes and words are 0 unless all of it is scored."""
-    counts = store.manifest["counts"]
-    text = {name: counts[name] if whole else 0 for name in ("bytes", "words")}
-    return {"documents": documents, **text, "unknown": counts["unknown"]}
+    """Returns `documents`, `bytes`, `words` and `unknown` of a store's text; bytes and words are 0 unless all of the
+    text is scored (`whole`)."""
+    text = {name: store.counts[name] if whole else 0 for name in ("bytes", "words")}
+    return {"documents": documents, **text, "unknown": store.counts["unknown"]}

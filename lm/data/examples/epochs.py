@@ -1,4 +1,4 @@
-"""What is drawn or planned for a whole epoch, kept while it is likely to be asked for."""
+"""Values that are drawn or planned for a whole epoch, kept while they are likely to be needed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-EPOCHS_KEPT = 2  # batches made ahead may lie in the next epoch already
+EPOCHS_KEPT = 2  # batches prepared ahead may already belong to the next epoch
 
 
 class KeptEpochs(Generic[T]):
-    """Values by epoch, the last few of them. It pickles empty: what a key decides can be made anew."""
+    """Values by epoch, the last few of them. It pickles empty: what a key decides can be made again."""
 
     def __init__(self) -> None:
         self._values: dict[int, T] = {}
@@ -23,7 +23,7 @@ class KeptEpochs(Generic[T]):
         return len(self._values)
 
     def get(self, epoch: int, make: Callable[[int], T]) -> T:
-        """The value of this epoch: `make(epoch)`, if it is not kept."""
+        """Returns the value of this epoch; if it is not kept, it is made by `make(epoch)`."""
         if epoch not in self._values:
             while len(self._values) >= EPOCHS_KEPT:
                 self._values.pop(next(iter(self._values)))

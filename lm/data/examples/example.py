@@ -1,37 +1,69 @@
-"""What an encoder, or another model with a head of its own, learns from: one-sided examples, each of one segment.
+"""The one type of example, for one text or two, and what a numbered set of examples offers to packing.
 
-Shape letters: E examples, T tokens of one of them.
+Shape letters: E examples, T tokens of one example, S tokens of its source.
 """
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One segment of a row: arrays of one length. See `lm.batch.Batch` for what targets and weights say."""
+class Example:
+    """One segment of a row. See `lm.batch.Batch` for the meaning of targets and weights."""
 
-    tokens_T: np.ndarray  # int32
+    tokens_T: np.ndarray  # int32: what the decoder, or the only stack, reads
     targets_T: np.ndarray  # int32; float32 for regression
     weights_T: np.ndarray  # float32
-    types_T: np.ndarray  # int32: 0 for the first text, 1 for the second
+    types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None: all 0
+    source_S: np.ndarray | None = None  # int32: what the encoder reads, or the other text of a pair
 
 
-class Pieces(Protocol):
-    """Numbered pieces of one data source, whose sizes are known before they are made. Picklable.
+class Examples(abc.ABC):
+    """Numbered examples of one data source, whose sizes are known before they are made. Picklable.
 
-    Whatever is drawn is drawn by key (seed, source name, epoch, and the piece's number), so every process
-    makes the same, and each epoch has new ones.
+    Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is asked for.
+    Every random draw has a key (seed, source name, epoch, number of the example), so all processes make the same
+    examples, and each epoch has new ones.
+
+    Attributes:
+        missing: why the counts of bytes and words in `text` are 0, or "" where they are right.
+        notes: what a person should know about how the examples were made.
     """
 
+    missing: str = "the text is not what is predicted"
+    notes: Sequence[str] = ()
+
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
-    def sizes(self, epoch: int) -> np.ndarray:
-        """Tokens of each piece, int64 (E,), never more than a row holds."""
-        ...
+    @abc.abstractmethod
+    def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
+        """Returns what each example takes of each capacity of a row, int64 (E,) each, in the order of
+        `RowLayout.capacities`: tokens, then source tokens, then masked tokens, as far as the layout has them."""
 
-    def make(self, epoch: int, index: int) -> Piece: ...
+    @abc.abstractmethod
+    def make(self, epoch: int, index: int) -> Example:
+        """Returns one example, of exactly the sizes that `sizes` gives."""
+
+    @property
+    @abc.abstractmethod
+    def text(self) -> dict[str, int]:
+        """`documents`, `bytes`, `words` and `unknown` of the text that all targets spell (see `token_store`)."""
+
+    def num_targets(self) -> int:
+        """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""
+        made = (self.make(0, i) for i in range(len(self)))
+        return sum(int(np.count_nonzero(example.weights_T)) for example in made)
+
+
+def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
+    """Returns the example in which the decoder reads bos and the target without its last token, and predicts the
+    whole target. Both sides end with their end token."""
+    target_T = np.asarray(target_T, np.int32)
+    inputs_T = np.concatenate([[bos_id], target_T[:-1]]).astype(np.int32)
+    return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=np.asarray(source_S, np.int32))

@@ -40,7 +40,7 @@ class Masking:
         """How many of so many tokens of text are hidden, int64 (E,); with whole words it may be another number."""
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
-    def hide(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> Hidden:
+    def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> Hidden:
         """Tokens read, targets and weights of a piece; `is_text_T` is False at its special tokens.
 
         Targets are the tokens hidden, with weight 1; elsewhere both are 0. Without text nothing is hidden.
@@ -52,16 +52,16 @@ class Masking:
             return read_T, targets_T, weights_T
         wanted = int(self.number(np.array(len(text_n))))
         if self._word_starts is None:
-            hidden_k = text_n[rng.permutation(len(text_n))[:wanted]]
+            masked_k = text_n[rng.permutation(len(text_n))[:wanted]]
         else:
-            hidden_k = text_n[choose_words(self._word_starts[read_T[text_n]], wanted, rng)]
-        tokens_k = read_T[hidden_k]
-        chance_k = rng.random(len(hidden_k))
-        random_k = self._text_ids[rng.integers(0, len(self._text_ids), len(hidden_k))]
+            masked_k = text_n[choose_words(self._word_starts[read_T[text_n]], wanted, rng)]
+        tokens_k = read_T[masked_k]
+        chance_k = rng.random(len(masked_k))
+        random_k = self._text_ids[rng.integers(0, len(self._text_ids), len(masked_k))]
         kept_k = np.where(chance_k < MASKED + RANDOM, random_k, tokens_k)
-        read_T[hidden_k] = np.where(chance_k < MASKED, self._mask_id, kept_k)
-        targets_T[hidden_k] = tokens_k
-        weights_T[hidden_k] = 1.0
+        read_T[masked_k] = np.where(chance_k < MASKED, self._mask_id, kept_k)
+        targets_T[masked_k] = tokens_k
+        weights_T[masked_k] = 1.0
         return read_T, targets_T, weights_T
 
 

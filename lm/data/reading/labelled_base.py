@@ -31,8 +31,17 @@ class Labelled:
 
     @property
     def key(self) -> str:
-        """What decides the part of the data an example is in: pairs with the same first text stay together."""
+        """What decides the subset that an example belongs to: pairs with the same first text stay together."""
         return self.text
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts."""
+        return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (self.label,)
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,15 @@ class Tagged:
     @property
     def key(self) -> str:
         return " ".join(self.words)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts."""
+        return (" ".join(self.words),)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.tags
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,13 @@ class Question:
     def key(self) -> str:
         """All questions of an article stay together; of one without title, all about the same text."""
         return self.title or self.context
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The question; the context, which several questions share, is an attribute of its own."""
+        return (self.question,)
+
+    labels = ()
 
     @property
     def placed(self) -> tuple[tuple[str, int], ...]:

@@ -45,6 +45,11 @@ class Pair:
     def target(self) -> str:
         return self.references[0]
 
+    @property
+    def key(self) -> str:
+        """What decides the subset that a pair belongs to."""
+        return self.source
+
 
 class PairSource(abc.ABC):
     """Pairs in a fixed order, without the prefix."""

@@ -39,7 +39,8 @@ COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
 class Counting(Protocol):
     """Whoever drops documents while they are read, and says why."""
 
-    dropped: dict[str, int]
+    @property
+    def dropped(self) -> dict[str, int]: ...
 
 
 C = TypeVar("C", bound=Counting)
@@ -74,12 +75,36 @@ class TokenStore:
         return TokenStore, (self.directory,)
 
     @property
+    def counts(self) -> dict[str, int]:
+        return self.manifest["counts"]
+
+    @property
     def num_tokens(self) -> int:
-        return self.manifest["counts"]["tokens"]
+        return self.counts["tokens"]
 
     @property
     def num_documents(self) -> int:
-        return self.manifest["counts"]["documents"]
+        return self.counts["documents"]
+
+    @property
+    def num_tokens_of_text(self) -> int:
+        """Tokens without bos and eos."""
+        return self.num_tokens - 2 * self.num_documents
+
+    @property
+    def notes(self) -> list[str]:
+        """How many documents were dropped, by reason."""
+        return [f"{number:,} {reason}" for reason, number in self.manifest["dropped"].items() if number]
+
+    def sides(self) -> dict[str, TokenStore]:
+        return {"": self}
+
+    def describe(self, short: Callable[[float], str]) -> str:
+        sizes = ", ".join(f"{short(self.counts[name])} {name}" for name in ("bytes", "tokens"))
+        return f"{self.num_documents:,} documents, {sizes}"
+
+    def record(self) -> dict[str, Any]:
+        return {"hash": self.fingerprint, **self.counts}
 
     @property
     def fingerprint(self) -> str:

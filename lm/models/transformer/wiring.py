@@ -219,11 +219,14 @@ def run_tower(
     return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)
 
 
-def build_model(config: ModelConfig, platform: str | None = None) -> Model:
+def build_model(config: ModelConfig, head: Any, platform: str | None = None) -> Model:
     """The model of a config, with the attention kernel for a platform ("cpu", "gpu", "tpu"; the default device's).
 
     Raises UserError if config.attention names a kernel that the platform or the model cannot use.
     """
+    from lm.models.heads import headed
+
+    config = headed(config, head)
     assert config.vocab_size > 0, "vocab_size is resolved from the tokenizer before a model is built"
     if config.family == "encoder_decoder":
         return EncoderDecoder(config)

@@ -16,8 +16,8 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.data.packing import causal, loader
-from lm.data.storing.prepare import prepare
 from lm.errors import UserError
+from lm.runs.prepare import prepare
 
 LENGTH, BATCH = 16, 8
 

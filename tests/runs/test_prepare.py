@@ -11,7 +11,7 @@ from lm.config import Config, defaults, source
 from lm.data.reading.pairs import Pair
 from lm.data.storing import prepare as preparing
 from lm.data.storing import token_store
-from lm.data.storing.prepare import load_tokenizers, prepare, prepare_split, references
+from lm.runs.prepare import load_tokenizers, prepare, prepare_split, references
 from lm.errors import UserError
 
 LINES = [f"line {i} of the text, which is {i * i} long" for i in range(400)]

@@ -1,0 +1,175 @@
+"""Examples of questions whose answer is a span of a context: `bos question eos context eos` (Devlin 2019).
+
+Shape letters: E examples (windows), T tokens of one of them, X questions, U different contexts, N tokens of all
+contexts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm.config import Config
+from lm.data.examples.example import Example
+from lm.data.examples.labelled import LabelledExamples
+from lm.data.examples.ragged import Ragged
+from lm.data.reading.raw import Question
+from lm.data.storing.example_store import ExampleStore
+from lm.data.tokenizing.base import Offsets, Tokenizer
+
+STARTS, ENDS = 1, 2  # targets of an answer's first and last token; 3 if both are the same token
+UNANSWERABLE, UNKNOWN = -1, -2  # instead of token indices: a question without an answer, an answer that is not found
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """The tokens of questions and of their contexts, each of which is kept once."""
+
+    questions: Ragged  # X rows
+    contexts: Ragged  # U rows
+    offsets_N2: np.ndarray  # int32: the characters of each context token, without white space at the ends
+    context_of_X: np.ndarray  # int64
+
+    @classmethod
+    def encode(cls, examples: Sequence[Question], tokenizer: Tokenizer) -> AnswerTokens:
+        numbers: dict[str, int] = {}
+        context_of_X = np.array([numbers.setdefault(each.context, len(numbers)) for each in examples], np.int64)
+        ids: list[list[int]] = []
+        offsets: Offsets = []
+        for context in numbers:
+            tokens, spans = tokenizer.encode_with_offsets(context)
+            ids.append(tokens)
+            offsets += (trimmed(context, *span) for span in spans)
+        questions = Ragged.encode(tokenizer, [each.question for each in examples])
+        return cls(questions, Ragged.of(ids), np.array(offsets, np.int32).reshape(-1, 2), context_of_X)
+
+    @property
+    def flat(self) -> list[np.ndarray]:
+        """All tokens."""
+        return [self.questions.flat_N, self.contexts.flat_N]
+
+    def context(self, question: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the tokens (T,) and the characters (T, 2) of a question's context."""
+        row = self.context_of_X[question]
+        return self.contexts[row], self.offsets_N2[self.contexts.starts[row] : self.contexts.starts[row + 1]]
+
+
+class AnswerExamples(LabelledExamples):
+    """A long context becomes several windows that overlap.
+
+    A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, at most half of a
+    window. A target is 1 at the answer's first token, 2 at its last, 3 if they are the same, each with weight 1; for
+    a question without an answer it is 3 at bos in every window. An answer that is not entirely within a window is not
+    learnt there; in training such windows are left out. Of several answers the first that stands where its position
+    says is learnt.
+    """
+
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
+        super().__init__(store, config, tokenizer)
+        assert isinstance(store.tokens, AnswerTokens), store.tokens
+        self._tokens = store.tokens
+        questions = self._tokens.questions
+        self._question_X = np.minimum(questions.lengths, (self._length - 3) // 2)
+        self._capacity_X = self._length - 3 - self._question_X
+        self._stride_X = self._capacity_X - np.minimum(config.data.context_overlap, self._capacity_X // 2)
+        self._context_X = self._tokens.contexts.lengths[self._tokens.context_of_X]
+        self._windows_X = 1 + np.maximum(0, -(-(self._context_X - self._capacity_X) // self._stride_X))
+        self._answer_X2 = np.array(
+            [self._answer_of(number, example) for number, example in enumerate(store.raw)], np.int64
+        ).reshape(-1, 2)
+        self.example_of = np.repeat(np.arange(len(questions)), self._windows_X)
+        nth_E = np.arange(len(self.example_of)) - np.repeat(
+            np.cumsum(self._windows_X) - self._windows_X, self._windows_X
+        )
+        self._start_E = nth_E * self._stride_X[self.example_of]
+        self._end_E = np.minimum(self._start_E + self._capacity_X[self.example_of], self._context_X[self.example_of])
+        first_E, last_E = self._answer_X2[self.example_of].T
+        self._has_E = (first_E == UNANSWERABLE) | ((first_E >= self._start_E) & (last_E < self._end_E))
+        if train:
+            kept = self._has_E
+            self.example_of, self._start_E, self._end_E, self._has_E = (
+                each[kept] for each in (self.example_of, self._start_E, self._end_E, self._has_E)
+            )
+        self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + 3
+        total = len(questions)
+        self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
+        if train:
+            learnt = len(np.unique(self.example_of))
+            self._note_cut(
+                total - learnt, total, "questions are left out because no window has the whole of their answer"
+            )
+
+    def _answer_of(self, number: int, example: Any) -> tuple[int, int]:
+        """The first and the last token of the answer that is learnt."""
+        assert isinstance(example, Question), example
+        if not example.answers:
+            return UNANSWERABLE, UNANSWERABLE
+        _, offsets_T2 = self._tokens.context(number)
+        for text, start in example.placed:
+            if found := covering(offsets_T2, start, start + len(text)):
+                return found
+        return UNKNOWN, UNKNOWN
+
+    def offsets(self, index: int) -> np.ndarray:
+        """Returns the characters of the context that each token stands for, without white space at their ends.
+
+        int64 (T, 2); (-1, -1) outside the context. An answer from token i to token j is
+        context[offsets[i, 0] : offsets[j, 1]].
+        """
+        offsets_T2 = np.full((int(self._sizes[index]), 2), -1, np.int64)
+        _, of_context = self._tokens.context(int(self.example_of[index]))
+        offsets_T2[self._context_slice(index)] = of_context[self._start_E[index] : self._end_E[index]]
+        return offsets_T2
+
+    def most_context(self, index: int) -> np.ndarray:
+        """Returns whether the token has more context here than in any other window that holds it, bool (T,).
+
+        As in Devlin 2019's code, context is the smaller of the numbers of tokens to the left and to the right, plus
+        0.01 times the window's size; of equal windows the first counts. False outside the context.
+        """
+        example = self.example_of[index]
+        capacity, stride = int(self._capacity_X[example]), int(self._stride_X[example])
+        starts = np.arange(self._windows_X[example])[:, None] * stride
+        ends = np.minimum(starts + capacity, self._context_X[example])
+        token = np.arange(self._start_E[index], self._end_E[index])[None]
+        context = np.minimum(token - starts, ends - 1 - token)
+        score = np.where(context >= 0, context + 0.01 * (ends - starts), -np.inf)
+        best_T = np.zeros(int(self._sizes[index]), bool)
+        best_T[self._context_slice(index)] = score.argmax(axis=0) == self._start_E[index] // stride
+        return best_T
+
+    def _context_slice(self, index: int) -> slice:
+        return slice(int(self._question_X[self.example_of[index]]) + 2, int(self._sizes[index]) - 1)
+
+    def make(self, epoch: int, index: int) -> Example:
+        number = int(self.example_of[index])
+        start, end = int(self._start_E[index]), int(self._end_E[index])
+        context, _ = self._tokens.context(number)
+        question = self._tokens.questions[number][: self._question_X[number]]
+        example = self._example(question, context[start:end])
+        if self._has_E[index]:
+            first, last = self._answer_X2[number]
+            inside = len(question) + 2 - start
+            first, last = (0, 0) if first == UNANSWERABLE else (first + inside, last + inside)
+            example.targets_T[first] |= STARTS
+            example.targets_T[last] |= ENDS
+            example.weights_T[[first, last]] = 1.0
+        return example
+
+
+def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Returns a range of characters without the white space at its ends, unless it holds nothing else."""
+    part = text[begin:end]
+    if not part or part.isspace():
+        return begin, end
+    return begin + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())
+
+
+def covering(offsets_T2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
+    """Returns the first and the last token that hold a character from `begin` to `end`; None if there is none."""
+    holds = (offsets_T2[:, 0] < end) & (offsets_T2[:, 1] > begin) & (offsets_T2[:, 0] < offsets_T2[:, 1])
+    indices = np.flatnonzero(holds)
+    return (int(indices[0]), int(indices[-1])) if len(indices) else None

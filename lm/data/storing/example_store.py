@@ -1,0 +1,167 @@
+"""Labelled examples of one source in memory: read, cleaned, restricted to the split, tokenised once."""
+
+from __future__ import annotations
+
+import dataclasses
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from lm.config import Config
+from lm.data.reading.files import hash_of
+from lm.data.storing.splits import Rules, SplitSource
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
+
+FORMAT = 1  # raise it when the same inputs would give another store
+FEW = 10  # examples of which each may have a label of its own
+MOST_LABELS = 6  # shown with their counts
+
+
+class Tokens(Protocol):
+    """Examples as tokens; `flat` has all of them, special tokens excluded."""
+
+    @property
+    def flat(self) -> list[np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class ExampleStore:
+    """The examples of one source in a split, in a fixed order, and their tokens."""
+
+    name: str
+    raw: list[Any]  # Labelled (cleaned, as the model reads them), Tagged or Question
+    tokens: Any  # Tokens of the task's own type
+    fingerprint: str  # of everything that decides examples and tokens
+    counts: dict[str, int]  # examples, documents, tokens (none of them special), bytes (UTF-8), words, unknown
+    label_counts: dict[str, int]  # of the whole split, all its sources; empty where there are no classes
+    notes: list[str]
+
+    @property
+    def num_tokens_of_text(self) -> int:
+        return self.counts["tokens"]
+
+    def sides(self) -> Mapping[str, ExampleStore]:
+        return {"": self}
+
+    def describe(self, short: Callable[[float], str]) -> str:
+        labels = ", ".join(f"{label} {count:,}" for label, count in sorted(self.label_counts.items())[:MOST_LABELS])
+        more = ", ..." if len(self.label_counts) > MOST_LABELS else ""
+        notes = "".join(f"; {note}" for note in self.notes)
+        size = f"{self.counts['examples']:,} examples, {short(self.counts['tokens'])} tokens"
+        return f"{size}{f' ({labels}{more})' if labels else ''}{notes}"
+
+    def record(self) -> dict[str, Any]:
+        return {"hash": self.fingerprint, **{name: n for name, n in self.counts.items() if name != "documents"}}
+
+
+def build(
+    source: SplitSource,
+    reader: Any,
+    rules: Rules,
+    tokenizer: Tokenizer,
+    encode: Callable[[Sequence[Any], Tokenizer], Tokens],
+    identity: Sequence[str],
+) -> ExampleStore | None:
+    """Returns the store of one source in a split; None if the split gets none of its examples.
+
+    Args:
+        encode: examples -> tokens.
+        identity: what decides examples and tokens beside the source, the tokenizer and the subset.
+    """
+    train = source.split == "train"
+    raw = [example for example, _ in source.read(reader, rules, drop=train)]
+    if not raw:
+        return None
+    tokens = encode(raw, tokenizer)
+    dropped = [f"{count:,} texts are left out: {reason}" for reason, count in rules.dropped.items() if count]
+    return ExampleStore(
+        name=source.name,
+        raw=raw,
+        tokens=tokens,
+        fingerprint=hash_of(
+            f"labelled {FORMAT} {identity[0]} {train}",
+            reader.fingerprint(),
+            tokenizer.fingerprint,
+            source.spelled_subset,
+            *identity[1:],
+        ),
+        counts=_counts(raw, tokens, tokenizer),
+        label_counts={},
+        notes=[*reader.notes(), *dropped],
+    )
+
+
+def cleaning_identity(config: Config) -> list[str]:
+    """What decides the text of examples that are cleaned."""
+    cleaning = config.data.cleaning
+    return [
+        str(sorted(dataclasses.asdict(cleaning).items())),
+        unicodedata.unidata_version if cleaning.unicode else "",
+    ]
+
+
+def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:
+    """Returns the stores of a split with the counts of all their labels."""
+    counts = Counter(label for store in stores.values() for example in store.raw for label in example.labels)
+    return {name: dataclasses.replace(store, label_counts=dict(counts)) for name, store in stores.items()}
+
+
+def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
+    """Returns the labels of a split, sorted; by value if all are whole numbers.
+
+    Raises UserError if there is only one label, or one for each example.
+    """
+    counts = next(iter(stores.values())).label_counts
+    total = sum(counts.values())
+    if len(counts) == 1:
+        raise UserError(
+            f"config.data.train: all {total:,} labels are {next(iter(counts))!r}, so there is nothing to distinguish; "
+            "check label_field or label_pattern, or name data.labels."
+        )
+    if counts and total > FEW and len(counts) == total:
+        raise UserError(
+            f"config.data.train: each of the {total:,} examples has a label of its own (such as "
+            f"{next(iter(counts))!r:.40}); does label_field name the right field?"
+        )
+    numbers = all(label.removeprefix("-").isdecimal() for label in counts)
+    return tuple(sorted(counts, key=lambda label: (int(label), label) if numbers else (0, label)))
+
+
+def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore]) -> None:
+    """Raises UserError if a label of the split is not one of data.labels."""
+    known = config.data.labels
+    for name, store in stores.items():
+        unknown = sorted({label for example in store.raw for label in example.labels} - set(known))
+        if unknown:
+            at = next(example for example in store.raw if unknown[0] in example.labels)
+            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            raise UserError(
+                f"config.data.{split if getattr(config.data, split) else 'train'}.{name}: label {unknown[0]!r} is not "
+                f"one of {shown} (from data.labels, otherwise from train); its first example is {at.key!r:.60}."
+            )
+
+
+def texts_of(examples: Iterable[Any]) -> Iterator[str]:
+    """Yields every text of the examples; the context of several questions only once."""
+    seen: set[str] = set()
+    for example in examples:
+        yield from example.texts
+        if (context := getattr(example, "context", None)) is not None and context not in seen:
+            seen.add(context)
+            yield context
+
+
+def _counts(examples: Sequence[Any], tokens: Tokens, tokenizer: Tokenizer) -> dict[str, int]:
+    counts = {"examples": len(examples), "documents": len(examples), "tokens": sum(map(len, tokens.flat))}
+    counts |= {"bytes": 0, "words": 0}
+    for text in texts_of(examples):
+        counts["bytes"] += len(text.encode("utf-8"))
+        counts["words"] += len(text.split())
+    unknown = tokenizer.unk_id
+    counts["unknown"] = 0 if unknown is None else sum(int(np.sum(flat == unknown)) for flat in tokens.flat)
+    return counts

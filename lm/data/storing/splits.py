@@ -1,0 +1,201 @@
+"""What a split takes from each of its sources: all of it, a subset, a fold, or its side of the holdout.
+
+There is one mechanism for every kind of data. Each raw example has a key (a document itself, the source text of a
+pair, the text of a labelled example, ...), and the hash of the key decides. So equal texts are always on the same
+side, subsets that do not overlap share no example, and adding data moves no example from one side to the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+from lm.config import DataConfig, SourceConfig
+from lm.data import order
+from lm.errors import UserError
+
+HASHES = 1 << 64
+FINEST = 10**6  # subsets are given with up to six decimals, or as fractions of small numbers
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The examples whose hash h lies in a range of 0 to 1, after all hashes were rotated by fold / folds.
+
+    low <= (h + fold / folds) mod 1 < high. Over all folds the range from 0 to 1 / folds holds each example once. The
+    comparison is exact: it uses whole numbers and fractions only.
+    """
+
+    low: Fraction = Fraction(0)
+    high: Fraction = Fraction(1)
+    fold: int = 0
+    folds: int = 1
+
+    @classmethod
+    def of(cls, source: SourceConfig, data: DataConfig) -> Subset:
+        low, high = map(exact, source.part)
+        return cls(low, high, data.fold, data.folds)
+
+    def narrow(self, begin: Fraction | float, end: Fraction | float) -> Subset:
+        """Returns the part of this range from `begin` to `end`, both of 0 to 1."""
+        size = self.high - self.low
+        return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
+
+    def holds(self, key: str) -> bool:
+        """Whether the example with this key belongs to the subset."""
+        if (self.low, self.high) == (0, 1):
+            return True
+        low, high = (each * self.folds * HASHES for each in (self.low, self.high))
+        rotated = order.number(key, below=HASHES) * self.folds + self.fold * HASHES
+        return low <= rotated % (self.folds * HASHES) < high
+
+
+def exact(number: float | Fraction) -> Fraction:
+    """Returns a tenth for 0.1."""
+    return number if isinstance(number, Fraction) else Fraction(number).limit_denominator(FINEST)
+
+
+class Rules(Protocol):
+    """How the raw examples of one kind of data are cleaned, and which of them are dropped."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many were dropped, by reason."""
+        ...
+
+    def clean(self, example: Any) -> Any: ...
+
+    def keeps(self, example: Any) -> bool:
+        """Whether a cleaned example is kept; if not, it is counted in `dropped`."""
+        ...
+
+
+class Iterable(Protocol):
+    def iterate(self) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class SplitSource:
+    """What a split takes from one source.
+
+    Attributes:
+        side: "all" if nothing is held out from the source, otherwise "train" or "valid".
+    """
+
+    split: str
+    section: str
+    name: str
+    side: str
+    config: SourceConfig
+    data: DataConfig
+    subset: Subset
+
+    @property
+    def label(self) -> str:
+        """The setting that names the source."""
+        return f"config.data.{self.section}.{self.name}"
+
+    @property
+    def label_of_side(self) -> str:
+        return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
+
+    def read(self, reader: Iterable, rules: Rules, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
+        """Yields each example of the split, cleaned and as it was read. With `drop` the rules may leave some out.
+
+        Errors name the source.
+        """
+        with named_errors(self.label):
+            if self.side != "all" and self.data.holdout == "tail":
+                texts = (text for text in map(rules.clean, reader.iterate()) if rules.keeps(text))
+                yield from ((text, text) for text in _cut_tail(texts, self._boundary(reader, rules), self.side))
+                return
+            for raw in reader.iterate():
+                example = rules.clean(raw)
+                if self.subset.holds(_key(example)) and (not drop or rules.keeps(example)):
+                    yield example, raw
+
+    def _boundary(self, reader: Iterable, rules: Rules) -> int:
+        """Characters of all documents that belong to training."""
+        counting = type(rules)(rules.config)  # type: ignore[attr-defined, call-arg]
+        total = sum(len(text) for text in map(counting.clean, reader.iterate()) if counting.keeps(text))
+        return int((1 - self.data.holdout_fraction) * total)
+
+    def identity(self) -> Any:
+        """Returns JSON values that say which examples of the source these are."""
+        side = self.side if self.side == "all" else [self.side, self.data.holdout, self.data.holdout_fraction]
+        is_whole = exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
+        return side if is_whole else [side, self.spelled_subset]
+
+    @property
+    def spelled_subset(self) -> str:
+        """The subset as text. It is part of the fingerprints of run directories, so its form stays as it is."""
+        bounds = self.config.part if self.side == "all" else (self.subset.low, self.subset.high)
+        return f"{[str(each) for each in bounds]} {self.data.fold} {self.data.folds}"
+
+
+def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
+    """Returns the sources of "train", "valid" or "test", in the order of their names.
+
+    `valid` is held out from the training sources if no validation source is named. A training source with weight 0
+    is switched off.
+    """
+    section = split if split == "test" or data.valid else "train"
+    held_out = section == "train" and not data.valid
+    found = []
+    named: dict[str, SourceConfig] = getattr(data, section)
+    for name in sorted(named):
+        if section == "train" and named[name].weight == 0:
+            continue
+        subset = Subset.of(named[name], data)
+        if held_out and data.holdout == "hash":
+            share = data.holdout_fraction
+            subset = subset.narrow(0, share) if split == "valid" else subset.narrow(share, 1)
+        side = split if held_out else "all"
+        found.append(SplitSource(split, section, name, side, named[name], data, subset))
+    return found
+
+
+def nothing_in(data: DataConfig, split: str, what: str) -> str:
+    """Returns the message for a split without any example; `what` names the examples, as "documents"."""
+    if split == "test" and not data.test:
+        return "config.data.test: names no source, so there is no test split; add one, or use --split=valid."
+    sources = split_sources(data, split)
+    named = ", ".join(f"{each.name} ({each.config.path or each.config.kind})" for each in sources)
+    if split == "valid" and not data.valid:
+        return (
+            f"config.data.holdout_fraction: with holdout={data.holdout!r} and {data.holdout_fraction} no {what} of "
+            f"{named} are held out for validation; there are too few (a text file is one document unless `document` "
+            "says otherwise). Raise it, use holdout='tail' for plain text, or name validation sources."
+        )
+    return (
+        f"config.data.{split}: no {what} of {named or 'any source'} are left for {split}; check `part`, data.fold, "
+        "data.holdout_fraction, data.cleaning and data.pairs."
+    )
+
+
+@contextlib.contextmanager
+def named_errors(label: str) -> Iterator[None]:
+    """Puts the name of the source before errors that do not begin with a setting."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).startswith("config."):
+            raise
+        raise UserError(f"{label}: {error}") from error
+
+
+def _key(example: Any) -> str:
+    return example if isinstance(example, str) else example.key
+
+
+def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
+    """The characters before `boundary` (train) or after it (valid); the document that it falls into is cut in two."""
+    end = 0
+    for text in texts:
+        begin, end = end, end + len(text)
+        cut = min(max(boundary - begin, 0), len(text))
+        if kept := text[cut:] if side == "valid" else text[:cut]:
+            yield kept

@@ -1,0 +1,38 @@
+"""What a model can learn, one file per task; `lm/tasks/task.py` says what a task is."""
+
+from __future__ import annotations
+
+from lm.config import Config
+from lm.tasks.causal import Causal
+from lm.tasks.classification import Classification
+from lm.tasks.contrastive import Contrastive
+from lm.tasks.denoising import InfillingTask, PrefixLmTask, SpanCorruptionTask, Ul2Task
+from lm.tasks.masked import Masked
+from lm.tasks.regression import Regression
+from lm.tasks.seq2seq import Seq2Seq
+from lm.tasks.span_qa import SpanQa
+from lm.tasks.tagging import Tagging
+from lm.tasks.task import Task
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Causal(),
+        Seq2Seq(),
+        SpanCorruptionTask(),
+        Ul2Task(),
+        InfillingTask(),
+        PrefixLmTask(),
+        Masked(),
+        Classification(),
+        Regression(),
+        Tagging(),
+        SpanQa(),
+        Contrastive(),
+    )
+}
+
+
+def task_of(config: Config) -> Task:
+    """Returns the task that a config's model learns."""
+    return TASKS[config.objective.name]

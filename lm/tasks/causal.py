@@ -1,0 +1,74 @@
+"""Causal language modelling: predict every token from those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lm.config import Config
+from lm.data.packing import EvalRows, TrainRows, WindowEvalRows, WindowTrainRows
+from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.compression import xz_bits_per_byte
+from lm.evaluation.metrics import language_metrics, missing_figures
+from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.models.heads import NextToken
+from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.task import SMOOTHING, EvaluationSetup
+
+
+class Causal(DocumentTask):
+    """Rows are windows of the concatenated documents; evaluation windows may overlap (eval.stride)."""
+
+    name = "causal"
+    doc = "every token from those before it"
+    families = ("decoder",)
+    settings = SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
+    writes_text = True
+
+    def head(self, config: Config) -> Any:
+        return NextToken()
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity"
+
+    def console_metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "bits_per_byte"
+
+    def check_train(self, config: Config, where: str, store: Any) -> None:
+        needed, found = config.data.sequence_length + 1, 0 if store is None else store.num_tokens
+        if found < needed:
+            raise UserError(
+                f"{where} gives {found} tokens for training, and one row needs {needed} (data.sequence_length + 1); "
+                "add text or shorten the rows."
+            )
+
+    def batch_settings(self, config: Config) -> list[Any]:
+        return []
+
+    def layout(self, config: Config) -> RowLayout:
+        return RowLayout(config.data.sequence_length)
+
+    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> TrainRows:
+        return WindowTrainRows(config, stores)
+
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
+        length, stride = config.data.sequence_length, config.eval.stride
+        return {name: WindowEvalRows(store, length, stride) for name, store in token_stores(stores).items()}
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        return [TokenEvaluator.of(setup, self, language_metrics, missing_figures)]
+
+    def yardsticks(
+        self, config: Config, stores: Mapping[str, Any], tokenizer: Tokenizer, metrics: Mapping[str, float]
+    ) -> dict[str, float]:
+        if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:
+            return {}
+        return {"xz_bits_per_byte": xz_bits_per_byte(stores, tokenizer)}
+
+    def windowed(self, config: Config) -> bool:
+        return True
+
+    def sample_prompts(self, config: Config) -> tuple[str, ...]:
+        return config.eval.prompts

@@ -1,0 +1,134 @@
+"""Classification: one of several labels for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.config import Config, SourceConfig
+from lm.data.examples.labelled import LabelledExamples
+from lm.data.examples.texts import TextExamples, TextTokens
+from lm.data.reading.raw import Labelled
+from lm.data.storing.example_store import ExampleStore, Tokens
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.classification import classification_metrics, confusion_counts
+from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.prediction_evaluator import Predictions, whole_examples
+from lm.evaluation.predictions import write_objects
+from lm.models.heads import Classes
+from lm.reporting.confusion import draw_confusion
+from lm.tasks.labelled import LabelledTask
+from lm.tasks.task import SMOOTHING, Refuse
+
+LABEL_FIELDS = ("label_field", "label_pattern", "pair_field")
+
+
+class TextTask(LabelledTask):
+    """What classification and regression share: texts, or pairs of texts, with one target each."""
+
+    wants = "labelled"
+    cleans = True
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        check_pooling(config, refuse)
+
+    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
+        super().check_source(where, source, config, refuse)
+        if source.kind == "text" and not source.label_pattern:
+            refuse(f"{where}.label_pattern", "text files get their label from their path; give the pattern.")
+        if source.kind != "text" and not source.label_field:
+            refuse(f"{where}.label_field", "name the field of the label.")
+
+    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
+        return TextTokens.encode(examples, tokenizer)
+
+
+class Classification(TextTask):
+    name = "classification"
+    doc = "a label for a text or a pair of texts"
+    settings = SMOOTHING | {
+        "data.labels",
+        "eval.bootstrap",
+        "model.pooling",
+        "objective.balance_classes",
+        "objective.class_weights",
+    }
+    has_classes = True
+
+    def head(self, config: Config) -> Any:
+        return Classes(len(config.data.labels), config.model.pooling)
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return TextExamples(store, config, tokenizer, train, real=False, pooling=config.model.pooling)
+
+    def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole = whole_examples(examples, logits)
+        scores_EC = text_scores(examples, whole, logits)
+        return Classified([examples.store.raw[number] for number in whole], config.data.labels, _softmax(scores_EC))
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return config.data.labels[int(target)]
+
+
+class Classified(Predictions):
+    """Probabilities of the labels. E examples, C labels."""
+
+    def __init__(self, raw: Sequence[Labelled], labels: Sequence[str], probabilities_EC: np.ndarray):
+        self.raw, self._labels, self._probabilities_EC = list(raw), list(labels), probabilities_EC
+        numbers = {label: number for number, label in enumerate(labels)}
+        self._gold_E = np.array([numbers[each.label] for each in raw], np.int64)
+        self._predicted_E = probabilities_EC.argmax(axis=1)
+
+    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
+        chosen = slice(None) if indices_E is None else indices_E
+        return classification_metrics(self._gold_E[chosen], self._probabilities_EC[chosen])
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        """Writes text, pair (if there is one), label, prediction and its probability (score), and the confusion."""
+        predictions, picture = directory / f"{stem}.jsonl", directory / f"{stem}-confusion.png"
+        names = [self._labels[number] for number in self._predicted_E.tolist()]
+        scores = self._probabilities_EC.max(axis=1).tolist()
+        write_objects(
+            predictions,
+            (
+                {**texts_of(example), "label": example.label, "prediction": name, "score": finite_or_none(score)}
+                for example, name, score in zip(self.raw, names, scores, strict=True)
+            ),
+        )
+        counts_CC = confusion_counts(self._gold_E, self._predicted_E, len(self._labels))
+        draw_confusion(counts_CC, self._labels, picture, f"{len(self.raw):,} examples")
+        return [predictions, picture]
+
+    def joined(self, others: Sequence[Classified]) -> Classified:
+        probabilities_EC = np.concatenate([each._probabilities_EC for each in (self, *others)])
+        return Classified(self._all_raw(others), self._labels, probabilities_EC)
+
+    def preview(self, index: int) -> tuple[str, ...]:
+        example = self.raw[index]
+        return example.text, self._labels[int(self._predicted_E[index])], example.label
+
+
+def check_pooling(config: Config, refuse: Refuse) -> None:
+    if config.model.pooling == "first" and config.model.family == "decoder":
+        refuse("model.pooling", "the first token of a decoder sees no other one; use last or mean.")
+
+
+def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:
+    """Returns the logits of each text, (E, C)."""
+    return np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
+
+
+def texts_of(example: Labelled) -> dict[str, Any]:
+    return {"text": example.text} if example.pair is None else {"text": example.text, "pair": example.pair}
+
+
+def _softmax(scores_EC: np.ndarray) -> np.ndarray:
+    powers_EC = np.exp(scores_EC.astype(np.float64) - scores_EC.max(axis=1, keepdims=True))
+    return powers_EC / powers_EC.sum(axis=1, keepdims=True)

@@ -1,0 +1,87 @@
+"""Contrastive learning of text embeddings: paired texts get similar vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lm.batch import Array, Batch, Output
+from lm.config import Config, ObjectiveConfig
+from lm.data.examples.example import Examples
+from lm.data.examples.pairs import PairedTexts
+from lm.data.packing import EvalRows, PackedEvalRows
+from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.metrics import contrastive_metrics
+from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.models.heads import TextEmbedding
+from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import contrastive_loss, row_weight
+from lm.tasks.classification import check_pooling
+from lm.tasks.paired import PairTask
+from lm.tasks.task import EvaluationSetup, Refuse
+
+
+class Contrastive(PairTask):
+    """The same model reads both texts; the other pairs of a batch are the negatives."""
+
+    name = "contrastive"
+    doc = "similar vectors for paired texts"
+    families = ("decoder", "encoder")
+    settings = frozenset(
+        {
+            "model.pooling",
+            "objective.temperature",
+            "data.pairs.max_ratio",
+            "data.pairs.drop_identical",
+            "data.pairs.source_script",
+            "data.pairs.target_script",
+        }
+    )
+    counts_examples = True
+    source_title = "positive"
+
+    def resolve(self, config: Config) -> Config:
+        data = dataclasses.replace(config.data, source_length=config.data.sequence_length)
+        return dataclasses.replace(config, data=data)
+
+    def head(self, config: Config) -> Any:
+        return TextEmbedding(config.model.pooling)
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        check_pooling(config, refuse)
+        if config.train.accumulation > 1:
+            refuse(
+                "train.accumulation", "each text is compared with those of the whole batch, which stays whole; set 1."
+            )
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "accuracy"
+
+    def layout(self, config: Config) -> RowLayout:
+        return RowLayout(config.data.sequence_length, config.data.source_length)
+
+    def examples(
+        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
+    ) -> dict[str, Examples]:
+        return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}
+
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
+        layout = self.layout(config)
+        return {
+            name: PackedEvalRows(each, layout) for name, each in self.examples(config, tokenizer, stores, False).items()
+        }
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return contrastive_loss(output.embedding, output.source_embedding, batch, config.temperature)
+
+    def total_weight(self, batch: Batch) -> Array:
+        return row_weight(batch)
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        return [TokenEvaluator.of(setup, self, contrastive_metrics)]
+
+    def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
+        return None

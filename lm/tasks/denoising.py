@@ -1,0 +1,141 @@
+"""Denoising with an encoder-decoder: the source is a corrupted text, the target what the decoder has to write."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lm.config import Config
+from lm.data.examples.corruption import Denoiser, Infilling, PrefixLm, SpanCorruption, Ul2
+from lm.data.examples.denoising import DenoisingExamples
+from lm.data.examples.example import Examples
+from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.metrics import token_metrics
+from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.models.heads import NextToken
+from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
+
+SENTENCE_ENDS = tuple(".!?…。！？")
+
+
+class Denoising(DocumentTask):
+    """Base of the denoising tasks.
+
+    Attributes:
+        needed_ids: how many <extra_id_N> the tokenizer must have.
+    """
+
+    families = ("encoder_decoder",)
+    loss_name = "nll"
+    writes_text = True
+    needed_ids: int = 1
+    advised_ids: int = 100
+
+    def head(self, config: Config) -> Any:
+        return NextToken()
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        tokenizer = config.data.tokenizer
+        if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
+            refuse("data.tokenizer.extra_ids", f"{self.name} needs tokens for masked spans; set {self.advised_ids}.")
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "perplexity", "token_accuracy"
+
+    def console_metrics(self, config: Config) -> tuple[str, ...]:
+        return ("loss",)
+
+    def layout(self, config: Config) -> RowLayout:
+        return RowLayout(config.data.sequence_length, config.data.source_length)
+
+    @abc.abstractmethod
+    def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
+        """Returns what corrupts chunks of text."""
+
+    def examples(
+        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
+    ) -> dict[str, Examples]:
+        extra_ids = [tokenizer.extra_id(i) for i in range(tokenizer.num_extra_ids)]
+        if len(extra_ids) < self.needed_ids:
+            raise UserError(
+                f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} in the vocabulary, and it has "
+                f"{len(extra_ids)}; raise it, or use a tokenizer that has them."
+            )
+        denoiser = self.denoiser(config, tokenizer, extra_ids)
+        lengths = config.data.source_length, config.data.sequence_length
+        return {
+            name: DenoisingExamples(store, denoiser, *lengths, tokenizer.bos_id, config.seed, name)
+            for name, store in token_stores(stores).items()
+        }
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        return [TokenEvaluator.of(setup, self, token_metrics)]
+
+
+class SpanCorruptionTask(Denoising):
+    name = "span_corruption"
+    doc = "masked spans of a text (T5)"
+    settings = SEARCH | SMOOTHING | {"objective.noise_density", "objective.mean_span_length", "data.source_length"}
+    spells_extra_ids = True
+
+    def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
+        objective = config.objective
+        return SpanCorruption(objective.noise_density, objective.mean_span_length, extra_ids, tokenizer.eos_id)
+
+
+class Ul2Task(Denoising):
+    name = "ul2"
+    doc = "UL2's mixture of denoisers, each with a mode token"
+    settings = SEARCH | SMOOTHING | {"data.source_length"}
+    spells_extra_ids = True
+    needed_ids = 103
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        tokenizer = config.data.tokenizer
+        if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
+            refuse("data.tokenizer.extra_ids", "ul2 needs 103: a hundred for spans and three for its modes.")
+
+    def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
+        return Ul2(extra_ids, tokenizer.eos_id)
+
+
+class InfillingTask(Denoising):
+    name = "infilling"
+    doc = "a text from which spans were replaced by one mask each, and whose sentences may be shuffled (BART)"
+    settings = (
+        SEARCH
+        | SMOOTHING
+        | {
+            "objective.noise_density",
+            "objective.mean_span_length",
+            "objective.permute_sentences",
+            "data.source_length",
+        }
+    )
+    spells_extra_ids = True
+
+    def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
+        objective = config.objective
+        ends = ends_sentence(tokenizer) if objective.permute_sentences else None
+        return Infilling(objective.noise_density, objective.mean_span_length, extra_ids[0], tokenizer.eos_id, ends)
+
+
+class PrefixLmTask(Denoising):
+    name = "prefix_lm"
+    doc = "the rest of a text from its beginning"
+    settings = SEARCH | SMOOTHING | {"data.source_length"}
+    needed_ids = 0
+
+    def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
+        return PrefixLm(tokenizer.eos_id)
+
+
+def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
+    """Returns the tokens after which a sentence is over, bool (V,), for BART's shuffling of sentences."""
+    return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

@@ -1,0 +1,170 @@
+"""What tasks with labels have in common: examples in memory, predictions for each, metrics of the predictions."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lm.config import CleaningConfig, Config, SourceConfig
+from lm.data.examples.labelled import LabelledExamples
+from lm.data.packing import PackedEvalRows
+from lm.data.packing.layout import RowLayout
+from lm.data.reading import open_reader
+from lm.data.reading.cleaning import Cleaner, clean_text
+from lm.data.reading.raw import Labelled
+from lm.data.storing import example_store
+from lm.data.storing.example_store import ExampleStore, Tokens, texts_of
+from lm.data.storing.splits import SplitSource, named_errors
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.evaluator import RowEvaluator
+from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
+from lm.tasks.task import EvaluationSetup, Refuse, Task, Tokenizers
+
+ANY_FAMILY = ("decoder", "encoder_decoder", "encoder")
+
+
+class LabelledRules:
+    """The cleaning of labelled texts; words and questions stay as they are, since labels refer to their characters."""
+
+    def __init__(self, config: CleaningConfig):
+        self.config = config
+        self._cleaner = Cleaner(config)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return self._cleaner.dropped
+
+    def clean(self, example: Any) -> Any:
+        if not isinstance(example, Labelled):
+            return example
+        pair = None if example.pair is None else clean_text(self.config, example.pair)
+        return Labelled(clean_text(self.config, example.text), pair, example.label)
+
+    def keeps(self, example: Any) -> bool:
+        """Of a pair both texts together count."""
+        return not isinstance(example, Labelled) or self._cleaner.keeps("\n".join(example.texts))
+
+
+class LabelledTask(Task):
+    """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
+
+    Attributes:
+        wants: the kind of raw example that its readers give.
+        has_classes: whether its labels are classes, named by data.labels or found in the training data.
+        cleans: whether its texts are cleaned.
+    """
+
+    families = ANY_FAMILY
+    noun = "examples"
+    loss_name = "task_loss"
+    reads_labels = True
+    counts_examples = True
+    plain_text_refusal = "needs examples with labels; name them in data.test of a config"
+    wants: str
+    has_classes: bool = False
+    cleans: bool = False
+
+    # --- settings -------------------------------------------------------------------------------------------
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        data, objective = config.data, config.objective
+        if not data.valid and data.holdout != "hash":
+            refuse("data.holdout", "labelled data is held out by hash; set it to 'hash' or name validation sources.")
+        if objective.class_weights and objective.balance_classes:
+            refuse("objective.class_weights", "and balance_classes exclude each other; use one of them.")
+        if objective.class_weights and (
+            len(objective.class_weights) != len(data.labels) or min(objective.class_weights) < 0
+        ):
+            refuse(
+                "objective.class_weights",
+                "takes a weight, 0 or more, for each of data.labels, which must be named too.",
+            )
+
+    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
+        super().check_source(where, source, config, refuse)
+        if source.kind == "embedded":
+            refuse(f"{where}.kind", f"the embedded corpus has no labels for objective.name={self.name}.")
+
+    # --- data -----------------------------------------------------------------------------------------------
+
+    def open_reader(self, source: SplitSource) -> Any:
+        return open_reader(source.config, self.wants)
+
+    def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
+        with named_errors(source.label):
+            reader = self.open_reader(source)
+        rules = LabelledRules(source.data.cleaning)
+        return texts_of(example for example, _ in source.read(reader, rules, drop=source.split == "train"))
+
+    def open_store(
+        self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any
+    ) -> ExampleStore | None:
+        with named_errors(source.label):
+            identity = [self.name, *(example_store.cleaning_identity(config) if self.cleans else ())]
+            rules = LabelledRules(config.data.cleaning)
+            return example_store.build(
+                source, self.open_reader(source), rules, tokenizers.target, self.encode, identity
+            )
+
+    @abc.abstractmethod
+    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
+        """Returns the tokens of raw examples."""
+
+    def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
+        if not self.has_classes:
+            return stores
+        stores = example_store.with_label_counts(stores)
+        if config.data.labels:
+            example_store.check_labels(config, split, stores)
+        return stores
+
+    def resolve_data(self, config: Config, train: Mapping[str, Any]) -> Config:
+        if not self.has_classes or config.data.labels:
+            return config
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
+
+    def batch_settings(self, config: Config) -> list[Any]:
+        objective = config.objective
+        weights = [objective.class_weights, objective.balance_classes]
+        pooling = self.pooling(config)
+        return [*super().batch_settings(config), config.data.labels, config.data.context_overlap, weights, pooling]
+
+    def pooling(self, config: Config) -> str:
+        """Returns what of a text stands for the whole of it."""
+        return config.model.pooling
+
+    def layout(self, config: Config) -> RowLayout:
+        return RowLayout(config.data.sequence_length, with_types=config.model.token_types > 0)
+
+    @abc.abstractmethod
+    def make_examples(
+        self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool
+    ) -> LabelledExamples: ...
+
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool) -> dict[str, Any]:
+        return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}
+
+    def reason_without_examples(self, config: Config) -> str:
+        return "no example can be learnt, so there is nothing to train on; read the notes above, or lengthen the rows."
+
+    # --- evaluation -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
+        """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example number."""
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        rows = {name: each for name, each in setup.rows.items() if isinstance(each, PackedEvalRows)}
+        evaluator: RowEvaluator = PredictionEvaluator(
+            self,
+            setup.config,
+            setup.model,
+            rows,
+            setup.mesh,
+            name=setup.name,
+            max_rows=setup.max_rows,
+            report=setup.report,
+        )
+        return [evaluator]

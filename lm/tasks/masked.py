@@ -1,0 +1,108 @@
+"""Masked language modelling, with or without next-sentence prediction (Devlin 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lm.batch import Batch, Output
+from lm.config import Config, ObjectiveConfig
+from lm.data.examples.example import Examples
+from lm.data.examples.masked import MaskedExamples, NextSentenceExamples
+from lm.data.examples.masking import build_masking
+from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.compression import unigram_entropy
+from lm.evaluation.metrics import masked_metrics
+from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.models.heads import MaskedTokens
+from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import masked_loss
+from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse
+
+MASK = "<mask>"
+FOLLOWS = ("other text", "follows")  # what the preview says about the second text of a next-sentence pair
+
+
+class Masked(DocumentTask):
+    """Predicts masked tokens; with objective.next_sentence also whether a second text follows the first."""
+
+    name = "masked"
+    doc = "masked tokens of a text (BERT)"
+    families = ("encoder",)
+    settings = SMOOTHING | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
+
+    def head(self, config: Config) -> Any:
+        return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
+
+    def max_masked(self, config: Config) -> int:
+        """Returns a little more than the share of a row that is masked; rows are packed so that it is never exceeded.
+
+        0 for whole words: the number of their tokens is not known before they are drawn.
+        """
+        objective, length = config.objective, config.data.sequence_length
+        return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        tokenizer = config.data.tokenizer
+        if not tokenizer.extra_ids and tokenizer.kind != "huggingface":
+            refuse("data.tokenizer.extra_ids", "masked needs a token for the mask; set 1.")
+        if config.objective.next_sentence and config.data.sequence_length < 16:
+            refuse("objective.next_sentence", "needs rows of 16 tokens or more (data.sequence_length).")
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        more = ("next_sentence_accuracy",) if config.objective.next_sentence else ()
+        return "loss", "mlm_loss", "mlm_accuracy", "perplexity", *more
+
+    def batch_settings(self, config: Config) -> list[Any]:
+        return [*super().batch_settings(config), config.objective.whole_words, config.objective.next_sentence]
+
+    def layout(self, config: Config) -> RowLayout:
+        types = config.model.token_types > 0
+        return RowLayout(config.data.sequence_length, max_masked=self.max_masked(config), with_types=types)
+
+    def examples(
+        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
+    ) -> dict[str, Examples]:
+        word_starts = tokenizer.word_starts if config.objective.whole_words else None
+        masking = build_masking(config.objective, tokenizer.mask_id, tokenizer.text_ids, word_starts)
+        kind = NextSentenceExamples if config.objective.next_sentence else MaskedExamples
+        length, ends = config.data.sequence_length, (tokenizer.bos_id, tokenizer.eos_id)
+        count = self.max_masked(config) > 0
+        return {
+            name: kind(store, masking, length, *ends, config.seed, name, count_masked=count)
+            for name, store in token_stores(stores).items()
+        }
+
+    def reason_without_examples(self, config: Config) -> str:
+        least = "2 tokens" if config.objective.next_sentence else "a token"
+        return f"no document has {least}, so there is nothing to train on; give it more text."
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return masked_loss(output, batch, config)
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        return [TokenEvaluator.of(setup, self, masked_metrics)]
+
+    def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in metrics.items() if name != "loss" or value != metrics["mlm_loss"]}
+
+    def yardsticks(
+        self, config: Config, stores: Mapping[str, Any], tokenizer: Tokenizer, metrics: Mapping[str, float]
+    ) -> dict[str, float]:
+        return {"unigram_entropy": unigram_entropy(stores, tokenizer)}
+
+    def preview_inputs(self, tokenizer: Tokenizer, tokens_L: np.ndarray) -> list[str]:
+        mask_id = tokenizer.mask_id
+        return [MASK if token == mask_id else tokenizer.piece(int(token)) for token in tokens_L]
+
+    def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
+        shown = super().preview_targets(config, tokenizer, batch, row)
+        if shown is not None and config.objective.next_sentence:
+            for first in np.flatnonzero((batch.positions[row] == 0) & (batch.segments[row] > 0)):
+                shown[first] = FOLLOWS[int(batch.targets[row][first])]
+        return shown

@@ -1,0 +1,92 @@
+"""Regression: a number for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.batch import Batch, Output
+from lm.config import Config, ObjectiveConfig
+from lm.data.examples.labelled import LabelledExamples
+from lm.data.examples.texts import TextExamples
+from lm.data.packing.layout import RowLayout
+from lm.data.reading import open_reader
+from lm.data.reading.raw import Labelled
+from lm.data.storing.example_store import ExampleStore
+from lm.data.storing.splits import SplitSource
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.classification import regression_metrics
+from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.prediction_evaluator import Predictions, whole_examples
+from lm.evaluation.predictions import write_objects
+from lm.models.heads import Classes
+from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import squared_error
+from lm.tasks.classification import TextTask, text_scores, texts_of
+
+
+class Regression(TextTask):
+    name = "regression"
+    doc = "a number for a text or a pair of texts"
+    settings = frozenset({"eval.bootstrap", "model.pooling"})
+
+    def head(self, config: Config) -> Any:
+        return Classes(1, config.model.pooling)
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "pearson", "spearman", "mean_squared_error"
+
+    def open_reader(self, source: SplitSource) -> Any:
+        return open_reader(source.config, self.wants, numbers=True)
+
+    def layout(self, config: Config) -> RowLayout:
+        types = config.model.token_types > 0
+        return RowLayout(config.data.sequence_length, with_types=types, real_targets=True)
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return TextExamples(store, config, tokenizer, train, real=True, pooling=config.model.pooling)
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return squared_error(output.logits, batch)
+
+    def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole = whole_examples(examples, logits)
+        predicted_E = text_scores(examples, whole, logits)[:, 0].astype(np.float64)
+        return Regressed([examples.store.raw[number] for number in whole], predicted_E)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return f"{float(target):g}"
+
+
+class Regressed(Predictions):
+    """Predicted numbers, one per example."""
+
+    def __init__(self, raw: Sequence[Labelled], predicted_E: np.ndarray):
+        self.raw, self._predicted_E = list(raw), predicted_E
+        self._gold_E = np.array([float(each.label) for each in raw], np.float64)
+
+    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
+        chosen = slice(None) if indices_E is None else indices_E
+        return regression_metrics(self._gold_E[chosen], self._predicted_E[chosen])
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        """Writes text, pair (if there is one), label and prediction; the last two are numbers."""
+        path = directory / f"{stem}.jsonl"
+        write_objects(
+            path,
+            (
+                {**texts_of(example), "label": float(example.label), "prediction": finite_or_none(prediction)}
+                for example, prediction in zip(self.raw, self._predicted_E.tolist(), strict=True)
+            ),
+        )
+        return [path]
+
+    def joined(self, others: Sequence[Regressed]) -> Regressed:
+        predicted_E = np.concatenate([each._predicted_E for each in (self, *others)])
+        return Regressed(self._all_raw(others), predicted_E)
+
+    def preview(self, index: int) -> tuple[str, ...]:
+        return self.raw[index].text, f"{self._predicted_E[index]:.3g}", self.raw[index].label

@@ -1,0 +1,116 @@
+"""Sequence to sequence: the target of a pair from its source, for translation, summarisation and the like."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lm.config import Config
+from lm.config.schema import entries
+from lm.data.examples.example import Examples
+from lm.data.examples.pairs import PairExamples
+from lm.data.packing.layout import RowLayout
+from lm.data.reading.cleaning import clean_text
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.generation import Generation
+from lm.evaluation.metrics import token_metrics
+from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.models.heads import NextToken
+from lm.tasks.paired import PairTask
+from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
+
+
+class Seq2Seq(PairTask):
+    """Outputs are scored against references if eval.generation.metrics names metrics."""
+
+    name = "seq2seq"
+    doc = "the target of a pair from its source"
+    families = ("encoder_decoder",)
+    settings = (
+        SEARCH
+        | SMOOTHING
+        | {
+            "data.separate_vocabularies",
+            "data.source_length",
+            "data.pairs.max_ratio",
+            "data.pairs.drop_identical",
+            "data.pairs.source_script",
+            "data.pairs.target_script",
+            "data.pairs.overlong",
+            "eval.generation.metrics",
+            "eval.generation.training_beams",
+            "eval.generation.max_examples",
+            "eval.generation.bleu_tokenize",
+        }
+    )
+    loss_name = "nll"
+    writes_text = True
+    plain_text_refusal = f"{PairTask.plain_text_refusal}, or use lm.generate --input"
+
+    def head(self, config: Config) -> Any:
+        return NextToken()
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        if config.data.separate_vocabularies and config.model.share_embeddings:
+            refuse("model.share_embeddings", "two vocabularies cannot share an embedding; set it to False.")
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "perplexity", "token_accuracy", *self._text_metrics(config)
+
+    def console_metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", *self._text_metrics(config)
+
+    @staticmethod
+    def _text_metrics(config: Config) -> tuple[str, ...]:
+        text_metrics = entries("lm.evaluation.text_metrics.TEXT_METRICS")
+        return tuple(metric for name in config.eval.generation.metrics for metric in text_metrics[name])
+
+    def advice_on_metric(self, metric: str) -> str:
+        text_metrics = entries("lm.evaluation.text_metrics.TEXT_METRICS")
+        scores = any(metric.endswith(f"/{name}") for each in text_metrics.values() for name in each)
+        return "; scores of outputs are chosen in eval.generation.metrics" if scores else ""
+
+    def references(self, config: Config, split: str) -> dict[str, list[Any]]:
+        return self.raw_references(config, split) if config.eval.generation.metrics else {}
+
+    def layout(self, config: Config) -> RowLayout:
+        return RowLayout(config.data.sequence_length, config.data.source_length)
+
+    def examples(
+        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
+    ) -> dict[str, Examples]:
+        lengths = config.data.source_length, config.data.sequence_length
+        drop = train and config.data.pairs.overlong == "drop"
+        return {name: PairExamples(store, *lengths, tokenizer.bos_id, drop=drop) for name, store in stores.items()}
+
+    def reason_without_examples(self, config: Config) -> str:
+        return (
+            "every pair is longer than a row, so there is nothing to train on; lengthen the rows or set "
+            "data.pairs.overlong to 'truncate'."
+        )
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        found: list[Any] = [TokenEvaluator.of(setup, self, token_metrics)]
+        if not setup.references:
+            return found
+        settings = setup.config.eval.generation
+        if setup.in_training:
+            settings = dataclasses.replace(settings, num_beams=settings.training_beams)
+        generation = Generation(
+            setup.model,
+            setup.tokenizers.target,
+            setup.tokenizers.source,
+            setup.references,
+            settings,
+            setup.mesh,
+            source_length=setup.config.data.source_length,
+            name=setup.name,
+            max_examples=settings.max_examples if setup.in_training else 0,
+            report=setup.report,
+        )
+        return [*found, generation]
+
+    def clean_source(self, config: Config, text: str) -> str:
+        return clean_text(config.data.cleaning, text)

@@ -1,0 +1,123 @@
+"""Extractive question answering: where in a text the answer to a question begins and ends (SQuAD)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.batch import Array, Batch, Output
+from lm.config import Config, ObjectiveConfig
+from lm.data.examples.answers import AnswerExamples, AnswerTokens
+from lm.data.examples.labelled import LabelledExamples
+from lm.data.reading.raw import Question
+from lm.data.storing.example_store import ExampleStore, Tokens
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.answer_search import Answer, Window, best_answer
+from lm.evaluation.answers import answer_metrics, answer_scores
+from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.prediction_evaluator import Predictions, whole_examples
+from lm.evaluation.predictions import write_objects
+from lm.models.heads import AnswerSpan
+from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import span_loss, span_weight
+from lm.tasks.labelled import LabelledTask
+from lm.tasks.task import Refuse
+
+ENDS_OF_ANSWER = ("", "start", "end", "start+end")
+NO_ANSWER = "no answer"  # shown below the first token instead of both ends
+
+
+class SpanQa(LabelledTask):
+    name = "span_qa"
+    doc = "where in a text the answer to a question is"
+    settings = frozenset({"data.context_overlap", "eval.bootstrap"})
+    wants = "questions"
+
+    def head(self, config: Config) -> Any:
+        return AnswerSpan()
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "exact_match", "f1"
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        if config.data.context_overlap >= config.data.sequence_length // 2:
+            refuse("data.context_overlap", "must be less than half of data.sequence_length.")
+
+    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
+        return AnswerTokens.encode(examples, tokenizer)
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return AnswerExamples(store, config, tokenizer, train)
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return span_loss(output.logits, batch)
+
+    def total_weight(self, batch: Batch) -> Array:
+        return span_weight(batch)
+
+    def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole = whole_examples(examples, logits)
+        raw = [examples.store.raw[number] for number in whole]
+        may_lack = not all(each.answers for each in examples.store.raw)
+        answers = [
+            best_answer(
+                each.context, [_window(examples, number, logits[number]) for number in numbers], may_lack=may_lack
+            )
+            for each, numbers in zip(raw, whole.values(), strict=True)
+        ]
+        return Answered.scored(raw, answers)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER
+
+
+class Answered(Predictions):
+    """`scores_E2` is that of `answer_scores`, by each data source's own rules: for Chinese, for missing answers."""
+
+    def __init__(self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray):
+        self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
+
+    @classmethod
+    def scored(cls, raw: Sequence[Question], answers: Sequence[Answer]) -> Answered:
+        """Scores the answers of one data source."""
+        right = [[text for text, _ in each.answers] for each in raw]
+        chinese = any("\u4e00" <= character <= "\u9fff" for each in raw[:100] for character in each.question)
+        return cls(raw, answers, answer_scores([each.text for each in answers], right, chinese=chinese))
+
+    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
+        return answer_metrics(self._scores_E2 if indices_E is None else self._scores_E2[indices_E])
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        """Writes id, question, answers (texts; none if there is no answer), prediction and score."""
+        path = directory / f"{stem}.jsonl"
+        write_objects(
+            path,
+            (
+                {
+                    "id": example.id,
+                    "question": example.question,
+                    "answers": [text for text, _ in example.answers],
+                    "prediction": answer.text,
+                    "score": finite_or_none(answer.score),
+                }
+                for example, answer in zip(self.raw, self._answers, strict=True)
+            ),
+        )
+        return [path]
+
+    def joined(self, others: Sequence[Answered]) -> Answered:
+        answers = [answer for each in (self, *others) for answer in each._answers]
+        scores_E2 = np.concatenate([each._scores_E2 for each in (self, *others)])
+        return Answered(self._all_raw(others), answers, scores_E2)
+
+    def preview(self, index: int) -> tuple[str, ...]:
+        example = self.raw[index]
+        return example.question, self._answers[index].text, example.answers[0][0] if example.answers else ""
+
+
+def _window(examples: AnswerExamples, number: int, logits_T2: np.ndarray) -> Window:
+    return Window(logits_T2[:, 0], logits_T2[:, 1], examples.offsets(number), examples.most_context(number))

@@ -1,0 +1,118 @@
+"""Tagging: a label for each word, as for named entities or parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.config import Config
+from lm.data.examples.labelled import LabelledExamples
+from lm.data.examples.words import TaggingExamples, WordTokens
+from lm.data.reading.raw import Tagged
+from lm.data.storing.example_store import ExampleStore, Tokens
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.prediction_evaluator import Predictions, whole_examples
+from lm.evaluation.predictions import write_objects
+from lm.evaluation.tagging import entity_counts, scheme_of, tagging_metrics, word_counts
+from lm.models.heads import Classes
+from lm.tasks.labelled import LabelledTask
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse
+
+OUTSIDE = "O"  # the tag of a word for which the tokenizer gives no token
+
+
+class Tagging(LabelledTask):
+    """The first token of a word has its tag."""
+
+    name = "tagging"
+    doc = "a label for each word"
+    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
+    wants = "tagged"
+    has_classes = True
+
+    def head(self, config: Config) -> Any:
+        return Classes(len(config.data.labels), "none")
+
+    def metrics(self, config: Config) -> tuple[str, ...]:
+        return "loss", "entity_f1", "entity_precision", "entity_recall", "token_accuracy"
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        if config.objective.balance_classes:
+            refuse("objective.balance_classes", "is for classification.")
+
+    def pooling(self, config: Config) -> str:
+        return "none"
+
+    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
+        return WordTokens.encode(examples, tokenizer)
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return TaggingExamples(store, config, tokenizer, train)
+
+    def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole, labels = whole_examples(examples, logits), config.data.labels
+        tags = [_tags(examples, numbers, logits, labels) for numbers in whole.values()]
+        return TaggedWords([examples.store.raw[number] for number in whole], labels, tags)
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
+        if "/entity_" in metric and not scheme_of(labels):
+            raise UserError(
+                f"config.checkpoint.best_metric: {metric!r} is not measured because the tags ({labels[0]!r}, ...) "
+                "follow no entity scheme such as BIO; use 'valid/token_accuracy'."
+            )
+        return super().evaluators(setup)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return config.data.labels[int(target)]
+
+
+class TaggedWords(Predictions):
+    """Predicted tags, one per word."""
+
+    def __init__(self, raw: Sequence[Tagged], labels: Sequence[str], predicted: Sequence[Sequence[str]]):
+        self.raw, self._labels, self._predicted = list(raw), labels, list(predicted)
+        gold = [each.tags for each in raw]
+        self._words_E2 = word_counts(gold, predicted)
+        scheme = scheme_of(labels)
+        self._entities_E3 = entity_counts(gold, predicted, scheme) if scheme else None
+
+    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
+        chosen = slice(None) if indices_E is None else indices_E
+        entities_E3 = None if self._entities_E3 is None else self._entities_E3[chosen]
+        return tagging_metrics(self._words_E2[chosen], entities_E3)
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        """Writes words, tags and prediction (as many tags)."""
+        path = directory / f"{stem}.jsonl"
+        write_objects(
+            path,
+            (
+                {"words": example.words, "tags": example.tags, "prediction": list(prediction)}
+                for example, prediction in zip(self.raw, self._predicted, strict=True)
+            ),
+        )
+        return [path]
+
+    def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
+        predicted = [tags for each in (self, *others) for tags in each._predicted]
+        return TaggedWords(self._all_raw(others), self._labels, predicted)
+
+    def preview(self, index: int) -> tuple[str, ...]:
+        example = self.raw[index]
+        return tuple(" ".join(each) for each in (example.words, self._predicted[index], example.tags))
+
+
+def _tags(
+    examples: TaggingExamples, numbers: Sequence[int], logits: Mapping[int, np.ndarray], labels: Sequence[str]
+) -> list[str]:
+    tags = []
+    for number in numbers:
+        best_T = logits[number].argmax(axis=1)
+        tags += [OUTSIDE if at < 0 else labels[int(best_T[at])] for at in examples.word_indices(number).tolist()]
+    return tags
