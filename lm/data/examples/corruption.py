@@ -1,8 +1,8 @@
-"""Denoising objectives: a chunk of text -> a corrupted source and what the decoder has to write.
+"""Corruption of text for denoising: a chunk becomes a corrupted source and what the decoder has to write.
 
-Every objective is a `Denoiser`, in pure NumPy. Its sizes depend on a chunk's length and on a few numbers
-that are drawn for many chunks at once (`draw`), so that rows can be packed before an example is made;
-`make` then draws the rest and keeps to these sizes. Where the randomness comes from is the caller's affair.
+Each kind is a `Denoiser`, in pure NumPy. The sizes of an example depend on the length of its chunk and on a few numbers
+that are drawn for many chunks at once (`draw`), so rows can be packed before any example is made; `make` then draws
+the rest and keeps to these sizes. The caller supplies the random generator.
 
 Shape letters: n tokens of a chunk, E examples, D numbers drawn for an example.
 """
@@ -14,22 +14,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm.config import ObjectiveConfig
 from lm.errors import UserError
 
 UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))  # mean length, share of the tokens
-UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # of these, and of the prefix LM
-UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # behind the hundred for spans
+UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # of these spans, and of the prefix LM
+UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # extra ids after the hundred for spans
 
-Example = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each with its end token
+Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each with its end token
 Sizes = tuple[np.ndarray, np.ndarray]  # of source and target, int64 (E,) each
 
 
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
-    """Masked tokens and masked spans of chunks of 2 tokens or more, int64 (E,) each (Raffel 2020).
+    """Returns the masked tokens and masked spans of chunks of 2 tokens or more, int64 (E,) each (Raffel 2020).
 
-    Masked are round(n density) tokens, at least one and not all, in round(masked / mean_span) spans, at
-    least one and no more than there are tokens left between them. Halves are rounded to even, as in T5.
+    round(n density) tokens are masked, at least one and not all, in round(masked / mean_span) spans, at least one
+    and no more than the tokens that remain between them. Halves are rounded to even, as in T5.
     """
     lengths_E = np.asarray(lengths_E, np.int64)
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
@@ -38,13 +37,13 @@ def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tup
 
 
 def random_segments(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Sizes of `parts` pieces, none empty, that make `total`: every way of cutting it is as likely."""
+    """Returns the sizes of `parts` segments, none empty, that add up to `total`; all cuts are equally likely."""
     cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
 def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
-    """Bool (n,): T5's random spans. Kept and masked spans take turns, beginning with a kept one.
+    """Returns T5's random spans, bool (n,). Kept and masked spans alternate, beginning with a kept one.
 
     So the first token is never masked and the last one always is.
     """
@@ -54,15 +53,14 @@ def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Gen
     return np.repeat(np.tile([False, True], spans), np.stack([kept, masked], axis=1).reshape(-1))
 
 
-def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Example:
-    """T5's layout (Raffel 2020, figure 2): masked span i becomes sentinel i, counted from 0.
+def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Corrupted:
+    """Returns T5's source and target (Raffel 2020, figure 2): masked span i becomes sentinel i, counted from 0.
 
-    Source: the text with each masked span replaced by its sentinel, then eos. Target: sentinel 0, the tokens
-    of span 0, sentinel 1, those of span 1, ..., then eos. If the text ends in a token that is not masked,
-    one more sentinel comes before the target's eos, as in the figure; it stands for the kept text at the
-    end, as every other sentinel of the target stands for the kept text before its span. Masks from
-    `noise_mask` end in a masked token, so they have no such last sentinel, and T5's own have none either:
-    512 tokens of source go with 114 of target.
+    Source: the text with each masked span replaced by its sentinel, then eos. Target: sentinel 0, the tokens of
+    span 0, sentinel 1, the tokens of span 1, ..., then eos. If the last token of the text is not masked, one more
+    sentinel comes before the target's eos, as in the figure: it stands for the kept text at the end, as every other
+    sentinel of the target stands for the kept text before its span. Masks from `noise_mask` end in a masked token, so
+    they have no such last sentinel; neither have T5's own: 512 source tokens go with 114 target tokens.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])
     spans = int(begins.sum())
@@ -71,8 +69,7 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id:
     source = np.array(tokens, np.int32)
     source[begins] = sentinels[:spans]
     masked = np.asarray(tokens, np.int32)[mask]
-    places = np.flatnonzero(begins[mask])
-    target = np.insert(masked, places, sentinels[:spans])
+    target = np.insert(masked, np.flatnonzero(begins[mask]), sentinels[:spans])
     return _ended(source[~mask | begins], eos_id), _ended(target, *sentinels[spans : spans + closing], eos_id)
 
 
@@ -81,42 +78,42 @@ def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
 
 
 class Denoiser(abc.ABC):
-    """One objective. Chunks have 2 tokens or more, and neither bos nor eos."""
+    """One kind of corruption. Chunks have 2 tokens or more, and neither bos nor eos."""
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Bool (E,): whether an example of a chunk of this length fits the row, whatever is drawn."""
+        """Returns whether an example of a chunk of this length fits the row, whatever is drawn, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
-        """Tokens of source and of target, int64 (E,) and (E,), end token included."""
+        """Returns the tokens of source and of target, int64 (E,) and (E,), end token included."""
 
     @abc.abstractmethod
-    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Example:
-        """Source and target of a chunk (n,), of just those sizes."""
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
+        """Returns source and target of a chunk (n,), of exactly those sizes."""
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """All that is random about the sizes: (E, D). By default nothing is."""
+        """Returns everything random that the sizes depend on, (E, D). By default there is nothing."""
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
-        """Every chunk of 2 to so many tokens fits a row of `source_length` and `target_length` tokens.
+        """Returns the length up to which every chunk (of 2 tokens or more) fits a row of these lengths.
 
-        For span corruption this is the computation of T5: 512 tokens of source hold chunks of 568 at 15 %
-        and a mean of 3. Raises UserError if the row holds none.
+        For span corruption this is T5's computation: 512 source tokens hold chunks of 568 at 15 % and a mean of 3.
+        Raises UserError if no chunk fits the row.
         """
-        lengths = np.arange(2, source_length + target_length + 1)  # what is in a row was in the text
+        lengths = np.arange(2, source_length + target_length + 1)  # all tokens of a row come from the text
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(
-                f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens hold "
-                "no example of this objective; lengthen them (or data.source_length)."
+                f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
+                "too short for any example; lengthen them (or data.source_length)."
             )
         return fitting + 1
 
 
 class SpanCorruption(Denoiser):
-    """T5's objective: the decoder writes the masked spans. Chunks have no more spans than there are sentinels."""
+    """T5's corruption: the decoder writes the masked spans. Chunks have no more spans than there are sentinels."""
 
     def __init__(self, density: float, mean_span: float, sentinels: Sequence[int], eos_id: int):
         self._density, self._mean_span, self._eos_id = density, mean_span, eos_id
@@ -132,13 +129,13 @@ class SpanCorruption(Denoiser):
         noise_E, spans_E = noise_counts(lengths_E, self._density, self._mean_span)
         return lengths_E - noise_E + spans_E + 1, noise_E + spans_E + 1
 
-    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Example:
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         mask = noise_mask(len(tokens), self._density, self._mean_span, rng)
         return corrupt(tokens, mask, self._sentinels, self._eos_id)
 
 
 class PrefixLm(Denoiser):
-    """The decoder goes on from the beginning of the text. Every place to cut it is as likely; neither part is empty."""
+    """The decoder continues the beginning of the text. All cuts are equally likely; neither side is empty."""
 
     def __init__(self, eos_id: int):
         self._eos_id = eos_id
@@ -147,67 +144,65 @@ class PrefixLm(Denoiser):
         return lengths_E <= min(source_length, target_length)  # n - 1 tokens on one side, and eos
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Where the text is cut: int64 (E, 1), from 1 to n - 1."""
+        """Returns where the text is cut, int64 (E, 1), from 1 to n - 1."""
         return rng.integers(1, lengths_E)[:, None]
 
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
         return draws_ED[:, 0] + 1, lengths_E - draws_ED[:, 0] + 1
 
-    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Example:
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         cut = int(draws_D[0])
         return _ended(tokens[:cut], self._eos_id), _ended(tokens[cut:], self._eos_id)
 
 
 class Ul2(Denoiser):
-    """UL2's mixture of seven denoisers (Tay 2022, table 1), each as likely, told by a mode token before the source.
+    """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), named by a mode token before the source.
 
-    R: spans of mean 3 and 8, 15 % of the tokens. X: spans of mean 3 and 8 at 50 %, of mean 64 at 15 % and
-    50 %. S: prefix LM, cut anywhere, as the code in the paper's appendix does. Extra ids 100, 101 and 102
-    are the modes R, S and X; the spans have the hundred before.
+    R: spans of mean 3 and 8, 15 % of the tokens. X: spans of mean 3 and 8 at 50 %, of mean 64 at 15 % and 50 %.
+    S: prefix LM, cut anywhere, as in the code of the paper's appendix. Extra ids 100, 101 and 102 are the modes R, S
+    and X; the hundred before them are for the spans.
     """
 
     def __init__(self, extra_ids: Sequence[int], eos_id: int):
         spans = [SpanCorruption(density, mean, extra_ids[:100], eos_id) for mean, density in UL2_SPANS]
-        self._parts: list[Denoiser] = [*spans, PrefixLm(eos_id)]
+        self._denoisers: list[Denoiser] = [*spans, PrefixLm(eos_id)]
         self._modes = [extra_ids[UL2_MODE_IDS[mode]] for mode in UL2_MODES]
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        return np.all([part.fits(lengths_E, source_length - 1, target_length) for part in self._parts], axis=0)
+        return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Number of the denoiser, and where a prefix LM would cut: int64 (E, 2)."""
-        which_E = rng.integers(0, len(self._parts), len(lengths_E))
-        return np.concatenate([which_E[:, None], self._parts[-1].draw(lengths_E, rng)], axis=1)
+        """Returns the number of the denoiser and where a prefix LM would cut, int64 (E, 2)."""
+        which_E = rng.integers(0, len(self._denoisers), len(lengths_E))
+        return np.concatenate([which_E[:, None], self._denoisers[-1].draw(lengths_E, rng)], axis=1)
 
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
         source_sizes_E, target_sizes_E = np.zeros_like(lengths_E), np.zeros_like(lengths_E)
-        for number, part in enumerate(self._parts):
+        for number, denoiser in enumerate(self._denoisers):
             mine = draws_ED[:, 0] == number
-            source_sizes_E[mine], target_sizes_E[mine] = part.sizes(lengths_E[mine], draws_ED[mine, 1:])
+            source_sizes_E[mine], target_sizes_E[mine] = denoiser.sizes(lengths_E[mine], draws_ED[mine, 1:])
         return source_sizes_E + 1, target_sizes_E
 
-    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Example:
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         number = int(draws_D[0])
-        source, target = self._parts[number].make(tokens, draws_D[1:], rng)
+        source, target = self._denoisers[number].make(tokens, draws_D[1:], rng)
         return np.concatenate([[self._modes[number]], source]).astype(np.int32), target
 
 
 class Infilling(Denoiser):
-    """BART's text infilling (Lewis 2020): spans of Poisson length become one mask each; the decoder writes it all.
+    """BART's text infilling (Lewis 2020): spans of Poisson length become one mask each; the decoder writes all text.
 
-    Spans are drawn until they have round(n density) tokens (at least one, not all), and the last is cut to that.
-    Spans of length 0, masks that hide nothing, are among them. They lie anywhere in the text, each in
-    one piece, two of them next to each other perhaps. There are never more spans than masked tokens, so a
-    source is never longer than its target.
+    Spans are drawn until they have round(n density) tokens (at least one, not all), and the last one is cut to that
+    number. Some have length 0: masks that replace nothing. Spans may lie anywhere in the text and next to each other.
+    There are never more spans than masked tokens, so a source is never longer than its target.
 
-    Sizes depend on the number of spans k alone, and it has a closed form: in a Poisson process of rate 1
-    cut into stretches of length lambda, the counts of the stretches are the lengths, and the last of m
-    tokens falls at a time G of Gamma(m) into stretch k = ceil(G / lambda). Given G, the other m - 1 fall
-    evenly before it.
+    Sizes depend only on the number of spans k, which has a closed form: cut a Poisson process of rate 1 into stretches
+    of length lambda; the counts of the stretches are the lengths, and the last of m tokens falls at a time G, drawn
+    from Gamma(m), into stretch k = ceil(G / lambda). Given G, the other m - 1 tokens fall uniformly before it.
 
     Args:
-        ends_sentence: bool (V,), the tokens that end a sentence, to shuffle the sentences of the source before
-            it is masked; None to leave them in order.
+        ends_sentence: bool (V,), the tokens that end a sentence, so that the sentences of the source are shuffled
+            before it is masked; None to leave them in order.
     """
 
     def __init__(
@@ -220,7 +215,7 @@ class Infilling(Denoiser):
         return lengths_E + 1 <= min(source_length, target_length)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The time G of the last masked token: float64 (E, 1)."""
+        """Returns the time G of the last masked token, float64 (E, 1)."""
         noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
         return np.minimum(rng.standard_gamma(noise_E), self._mean_span * noise_E)[:, None]
 
@@ -234,7 +229,7 @@ class Infilling(Denoiser):
         spans_E = np.ceil(draws_ED[:, 0] / self._mean_span).astype(np.int64)
         return noise_E, np.clip(spans_E, 1, noise_E)
 
-    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Example:
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         noise, spans = (int(each[0]) for each in self._counts(np.array([len(tokens)]), draws_D[None]))
         target = _ended(tokens, self._eos_id)
         if self._ends_sentence is not None:
@@ -242,7 +237,7 @@ class Infilling(Denoiser):
         stretches = (rng.random(noise - 1) * draws_D[0] / self._mean_span).astype(np.int64)
         lengths = np.bincount(np.minimum(stretches, spans - 1), minlength=spans)
         lengths[-1] += 1
-        # The kept tokens and the masks in a row, and how much of the text each stands for.
+        # The kept tokens and the masks in order, and how many tokens of the text each stands for.
         is_mask = rng.permutation(len(tokens) - noise + spans) < spans
         widths = np.ones(len(is_mask), np.int64)
         widths[is_mask] = rng.permutation(lengths)
@@ -251,33 +246,6 @@ class Infilling(Denoiser):
 
 
 def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The sentences of a chunk (n,) in a random order. `ends_sentence`, bool (V,): the tokens that end one."""
+    """Returns the sentences of a chunk (n,) in a random order. `ends_sentence`, bool (V,): the tokens that end one."""
     sentence = np.concatenate([[0], np.cumsum(ends_sentence[tokens[:-1]])])
     return tokens[np.argsort(rng.permutation(int(sentence[-1]) + 1)[sentence], kind="stable")]
-
-
-def build_denoiser(
-    objective: ObjectiveConfig, extra_ids: Sequence[int], eos_id: int, ends_sentence: np.ndarray | None = None
-) -> Denoiser:
-    """The objective of a config. `extra_ids[i]` is the token <extra_id_i>; `ends_sentence` is for permute_sentences.
-
-    Raises UserError if the vocabulary has too few extra ids.
-    """
-    needed = {"span_corruption": 1, "ul2": 103, "infilling": 1, "prefix_lm": 0}[objective.name]
-    if len(extra_ids) < needed:
-        raise UserError(
-            f"config.data.tokenizer.extra_ids: {objective.name} needs {needed} in the vocabulary, and it has "
-            f"{len(extra_ids)}; raise it, or take a tokenizer that has them."
-        )
-    density, mean_span = objective.noise_density, objective.mean_span_length
-    if objective.name == "span_corruption":
-        return SpanCorruption(density, mean_span, extra_ids, eos_id)
-    if objective.name == "ul2":
-        return Ul2(extra_ids, eos_id)
-    if objective.name == "infilling":
-        if objective.permute_sentences:
-            assert ends_sentence is not None, "to permute sentences one must know where they end"
-        return Infilling(
-            density, mean_span, extra_ids[0], eos_id, ends_sentence if objective.permute_sentences else None
-        )
-    return PrefixLm(eos_id)
