@@ -50,6 +50,13 @@ class Examples(abc.ABC):
     def make(self, epoch: int, index: int) -> Example:
         """Returns one example, of exactly the sizes that `sizes` gives."""
 
+    def segments(self, epoch: int, index: int) -> list[Example]:
+        """Returns the segments of one example, which lie next to each other in a row; by default there is one.
+
+        Segments do not see each other. Sizes are those of all segments together.
+        """
+        return [self.make(epoch, index)]
+
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
@@ -57,8 +64,8 @@ class Examples(abc.ABC):
 
     def num_targets(self) -> int:
         """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""
-        made = (self.make(0, i) for i in range(len(self)))
-        return sum(int(np.count_nonzero(example.weights_T)) for example in made)
+        made = (segment for i in range(len(self)) for segment in self.segments(0, i))
+        return sum(int(np.count_nonzero(segment.weights_T)) for segment in made)
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:

@@ -2,7 +2,7 @@
 
 A row has one capacity or several: tokens, source tokens, masked tokens. Examples are taken in a given order and put
 into the row until the next one exceeds one of its capacities; that one opens a new row (next-fit). No example is
-cut, and each is in one row. Segment i of each side of a row is its i-th example.
+cut, and each is in one row. Segment i of each side of a row belongs to the i-th segment of its examples.
 
 Shape letters: E examples, R rows, T tokens of one side of all examples.
 """

@@ -102,7 +102,8 @@ class PackedTrainRows:
         rows = []
         for name, epoch, row in self.locate(step, row_ids):
             source = self._sources[name]
-            rows.append([source.examples.make(epoch, int(index)) for index in source.row(epoch, row)])
+            numbers = source.row(epoch, row).tolist()
+            rows.append([segment for number in numbers for segment in source.examples.segments(epoch, number)])
         return self._layout.lay_out(rows)
 
 
@@ -147,4 +148,6 @@ class PackedEvalRows:
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids`, in that order, as NumPy arrays."""
-        return self._layout.lay_out([[self.examples.make(0, i) for i in self.examples_of(row)] for row in row_ids])
+        return self._layout.lay_out(
+            [[each for i in self.examples_of(row) for each in self.examples.segments(0, i)] for row in row_ids]
+        )
