@@ -1,13 +1,13 @@
 """Tokens of a set of documents on disk, memory-mapped, with a manifest that says what they are.
 
-A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after the
-other, uint16 or uint32), `starts.bin` (int64, where each document begins) and `manifest.json`. Its name
-is a hash of everything that decides its content, so a store is never wrong, only absent. It is built in
-a temporary directory and renamed: a build that is killed leaves nothing that could be taken for a store.
+A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after another, uint16 or
+uint32), `starts.bin` (int64, where each document begins) and `manifest.json`. Its name is a hash of everything that
+decides its content, so a store is never wrong, only absent. It is built in a temporary directory and renamed, so a
+build that is killed leaves nothing that could be mistaken for a store.
 
-Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is its number of tokens
-between white space plus its number of line ends (the convention of WikiText's published perplexities);
-`unknown` is the number of tokens that stand for text which cannot be got back.
+Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of tokens separated by
+white space plus the number of line ends (the convention of WikiText's published perplexities); `unknown` is the number
+of tokens that stand for text that cannot be recovered.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.errors import UserError
 
 FORMAT = 1  # raise it when the same inputs would give another store
-BATCH_CHARACTERS = 1 << 20  # text that is tokenised at a time
+BATCH_CHARACTERS = 1 << 20  # text tokenised at a time
 BATCH_DOCUMENTS = 1024
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
 
 
 class Counting(Protocol):
-    """Whoever drops documents while they are read, and says why."""
+    """What drops documents while they are read, and counts them by reason."""
 
     @property
     def dropped(self) -> dict[str, int]: ...
@@ -47,7 +47,7 @@ C = TypeVar("C", bound=Counting)
 
 
 class DamagedStore(Exception):
-    """A store whose files do not fit its manifest."""
+    """The files of a store do not match its manifest."""
 
 
 class TokenStore:
@@ -67,7 +67,7 @@ class TokenStore:
             self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
             self.starts = _map(self.directory / "starts.bin", "int64")
             if (len(self.tokens), len(self.starts)) != (self.num_tokens, self.num_documents):
-                raise DamagedStore("the counts in manifest.json do not fit the files")
+                raise DamagedStore("the counts in manifest.json do not match the files")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedStore(f"{type(error).__name__}: {error}") from error
 
@@ -112,13 +112,13 @@ class TokenStore:
         return self.manifest["content"]
 
     def document(self, index: int) -> np.ndarray:
-        """Tokens of one document, bos and eos included."""
+        """Returns the tokens of one document, bos and eos included."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
         return self.tokens[self.starts[index] : end]
 
 
 def _map(path: Path, dtype: str) -> np.ndarray:
-    if path.stat().st_size == 0:  # which cannot be mapped
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, dtype)
     return np.memmap(path, dtype=dtype, mode="r")
 
@@ -131,11 +131,11 @@ def open_or_build(
     read: Callable[[C], Iterator[str]],
     cleaner: C,
 ) -> TokenStore:
-    """The store of `identity` in `cache`, built from `read(cleaner)` if it is not there or damaged.
+    """Returns the store of `identity` in `cache`, built from `read(cleaner)` if it is absent or damaged.
 
-    `identity` names everything that decides the content. `label` is what messages call it. Any number
-    of processes may ask for the same store at once: one builds, the others wait and use it. Raises
-    UserError if the cache cannot be written, and whatever reading the documents raises.
+    `identity` names everything that decides the content; `label` is what messages call the store. Any number of
+    processes may ask for the same store at once: one builds it, the others wait and use it. Raises UserError if the
+    cache cannot be written, and whatever reading the documents raises.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -144,7 +144,7 @@ def open_or_build(
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{key}.lock") as exclusive:
-            if exclusive:  # what other builders of this store have left is left by dead ones
+            if exclusive:  # leftovers are then from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             if store := _open(directory, label):
@@ -171,7 +171,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds the lock file; gives False on a file system without locks. A killed holder frees it."""
+    """Holds the lock file; yields False on a file system without locks. A holder that is killed frees it."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -260,14 +260,14 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """All documents in one array, with bos and eos, and the length of each."""
+    """Returns all documents in one array, with bos and eos, and the length of each."""
     documents = tokenizer.encode_batch(texts)
     lengths = np.array([len(ids) + 2 for ids in documents], np.int64)
     tokens = np.empty(int(lengths.sum()), dtype)
-    place = 0
+    at = 0
     for ids in documents:
-        tokens[place] = tokenizer.bos_id
-        tokens[place + 1 : place + 1 + len(ids)] = ids
-        tokens[place + 1 + len(ids)] = tokenizer.eos_id
-        place += len(ids) + 2
+        tokens[at] = tokenizer.bos_id
+        tokens[at + 1 : at + 1 + len(ids)] = ids
+        tokens[at + 1 + len(ids)] = tokenizer.eos_id
+        at += len(ids) + 2
     return tokens, lengths
