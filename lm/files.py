@@ -1,24 +1,66 @@
-"""Files that appear whole or not at all, so that nobody ever reads half of one."""
+"""Atomic writing: a file or directory appears whole or not at all, so nobody ever reads half of one."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lm.errors import UserError
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a name beside `path` to write to, which becomes `path` at the end of the block.
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `path` to write a file to; it becomes `path` at the end of the block.
 
-    If the block raises, what was written is removed and `path` stays as it was. Folders that lack are made.
-    May raise OSError.
+    If the block raises, the temporary file is removed and `path` stays as it was. Missing parent directories are
+    created. Raises OSError.
+
+    Args:
+        durable: flush to disk before renaming, so that `path` is old or new after a power failure too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yields a temporary directory beside `path`, named `NAME.tmp-*`; it becomes `path` at the end of the block.
+
+    If the block raises, the temporary directory is removed. Missing parent directories are created. A block that
+    replaces a directory removes the old one itself. Raises OSError: FileExistsError if `path` exists at the end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
+    try:
+        temporary.chmod(0o755)  # mkdtemp gives access to the owner only
+        yield temporary
+        try:
+            os.rename(temporary, path)
+        except OSError as error:  # its errno depends on the file system
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
+    """Turns an OSError of the block into a UserError that names the flag which gave the path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}.") from None

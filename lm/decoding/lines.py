@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lm.config import Config
 from lm.errors import UserError
+from lm.files import replacing, writing_flag
 
 
 def read_lines(path: str, flag: str) -> list[str]:
@@ -68,34 +69,20 @@ def in_one_line(text: str) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Gives a function that writes lines; the file then appears at once, in place of an old one.
+    """Yields a function that writes lines to a file, atomically; an old file is replaced and a link stays a link.
 
-    Raises UserError, which names the flag, at the beginning if nothing can be written there. Without a call of
-    the function nothing is left.
+    Raises UserError, which names the flag, at the start of the block if the file cannot be written.
     """
 
-    @contextlib.contextmanager
-    def errors() -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(f"--{flag}={path}: cannot be written: {error.strerror}.") from None
-
     def write(lines: Iterable[str]) -> None:
-        with errors():
+        with writing_flag(flag, path), replacing(target, durable=True) as temporary:
             with temporary.open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
 
-    with errors():
-        target = Path(path).expanduser().resolve()  # a link stays a link
-        if Path(path).expanduser().exists() and not target.is_file():
+    with writing_flag(flag, path):
+        target = Path(path).expanduser().resolve()
+        if target.exists() and not target.is_file():
             raise UserError(f"--{flag}={path}: is not a file; name one, or leave --{flag} out to print.")
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.touch()
-    try:
-        yield write
-    finally:
-        temporary.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass  # raises now what would be raised after all the work
+    yield write

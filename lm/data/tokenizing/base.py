@@ -11,10 +11,8 @@ import abc
 import copy
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError
+from lm.files import new_directory
 
 INFO_FILE = "tokenizer_info.json"
 Offsets = list[tuple[int, int]]
@@ -198,12 +197,9 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
     def save(self, directory: Path | str) -> None:
-        """Writes the directory whole or not at all."""
+        """Writes the directory atomically, in place of an old one."""
         directory = Path(directory)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
-        try:
-            temporary.chmod(0o755)
+        with new_directory(directory) as temporary:
             (temporary / self.file_name).write_bytes(self._content())
             info = {
                 "kind": self.kind,
@@ -214,6 +210,3 @@ class Tokenizer(abc.ABC):
             (temporary / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             if directory.exists():
                 shutil.rmtree(directory)
-            os.rename(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
