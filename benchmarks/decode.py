@@ -34,7 +34,6 @@ from rich.table import Table
 
 from benchmarks.huggingface_peer import build_peer, frameworks, peer_logits, peer_search
 from benchmarks.record import surroundings, write_record
-from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import command
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.inputs import Vocabulary, model_batch, pad_sources
@@ -207,7 +206,7 @@ def main() -> int:
     tokenizer, source_tokenizer = load_tokenizers(config, run.root)
     vocabulary = vocabulary_of(tokenizer)
     sources = encode_sources(source_tokenizer, lines, config.data.source_length)
-    with Checkpoints(run.checkpoints_dir, config.checkpoint, read_only=True) as checkpoints:
+    with run.open_checkpoints(config) as checkpoints:
         params, step = checkpoints.restore_params(step="best", ema=config.optimizer.ema_decay > 0)
     params = jax.device_put(params)
 

@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import GenerationConfig
 from lm.config.command import DONE, run
 from lm.config.training import TEXT_METRICS
@@ -169,7 +168,7 @@ def predictions_of(root: Path, step: str) -> Path:
     if not there:
         raise UserError(f"{root}: has no eval/<step>/{FILE}; write it with `python eval.py --workdir={root}`.")
     if step == "best":
-        with Checkpoints(directory.checkpoints_dir, directory.load_config().checkpoint, read_only=True) as checkpoints:
+        with directory.open_checkpoints(directory.load_config()) as checkpoints:
             best = checkpoints.best()
         wanted = there[-1] if best is None else best
     else:

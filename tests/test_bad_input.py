@@ -284,7 +284,7 @@ def test_a_run_directory_in_use(refused, tiny, trained):
     arguments = [sys.executable, "-c", code, trained / ".lock"]
     holder = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     holder.stdout.readline()
-    refused("a training is at work in this directory", "train.py", *tiny.flags(trained, **SHORT), keeping=trained)
+    refused("another process is training in this directory", "train.py", *tiny.flags(trained, **SHORT), keeping=trained)
     holder.communicate(b"\n")
 
 

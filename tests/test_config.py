@@ -69,7 +69,7 @@ def test_names_are_checked_with_their_nearest():
     check_name(Config, "data.train.docs.path")
     with pytest.raises(UserError, match="did you mean batch_size"):
         check_name(Config, "train.batchsize")
-    with pytest.raises(UserError, match="has no part 'x'"):
+    with pytest.raises(UserError, match="has no setting 'x'"):
         check_name(Config, "seed.x")
     with pytest.raises(UserError, match="did you mean path"):
         check_name(Config, "data.train.docs.pth")

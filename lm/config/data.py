@@ -135,7 +135,9 @@ class DataConfig:
     valid: dict[str, SourceConfig] = field(
         default_factory=dict, metadata={"doc": "Validation sources; without any, a part of train is held out."}
     )
-    test: dict[str, SourceConfig] = field(default_factory=dict, metadata={"doc": "Test sources, for eval.py."})
+    test: dict[str, SourceConfig] = field(
+        default_factory=dict, metadata={"doc": "Test sources, for eval.py.", "affects": "nothing"}
+    )
     holdout: str = option(
         "hash",
         "How the held-out part of train is chosen: by a hash of each document, or the tail (the last characters).",
@@ -160,6 +162,10 @@ class DataConfig:
         1, "Cross-validation: so many; each has its own examples in the part from 0 to 1 / folds.", minimum=1
     )
     context_overlap: int = option(64, "span_qa: tokens that windows of a long context have in common.", minimum=0)
-    num_workers: int = option(0, "Processes that prepare batches; 0 for a thread. Never changes the data.", minimum=0)
-    prefetch: int = option(4, "Batches prepared ahead.", minimum=1)
-    cache_dir: str = option("", "Where token stores are kept; empty for $LM_CACHE_DIR, or else ~/.cache/lm.")
+    num_workers: int = option(
+        0, "Processes that prepare batches; 0 for a thread. Never changes the data.", minimum=0, affects="nothing"
+    )
+    prefetch: int = option(4, "Batches prepared ahead.", minimum=1, affects="nothing")
+    cache_dir: str = option(
+        "", "Where token stores are kept; empty for $LM_CACHE_DIR, or else ~/.cache/lm.", affects="nothing"
+    )

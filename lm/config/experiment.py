@@ -22,21 +22,22 @@ from lm.errors import UserError
 class Config:
     """One experiment."""
 
-    seed: int = option(0, "Of the initial weights, the data order, dropout and sampling.", minimum=0)
+    seed: int = option(0, "Of the initial weights, the data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
         "Begin with the parameters and the tokenizer of this run directory (its best checkpoint); what does not match "
         "is listed. Empty for random parameters.",
+        affects="updates",
     )
-    data: DataConfig = section(DataConfig)
+    data: DataConfig = section(DataConfig, affects="batches")
     model: ModelConfig = section(ModelConfig)
-    objective: ObjectiveConfig = section(ObjectiveConfig)
-    optimizer: OptimizerConfig = section(OptimizerConfig)
-    train: TrainConfig = section(TrainConfig)
-    mesh: MeshConfig = section(MeshConfig)
-    checkpoint: CheckpointConfig = section(CheckpointConfig)
-    log: LogConfig = section(LogConfig)
-    eval: EvalConfig = section(EvalConfig)
+    objective: ObjectiveConfig = section(ObjectiveConfig, affects="updates")
+    optimizer: OptimizerConfig = section(OptimizerConfig, affects="updates")
+    train: TrainConfig = section(TrainConfig, affects="updates")
+    mesh: MeshConfig = section(MeshConfig, affects="nothing")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, affects="nothing")
+    log: LogConfig = section(LogConfig, affects="nothing")
+    eval: EvalConfig = section(EvalConfig, affects="nothing")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:

@@ -1,6 +1,17 @@
 """What makes a nested dataclass a schema: documented fields, and typed values built from plain dicts.
 
-Knows types, ranges, names and their neighbours, but no setting of ours: those are in `lm/config`.
+Knows types, ranges, names and what a change affects, but no particular setting: those are in the other files of
+`lm/config`.
+
+Each setting declares what a change of it affects, itself or through the section that holds it. Of several effects it
+declares the last one in this list:
+
+    nothing    neither the batches, nor the updates, nor what the parameters compute, except for rounding
+    updates    only which values the parameters get: how they are initialized and changed
+    storage    only in which arrays the parameters are stored (stacked layers, padding, unused positions)
+    function   what equal parameters compute from the same tokens
+    shapes     which parameters there are, and their shapes
+    batches    the data that a step reads
 """
 
 from __future__ import annotations
@@ -10,26 +21,46 @@ import difflib
 import importlib
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Any
 
+from lm.config.retired import explanation
 from lm.errors import UserError
+
+EFFECTS = ("nothing", "updates", "storage", "function", "shapes", "batches")
 
 
 def option(
-    default: Any, doc: str, *, choices: tuple = (), registry: str = "", minimum: Any = None, maximum: Any = None
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple = (),
+    registry: str = "",
+    minimum: Any = None,
+    maximum: Any = None,
+    affects: str = "",
+    parameters: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field that carries its documentation and the values it allows.
+    """A dataclass field that carries its documentation, the values it allows and what a change of it affects.
 
     Args:
         choices: the allowed values; empty for any.
         registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
             "lm.tasks.TASKS". It is looked up when a value is checked, so a new entry there needs no change here.
         minimum, maximum: the range, both ends included.
+        affects: one of EFFECTS; empty for that of the section.
+        parameters: names of the parameters whose shapes or existence it decides; empty for all parameters.
     """
+    assert not affects or affects in EFFECTS, affects
     rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
-    return field(default=default, metadata=rules)
+    return field(default=default, metadata={**rules, "affects": affects, "parameters": parameters})
+
+
+def section(cls: type, affects: str = "") -> Any:
+    """A dataclass field that holds the settings of `cls`; `affects` is for those that declare nothing themselves."""
+    assert not affects or affects in EFFECTS, affects
+    return field(default_factory=cls, metadata={"affects": affects})
 
 
 def entries(registry: str) -> Mapping[str, Any]:
@@ -43,18 +74,20 @@ def allowed_values(rules: Mapping[str, Any]) -> tuple:
     return tuple(entries(rules["registry"])) if rules.get("registry") else rules.get("choices", ())
 
 
-def section(cls: type) -> Any:
-    return field(default_factory=cls)
+# --- values ---------------------------------------------------------------------------------------------------
 
 
 def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
-    """The dataclass `cls` from nested dicts. UserError for an unknown key, a wrong type or a value out of range."""
+    """Returns the dataclass `cls` made from nested dicts.
+
+    Raises UserError for an unknown key, a wrong type or a value out of range.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"config.{path or 'top'}: expected a section with settings, got {values!r}.")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(_unknown(f"config.{path}{key}", str(key), list(hints)))
+            raise UserError(_unknown("config.", f"{path}{key}", hints))
     built = {}
     for spec in dataclasses.fields(cls):
         if spec.name in values:
@@ -97,28 +130,31 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
     return value
 
 
+# --- names ----------------------------------------------------------------------------------------------------
+
+
 def check_name(schema: type, dotted: str) -> None:
-    """Raises UserError, with the nearest names, unless `dotted` (a.b.c) names a setting or section."""
+    """Raises UserError, with the nearest names, unless `dotted` (a.b.c) names a setting or a section."""
     cls: Any = schema
     done: list[str] = []
     for part in dotted.split("."):
         hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else None
         if hints is None:
-            raise UserError(f"--config.{dotted}: {'.'.join(done)} is a single value and has no part {part!r}.")
+            raise UserError(f"--config.{dotted}: {'.'.join(done)} is a single value and has no setting {part!r}.")
         if part not in hints:
-            raise UserError(_unknown(f"--config.{'.'.join([*done, part])}", part, list(hints)))
+            raise UserError(_unknown("--config.", ".".join([*done, part]), hints))
         done.append(part)
         cls = hints[part]
         if typing.get_origin(cls) is dict:  # data.train.NAME.field
             inner = typing.get_type_hints(typing.get_args(cls)[1])
             rest = dotted.split(".")[len(done) + 1 :]
             if rest and rest[0] not in inner:
-                raise UserError(_unknown(f"--config.{dotted}", rest[0], list(inner)))
+                raise UserError(_unknown("--config.", ".".join([*done, *dotted.split(".")[len(done) : len(done) + 2]]), inner))
             return
 
 
 def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """(dotted name, default, documentation) of every setting, in order."""
+    """Returns (dotted name, default, documentation) of every setting, in order."""
     hints, found = typing.get_type_hints(cls), []
     for spec in dataclasses.fields(cls):
         kind, name = hints[spec.name], prefix + spec.name
@@ -135,8 +171,38 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
     return found
 
 
+def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
+    """Returns the message for a setting that does not exist; the names beside it are `known`."""
+    if gone := explanation(dotted):
+        return f"{start}{dotted}: {gone}"
+    near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
+    if near:
+        return f"{start}{dotted}: no such setting; did you mean {' or '.join(near)}?"
+    return f"{start}{dotted}: no such setting; the settings here are {', '.join(sorted(known))}."
+
+
+# --- effects of a change ------------------------------------------------------------------------------------------
+
+
+def effect(schema: type, dotted: str) -> str:
+    """Returns what a change of the setting `dotted` affects: one of EFFECTS.
+
+    The settings of named sources (data.train.NAME.field) affect what their dict (data.train) does.
+    """
+    cls, found = schema, ""
+    for name in dotted.split("."):
+        (spec,) = (each for each in dataclasses.fields(cls) if each.name == name)
+        found = spec.metadata.get("affects") or found
+        kind = typing.get_type_hints(cls)[name]
+        if not dataclasses.is_dataclass(kind):
+            break
+        cls = typing.cast(type, kind)
+    assert found, f"{dotted} declares nothing in `affects`"
+    return found
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Lines "key: old -> new" for every value that differs between two nested dicts."""
+    """Returns a line "key: old -> new" for each value that differs between two nested dicts."""
     lines = []
     for key in sorted(set(old) | set(new)):
         a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
@@ -147,12 +213,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
+def differences_affecting(
+    effects: Collection[str], schema: type, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[str]:
+    """Returns those `differences` of two nested dicts of settings that affect one of `effects`."""
+    return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _unknown(where: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"{where}: no such setting; did you mean {' or '.join(near)}?"
-    return f"{where}: no such setting; here there are {', '.join(sorted(known))}."

@@ -87,15 +87,23 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = option(1000, "Optimizer steps in all.", minimum=1)
-    batch_size: int = option(32, "Rows a step, over all devices and accumulated microbatches.", minimum=1)
+    batch_size: int = option(
+        32, "Rows a step, over all devices and accumulated microbatches.", minimum=1, affects="batches"
+    )
     accumulation: int = option(
-        1, "Microbatches a step: splits the batch, changes memory and not the result.", minimum=1
+        1, "Microbatches a step: splits the batch, changes memory and not the result.", minimum=1, affects="nothing"
     )
     patience: int = option(
-        0, "Stop when checkpoint.best_metric was no better for so many evaluations in a row; 0: never.", minimum=0
+        0,
+        "Stop when checkpoint.best_metric was no better for so many evaluations in a row; 0: never.",
+        minimum=0,
+        affects="nothing",
     )
     max_bad_steps: int = option(
-        10, "Stop after so many steps in a row whose loss or gradient was not finite (each is skipped).", minimum=1
+        10,
+        "Stop after so many steps in a row whose loss or gradient was not finite (each is skipped).",
+        minimum=1,
+        affects="nothing",
     )
 
 

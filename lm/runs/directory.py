@@ -1,9 +1,9 @@
-"""The run directory (`--workdir`): all that another command needs, and the rule of who may train in it.
+"""The run directory (`--workdir`): everything that another command needs, and the rule of who may train in it.
 
-config.json      the resolved config        metrics.jsonl   an object a line: step and values
+config.json      the resolved config        metrics.jsonl   one JSON object per line: step and metrics
 tokenizer/       its files                  tensorboard/    events
-checkpoints/     see lm/checkpoints/checkpoints.py       curves.png      drawn from metrics.jsonl
-eval/<step>/     results of eval.py         .lock           held by the training at work here
+checkpoints/     see lm/checkpoints         curves.png      drawn from metrics.jsonl
+eval/<step>/     results of eval.py         .lock           held by the training process that works here
 """
 
 from __future__ import annotations
@@ -11,41 +11,28 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
+from lm.config.retired import migrated
+from lm.config.schema import EFFECTS, differences_affecting
 from lm.errors import UserError
-from lm.config.schema import differences
+from lm.files import replacing
 
-# Settings that a run may change when it goes on: they change neither the batches nor the updates (where the
-# order of a sum changes, rounding). Not among them: model.scan_layers, which changes the tree of parameters, and
-# model.dtype, which changes the updates by more than rounding.
-DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "num_classes"), ("data", "labels"))
-CHANGEABLE = (
-    "checkpoint.",
-    "data.cache_dir",
-    "data.num_workers",
-    "data.prefetch",
-    "data.test.",  # sources of eval.py alone
-    "eval.",
-    "log.",
-    "mesh.",
-    "model.attention",
-    "model.remat",
-    "train.accumulation",
-    "train.max_bad_steps",
-    "train.patience",  # a run that it stopped goes on where it stood
-)
+DERIVED_FROM_DATA = (("model", "vocab_size"), ("data", "labels"))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
-OURS = (".lock", ".config.json.tmp", ".metrics.jsonl.tmp")  # may be left by a run that was killed as it began
+# What a run that was killed while it started may leave behind.
+LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp")
 
 
 class RunDirectory:
-    """Paths in the directory of one run, its config, its metrics and its lock."""
+    """The directory of one run: its paths, its config, its checkpoints, its metrics and its lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -64,22 +51,22 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
-        """For training: a new directory, or the one of a run that `config` continues. Writes config.json.
+        """Opens a directory for training: a new one, or that of a run which `config` continues. Writes config.json.
 
-        A run that ended before its first step has nothing to lose: any config begins it anew. Process 0 opens it with
-        `is_first` and holds a lock until `close` or its death; other processes write nothing. A vocab_size of 0, not
-        known yet, equals any other.
+        A run that ended before its first step has nothing to lose, so any config may start it again. Process 0 opens
+        the directory with `is_first` and holds a lock until `close` or until it dies; other processes write nothing.
+        A vocab_size of 0 is not known yet and equals any other.
 
         Raises:
-            UserError: not a directory, someone else's directory, the config of another run that has trained (the keys
-                that differ are named), or a training is at work in it.
+            UserError: it is not a directory, or not a run directory, or holds a run with another config that has
+                trained (the settings that differ are named), or another process is training in it.
         """
         run = cls(root)
         if not is_first:
             return run
         try:
             run.root.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(each.name for each in run.root.iterdir() if each.name not in OURS)
+            foreign = sorted(each.name for each in run.root.iterdir() if not LEFTOVER.fullmatch(each.name))
             if foreign and not run.config_path.exists():
                 raise UserError(
                     f"{run.root}: holds {foreign[0]!r} but no config.json, so it is not a run directory; "
@@ -100,10 +87,10 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """For eval, generation and export: a directory in which a run was started. Writes nothing.
+        """Opens the directory of a run for evaluation, generation or export. Writes nothing.
 
         Raises:
-            UserError: there is none, or its config.json can't be read.
+            UserError: there is no such run, or its config.json cannot be read.
         """
         run = cls(root)
         if not run.root.is_dir():
@@ -112,7 +99,10 @@ class RunDirectory:
         return run
 
     def load_config(self) -> Config:
-        """The config of the run. UserError if config.json is missing, damaged, or of a newer version."""
+        """Returns the config of the run. Settings that were removed or renamed since are translated.
+
+        Raises UserError if config.json is missing or damaged, or has settings that are unknown or cannot work together.
+        """
         try:
             values = json.loads(self.config_path.read_bytes())
         except FileNotFoundError:
@@ -126,15 +116,20 @@ class RunDirectory:
                 f"{self.config_path}: damaged ({error}); put back a copy, or start in another --workdir."
             ) from None
         try:
-            return Config.from_dict(values, reset_unread=True)
+            return Config.from_dict(migrated(values) if isinstance(values, dict) else values, reset_unread=True)
         except UserError as error:
             raise UserError(
                 f"{self.config_path}: written by another version of this code, or edited: {error}"
             ) from None
 
     def write_config(self, config: Config) -> None:
-        """Replaces config.json, atomically."""
-        self._replace(self.config_path, config.to_json().encode())
+        """Replaces config.json atomically."""
+        with replacing(self.config_path, durable=True) as temporary:
+            temporary.write_text(config.to_json(), encoding="utf-8")
+
+    def open_checkpoints(self, config: Config, *, read_only: bool = True) -> Checkpoints:
+        """Returns the checkpoints of the run, to be used in a `with` block."""
+        return Checkpoints(self.checkpoints_dir, config.checkpoint, read_only=read_only)
 
     def close(self) -> None:
         """Releases the lock."""
@@ -149,7 +144,7 @@ class RunDirectory:
         self.close()
 
     def _take_lock(self) -> None:
-        """A POSIX lock and not flock(2): a forked worker that outlives us must not keep it."""
+        """Takes a POSIX lock, not flock(2): a forked worker that outlives this process must not keep it."""
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,11 +152,11 @@ class RunDirectory:
             holder = os.read(descriptor, 100).decode(errors="replace").strip()
             os.close(descriptor)
             raise UserError(
-                f"{self.root}: a training is at work in this directory ({holder or 'just starting'}); "
+                f"{self.root}: another process is training in this directory ({holder or 'just starting'}); "
                 "wait for it, stop it, or name another --workdir."
             ) from None
         except OSError:
-            os.close(descriptor)  # a file system without locks: nothing can be told, so nothing is refused
+            os.close(descriptor)  # a file system without locks: nothing is known, so nothing is refused
             return
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
@@ -172,30 +167,30 @@ class RunDirectory:
         return kept or any(True for _ in self._metric_lines())
 
     def _forget_tokenizers(self) -> None:
-        """They may be of other text, or of another kind, than those of the config that begins."""
+        """Removes tokenizers that may be of other text, or of another kind, than the new config asks for."""
         for name in TOKENIZERS:
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _continued(self, config: Config) -> Config:
-        """The config with which the run goes on. UserError if it would be another run."""
+        """Returns the config with which the run continues. Raises UserError if that would be another run."""
         old, new = self.load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # in one of them it was not known yet
+            if not (a[section][name] and b[section][name]):  # not known yet in one of them
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
         # More steps are the same run only if the learning rate of each step is the same.
         if new.train.num_steps > old.train.num_steps and new.optimizer.schedule != "warmup_stable_decay":
             del a["train"]["num_steps"], b["train"]["num_steps"]
             if new.optimizer.schedule in ("constant", "inverse_sqrt"):  # which have no end
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
-        lines = [line for line in differences(a, b) if not line.startswith(CHANGEABLE)]
-        if lines and not self._has_trained():  # a first try with a wrong path, say, must not cost the directory
+        lines = differences_affecting(set(EFFECTS) - {"nothing"}, Config, a, b)
+        if lines and not self._has_trained():  # a first try with, say, a wrong path must not cost the directory
             self._forget_tokenizers()
             return new
         steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
         if lines:
             keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
-            longer = f" To train longer at the learning rate of its end, add {keep}." if steps_only else ""
+            longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
             more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
             raise UserError(
                 f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
@@ -206,7 +201,10 @@ class RunDirectory:
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, without a torn last one. Empty without the file. UserError if another is broken."""
+        """Returns the objects of metrics.jsonl; a torn last line is left out, and a missing file is empty.
+
+        Raises UserError if another line is broken.
+        """
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
@@ -214,15 +212,18 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Before a run goes on from `step`: drops the lines of later steps, which it will write again, and what a
-        kill has torn. With -1 all lines that have a step go."""
+        """Drops the lines of later steps, and lines torn by a kill, before a run continues from `step`.
+
+        With -1 all lines that have a step are dropped.
+        """
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
-            self._replace(self.metrics_path, b"".join(kept))
+            with replacing(self.metrics_path, durable=True) as temporary:
+                temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Each line as it is, and its object; None for one that is torn."""
+        """Yields each line and its object, None for a torn line."""
         try:
             content = self.metrics_path.read_bytes()
         except FileNotFoundError:
@@ -234,12 +235,3 @@ class RunDirectory:
                 values = None
             whole = isinstance(values, dict) and line.endswith(b"\n")
             yield line, values if whole else None
-
-    def _replace(self, path: Path, content: bytes) -> None:
-        """Whoever reads `path` finds the old content or the new, after a crash too."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)

@@ -18,8 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm.checkpoints.averaging import averaged_params
-from lm.checkpoints.checkpoints import Checkpoints
-from lm.config import Config, MeshConfig, ModelConfig, SourceConfig
+from lm.config import Config, MeshConfig, SourceConfig
 from lm.runs.prepare import load_tokenizers, prepare_split
 from lm.errors import UserError
 from lm.evaluation.split import SplitEvaluation
@@ -28,25 +27,14 @@ from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.runs.directory import RunDirectory
-from lm.config.schema import differences
+from lm.config.schema import differences_affecting
 from lm.tasks import task_of
 from lm.tasks.task import EvaluationSetup, Tokenizers
 from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-# Model settings that another config may have otherwise: they do not change what the parameters compute.
-UNIMPORTANT = (
-    "attention",
-    "attention_dropout",
-    "dropout",
-    "init_residual_scaling",
-    "init_std",
-    "max_length",
-    "remat",
-    "scan_layers",
-    "vocab_multiple",
-)
+MODEL = ("function", "shapes")  # effects of the settings in which another config's model may not differ from a run's
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ def _read_params(
     ema = config.optimizer.ema_decay > 0
     named: dict[str, Any] = {"best": "best", "latest": None}
     step = named[options.step] if options.step in named else int(options.step)
-    with Checkpoints(directory.checkpoints_dir, config.checkpoint, read_only=True) as checkpoints:
+    with directory.open_checkpoints(config) as checkpoints:
         best = checkpoints.best()
         if options.average > 1:
             last = step if isinstance(step, int) else None
@@ -170,7 +158,7 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         other = options.config.to_dict()
         if other["model"]["vocab_size"] == 0:  # not known before a tokenizer is
             other["model"]["vocab_size"] = own.model.vocab_size
-        lines = differences(_important(values["model"]), _important(other["model"]), "model.")
+        lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
             raise UserError(
                 f"--config={options.config_name}: its model is not that of {root} ({'; '.join(lines)}); "
@@ -203,11 +191,6 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
     attention = "xla" if config.model.attention == "xla" else "auto"
     model = dataclasses.replace(config.model, attention=attention, attention_dropout=0.0, dropout=0.0, remat="none")
     return dataclasses.replace(config, model=model)
-
-
-def _important(model: dict[str, Any]) -> dict[str, Any]:
-    assert set(UNIMPORTANT) < {each.name for each in dataclasses.fields(ModelConfig)}
-    return {name: value for name, value in model.items() if name not in UNIMPORTANT}
 
 
 def _open_data(

@@ -1,8 +1,10 @@
-"""The parameters that a run begins with, taken from another run (config.init_from)."""
+"""The initial parameters of a run that come from another run (config.init_from)."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,55 +13,27 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
 from lm.models.transformer.stack import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
 
-# Settings that decide shapes: those of one kind of parameter, and of all.
-SHAPES_OF = {
-    "position_embedding": ("max_length",),
-    "relative_bias": ("relative_buckets",),
-    "type_embedding": ("token_types",),
-    "token_embedding": ("vocab_size",),
-    "source_embedding": ("source_vocab_size",),
-    "output": ("vocab_size",),
-    "output_bias": ("vocab_size",),
-    "lora_a": ("lora_rank",),
-    "lora_b": ("lora_rank",),
-}
-SHAPES = ("num_layers", "num_encoder_layers", "d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff")
-# Settings with which equal parameters compute something else.
-MEANING = (
-    "family",
-    "positions",
-    "relative_max_distance",
-    "rotary_theta",
-    "local_rotary_theta",
-    "rotary_interleaved",
-    "norm",
-    "norm_position",
-    "norm_epsilon",
-    "activation",
-    "scale_attention",
-    "norm_embeddings",
-    "scale_embeddings",
-    "window",
-    "global_every",
-)
-
 
 @dataclass(frozen=True)
 class Initial:
-    """What `load_initial` gives."""
+    """Parameters taken from another run.
 
-    values: dict[str, Any]  # nested as the parameters, with those that match: jax.Array on the shardings asked for
-    lines: list[str]  # what was taken, what was not, in words
+    Attributes:
+        values: nested like the parameters, with those that match: jax.Array on the shardings asked for.
+        lines: what was taken and what was not, in words.
+    """
+
+    values: dict[str, Any]
+    lines: list[str]
 
 
 def source_run(config: Config) -> RunDirectory:
-    """The run directory of config.init_from. Raises UserError if it is none."""
+    """Returns the run directory that config.init_from names. Raises UserError if it is not one."""
     root = Path(config.init_from)
     if not (root / "config.json").is_file():
         raise UserError(
@@ -69,29 +43,29 @@ def source_run(config: Config) -> RunDirectory:
 
 
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
-    """The parameters of config.init_from that have the names of `abstract_params`. All processes call it.
+    """Returns the parameters of config.init_from whose names are in `abstract_params`. All processes call it.
 
-    Of that run's best checkpoint, and the moving average if it keeps one. Stacked and unrolled layers are turned into
-    one another. Parameters that are new here, and those that are not used, are told and no error.
+    They come from the best checkpoint of that run, and are its moving average if it keeps one. Stacked and unrolled
+    layers are converted into one another. Parameters that only one of the two models has are listed in `lines`.
 
     Args:
-        config: resolved, of the run that begins.
+        config: resolved, of the new run.
         abstract_params: nested dict of jax.ShapeDtypeStruct with shardings.
 
     Raises:
-        UserError: no run directory, no intact checkpoint, a shape that differs, nothing that matches, or adapters that
-            this model has not.
+        UserError: there is no run directory or no intact checkpoint, a shape differs, no parameter matches, or that
+            run has adapters which this model does not have.
     """
     directory, root = source_run(config), Path(config.init_from)
     try:
         theirs = directory.load_config()
         ema = theirs.optimizer.ema_decay > 0
-        with Checkpoints(directory.checkpoints_dir, theirs.checkpoint, read_only=True) as checkpoints:
+        with directory.open_checkpoints(theirs) as checkpoints:
             saved, step = checkpoints.restore_params(None, "best", ema=ema)
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
 
-    # Compared in one form, in which another number of layers is another shape too.
+    # Compared with all layers stacked, so that another number of layers is another shape too.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
     found = traverse_util.flatten_dict(stacked, sep="/")
     wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
@@ -102,7 +76,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             raise UserError(_wrong_shape(name, found[name].shape, wanted[name].shape, root, theirs.model, config.model))
     if any(name.endswith("/lora_a") for name in unused):
         raise UserError(
-            f"config.init_from: {root} has adapters and this model has not those; merge them first (python -m "
+            f"config.init_from: {root} has adapters that this model does not have; merge them first (python -m "
             f"lm.merge_lora --workdir={root} --output=NEW), or set the model.lora_* settings of that run."
         )
     if not shared:
@@ -121,7 +95,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     new = [name for name in wanted if name not in found]
     lines += [f"  new, random: {_listed(new, is_stacked)}"] if new else []
     lines += [f"  not used: {_listed(unused, is_stacked)}"] if unused else []
-    differing = [f"{name} {a!r} -> {b!r}" for name, a, b in _differing(theirs.model, config.model, MEANING)]
+    computed = [each.name for each in dataclasses.fields(ModelConfig) if each.metadata["affects"] == "function"]
+    differing = [f"{name} {a!r} -> {b!r}" for name, a, b in _differing(theirs.model, config.model, computed)]
     lines += [f"  settings that differ: {', '.join(differing)}"] if differing else []
     return Initial(placed, lines)
 
@@ -129,43 +104,43 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    parts = name.split("/")
-    settings = [each for part in parts for each in SHAPES_OF.get(part, ())]
-    advice = [f"config.model.{each}={old!r} (here {new!r})" for each, old, new in _differing(theirs, ours, settings)]
-    advice = advice or [
-        f"config.model.{each}={old!r} (here {new!r})" for each, old, new in _differing(theirs, ours, SHAPES)
-    ]
-    todo = f"set {', '.join(advice)}" if advice else "use that run's model settings"
-    if parts[0] == "classifier" and there[-1] != here[-1]:
-        todo = "its labels are others: take the same labels, or begin with a run that has no classifier"
+    """Returns the message for a parameter of another shape. It names the settings that differ and decide it."""
+    levels = name.split("/")
+    fields = dataclasses.fields(ModelConfig)
+    special = [each.name for each in fields if set(each.metadata.get("parameters", ())) & set(levels)]
+    general = [each.name for each in fields if each.metadata["affects"] == "shapes" and not each.metadata.get("parameters")]
+    differing = _differing(theirs, ours, special) or _differing(theirs, ours, general)
+    advice = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
+    todo = f"set {advice}" if advice else "use that run's model settings"
+    if levels[0] == "classifier" and there[-1] != here[-1]:
+        todo = "its labels are different; use the same labels, or initialize from a run without a classifier"
     return f"config.init_from: {name} has shape {list(there)} in {root} and {list(here)} here; {todo}."
 
 
-def _differing(theirs: ModelConfig, ours: ModelConfig, names: Any) -> list[tuple[str, Any, Any]]:
+def _differing(theirs: ModelConfig, ours: ModelConfig, names: Sequence[str]) -> list[tuple[str, Any, Any]]:
     pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in names]
     return [(name, old, new) for name, old, new in pairs if old != new]
 
 
 def _placed(values: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-    """Each device takes its own part."""
+    """Puts the values on the shardings of `abstract`; each device gets only its own shard."""
+    leaves = traverse_util.flatten_dict(abstract)
 
-    def place(value: Any, leaf: Any) -> Any:
-        if isinstance(value, dict):
-            return _placed(value, leaf)
-        array = np.asarray(value, leaf.dtype)
-        return jax.make_array_from_callback(array.shape, leaf.sharding, lambda index: array[index])
+    def place(path: tuple[str, ...], value: Any) -> jax.Array:
+        array = np.asarray(value, leaves[path].dtype)
+        return jax.make_array_from_callback(array.shape, leaves[path].sharding, lambda index: array[index])
 
-    return {name: place(value, abstract[name]) for name, value in values.items()}
+    return traverse_util.path_aware_map(place, values)
 
 
 def _listed(names: list[str], is_stacked: bool) -> str:
-    """Names as in the table of parameters, those of one part together: "classifier (bias, kernel)"."""
+    """Returns names as in the table of parameters, those of one module together: "classifier (bias, kernel)"."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        part, _, kind = name.rpartition("/")
-        part = part if is_stacked else re.sub(rf"(^|/){STACK_NAME}(/|$)", r"\1layer_*\2", part)
-        groups.setdefault(part, []).append(kind)
-    return ", ".join(f"{part} ({', '.join(kinds)})" for part, kinds in groups.items())
+        module, _, kind = name.rpartition("/")
+        module = module if is_stacked else re.sub(rf"(^|/){STACK_NAME}(/|$)", r"\1layer_*\2", module)
+        groups.setdefault(module, []).append(kind)
+    return ", ".join(f"{module} ({', '.join(kinds)})" for module, kinds in groups.items())
 
 
 def _tops(flat: dict[str, Any]) -> list[str]:

@@ -199,7 +199,7 @@ def test_lock_until_death(tmp_path: Path) -> None:
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
     try:
-        with pytest.raises(UserError, match=f"at work in this directory .process {holder.pid} on "):
+        with pytest.raises(UserError, match=f"training in this directory .process {holder.pid} on "):
             RunDirectory.open(tmp_path, config())
         RunDirectory.existing(tmp_path)  # looking on is allowed
         holder.kill()
