@@ -1,52 +1,25 @@
-"""What a run prints around the live line; silent in all processes but the first."""
+"""What a run prints, also above its progress line; nothing in processes other than the first."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import shutil
-import sys
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
-import rich.console
-
-from lm.reporting.progress import Progress
-
-LOG_WIDTH = 120  # columns where there is no terminal
+from lm.reporting.progress import Progress, rich_console
 
 
 class Console:
-    """Prints text and rich tables; while a progress line is live, above it."""
+    """Prints text and rich tables; while a progress line is shown, above it."""
 
-    def __init__(self, enabled: bool) -> None:
-        self._enabled = enabled
-        self._progress: Progress | None = None
+    def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
+        self._console = rich_console(stream, enabled=enabled)
 
     def banner(self, title: str) -> None:
         self.print(f"\n--- {title} ---")
 
     def print(self, *parts: Any) -> None:
-        if not self._enabled:
-            return
-        tty = sys.stdout.isatty()
-        buffer = io.StringIO()
-        width = shutil.get_terminal_size().columns if tty else LOG_WIDTH
-        # Markup off: sample text may hold square brackets.
-        console = rich.console.Console(file=buffer, width=width, force_terminal=tty, markup=False, highlight=False)
         for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str))
-        if self._progress is not None:
-            self._progress.message(buffer.getvalue())
-        else:
-            sys.stdout.write(buffer.getvalue())
-            sys.stdout.flush()
+            self._console.print(part, soft_wrap=isinstance(part, str))
 
-    @contextlib.contextmanager
-    def above(self, progress: Progress) -> Iterator[None]:
-        """Inside the `with`, what is printed goes above this line."""
-        self._progress = progress
-        try:
-            yield
-        finally:
-            self._progress = None
+    def progress(self, total_steps: int, start_step: int = 0) -> Progress:
+        """Returns a progress line, to be used in a `with` block."""
+        return Progress(self._console, total_steps, start_step)

@@ -1,50 +1,70 @@
-"""The live line: where training is, how fast it goes and when it will be done.
+"""The progress line: how far a run is, how fast it goes and when it will be done.
 
-On a terminal one line is redrawn in place and messages appear above it. Elsewhere (a file, a pipe, a
-cluster's log) plain lines are printed now and then, without control characters. Nothing here waits
-for a device: figures are shown when the loop hands them over.
+On a terminal one line is redrawn in place (by rich) and messages appear above it. Elsewhere (a file, a pipe, the log
+of a cluster) plain lines without control characters are printed now and then. Nothing here waits for a device: metrics
+are shown once the caller has them.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
 
+import rich.console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+
 REDRAW_SECONDS = 0.1  # on a terminal
 PLAIN_SECONDS = 10.0  # between lines elsewhere
+LOG_WIDTH = 120  # columns where there is no terminal
+BAR_WIDTHS = 6, 24  # narrowest and widest
+
+
+def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
+    """Returns a console that prints text as it is, to `stream` or else to stdout; nothing unless `enabled`."""
+    terminal = (stream or sys.stdout).isatty()
+    return rich.console.Console(
+        file=stream,
+        quiet=not enabled,
+        force_terminal=terminal,
+        width=None if terminal else LOG_WIDTH,
+        # Sample text may hold square brackets and :names:.
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
 
 
 class Progress:
-    """Shows the state of a run of `total_steps` that (re)starts after `start_step`.
+    """Shows the state of a run of `total_steps` that starts or continues after `start_step`.
 
-    Use it as a context manager, or call `close`. With `enabled=False` (processes other than the
-    first) nothing is written.
+    Use it as a context manager, or call `close`. Nothing is written to a console that is quiet, as that of processes
+    other than the first.
     """
 
     def __init__(
         self,
+        console: rich.console.Console,
         total_steps: int,
         start_step: int = 0,
         *,
-        enabled: bool = True,
-        stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._console, self._clock = console, clock
         self._total, self._step = total_steps, start_step
-        self._stream: TextIO = sys.stdout if stream is None else stream
-        self._enabled, self._clock = enabled, clock
-        self._live = enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._figures: dict[str, float] = {}
-        self._first: tuple[int, float] | None = None  # step and time that the estimate counts from
+        self._open = not console.quiet
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
+        self._metrics: dict[str, float] = {}
+        self._first: tuple[int, float] | None = None  # step and time from which the time left is estimated
         self._drawn_at = -math.inf
-        self._drawn_step: int | None = None
-        self._unshown = False  # plain lines only: there is a loss that no line has shown yet
+        self._undrawn = False  # whether there is a state that no line has shown yet
 
     def update(
         self,
@@ -56,10 +76,12 @@ class Progress:
         peak_share: float | None = None,
         valid_loss: float | None = None,
     ) -> None:
-        """Tells that `step` is done, with the figures that are new; the others stay as they were.
+        """Shows that `step` is done, with the metrics that are new; the others stay as they were.
 
-        `peak_share` is the achieved share of the devices' peak FLOP/s, 0 to 1. The time left is
-        estimated from the steps after the first call, so that compilation does not count.
+        The time left is estimated from the steps after the first call, so that compilation does not count.
+
+        Args:
+            peak_share: achieved share of the devices' peak FLOP/s, 0 to 1.
         """
         new = {
             "loss": loss,
@@ -68,43 +90,28 @@ class Progress:
             "peak_share": peak_share,
             "valid_loss": valid_loss,
         }
-        self._figures.update({name: value for name, value in new.items() if value is not None})
+        self._metrics |= {name: value for name, value in new.items() if value is not None}
         now, self._step = self._clock(), step
         if self._first is None:
             self._first = (step, now)
-        if not self._enabled:
-            return
-        if self._live:
-            if now - self._drawn_at >= REDRAW_SECONDS or step >= self._total:
-                self._draw(now)
-        elif loss is not None:
-            self._unshown = True
-            if now - self._drawn_at >= PLAIN_SECONDS:
-                self._draw(now)
+        if not self._is_live and loss is None:
+            return  # a plain line is for a new loss
+        self._undrawn = True
+        wait = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
+        if now - self._drawn_at >= wait or (self._is_live and step >= self._total):
+            self._draw(now)
 
     def message(self, text: str) -> None:
-        """Prints lines above the live line."""
-        if not self._enabled:
-            return
-        if self._live:
-            self._stream.write("\r\x1b[K")
-        self._stream.write(text.rstrip("\n") + "\n")
-        if self._live and self._drawn_step is not None:
-            self._draw(self._clock())
-        self._stream.flush()
+        """Prints lines above the progress line."""
+        if self._open:
+            self._console.print(text.rstrip("\n"), soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the last state as an ordinary line. Further calls do nothing."""
-        if not self._enabled:
-            return
-        if self._live:
-            if self._first is not None:
-                self._draw(self._clock())
-                self._stream.write("\n")
-        elif self._unshown:
+        if self._undrawn:
             self._draw(self._clock())
-        self._stream.flush()
-        self._enabled = self._live = False
+        self._live.stop()
+        self._open = False
 
     def __enter__(self) -> Progress:
         return self
@@ -115,28 +122,30 @@ class Progress:
         self.close()
 
     def _draw(self, now: float) -> None:
-        self._drawn_at, self._drawn_step, self._unshown = now, self._step, False
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\x1b[K" + fit(self._parts(now), width, self._bar))
+        if not self._open:
+            return
+        self._drawn_at, self._undrawn = now, False
+        parts = self._parts(now)
+        if self._is_live:
+            self._live.start()
+            self._live.update(Line(parts, self._step / max(1, self._total)), refresh=True)
         else:
-            self._stream.write("  ".join(text for _, text in self._parts(now)) + "\n")
-        self._stream.flush()
+            self._console.print("  ".join(text for _, text in parts), soft_wrap=True)
 
     def _parts(self, now: float) -> list[tuple[int, str]]:
-        """(importance, text) from left to right; 0 is the most important."""
-        show = self._figures
+        """Returns (importance, text) from left to right, with 0 the most important."""
+        values = self._metrics
         parts = [(0, f"step {self._step:,}/{self._total:,}")]
-        if "loss" in show:
-            parts.append((1, f"loss {show['loss']:.4f}"))
-        if "valid_loss" in show:
-            parts.append((3, f"valid {show['valid_loss']:.4f}"))
-        if "learning_rate" in show:
-            parts.append((6, f"lr {show['learning_rate']:.2e}"))
-        if "tokens_per_second" in show:
-            parts.append((4, f"{short_number(show['tokens_per_second'])} tokens/s"))
-        if "peak_share" in show:
-            parts.append((5, f"{100 * show['peak_share']:.1f}% of peak"))
+        if "loss" in values:
+            parts.append((1, f"loss {values['loss']:.4f}"))
+        if "valid_loss" in values:
+            parts.append((3, f"valid {values['valid_loss']:.4f}"))
+        if "learning_rate" in values:
+            parts.append((6, f"lr {values['learning_rate']:.2e}"))
+        if "tokens_per_second" in values:
+            parts.append((4, f"{short_number(values['tokens_per_second'])} tokens/s"))
+        if "peak_share" in values:
+            parts.append((5, f"{100 * values['peak_share']:.1f}% of peak"))
         left = self._seconds_left(now)
         if left is not None:
             parts.append((2, f"{duration(left)} left"))
@@ -148,35 +157,71 @@ class Progress:
         first_step, first_time = self._first
         return (now - first_time) / (self._step - first_step) * (self._total - self._step)
 
-    def _bar(self, width: int) -> str:
-        return bar(width, self._step / max(1, self._total), self._stream)
 
+@contextmanager
+def counting(
+    total: int, noun: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int, int], None] | None]:
+    """Yields a function that shows on a terminal how many of `total` are done; None if there is no terminal.
 
-def bar(width: int, share: float, stream: TextIO) -> str:
-    """So many characters, of which the share that is done is filled; plain ones if the stream has no others."""
-    filled = round(width * min(1.0, share))
-    unicode = (getattr(stream, "encoding", "") or "").lower().replace("-", "") == "utf8"
-    full, empty = ("━", "┄") if unicode else ("#", ".")
-    return full * filled + empty * (width - filled)
+    The function is called with (number done, total). The line is erased at the end of the block.
 
-
-def fit(parts: list[tuple[int, str]], width: int, bar: Callable[[int], str]) -> str:
-    """One line of at most `width` characters: the least important parts go first, a bar fills what is left.
-
-    `parts` are (importance, text) with 0 the most important; the bar comes after the first part.
+    Args:
+        stream: stderr by default.
     """
-    kept = list(parts)
-    while len(kept) > 1 and len("  ".join(text for _, text in kept)) > width:
-        kept.remove(max(kept))
-    texts = [text for _, text in kept]
-    space = min(24, width - len("  ".join(texts)) - 2)
-    if space >= 6:
-        texts.insert(1, bar(space))
-    return "  ".join(texts)[:width]
+    console = rich_console(stream or sys.stderr)
+    if not total or not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
+    first: list[tuple[int, float]] = []
+    with Live(
+        console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as live:
+
+        def report(done: int, total: int) -> None:
+            now = clock()
+            parts = [(0, f"{done:,} of {total:,} {noun}")]
+            if first and done > first[0][0]:
+                speed = (done - first[0][0]) / max(now - first[0][1], 1e-9)
+                parts += [(2, f"{speed:.1f} {noun}/s"), (1, f"{duration((total - done) / speed)} left")]
+            elif done and not first:  # what comes before is compiling
+                first.append((done, now))
+            live.update(Line(parts, done / total), refresh=True)
+
+        report(0, total)
+        yield report
+
+
+class Line:
+    """A rich renderable of one line: texts with a bar after the first. The least important texts go first.
+
+    Args:
+        parts: (importance, text), with 0 the most important.
+        share: of the bar that is filled, 0 to 1.
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, str]], share: float) -> None:
+        self._parts, self._share = parts, share
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> rich.console.RenderResult:
+        width, kept = options.max_width - 1, list(self._parts)
+        while len(kept) > 1 and len("  ".join(text for _, text in kept)) > width:
+            kept.remove(max(kept))
+        first, *others = [text for _, text in kept]
+        narrowest, widest = BAR_WIDTHS
+        space = min(widest, width - len("  ".join([first, *others])) - 2)
+        if space < narrowest:
+            yield Segment("  ".join([first, *others])[:width])
+            return
+        yield Segment(f"{first}  ")
+        yield from ProgressBar(total=1.0, completed=min(1.0, self._share), width=space).__rich_console__(console, options)
+        yield Segment("".join(f"  {text}" for text in others))
 
 
 def short_number(value: float) -> str:
-    """Three or four digits and a unit: 950, 12.3k, 4.56M."""
+    """Returns three or four digits and a unit: 950, 12.3k, 4.56M."""
     if not math.isfinite(value):
         return str(value)
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -188,7 +233,7 @@ def short_number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:42, 12:03, 3:07:59 or 2 d 04:10."""
+    """Returns 0:42, 12:03, 3:07:59 or 2 d 04:10."""
     whole = int(max(0.0, seconds) + 0.5)
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)

@@ -152,8 +152,7 @@ class Loop:
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
-            progress = stack.enter_context(Progress(total, start, enabled=is_first()))
-            stack.enter_context(self.console.above(progress))
+            progress = stack.enter_context(self.console.progress(total, start))
             writer = self._open_writer(stack, start)
             log = _StepLog(config, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from lm.reporting.progress import Progress, duration, fit, short_number
+from lm.reporting.console import Console
+from lm.reporting.progress import Line, Progress, counting, duration, rich_console, short_number
 
 
 class Clock:
@@ -23,30 +24,41 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self):
-        """What a person sees: carriage return and erase-to-end-of-line carried out."""
-        lines, column = [""], 0
-        for token in re.findall(r"\x1b\[K|.|\n", self.getvalue().replace("\r", "\x01")):
+        """What a person sees: the control sequences for the cursor and for erasing a line are carried out."""
+        lines, row, column = [""], 0, 0
+        text = re.sub(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]", "", self.getvalue())  # colours, and whether there is a cursor
+        for token in re.findall(r"\x1b\[\d*[A-Z]|.", text.replace("\r", "\x01"), re.DOTALL):
             if token == "\x01":
                 column = 0
-            elif token == "\x1b[K":
-                lines[-1] = lines[-1][:column]
+            elif token == "\x1b[2K":
+                lines[row] = ""
+            elif token == "\x1b[1A":
+                row -= 1
             elif token == "\n":
-                lines.append("")
-                column = 0
+                row, column = row + 1, 0
+                lines += [""] * (row == len(lines))
             else:
-                lines[-1] = lines[-1][:column] + token + lines[-1][column + 1 :]
+                assert token[0] != "\x1b", token
+                lines[row] = lines[row][:column].ljust(column) + token + lines[row][column + 1 :]
                 column += 1
-        return lines
+        return [line.rstrip() for line in lines]
 
 
-@pytest.fixture
-def wide(monkeypatch):
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def test_terminal_shows_one_line_with_every_figure(wide):
+def progress_on(stream, total, start=0, clock=None, enabled=True):
+    return Progress(rich_console(stream, enabled=enabled), total, start, clock=clock or Clock())
+
+
+def test_terminal_shows_one_line_with_every_metric():
     clock, terminal = Clock(), Terminal()
-    progress = Progress(1000, stream=terminal, clock=clock)
+    progress = progress_on(terminal, 1000, clock=clock)
     progress.update(1)
     for step in range(2, 102):
         clock.now += 0.5
@@ -60,25 +72,37 @@ def test_terminal_shows_one_line_with_every_figure(wide):
     assert "━━" in line
 
 
-def test_messages_stand_above_the_line_and_nothing_is_left_of_longer_lines(wide):
+def test_messages_appear_above_the_line_and_nothing_is_left_of_longer_lines():
     clock, terminal = Clock(), Terminal()
-    with Progress(10, stream=terminal, clock=clock) as progress:
+    with progress_on(terminal, 10, clock=clock) as progress:
         progress.message("before the first step")
         for step in range(1, 11):
             clock.now += 1
             progress.update(step, loss=100.0 / step, tokens_per_second=10.0 ** (11 - step))
             if step == 5:
                 progress.message("step 5: valid loss 2.0\nSample: Once upon")
-    progress.message("after the end: said by nobody")
+    progress.message("after the end: printed by nobody")
     lines = terminal.screen()
     assert lines[:3] == ["before the first step", "step 5: valid loss 2.0", "Sample: Once upon"]
     assert lines[3].startswith("step 10/10") and lines[3].endswith("10 tokens/s")
     assert lines[4:] == [""]
 
 
-def test_redraws_are_limited_but_the_last_step_is_shown(wide):
+def test_console_prints_text_as_it_is_above_its_progress_line():
+    terminal = Terminal()
+    console = Console(True, terminal)
+    with console.progress(2) as progress:
+        progress.update(1, loss=2.0)
+        console.print("a [bold]sample[/bold] :cat: " + "x" * 150)
+        console.banner("Result")
+    lines = terminal.screen()
+    assert lines[:3] == ["a [bold]sample[/bold] :cat: " + "x" * 150, "", "--- Result ---"]
+    assert lines[3].startswith("step 1/2") and lines[4:] == [""]
+
+
+def test_redraws_are_limited_but_the_last_step_is_shown():
     clock, terminal = Clock(), Terminal()
-    progress = Progress(5000, stream=terminal, clock=clock)
+    progress = progress_on(terminal, 5000, clock=clock)
     for step in range(1, 5001):
         clock.now += 0.001
         progress.update(step)
@@ -89,7 +113,7 @@ def test_redraws_are_limited_but_the_last_step_is_shown(wide):
 def test_narrow_terminals_keep_what_matters(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     clock, terminal = Clock(), Terminal()
-    progress = Progress(1000, stream=terminal, clock=clock)
+    progress = progress_on(terminal, 1000, clock=clock)
     progress.update(1, loss=3.0)
     clock.now += 1.0
     progress.update(2, loss=2.5, learning_rate=1e-3, tokens_per_second=5e6, peak_share=0.5, valid_loss=2.0)
@@ -100,7 +124,7 @@ def test_narrow_terminals_keep_what_matters(monkeypatch):
 
 def test_log_files_get_few_plain_lines():
     clock, log = Clock(), io.StringIO()
-    with Progress(100, stream=log, clock=clock) as progress:
+    with progress_on(log, 100, clock=clock) as progress:
         for step in range(1, 101):
             clock.now += 1.0
             progress.update(step, loss=float(step) if step % 5 == 0 or step == 1 else None, tokens_per_second=100.0)
@@ -114,16 +138,24 @@ def test_log_files_get_few_plain_lines():
     assert steps == [1, 15, 25, 35, 45, 55, 65, 75, 85, 95, 100]
 
 
-def test_a_step_already_shown_is_not_repeated_at_the_end():
+def test_dumb_terminals_get_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Terminal()
+    with progress_on(terminal, 2) as progress:
+        progress.update(1, loss=1.0)
+    assert terminal.getvalue() == "step 1/2  loss 1.0000\n"
+
+
+def test_step_that_was_shown_is_not_repeated_at_the_end():
     log = io.StringIO()
-    with Progress(1, stream=log, clock=Clock()) as progress:
+    with progress_on(log, 1) as progress:
         progress.update(1, loss=1.0)
     assert len(log.getvalue().splitlines()) == 1
 
 
-def test_a_resumed_run_estimates_from_its_own_steps(wide):
+def test_resumed_run_estimates_from_its_own_steps():
     clock, log = Clock(), io.StringIO()
-    progress = Progress(1000, 900, stream=log, clock=clock)
+    progress = progress_on(log, 1000, 900, clock)
     progress.update(901, loss=1.0)
     clock.now += 10.0
     progress.update(911, loss=1.0)
@@ -132,24 +164,52 @@ def test_a_resumed_run_estimates_from_its_own_steps(wide):
 
 def test_other_processes_write_nothing():
     terminal = Terminal()
-    with Progress(2, enabled=False, stream=terminal) as progress:
+    with progress_on(terminal, 2, enabled=False) as progress:
         progress.update(1, loss=1.0)
         progress.message("quiet")
+    Console(False, terminal).print("quiet")
     assert terminal.getvalue() == ""
 
 
-def test_terminals_without_unicode_get_an_ascii_bar(wide):
+def test_terminals_without_unicode_get_an_ascii_bar():
     terminal = Terminal()
     terminal.encoding = "ascii"
-    Progress(2, stream=terminal).update(1, loss=float("nan"))
-    assert terminal.getvalue().isascii() and "###" in terminal.getvalue() and "loss nan" in terminal.getvalue()
+    progress_on(terminal, 2).update(1, loss=float("nan"))
+    assert terminal.getvalue().isascii() and "---" in terminal.getvalue() and "loss nan" in terminal.getvalue()
 
 
-def test_fitting_never_exceeds_the_width():
+def test_line_never_exceeds_the_width():
     parts = [(0, "step 1/2"), (2, "b" * 10), (1, "c" * 10)]
-    for width in range(1, 60):
-        assert len(fit(parts, width, lambda n: "#" * n)) <= width
-    assert fit(parts, 20, lambda n: "#" * n) == "step 1/2  cccccccccc"
+    for width in range(2, 60):
+        terminal = Terminal()
+        console = rich_console(terminal)
+        console.width = width
+        console.print(Line(parts, 0.5))
+        lines = terminal.screen()
+        assert len(lines) <= 2 and len(lines[0]) < width
+        if width == 21:
+            assert lines[0] == "step 1/2  cccccccccc"
+
+
+def test_counting_shows_how_many_are_done_and_goes_at_the_end():
+    clock, terminal = Clock(), Terminal()
+    seen = []
+    with counting(1000, "sentences", stream=terminal, clock=clock) as report:
+        seen += terminal.screen()
+        for now, done in ((10.0, 100), (12.0, 500), (20.0, 1000)):
+            clock.now = now
+            report(done, 1000)
+            seen += terminal.screen()
+    start, first, half, end = seen
+    assert re.fullmatch("0 of 1,000 sentences  [━╸╺]+", start)
+    assert re.fullmatch("100 of 1,000 sentences  [━╸╺]+", first)
+    assert re.fullmatch(r"500 of 1,000 sentences  [━╸╺]+  200.0 sentences/s  0:03 left", half)
+    assert end.startswith("1,000 of 1,000 sentences")
+    assert terminal.screen() in ([""], ["", ""])
+    for stream, total in ((io.StringIO(), 1000), (Terminal(), 0)):
+        with counting(total, "sentences", stream=stream) as report:
+            assert report is None
+        assert stream.getvalue() == ""
 
 
 def test_numbers_and_durations():

@@ -1,0 +1,149 @@
+"""What the compiled training step needs of each device, present or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from lm.config import Config
+from lm.costs import CHIPS, estimate_memory, flops_per_row, parameter_counts, peak_flops
+from lm.errors import UserError
+from lm.models.heads import headed
+from lm.models.transformer.attention_kernels import choose_backend
+from lm.models.transformer.wiring import build_model
+from lm.parallel.mesh import check_divisible, make_mesh
+from lm.tasks import task_of
+from lm.training.multipliers import rate_multipliers
+from lm.training.optimizer import make_optimizer
+from lm.training.state import abstract_state
+from lm.training.step import compile_train_step
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Report:
+    """What compiling for some devices found. Bytes are those of one device."""
+
+    devices: str
+    mesh: str
+    kernel: str
+    parameters: int
+    tokens: int  # per step, on all devices
+    train_flops: float  # per step, on one device
+    peak: float | None  # FLOP/s of one device
+    capacity: float | None  # bytes
+    estimate: int  # by lm/costs.py, before compiling
+    compile_seconds: float
+    state: int | None = None  # parameters, optimizer and batch; None if XLA refused the program
+    temporaries: int | None = None
+    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
+    refusal: str = ""  # what XLA said when it ran out of memory
+
+    @property
+    def needed(self) -> int | None:
+        return None if self.state is None or self.temporaries is None else self.state + self.temporaries
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the step fits into memory; None for a chip whose memory is not known."""
+        if self.refusal or self.needed is None:
+            return False
+        return None if self.capacity is None else self.needed <= self.capacity
+
+
+def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
+    """Compiles the training step for devices, present or not.
+
+    Raises UserError if the config does not suit the devices or leaves model.vocab_size to a tokenizer.
+    """
+    if config.model.vocab_size == 0:
+        raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; set it, e.g. to 32768.")
+    mesh = make_mesh(config.mesh, devices)
+    check_divisible(config, mesh)
+    kernel = choose_backend(config.model, platform)
+    model = build_model(config.model, task_of(config).head(config), platform)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, rate_multipliers(config, model))
+    lengths = config.data.sequence_length, config.data.source_length
+    kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
+    row = flops_per_row(headed(config.model, task_of(config).head(config)), *lengths)
+    chip = CHIPS.get(kind)
+    start = time.perf_counter()
+    compiled, refusal = None, ""
+    try:
+        compiled = compile_train_step(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = _used_of_capacity(str(error))
+    report = Report(
+        devices=f"{len(devices)} x {kind}",
+        mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
+        kernel=kernel,
+        parameters=parameter_counts(headed(config.model, task_of(config).head(config))).total,
+        tokens=tokens,
+        train_flops=row.train * config.train.batch_size / len(devices),
+        peak=peak_flops(kind, config.model.dtype),
+        capacity=None if chip is None else chip.memory_gib * GIB,
+        estimate=estimate_memory(config, mesh.shape, kernel).total,
+        compile_seconds=time.perf_counter() - start,
+        refusal=refusal,
+    )
+    if compiled is None:
+        return report
+    memory: Any = compiled.memory_analysis()
+    return dataclasses.replace(
+        report,
+        state=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        collectives=count_collectives(compiled.as_text() or ""),
+    )
+
+
+def count_collectives(program: str) -> dict[str, int]:
+    """Returns how often each collective occurs in a compiled program; what a loop repeats counts once."""
+    found = re.findall(rf"[\s=]({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
+    return {name: found.count(name) for name in COLLECTIVES}
+
+
+def table(report: Report) -> str:
+    """Returns the report as lines of name and value."""
+
+    def gib(size: float | None) -> str:
+        return "unknown" if size is None else f"{size / GIB:.2f} GiB"
+
+    verdict = {True: "fits", False: "does not fit", None: "not known for this device"}[report.fits]
+    rows = [
+        ("devices", report.devices),
+        ("mesh", report.mesh),
+        ("attention", report.kernel),
+        ("parameters", f"{report.parameters:,}"),
+        ("tokens per step", f"{report.tokens:,}"),
+        ("FLOPs per step and device", f"{report.train_flops:.3g}"),
+        ("  at 100 % of peak", "unknown" if report.peak is None else f"{report.train_flops / report.peak:.3f} s"),
+        ("compiled in", f"{report.compile_seconds:.1f} s"),
+        ("memory per device, state", gib(report.state)),
+        ("  temporaries", gib(report.temporaries)),
+        ("  in total", gib(report.needed)),
+        ("  available", gib(report.capacity)),
+        ("  estimated at start-up", gib(report.estimate)),
+        ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),
+        (
+            "collectives in the program",
+            ", ".join(f"{name} {n}" for name, n in report.collectives.items() if n) or "none",
+        ),
+    ]
+    return "\n".join(f"{name:<28}{value}" for name, value in rows)
+
+
+def _used_of_capacity(message: str) -> str:
+    """Returns the sizes in XLA's error message, e.g. "Used 20.1G of 15.7G hbm"."""
+    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|total memory required.*?\([\d.]+\w\)", message)
+    return found.group() if found else " ".join(message.split())[:120]
