@@ -195,7 +195,10 @@ def test_a_prefix_is_cut_anywhere():
 
 
 def spans_of(source, tokens, mask):
-    """Lengths of what each mask of a source stands for, for text without a token twice; of neighbours the sum, then 0s."""
+    """Returns (tokens left out, masks) for each stretch of masks in a source.
+
+    No token may occur twice in the text.
+    """
     index = {token: i for i, token in enumerate(tokens.tolist())}
     lengths, last, waiting = [], -1, 0
     for token in [*source[:-1].tolist(), None]:

@@ -61,9 +61,7 @@ def test_chunks_are_the_documents_cut_and_none_crosses(tmp_path_factory, sizes, 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return make_store(
-        tmp_path_factory.mktemp("store"), [f"document {i} " * (i % 7) for i in range(60)], TOKENIZER
-    )
+    return make_store(tmp_path_factory.mktemp("store"), [f"document {i} " * (i % 7) for i in range(60)], TOKENIZER)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def test_sizes_and_types_are_those_of_the_examples(store, kind):
             assert [each.dtype for each in arrays] == [np.int32, np.int32, np.float32, np.int32]
             ends = np.flatnonzero(example.tokens_T == EOS)
             assert len(ends) == (1 if kind is MaskedExamples else 2) and ends[-1] == sizes[i] - 1
-            assert example.types_T.tolist() == [int(kind is NextSentenceExamples and j > ends[0]) for j in range(sizes[i])]
+            assert example.types_T.tolist() == [
+                int(kind is NextSentenceExamples and j > ends[0]) for j in range(sizes[i])
+            ]
             special = [0, *ends]
             assert example.tokens_T[0] == BOS and not example.weights_T[special].any()
             wanted = max(1, round(0.15 * (sizes[i] - len(special))))

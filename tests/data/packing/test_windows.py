@@ -24,7 +24,6 @@ from lm.data.packing.windows import (
 )
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
-
 from tests.data.packing.texts import BATCH, LENGTH, equal, make_config
 
 
