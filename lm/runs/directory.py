@@ -24,7 +24,7 @@ from lm.config.schema import differences
 # Settings that a run may change when it goes on: they change neither the batches nor the updates (where the
 # order of a sum changes, rounding). Not among them: model.scan_layers, which changes the tree of parameters, and
 # model.dtype, which changes the updates by more than rounding.
-DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "num_classes"), ("data", "labels"))
+DERIVED_FROM_DATA = (("model", "vocab_size"), ("data", "labels"))
 CHANGEABLE = (
     "checkpoint.",
     "data.cache_dir",
