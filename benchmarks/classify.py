@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+from lm.data.storing.label_store import LabelledStore
 
 from benchmarks.record import repeated_results, surroundings, write_record
 from lm.config import Config, TokenizerConfig, command
 from lm.data.storing import label_store
-from lm.data.storing.label_store import LabelledStore
 from lm.data.tokenizing.tokenizers import build_tokenizer
 from lm.errors import UserError
-from lm.evaluation.classification import classification_figures
+from lm.evaluation.classification import classification_metrics
 from lm.reporting.table import Result, print_table, with_means
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse of the L2 penalty, tried on the validation examples
@@ -55,7 +55,7 @@ def ngram_classifier(config: Config) -> tuple[Result, float]:
     model = models[best]
     numbers = {label: number for number, label in enumerate(model.classes_)}
     gold = np.array([numbers[label] for label in labels["test"]])
-    figures = classification_figures(gold, model.predict_proba(features["test"]))
+    figures = classification_metrics(gold, model.predict_proba(features["test"]))
     result = Result("n-grams, logistic regression", 0, "test", figures, len(gold), None, None, time.monotonic() - began)
     return result, best
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from lm.config.training import TASK_FIGURES
-from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_figures, word_counts
+from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_metrics, word_counts
 
 
 def figures_of(gold, predicted, labels):
     scheme = scheme_of(labels)
-    return tagging_figures(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
+    return tagging_metrics(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
 
 
 BIO = ("B-loc", "B-per", "I-loc", "I-per", "O")

@@ -140,7 +140,7 @@ def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(b
 
 def test_auto_takes_the_fused_kernel_where_it_can():
     def choice(platform, **changes):
-        return build_model(dataclasses.replace(CONFIG, **changes), platform).backend
+        return build_model(dataclasses.replace(CONFIG, **changes), platform=platform).backend
 
     assert choice("cpu") == choice(None) == "xla"
     assert choice("tpu") == "splash"
@@ -167,7 +167,7 @@ def test_auto_takes_the_fused_kernel_where_it_can():
 )
 def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reason):
     with pytest.raises(UserError, match=reason):
-        build_model(dataclasses.replace(CONFIG, **changes), platform)
+        build_model(dataclasses.replace(CONFIG, **changes), platform=platform)
 
 
 def test_a_call_that_a_fused_kernel_cannot_serve_takes_xla():

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from lm.batch import Batch
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.wiring import Encoder, initial_params
 from lm.objectives.losses import objective_sums
 
-CONFIG = ModelConfig(
+CONFIG = HeadedConfig(
     family="encoder", head="masked", vocab_size=40, num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, head_dim=8,
     d_ff=16, max_length=24, head_transform=True, output_bias=True, pair_head=True, pooler=True,
 )  # fmt: skip

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from lm.batch import Batch, Source
-from lm.config import Config, ModelConfig
+from lm.config import Config
 from lm.costs import parameter_counts
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.lora import adapters, merge
 from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, count_parameters, initial_params
@@ -21,7 +22,7 @@ from tests.trees import flatten
 V = 23
 ALL = ("query", "key", "value", "out", "up", "gate", "down")
 SMALL = {"vocab_size": V, "d_model": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "max_length": 8}
-DECODER = ModelConfig(
+DECODER = HeadedConfig(
     **SMALL, num_layers=2, activation="swiglu", init_std=0.2, lora_rank=3, lora_alpha=6.0, lora_targets=ALL
 )
 TWO_SIDED = dataclasses.replace(

@@ -11,8 +11,6 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import Config, defaults, source
-from lm.data.packing.causal import features
-from lm.data.packing.pair_packing import lay_out
 from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model
 from lm.objectives.cross_entropy import loss_sums
