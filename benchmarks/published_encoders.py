@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.renamed import Weights, joined, numbered_layers, single_stack_sizes
+from lm.models.heads import HeadedConfig
 
 PADDING = 1  # RoBERTa counts its positions from PADDING + 1; to the others it is a token like any other
 PRODUCTS = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value"}

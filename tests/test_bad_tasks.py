@@ -6,10 +6,10 @@ import json
 import pytest
 
 from lm.config import Config
-from lm.config.checks import FAMILIES
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import prepare
+from lm.tasks import TASKS
 from tests.run_helpers import config_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
@@ -27,16 +27,16 @@ def of_all(setting):
 
 @pytest.mark.parametrize(
     ("objective", "family"),
-    [(name, family) for name, fitting in FAMILIES.items() for family in ALL if family not in fitting],
+    [(name, family) for name, task in TASKS.items() for family in ALL if family not in task.families],
 )
 def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
     values = config_of(tiny).to_dict()
     values["objective"]["name"], values["model"]["family"] = objective, family
-    message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; take "
+    message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; use "
     with pytest.raises(UserError, match=message) as caught:
         Config.from_dict(values)
-    offered = str(caught.value).rpartition("take ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
-    assert offered == [name for name, fitting in FAMILIES.items() if family in fitting]
+    offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+    assert offered == [name for name, task in TASKS.items() if family in task.families]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ class Tagging(LabelledTask):
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
     wants = "tagged"
+    own_formats = ("conll",)
     has_classes = True
 
     def head(self, config: Config) -> Any:

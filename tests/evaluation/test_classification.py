@@ -7,13 +7,13 @@ import warnings
 import numpy as np
 import pytest
 
-from lm.config.training import TASK_FIGURES
 from lm.evaluation.classification import (
     calibration_error,
     classification_metrics,
     confusion_counts,
     regression_metrics,
 )
+from lm.tasks import TASKS
 
 
 def certain(predicted, num_labels):
@@ -37,7 +37,7 @@ def test_by_hand():
     """Two labels: 3 true positives, 1 false one, 2 false negatives, 4 true negatives."""
     gold, predicted = [1, 1, 1, 0, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     got = figures(gold, predicted, 2)
-    assert set(got) == set(TASK_FIGURES["classification"])
+    assert set(got) == set(TASKS["classification"].metrics(None)[1:])
     assert got["accuracy"] == got["f1_micro"] == pytest.approx(0.7)
     assert got["f1_macro"] == pytest.approx((6 / 9 + 8 / 11) / 2)
     assert got["mcc"] == pytest.approx((3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6))
@@ -90,9 +90,9 @@ def test_of_equal_probabilities_the_first_label_wins():
 
 def test_a_model_that_diverged_has_no_figures():
     got = classification_metrics(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, np.nan]]))
-    assert set(got) == set(TASK_FIGURES["classification"]) and all(map(math.isnan, got.values()))
+    assert set(got) == set(TASKS["classification"].metrics(None)[1:]) and all(map(math.isnan, got.values()))
     got = regression_metrics(np.array([0.0, 1.0]), np.array([0.0, np.inf]))
-    assert set(got) == set(TASK_FIGURES["regression"]) and all(map(math.isnan, got.values()))
+    assert set(got) == set(TASKS["regression"].metrics(None)[1:]) and all(map(math.isnan, got.values()))
 
 
 def test_calibration_error_bin_by_bin():

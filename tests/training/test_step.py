@@ -11,6 +11,9 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import Config, defaults, source
+from lm.data.examples.example import from_pair
+from lm.data.packing.layout import RowLayout
+from lm.data.packing.windows import Windows, next_token_batch
 from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model
 from lm.objectives.cross_entropy import loss_sums
@@ -55,7 +58,7 @@ def ragged_batch(seed: int = 0) -> Batch:
         first, second = rng.integers(2, 6), rng.integers(1, 7)
         segments[row, :first], segments[row, first : first + second] = 1, 2
         positions[row, :first], positions[row, first : first + second] = np.arange(first), np.arange(second)
-    return features(tokens, segments, positions)
+    return next_token_batch(Windows(tokens, segments, positions))
 
 
 def ragged_pairs(seed: int = 0) -> Batch:
@@ -68,7 +71,7 @@ def ragged_pairs(seed: int = 0) -> Batch:
     rows = [
         [(side(SOURCE // count), side(LENGTH // count)) for _ in range(count)] for count in rng.integers(1, 4, ROWS)
     ]
-    return lay_out(rows, SOURCE, LENGTH, 1)
+    return RowLayout(LENGTH, SOURCE).lay_out([[from_pair(*pair, 1) for pair in row] for row in rows])
 
 
 def drawn_state(abstract: TrainState) -> TrainState:
