@@ -17,8 +17,8 @@ def refuse(setting: str, message: str) -> None:
     raise UserError(f"config.{setting}: {message}")
 
 
-def check(config: Any, task: Any) -> None:
-    """Raises UserError for the first combination of settings that cannot work."""
+def check_family(config: Any, task: Any) -> None:
+    """Raises UserError if models of this family cannot learn the task."""
     if config.model.family not in task.families:
         tasks = entries("lm.tasks.TASKS")
         fitting = [name for name, each in tasks.items() if config.model.family in each.families]
@@ -26,6 +26,10 @@ def check(config: Any, task: Any) -> None:
             "objective.name",
             f"{config.objective.name} does not go with model.family={config.model.family}; use {_or(fitting)}.",
         )
+
+
+def check(config: Any, task: Any) -> None:
+    """Raises UserError for the first combination of settings that cannot work."""
     _check_data(config, task)
     _check_model(config)
     _check_training(config)

@@ -47,6 +47,15 @@ def section(cls: type) -> Any:
     return field(default_factory=cls)
 
 
+# Former settings by the end of their dotted name, and what to do instead.
+FORMER = {
+    "model.head": "it follows from objective.name",
+    "model.num_classes": "it follows from data.labels",
+    "model.max_hidden": "it follows from objective.noise_density",
+    "model.pair_head": "set objective.next_sentence",
+}
+
+
 def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
     """The dataclass `cls` from nested dicts. UserError for an unknown key, a wrong type or a value out of range."""
     if not isinstance(values, Mapping):
@@ -152,6 +161,9 @@ def _plain(value: Any) -> Any:
 
 
 def _unknown(where: str, name: str, known: list[str]) -> str:
+    for former, advice in FORMER.items():
+        if where.endswith(f"config.{former}"):
+            return f"{where}: is no longer a setting; {advice}."
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"{where}: no such setting; did you mean {' or '.join(near)}?"

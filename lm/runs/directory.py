@@ -24,7 +24,9 @@ from lm.config.schema import differences
 # Settings that a run may change when it goes on: they change neither the batches nor the updates (where the
 # order of a sum changes, rounding). Not among them: model.scan_layers, which changes the tree of parameters, and
 # model.dtype, which changes the updates by more than rounding.
-DERIVED_FROM_DATA = (("model", "vocab_size"), ("data", "labels"))
+DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
+# Keys of the model's section in a config.json written when these were settings; today they follow from the task.
+FORMER_MODEL_KEYS = ("head", "num_classes", "max_hidden", "pair_head")
 CHANGEABLE = (
     "checkpoint.",
     "data.cache_dir",
@@ -126,7 +128,7 @@ class RunDirectory:
                 f"{self.config_path}: damaged ({error}); put back a copy, or start in another --workdir."
             ) from None
         try:
-            return Config.from_dict(values, reset_unread=True)
+            return Config.from_dict(_as_today(values), reset_unread=True)
         except UserError as error:
             raise UserError(
                 f"{self.config_path}: written by another version of this code, or edited: {error}"
@@ -243,3 +245,13 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+def _as_today(values: Any) -> Any:
+    """Returns the content of a config.json without what older versions of this code wrote and this one derives."""
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        return values
+    model = {name: value for name, value in values["model"].items() if name not in FORMER_MODEL_KEYS}
+    if model.get("pooling") == "none":  # of tagging, where each token stands for itself
+        model["pooling"] = ""
+    return {**values, "model": model}
