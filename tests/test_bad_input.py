@@ -92,9 +92,9 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
         (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: is for pairs"),
         (
             ["data.separate_vocabularies=True"],
-            "config.data.separate_vocabularies: is not read by objective.name=causal",
+            "config.data.separate_vocabularies: is not read by objective",
         ),
-        (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective.name=causal"),
+        (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective"),
         (TWO_SIDED, "config.data.tokenizer.extra_ids: span_corruption needs tokens for masked spans"),
         ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "extra_ids: ul2 needs 103"),
         ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file of the targets"),

@@ -58,7 +58,7 @@ def save_run(folder, name, steps):
         config = prepare(config, run.root).config
         run.write_config(config)
         mesh = make_mesh(config.mesh, jax.devices()[:1])
-        model, optimizer = build_model(config.model), optax.sgd(0.1)
+        model, optimizer = build_model(config.model, task_of(config).head(config)), optax.sgd(0.1)
         state = make_state(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
         state = dataclasses.replace(state, ema=jax.tree.map(jax.numpy.zeros_like, state.ema))
         with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
@@ -273,7 +273,7 @@ def pairs_run(tmp_path_factory):
         config = prepare(config, run.root).config
         run.write_config(config)
         mesh = make_mesh(config.mesh, jax.devices()[:1])
-        model, optimizer = build_model(config.model), optax.sgd(0.1)
+        model, optimizer = build_model(config.model, task_of(config).head(config)), optax.sgd(0.1)
         abstract = abstract_state(config, model, optimizer, mesh)
         with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
             for step, seed in ((4, 0), (8, 1)):
@@ -312,7 +312,9 @@ def test_outputs_of_a_run_with_pairs(pairs_run, call):
 def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     config = RunDirectory.existing(pairs_run).load_config()
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    abstract = abstract_state(config, build_model(config.model), optax.identity(), mesh).params
+    abstract = abstract_state(
+        config, build_model(config.model, task_of(config).head(config)), optax.identity(), mesh
+    ).params
     with Checkpoints(pairs_run / "checkpoints", config.checkpoint, read_only=True) as checkpoints:
         first, second = (jax.device_get(checkpoints.restore_params(abstract, step)[0]) for step in (4, 8))
         mean, steps = averaged_params(checkpoints, abstract, 2)

@@ -24,6 +24,7 @@ from lm.evaluation.intervals import resamples
 from lm.evaluation.prediction_evaluator import PredictionEvaluator
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
+from lm.tasks.task import EvaluationSetup
 
 BYTES = ByteTokenizer()
 LABELS = ("bad", "fair", "good")
@@ -61,7 +62,7 @@ def config_of(objective, length=16, pooling="first", best="valid/loss", labels=(
 
 
 def metrics_of(objective):
-    config = config_of(objective)
+    config = config_of(objective, length=32)
     return task_of(config).metrics(config)
 
 
@@ -213,7 +214,7 @@ def entity_scores(raw, said):
 def test_tags_of_sentences_in_several_pieces(tmp_path):
     raw, table = sentences(25), random_table(3)
     each = evaluation(config_of("tagging", length=12), raw)
-    pieces = each._rows["s"].pieces
+    pieces = each._rows["s"].examples
     assert np.bincount(pieces.example_of).max() > 2 and any("" in example.words for example in raw)
     found, said = each.evaluate({"table": table}, 0), tags_by_hand(raw, table)
     assert {name: found[f"valid/{name}"] for name in metrics_of("tagging")[1:]} == pytest.approx(
@@ -241,7 +242,8 @@ def test_tags_without_a_scheme_have_no_entities():
     assert set(found) == {"valid/loss", "valid/token_accuracy"}
     config = config_of("tagging", labels=("NOUN", "VERB"), best="valid/entity_f1")
     with pytest.raises(UserError, match=r"best_metric: 'valid/entity_f1' is not measured, .*\('NOUN'"):
-        evaluation(config, raw)
+        rows, mesh = {"s": rows_of(config, raw)}, make_mesh(MeshConfig(), jax.devices()[:1])
+        task_of(config).evaluators(EvaluationSetup(config, TableModel(0), mesh, None, rows, {}))
 
 
 # --- an answer in a text --------------------------------------------------------------------------------------
@@ -272,7 +274,7 @@ def answer_table():
 def test_answers_in_contexts_of_several_windows(tmp_path, devices):
     raw = questions()
     each = evaluation(config_of("span_qa", length=32), raw, devices=devices)
-    pieces = each._rows["s"].pieces
+    pieces = each._rows["s"].examples
     assert np.bincount(pieces.example_of).max() > 2
     found = each.evaluate({"table": answer_table()}, 0)
     said = [
@@ -339,9 +341,9 @@ def test_examples_that_are_not_whole_are_left_out_of_a_part():
     whole = [
         example
         for number, example in enumerate(raw)
-        if set(np.flatnonzero(rows.pieces.example_of == number).tolist()) <= chosen
+        if set(np.flatnonzero(rows.examples.example_of == number).tolist()) <= chosen
     ]
-    touched = {int(rows.pieces.example_of[piece]) for piece in chosen}
+    touched = {int(rows.examples.example_of[piece]) for piece in chosen}
     assert 0 < len(whole) < len(touched), "of some examples only a part is scored"
     found = each.evaluate({"table": table}, 0)
     assert found["valid/examples"] == len(whole) and each.whole().raw == whole
@@ -352,7 +354,7 @@ def test_examples_that_are_not_whole_are_left_out_of_a_part():
 
 def test_a_part_without_a_whole_example_is_refused():
     raw = [Question(str(i), "", "who?", "abc " * 20, ()) for i in range(4)]
-    with pytest.raises(UserError, match=r"config\.eval\.max_rows: no example of s lies whole in 3 of its \d+ rows"):
+    with pytest.raises(UserError, match=r"eval\.max_rows: no example of s lies entirely within 3 of its \d+ rows"):
         evaluation(config_of("span_qa", length=32), raw, max_rows=3)
     assert evaluation(config_of("span_qa", length=32), raw, max_rows=99).num_rows > 3
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.errors import UserError
+from lm.models.heads import HeadedConfig
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.wiring import Decoder, build_model, initial_params
@@ -97,7 +98,7 @@ def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_h
     assert_same(actual, expected)
 
 
-CONFIG = ModelConfig(
+CONFIG = HeadedConfig(
     vocab_size=31,
     num_layers=1,
     d_model=32,

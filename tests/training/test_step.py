@@ -18,6 +18,7 @@ from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model
 from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
+from lm.tasks import task_of
 from lm.training.state import TrainState, abstract_state, initial_state, make_state
 from lm.training.step import batch_hash, compile_train_step
 
@@ -99,7 +100,7 @@ def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch, *, drawn: bool
     optimizer = optax.sgd(1.0)
     count = int(np.prod(list(mesh_shape.values())))
     mesh = make_mesh(dataclasses.replace(config.mesh, **mesh_shape), jax.devices()[:count])
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     abstract = abstract_state(config, model, optimizer, mesh)
     state = drawn_state(abstract) if drawn else make_state(config, model, optimizer, abstract, mesh)
     before = jax.tree.map(np.asarray, state.params)
@@ -167,7 +168,7 @@ def test_dropout_is_the_same_on_every_mesh(reference):
 
 
 def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[float, dict]:
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
 
     def loss(params: dict) -> jax.Array:
         sums = loss_sums(model.apply({"params": params}, batch).logits, batch, config.objective)
@@ -177,7 +178,7 @@ def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[floa
 
 
 def random_params(config: Config) -> dict:
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     return jax.jit(lambda key: initial_state(config, model, optax.sgd(1.0), key))(jax.random.key(1)).params
 
 
@@ -217,7 +218,7 @@ def test_a_bad_step_is_skipped_and_counted():
     config = config_with()
     optimizer = optax.adam(1e-2)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     abstract = abstract_state(config, model, optimizer, mesh)
     state = make_state(config, model, optimizer, abstract, mesh)
     step = compile_train_step(config, model, optimizer, abstract, mesh)
@@ -261,7 +262,7 @@ def test_parameters_stay_float32_and_move_in_bfloat16_compute():
     for leaf in jax.tree.leaves(grads):
         assert leaf.dtype == np.float32
         assert np.abs(leaf).max() > 0
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     params = jax.eval_shape(lambda: random_params(config))
     assert jax.eval_shape(lambda p: model.apply({"params": p}, ragged_batch()).logits, params).dtype == jnp.float32
 
@@ -271,7 +272,7 @@ def test_constraints_are_in_the_compiled_program():
     config = config_with()
     optimizer = optax.adam(1e-2)
     mesh = make_mesh(dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2))
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     abstract = abstract_state(config, model, optimizer, mesh)
     text = compile_train_step(config, model, optimizer, abstract, mesh).as_text()
     assert "all-reduce" in text and "all-gather" in text
