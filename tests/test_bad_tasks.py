@@ -66,7 +66,7 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
             "config.objective.class_weights: and balance_classes exclude each other",
         ),
         (
-            ["objective.class_weights=(1.0, 2.0)", "data.labels=('is_x', 'is_y')", "objective.name=regression"],
+            ["objective.class_weights=(1.0, 2.0)", "objective.name=regression", PLAIN_BEST],
             "config.objective.class_weights: is not read by objective.name=regression",
         ),
         (
@@ -251,6 +251,7 @@ def test_nothing_is_generated_by_other_heads(refused, tiny, tmp_path, family, ob
     values = config.to_dict()
     values["data"]["train"]["text"] |= source
     values["data"]["tokenizer"]["extra_ids"] = 1
+    values["model"]["pooling"] = ""
     RunDirectory.open(tmp_path / "run", Config.from_dict(values)).close()
     message = f"--workdir={tmp_path / 'run'}: a model of objective.name={objective} writes no text"
     refused(message, "lm.generate", f"--workdir={tmp_path / 'run'}", "--prompt=a")

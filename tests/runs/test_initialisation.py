@@ -37,7 +37,7 @@ def masked(**changes) -> Config:
     )
 
 
-def tagger(root, optimizer=None, **changes) -> Config:
+def tagger(root, optimizer=None, labels=("A", "B"), **changes) -> Config:
     """What begins with it."""
     return Config.from_dict(
         {
@@ -45,7 +45,7 @@ def tagger(root, optimizer=None, **changes) -> Config:
             "data": {
                 "train": {"a": {"kind": "conll", "path": "x"}},
                 "sequence_length": 16,
-                "labels": ("A", "B"),
+                "labels": labels,
                 "holdout": "hash",
             },
             "objective": {"name": "tagging"},
@@ -173,7 +173,7 @@ def test_other_labels_and_adapters_are_told(tmp_path):
         ({}, "has adapters and this model has not those; merge them first"),
         ({"lora_rank": 2, "lora_targets": ("key",)}, "has adapters and this model has not those"),
         ({"lora_rank": 4}, "lora_a has shape .* set config.model.lora_rank=2 .here 4.\\."),
-        ({"lora_rank": 2, "num_classes": 3}, "classifier/bias has shape .2. in .* its labels are others"),
+        ({"lora_rank": 2, "labels": ("A", "B", "C")}, "classifier/bias has shape .2. in .* its labels are others"),
     ):
         config = tagger(tmp_path / "tuned", **changes)
         with pytest.raises(UserError, match=message):
