@@ -11,7 +11,7 @@ import pytest
 from lm.batch import Batch, Source
 from lm.config import Config
 from lm.costs import parameter_counts
-from lm.models.heads import HeadedConfig
+from lm.models.heads import HeadedConfig, with_head
 from lm.models.transformer.lora import adapters, merge
 from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, count_parameters, initial_params
@@ -127,7 +127,7 @@ def test_only_adapters_and_head_move_and_muon_is_not_for_them():
     values["data"]["holdout"] = "hash"
     config = Config.from_dict(values)
     model = build_model(config.model, task_of(config).head(config))
-    params = random_tree(jax.eval_shape(lambda: initial(config.model)))
+    params = random_tree(jax.eval_shape(lambda: initial(with_head(config.model, task_of(config).head(config)))))
     optimizer = make_optimizer(config.optimizer, 10, rate_multipliers(config, model))
     updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
     moved = {
