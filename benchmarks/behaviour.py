@@ -134,9 +134,13 @@ def base(folder: Path, family: str, objective: str, **sources: Any) -> Any:
     config.train.update(num_steps=STEPS, batch_size=8)
     config.checkpoint.update(every_steps=HALF, keep_latest=3)
     config.eval.every_steps = HALF
-    if objective == "causal":
-        config.eval.sample_tokens = 16
     config.log.update(every_steps=1, tensorboard=False)
+    return config
+
+
+def plain_text(folder: Path, **sources: Any) -> Any:
+    config = base(folder, "decoder", "causal", **sources)
+    config.eval.sample_tokens = 16
     return config
 
 
@@ -159,18 +163,18 @@ def cases(folder: Path) -> Iterator[tuple[str, Any]]:
         return name, config
 
     text = {"kind": "text", "path": "text.txt"}
-    yield case("causal-embedded", base(folder, "decoder", "causal", e={"kind": "embedded"}))
+    yield case("causal-embedded", plain_text(folder, e={"kind": "embedded"}))
     for document in ("file", "line", "paragraph", "separator"):
         path = "separated.txt" if document == "separator" else "text.txt"
-        config = base(folder, "decoder", "causal", t={"kind": "text", "path": path, "document": document})
+        config = plain_text(folder, t={"kind": "text", "path": path, "document": document})
         changes = {"data__holdout": "tail", "eval__stride": 16} if document == "file" else {}
         yield case(f"causal-{document}", config, **changes)
-    two = base(folder, "decoder", "causal", a={**text, "document": "line"}, b={"kind": "jsonl", "path": "text.jsonl"})
+    two = plain_text(folder, a={**text, "document": "line"}, b={"kind": "jsonl", "path": "text.jsonl"})
     yield case("causal-two-sources", two, data__train__a__weight=0.3, data__num_workers=1, eval__max_rows=9)
-    pieces = base(folder, "decoder", "causal", e={"kind": "embedded"})
+    pieces = plain_text(folder, e={"kind": "embedded"})
     changes = {"data__tokenizer__vocab_size": 400, "data__tokenizer__train_megabytes": 0.2}
     yield case("causal-sentencepiece", pieces, data__tokenizer__kind="sentencepiece", eval__max_rows=64, **changes)
-    clean = base(folder, "decoder", "causal", t={**text, "document": "line"})
+    clean = plain_text(folder, t={**text, "document": "line"})
     changes = {"data__tokenizer__kind": "characters", "train__accumulation": 2, "optimizer__ema_decay": 0.9}
     yield case("causal-cleaned", clean, data__cleaning__deduplicate=True, data__cleaning__whitespace="lines", **changes)
 
@@ -194,9 +198,10 @@ def cases(folder: Path) -> Iterator[tuple[str, Any]]:
     changes |= {"data__tokenizer__kind": "words", "objective__label_smoothing": 0.1, "data__pairs__overlong": "drop"}
     yield case("seq2seq-apart", apart, eval__generation__metrics=("exact_match",), **changes)
     lines = {"path": "lines.txt", "document": "line"}
-    for name, ids in (("span_corruption", 20), ("ul2", 103), ("infilling", 1), ("prefix_lm", 0)):
+    for name, ids, permute in (("span_corruption", 20, False), ("ul2", 103, False), ("infilling", 1, True)):
         config = base(folder, "encoder_decoder", name, t=lines)
-        yield case(f"{name}", config, data__tokenizer__extra_ids=ids, objective__permute_sentences=name == "infilling")
+        yield case(name, config, data__tokenizer__extra_ids=ids, objective__permute_sentences=permute)
+    yield case("prefix_lm", base(folder, "encoder_decoder", "prefix_lm", t=lines))
 
     masked = {"data__tokenizer__extra_ids": 1}
     yield case("masked", base(folder, "encoder", "masked", t=lines), **masked)

@@ -18,12 +18,13 @@ from absl import flags
 
 from benchmarks.record import repeated_results, surroundings, write_record
 from lm.config import Config, TokenizerConfig, command
-from lm.data.storing import label_store
-from lm.data.storing.label_store import LabelledStore
+from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.tokenizers import build_tokenizer
 from lm.errors import UserError
-from lm.evaluation.classification import classification_figures
+from lm.evaluation.classification import classification_metrics
 from lm.reporting.table import Result, print_table, with_means
+from lm.runs.prepare import prepare_split
+from lm.tasks.task import Tokenizers
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse of the L2 penalty, tried on the validation examples
 
@@ -46,7 +47,7 @@ def ngram_classifier(config: Config) -> tuple[Result, float]:
     tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), [])
     texts, labels = {}, {}
     for split in ("train", "valid", "test"):
-        texts[split], labels[split] = _examples(label_store.build(config, split, tokenizer))
+        texts[split], labels[split] = _examples(prepare_split(config, Tokenizers(tokenizer, tokenizer), split))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True)
     features = {"train": vectorizer.fit_transform(texts["train"])}
     features |= {split: vectorizer.transform(texts[split]) for split in ("valid", "test")}
@@ -55,12 +56,12 @@ def ngram_classifier(config: Config) -> tuple[Result, float]:
     model = models[best]
     numbers = {label: number for number, label in enumerate(model.classes_)}
     gold = np.array([numbers[label] for label in labels["test"]])
-    figures = classification_figures(gold, model.predict_proba(features["test"]))
+    figures = classification_metrics(gold, model.predict_proba(features["test"]))
     result = Result("n-grams, logistic regression", 0, "test", figures, len(gold), None, None, time.monotonic() - began)
     return result, best
 
 
-def _examples(stores: dict[str, LabelledStore]) -> tuple[list[str], list[str]]:
+def _examples(stores: dict[str, ExampleStore]) -> tuple[list[str], list[str]]:
     examples: list[Any] = [example for store in stores.values() for example in store.raw]
     return [" ".join(filter(None, (each.text, each.pair))) for each in examples], [each.label for each in examples]
 

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from lm.batch import Batch, Source
-from lm.config import ModelConfig
+from lm.models.heads import HeadedConfig
 from lm.models.presets import preset
 from lm.models.transformer.positions import distance_buckets
 from lm.models.transformer.wiring import build_model, initial_params
@@ -51,9 +51,9 @@ class Case:
     changes: dict[str, Any]  # other sizes, mostly
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> HeadedConfig:
         fields = {**preset(self.preset), **self.changes}
-        return ModelConfig(**fields, attention="xla", scan_layers=False)
+        return HeadedConfig(**fields, attention="xla", scan_layers=False)
 
 
 CASES = {
@@ -78,7 +78,7 @@ BUCKETS = [
 DISTANCES = np.arange(-300, 301)  # place of the key less that of the query
 
 
-def drawn_weights(config: ModelConfig) -> dict[str, Any]:
+def drawn_weights(config: HeadedConfig) -> dict[str, Any]:
     """Parameters of the unrolled model of a config, the same on every machine and with every version of NumPy.
 
     Each array has its own stream, of SEED and its path (`decoder/layer_0/mlp/up/kernel`): the sum of SEED and CRC-32
@@ -115,7 +115,7 @@ def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np
     return (tokens_BL * segments_BL).astype(np.int32), segments_BL.astype(np.int32)
 
 
-def drawn_batch(config: ModelConfig) -> Batch:
+def drawn_batch(config: HeadedConfig) -> Batch:
     """A row for each length in LENGTHS; of an encoder-decoder on both sides. A third of a row is of the first type."""
 
     def positions(segments_BL: np.ndarray) -> np.ndarray:
@@ -141,9 +141,9 @@ def drawn_batch(config: ModelConfig) -> Batch:
     )
 
 
-def our_logits(config: ModelConfig) -> np.ndarray:
+def our_logits(config: HeadedConfig) -> np.ndarray:
     """float32 (B, L, V) of the drawn batch with the drawn weights; with pair_head (B, 1, 2), of the first token."""
-    model = build_model(config, "cpu")
+    model = build_model(config, platform="cpu")
     output = jax.jit(lambda params, batch: model.apply({"params": params}, batch))(
         drawn_weights(config), drawn_batch(config)
     )
@@ -158,7 +158,7 @@ def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, ma
     return buckets + one_sided * (distances > 0) * bidirectional
 
 
-def golden_places(config: ModelConfig) -> list[list[int]]:
+def golden_places(config: HeadedConfig) -> list[list[int]]:
     """[row, place]: the first, the middle and the last token of each row; of next sentences the first."""
     ends = [int(length) for length in drawn_batch(config).segments.sum(axis=1)]
     return [

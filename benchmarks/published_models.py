@@ -17,15 +17,15 @@ from benchmarks.renamed import (
     single_stack_sizes,
 )
 from lm.batch import Batch
-from lm.config import ModelConfig
 from lm.decoding.inputs import Vocabulary
+from lm.models.heads import HeadedConfig
 
 # Ids that a model of theirs wants to know; none of them changes a logit.
 VOCABULARY = Vocabulary(size=4, bos_id=2, eos_id=1, pad_id=0)
 SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id, "eos_token_id": VOCABULARY.eos_id}
 
 
-def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> Any:
+def build_published(kind: str, config: HeadedConfig, params: dict[str, Any]) -> Any:
     """The PyTorch model of a kind ("marian" or one of MAKERS) with our unrolled layers' weights."""
     if kind == "marian":
         return build_peer(config, params, VOCABULARY, config.max_length)
@@ -65,7 +65,7 @@ def published_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: i
     return there.numpy()
 
 
-def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _t5(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
             vocab_size=config.vocab_size,
@@ -99,7 +99,7 @@ def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple
     return model, weights
 
 
-def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _bart(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.BartForConditionalGeneration(
         transformers.BartConfig(
             **encoder_decoder_sizes(config),
@@ -118,7 +118,7 @@ def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
     return model, weights
 
 
-def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _gpt2(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=config.vocab_size,
@@ -152,7 +152,7 @@ def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
     return model, weights
 
 
-def _llama(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _llama(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             **single_stack_sizes(config),

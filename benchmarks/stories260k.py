@@ -22,7 +22,7 @@ import numpy as np
 
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.data.packing import causal
+from lm.data.packing.windows import Windows, next_token_batch
 from lm.decoding.loop import Vocabulary, generate
 from lm.decoding.sampling import Sampling, row_keys
 from lm.models.transformer.wiring import Decoder, build_model
@@ -160,7 +160,7 @@ def losses(model: Decoder, params: Any, documents: Sequence[Sequence[int]]) -> l
         tokens_1M = np.zeros((1, model.config.max_length + 1), np.int32)  # one length: compiled once
         tokens_1M[0, : len(document)] = document
         places_1M = np.arange(tokens_1M.shape[1], dtype=np.int32)[None]
-        batch = causal.features(tokens_1M, (places_1M < len(document)).astype(np.int32), places_1M)
+        batch = next_token_batch(Windows(tokens_1M, (places_1M < len(document)).astype(np.int32), places_1M))
         sums = sums_of(params, batch)
         found.append((float(sums.nll), int(sums.weight)))
     return found

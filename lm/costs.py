@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lm.config import Config, ModelConfig
+from lm.models.heads import Head, HeadedConfig, with_head
 
 TRAINING_FACTOR = 3  # forward, and backward one product for the input's gradient and one for the weight's
 
@@ -54,8 +55,9 @@ class ParameterCounts:
         return sum(dataclasses.astuple(self))
 
 
-def parameter_counts(config: ModelConfig) -> ParameterCounts:
+def parameter_counts(model: ModelConfig, head: Head | None = None) -> ParameterCounts:
     """Exact counts of a resolved config."""
+    config = with_head(model, head)
     D, F, bias = config.d_model, config.d_ff, int(config.use_bias)
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     norm = D * (1 + int(config.norm == "layernorm" and config.use_bias))
@@ -88,7 +90,7 @@ def _adapters(config: ModelConfig, *products: str) -> int:
     return config.lora_rank * sum(sides[name] for name in products if name in config.lora_targets)
 
 
-def _head_parameters(config: ModelConfig, norm: int) -> int:
+def _head_parameters(config: HeadedConfig, norm: int) -> int:
     D, V = config.d_model, config.vocab_size
     square = D * D + D
     output = 0 if config.tie_embeddings or config.head not in ("tokens", "masked") else V * D
@@ -124,8 +126,9 @@ class Flops:
         return TRAINING_FACTOR * self.forward
 
 
-def flops_per_row(config: ModelConfig, length: int, source_length: int = 0) -> Flops:
+def flops_per_row(model: ModelConfig, length: int, source_length: int = 0, head: Head | None = None) -> Flops:
     """FLOPs of one row of `length` tokens (and with an encoder `source_length`); a step's are `.train` x batch_size."""
+    config = with_head(model, head)
     D, K, H, G = config.d_model, config.head_dim, config.num_heads, config.num_kv_heads
     projections = scores = mlp = 0
     for each in stacks(config, length, source_length):
@@ -142,7 +145,7 @@ def flops_per_row(config: ModelConfig, length: int, source_length: int = 0) -> F
     return Flops(projections=twice * projections, scores=twice * scores, mlp=twice * mlp, logits=logits)
 
 
-def _head_products(config: ModelConfig) -> int:
+def _head_products(config: HeadedConfig) -> int:
     """Multiply-adds for each token that has logits."""
     D, V, square = config.d_model, config.vocab_size, config.d_model**2
     return {
@@ -241,16 +244,15 @@ class MemoryEstimate:
         return sum(dataclasses.astuple(self))
 
 
-def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla") -> MemoryEstimate:
+def estimate_memory(
+    config: Config, mesh: Mapping[str, int], kernel: str = "xla", head: Head | None = None
+) -> MemoryEstimate:
     """What a training step needs on each device of a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
     An estimate before anything is compiled, to warn with and to choose a batch by. `python -m lm.aot` gives XLA's
     own figure. `kernel` is the attention kernel: only xla keeps the scores.
     """
-    from lm.models.heads import headed
-    from lm.tasks import task_of
-
-    model, fsdp, tensor = headed(config.model, task_of(config).head(config)), mesh["fsdp"], mesh["tensor"]
+    model, fsdp, tensor = with_head(config.model, head), mesh["fsdp"], mesh["tensor"]
     counts = parameter_counts(model)
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms
@@ -282,11 +284,11 @@ def estimate_memory(config: Config, mesh: Mapping[str, int], kernel: str = "xla"
     )
 
 
-def _pair_products(config: ModelConfig) -> int:
+def _pair_products(config: HeadedConfig) -> int:
     return (config.d_model**2 + 2 * config.d_model) * config.pair_head
 
 
-def _logits(model: ModelConfig) -> int:
+def _logits(model: HeadedConfig) -> int:
     """For each token."""
     if model.head in ("tokens", "masked"):
         return model.vocab_size

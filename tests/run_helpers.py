@@ -12,6 +12,7 @@ from lm.config import Config, MeshConfig
 from lm.models.transformer.wiring import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
+from lm.tasks import task_of
 from lm.training.loop import train
 from lm.training.optimizer import make_optimizer
 from lm.training.state import abstract_state
@@ -42,7 +43,7 @@ def final_state(root: Path):
     config = RunDirectory.existing(root).load_config()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-    abstract = abstract_state(config, build_model(config.model), optimizer, mesh)
+    abstract = abstract_state(config, build_model(config.model, task_of(config).head(config)), optimizer, mesh)
     with Checkpoints(root / "checkpoints", read_only=True) as checkpoints:
         restored = checkpoints.restore(abstract)
     assert restored.step == config.train.num_steps

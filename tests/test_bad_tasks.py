@@ -6,10 +6,10 @@ import json
 import pytest
 
 from lm.config import Config
-from lm.config.checks import FAMILIES
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import prepare
+from lm.tasks import TASKS
 from tests.run_helpers import config_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
@@ -27,16 +27,16 @@ def of_all(setting):
 
 @pytest.mark.parametrize(
     ("objective", "family"),
-    [(name, family) for name, fitting in FAMILIES.items() for family in ALL if family not in fitting],
+    [(name, family) for name, task in TASKS.items() for family in ALL if family not in task.families],
 )
 def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
     values = config_of(tiny).to_dict()
     values["objective"]["name"], values["model"]["family"] = objective, family
-    message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; take "
+    message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; use "
     with pytest.raises(UserError, match=message) as caught:
         Config.from_dict(values)
-    offered = str(caught.value).rpartition("take ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
-    assert offered == [name for name, fitting in FAMILIES.items() if family in fitting]
+    offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+    assert offered == [name for name, task in TASKS.items() if family in task.families]
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
         (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll is not for objective.name=classificat"),
         (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad is not for objective.name=classification"),
         (["data.train.lines.kind=embedded"], "lines.kind: the embedded corpus has no labels for objective.name=class"),
-        (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a part of 0 to 1"),
-        (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a part"),
-        (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a part"),
-        (["data.train.lines.kind=text"], "config.data.train.lines.label_pattern: text files tell the label by their"),
+        (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a range within 0 to 1"),
+        (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a range"),
+        (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a range"),
+        (["data.train.lines.kind=text"], "config.data.train.lines.label_pattern: text files get their label from"),
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field of the label"),
         (["data.fold=4"], "config.data.fold: 4 is not one of the 4 folds; they are counted from 0"),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: names a label twice"),
@@ -66,27 +66,29 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
             "config.objective.class_weights: and balance_classes exclude each other",
         ),
         (
-            ["objective.class_weights=(1.0, 2.0)", "data.labels=('is_x', 'is_y')", "objective.name=regression"],
-            "config.objective.class_weights: objective.name=regression has no classes",
+            ["objective.class_weights=(1.0, 2.0)", "objective.name=regression", PLAIN_BEST],
+            "config.objective.class_weights: is not read by objective.name=regression",
         ),
-        (["objective.balance_classes=True", "objective.name=tagging"], "config.objective.balance_classes: is for cla"),
-        (["objective.whole_words=True"], "config.objective.whole_words: and next_sentence are for objective.name=mask"),
-        (["objective.next_sentence=True"], "config.objective.whole_words: and next_sentence are for objective.name"),
-        (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is 1 for regression"),
+        (
+            ["objective.balance_classes=True", "objective.name=tagging"],
+            "objective.balance_classes: is not read by",
+        ),
+        (["objective.whole_words=True"], "config.objective.whole_words: is not read by objective"),
+        (
+            ["objective.next_sentence=True"],
+            "config.objective.next_sentence: is not read by objective",
+        ),
+        (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is no longer a setting"),
         (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
-        (["model.pooling=none"], "config.model.pooling: none is for tagging; take first, last or mean"),
-        (["model.head=span"], "config.model.head: 'span' does not fit objective.name=classification"),
+        (["model.pooling=none"], "config.model.pooling: 'none' is not one of '', 'first', 'last', 'mean'"),
+        (["model.head=span"], "config.model.head: is no longer a setting; it follows from objective.name"),
         (["model.global_every=2"], "config.model.global_every: is for layers with a window; set model.window"),
-        (["model.token_types=1"], "config.model.token_types: two kinds at least are told apart"),
+        (["model.token_types=1"], "config.model.token_types: needs at least two types"),
         (["model.token_types=2", "model.family=decoder"], "config.model.token_types: is for model.family=encoder"),
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has 1 layers"),
         (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not among what is measured: valid/ followed by loss, acc"),
         (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: objective.name=masked has no labels"),
-        (
-            [*WITHOUT_LABEL, "objective.name=masked", "data.tokenizer.extra_ids=1"],
-            "config.data.train.lines.part: is for labelled data; see data.holdout_fraction",
-        ),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
 )
@@ -97,11 +99,11 @@ def test_settings_of_labels(refused_settings, tiny_labels, overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs tokens for the masks; set 1"),
-        ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: takes rows"),
+        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a token for the mask; set 1"),
+        ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
         (["objective.name=span_qa", "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
         (["objective.name=tagging", "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
-        (["objective.name=tagging"], "config.data.train.text: kind='text' is not read for objective.name=tagging"),
+        (["objective.name=tagging"], "config.data.train.text: kind='text' is not read for this task"),
         (["objective.name=contrastive"], "config.data.train.text.target_path: name the file of the targets"),
     ],
 )
@@ -114,7 +116,10 @@ def test_settings_without_labels(refused, tiny, tmp_path, overrides, message):
     ("overrides", "message"),
     [
         (["train.accumulation=2"], "config.train.accumulation: each text is compared with those of the whole batch"),
-        (["data.separate_vocabularies=True"], "config.data.separate_vocabularies: is for pairs (objective.name=seq2s"),
+        (
+            ["data.separate_vocabularies=True"],
+            "config.data.separate_vocabularies: is not read by",
+        ),
         (["model.pooling=first"], "config.model.pooling: the first token of a decoder"),
         (["checkpoint.best_metric=valid/f1"], "valid/ followed by loss, accuracy."),
     ],
@@ -133,20 +138,20 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
     ("content", "overrides", "message"),
     [
         (LINES.replace("label", "class", 1), [], "there is no field 'label'; there are 'text', 'class'"),
-        (LINES.replace("\tb", "\ta"), [], "labels are 'a', so there is nothing to tell apart; look at label_field"),
+        (LINES.replace("\tb", "\ta"), [], "labels are 'a', so there is nothing to distinguish; check label_field"),
         (OVERLONG, [], "examples has a label of its own"),
         (LINES.replace("line 3\tb", "line 3\t"), [], "lines.tsv, line 5: field 'label' holds no label"),
-        (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (those of data.labels, or else of train)"),
-        (LINES, ["model.num_classes=3"], "config.model.num_classes: 3 is not the number of labels, 2; set 0"),
+        (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (from data.labels, otherwise from train)"),
+        (LINES, ["model.num_classes=3"], "config.model.num_classes: is no longer a setting"),
         (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither a number nor one of label_names"),
         (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a number, which regression learns"),
         (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name=classif"),
-        (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "no example of config.data.valid.lines is left; look at"),
+        (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "config.data.valid: no examples of lines"),
         (LATIN, [], "lines.tsv: not valid utf-8 at line 5, byte 41: 0xe9"),
         (LATIN, [], "set the source's encoding to that of the file (e.g. cp1252, latin-1, gb18030)"),
         (LATIN, of_all("encoding=ascii"), "lines.tsv: not valid ascii at line 5, byte 41"),
         ("", [], "lines.tsv"),
-        (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind='tsv' is not read for objective.name=t"),
+        (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind='tsv' is not read for this task"),
         (
             LINES,
             [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=/(?P<label>dog)/")],
@@ -194,7 +199,7 @@ def test_files_with_tags_and_answers(refused, tiny_labels, tmp_path, kind, conte
         *WITHOUT_LABEL,
         *of_all(f"kind={kind}"),
         f"objective.name={task}",
-        "data.context_overlap=8",
+        *(["data.context_overlap=8"] if kind == "squad" else []),
         PLAIN_BEST,
     ]
     flags = [f"--config={tiny_labels.config}:{folder / 'file'}", f"--workdir={tmp_path / 'run'}"]
@@ -237,16 +242,16 @@ def test_what_comes_after_training(refused, tiny_labels, started, command, flags
 )
 def test_nothing_is_generated_by_other_heads(refused, tiny, tmp_path, family, objective):
     config = config_of(tiny)
-    head = {"contrastive": "embedding", "masked": "masked", "tagging": "classes"}[objective]
     config = dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, family=family, head=head),
+        model=dataclasses.replace(config.model, family=family),
         objective=dataclasses.replace(config.objective, name=objective),
     )
     source = {"kind": "conll"} if objective == "tagging" else {"target_path": "x"} if objective == "contrastive" else {}
     values = config.to_dict()
     values["data"]["train"]["text"] |= source
     values["data"]["tokenizer"]["extra_ids"] = 1
+    values["model"]["pooling"] = ""
     RunDirectory.open(tmp_path / "run", Config.from_dict(values)).close()
     message = f"--workdir={tmp_path / 'run'}: a model of objective.name={objective} writes no text"
     refused(message, "lm.generate", f"--workdir={tmp_path / 'run'}", "--prompt=a")

@@ -123,7 +123,9 @@ def runs(tmp_path_factory):
     """Two runs with predictions of steps 4 and 9 and no checkpoint, scored with characters as tokens."""
     folder = tmp_path_factory.mktemp("runs")
     values = {
-        "data": {"train": {"docs": {"kind": "embedded"}}},
+        "data": {"train": {"pairs": {"path": "x", "target_path": "y", "document": "line"}}},
+        "objective": {"name": "seq2seq"},
+        "model": {"family": "encoder_decoder"},
         "eval": {"generation": {"bleu_tokenize": "char"}},
     }
     for number, name in enumerate(("one", "two")):

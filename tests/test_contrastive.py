@@ -7,12 +7,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from lm.rows import eval_rows
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.models.transformer.wiring import build_model
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers, prepare_split
+from lm.tasks import task_of
 from tests.conftest import Tiny
 from tests.run_helpers import assert_same_run, checkpoints_of, metrics, train_here
 
@@ -100,11 +100,13 @@ def test_eval_scores_what_the_vectors_say(trained, call):
 
 def vectors(root):
     config = RunDirectory.existing(root).load_config()
-    tokenizer, _ = load_tokenizers(config, root)
-    rows = eval_rows(config, tokenizer, prepare_split(config, tokenizer, "train"))["words"]
+    task, tokenizers = task_of(config), load_tokenizers(config, root)
+    rows = task.eval_rows(config, tokenizers.target, prepare_split(config, tokenizers, "train"))["words"]
     with Checkpoints(root / "checkpoints", read_only=True) as checkpoints:
         params, _ = checkpoints.restore_params(None, 24)
-    output = jax.jit(build_model(config.model).apply)({"params": params}, rows.rows(list(range(200))))
+    output = jax.jit(build_model(config.model, task.head(config)).apply)(
+        {"params": params}, rows.rows(list(range(200)))
+    )
     return np.asarray(output.embedding, np.float64), np.asarray(output.source_embedding, np.float64)
 
 

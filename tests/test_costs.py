@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from lm.batch import Batch, Source
-from lm.config import Config, ModelConfig, defaults, source
+from lm.config import Config, defaults, source
 from lm.costs import (
     CHIPS,
     estimate_memory,
@@ -16,9 +16,10 @@ from lm.costs import (
     parameter_counts,
     peak_flops,
 )
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.wiring import Decoder, build_model, count_parameters, initial_params
 
-SMALL = ModelConfig(
+SMALL = HeadedConfig(
     vocab_size=512,
     num_layers=3,
     d_model=256,
@@ -123,7 +124,7 @@ def test_flops_of_heads(changes):
 def test_flops_of_gpt2_by_hand():
     """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
     D, N, V, L = 768, 12, 50257, 1024
-    config = ModelConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
+    config = HeadedConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
     assert flops_per_row(config, L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
 
 

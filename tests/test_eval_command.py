@@ -27,6 +27,7 @@ from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import _evaluation_config
 from lm.runs.prepare import prepare
+from lm.tasks import task_of
 from lm.training.state import abstract_state, make_state
 
 command = importlib.import_module("eval")
@@ -57,7 +58,7 @@ def save_run(folder, name, steps):
         config = prepare(config, run.root).config
         run.write_config(config)
         mesh = make_mesh(config.mesh, jax.devices()[:1])
-        model, optimizer = build_model(config.model), optax.sgd(0.1)
+        model, optimizer = build_model(config.model, task_of(config).head(config)), optax.sgd(0.1)
         state = make_state(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
         state = dataclasses.replace(state, ema=jax.tree.map(jax.numpy.zeros_like, state.ema))
         with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
@@ -191,7 +192,8 @@ def test_rows_of_another_length_may_hide_more_tokens():
         return Config.from_dict(values.to_dict())
 
     found = _evaluation_config(Path("run"), config(32), options(config=config(96), config_name="longer"))
-    assert found.model.max_hidden == config(96).model.max_hidden > config(32).model.max_hidden
+    heads = [task_of(each).head(each).max_masked for each in (found, config(96), config(32))]
+    assert heads[0] == heads[1] > heads[2]
     assert found.data.sequence_length == 96
 
 
@@ -271,7 +273,7 @@ def pairs_run(tmp_path_factory):
         config = prepare(config, run.root).config
         run.write_config(config)
         mesh = make_mesh(config.mesh, jax.devices()[:1])
-        model, optimizer = build_model(config.model), optax.sgd(0.1)
+        model, optimizer = build_model(config.model, task_of(config).head(config)), optax.sgd(0.1)
         abstract = abstract_state(config, model, optimizer, mesh)
         with Checkpoints(run.checkpoints_dir, config.checkpoint) as checkpoints:
             for step, seed in ((4, 0), (8, 1)):
@@ -310,7 +312,9 @@ def test_outputs_of_a_run_with_pairs(pairs_run, call):
 def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     config = RunDirectory.existing(pairs_run).load_config()
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    abstract = abstract_state(config, build_model(config.model), optax.identity(), mesh).params
+    abstract = abstract_state(
+        config, build_model(config.model, task_of(config).head(config)), optax.identity(), mesh
+    ).params
     with Checkpoints(pairs_run / "checkpoints", config.checkpoint, read_only=True) as checkpoints:
         first, second = (jax.device_get(checkpoints.restore_params(abstract, step)[0]) for step in (4, 8))
         mean, steps = averaged_params(checkpoints, abstract, 2)
@@ -326,7 +330,7 @@ def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     assert done.result.details["parameters"] == "average of the steps 4, 8"
     single = command.evaluate_run(pairs_run, options(step="4"))
     assert single.stem == "results" and single.result.metrics["nll"] != done.result.metrics["nll"]
-    assert len(single.evaluation.told(99)) == len(done.evaluation.told(99)) == len(PAIRS["valid"])
+    assert len(single.evaluation.previews(99)) == len(done.evaluation.previews(99)) == len(PAIRS["valid"])
 
 
 def test_data_of_another_config_need_not_give_the_metric_of_the_best(pairs_run):
@@ -335,4 +339,4 @@ def test_data_of_another_config_need_not_give_the_metric_of_the_best(pairs_run):
     values["checkpoint"]["best_metric"] = "valid/loss"
     done = command.evaluate_run(pairs_run, options(config=Config.from_dict(values), config_name="plain"))
     assert done.result.step == 8 and done.stem == "results-plain", "the best, by the run's own metric"
-    assert "bleu" not in done.result.metrics and done.evaluation.told(99) == []
+    assert "bleu" not in done.result.metrics and done.evaluation.previews(99) == []

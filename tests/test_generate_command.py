@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs") / "small"
     with RunDirectory.open(root, CONFIG) as directory:
         TOKENIZER.save(directory.tokenizer_dir)
-        model = build_model(CONFIG.model, "tpu")
+        model = build_model(CONFIG.model, platform="tpu")
         params = jax.tree.map(np.asarray, nn.unbox(jax.jit(lambda key: initial_params(model, key))(jax.random.key(0))))
         with Checkpoints(directory.checkpoints_dir, CONFIG.checkpoint) as checkpoints:
             for step in (1, 2):

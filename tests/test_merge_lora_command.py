@@ -14,6 +14,7 @@ from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.models.transformer.lora import adapters
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.runs.directory import RunDirectory
+from lm.tasks import task_of
 
 
 def config_of(text, **changes) -> Config:
@@ -37,7 +38,11 @@ def config_of(text, **changes) -> Config:
 
 def make_run(root, config):
     """Steps 1 (the best) and 2, whose averages differ from their parameters."""
-    shapes = nn.unbox(jax.eval_shape(lambda: initial_params(build_model(config.model), jax.random.key(0))))
+    shapes = nn.unbox(
+        jax.eval_shape(
+            lambda: initial_params(build_model(config.model, task_of(config).head(config)), jax.random.key(0))
+        )
+    )
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0.0, 0.2, x.shape).astype(np.float32), shapes)
     with RunDirectory.open(root, config) as directory:

@@ -12,13 +12,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from lm.rows import train_rows
 
 import lm.training.loop
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import prepare
+from lm.tasks import task_of
 from lm.training.step import batch_hash
 from tests.run_helpers import assert_same_run, checkpoints_of, config_of, last_step, metrics, train_here
 from tests.trees import flatten
@@ -61,7 +61,8 @@ def test_every_number_of_devices_reads_the_same_batches(family, tmp_path):
     experiment, changes, root = family
     shutil.copytree(root / "tokenizer", tmp_path / "tokenizer")
     prepared = prepare(config_of(experiment, **changes), tmp_path)
-    rows, size = train_rows(prepared.config, prepared), prepared.config.train.batch_size
+    task, size = task_of(prepared.config), prepared.config.train.batch_size
+    rows = task.train_rows(prepared.config, prepared.tokenizer, prepared.stores["train"])
     written = [line["train/batch_hash"] for line in metrics(root) if "train/loss" in line]
     assert [int(jax.jit(batch_hash)(rows.rows(step, range(size)))) for step in range(STEPS)] == written
 

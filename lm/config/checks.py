@@ -17,8 +17,8 @@ def refuse(setting: str, message: str) -> None:
     raise UserError(f"config.{setting}: {message}")
 
 
-def check(config: Any, task: Any) -> None:
-    """Raises UserError for the first combination of settings that cannot work."""
+def check_family(config: Any, task: Any) -> None:
+    """Raises UserError if models of this family cannot learn the task."""
     if config.model.family not in task.families:
         tasks = entries("lm.tasks.TASKS")
         fitting = [name for name, each in tasks.items() if config.model.family in each.families]
@@ -26,6 +26,10 @@ def check(config: Any, task: Any) -> None:
             "objective.name",
             f"{config.objective.name} does not go with model.family={config.model.family}; use {_or(fitting)}.",
         )
+
+
+def check(config: Any, task: Any) -> None:
+    """Raises UserError for the first combination of settings that cannot work."""
     _check_data(config, task)
     _check_model(config)
     _check_training(config)
@@ -70,6 +74,7 @@ def _get(config: Any, setting: str) -> Any:
 
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
+    of_one_task = [kind for each in entries("lm.tasks.TASKS").values() for kind in each.own_formats]
     if not data.train:
         refuse("data.train", "no source is named; give at least one, e.g. config.data.train.mine = source(path=...).")
     for split in SPLITS:
@@ -87,9 +92,8 @@ def _check_data(config: Any, task: Any) -> None:
                 refuse(f"{where}.separator", "is empty although document='separator'.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
                 refuse(f"{where}.part", f"{each.part} is not a range within 0 to 1, such as (0.0, 0.8).")
-            for kind, reader in (("conll", "tagging"), ("squad", "span_qa")):
-                if each.kind == kind and task.name != reader:
-                    refuse(f"{where}.kind", f"{kind} is not for objective.name={task.name}.")
+            if each.kind in of_one_task and each.kind not in task.own_formats:
+                refuse(f"{where}.kind", f"{each.kind} is not for objective.name={task.name}.")
             if not task.reads_labels and (each.label_field or each.label_pattern or each.pair_field):
                 refuse(f"{where}.label_field", f"objective.name={task.name} has no labels; leave it empty.")
             task.check_source(where, each, config, refuse)

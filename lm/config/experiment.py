@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from lm.config.checks import check, check_unread, unread
+from lm.config.checks import check, check_family, check_unread, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.schema import build, entries, option, section
@@ -51,8 +51,9 @@ class Config:
         if reset_unread:
             given = replace_settings(given, dict(unread(task)))
         config = _resolve(given, task)
-        check(config, task)
+        check_family(config, task)
         check_unread(given, config, task)
+        check(config, task)
         return config
 
     def to_dict(self) -> dict[str, Any]:

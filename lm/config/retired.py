@@ -18,7 +18,7 @@ class Retired:
     """What became of a setting.
 
     Attributes:
-        reason: completes "no longer a setting; ...".
+        reason: completes "is no longer a setting; ...".
         renamed: its new dotted key, in which "*" stands for the same part as in the old key; "" if it was dropped.
     """
 
@@ -28,10 +28,12 @@ class Retired:
 
 RETIRED = {
     "model.head": Retired("it follows from objective.name."),
-    "model.num_classes": Retired("it follows from the labels (data.labels)."),
-    "model.max_hidden": Retired("it follows from data.sequence_length and objective.noise_density."),
-    "model.pair_head": Retired("it follows from objective.next_sentence."),
+    "model.num_classes": Retired("it follows from data.labels."),
+    "model.max_hidden": Retired("it follows from objective.noise_density."),
+    "model.pair_head": Retired("set objective.next_sentence."),
 }
+# (dotted key, former value): the value that stands for it today.
+RETIRED_VALUES = {("model.pooling", "none"): ""}  # of tagging, where each token stands for itself
 
 
 def explanation(dotted: str) -> str:
@@ -41,15 +43,19 @@ def explanation(dotted: str) -> str:
     if found is None:
         return ""
     reason = found.reason or f"it is now called config.{'.'.join(_new_key(key, found))}."
-    return f"no longer a setting; {reason}"
+    return f"is no longer a setting; {reason}"
 
 
 def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested settings of an old config.json without those that were dropped, the others renamed."""
+    """Returns the nested settings of an old config.json without those that were dropped;
+    the others are renamed."""
     flat = traverse_util.flatten_dict(dict(values), keep_empty_nodes=True)
     retired = {key: _find(key) for key in flat}
     kept = {key: value for key, value in flat.items() if retired[key] is None}
     kept |= {_new_key(key, found): flat[key] for key, found in retired.items() if found and found.renamed}
+    for (dotted, former), value in RETIRED_VALUES.items():
+        if kept.get(tuple(dotted.split("."))) == former:
+            kept[tuple(dotted.split("."))] = value
     return traverse_util.unflatten_dict(kept)
 
 

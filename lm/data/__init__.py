@@ -2,9 +2,9 @@
 
 The path of a document, one sub-package per step:
 
-1. reading/    a reader finds the files, opens them and yields raw examples: documents, pairs, labelled texts, words with
-               tags, questions. `cleaning.py` changes what data.cleaning asks for.
-2. storing/    `splits.py` takes the examples that belong to the split: all, a subset, a fold, or a side of the holdout.
+1. reading/    a reader finds the files, opens them and yields raw examples: documents, pairs, labelled texts, words
+               with tags, questions. `cleaning.py` changes what data.cleaning asks for.
+2. storing/    `splits.py` takes the examples of the split: all of them, a subset, a fold, or a side of the holdout.
 3. tokenizing/ one file per kind of tokenizer turns text into ids.
 4. storing/    `token_store.py` keeps the ids of documents and pairs in the cache, memory-mapped and fingerprinted;
                `example_store.py` keeps labelled examples in memory.

@@ -25,7 +25,7 @@ from lm.config.schema import EFFECTS, differences_affecting
 from lm.errors import UserError
 from lm.files import replacing
 
-DERIVED_FROM_DATA = (("model", "vocab_size"), ("data", "labels"))
+DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
 # What a run that was killed while it started may leave behind.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp")

@@ -72,6 +72,8 @@ class LabelledTask(Task):
         data, objective = config.data, config.objective
         if not data.valid and data.holdout != "hash":
             refuse("data.holdout", "labelled data is held out by hash; set it to 'hash' or name validation sources.")
+        if not self.has_classes:
+            return
         if objective.class_weights and objective.balance_classes:
             refuse("objective.class_weights", "and balance_classes exclude each other; use one of them.")
         if objective.class_weights and (

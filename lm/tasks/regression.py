@@ -40,7 +40,7 @@ class Regression(TextTask):
         return "loss", "pearson", "spearman", "mean_squared_error"
 
     def open_reader(self, source: SplitSource) -> Any:
-        return open_reader(source.config, self.wants, numbers=True)
+        return open_reader(source.config, "numbers")
 
     def layout(self, config: Config) -> RowLayout:
         types = config.model.token_types > 0

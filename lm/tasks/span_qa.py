@@ -35,6 +35,7 @@ class SpanQa(LabelledTask):
     doc = "where in a text the answer to a question is"
     settings = frozenset({"data.context_overlap", "eval.bootstrap"})
     wants = "questions"
+    own_formats = ("squad",)
 
     def head(self, config: Config) -> Any:
         return AnswerSpan()

@@ -20,7 +20,7 @@ from lm.evaluation.predictions import write_objects
 from lm.evaluation.tagging import entity_counts, scheme_of, tagging_metrics, word_counts
 from lm.models.heads import Classes
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse
+from lm.tasks.task import SMOOTHING, EvaluationSetup
 
 OUTSIDE = "O"  # the tag of a word for which the tokenizer gives no token
 
@@ -32,6 +32,7 @@ class Tagging(LabelledTask):
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
     wants = "tagged"
+    own_formats = ("conll",)
     has_classes = True
 
     def head(self, config: Config) -> Any:
@@ -39,11 +40,6 @@ class Tagging(LabelledTask):
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "entity_f1", "entity_precision", "entity_recall", "token_accuracy"
-
-    def check(self, config: Config, refuse: Refuse) -> None:
-        super().check(config, refuse)
-        if config.objective.balance_classes:
-            refuse("objective.balance_classes", "is for classification.")
 
     def pooling(self, config: Config) -> str:
         return "none"

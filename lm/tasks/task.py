@@ -89,6 +89,7 @@ class Task(abc.ABC):
         families: values of model.family that can learn it.
         settings: dotted names of the settings that this task reads and some other task does not. One that the chosen
             task does not read is rejected if it was changed from its default.
+        own_formats: values of data.*.NAME.kind that only this task reads.
         noun: what one example is called in messages.
         loss_name: what tables call its loss: loss, nll (a target that follows from a source) or task_loss.
         reads_pairs: whether each example is a pair of texts.
@@ -102,6 +103,7 @@ class Task(abc.ABC):
     doc: str
     families: tuple[str, ...]
     settings: frozenset[str] = frozenset()
+    own_formats: tuple[str, ...] = ()
     noun: str = "documents"
     loss_name: str = "loss"
     reads_pairs: bool = False

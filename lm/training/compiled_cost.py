@@ -14,7 +14,6 @@ import jax
 from lm.config import Config
 from lm.costs import CHIPS, estimate_memory, flops_per_row, parameter_counts, peak_flops
 from lm.errors import UserError
-from lm.models.heads import headed
 from lm.models.transformer.attention_kernels import choose_backend
 from lm.models.transformer.wiring import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
@@ -68,12 +67,12 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; set it, e.g. to 32768.")
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
-    kernel = choose_backend(config.model, platform)
-    model = build_model(config.model, task_of(config).head(config), platform)
+    kernel, head = choose_backend(config.model, platform), task_of(config).head(config)
+    model = build_model(config.model, head, platform)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps, rate_multipliers(config, model))
     lengths = config.data.sequence_length, config.data.source_length
     kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
-    row = flops_per_row(headed(config.model, task_of(config).head(config)), *lengths)
+    row = flops_per_row(config.model, *lengths, head=head)
     chip = CHIPS.get(kind)
     start = time.perf_counter()
     compiled, refusal = None, ""
@@ -87,7 +86,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         kernel=kernel,
-        parameters=parameter_counts(headed(config.model, task_of(config).head(config))).total,
+        parameters=parameter_counts(config.model, head).total,
         tokens=tokens,
         train_flops=row.train * config.train.batch_size / len(devices),
         peak=peak_flops(kind, config.model.dtype),

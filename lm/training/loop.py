@@ -22,7 +22,6 @@ from lm.config.command import DONE, SAVED_ON_SIGNAL
 from lm.data.packing import TrainRows
 from lm.data.packing.prefetch import prefetch
 from lm.errors import UserError
-from lm.models.heads import headed
 from lm.models.transformer.attention_kernels import choose_backend
 from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.distributed import barrier, is_first
@@ -216,7 +215,7 @@ class _StepLog:
         peak = flops.peak_flops(device.device_kind, config.model.dtype)
         self._peak = None if peak is None else peak * mesh.size
         self._flops_per_token = flops.flops_per_row(
-            headed(config.model, task_of(config).head(config)), *lengths
+            config.model, *lengths, head=task_of(config).head(config)
         ).train / sum(lengths)
         self._since, self._steps = time.monotonic(), 0
         self._begin = self._since - seconds  # so many were spent on this run before

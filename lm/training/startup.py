@@ -21,6 +21,7 @@ from lm.models.transformer.wiring import count_parameters
 from lm.parallel.distributed import describe_processes
 from lm.reporting.progress import short_number
 from lm.runs.prepare import Prepared
+from lm.tasks import task_of
 from lm.training.multipliers import Rate, all_one, shown
 from lm.training.names import decay_table
 
@@ -88,6 +89,6 @@ def parameter_table(params: Any, rates: Mapping[str, Rate] | None = None) -> Tab
 
 def estimate_line(config: Config, mesh: Mesh, backend: str) -> str:
     """The memory that a step is expected to take on each device, by purpose."""
-    estimate = flops.estimate_memory(config, mesh.shape, backend)
+    estimate = flops.estimate_memory(config, mesh.shape, backend, task_of(config).head(config))
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Memory per device, estimated: {short_number(estimate.total)}B ({parts})"

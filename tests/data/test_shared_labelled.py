@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from lm.config import SourceConfig, TokenizerConfig
-from lm.data.examples.label_encoding import AnswerTokens
-from lm.data.examples.labelled import covering
+from lm.data.examples.answers import AnswerTokens, covering
 from lm.data.reading.labelled import open_labelled
 from lm.data.tokenizing import tokenizers
 

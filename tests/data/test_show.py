@@ -68,7 +68,7 @@ def printed_pairs(tmp_path, width=4000, **options):
     return shown(values, tmp_path, width, **options)
 
 
-def test_sources_of_pairs_stand_above_what_is_made_of_them(tmp_path):
+def test_sources_of_pairs_stand_above_their_targets(tmp_path):
     _, text = printed_pairs(tmp_path, num_batches=1, num_rows=2, most_lines=9)
     lines = text.splitlines()
     stores = [line.split() for line in lines if "mine/" in line]
@@ -81,7 +81,7 @@ def test_sources_of_pairs_stand_above_what_is_made_of_them(tmp_path):
     for i in begins:
         assert lines[i + 1].startswith("reads  ") and lines[i + 2].startswith("predicts ")
         read, target = (
-            [part.replace(" ", "").replace("␣", " ") for part in line[9:].split("|")[1:]] for line in lines[i : i + 2]
+            [each.replace(" ", "").replace("␣", " ") for each in line[9:].split("|")[1:]] for line in lines[i : i + 2]
         )
         predicted = lines[i + 2][9:].split("|")[1:]
         assert len(read) == len(target) == len(predicted) > 1
@@ -99,7 +99,7 @@ def test_long_sources_are_clipped_by_themselves(tmp_path):
     assert "more tokens" in lines[first + 4]
 
 
-def test_hidden_tokens_stand_under_what_is_read_in_their_place(tmp_path):
+def test_masked_tokens_stand_under_what_is_read_instead_of_them(tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"ab cd {i} {'ef' * (i % 5)}\n" for i in range(300)))
     values = defaults()
     values.data.train.mine = source(path=str(tmp_path / "text.txt"), document="line")
@@ -113,15 +113,15 @@ def test_hidden_tokens_stand_under_what_is_read_in_their_place(tmp_path):
     lines = out.getvalue().splitlines()
     labels, masks = [], 0
     for at in [i for i, line in enumerate(lines) if line.startswith("reads")]:
-        # Columns of a row begin where the line of what is read has a mark, or a space before a piece.
+        # A column begins where the upper line has a mark, or a space before a token.
         reads, predicts = lines[at], lines[at + 1].ljust(len(lines[at]))
-        for place in range(len(reads)):
-            if reads.startswith("<mask>", place):
+        for column in range(len(reads)):
+            if reads.startswith("<mask>", column):
                 masks += 1
-                assert predicts[place] not in "· "
-            if reads.startswith("<eos>", place):
-                assert predicts[place] == show.NOT_SCORED
-            if reads.startswith("|<bos>", place):
-                labels.append(predicts[place + 1 :].split("  ")[0].split(" ·")[0].strip())
+                assert predicts[column] not in "· "
+            if reads.startswith("<eos>", column):
+                assert predicts[column] == show.NOT_SCORED
+            if reads.startswith("|<bos>", column):
+                labels.append(predicts[column + 1 :].split("  ")[0].split(" ·")[0].strip())
     assert masks > 100 and {label.split(" ")[0] for label in labels} == {"other", "follows"}
     assert "<extra_id" not in out.getvalue() and "packed row 0" in out.getvalue()

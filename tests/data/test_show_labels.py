@@ -1,4 +1,4 @@
-"""What `lm.data.show` prints of labels, tags, answers and partners, read back token by token."""
+"""What `lm.data.show` prints of labels, tags, answers and paired texts, read back token by token."""
 
 import io
 import itertools
@@ -11,17 +11,20 @@ from rich.console import Console
 from lm.config import Config, defaults, source
 from lm.data import show
 from lm.runs.prepare import prepare
+from lm.tasks.span_qa import NO_ANSWER
 
 
 def printed(tmp_path, content, objective, num_rows=16, length=40, **fields):
-    """The lines that are printed, without end."""
+    """Returns the lines that are printed."""
     (tmp_path / "data").write_text(content, encoding="utf-8")
     values = defaults()
     values.data.train.mine = source(path=str(tmp_path / "data"), **fields)
     values.objective.name = objective
     values.model.family = "encoder"
     values.data.tokenizer.kind = "characters"
-    values.data.update(sequence_length=length, context_overlap=8, cache_dir=str(tmp_path / "cache"))
+    values.data.update(sequence_length=length, cache_dir=str(tmp_path / "cache"))
+    if objective == "span_qa":
+        values.data.context_overlap = 8
     values.train.batch_size = 16
     out = io.StringIO()
     prepared = prepare(Config.from_dict(values.to_dict()), tmp_path / "run")
@@ -30,7 +33,7 @@ def printed(tmp_path, content, objective, num_rows=16, length=40, **fields):
 
 
 def columns(upper, lower):
-    """(token, what stands below it) of two lines on a terminal, where an ideograph takes two places."""
+    """Returns (token, what stands below it) from two lines of a terminal, where an ideograph takes two columns."""
     upper, lower = ("".join(c + "\0" * (cell_len(c) - 1) for c in line[show.MARGIN :]) for line in (upper, lower))
     width = max(len(upper), len(lower)) + 1
     upper, lower = upper.ljust(width), lower.ljust(width)
@@ -42,7 +45,7 @@ def columns(upper, lower):
 
 
 def documents(lines):
-    """Columns of every document of every row."""
+    """Returns the columns of every document of every row."""
     found = []
     for upper, lower in itertools.pairwise(lines):
         if upper.startswith("reads"):
@@ -58,10 +61,10 @@ def text_of(document):
 
 
 def below(document):
-    return [said for _, said in document if said != show.NOT_SCORED]
+    return [shown for _, shown in document if shown != show.NOT_SCORED]
 
 
-def test_a_label_stands_below_the_token_from_which_it_is_told(tmp_path):
+def test_a_label_stands_below_the_token_that_predicts_it(tmp_path):
     content = "text\tlabel\n" + "".join(f"line {i}\t{('even', 'odd')[i % 2]}\n" for i in range(80))
     lines = printed(tmp_path, content, "classification", kind="tsv", label_field="label")
     assert any(line.startswith("train labels: even ") and ", odd " in line for line in lines)
@@ -88,7 +91,7 @@ def test_a_tag_stands_below_the_first_token_of_its_word(tmp_path):
     found = documents(lines)
     assert len(found) > 20
     for document in found:
-        tagged = [(token, said) for token, said in document if said != show.NOT_SCORED]
+        tagged = [(token, shown) for token, shown in document if shown != show.NOT_SCORED]
         number = text_of(document).rpartition(" ")[2]
         assert tagged == [("A", "B-PER"), ("m", "O"), ("北", "B-LOC"), (number[0], "O")]
 
@@ -111,26 +114,26 @@ def test_the_ends_of_an_answer_are_named(tmp_path):
         wanted = {
             0: [("i", "start"), ("t", "end")],
             1: [("s", "start+end")],
-            2: [("<bos>", show.NO_ANSWER)],
+            2: [("<bos>", NO_ANSWER)],
         }[number % 3]
         assert [cell for cell in document if cell[1] != show.NOT_SCORED] == wanted
         kinds.add(number % 3)
     assert kinds == {0, 1, 2}
 
 
-def test_partners_stand_above_each_other_and_nothing_is_predicted(tmp_path):
+def test_paired_texts_stand_above_each_other_and_nothing_is_predicted(tmp_path):
     content = "one\tother\n" + "".join(f"ab {i}\tCD {i}\n" for i in range(80))
     lines = printed(tmp_path, content, "contrastive", kind="tsv", field="one", target_field="other")
-    pairs = [pair for pair in itertools.pairwise(lines) if pair[0].startswith("partner")]
+    pairs = [pair for pair in itertools.pairwise(lines) if pair[0].startswith("positive")]
     assert len(pairs) == 16 and not any(line.startswith("predicts") for line in lines)
-    for partner, reads in pairs:
-        one, other = (line[show.MARGIN :].replace(" ", "").replace("␣", " ") for line in (partner, reads))
+    for positive, reads in pairs:
+        one, other = (line[show.MARGIN :].replace(" ", "").replace("␣", " ") for line in (positive, reads))
         number = one.removesuffix("<eos>").split()[1]
         assert one == f"|<bos>ab {number}<eos>" and other == f"|<bos>CD {number}<eos>"
 
 
-@pytest.mark.parametrize(("length", "told"), [(16, True), (40, False)])
-def test_what_is_cut_is_told(tmp_path, length, told):
+@pytest.mark.parametrize(("length", "shown"), [(16, True), (40, False)])
+def test_notes_about_cut_texts_are_shown(tmp_path, length, shown):
     content = "text\tlabel\n" + "".join(f"a long line {i}{' ' * (i % 2)}\t{'ab'[i % 2]}\n" for i in range(80))
     lines = printed(tmp_path, content, "classification", length=length, kind="tsv", label_field="label")
-    assert any("texts are cut (data.sequence_length=16)" in line for line in lines) == told
+    assert any("texts are cut (data.sequence_length=16)" in line for line in lines) == shown

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from lm.evaluation.answers import _longest_run, answer_figures, answer_scores
+from lm.evaluation.answers import _longest_run, answer_metrics, answer_scores
 
 
 def one(prediction, *answers, chinese=False):
@@ -68,14 +68,14 @@ def test_chinese_questions_without_an_answer():
 
 
 def test_the_figures_are_means_in_percent():
-    got = answer_figures(answer_scores(["x", "b c", "q"], [("x",), ("d b",), ("r",)]))
+    got = answer_metrics(answer_scores(["x", "b c", "q"], [("x",), ("d b",), ("r",)]))
     assert got == {"exact_match": pytest.approx(100 / 3), "f1": pytest.approx(100 * 1.5 / 3)}
     # Added one by one, not in pairs: the last digit of the official figures depends on it.
     scores_E2 = np.random.default_rng(0).random((1000, 2))
     total = 0.0
     for each in scores_E2[:, 1].tolist():
         total += each
-    assert answer_figures(scores_E2)["f1"] == 100.0 * total / 1000
+    assert answer_metrics(scores_E2)["f1"] == 100.0 * total / 1000
 
 
 def test_the_longest_run_is_that_of_trying_all():

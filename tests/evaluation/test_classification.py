@@ -7,13 +7,13 @@ import warnings
 import numpy as np
 import pytest
 
-from lm.config.training import TASK_FIGURES
 from lm.evaluation.classification import (
     calibration_error,
-    classification_figures,
+    classification_metrics,
     confusion_counts,
-    regression_figures,
+    regression_metrics,
 )
+from lm.tasks import TASKS
 
 
 def certain(predicted, num_labels):
@@ -21,7 +21,7 @@ def certain(predicted, num_labels):
 
 
 def figures(gold, predicted, num_labels):
-    return classification_figures(np.array(gold), certain(predicted, num_labels))
+    return classification_metrics(np.array(gold), certain(predicted, num_labels))
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def test_by_hand():
     """Two labels: 3 true positives, 1 false one, 2 false negatives, 4 true negatives."""
     gold, predicted = [1, 1, 1, 0, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     got = figures(gold, predicted, 2)
-    assert set(got) == set(TASK_FIGURES["classification"])
+    assert set(got) == set(TASKS["classification"].metrics(None)[1:])
     assert got["accuracy"] == got["f1_micro"] == pytest.approx(0.7)
     assert got["f1_macro"] == pytest.approx((6 / 9 + 8 / 11) / 2)
     assert got["mcc"] == pytest.approx((3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6))
@@ -84,15 +84,15 @@ def test_constant_predictions_and_a_single_example():
 
 
 def test_of_equal_probabilities_the_first_label_wins():
-    got = classification_figures(np.array([0, 1]), np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4]], np.float32))
+    got = classification_metrics(np.array([0, 1]), np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4]], np.float32))
     assert got["accuracy"] == 1 and got["calibration_error"] == pytest.approx(0.6)
 
 
 def test_a_model_that_diverged_has_no_figures():
-    got = classification_figures(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, np.nan]]))
-    assert set(got) == set(TASK_FIGURES["classification"]) and all(map(math.isnan, got.values()))
-    got = regression_figures(np.array([0.0, 1.0]), np.array([0.0, np.inf]))
-    assert set(got) == set(TASK_FIGURES["regression"]) and all(map(math.isnan, got.values()))
+    got = classification_metrics(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, np.nan]]))
+    assert set(got) == set(TASKS["classification"].metrics(None)[1:]) and all(map(math.isnan, got.values()))
+    got = regression_metrics(np.array([0.0, 1.0]), np.array([0.0, np.inf]))
+    assert set(got) == set(TASKS["regression"].metrics(None)[1:]) and all(map(math.isnan, got.values()))
 
 
 def test_calibration_error_bin_by_bin():
@@ -118,7 +118,7 @@ def test_calibration_error_of_perfect_and_of_proud_predictions():
 
 def test_regression_by_hand():
     gold, predicted = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 9.0], np.float32)
-    got = regression_figures(gold, predicted)
+    got = regression_metrics(gold, predicted)
     assert got["mean_squared_error"] == pytest.approx((0 + 1 + 1 + 25) / 4)
     assert got["spearman"] == pytest.approx(1 - 6 * (0 + 1 + 1 + 0) / (4 * 15))
     deviations = (gold - 2.5, predicted - 3.75)
@@ -128,18 +128,18 @@ def test_regression_by_hand():
 
 def test_a_line_correlates_fully_and_a_curve_by_rank():
     gold = np.linspace(0, 3, 20)
-    got = regression_figures(gold, 5 - 2 * gold)
+    got = regression_metrics(gold, 5 - 2 * gold)
     assert got["pearson"] == pytest.approx(-1) and got["spearman"] == pytest.approx(-1)
-    got = regression_figures(gold, np.exp(3 * gold))
+    got = regression_metrics(gold, np.exp(3 * gold))
     assert got["spearman"] == pytest.approx(1) and got["pearson"] < 0.9
 
 
 @pytest.mark.parametrize(("gold", "predicted"), [([1, 2, 3], [2, 2, 2]), ([2, 2], [1, 3]), ([1], [3])])
 def test_no_correlation_of_what_does_not_vary(gold, predicted):
-    got = regression_figures(np.array(gold, float), np.array(predicted, float))
+    got = regression_metrics(np.array(gold, float), np.array(predicted, float))
     assert got["pearson"] == got["spearman"] == 0
     assert got["mean_squared_error"] == pytest.approx(np.mean((np.array(gold) - np.array(predicted)) ** 2))
 
 
 def test_all_but_constant_predictions_are_no_reason_for_a_warning():
-    assert -1 <= regression_figures(np.arange(3.0), np.array([5.0, 5.0, 5.0 + 1e-15]))["pearson"] <= 1
+    assert -1 <= regression_metrics(np.arange(3.0), np.array([5.0, 5.0, 5.0 + 1e-15]))["pearson"] <= 1

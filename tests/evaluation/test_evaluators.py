@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
-from lm.data.packing.causal import features
-from lm.data.packing.loader import EvalRows
-from lm.evaluation.evaluators import LanguageModelling, choose_rows
+from lm.data.packing.windows import WindowEvalRows, Windows, next_token_batch
+from lm.evaluation.evaluator import choose_rows
+from lm.evaluation.metrics import language_metrics, missing_figures
 from lm.evaluation.scorer import forward_batch
+from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh, param_shardings
+from lm.tasks import TASKS
 
 LENGTH, VOCAB = 16, 24
 BOS, EOS = 1, 2
@@ -46,7 +48,7 @@ def store(lengths, seed=0, unknown=0):
         "unknown": unknown,
     }
     return types.SimpleNamespace(
-        tokens=tokens, starts=starts, num_tokens=len(tokens), num_documents=len(documents), manifest={"counts": counts}
+        tokens=tokens, starts=starts, num_tokens=len(tokens), num_documents=len(documents), counts=counts
     )
 
 
@@ -73,7 +75,12 @@ def params(boxed):
 def evaluator(model, rows, mesh=None, batch_size=4, **options):
     mesh = one_device() if mesh is None else mesh
     rows = rows if isinstance(rows, dict) else {"text": rows}
-    return LanguageModelling(model, rows, ObjectiveConfig(), mesh, batch_size=batch_size, **options)
+    return token_evaluator(model, rows, ObjectiveConfig(), mesh, batch_size=batch_size, **options)
+
+
+def token_evaluator(model, rows, objective, mesh, **options):
+    causal = TASKS["causal"]
+    return TokenEvaluator(model, rows, causal, objective, mesh, language_metrics, missing=missing_figures, **options)
 
 
 def brute_force(model, params, data, stride):
@@ -92,7 +99,9 @@ def brute_force(model, params, data, stride):
         row[0, : len(context)] = context
         segments = (np.arange(LENGTH + 1) < len(context))[None].astype(np.int32)
         positions = np.arange(LENGTH + 1, dtype=np.int32)[None] * segments
-        log_probabilities = np.asarray(apply(features(row, segments, positions)), np.float64)[0, len(context) - 1]
+        log_probabilities = np.asarray(apply(next_token_batch(Windows(row, segments, positions))), np.float64)[
+            0, len(context) - 1
+        ]
         nll -= log_probabilities[data.tokens[place]]
         correct += int(np.argmax(log_probabilities) == data.tokens[place])
         counted += 1
@@ -103,7 +112,7 @@ def brute_force(model, params, data, stride):
 def test_figures_equal_a_loop_over_tokens(model, params, stride):
     data = store([30, 1, 0, 9, 22])
     nll, correct, counted = brute_force(model, params, data, stride)
-    got = evaluator(model, EvalRows(data, LENGTH, stride, features)).evaluate(params, step=7)
+    got = evaluator(model, WindowEvalRows(data, LENGTH, stride)).evaluate(params, step=7)
     assert got["valid/tokens"] == counted == data.num_tokens - data.num_documents
     assert got["valid/loss"] == pytest.approx(nll / counted, rel=1e-5)
     assert got["valid/perplexity"] == pytest.approx(math.exp(nll / counted), rel=1e-4)
@@ -116,13 +125,13 @@ def test_figures_equal_a_loop_over_tokens(model, params, stride):
 def test_the_stride_matters_here(model, params):
     """Else the test above could not see a wrong window."""
     data = store([30, 1, 0, 9, 22])
-    losses = [evaluator(model, EvalRows(data, LENGTH, s, features)).evaluate(params, 0)["valid/loss"] for s in (16, 1)]
+    losses = [evaluator(model, WindowEvalRows(data, LENGTH, s)).evaluate(params, 0)["valid/loss"] for s in (16, 1)]
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
 @pytest.mark.parametrize(("sizes", "batch_size"), [((8, 1, 1), 3), ((2, 2, 2), 16)])
 def test_every_mesh_and_batch_size_gives_the_same(model, boxed, params, sizes, batch_size):
-    rows = EvalRows(store([50, 40, 33, 60, 7]), LENGTH, 5, features)
+    rows = WindowEvalRows(store([50, 40, 33, 60, 7]), LENGTH, 5)
     want = evaluator(model, rows).evaluate(params, 0)
     mesh = make_mesh(MeshConfig(*sizes))
     placed = jax.device_put(params, param_shardings(boxed, mesh))
@@ -136,8 +145,8 @@ def test_every_mesh_and_batch_size_gives_the_same(model, boxed, params, sizes, b
 
 def test_sources_are_scored_apart_and_together(model, params):
     parts = {
-        "a": EvalRows(store([40, 3], seed=1), LENGTH, LENGTH, features),
-        "b": EvalRows(store([9], seed=2), LENGTH, LENGTH, features),
+        "a": WindowEvalRows(store([40, 3], seed=1), LENGTH, LENGTH),
+        "b": WindowEvalRows(store([9], seed=2), LENGTH, LENGTH),
     }
     got = evaluator(model, parts, name="test").evaluate(params, 0)
     alone = {source: evaluator(model, rows, name="test").evaluate(params, 0) for source, rows in parts.items()}
@@ -149,7 +158,7 @@ def test_sources_are_scored_apart_and_together(model, params):
 
 
 def test_later_evaluations_reuse_the_compiled_pass(model, params):
-    rows = {name: EvalRows(store([length]), LENGTH, 4, features) for name, length in (("a", 100), ("b", 5))}
+    rows = {name: WindowEvalRows(store([length]), LENGTH, 4) for name, length in (("a", 100), ("b", 5))}
     each = evaluator(model, rows)
     first, compiled = each.evaluate(params, 1), forward_batch._cache_size()
     assert compiled > 0 and each.evaluate(params, 2) == first
@@ -158,7 +167,7 @@ def test_later_evaluations_reuse_the_compiled_pass(model, params):
 
 
 def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):
-    rows = EvalRows(store([500]), LENGTH, LENGTH, features)
+    rows = WindowEvalRows(store([500]), LENGTH, LENGTH)
     seen = []
     part = evaluator(model, rows, max_rows=10, report=lambda done, total: seen.append((done, total)))
     got = part.evaluate(params, 0)
@@ -174,28 +183,28 @@ def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):
 
 
 def test_a_token_that_is_not_scored_is_noticed(model, params):
-    rows = EvalRows(store([50]), LENGTH, LENGTH, features)
+    rows = WindowEvalRows(store([50]), LENGTH, LENGTH)
     rows.num_rows -= 1
     with pytest.raises(AssertionError, match="text"):
         evaluator(model, rows).evaluate(params, 0)
 
 
 def test_lossy_tokenizers_are_said(model, params):
-    each = evaluator(model, EvalRows(store([20], unknown=2), LENGTH, LENGTH, features))
+    each = evaluator(model, WindowEvalRows(store([20], unknown=2), LENGTH, LENGTH))
     assert "valid/bits_per_byte" not in each.evaluate(params, 0)
     assert "2 unknown tokens" in each.missing["bits_per_byte"]
-    assert evaluator(model, EvalRows(store([20]), LENGTH, LENGTH, features)).missing == {}
+    assert evaluator(model, WindowEvalRows(store([20]), LENGTH, LENGTH)).missing == {}
 
 
 def test_the_loss_is_the_plain_cross_entropy(model, params):
-    rows = {"text": EvalRows(store([50]), LENGTH, LENGTH, features)}
+    rows = {"text": WindowEvalRows(store([50]), LENGTH, LENGTH)}
     smoothed = ObjectiveConfig(label_smoothing=0.2, z_loss=0.1)
-    got = LanguageModelling(model, rows, smoothed, one_device(), batch_size=4).evaluate(params, 0)
+    got = token_evaluator(model, rows, smoothed, one_device(), batch_size=4).evaluate(params, 0)
     assert got == evaluator(model, rows).evaluate(params, 0)
 
 
 def test_a_model_that_is_not_finite_gives_figures_and_no_error(model, params):
     broken = jax.tree.map(lambda x: x * np.float32(np.nan), params)
-    got = evaluator(model, EvalRows(store([20]), LENGTH, LENGTH, features)).evaluate(broken, 0)
+    got = evaluator(model, WindowEvalRows(store([20]), LENGTH, LENGTH)).evaluate(broken, 0)
     assert math.isnan(got["valid/loss"]) and got["valid/tokens"] == 21
     json.dumps(got)

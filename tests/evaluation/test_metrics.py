@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from lm.evaluation.metrics import Sums, figures, finite_or_none, missing_figures
+from lm.evaluation.metrics import Sums, finite_or_none, language_metrics, missing_figures
 
 
 def test_a_uniform_model_has_the_vocabulary_as_perplexity_and_its_logarithm_as_bits():
     tokens, vocab = 120, 256
     sums = Sums(nll=tokens * math.log(vocab), correct=30, weight=tokens, bytes=100, words=20)
-    got = figures(sums)
+    got = language_metrics(sums)
     assert got["loss"] == pytest.approx(math.log(256))
     assert got["perplexity"] == pytest.approx(256)
     assert got["token_accuracy"] == 0.25
@@ -21,8 +21,8 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity_and_its_logarithm_as_b
 
 def test_figures_that_do_not_depend_on_the_tokenizer():
     """The same text and probability, cut into twice as many tokens."""
-    coarse = figures(Sums(nll=300.0, correct=1, weight=50, bytes=400, words=80))
-    fine = figures(Sums(nll=300.0, correct=1, weight=100, bytes=400, words=80))
+    coarse = language_metrics(Sums(nll=300.0, correct=1, weight=50, bytes=400, words=80))
+    fine = language_metrics(Sums(nll=300.0, correct=1, weight=100, bytes=400, words=80))
     assert coarse["loss"] == 2 * fine["loss"]
     assert coarse["bits_per_byte"] == fine["bits_per_byte"]
     assert coarse["word_perplexity"] == fine["word_perplexity"]
@@ -30,33 +30,33 @@ def test_figures_that_do_not_depend_on_the_tokenizer():
 
 def test_totals_weigh_sources_by_their_tokens():
     long, short = Sums(nll=900.0, correct=90, weight=900, bytes=900, words=9), Sums(nll=300.0, weight=100, bytes=1)
-    assert figures(long + short)["loss"] == pytest.approx(1.2)
-    assert figures(long + short)["token_accuracy"] == pytest.approx(0.09)
+    assert language_metrics(long + short)["loss"] == pytest.approx(1.2)
+    assert language_metrics(long + short)["token_accuracy"] == pytest.approx(0.09)
 
 
 def test_text_that_the_tokenizer_cannot_spell_has_no_bits_per_byte():
     sums = Sums(nll=10.0, correct=1, weight=10, bytes=20, words=4, unknown=3)
-    assert "bits_per_byte" not in figures(sums) and "word_perplexity" not in figures(sums)
-    assert figures(sums)["loss"] == 1.0
+    assert "bits_per_byte" not in language_metrics(sums) and "word_perplexity" not in language_metrics(sums)
+    assert language_metrics(sums)["loss"] == 1.0
     assert "3 unknown" in missing_figures(sums)["bits_per_byte"]
     assert "unknown" in missing_figures(sums + Sums(bytes=5, words=1))["bits_per_byte"]
 
 
 def test_text_without_words_has_no_word_perplexity():
     sums = Sums(nll=1.0, weight=1, bytes=3)
-    assert "word_perplexity" not in figures(sums) and "bits_per_byte" in figures(sums)
+    assert "word_perplexity" not in language_metrics(sums) and "bits_per_byte" in language_metrics(sums)
 
 
 @pytest.mark.parametrize("nll", [1e6, math.inf])
 def test_a_huge_loss_is_an_infinite_perplexity(nll):
-    got = figures(Sums(nll=nll, weight=1, bytes=1, words=1))
+    got = language_metrics(Sums(nll=nll, weight=1, bytes=1, words=1))
     assert got["perplexity"] == math.inf and got["word_perplexity"] == math.inf
 
 
 def test_nothing_scored_is_not_a_number_rather_than_an_error():
-    got = figures(Sums())
+    got = language_metrics(Sums())
     assert math.isnan(got["loss"]) and math.isnan(got["perplexity"]) and got["tokens"] == 0
-    assert math.isnan(figures(Sums(nll=math.nan, weight=2))["perplexity"])
+    assert math.isnan(language_metrics(Sums(nll=math.nan, weight=2))["perplexity"])
 
 
 def test_json_numbers():

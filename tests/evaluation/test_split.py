@@ -1,4 +1,4 @@
-"""All that is measured on a split: which figures there are, and what the table calls them."""
+"""All that is measured on a split: which metrics there are, and what the table calls them."""
 
 import types
 
@@ -6,62 +6,69 @@ import jax
 import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
-from lm.data.reading.pairs import Pair
-from lm.evaluation.split import SplitEvaluation
+from lm.data.reading.raw import Pair
 from lm.parallel.mesh import make_mesh
+from lm.tasks import task_of
+from lm.tasks.task import EvaluationSetup, Tokenizers
 
-FIGURES = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity", "tokens")
+METRICS = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity", "tokens")
 TOTALS = {"targets": 90, "documents": 9, "bytes": 0, "words": 0, "unknown": 0}
 
 
-def evaluation(objective: str, pairs: dict | None = None, name: str = "valid", **options) -> SplitEvaluation:
+def evaluation(objective: str, references: dict | None = None, name: str = "valid", in_training: bool = False):
     values = defaults()
     values.data.train.mine = source(path="text.txt", document="line")
     if objective == "seq2seq":
         values.data.train.mine.target_path = "target.txt"
+        values.eval.generation.update(num_beams=5, training_beams=2, max_examples=3)
     values.objective.name = objective
     values.model.family = "decoder" if objective == "causal" else "encoder_decoder"
     values.data.tokenizer.extra_ids = 9
     values.eval.max_rows = 4
-    values.eval.generation.update(num_beams=5, training_beams=2, max_examples=3)
-    if pairs:
+    if references:
         values.eval.generation.metrics = ("exact_match",)
     rows = {name: types.SimpleNamespace(num_rows=9, totals=TOTALS) for name in ("one", "two")}
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     config = Config.from_dict(values.to_dict())
-    made = SplitEvaluation(config, None, mesh, None, None, rows, pairs or {}, name=name, **options)
+    setup = EvaluationSetup(config, None, mesh, Tokenizers(None, None), rows, references or {}, name, in_training)
+    made = task_of(config).evaluation(setup)
+    metrics = (
+        METRICS if objective == "causal" else [each for each in METRICS if "byte" not in each and "word" not in each]
+    )
     made._loss.evaluate = lambda params, step: {
-        f"{name}/{part}{figure}": 2.0 for part in ("one/", "two/", "") for figure in FIGURES
+        f"{name}/{part}{metric}": 2.0 for part in ("one/", "two/", "") for metric in metrics
     }
-    return made
+    return task_of(config), made
 
 
-def test_plain_text_has_a_loss_and_figures_of_its_bytes_and_words():
-    each = evaluation("causal")
+def test_plain_text_has_a_loss_and_metrics_of_its_bytes_and_words():
+    task, each = evaluation("causal")
     values = each.evaluate(None, 0)
     assert len(values) == 18 and all(name.startswith("valid/") for name in values)
-    assert set(each.for_table(values)) == {f"{part}{figure}" for part in ("one/", "two/", "") for figure in FIGURES}
+    shown = task.for_table(each.plain(values))
+    assert set(shown) == {f"{part}{metric}" for part in ("one/", "two/", "") for metric in METRICS}
     assert set(each.missing) == {"bits_per_byte", "word_perplexity"}, "there is no byte and no word in these rows"
 
 
 @pytest.mark.parametrize("objective", ["seq2seq", "span_corruption"])
 @pytest.mark.parametrize("name", ["valid", "test", "test/one"])
-def test_the_loss_of_what_has_a_source_is_called_nll_in_the_table(objective, name):
-    each = evaluation(objective, name=name)
+def test_the_loss_of_a_target_with_a_source_is_called_nll_in_the_table(objective, name):
+    task, each = evaluation(objective, name=name)
     values = each.evaluate(None, 0)
-    assert f"{name}/loss" in values and not any("byte" in figure or "word" in figure for figure in values)
-    parts, figures = ("one/", "two/", ""), ("nll", "perplexity", "token_accuracy", "tokens")
-    assert list(each.for_table(values)) == [part + figure for part in parts for figure in figures]
-    assert each.missing == {} and each.signatures == {} and each.told(9) == []
+    assert f"{name}/loss" in values and not any("byte" in metric or "word" in metric for metric in values)
+    parts, metrics = ("one/", "two/", ""), ("nll", "perplexity", "token_accuracy", "tokens")
+    assert list(task.for_table(each.plain(values))) == [part + metric for part in parts for metric in metrics]
+    assert each.missing == {} and each.signatures == {} and each.previews(9) == []
 
 
-def test_outputs_are_scored_beside_it_and_in_training_fewer_with_other_beams():
-    pairs = {"one": [Pair(str(i), (str(i),)) for i in range(9)]}
-    whole, during = evaluation("seq2seq", pairs), evaluation("seq2seq", pairs, in_training=True)
+def test_outputs_are_scored_too_and_in_training_fewer_with_other_beams():
+    references = {"one": [Pair(str(i), (str(i),)) for i in range(9)]}
+    task, whole = evaluation("seq2seq", references)
+    _, during = evaluation("seq2seq", references, in_training=True)
     assert (whole.num_rows, during.num_rows) == (18, 4)
-    assert (whole._generation.num_examples, during._generation.num_examples) == (9, 3)
+    assert (whole._evaluators[1].num_examples, during._evaluators[1].num_examples) == (9, 3)
     for each, beams in ((whole, 5), (during, 2)):
-        assert each._generation._settings.num_beams == beams
-        each._generation.evaluate = lambda params, step: {"valid/exact_match": 50.0}
-        values = each.for_table(each.evaluate(None, 0))
+        assert each._evaluators[1]._settings.num_beams == beams
+        each._evaluators[1].evaluate = lambda params, step: {"valid/exact_match": 50.0}
+        values = task.for_table(each.plain(each.evaluate(None, 0)))
         assert values["exact_match"] == 50.0 and values["nll"] == 2.0

@@ -6,13 +6,13 @@ import warnings
 import numpy as np
 import pytest
 
-from lm.config.training import TASK_FIGURES
-from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_figures, word_counts
+from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_metrics, word_counts
+from lm.tasks import TASKS
 
 
 def figures_of(gold, predicted, labels):
     scheme = scheme_of(labels)
-    return tagging_figures(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
+    return tagging_metrics(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
 
 
 BIO = ("B-loc", "B-per", "I-loc", "I-per", "O")
@@ -34,7 +34,7 @@ def test_by_hand():
     gold = ["B-per I-per O B-loc".split(), "O B-loc I-loc O".split()]
     predicted = ["B-per I-per O B-per".split(), "B-loc I-loc I-loc O".split()]
     got = figures_of(gold, predicted, BIO)
-    assert set(got) == set(TASK_FIGURES["tagging"])
+    assert set(got) == set(TASKS["tagging"].metrics(None)[1:])
     # One of three is right in bounds and type; 2 + 2 of 8 words... of which the first sentence has 3 and the second 2.
     assert got == {
         "entity_f1": pytest.approx(1 / 3),

@@ -14,21 +14,19 @@ import numpy as np
 import pytest
 
 from lm.batch import Output
-from lm.config import TASK_FIGURES, Config, MeshConfig
-from lm.data.examples.label_encoding import AnswerTokens, TextTokens, WordTokens
-from lm.data.examples.labelled import AnswerPieces, TextPieces, WordPieces
-from lm.data.packing.piece_rows import PieceLayout, TaskEvalRows
+from lm.config import Config, MeshConfig
+from lm.data.packing import PackedEvalRows
 from lm.data.reading.labelled import Labelled, Question, Tagged
-from lm.data.storing.label_store import LabelledStore
+from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.intervals import resamples
-from lm.evaluation.task_evaluation import TaskEvaluation
+from lm.evaluation.prediction_evaluator import PredictionEvaluator
 from lm.parallel.mesh import make_mesh
+from lm.tasks import task_of
+from lm.tasks.task import EvaluationSetup
 
 BYTES = ByteTokenizer()
-KINDS = {Labelled: TextTokens, Tagged: WordTokens, Question: AnswerTokens}
-PIECES = {"classification": TextPieces, "regression": TextPieces, "tagging": WordPieces, "span_qa": AnswerPieces}
 LABELS = ("bad", "fair", "good")
 TAGS = ("B-PER", "B-LOC", "O")
 
@@ -53,28 +51,32 @@ def config_of(objective, length=16, pooling="first", best="valid/loss", labels=(
                 "train": {"s": {"kind": "jsonl", "path": "x", **field}},
                 "sequence_length": length,
                 "labels": labels,
-                "context_overlap": 12,
+                **({"context_overlap": 12} if objective == "span_qa" else {}),
             },
-            "objective": {"name": objective, "label_smoothing": 0.1},
-            "model": {"family": "encoder", "pooling": pooling},
+            "objective": {"name": objective, **({"label_smoothing": 0.1} if labels else {})},
+            "model": {"family": "encoder", **({"pooling": pooling} if field else {})},
             "eval": {"batch_size": 3, **evaluation},
             "checkpoint": {"best_metric": best},
         }
     )
 
 
+def metrics_of(objective):
+    config = config_of(objective, length=32)
+    return task_of(config).metrics(config)
+
+
 def rows_of(config, raw):
-    store = LabelledStore(
-        "s", list(raw), KINDS[type(raw[0])].encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, []
-    )
-    return TaskEvalRows(PIECES[config.objective.name](store, config, BYTES, False), PieceLayout.of(config))
+    task = task_of(config)
+    store = ExampleStore("s", list(raw), task.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, [])
+    return PackedEvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
 
 
 def evaluation(config, sources, ahead=0, devices=1, **options):
     sources = sources if isinstance(sources, dict) else {"s": sources}
     rows = {name: rows_of(config, raw) for name, raw in sources.items()}
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    return TaskEvaluation(config, TableModel(ahead), rows, mesh, **options)
+    return PredictionEvaluator(task_of(config), config, TableModel(ahead), rows, mesh, **options)
 
 
 def random_table(labels, seed=0):
@@ -139,7 +141,7 @@ def test_labels_of_texts(tmp_path, pooling, ahead, pair, devices):
 
     said = [said_of(table, deciding(example)) for example in raw]
     wanted = by_hand(raw, said)
-    assert list(found) == [f"valid/{name}" for name in ("loss", *TASK_FIGURES["classification"])]
+    assert list(found) == [f"valid/{name}" for name in metrics_of("classification")]
     for name, value in wanted.items():
         assert found[f"valid/{name}"] == pytest.approx(value, rel=1e-5), name
     assert 0.1 < wanted["accuracy"] < 0.9, "else little is told apart"
@@ -147,7 +149,7 @@ def test_labels_of_texts(tmp_path, pooling, ahead, pair, devices):
     right = np.array([example.label == name for example, (name, _) in zip(raw, said, strict=True)], float)
     drawn = [right[places_E].mean() for block in resamples(len(right), 40, config.seed) for places_E in block]
     assert each.intervals()["accuracy"] == tuple(np.percentile(drawn, (2.5, 97.5)))
-    assert each.whole().told(4) == (raw[4].text, said[4][0], raw[4].label)
+    assert each.whole().preview(4) == (raw[4].text, said[4][0], raw[4].label)
 
     lines, picture = each.write(tmp_path, "predictions")
     assert (lines.name, picture.name) == ("predictions.jsonl", "predictions-confusion.png")
@@ -167,14 +169,14 @@ def test_numbers(tmp_path):
     gold = np.array([float(example.label) for example in raw])
     said = np.array([float(table[BYTES.encode(example.text)[0], 0]) for example in raw])
     error = np.mean((gold - said) ** 2)
-    assert list(found) == [f"valid/{name}" for name in ("loss", *TASK_FIGURES["regression"])]
+    assert list(found) == [f"valid/{name}" for name in metrics_of("regression")]
     assert found["valid/loss"] == pytest.approx(error, rel=1e-5)
     assert found["valid/mean_squared_error"] == pytest.approx(error, rel=1e-6)
     assert found["valid/pearson"] == pytest.approx(np.corrcoef(gold, said)[0, 1], rel=1e-6)
     (path,) = each.write(tmp_path, "predictions")
     for example, number, line in zip(raw, said, read(path), strict=True):
         assert line == {"text": example.text, "label": float(example.label), "prediction": pytest.approx(number)}
-    assert each.whole().told(0) == (raw[0].text, f"{said[0]:.3g}", raw[0].label)
+    assert each.whole().preview(0) == (raw[0].text, f"{said[0]:.3g}", raw[0].label)
 
 
 # --- a tag for a word -----------------------------------------------------------------------------------------
@@ -212,10 +214,12 @@ def entity_scores(raw, said):
 def test_tags_of_sentences_in_several_pieces(tmp_path):
     raw, table = sentences(25), random_table(3)
     each = evaluation(config_of("tagging", length=12), raw)
-    pieces = each._rows["s"].pieces
+    pieces = each._rows["s"].examples
     assert np.bincount(pieces.example_of).max() > 2 and any("" in example.words for example in raw)
     found, said = each.evaluate({"table": table}, 0), tags_by_hand(raw, table)
-    assert {name: found[f"valid/{name}"] for name in TASK_FIGURES["tagging"]} == pytest.approx(entity_scores(raw, said))
+    assert {name: found[f"valid/{name}"] for name in metrics_of("tagging")[1:]} == pytest.approx(
+        entity_scores(raw, said)
+    )
     losses = [
         -math.log(softmax(table[BYTES.encode(word)[0]])[TAGS.index(tag)])
         for example in raw
@@ -237,8 +241,9 @@ def test_tags_without_a_scheme_have_no_entities():
     found = evaluation(config, raw).evaluate({"table": random_table(2)}, 0)
     assert set(found) == {"valid/loss", "valid/token_accuracy"}
     config = config_of("tagging", labels=("NOUN", "VERB"), best="valid/entity_f1")
-    with pytest.raises(UserError, match=r"best_metric: 'valid/entity_f1' is not measured, .*\('NOUN'"):
-        evaluation(config, raw)
+    with pytest.raises(UserError, match=r"best_metric: 'valid/entity_f1' is not measured because the tags \('NOUN'"):
+        rows, mesh = {"s": rows_of(config, raw)}, make_mesh(MeshConfig(), jax.devices()[:1])
+        task_of(config).evaluators(EvaluationSetup(config, TableModel(0), mesh, None, rows, {}))
 
 
 # --- an answer in a text --------------------------------------------------------------------------------------
@@ -269,7 +274,7 @@ def answer_table():
 def test_answers_in_contexts_of_several_windows(tmp_path, devices):
     raw = questions()
     each = evaluation(config_of("span_qa", length=32), raw, devices=devices)
-    pieces = each._rows["s"].pieces
+    pieces = each._rows["s"].examples
     assert np.bincount(pieces.example_of).max() > 2
     found = each.evaluate({"table": answer_table()}, 0)
     said = [
@@ -284,7 +289,7 @@ def test_answers_in_contexts_of_several_windows(tmp_path, devices):
         (question.id, answer) for question, answer in zip(raw, said, strict=True)
     ]
     assert [line["answers"] for line in lines] == [[text for text, _ in each.answers] for each in raw]
-    assert each.whole().told(1) == ("who?", said[1], said[1]) and each.whole().told(0) == ("who?", "", "")
+    assert each.whole().preview(1) == ("who?", said[1], said[1]) and each.whole().preview(0) == ("who?", "", "")
 
 
 def test_each_source_of_questions_has_its_own_rules():
@@ -332,13 +337,13 @@ def test_examples_that_are_not_whole_are_left_out_of_a_part():
     config = config_of("tagging", length=12)
     each = evaluation(config, raw, max_rows=25)
     rows = each._rows["s"]
-    chosen = {piece for row in each._row_ids["s"] for piece, _ in rows.places(int(row))}
+    chosen = {piece for row in each._row_ids["s"] for piece, _ in rows.starts(int(row))}
     whole = [
         example
         for number, example in enumerate(raw)
-        if set(np.flatnonzero(rows.pieces.example_of == number).tolist()) <= chosen
+        if set(np.flatnonzero(rows.examples.example_of == number).tolist()) <= chosen
     ]
-    touched = {int(rows.pieces.example_of[piece]) for piece in chosen}
+    touched = {int(rows.examples.example_of[piece]) for piece in chosen}
     assert 0 < len(whole) < len(touched), "of some examples only a part is scored"
     found = each.evaluate({"table": table}, 0)
     assert found["valid/examples"] == len(whole) and each.whole().raw == whole
@@ -349,7 +354,7 @@ def test_examples_that_are_not_whole_are_left_out_of_a_part():
 
 def test_a_part_without_a_whole_example_is_refused():
     raw = [Question(str(i), "", "who?", "abc " * 20, ()) for i in range(4)]
-    with pytest.raises(UserError, match=r"config\.eval\.max_rows: no example of s lies whole in 3 of its \d+ rows"):
+    with pytest.raises(UserError, match=r"eval\.max_rows: no example of s lies entirely within 3 of its \d+ rows"):
         evaluation(config_of("span_qa", length=32), raw, max_rows=3)
     assert evaluation(config_of("span_qa", length=32), raw, max_rows=99).num_rows > 3
 
@@ -363,6 +368,6 @@ def test_a_model_that_is_not_finite_gives_figures_and_no_error(tmp_path):
     ):
         each = evaluation(config_of(objective, length=32), raw)
         found = each.evaluate({"table": random_table(labels) * np.float32(np.nan)}, 0)
-        assert math.isnan(found["valid/loss"]) and set(found) >= {f"valid/{name}" for name in TASK_FIGURES[objective]}
+        assert math.isnan(found["valid/loss"]) and set(found) >= {f"valid/{name}" for name in metrics_of(objective)}
         path, *_ = each.write(tmp_path, objective)
         assert len(read(path)) == len(raw)

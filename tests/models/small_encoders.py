@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from lm.batch import Batch, Source
-from lm.config import ModelConfig
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, initial_params
 from tests.trees import flatten, nest
 
 V, D, L = 29, 16, 12
-ENCODER = ModelConfig(
+ENCODER = HeadedConfig(
     family="encoder",
     head="masked",
     vocab_size=V,
@@ -52,7 +52,7 @@ MODERN = dataclasses.replace(
 
 
 @functools.cache
-def random_params(config: ModelConfig) -> dict:
+def random_params(config: HeadedConfig) -> dict:
     """Drawn by name, so that what two models have in common is the same in both, stacked or not."""
     stacked = dataclasses.replace(config, scan_layers=True)
     shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(stacked), key), jax.random.key(0)))
@@ -90,6 +90,6 @@ def source_of(batch: Batch) -> Source:
 
 
 @functools.cache
-def applied(config: ModelConfig):
+def applied(config: HeadedConfig):
     """(params, batch) -> Output, compiled."""
     return jax.jit(lambda params, batch: build_model(config).apply({"params": params}, batch))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ModelConfig
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.cache import empty_cache
 from lm.models.transformer.wiring import Decoder, initial_params
 
-CONFIG = ModelConfig(
+CONFIG = HeadedConfig(
     vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
 )
 

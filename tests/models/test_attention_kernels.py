@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.errors import UserError
+from lm.models.heads import HeadedConfig
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.wiring import Decoder, build_model, initial_params
@@ -97,7 +98,7 @@ def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_h
     assert_same(actual, expected)
 
 
-CONFIG = ModelConfig(
+CONFIG = HeadedConfig(
     vocab_size=31,
     num_layers=1,
     d_model=32,
@@ -140,7 +141,7 @@ def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(b
 
 def test_auto_takes_the_fused_kernel_where_it_can():
     def choice(platform, **changes):
-        return build_model(dataclasses.replace(CONFIG, **changes), platform).backend
+        return build_model(dataclasses.replace(CONFIG, **changes), platform=platform).backend
 
     assert choice("cpu") == choice(None) == "xla"
     assert choice("tpu") == "splash"
@@ -167,7 +168,7 @@ def test_auto_takes_the_fused_kernel_where_it_can():
 )
 def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reason):
     with pytest.raises(UserError, match=reason):
-        build_model(dataclasses.replace(CONFIG, **changes), platform)
+        build_model(dataclasses.replace(CONFIG, **changes), platform=platform)
 
 
 def test_a_call_that_a_fused_kernel_cannot_serve_takes_xla():

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from lm.batch import Batch
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.wiring import Encoder, initial_params
-from lm.objectives.losses import objective_sums
+from lm.objectives.losses import masked_loss
 
-CONFIG = ModelConfig(
+CONFIG = HeadedConfig(
     family="encoder", head="masked", vocab_size=40, num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, head_dim=8,
     d_ff=16, max_length=24, head_transform=True, output_bias=True, pair_head=True, pooler=True,
 )  # fmt: skip
@@ -32,7 +33,7 @@ def test_loss_and_gradient_are_those_of_all_logits():
         model = Encoder(dataclasses.replace(CONFIG, max_hidden=max_hidden))
         output = model.apply({"params": params}, batch)
         assert output.logits.shape == (3, max_hidden or 24, 40)
-        sums = objective_sums(output, batch, OBJECTIVE)
+        sums = masked_loss(output, batch, OBJECTIVE)
         return sums.loss + sums.pair_nll, sums
 
     results = [jax.jit(jax.value_and_grad(lambda p, n=n: loss(p, n), has_aux=True))(params) for n in (0, 8, 24)]

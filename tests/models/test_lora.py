@@ -9,11 +9,13 @@ import optax
 import pytest
 
 from lm.batch import Batch, Source
-from lm.config import Config, ModelConfig
+from lm.config import Config
 from lm.costs import parameter_counts
+from lm.models.heads import HeadedConfig, with_head
 from lm.models.transformer.lora import adapters, merge
 from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, count_parameters, initial_params
+from lm.tasks import task_of
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
 from tests.trees import flatten
@@ -21,7 +23,7 @@ from tests.trees import flatten
 V = 23
 ALL = ("query", "key", "value", "out", "up", "gate", "down")
 SMALL = {"vocab_size": V, "d_model": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "max_length": 8}
-DECODER = ModelConfig(
+DECODER = HeadedConfig(
     **SMALL, num_layers=2, activation="swiglu", init_std=0.2, lora_rank=3, lora_alpha=6.0, lora_targets=ALL
 )
 TWO_SIDED = dataclasses.replace(
@@ -124,8 +126,8 @@ def test_only_adapters_and_head_move_and_muon_is_not_for_them():
     }
     values["data"]["holdout"] = "hash"
     config = Config.from_dict(values)
-    model = build_model(config.model)
-    params = random_tree(jax.eval_shape(lambda: initial(config.model)))
+    model = build_model(config.model, task_of(config).head(config))
+    params = random_tree(jax.eval_shape(lambda: initial(with_head(config.model, task_of(config).head(config)))))
     optimizer = make_optimizer(config.optimizer, 10, rate_multipliers(config, model))
     updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
     moved = {

@@ -7,6 +7,7 @@ from lm.config import Config, defaults, source
 from lm.errors import UserError
 from lm.models.presets import PRESETS, preset
 from lm.models.transformer.wiring import build_model, initial_params
+from lm.tasks import task_of
 
 PUBLISHED = {
     "gpt2_124m": 124_439_808,
@@ -61,7 +62,8 @@ def test_the_real_model_has_the_published_number_of_parameters(name):
         config.objective.name = "masked"
         config.data.tokenizer.extra_ids = 1
     vocab_size = config.model.vocab_size = config.model.vocab_size or 1
-    model = build_model(Config.from_dict(config.to_dict()).model)
+    resolved = Config.from_dict(config.to_dict())
+    model = build_model(resolved.model, task_of(resolved).head(resolved))
     params = jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
     found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     # A preset without a vocabulary is counted without the embedding.

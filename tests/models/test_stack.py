@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.cache import empty_cache
 from lm.models.transformer.stack import REMAT_POLICIES, stack_layers, unstack_layers
 from lm.models.transformer.wiring import Decoder, initial_params
 from lm.objectives.cross_entropy import loss_sums
 
-CONFIG = ModelConfig(
+CONFIG = HeadedConfig(
     vocab_size=29, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=8
 )
 

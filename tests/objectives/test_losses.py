@@ -10,10 +10,19 @@ from scipy.special import log_softmax
 
 from lm.batch import Batch, Output
 from lm.config import ObjectiveConfig
-from lm.objectives.losses import contrastive_loss, objective_sums, span_loss, total_weight
+from lm.objectives.losses import contrastive_loss, span_loss
+from lm.tasks import TASKS
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 2, 2, 2]], np.int32)
 TEXTS = ((0, 0, 3), (0, 3, 7), (1, 0, 5), (1, 5, 8))  # row, first, end
+
+
+def loss_of(output, batch, config):
+    return TASKS[config.name].loss(output, batch, config)
+
+
+def weight_of(batch, config):
+    return TASKS[config.name].total_weight(batch)
 
 
 def batch_with(targets: np.ndarray, weights: np.ndarray) -> Batch:
@@ -42,7 +51,7 @@ def test_spans_are_scored_within_their_segment():
     sums = span_loss(jnp.asarray(logits), batch)
     assert float(sums.loss) == pytest.approx(expected, rel=1e-5)
     assert float(sums.correct) == pytest.approx(correct) and float(sums.weight) == 3.0
-    assert float(total_weight(batch, ObjectiveConfig(name="span_qa"))) == 3.0
+    assert float(weight_of(batch, ObjectiveConfig(name="span_qa"))) == 3.0
 
 
 def test_numbers_cost_their_squared_error():
@@ -53,7 +62,7 @@ def test_numbers_cost_their_squared_error():
         targets[row, first], weights[row, first] = row + 0.25 * first, 1
         expected += (logits[row, first, 0] - targets[row, first]) ** 2
     batch = batch_with(targets, weights)
-    sums = objective_sums(Output(jnp.asarray(logits)), batch, ObjectiveConfig(name="regression"))
+    sums = loss_of(Output(jnp.asarray(logits)), batch, ObjectiveConfig(name="regression"))
     assert float(sums.loss) == pytest.approx(expected, rel=1e-5) and float(sums.weight) == 4.0
 
 
@@ -68,7 +77,7 @@ def test_pairs_of_texts_are_scored_at_their_first_token():
     weights[0, 1] = weights[1, 2] = 1
     logits = rng.normal(size=(2, 8, 9)).astype(np.float32)
     batch, config = batch_with(targets, weights), ObjectiveConfig(name="masked", next_sentence=True)
-    sums = objective_sums(Output(jnp.asarray(logits), pair_logits=jnp.asarray(pair_logits)), batch, config)
+    sums = loss_of(Output(jnp.asarray(logits), pair_logits=jnp.asarray(pair_logits)), batch, config)
     chosen = [(pair_logits[row, first], label) for (row, first, _), label in zip(TEXTS, labels, strict=True)]
     assert float(sums.pair_nll) == pytest.approx(-sum(log_softmax(s)[label] for s, label in chosen), rel=1e-5)
     assert float(sums.pair_correct) == sum(s.argmax() == label for s, label in chosen) and float(sums.pairs) == 4
@@ -88,7 +97,7 @@ def test_partners_are_told_from_all_others_of_the_batch():
     assert float(sums.loss) == pytest.approx((one_way + other_way).sum() / 2, rel=1e-5)
     correct = (scores.argmax(1) == np.arange(3)).sum() + (scores.argmax(0) == np.arange(3)).sum()
     assert float(sums.correct) == correct / 2 and float(sums.weight) == 3.0
-    assert float(total_weight(batch, ObjectiveConfig(name="contrastive"))) == 3.0
+    assert float(weight_of(batch, ObjectiveConfig(name="contrastive"))) == 3.0
 
 
 def test_class_weights_weigh_the_loss():
@@ -97,11 +106,11 @@ def test_class_weights_weigh_the_loss():
         targets[row, first], weights[row, first] = number % 3, (0.5, 2.0, 1.0)[number % 3]
     logits = np.random.default_rng(4).normal(size=(2, 8, 3)).astype(np.float32)
     batch, config = batch_with(targets, weights), ObjectiveConfig(name="classification")
-    sums = objective_sums(Output(jnp.asarray(logits)), batch, config)
+    sums = loss_of(Output(jnp.asarray(logits)), batch, config)
     expected = -sum(weights[r, f] * log_softmax(logits[r, f])[targets[r, f]] for r, f, _ in TEXTS)
     assert float(sums.loss) == pytest.approx(expected, rel=1e-5)
-    assert float(sums.weight) == float(total_weight(batch, config)) == weights.sum()
-    alike = objective_sums(Output(jnp.asarray(logits)), dataclasses.replace(batch, weights=batch.weights * 2), config)
+    assert float(sums.weight) == float(weight_of(batch, config)) == weights.sum()
+    alike = loss_of(Output(jnp.asarray(logits)), dataclasses.replace(batch, weights=batch.weights * 2), config)
     assert float(alike.loss / alike.weight) == pytest.approx(float(sums.loss / sums.weight))
 
 
@@ -133,9 +142,9 @@ def test_what_is_right_costs_nothing(name):
     """And all of it is counted as right; padding, whatever stands there, counts nowhere."""
     output, batch = perfect(name)
     config = ObjectiveConfig(name=name)
-    sums = objective_sums(output, batch, config)
+    sums = loss_of(output, batch, config)
     assert float(sums.loss) == pytest.approx(0, abs=1e-6) and float(sums.pair_nll) == pytest.approx(0, abs=1e-6)
-    assert float(sums.weight) == pytest.approx(float(total_weight(batch, config))) and float(sums.weight) > 1.5
+    assert float(sums.weight) == pytest.approx(float(weight_of(batch, config))) and float(sums.weight) > 1.5
     if name != "regression":  # of which nothing is quite right
         assert float(sums.correct) == pytest.approx(float(sums.weight))
     assert float(sums.pair_correct) == float(sums.pairs) == (4 if name == "masked" else 0)
@@ -149,8 +158,8 @@ def test_a_batch_of_padding_alone_has_no_loss_and_no_gradient(name):
     config = ObjectiveConfig(name=name)
 
     def loss(output: Output) -> jax.Array:
-        sums = objective_sums(output, batch, config)
-        return (sums.loss + sums.pair_nll) / total_weight(batch, config)
+        sums = loss_of(output, batch, config)
+        return (sums.loss + sums.pair_nll) / weight_of(batch, config)
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(output)
     assert float(value) == 0

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from lm.tasks import task_of
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
 from lm.errors import UserError
@@ -36,7 +37,7 @@ def masked(**changes) -> Config:
     )
 
 
-def tagger(root, optimizer=None, **changes) -> Config:
+def tagger(root, optimizer=None, labels=("A", "B"), **changes) -> Config:
     """What begins with it."""
     return Config.from_dict(
         {
@@ -44,7 +45,7 @@ def tagger(root, optimizer=None, **changes) -> Config:
             "data": {
                 "train": {"a": {"kind": "conll", "path": "x"}},
                 "sequence_length": 16,
-                "labels": ("A", "B"),
+                "labels": labels,
                 "holdout": "hash",
             },
             "objective": {"name": "tagging"},
@@ -57,7 +58,8 @@ def tagger(root, optimizer=None, **changes) -> Config:
 
 def save_run(root, config):
     """Its best step is 1 and its latest 2; the averages are not the parameters. Gives those of step 1."""
-    shapes = nn.unbox(jax.eval_shape(lambda: initial_params(build_model(config.model), jax.random.key(0))))
+    model = build_model(config.model, task_of(config).head(config))
+    shapes = nn.unbox(jax.eval_shape(lambda: initial_params(model, jax.random.key(0))))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     with RunDirectory.open(root, config) as directory:
@@ -76,7 +78,8 @@ def trained(tmp_path_factory):
 
 def abstract(config, sizes=None):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if sizes is None else make_mesh(sizes)
-    return abstract_state(config, build_model(config.model), optax.identity(), mesh).params
+    model = build_model(config.model, task_of(config).head(config))
+    return abstract_state(config, model, optax.identity(), mesh).params
 
 
 def body(params) -> dict:
@@ -120,7 +123,8 @@ def test_an_unrolled_run_begins_a_stacked_one(tmp_path):
 def test_a_state_begins_with_them_and_so_does_its_average(trained):
     root, saved = trained
     config = tagger(root)
-    model, mesh = build_model(config.model), make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    model = build_model(config.model, task_of(config).head(config))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     optimizer = make_optimizer(config.optimizer, 10)
     template = abstract_state(config, model, optimizer, mesh)
     fresh = make_state(config, model, optimizer, template, mesh)
@@ -169,7 +173,7 @@ def test_other_labels_and_adapters_are_told(tmp_path):
         ({}, "has adapters and this model has not those; merge them first"),
         ({"lora_rank": 2, "lora_targets": ("key",)}, "has adapters and this model has not those"),
         ({"lora_rank": 4}, "lora_a has shape .* set config.model.lora_rank=2 .here 4.\\."),
-        ({"lora_rank": 2, "num_classes": 3}, "classifier/bias has shape .2. in .* its labels are others"),
+        ({"lora_rank": 2, "labels": ("A", "B", "C")}, "classifier/bias has shape .2. in .* its labels are others"),
     ):
         config = tagger(tmp_path / "tuned", **changes)
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Splits, tokenizer and stores from a config; data that is too small is told with numbers."""
+"""Splits, tokenizers and stores from a config; messages about data that is too small have numbers in them."""
 
 import dataclasses
 import json
@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from lm.config import Config, defaults, source
-from lm.data.reading.pairs import Pair
-from lm.data.storing import prepare as preparing
+from lm.data.reading.raw import Pair
 from lm.data.storing import token_store
-from lm.runs.prepare import load_tokenizers, prepare, prepare_split, references
+from lm.data.storing.splits import split_sources
 from lm.errors import UserError
+from lm.runs.prepare import cache_directory, load_tokenizers, prepare, prepare_split
+from lm.tasks import task_of
 
 LINES = [f"line {i} of the text, which is {i * i} long" for i in range(400)]
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A config of one text file of LINES, as bytes, and a function to change it."""
+    """Returns a function that makes a config of one text file of LINES, as bytes, with changed settings."""
     (tmp_path / "text.txt").write_text("\n".join(LINES) + "\n")
 
     def make(**changes):
@@ -77,13 +78,13 @@ def test_named_validation_sources_leave_train_whole(config, tmp_path):
     prepared = prepare(cfg, tmp_path / "run")
     assert documents(prepared, "train") == LINES
     assert all(documents(prepared, "valid", name) == ["validation text"] for name in "ab")
-    stores = prepare_split(prepared.config, prepared.tokenizer, "test")
+    stores = prepare_split(prepared.config, prepared.tokenizers, "test")
     assert stores["t"].fingerprint == prepared.stores["valid"]["a"].fingerprint
     with pytest.raises(UserError, match="no test split"):
-        prepare_split(config(), prepared.tokenizer, "test")
+        prepare_split(config(), prepared.tokenizers, "test")
 
 
-def test_the_tokenizer_sees_training_text_only_and_is_trained_once(config, tmp_path):
+def test_the_tokenizer_is_trained_once_and_on_training_text_only(config, tmp_path):
     (tmp_path / "one.txt").write_text("a" * 90 + "b" * 10)
     one = {"one": source(path=str(tmp_path / "one.txt")).to_dict()}
     cfg = config(data__train=one, data__holdout="tail", data__tokenizer__kind="characters")
@@ -97,7 +98,7 @@ def test_the_tokenizer_sees_training_text_only_and_is_trained_once(config, tmp_p
     assert changed == {"train/one", "valid/one"}
 
 
-def test_the_fingerprint_names_what_decides_the_batches(config, tmp_path):
+def test_the_fingerprint_depends_on_all_that_decides_the_batches(config, tmp_path):
     def fingerprint(run="run", **changes):
         return prepare(config(**changes), tmp_path / run).fingerprint
 
@@ -113,7 +114,7 @@ def test_the_fingerprint_names_what_decides_the_batches(config, tmp_path):
         assert {k for k, v in fingerprint("masked", **masked, **change).items() if v != base[k]} == {"order"}
 
 
-def test_the_fingerprint_names_what_decides_the_documents(config, tmp_path):
+def test_the_fingerprint_depends_on_all_that_decides_the_documents(config, tmp_path):
     def fingerprint(run="run", **changes):
         return prepare(config(**changes), tmp_path / run).fingerprint
 
@@ -130,20 +131,23 @@ def test_vocab_size_is_resolved_or_refused(config, tmp_path):
         prepare(config(model__vocab_size=258), tmp_path / "a")
 
 
-def test_data_that_is_too_small_is_told_with_numbers(config, tmp_path):
+def test_data_that_is_too_small_is_refused_with_numbers(config, tmp_path):
     (tmp_path / "tiny.txt").write_text("0123456789")
     tiny = {"tiny": source(path=str(tmp_path / "tiny.txt")).to_dict()}
-    with pytest.raises(UserError, match=r"train\.tiny: .*tiny.txt gives 11 tokens .* takes 33"):
+    with pytest.raises(UserError, match=r"train\.tiny: .*tiny.txt gives 11 tokens .* needs 33"):
         prepare(config(data__train=tiny, data__holdout="tail"), tmp_path / "a")
-    with pytest.raises(UserError, match=r"holdout='hash' and 0\.1 nothing of tiny .*goes to (valid|train)"):
+    with pytest.raises(
+        UserError,
+        match=r"holdout='hash' and 0\.1 no documents of tiny .*held out|no documents of tiny .*left for train",
+    ):
         prepare(config(data__train=tiny), tmp_path / "b")
-    with pytest.raises(UserError, match=r"data\.train: nothing is left of tiny|nothing of tiny"):
+    with pytest.raises(UserError, match=r"data\.train: no documents of tiny .*are left for train"):
         prepare(config(data__train=tiny, data__valid=tiny, data__cleaning__min_chars=50), tmp_path / "c")
     with pytest.raises(UserError, match=r"vocab_size: 8192 is more than .*tiny: .*tiny\.txt"):
         prepare(config(data__train=tiny, data__valid=tiny, data__tokenizer__kind="sentencepiece"), tmp_path / "d")
 
 
-def test_errors_of_a_source_name_it(config, tmp_path):
+def test_errors_name_their_source(config, tmp_path):
     broken = {"web": source(kind="jsonl", path=str(tmp_path / "text.txt")).to_dict()}
     with pytest.raises(UserError, match=r"config\.data\.train\.web: .*text\.txt, line 1: not valid JSON"):
         prepare(config(data__train=broken), tmp_path / "a")
@@ -160,7 +164,7 @@ def test_a_training_source_of_weight_zero_is_off(config, tmp_path):
     assert set(prepared.stores["train"]) == set(prepared.stores["valid"]) == {"mine"}
 
 
-def test_other_processes_wait_and_find_the_same(config, tmp_path):
+def test_other_processes_wait_and_find_the_same_data(config, tmp_path):
     events: list[str] = []
     first = prepare(config(), tmp_path / "run", barrier=events.append)
     second = prepare(config(), tmp_path / "run", is_first=False, barrier=events.append)
@@ -169,12 +173,12 @@ def test_other_processes_wait_and_find_the_same(config, tmp_path):
 
 
 def test_the_cache_directory(config, monkeypatch, tmp_path):
-    assert preparing.cache_directory(config()) == tmp_path / "cache"
+    assert cache_directory(config()) == tmp_path / "cache"
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "env"))
-    assert preparing.cache_directory(config(data__cache_dir="")) == tmp_path / "env"
+    assert cache_directory(config(data__cache_dir="")) == tmp_path / "env"
     monkeypatch.delenv("LM_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert preparing.cache_directory(config(data__cache_dir="")) == tmp_path / "xdg" / "lm"
+    assert cache_directory(config(data__cache_dir="")) == tmp_path / "xdg" / "lm"
 
 
 def test_the_manifest_states_what_the_store_is(config, tmp_path):
@@ -182,14 +186,18 @@ def test_the_manifest_states_what_the_store_is(config, tmp_path):
     manifest = json.loads((prepared.stores["train"]["mine"].directory / "manifest.json").read_text())
     assert manifest["identity"]["tokenizer"] == prepared.tokenizer.fingerprint
     assert manifest["identity"]["cleaning"]["min_chars"] == 40
-    assert manifest["dropped"]["too_short"] == sum(len(line) < 40 for line in LINES)
-    assert str(tmp_path) not in json.dumps(manifest["identity"]), "content decides, not the place"
+    own, other = (each["mine"].manifest["dropped"]["too_short"] for each in prepared.stores.values())
+    (train,) = split_sources(prepared.config.data, "train")
+    short = [line for line in LINES if len(line) < 40]
+    assert own == manifest["dropped"]["too_short"] == sum(map(train.subset.holds, short)), "of its side of the holdout"
+    assert own + other == len(short) and own > other > 0
+    assert str(tmp_path) not in json.dumps(manifest["identity"]), "the content decides, not where the files are"
     assert np.all(np.diff(prepared.stores["train"]["mine"].starts) >= 42)
 
 
 @pytest.fixture
 def pair_config(config, tmp_path):
-    """A config of one file of pairs, and a function to change it; every tenth pair has a shouted copy."""
+    """Returns a function that makes a config of one file of pairs; every tenth pair also exists in upper case."""
     rows = [{"en": f" say  {i}", "de": [f" sage {i} ", f"sprich {i}"]} for i in range(300)]
     rows += [{"en": f"say {i}", "de": f"SAGE {i}"} for i in range(0, 300, 10)]
     rows += [{"en": "same", "de": "same"}, {"en": "say 5", "de": "sage 5"}, {"en": "", "de": "nichts"}]
@@ -217,13 +225,13 @@ def decoded(prepared, store):
     def side(store, tokenizer):
         return [tokenizer.decode(store.document(i)) for i in range(store.num_documents)]
 
-    sides = side(store.source, prepared.source_tokenizer), side(store.target, prepared.tokenizer)
+    sides = side(store.source, prepared.tokenizers.source), side(store.target, prepared.tokenizer)
     return list(zip(*sides, strict=True))
 
 
 def test_pairs_become_two_stores_in_step(pair_config, tmp_path):
     prepared = prepare(pair_config(), tmp_path / "run")
-    assert prepared.source_tokenizer is prepared.tokenizer
+    assert prepared.tokenizers.source is prepared.tokenizer
     train, valid = (decoded(prepared, prepared.stores[split]["mine"]) for split in ("train", "valid"))
     every = [(f"> say {i}", f"sage {i}") for i in range(300)] + [(f"> say {i}", f"SAGE {i}") for i in range(0, 300, 10)]
     more = [("> same", "same"), ("> say 5", "sage 5"), ("> ", "nichts")]  # which training drops
@@ -237,34 +245,34 @@ def test_pairs_become_two_stores_in_step(pair_config, tmp_path):
     for side in (store.source, store.target):
         assert sum(side.manifest["dropped"].values()) == len(every) + len(more) - len(train) - len(valid)
     assert store.source.manifest["label"] == "config.data.train.mine (train side), sources"
-    again = prepare_split(prepared.config, prepared.tokenizer, "train")["mine"]
+    again = prepare_split(prepared.config, prepared.tokenizers, "train")["mine"]
     assert again.fingerprint == store.fingerprint
     assert pickle.loads(pickle.dumps(store)).fingerprint == store.fingerprint
 
 
-def test_evaluation_leaves_no_pair_out_and_references_are_raw(pair_config, tmp_path):
+def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
     cfg = pair_config(data__valid={"v": pair_config.mine}, data__test={"t": {**pair_config.mine, "prefix": ""}})
     prepared = prepare(cfg, tmp_path / "run")
     assert prepared.stores["train"]["mine"].num_pairs == 330
     assert prepared.stores["valid"]["v"].num_pairs == 333
     for split, name, prefix in (("valid", "v", "> "), ("test", "t", "")):
-        store = prepare_split(prepared.config, prepared.tokenizer, split)[name]
-        found = references(cfg, split)[name]
+        store = prepare_split(prepared.config, prepared.tokenizers, split)[name]
+        found = task_of(cfg).raw_references(cfg, split)[name]
         assert [pair.source for pair in found] == [text for text, _ in decoded(prepared, store)]
         assert found[7] == Pair(f"{prefix}say 7", (" sage 7 ", "sprich 7"))
         assert found[-1] == Pair(prefix, ("nichts",))
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_references_of_a_held_out_part_are_those_of_its_store(pair_config, tmp_path, split):
+def test_references_of_a_holdout_are_those_of_its_store(pair_config, tmp_path, split):
     prepared = prepare(pair_config(), tmp_path / "run")
-    found = references(prepared.config, split)["mine"]
+    found = task_of(prepared.config).raw_references(prepared.config, split)["mine"]
     want = decoded(prepared, prepared.stores[split]["mine"])
     assert [(pair.source, " ".join(pair.target.split())) for pair in found] == want
-    assert any(pair.target != " ".join(pair.target.split()) for pair in found), "they are as they were read"
+    assert any(pair.target != " ".join(pair.target.split()) for pair in found), "references are as they were read"
 
 
-def test_each_side_may_have_a_tokenizer_of_its_own(pair_config, tmp_path):
+def test_each_side_may_have_its_own_tokenizer(pair_config, tmp_path):
     both = prepare(pair_config(data__tokenizer__kind="characters"), tmp_path / "both")
     assert set("> saygeSAGE") <= set(both.tokenizer.characters), "trained on both sides, prefix included"
     assert "k" not in both.tokenizer.characters and both.config.model.source_vocab_size == 0
@@ -272,14 +280,14 @@ def test_each_side_may_have_a_tokenizer_of_its_own(pair_config, tmp_path):
     cfg = pair_config(data__tokenizer__kind="characters", **apart, model__vocab_multiple=32)
     prepared = prepare(cfg, tmp_path / "run")
     assert set("SAGE") <= set(prepared.tokenizer.characters) and not set(">y") & set(prepared.tokenizer.characters)
-    assert ">" in prepared.source_tokenizer.characters and "S" not in prepared.source_tokenizer.characters
+    assert ">" in prepared.tokenizers.source.characters and "S" not in prepared.tokenizers.source.characters
     assert prepared.config.model.vocab_size == prepared.config.model.source_vocab_size == 32
     assert set(prepared.fingerprint) - set(both.fingerprint) == {"tokenizer_source"}
     assert decoded(prepared, prepared.stores["train"]["mine"]) == decoded(both, both.stores["train"]["mine"])
     loaded = load_tokenizers(cfg, tmp_path / "run")
-    assert [each.fingerprint for each in loaded] == [
+    assert [each.fingerprint for each in (loaded.target, loaded.source)] == [
         prepared.tokenizer.fingerprint,
-        prepared.source_tokenizer.fingerprint,
+        prepared.tokenizers.source.fingerprint,
     ]
     with pytest.raises(UserError, match="source_vocab_size: 5 is smaller"):
         prepare(dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, source_vocab_size=5)), tmp_path / "run")
@@ -290,7 +298,7 @@ def test_each_side_may_have_a_tokenizer_of_its_own(pair_config, tmp_path):
         prepare(cfg, tmp_path / "run")
 
 
-def test_the_fingerprint_of_pairs_names_what_decides_the_batches(pair_config, tmp_path):
+def test_the_fingerprint_of_pairs_depends_on_all_that_decides_the_batches(pair_config, tmp_path):
     def changed(**changes):
         found = prepare(pair_config(**changes), tmp_path / "run").fingerprint
         return {name for name in base if found[name] != base[name]}
@@ -303,7 +311,7 @@ def test_the_fingerprint_of_pairs_names_what_decides_the_batches(pair_config, tm
     assert changed(data__train={"mine": {**pair_config.mine, "prefix": ""}}) == {"train/mine", "valid/mine"}
 
 
-def test_bad_pairs_are_told_with_the_source(pair_config, tmp_path):
+def test_bad_pairs_are_refused_and_their_source_named(pair_config, tmp_path):
     def refuse(message, **changes):
         with pytest.raises(UserError, match=message):
             prepare(pair_config(**changes), tmp_path / "run")
@@ -318,13 +326,13 @@ def test_bad_pairs_are_told_with_the_source(pair_config, tmp_path):
     both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
     refuse(r"train\.other: .*gives nothing for training", data__train=both, data__valid=both)
     refuse(
-        r"config\.data\.train: nothing is left of mine",
+        r"config\.data\.train: no pairs of mine .*are left for train",
         data__valid={"v": both["other"]},
         data__train={"mine": both["other"]},
     )
 
 
-def test_files_that_change_between_the_two_reads_are_told(pair_config, tmp_path, monkeypatch):
+def test_files_that_change_between_the_two_reads_are_refused(pair_config, tmp_path, monkeypatch):
     path = tmp_path / "pairs.jsonl"
 
     def build(cache, identity, label, *rest):

@@ -7,8 +7,9 @@ import statistics
 
 import pytest
 
-from lm.config import TASK_FIGURES
-from lm.data.storing.label_store import build
+from lm.tasks import TASKS
+from lm.runs.prepare import prepare_split
+from lm.tasks.task import Tokenizers
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.runs.repeats import repetitions, train_all
@@ -69,7 +70,7 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["seed_0", "seed_1", "mean of 2", "deviation"]
     assert {row["split"] for row in rows} == {"test"}
-    for figure in ("task_loss", *TASK_FIGURES["classification"]):
+    for figure in ("task_loss", *TASKS["classification"].metrics(None)[1:]):
         values = [each[figure] for each in metrics]
         found = [float(row[figure]) for row in rows]
         assert found == pytest.approx([*values, statistics.mean(values), statistics.stdev(values)], abs=1e-12)
@@ -95,7 +96,7 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
 def test_folds_are_tested_on_different_examples(tiny_labels):
     tested, texts = [], tiny_labels.text.read_text().splitlines()[1:]
     for config in repetitions(config_of(tiny_labels), [], 4).values():
-        found = {split: build(config, split, ByteTokenizer())["lines"].raw for split in ("train", "valid", "test")}
+        found = {split: prepare_split(config, Tokenizers(ByteTokenizer(), ByteTokenizer()), split)["lines"].raw for split in ("train", "valid", "test")}
         sets = [{example.text for example in examples} for examples in found.values()]
         assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
         tested += [f"{example.text}\t{example.label}" for example in found["test"]]

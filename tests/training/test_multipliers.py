@@ -13,9 +13,11 @@ import pytest
 from lm.batch import Batch
 from lm.config import Config, MeshConfig, ModelConfig
 from lm.errors import UserError
+from lm.models.heads import Classes
 from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh
+from lm.tasks import task_of
 from lm.training.multipliers import all_one, is_frozen, rate_multipliers, stop_frozen
 from lm.training.optimizer import make_optimizer, moving_average
 from lm.training.startup import parameter_table
@@ -48,13 +50,13 @@ def config_with(model=None, **optimizer) -> Config:
 
 def rates_of(model=None, **optimizer):
     config = config_with(model, **optimizer)
-    return rate_multipliers(config, build_model(config.model))
+    return rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
 
 
 @functools.cache
 def shapes(model: ModelConfig):
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return nn.unbox(jax.eval_shape(lambda k: initial_params(build_model(model), k), key))
+    return nn.unbox(jax.eval_shape(lambda k: initial_params(build_model(model, Classes(2, "none")), k), key))
 
 
 def random_tree(config: Config, seed: int):
@@ -67,7 +69,7 @@ def random_tree(config: Config, seed: int):
 
 def test_without_these_settings_all_is_1_and_the_optimizer_is_the_same():
     config = config_with()
-    rates = rate_multipliers(config, build_model(config.model))
+    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     assert set(rates) == set(flatten(shapes(config.model))) and set(rates.values()) == {1.0} and all_one(rates)
     plain, same = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
     params = shapes(config.model)
@@ -172,7 +174,7 @@ def test_what_cannot_be_meant_is_an_error(model, optimizer, message):
 def test_updates_of_sgd_are_multiplied_exactly(scan):
     model = {"scan_layers": scan}
     config = config_with(model, name="sgd", layer_decay=0.8)
-    rates = rate_multipliers(config, build_model(config.model))
+    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     params, grads = random_tree(config, 0), random_tree(config, 1)
     plain, scaled = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
@@ -194,7 +196,7 @@ def test_what_is_frozen_stands_still_to_the_bit(name, scan):
     """Three steps with weight decay, clipping and an average, and gradients for everything."""
     settings = {"name": name, "freeze_layers": 2, "freeze": ("attention/key",), "weight_decay": 0.3, "layer_decay": 0.9}
     config = config_with({"scan_layers": scan}, **settings)
-    rates = rate_multipliers(config, build_model(config.model))
+    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     optimizer = make_optimizer(config.optimizer, 10, rates)
     start = params = jax.tree.map(np.array, random_tree(config, 0))
     for leaf in jax.tree.leaves(start):
@@ -228,7 +230,7 @@ def test_gradients_of_what_is_frozen_do_not_count_in_the_norm():
     config = config_with(
         {}, name="sgd", b1=0.0, weight_decay=0.0, clip_norm=1.0, freeze_layers=2, freeze=("final_norm",)
     )
-    rates = rate_multipliers(config, build_model(config.model))
+    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     optimizer = make_optimizer(config.optimizer, 10, rates)
     params = random_tree(config, 0)
     grads = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)  # frozen ones may be anything
@@ -246,7 +248,7 @@ def test_gradients_of_what_is_frozen_do_not_count_in_the_norm():
 def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
     def program(scan, **frozen):
         config = config_with({"scan_layers": scan}, **frozen)
-        model = build_model(config.model)
+        model = build_model(config.model, task_of(config).head(config))
         rates = rate_multipliers(config, model)
         ids = np.random.default_rng(0).integers(0, V, (4, 8)).astype(np.int32)
         places = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape)
@@ -278,7 +280,7 @@ def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
 
 def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
     config = config_with({"lora_rank": 2}, ema_decay=0.9)
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     rates = rate_multipliers(config, model)
     optimizer = make_optimizer(config.optimizer, 10, rates)
     state = abstract_state(config, model, optimizer, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
@@ -294,7 +296,7 @@ def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
 
 def test_the_parameter_table_tells_the_rates():
     def column(config):
-        model = build_model(config.model)
+        model = build_model(config.model, task_of(config).head(config))
         rates = rate_multipliers(config, model)
         optimizer = make_optimizer(config.optimizer, 10, rates)
         table = parameter_table(

@@ -11,12 +11,14 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import Config, defaults, source
-from lm.data.packing.causal import features
-from lm.data.packing.pair_packing import lay_out
+from lm.data.examples.example import from_pair
+from lm.data.packing.layout import RowLayout
+from lm.data.packing.windows import Windows, next_token_batch
 from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model
 from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
+from lm.tasks import task_of
 from lm.training.state import TrainState, abstract_state, initial_state, make_state
 from lm.training.step import batch_hash, compile_train_step
 
@@ -57,7 +59,7 @@ def ragged_batch(seed: int = 0) -> Batch:
         first, second = rng.integers(2, 6), rng.integers(1, 7)
         segments[row, :first], segments[row, first : first + second] = 1, 2
         positions[row, :first], positions[row, first : first + second] = np.arange(first), np.arange(second)
-    return features(tokens, segments, positions)
+    return next_token_batch(Windows(tokens, segments, positions))
 
 
 def ragged_pairs(seed: int = 0) -> Batch:
@@ -70,7 +72,7 @@ def ragged_pairs(seed: int = 0) -> Batch:
     rows = [
         [(side(SOURCE // count), side(LENGTH // count)) for _ in range(count)] for count in rng.integers(1, 4, ROWS)
     ]
-    return lay_out(rows, SOURCE, LENGTH, 1)
+    return RowLayout(LENGTH, SOURCE).lay_out([[from_pair(*pair, 1) for pair in row] for row in rows])
 
 
 def drawn_state(abstract: TrainState) -> TrainState:
@@ -98,7 +100,7 @@ def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch, *, drawn: bool
     optimizer = optax.sgd(1.0)
     count = int(np.prod(list(mesh_shape.values())))
     mesh = make_mesh(dataclasses.replace(config.mesh, **mesh_shape), jax.devices()[:count])
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     abstract = abstract_state(config, model, optimizer, mesh)
     state = drawn_state(abstract) if drawn else make_state(config, model, optimizer, abstract, mesh)
     before = jax.tree.map(np.asarray, state.params)
@@ -166,7 +168,7 @@ def test_dropout_is_the_same_on_every_mesh(reference):
 
 
 def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[float, dict]:
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
 
     def loss(params: dict) -> jax.Array:
         sums = loss_sums(model.apply({"params": params}, batch).logits, batch, config.objective)
@@ -176,7 +178,7 @@ def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[floa
 
 
 def random_params(config: Config) -> dict:
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     return jax.jit(lambda key: initial_state(config, model, optax.sgd(1.0), key))(jax.random.key(1)).params
 
 
@@ -216,7 +218,7 @@ def test_a_bad_step_is_skipped_and_counted():
     config = config_with()
     optimizer = optax.adam(1e-2)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     abstract = abstract_state(config, model, optimizer, mesh)
     state = make_state(config, model, optimizer, abstract, mesh)
     step = compile_train_step(config, model, optimizer, abstract, mesh)
@@ -260,7 +262,7 @@ def test_parameters_stay_float32_and_move_in_bfloat16_compute():
     for leaf in jax.tree.leaves(grads):
         assert leaf.dtype == np.float32
         assert np.abs(leaf).max() > 0
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     params = jax.eval_shape(lambda: random_params(config))
     assert jax.eval_shape(lambda p: model.apply({"params": p}, ragged_batch()).logits, params).dtype == jnp.float32
 
@@ -270,7 +272,7 @@ def test_constraints_are_in_the_compiled_program():
     config = config_with()
     optimizer = optax.adam(1e-2)
     mesh = make_mesh(dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2))
-    model = build_model(config.model)
+    model = build_model(config.model, task_of(config).head(config))
     abstract = abstract_state(config, model, optimizer, mesh)
     text = compile_train_step(config, model, optimizer, abstract, mesh).as_text()
     assert "all-reduce" in text and "all-gather" in text

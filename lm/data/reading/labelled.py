@@ -7,13 +7,10 @@ A label is a field of records, or it is in the path of a text file. For words wi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from lm.config import SourceConfig
-from lm.data import order
 from lm.data.reading.documents import TextSource
 from lm.data.reading.fields import Field
 from lm.data.reading.labelled_base import (
@@ -31,43 +28,46 @@ from lm.data.reading.records import FileRecords, open_records
 from lm.data.reading.tagged import Conll, TaggedRecords
 from lm.errors import UserError
 
-__all__ = ["Labelled", "LabelledSource", "Question", "Raw", "Tagged", "narrow", "open_labelled", "take_part"]
+__all__ = ["Labelled", "LabelledSource", "Question", "Raw", "Tagged", "open_labelled"]
 
 RECORDS = ("jsonl", "tsv", "parquet", "tfds")
 READABLE = {
-    "classification": ("text", *RECORDS),
-    "regression": ("text", *RECORDS),
-    "tagging": ("conll", "jsonl", "parquet", "tfds"),
-    "span_qa": ("squad", "jsonl", "parquet", "tfds"),
+    "labelled": ("text", *RECORDS),
+    "numbers": ("text", *RECORDS),
+    "tagged": ("conll", "jsonl", "parquet", "tfds"),
+    "questions": ("squad", "jsonl", "parquet", "tfds"),
 }
-HASHES = 1 << 64
-FINEST = 10**6  # parts are given to so many decimal places or as fractions of so small numbers
-
-R = TypeVar("R", bound=Raw)
 
 
-def open_labelled(config: SourceConfig, objective: str) -> LabelledSource:
-    """Raises UserError if there is nothing to read, or the settings do not fit the objective."""
-    if config.kind not in READABLE[objective]:
-        kinds = ", ".join(READABLE[objective])
-        raise UserError(f"kind={config.kind!r} is not read for objective.name={objective}; it takes {kinds}.")
+def open_labelled(config: SourceConfig, wants: str) -> LabelledSource:
+    """Returns the reader of a source.
+
+    Args:
+        wants: a key of READABLE: texts with labels or with numbers, words with tags, or questions.
+
+    Raises UserError if there is nothing to read, or the settings do not fit.
+    """
+    if config.kind not in READABLE[wants]:
+        kinds = ", ".join(READABLE[wants])
+        raise UserError(f"kind={config.kind!r} is not read for this task; it takes {kinds}.")
     if config.kind != "text" and config.label_pattern:
         raise UserError(f"label_pattern: is for kind=text; kind={config.kind} has its labels in `label_field`.")
-    if objective not in ("classification", "regression") and config.pair_field:
-        raise UserError(f"pair_field: objective.name={objective} has no pairs; leave it empty.")
-    if objective == "span_qa":
+    if wants in ("tagged", "questions") and config.pair_field:
+        raise UserError("pair_field: this task has no pairs of texts; leave it empty.")
+    if wants == "questions":
         return Squad(config) if config.kind == "squad" else QuestionRecords(config)
-    if objective == "tagging":
+    if wants == "tagged":
         return Conll(config) if config.kind == "conll" else TaggedRecords(config)
-    return LabelledFiles(config, objective) if config.kind == "text" else LabelledRecords(config, objective)
+    numbers = wants == "numbers"
+    return LabelledFiles(config, numbers) if config.kind == "text" else LabelledRecords(config, numbers)
 
 
 class LabelledRecords(LabelledSource):
     """Fields of records: a text, with `pair_field` a second one, and a label."""
 
-    def __init__(self, config: SourceConfig, objective: str):
+    def __init__(self, config: SourceConfig, numbers: bool):
         super().__init__(config)
-        self._numbers = objective == "regression"
+        self._numbers = numbers
         self._text, self._label = Field(config.field), Field(config.label_field, "label_field")
         self._pair = Field(config.pair_field, "pair_field") if config.pair_field else None
         fields = [self._text, self._label, *([self._pair] if self._pair else [])]
@@ -94,9 +94,9 @@ class LabelledRecords(LabelledSource):
 class LabelledFiles(LabelledSource):
     """Text files whose paths tell the label; `document` says what of a file is one text. Empty texts are left out."""
 
-    def __init__(self, config: SourceConfig, objective: str):
+    def __init__(self, config: SourceConfig, numbers: bool):
         super().__init__(config)
-        self._numbers = objective == "regression"
+        self._numbers = numbers
         if config.pair_field or config.label_field:
             where = "pair_field" if config.pair_field else "label_field"
             raise UserError(f"{where}: text files have no fields; leave it empty, or take another kind.")
@@ -132,28 +132,3 @@ class LabelledFiles(LabelledSource):
 
     def notes(self) -> list[str]:
         return encoding_notes(self._source.files.found, self.config.encoding)
-
-
-def take_part(examples: Iterable[R], part: Sequence[float | Fraction], fold: int, folds: int) -> Iterator[R]:
-    """The examples whose hash lies in this part of 0 to 1, after all hashes were turned by fold / folds.
-
-    h is the hash of an example's `key`, h' = (h + fold / folds) mod 1, and part[0] <= h' < part[1] decides. So
-    equal texts are on the same side, parts that do not overlap share none, and over all folds the part from 0 to
-    1 / folds holds each example once. Exact: whole numbers and fractions alone are compared.
-    """
-    low, high = (_exact(each) * folds * HASHES for each in part)
-    for example in examples:
-        turned = (order.number(example.key, below=HASHES) * folds + fold * HASHES) % (folds * HASHES)
-        if low <= turned < high:
-            yield example
-
-
-def narrow(part: Sequence[float | Fraction], begin: Fraction | float, end: Fraction | float) -> tuple[Fraction, ...]:
-    """The part from `begin` to `end` (of 0 to 1) of a part."""
-    low, high = map(_exact, part)
-    return tuple(low + (high - low) * _exact(each) for each in (begin, end))
-
-
-def _exact(number: float | Fraction) -> Fraction:
-    """0.1 is meant to be a tenth."""
-    return number if isinstance(number, Fraction) else Fraction(number).limit_denominator(FINEST)

@@ -54,8 +54,10 @@ class Subset:
 
 
 def exact(number: float | Fraction) -> Fraction:
-    """Returns a tenth for 0.1."""
-    return number if isinstance(number, Fraction) else Fraction(number).limit_denominator(FINEST)
+    """Returns a tenth for 0.1, and never 0 for a number above 0."""
+    if isinstance(number, Fraction):
+        return number
+    return Fraction(number).limit_denominator(FINEST) or Fraction(number)
 
 
 class Rules(Protocol):
@@ -109,19 +111,21 @@ class SplitSource:
         """
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
-                texts = (text for text in map(rules.clean, reader.iterate()) if rules.keeps(text))
-                yield from ((text, text) for text in _cut_tail(texts, self._boundary(reader, rules), self.side))
+                boundary = self._boundary(reader, type(rules)(rules.config))  # type: ignore[attr-defined, call-arg]
+                yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
                 return
             for raw in reader.iterate():
                 example = rules.clean(raw)
                 if self.subset.holds(_key(example)) and (not drop or rules.keeps(example)):
                     yield example, raw
 
-    def _boundary(self, reader: Iterable, rules: Rules) -> int:
+    def _kept(self, reader: Iterable, rules: Rules) -> Iterator[str]:
+        """Documents of the subset, on both sides of the holdout."""
+        return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
+
+    def _boundary(self, reader: Iterable, counting: Rules) -> int:
         """Characters of all documents that belong to training."""
-        counting = type(rules)(rules.config)  # type: ignore[attr-defined, call-arg]
-        total = sum(len(text) for text in map(counting.clean, reader.iterate()) if counting.keeps(text))
-        return int((1 - self.data.holdout_fraction) * total)
+        return int((1 - self.data.holdout_fraction) * sum(map(len, self._kept(reader, counting))))
 
     def identity(self) -> Any:
         """Returns JSON values that say which examples of the source these are."""

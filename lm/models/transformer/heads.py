@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output
-from lm.config import ModelConfig
+from lm.models.heads import HeadedConfig
 from lm.models.transformer.layers import ACTIVATIONS, Dense, Embedding, Norm, compute_dtype
 
 
-def run_head(config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, train: bool) -> Output:
+def run_head(config: HeadedConfig, embed: Embedding, x_BLD: Array, batch: Batch, train: bool) -> Output:
     """The head of the config; call it inside a compact module. `embed` is the token embedding of the stack."""
     segments_BL = batch.segments
     if config.head == "tokens":
@@ -31,7 +31,7 @@ def run_head(config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, 
     return Output(embedding=_row_embedding(config, pool(config, x_BLD, segments_BL), segments_BL))
 
 
-def _masked(config: ModelConfig, embed: Embedding, x_BLD: Array, weights_BL: Array) -> Output:
+def _masked(config: HeadedConfig, embed: Embedding, x_BLD: Array, weights_BL: Array) -> Output:
     """Devlin 2019: a product, activation and norm before the embedding is used as output (all optional).
 
     With max_hidden only the tokens that have a weight are looked at: no row has more of them.
@@ -64,21 +64,21 @@ class VocabularyBias(nn.Module):
         return bias_V.reshape(1, 1, -1)
 
 
-def _product(config: ModelConfig, size: int, name: str, axis: str = "activation", use_bias: bool = True) -> Dense:
+def _product(config: HeadedConfig, size: int, name: str, axis: str = "activation", use_bias: bool = True) -> Dense:
     std = config.init_std or config.d_model**-0.5
     return Dense((config.d_model,), (size,), ("embed", axis), use_bias, compute_dtype(config), std, name=name)
 
 
-def _pooler(config: ModelConfig, x_BLD: Array) -> Array:
+def _pooler(config: HeadedConfig, x_BLD: Array) -> Array:
     return jnp.tanh(_product(config, config.d_model, "pooler")(x_BLD))
 
 
-def _classes(config: ModelConfig, x_BLD: Array, classes: int, name: str) -> Array:
+def _classes(config: HeadedConfig, x_BLD: Array, classes: int, name: str) -> Array:
     """(B, L, C) float32. So small a product is not split over the mesh."""
     return _product(config, classes, name, "classes")(x_BLD).astype(jnp.float32)
 
 
-def pool(config: ModelConfig, x_BLD: Array, segments_BL: Array) -> Array:
+def pool(config: HeadedConfig, x_BLD: Array, segments_BL: Array) -> Array:
     """What stands for a text, at each of its tokens. The first and the last token stand for it where they are."""
     if config.pooling != "mean":
         return x_BLD
@@ -88,7 +88,7 @@ def pool(config: ModelConfig, x_BLD: Array, segments_BL: Array) -> Array:
     return (sums_BLD / jnp.maximum(same_BLS.sum(-1, keepdims=True), 1.0)).astype(x_BLD.dtype)
 
 
-def _row_embedding(config: ModelConfig, x_BLD: Array, segments_BL: Array) -> Array:
+def _row_embedding(config: HeadedConfig, x_BLD: Array, segments_BL: Array) -> Array:
     """(B, D) float32 of length 1: of rows that hold a single text. A row of padding gives no NaN."""
     x_BLD = x_BLD.astype(jnp.float32)
     places_B = jnp.zeros(x_BLD.shape[0], jnp.int32)
@@ -99,14 +99,14 @@ def _row_embedding(config: ModelConfig, x_BLD: Array, segments_BL: Array) -> Arr
     return x_BD / jnp.sqrt(jnp.maximum(squares_B1, 1e-12))
 
 
-def output_product(config: ModelConfig, name: str | None = None) -> Dense:
+def output_product(config: HeadedConfig, name: str | None = None) -> Dense:
     """From the last layer to the vocabulary, where the embedding does not serve for that too."""
     sizes, axes = ((config.d_model,), (config.vocab_size,)), ("embed", "vocab")
     std = config.init_std or config.d_model**-0.5
     return Dense(*sizes, axes, False, compute_dtype(config), std, name=name)
 
 
-def logits_of(config: ModelConfig, embed: Embedding, output: Dense | None, x_BLD: Array) -> Array:
+def logits_of(config: HeadedConfig, embed: Embedding, output: Dense | None, x_BLD: Array) -> Array:
     """(B, L, V) float32."""
     logits_BLV = embed.attend(x_BLD) if output is None else output(x_BLD).astype(jnp.float32)
     return nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))

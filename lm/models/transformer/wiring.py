@@ -13,6 +13,7 @@ import numpy as np
 
 from lm.batch import Array, Batch, Output, Source
 from lm.config import ModelConfig
+from lm.models.heads import Head, HeadedConfig, with_head
 from lm.models.transformer.attention import AttentionContext, Memory, attention_mask
 from lm.models.transformer.attention_kernels import choose_backend, kernel_for_call
 from lm.models.transformer.cache import Cache, write_segments
@@ -25,7 +26,7 @@ from lm.models.transformer.stack import run_stack
 class Decoder(nn.Module):
     """A decoder-only Transformer: a language model (GPT-2, Llama and what lies between), or another head on one."""
 
-    config: ModelConfig
+    config: HeadedConfig
     backend: str = "xla"
 
     @nn.compact
@@ -41,7 +42,7 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     """An encoder-only Transformer (BERT, RoBERTa, ModernBERT): each token sees all of its segment."""
 
-    config: ModelConfig
+    config: HeadedConfig
 
     @nn.compact
     def __call__(self, batch: Batch, train: bool = False, cache: None = None) -> Output:
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
 
 
 def run_single_stack(
-    config: ModelConfig, backend: str, batch: Batch, train: bool, cache: Cache | None, *, causal: bool
+    config: HeadedConfig, backend: str, batch: Batch, train: bool, cache: Cache | None, *, causal: bool
 ) -> Output:
     """Embeddings, stack and head; call it inside a compact module."""
     rows = batch.shape[0]
@@ -90,7 +91,7 @@ def _with_partners(batch: Batch) -> Batch:
 class Tower(nn.Module):
     """`run_tower` with parameters of its own."""
 
-    config: ModelConfig
+    config: HeadedConfig
     causal: bool
 
     @nn.compact
@@ -108,7 +109,7 @@ class Tower(nn.Module):
 class EncoderDecoder(nn.Module):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART)."""
 
-    config: ModelConfig
+    config: HeadedConfig
 
     def setup(self) -> None:
         config, axes = self.config, ("vocab", "embed")
@@ -219,14 +220,12 @@ def run_tower(
     return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)
 
 
-def build_model(config: ModelConfig, head: Any, platform: str | None = None) -> Model:
+def build_model(config: ModelConfig, head: Head | None = None, platform: str | None = None) -> Model:
     """The model of a config, with the attention kernel for a platform ("cpu", "gpu", "tpu"; the default device's).
 
     Raises UserError if config.attention names a kernel that the platform or the model cannot use.
     """
-    from lm.models.heads import headed
-
-    config = headed(config, head)
+    config = with_head(config, head)
     assert config.vocab_size > 0, "vocab_size is resolved from the tokenizer before a model is built"
     if config.family == "encoder_decoder":
         return EncoderDecoder(config)

@@ -1,4 +1,4 @@
-"""The layouts of the papers, sizes against the examples made, and frequencies against the distributions."""
+"""The layouts of the papers, sizes against the examples made, frequencies against the distributions."""
 
 import math
 
@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.config import ObjectiveConfig
 from lm.data.examples.corruption import (
     Infilling,
     PrefixLm,
     SpanCorruption,
     Ul2,
-    build_denoiser,
     corrupt,
     noise_counts,
     noise_mask,
@@ -51,7 +49,7 @@ def uncorrupted(source, target):
     text = []
     for token in source[:-1].tolist():
         text += spans.pop(token) if token in EXTRA else [token]
-    assert not any(spans.values()), "the target has a span that the source has not"
+    assert not any(spans.values()), "the target has a span that the source does not have"
     return text
 
 
@@ -85,7 +83,7 @@ def test_any_mask_can_be_undone(mask):
 
 
 @pytest.mark.parametrize(("length", "density", "mean"), [(512, 0.15, 3.0), (568, 0.5, 3.0), (40, 0.15, 8.0)])
-def test_masks_have_the_asked_share_and_spans_and_every_one_is_as_likely(length, density, mean):
+def test_masks_have_the_given_share_and_the_given_number_of_spans(length, density, mean):
     generator = rng()
     masks = np.array([noise_mask(length, density, mean, generator) for _ in range(400)])
     noise, spans = (int(each) for each in noise_counts(np.array(length), density, mean))
@@ -110,7 +108,7 @@ def test_fifteen_percent_and_a_mean_span_of_three_hold_over_a_corpus():
     assert noise.sum() / spans.sum() == pytest.approx(3.0, rel=0.01)
 
 
-def test_every_way_to_cut_into_pieces_is_as_likely():
+def test_every_way_to_cut_into_segments_is_equally_likely():
     generator = rng()
     draws = [tuple(random_segments(6, 3, generator).tolist()) for _ in range(6000)]
     counts = {cut: draws.count(cut) for cut in set(draws)}
@@ -147,7 +145,7 @@ DENOISERS = {
 
 @pytest.mark.parametrize("name", DENOISERS)
 @pytest.mark.parametrize(("source_length", "target_length"), [(64, 64), (64, 20), (20, 64)])
-def test_examples_have_the_sizes_that_were_promised_and_fit_the_row(name, source_length, target_length):
+def test_examples_have_the_predicted_sizes_and_fit_the_row(name, source_length, target_length):
     denoiser = DENOISERS[name]
     longest = denoiser.longest_chunk(source_length, target_length)
     lengths = np.concatenate([np.arange(2, longest + 1), np.full(200, longest)])
@@ -158,17 +156,17 @@ def test_examples_have_the_sizes_that_were_promised_and_fit_the_row(name, source
         source, target = denoiser.make(chunk(length, i), draws[i], rng(i))
         assert (len(source), len(target)) == (source_sizes[i], target_sizes[i])
         assert source[-1] == target[-1] == EOS and source.dtype == target.dtype == np.int32
-    assert not denoiser.fits(np.array([longest + 1]), source_length, target_length).any(), "a longer one would fit"
+    assert not denoiser.fits(np.array([longest + 1]), source_length, target_length).any(), "a longer one would fit too"
 
 
 @pytest.mark.parametrize("denoiser", [t5(), t5(0.5, 3.0), t5(0.3, 1.0)])
-def test_text_comes_back_from_source_and_target(denoiser):
+def test_source_and_target_together_give_the_text(denoiser):
     for length in [2, 3, 7, 50, 100]:
         tokens = chunk(length, length)
         assert uncorrupted(*denoiser.make(tokens, np.zeros(0), rng(length))) == tokens.tolist()
 
 
-def test_ul2_mixes_seven_denoisers_evenly_and_says_which():
+def test_ul2_mixes_seven_denoisers_evenly_and_names_the_mode():
     denoiser, lengths = Ul2(EXTRA, EOS), np.full(7000, 400)
     draws = denoiser.draw(lengths, rng())
     assert all(abs(count - 1000) < 5 * math.sqrt(1000) for count in np.bincount(draws[:, 0], minlength=7))
@@ -197,40 +195,43 @@ def test_a_prefix_is_cut_anywhere():
 
 
 def spans_of(source, tokens, mask):
-    """Lengths of what the masks of a source hide, for text without a token twice; of neighbours the sum, then 0s."""
-    place = {token: i for i, token in enumerate(tokens.tolist())}
+    """Returns (tokens left out, masks) for each stretch of masks in a source.
+
+    No token may occur twice in the text.
+    """
+    index = {token: i for i, token in enumerate(tokens.tolist())}
     lengths, last, waiting = [], -1, 0
     for token in [*source[:-1].tolist(), None]:
         if token == mask:
             waiting += 1
             continue
-        here = len(tokens) if token is None else place[token]
-        hidden = here - last - 1
-        assert waiting or not hidden, "tokens are missing where there is no mask"
-        lengths += [(hidden, waiting)] if waiting else []
+        here = len(tokens) if token is None else index[token]
+        masked = here - last - 1
+        assert waiting or not masked, "tokens are missing where there is no mask"
+        lengths += [(masked, waiting)] if waiting else []
         last, waiting = here, 0
     return lengths
 
 
-def test_infilling_hides_its_share_in_poisson_spans_and_asks_for_the_whole_text():
+def test_infilling_masks_its_share_in_poisson_spans_and_asks_for_the_whole_text():
     length, density, mean = 300, 0.3, 3.0
     denoiser, tokens = Infilling(density, mean, EXTRA[0], EOS), np.arange(TEXT, TEXT + length, dtype=np.int32)
     draws = denoiser.draw(np.full(600, length), rng())
-    singles, masks, hidden = [], 0, 0
+    singles, masks, masked = [], 0, 0
     for i, draw in enumerate(draws):
         source, target = denoiser.make(tokens, draw, rng(i))
         assert target.tolist() == [*tokens, EOS]
         spans = spans_of(source, tokens, EXTRA[0])
         assert sum(each for each, _ in spans) == round(density * length)
-        masks, hidden = masks + sum(count for _, count in spans), hidden + sum(each for each, _ in spans)
+        masks, masked = masks + sum(count for _, count in spans), masked + sum(each for each, _ in spans)
         singles += [each for each, count in spans if count == 1]
-    assert hidden / masks == pytest.approx(mean, rel=0.02), "the last span of a text is cut, so a little less"
+    assert masked / masks == pytest.approx(mean, rel=0.02), "the last span of a text is cut, so a little less"
     frequency = np.bincount(singles)[:7] / len(singles)
     poisson = [math.exp(-mean) * mean**k / math.factorial(k) for k in range(7)]
     assert np.abs(frequency - poisson).max() < 0.015 and singles.count(0) > 0
 
 
-def test_the_number_of_spans_is_that_of_drawing_lengths_until_enough_is_hidden():
+def test_the_number_of_spans_is_that_of_drawing_lengths_until_enough_is_masked():
     length, density, mean, trials = 40, 0.3, 3.0, 20_000
     denoiser = Infilling(density, mean, EXTRA[0], EOS)
     noise = round(length * density)
@@ -242,7 +243,7 @@ def test_the_number_of_spans_is_that_of_drawing_lengths_until_enough_is_hidden()
     assert np.abs(one - other).max() < 0.02
 
 
-def test_sentences_are_shuffled_whole_in_the_source_alone():
+def test_whole_sentences_are_shuffled_in_the_source_only():
     ends = np.zeros(1100, bool)
     ends[5] = True
     tokens = np.array([10, 11, 5, 20, 5, 30, 31, 32, 5, 40], np.int32)  # the last has no end
@@ -263,13 +264,6 @@ def test_sentences_are_shuffled_whole_in_the_source_alone():
     assert any(source[0] in (20, 30, 40) for source, _ in made)
 
 
-def test_the_config_names_the_objective():
-    for name, kind in (("span_corruption", SpanCorruption), ("ul2", Ul2), ("infilling", Infilling)):
-        assert isinstance(build_denoiser(ObjectiveConfig(name=name), EXTRA, EOS), kind)
-        with pytest.raises(UserError, match="extra_ids"):
-            build_denoiser(ObjectiveConfig(name=name), [], EOS)
-    assert isinstance(build_denoiser(ObjectiveConfig(name="prefix_lm"), [], EOS), PrefixLm)
-    with pytest.raises(UserError, match="103"):
-        build_denoiser(ObjectiveConfig(name="ul2"), EXTRA[:102], EOS)
+def test_rows_too_short_for_any_chunk_are_refused():
     with pytest.raises(UserError, match="sequence_length"):
         t5().longest_chunk(2, 2)

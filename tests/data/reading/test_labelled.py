@@ -1,9 +1,7 @@
 """Labelled data is read exactly, in order; what is wrong is told with its place; parts share nothing."""
 
 import gzip
-import itertools
 import json
-from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,15 +9,15 @@ import numpy as np
 import pytest
 
 from lm.config import SourceConfig
-from lm.data.reading.labelled import Labelled, Question, Tagged, narrow, open_labelled, take_part
+from lm.data.reading.labelled import Labelled, Question, Tagged, open_labelled
 from lm.errors import UserError
 
 
-def source(objective="classification", **options):
+def source(objective="labelled", **options):
     return open_labelled(SourceConfig(**options), objective)
 
 
-def read(objective="classification", **options):
+def read(objective="labelled", **options):
     return list(source(objective, **options).iterate())
 
 
@@ -92,11 +90,11 @@ def test_what_is_no_label_is_told(write, value, message):
 def test_regression_takes_numbers_alone(write):
     path = write("a.tsv", "a\tb\tscore\none\ttwo\t3.25\nx\ty\t-1e2\n")
     options = {"kind": "tsv", "field": "a", "pair_field": "b", "label_field": "score"}
-    assert read("regression", path=path, **options) == [Labelled("one", "two", "3.25"), Labelled("x", "y", "-1e2")]
+    assert read("numbers", path=path, **options) == [Labelled("one", "two", "3.25"), Labelled("x", "y", "-1e2")]
     for bad in ("much", "nan", "inf"):
         path = write("b.tsv", f"a\tb\tscore\none\ttwo\t1\none\ttwo\t{bad}\n")
         with pytest.raises(UserError, match=f"line 3: '{bad}' is not a number"):
-            read("regression", path=path, **options)
+            read("numbers", path=path, **options)
 
 
 def test_missing_fields_and_settings_that_do_not_fit(write):
@@ -105,10 +103,10 @@ def test_missing_fields_and_settings_that_do_not_fit(write):
         read(kind="tsv", path=path, label_field="stars")
     with pytest.raises(UserError, match="label_pattern: is for kind=text"):
         source(kind="tsv", path=path, label_field="label", label_pattern="x")
-    with pytest.raises(UserError, match=r"kind='tsv' is not read for objective\.name=tagging; it takes conll, jsonl"):
-        source("tagging", kind="tsv", path=path)
-    with pytest.raises(UserError, match=r"pair_field: objective\.name=span_qa has no pairs"):
-        source("span_qa", kind="jsonl", path=path, pair_field="x")
+    with pytest.raises(UserError, match=r"kind='tsv' is not read for this task; it takes conll, jsonl"):
+        source("tagged", kind="tsv", path=path)
+    with pytest.raises(UserError, match=r"pair_field: this task has no pairs"):
+        source("questions", kind="jsonl", path=path, pair_field="x")
     with pytest.raises(UserError, match="label_field: text files have no fields"):
         source(kind="text", path=path, label_pattern="(?P<label>a)", label_field="x")
 
@@ -166,17 +164,17 @@ def test_words_and_tags_a_line(write):
         Tagged(("New York",), ("I-LOC",)),
         Tagged(("😂",), ("O",)),
     ]
-    assert read("tagging", kind="conll", path=write("a.conll", CONLL)) == want
+    assert read("tagged", kind="conll", path=write("a.conll", CONLL)) == want
     path = write("b.conll", "-DOCSTART- -X- O\nEU  NNP B-ORG \nne\u00a0xt VB O\n-DOCSTART- -X- O\n. . O\n")
     last = [Tagged(("EU", "ne\u00a0xt"), ("B-ORG", "O")), Tagged((".",), ("O",))]
-    assert read("tagging", kind="conll", path=path) == last
-    assert read("tagging", kind="conll", path=path, label_field="3") == last
-    assert [each.tags for each in read("tagging", kind="conll", path=path, label_field="2")] == [("NNP", "VB"), (".",)]
+    assert read("tagged", kind="conll", path=path) == last
+    assert read("tagged", kind="conll", path=path, label_field="3") == last
+    assert [each.tags for each in read("tagged", kind="conll", path=path, label_field="2")] == [("NNP", "VB"), (".",)]
     with pytest.raises(UserError, match=r"b\.conll, line 2: there is no column 4 \(label_field\), but 3"):
-        read("tagging", kind="conll", path=path, label_field="4")
+        read("tagged", kind="conll", path=path, label_field="4")
     for bad in ("1", "0", "tag", "-1"):
         with pytest.raises(UserError, match=f"label_field: '{bad}' is not the number of a column of tags"):
-            read("tagging", kind="conll", path=path, label_field=bad)
+            read("tagged", kind="conll", path=path, label_field=bad)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +192,7 @@ def test_words_and_tags_a_line(write):
 )
 def test_broken_tag_files(write, content, message):
     with pytest.raises(UserError, match=rf"a\.conll.*{message}"):
-        read("tagging", kind="conll", path=write("a.conll", content))
+        read("tagged", kind="conll", path=write("a.conll", content))
 
 
 def test_lists_of_words_and_tags(write, tmp_path, monkeypatch):
@@ -209,7 +207,7 @@ def test_lists_of_words_and_tags(write, tmp_path, monkeypatch):
         ("parquet", parquet(tmp_path, *records)),
         ("tfds", tfds(monkeypatch, *arrays)),
     ):
-        found = source("tagging", kind=kind, path=path, **options)
+        found = source("tagged", kind=kind, path=path, **options)
         assert list(found.iterate()) == want
         assert found.notes() == ["1 records without words are left out"]
     for record, message in (
@@ -219,9 +217,9 @@ def test_lists_of_words_and_tags(write, tmp_path, monkeypatch):
         ({"tokens": ["a"], "tags": [2]}, "label 2 has no name"),
     ):
         with pytest.raises(UserError, match=message):
-            read("tagging", kind="jsonl", path=write("b.jsonl", lines(record)), **options)
+            read("tagged", kind="jsonl", path=write("b.jsonl", lines(record)), **options)
     with pytest.raises(UserError, match="label_field: name the field of the list of tags"):
-        source("tagging", kind="jsonl", path="x", field="tokens")
+        source("tagged", kind="jsonl", path="x", field="tokens")
 
 
 def squad(*paragraphs, title="A"):
@@ -244,7 +242,7 @@ def test_squad_keeps_every_character_of_the_context(write):
         {"context": context, "qas": [entry("1", ("😀", 6), ("中", 8)), entry("2", **plausible)]},
         {"context": "b", "qas": [entry("3", ("b", 0), is_impossible=False), entry("4", ("c", 0), ("b", 7), ("", 0))]},
     )
-    found = source("span_qa", kind="squad", path=write("a.json", json.dumps(content)))
+    found = source("questions", kind="squad", path=write("a.json", json.dumps(content)))
     questions = list(found.iterate())
     assert questions[0] == Question("1", "A", "1?", context.replace("\ud800", "\ufffd"), (("😀", 6), ("中", 8)))
     assert questions[0].placed == questions[0].answers
@@ -274,7 +272,7 @@ def test_squad_keeps_every_character_of_the_context(write):
 )
 def test_broken_squad_files(write, content, message):
     with pytest.raises(UserError, match=rf"a\.json.*{message}"):
-        read("span_qa", kind="squad", path=write("a.json", content))
+        read("questions", kind="squad", path=write("a.json", content))
 
 
 def test_questions_in_records(write, tmp_path, monkeypatch):
@@ -305,16 +303,16 @@ def test_questions_in_records(write, tmp_path, monkeypatch):
         "tfds": tfds(monkeypatch, *arrays),
     }
     for kind, path in paths.items():
-        assert read("span_qa", kind=kind, path=path) == want
+        assert read("questions", kind=kind, path=path) == want
     untitled = [{key: value for key, value in record.items() if key != "title"} for record in records]
     for kind, path in (("jsonl", write("b.jsonl", lines(*untitled))), ("parquet", parquet(tmp_path, *untitled))):
-        found = read("span_qa", kind=kind, path=path)
+        found = read("questions", kind=kind, path=path)
         assert [each.title for each in found] == ["", ""] and [each.key for each in found] == ["a\r\nb", "ab"]
     with pytest.raises(UserError, match="field: questions have fields of fixed names"):
-        source("span_qa", kind="jsonl", path=paths["jsonl"], field="question")
+        source("questions", kind="jsonl", path=paths["jsonl"], field="question")
     uneven = records[0] | {"answers": {"text": ["b"], "answer_start": []}}
     with pytest.raises(UserError, match="line 1: has 1 texts of answers and 0 places"):
-        read("span_qa", kind="jsonl", path=write("c.jsonl", lines(uneven)))
+        read("questions", kind="jsonl", path=write("c.jsonl", lines(uneven)))
 
 
 def test_fingerprints_tell_what_decides_the_examples(write, tmp_path):
@@ -335,47 +333,3 @@ def test_fingerprints_tell_what_decides_the_examples(write, tmp_path):
     pattern = r"\.(?P<label>neg|pos)$"
     one, two = (source(path=str(tmp_path / each / "*"), label_pattern=pattern).fingerprint() for each in ("one", "two"))
     assert one != two, "the labels are in the names"
-
-
-def examples(number=400):
-    return [Labelled(f"text {i}", None, "x") for i in range(number)]
-
-
-def test_parts_that_do_not_overlap_share_nothing_and_miss_nothing():
-    every = examples()
-    for fold in range(3):
-        cuts = (0.0, 0.1, 0.3, 0.7, 1.0)
-        parts = [list(take_part(every, part, fold, 3)) for part in itertools.pairwise(cuts)]
-        assert sorted(itertools.chain(*parts), key=every.index) == every
-        for part, share in zip(parts, (0.1, 0.2, 0.4, 0.3), strict=True):
-            assert abs(len(part) / len(every) - share) < 0.1
-            assert part == [each for each in every if each in part], "in their order"
-    assert list(take_part(every, (0.0, 1.0), 2, 5)) == every
-
-
-@pytest.mark.parametrize("folds", [2, 3, 7, 10])
-def test_folds_hold_each_example_once(folds):
-    every = examples()
-    held = [list(take_part(every, (0.0, 1 / folds), fold, folds)) for fold in range(folds)]
-    assert sorted(itertools.chain(*held), key=every.index) == every
-    for fold in range(folds):
-        others = list(take_part(every, (1 / folds, 1.0), fold, folds))
-        assert sorted(held[fold] + others, key=every.index) == every
-
-
-def test_equal_texts_articles_and_first_texts_stay_together():
-    pairs = [Labelled(f"premise {i // 3}", f"hypothesis {i}", "x") for i in range(300)]
-    half = list(take_part(pairs, (0.0, 0.5), 0, 1))
-    assert 0 < len(half) < 300 and len({each.text for each in half}) * 3 == len(half)
-    questions = [Question(str(i), f"article {i // 10}", "?", f"context {i}", ()) for i in range(300)]
-    half = list(take_part(questions, (0.0, 0.5), 0, 1))
-    assert 0 < len(half) < 300 and len({each.title for each in half}) * 10 == len(half)
-    assert list(take_part([Tagged(("a", "b"), ("O", "O"))], (0.0, 1.0), 0, 1))
-
-
-def test_a_part_of_a_part():
-    assert narrow((0.2, 0.7), 0, 0.1) == (Fraction(1, 5), Fraction(1, 4))
-    every, part = examples(), (0.1, 0.9)
-    held, rest = (list(take_part(every, narrow(part, *bounds), 1, 2)) for bounds in ((0, 0.25), (0.25, 1)))
-    assert sorted(held + rest, key=every.index) == list(take_part(every, part, 1, 2))
-    assert 0.1 < len(held) / len(every) < 0.3

@@ -34,7 +34,7 @@ def build(cache, texts=TEXTS, tokenizer=None, identity="x", reads=None):
     )
 
 
-def test_tokens_documents_and_counts(tmp_path, monkeypatch):
+def test_a_store_has_the_tokens_documents_and_counts_of_its_texts(tmp_path, monkeypatch):
     monkeypatch.setattr(token_store, "BATCH_DOCUMENTS", 2)
     store = build(tmp_path)
     kept = [text for text in TEXTS if text]
@@ -61,7 +61,7 @@ def test_unknown_characters_are_counted_and_large_vocabularies_fit(tmp_path):
     assert store.tokens.dtype == np.uint32 and store.tokens.tolist() == [1, 70_003, 2]
 
 
-def test_built_once_and_reused(tmp_path):
+def test_a_store_is_built_once_and_reused(tmp_path):
     reads: list[int] = []
     first = build(tmp_path, reads=reads)
     again = build(tmp_path, reads=reads)
@@ -77,7 +77,7 @@ def test_no_documents_make_an_empty_store(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "manifest", "missing", "counts"])
-def test_a_damaged_store_is_told_and_built_again(tmp_path, capsys, damage):
+def test_a_damaged_store_is_reported_and_built_again(tmp_path, capsys, damage):
     store = build(tmp_path)
     want = store.tokens.tolist()
     directory = store.directory
@@ -106,7 +106,7 @@ def test_an_error_while_reading_leaves_nothing(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .* set config\.data\.cache_dir or LM_CACHE_DIR"):
         build(tmp_path / "file" / "cache")

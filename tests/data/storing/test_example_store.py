@@ -1,27 +1,30 @@
-"""From a config to labelled examples: what is in which split, cleaned how, with which labels; tokens of words."""
+"""From a config to labelled examples: which split they are in, how they are cleaned, and their labels."""
 
 import dataclasses
-import io
-import itertools
 import json
 
 import pytest
-import sentencepiece
 
 from lm.config import Config
-from lm.data.examples.label_encoding import Ragged, WordTokens, trimmed
-from lm.data.reading.labelled import Labelled, Tagged
-from lm.data.storing import label_store
-from lm.data.tokenizing import tokenizers
-from lm.data.tokenizing.tokenizers import KINDS, ByteTokenizer, CharacterTokenizer, WordTokenizer
+from lm.data.reading.raw import Labelled
+from lm.data.storing.example_store import labels_of
+from lm.data.storing.splits import split_sources
+from lm.data.tokenizing.tokenizers import ByteTokenizer, CharacterTokenizer
 from lm.errors import UserError
+from lm.runs.prepare import prepare_split
+from lm.tasks import task_of
+from lm.tasks.task import Tokenizers
 
 BYTES = ByteTokenizer()
 
 
+def stores_of(config, split, tokenizer=BYTES):
+    return prepare_split(config, Tokenizers(tokenizer, tokenizer), split)
+
+
 @pytest.fixture
 def make(tmp_path):
-    """A config whose sources are files made of records: splits by name, or one list for train."""
+    """Returns a config whose sources are files of records; each split has a dict of sources by name."""
 
     def make(objective="classification", cleaning=None, options=None, data=None, **splits):
         sources = {}
@@ -47,39 +50,39 @@ def texts(count, labels="ab"):
     return [{"text": f"text {i}", "label": labels[i % len(labels)]} for i in range(count)]
 
 
-def test_splits_are_those_that_are_named(make):
+def test_each_split_has_the_sources_that_are_named(make):
     config = make(train={"one": texts(5), "two": texts(3)}, valid={"v": texts(2)}, test={"t": texts(4)})
-    found = {split: label_store.build(config, split, BYTES) for split in ("train", "valid", "test")}
+    found = {split: stores_of(config, split) for split in ("train", "valid", "test")}
     sizes = {split: {name: len(store.raw) for name, store in stores.items()} for split, stores in found.items()}
     assert sizes == {"train": {"one": 5, "two": 3}, "valid": {"v": 2}, "test": {"t": 4}}
     store = found["train"]["one"]
     assert store.name == "one" and store.raw[3] == Labelled("text 3", None, "b")
     assert [BYTES.decode(store.tokens.texts[i]) for i in range(5)] == [each.text for each in store.raw]
-    assert store.counts == {"examples": 5, "tokens": 30, "bytes": 30, "words": 10, "unknown": 0}
-    assert store.label_counts == {"a": 5, "b": 3}, "of all sources of the split"
+    assert store.counts == {"examples": 5, "documents": 5, "tokens": 30, "bytes": 30, "words": 10, "unknown": 0}
+    assert store.label_counts == {"a": 5, "b": 3}, "all sources of the split are counted"
     off = dataclasses.replace(
         config,
         data=dataclasses.replace(
             config.data, train={**config.data.train, "two": dataclasses.replace(config.data.train["two"], weight=0.0)}
         ),
     )
-    assert list(label_store.build(off, "train", BYTES)) == ["one"]
+    assert list(stores_of(off, "train")) == ["one"]
 
 
 @pytest.mark.parametrize("part", [[0.0, 1.0], [0.5, 1.0]])
-def test_without_validation_sources_a_share_of_each_part_is_held_out(make, part):
+def test_without_validation_sources_a_share_of_each_subset_is_held_out(make, part):
     config = make(train={"one": texts(300)}, options={"part": part}, data={"holdout_fraction": 0.2})
-    train, valid = (label_store.build(config, split, BYTES)["one"] for split in ("train", "valid"))
+    train, valid = (stores_of(config, split)["one"] for split in ("train", "valid"))
     kept = {each.text for each in train.raw}
     held = {each.text for each in valid.raw}
     assert not kept & held and abs(len(held) / len(kept | held) - 0.2) < 0.08
     alone = make(train={"one": texts(300)}, valid={"one": texts(2)}, options={"part": part})
-    whole = label_store.build(alone, "train", BYTES)["one"]
+    whole = stores_of(alone, "train")["one"]
     assert {each.text for each in whole.raw} == kept | held
     assert len({train.fingerprint, valid.fingerprint, whole.fingerprint}) == 3
 
 
-def test_folds_turn_every_split(make):
+def test_folds_rotate_every_split(make):
     def of(fold):
         parts = {"train": [0.4, 1.0], "valid": [0.2, 0.4], "test": [0.0, 0.2]}
         config = make(
@@ -90,7 +93,7 @@ def test_folds_turn_every_split(make):
             for split, part in parts.items()
         }
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, **named))
-        stores = {split: label_store.build(config, split, BYTES)["x"] for split in parts}
+        stores = {split: stores_of(config, split)["x"] for split in parts}
         return {split: {each.text for each in store.raw} for split, store in stores.items()}, stores["test"].fingerprint
 
     folds, fingerprints = zip(*map(of, range(5)), strict=True)
@@ -103,30 +106,30 @@ def test_folds_turn_every_split(make):
     assert folds[1]["test"] != folds[0]["test"] and len(set(fingerprints)) == 5
 
 
-def test_texts_are_cleaned_and_training_texts_dropped(make):
+def test_texts_are_cleaned_and_only_those_of_training_are_dropped(make):
     records = [
         {"text": t, "pair": p, "label": "ab"[i % 2]}
         for i, (t, p) in enumerate([(" <b>x</b>  y ", "p"), ("x y", "p"), ("", ""), ("z", "q")])
     ]
     cleaning = {"strip_html": True, "whitespace": "collapse", "min_chars": 2, "deduplicate": True}
     config = make(train={"s": records}, valid={"s": records}, cleaning=cleaning, options={"pair_field": "pair"})
-    train, valid = (label_store.build(config, split, BYTES)["s"] for split in ("train", "valid"))
+    train, valid = (stores_of(config, split)["s"] for split in ("train", "valid"))
     assert [(each.text, each.pair) for each in train.raw] == [("x y", "p"), ("z", "q")]
     assert train.notes == ["1 texts are left out: too_short", "1 texts are left out: duplicate"]
     assert [(each.text, each.pair) for each in valid.raw] == [("x y", "p"), ("x y", "p"), ("", ""), ("z", "q")]
     assert valid.notes == [] and BYTES.decode(valid.tokens.pairs[3]) == "q"
 
 
-def test_fingerprints_tell_what_decides_the_tokens(make):
+def test_fingerprints_depend_on_all_that_decides_the_tokens(make):
     records = {"train": {"s": texts(6)}, "valid": {"s": texts(6)}}
     config = make(**records)
-    first = label_store.build(config, "train", BYTES)["s"].fingerprint
-    assert label_store.build(config, "train", BYTES)["s"].fingerprint == first
+    first = stores_of(config, "train")["s"].fingerprint
+    assert stores_of(config, "train")["s"].fingerprint == first
     others = [
-        label_store.build(config, "valid", BYTES)["s"],
-        label_store.build(config, "train", CharacterTokenizer("tex 0123456789"))["s"],
-        label_store.build(make(**records, cleaning={"whitespace": "trim"}), "train", BYTES)["s"],
-        label_store.build(make(**records, options={"part": [0.0, 0.99]}), "train", BYTES)["s"],
+        stores_of(config, "valid")["s"],
+        stores_of(config, "train", CharacterTokenizer("tex 0123456789"))["s"],
+        stores_of(make(**records, cleaning={"whitespace": "trim"}), "train")["s"],
+        stores_of(make(**records, options={"part": [0.0, 0.99]}), "train")["s"],
     ]
     assert len({first, *(each.fingerprint for each in others)}) == 5
 
@@ -134,9 +137,7 @@ def test_fingerprints_tell_what_decides_the_tokens(make):
 def test_labels_are_those_of_train_in_order(make):
     def labels(*values):
         records = [{"text": "same", "label": value} for value in values]
-        return label_store.labels_of(
-            label_store.build(make(train={"s": records}, valid={"s": records}), "train", BYTES)
-        )
+        return labels_of(stores_of(make(train={"s": records}, valid={"s": records}), "train"))
 
     assert labels("pos", "neg", "pos") == ("neg", "pos")
     assert labels(10, 9, -1) == ("-1", "9", "10"), "numbers by value"
@@ -147,36 +148,36 @@ def test_labels_are_those_of_train_in_order(make):
         labels(*(f"text {i}" for i in range(11)))
 
 
-def test_an_unknown_label_is_told_with_its_example(make):
+def test_an_unknown_label_is_refused_with_its_first_example(make):
     splits = {"train": {"s": texts(4)}, "valid": {"v": [*texts(3), {"text": "odd one", "label": "c"}]}}
     config = make(**splits, data={"labels": ["a", "b"]})
-    label_store.build(config, "train", BYTES)
+    stores_of(config, "train")
     with pytest.raises(UserError, match=r"config\.data\.valid\.v: label 'c' is not one of a, b .* 'odd one'"):
-        label_store.build(config, "valid", BYTES)
+        stores_of(config, "valid")
     with pytest.raises(UserError, match=r"config\.data\.train\.s: label 'b' is not one of a, c"):
-        label_store.build(make(**splits, data={"labels": ["a", "c"]}), "train", BYTES)
+        stores_of(make(**splits, data={"labels": ["a", "c"]}), "train")
 
 
 def test_errors_name_the_source(make):
     config = make(train={"s": [{"text": "a"}]}, valid={"s": texts(2)})
     with pytest.raises(UserError, match=r"^config\.data\.train\.s: .*line 1: there is no field 'label'"):
-        label_store.build(config, "train", BYTES)
+        stores_of(config, "train")
     with pytest.raises(UserError, match=r"config\.data\.test: names no source"):
-        label_store.build(config, "test", BYTES)
+        stores_of(config, "test")
     config = make(train={"s": texts(2)}, data={"holdout_fraction": 1e-9})
     with pytest.raises(
-        UserError, match=r"holdout_fraction: with 1e-09 no example of config\.data\.train\.s goes to valid"
+        UserError, match=r"holdout_fraction: with holdout='hash' and 1e-09 no examples of s .* are held out"
     ):
-        label_store.build(config, "valid", BYTES)
+        stores_of(config, "valid")
 
 
-def test_training_texts_are_those_of_train_alone(make):
+def test_tokenizers_are_trained_on_the_texts_of_train_only(make):
     records = [{"text": f"t{i}", "pair": f"p{i}", "label": i} for i in range(40)]
     config = make("regression", train={"s": records}, options={"pair_field": "pair"}, data={"holdout_fraction": 0.3})
-    read = set(label_store.training_texts(config))
-    store = label_store.build(config, "train", BYTES)["s"]
+    read = {text for source in split_sources(config.data, "train") for text in task_of(config).texts(source, ())}
+    store = stores_of(config, "train")["s"]
     assert read == {each.text for each in store.raw} | {each.pair for each in store.raw}
-    assert 0 < len(read) < 80 and label_store.labels_of({"s": store}) == ()
+    assert 0 < len(read) < 80 and store.label_counts == {}
 
 
 def test_the_context_of_several_questions_is_kept_once(make):
@@ -193,75 +194,15 @@ def test_the_context_of_several_questions_is_kept_once(make):
     config = make(
         "span_qa", train={"s": records}, valid={"s": records}, options={"label_field": ""}, data={"context_overlap": 4}
     )
-    store = label_store.build(config, "train", BYTES)["s"]
-    assert len(store.tokens.contexts) == 2 and store.tokens.context_of_E.tolist() == [0, 0, 1]
-    assert store.counts == {"examples": 3, "tokens": 3 + 4 + 3 + 6 + 1, "bytes": 17, "words": 6, "unknown": 0}
+    store = stores_of(config, "train")["s"]
+    assert len(store.tokens.contexts) == 2 and store.tokens.context_of_X.tolist() == [0, 0, 1]
+    assert store.counts == {
+        "examples": 3,
+        "documents": 3,
+        "tokens": 3 + 4 + 3 + 6 + 1,
+        "bytes": 17,
+        "words": 6,
+        "unknown": 0,
+    }
     tokens, offsets = store.tokens.context(1)
     assert BYTES.decode(tokens) == "ab  cd" and offsets.tolist() == [[i, i + 1] for i in range(6)]
-
-
-def test_ragged_rows_come_back():
-    rows = [[1, 2], [], [3], []]
-    ragged = Ragged.of(rows)
-    assert [row.tolist() for row in map(ragged.__getitem__, range(4))] == rows
-    assert ragged.lengths.tolist() == [2, 0, 1, 0] and len(ragged) == 4
-    assert len(Ragged.of([])) == 0 and Ragged.of([[]])[0].tolist() == []
-
-
-def test_white_space_is_no_part_of_a_place():
-    assert [trimmed("a  bc \n", *span) for span in ((0, 1), (1, 4), (3, 7), (1, 3), (2, 2))] == [
-        (0, 1),
-        (3, 4),
-        (3, 5),
-        (1, 3),
-        (2, 2),
-    ]
-
-
-def encoded(tokenizer, *words):
-    tokens = WordTokens.encode([Tagged(words, ("O",) * len(words))], tokenizer)
-    return [tokens.words[i].tolist() for i in range(len(words))], tokens.firsts_W.tolist()
-
-
-def test_words_have_the_tokens_they_have_in_a_text():
-    sentences = ["the cat sat on the mat and the dog ran 中文字\n"] * 20 + [
-        " ".join(f"w{i}" for i in range(150)) + " quick brown zebras jumped over lazy foxes"
-    ]
-    for algorithm in ("unigram", "bpe"):
-        config = dataclasses.replace(Config().data.tokenizer, vocab_size=310, algorithm=algorithm)
-        tokenizer = tokenizers.build_tokenizer(config, sentences)
-        words = ("the", "cat", "zebra", "😀", "dog", "w12")
-        parts, firsts = encoded(tokenizer, *words)
-        assert list(itertools.chain(*parts)) == tokenizer.encode(" ".join(words))
-        for word, part, first in zip(words, parts, firsts, strict=True):
-            assert tokenizer.decode(part).strip(" ") == word
-            assert tokenizer.decode(part[:first]).strip(" ") == "" and tokenizer.decode(part[: first + 1]).strip(" ")
-
-
-def test_the_first_token_of_a_word_is_no_space():
-    parts, firsts = encoded(BYTES, "ab", "c", "é")
-    assert [BYTES.decode(part) for part in parts] == ["ab", " c", " é"] and firsts == [0, 1, 1]
-    parts, firsts = encoded(WordTokenizer(["ab", "c"]), "ab", "c", "new york")
-    assert parts == [[4], [5], [3, 3]] and firsts == [0, 0, 0]
-
-
-def test_ideographs_have_no_space_between_them_and_a_word_may_have_no_token():
-    parts, firsts = encoded(BYTES, "中", "文", "a", "字", "。", "")
-    assert [BYTES.decode(part) for part in parts] == ["中", "文", " a", " 字", "。", " "]
-    assert firsts == [0, 0, 1, 1, 0, -1]
-
-
-def test_a_tokenizer_that_puts_the_space_itself():
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the cat sat on the mat"] * 9),
-        model_writer=model,
-        vocab_size=40,
-        model_type="bpe",
-        hard_vocab_limit=False,
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    tokenizer = KINDS["sentencepiece"]._from_content(model.getvalue(), {})
-    parts, _ = encoded(tokenizer, "the", "cat")
-    assert list(itertools.chain(*parts)) == tokenizer.encode("the cat")

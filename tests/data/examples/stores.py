@@ -1,0 +1,10 @@
+"""Token stores of a few texts, for the tests of this folder."""
+
+from lm.config import CleaningConfig
+from lm.data.reading.cleaning import Cleaner
+from lm.data.storing import token_store
+
+
+def make_store(cache, texts, tokenizer):
+    cleaner = Cleaner(CleaningConfig(min_chars=0))
+    return token_store.open_or_build(cache, {"texts": texts}, "test", tokenizer, lambda _: iter(texts), cleaner)
