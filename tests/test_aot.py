@@ -1,4 +1,4 @@
-"""Everything about compiling for absent chips that runs without their compilers."""
+"""Compiling for absent chips: everything that runs without their compilers."""
 
 import dataclasses
 import importlib.util
@@ -6,10 +6,12 @@ import importlib.util
 import jax
 import pytest
 
-from lm import aot
 from lm.config import Config, defaults, source
 from lm.costs import flops_per_row, parameter_counts
 from lm.errors import UserError
+from lm.parallel.topologies import absent_devices
+from lm.training import compiled_cost
+from lm.training.compiled_cost import COLLECTIVES, compile_for, count_collectives, table
 
 
 def small(**model):
@@ -26,10 +28,10 @@ def report():
     """The real step, compiled for eight CPU devices."""
     config = small()
     config.mesh.update(data=2, fsdp=2, tensor=2)
-    return aot.compile_for(Config.from_dict(config.to_dict()), jax.devices()[:8], "cpu")
+    return compile_for(Config.from_dict(config.to_dict()), jax.devices()[:8], "cpu")
 
 
-def test_figures_of_a_compiled_step(report):
+def test_report_of_a_compiled_step(report):
     config = Config.from_dict(small().to_dict())
     assert report.parameters == parameter_counts(config.model).total
     assert report.tokens == 8 * 16
@@ -41,72 +43,72 @@ def test_figures_of_a_compiled_step(report):
     assert report.peak is report.capacity is report.fits is None
 
 
-def test_table_says_what_is_known_and_what_is_not(report):
-    lines = dict(line.split(maxsplit=1) for line in aot.table(report).replace(" a step", "_a_step").splitlines())
+def test_table_shows_what_is_known_and_what_is_not(report):
+    lines = dict(line.split(maxsplit=1) for line in table(report).replace(" per step", "_per_step").splitlines())
     assert lines["devices"] == "8 x cpu"
     assert lines["mesh"] == "data 2 x fsdp 2 x tensor 2"
     assert lines["attention"] == "xla"
     assert lines["verdict"] == "not known for this device"
-    assert f"{report.state / 2**30:.2f} GiB" in aot.table(report)
+    assert f"{report.state / 2**30:.2f} GiB" in table(report)
 
 
 @pytest.mark.parametrize(("capacity", "verdict"), [(2**40, True), (1000, False)])
-def test_verdict_compares_with_the_memory_of_the_chip(report, capacity, verdict):
+def test_verdict_compares_the_needed_memory_with_that_of_the_chip(report, capacity, verdict):
     known = dataclasses.replace(report, capacity=capacity)
     assert known.fits is verdict
-    assert ("does not fit" in aot.table(known)) is not verdict
+    assert ("does not fit" in table(known)) is not verdict
 
 
-def test_a_refusal_of_the_compiler_becomes_a_verdict(monkeypatch):
+def test_out_of_memory_in_the_compiler_becomes_a_verdict(monkeypatch):
     def refuse(*args):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU ... Used 20.1G of 15.75G hbm. Exceeded by 4G.")
 
-    monkeypatch.setattr(aot, "compile_train_step", refuse)
-    report = aot.compile_for(Config.from_dict(small().to_dict()), jax.devices()[:1], "cpu")
+    monkeypatch.setattr(compiled_cost, "compile_train_step", refuse)
+    report = compile_for(Config.from_dict(small().to_dict()), jax.devices()[:1], "cpu")
     assert report.fits is False
-    assert "does not fit (Used 20.1G of 15.75G hbm)" in aot.table(report)
+    assert "does not fit (Used 20.1G of 15.75G hbm)" in table(report)
 
 
-def test_collectives_are_counted_once_each():
+def test_each_collective_is_counted_once():
     program = """
       %all-gather.1 = f32[8]{0} all-gather(%p), dimensions={0}
       %ar = (f32[8]{0}, f32[8]{0}) all-reduce-start(%p), to_apply=%add
       %done = f32[8]{0} all-reduce-done(%ar)
       %x = f32[8]{0} add(%all-gather.1, %done), metadata={op_name="all-gather"}
     """
-    expected = dict.fromkeys(aot.COLLECTIVES, 0) | {"all-gather": 1, "all-reduce": 1}
-    assert aot.count_collectives(program) == expected
+    expected = dict.fromkeys(COLLECTIVES, 0) | {"all-gather": 1, "all-reduce": 1}
+    assert count_collectives(program) == expected
 
 
 @pytest.mark.parametrize(
     ("topology", "reason"),
     [("v5e", "has the form"), ("v5e:8by8", "has the form"), ("cuda:8", "cuda"), ("", "has the form")],
 )
-def test_a_malformed_topology_is_refused(topology, reason):
+def test_malformed_topology_is_refused(topology, reason):
     with pytest.raises(UserError, match=reason):
-        aot.absent_devices(topology)
+        absent_devices(topology)
 
 
-def test_a_missing_compiler_is_named_with_what_to_install(monkeypatch):
+def test_missing_compiler_is_reported_with_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"requirements-tpu\.txt"):
-        aot.absent_devices("v5e:2x2")
+        absent_devices("v5e:2x2")
     with pytest.raises(UserError, match=r"requirements-cuda\.txt"):
-        aot.absent_devices("cuda:1x8")
+        absent_devices("cuda:1x8")
 
 
-def test_a_missing_vocabulary_size_is_told():
+def test_missing_vocabulary_size_is_reported():
     config = small()
     config.model.vocab_size = 0
     with pytest.raises(UserError, match=r"model\.vocab_size"):
-        aot.compile_for(Config.from_dict(config.to_dict()), jax.devices()[:1], "cpu")
+        compile_for(Config.from_dict(config.to_dict()), jax.devices()[:1], "cpu")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_the_step_compiles_for_a_tpu_with_splash_attention():
-    devices, platform = aot.absent_devices("v5e:2x2")
+def test_step_compiles_for_a_tpu_with_splash_attention():
+    devices, platform = absent_devices("v5e:2x2")
     config = small(dtype="bfloat16", head_dim=64)
     config.data.sequence_length = 128
     config.mesh.update(data=2, fsdp=1, tensor=2)
-    report = aot.compile_for(Config.from_dict(config.to_dict()), devices, platform)
+    report = compile_for(Config.from_dict(config.to_dict()), devices, platform)
     assert report.kernel == "splash" and report.fits and report.capacity == 16 * 2**30

@@ -1,7 +1,6 @@
 """`python -m lm.generate`, on a run directory that a test has made."""
 
 import dataclasses
-import io
 import shutil
 import subprocess
 import sys
@@ -43,7 +42,7 @@ CONFIG = Config.from_dict(
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run directory with steps 1 (the best) and 2, whose averages differ from their parameters."""
+    """A run directory with steps 1 (the best) and 2, whose moving averages differ from their parameters."""
     root = tmp_path_factory.mktemp("runs") / "small"
     with RunDirectory.open(root, CONFIG) as directory:
         TOKENIZER.save(directory.tokenizer_dir)
@@ -58,7 +57,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def command(trained, tiny, capsys, monkeypatch):
-    """Runs the command in this process and gives what it printed."""
+    """Runs the command in this process and returns what it printed."""
     monkeypatch.setenv("LM_CACHE_DIR", str(tiny.cache))
     cache = jax.config.jax_compilation_cache_dir
     before = set(flags.FLAGS)
@@ -81,7 +80,7 @@ def expected(trained, prompts, sampling, new, seed, samples, factor=4):
     return list(sample_many(model, params, TOKENIZER, encode_prompts(TOKENIZER, prompts), sampling, new, seed, samples))
 
 
-def test_several_prompts_and_samples(trained, command, tmp_path):
+def test_several_prompts_and_samples_have_headings(trained, command, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("one\n\né two\n", encoding="utf-8")
     sampling = Sampling(temperature=1.1, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
@@ -94,12 +93,12 @@ def test_several_prompts_and_samples(trained, command, tmp_path):
     assert found == "".join(f"--- prompt {p + 1}, sample {s + 1} ---\n{prompts[p]}{text}\n" for p, s, text in rows)
 
 
-def test_the_mean_of_checkpoints(trained, command):
+def test_average_of_checkpoints_is_used(trained, command):
     ((_, _, text),) = expected(trained, ["ab"], Sampling(), 5, 0, 1, factor=5.5)  # 1 + 3 * 1.5
     assert command("--prompt=ab", "--average=2", "--max_new_tokens=5") == f"ab{text}\n"
 
 
-def test_one_prompt_streams_the_same_text_from_the_best_or_the_named_step(trained, command):
+def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(trained, command):
     for arguments, factor in (((), 4), (("--step=2",), 7)):
         ((_, _, text),) = expected(trained, ["ab"], Sampling(), 125, 0, 1, factor)  # all that fits: 3 + 125 = 128
         assert command("--prompt=ab", *arguments) == f"ab{text}\n"
@@ -123,7 +122,7 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_named_step(traine
         (("--prompt=a", "--output_prefix=b"), "--output_prefix: is for encoder-decoders"),
     ],
 )
-def test_bad_input_is_told_in_a_line(command, arguments, message):
+def test_bad_input_for_a_decoder_is_refused_in_one_line(command, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         command(*arguments)
     assert "\n" not in str(caught.value)
@@ -160,7 +159,7 @@ NUMBERS = [1, 3, 4, 6]
 
 @pytest.fixture(scope="module")
 def pairs_run(tmp_path_factory):
-    """A run directory of an encoder-decoder that nobody trained, its model, and a file of sources."""
+    """A run directory of an untrained encoder-decoder, its model, and a file of sources."""
     root = tmp_path_factory.mktemp("runs") / "pairs"
     with RunDirectory.open(root, PAIRS) as directory:
         ALPHABET.save(directory.tokenizer_dir)
@@ -178,7 +177,7 @@ def one_line(text):
     return text.replace("\n", " ").replace("\t", " ")
 
 
-def test_a_file_is_translated_line_by_line(pairs_run, command, tmp_path):
+def test_file_is_translated_line_by_line(pairs_run, command, tmp_path):
     root, model, params = pairs_run
     settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=8, num_hypotheses=2)
     found = generate_texts(model, params, ALPHABET, ALPHABET, READ, settings, 3, 12)
@@ -203,7 +202,7 @@ def test_a_file_is_translated_line_by_line(pairs_run, command, tmp_path):
     np.testing.assert_allclose([float(score) for _, score, _ in rows], [score for *_, score in expected], atol=1e-5)
 
 
-def test_flags_of_the_search_come_before_the_settings(pairs_run, command):
+def test_flags_of_beam_search_override_the_settings(pairs_run, command):
     root, model, params = pairs_run
     settings = BeamSettings(3, "gnmt", 2.0, 6, 4, 2, 1)
     ((best, *_),) = generate_texts(model, params, ALPHABET, ALPHABET, ["b: h a"], settings, 1, 12)
@@ -215,7 +214,7 @@ def test_flags_of_the_search_come_before_the_settings(pairs_run, command):
     assert found == one_line(best[0]) + "\n"
 
 
-def test_outputs_are_drawn_with_a_temperature(pairs_run, command):
+def test_outputs_are_sampled_with_a_temperature(pairs_run, command):
     root, model, params = pairs_run
     sources = encode_sources(ALPHABET, READ[:2], 12)
     sampling = Sampling(temperature=0.9, top_k=5)
@@ -226,8 +225,8 @@ def test_outputs_are_drawn_with_a_temperature(pairs_run, command):
     assert found == "".join(f"{source}\t{sample}\t{one_line(text)}\n" for source, sample, text in rows)
 
 
-def test_outputs_begin_with_a_prefix(pairs_run, command):
-    """All of them, and what follows it is what the model makes after it."""
+def test_outputs_start_with_a_prefix(pairs_run, command):
+    """Holds for all outputs; the rest is what the model generates after the prefix."""
     root, model, params = pairs_run
     sources, start = encode_sources(ALPHABET, READ[:2], 12), ALPHABET.encode_batch(["ga"])[0]
     settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=6)
@@ -245,7 +244,7 @@ def test_outputs_begin_with_a_prefix(pairs_run, command):
     assert found == ["ga" + one_line(ALPHABET.decode(each)) for each in drawn] + [""]
 
 
-def test_a_model_of_span_corruption_reads_and_writes_sentinels(pairs_run, command, tmp_path):
+def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command, tmp_path):
     root, model, params = pairs_run
     shutil.copytree(root, tmp_path / "run")
     values = PAIRS.to_dict()
@@ -277,9 +276,9 @@ def test_a_model_of_span_corruption_reads_and_writes_sentinels(pairs_run, comman
         (("--input=IN", "--penalty=none"), "penalty='none': must be one of"),
         (("--input=IN", "--max_new_tokens=17"), "max_new_tokens=17 is more than the model's 16 positions"),
         (("--input=IN", "--temperature=1", "--max_new_tokens=16"), "16 positions .* at most 15"),
-        (("--input=IN", "--top_k=3"), "--top_k: is for drawing; give --temperature too"),
-        (("--input=IN", "--num_samples=3"), "--num_samples: is for drawing"),
-        (("--input=IN", "--temperature=1", "--penalty=gnmt"), "--penalty: is for beam search, and --temperature draws"),
+        (("--input=IN", "--top_k=3"), "--top_k: is for sampling; give --temperature too"),
+        (("--input=IN", "--num_samples=3"), "--num_samples: is for sampling"),
+        (("--input=IN", "--temperature=1", "--penalty=gnmt"), "--penalty: is for beam search, and --temperature samples"),
         (("--prompts_file=IN",), "--prompts_file: is for models that continue text; give --input"),
         (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
         (
@@ -289,37 +288,14 @@ def test_a_model_of_span_corruption_reads_and_writes_sentinels(pairs_run, comman
         (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
     ],
 )
-def test_bad_input_for_an_encoder_decoder(pairs_run, command, arguments, message):
+def test_bad_input_for_an_encoder_decoder_is_refused_in_one_line(pairs_run, command, arguments, message):
     root, *_ = pairs_run
     with pytest.raises(UserError, match=message) as caught:
         command(*(each.replace("=IN", f"={root / 'in'}") for each in arguments), root=root)
     assert "\n" not in str(caught.value)
 
 
-def test_a_terminal_sees_how_far_it_is(monkeypatch):
-    class Terminal(io.StringIO):
-        encoding = "utf-8"
-
-        def isatty(self):
-            return True
-
-    clock = iter([0.0, 10.0, 12.0, 20.0])
-    monkeypatch.setattr(generate.time, "monotonic", lambda: next(clock))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    report = generate.progress(1000)
-    for done in (100, 500, 1000):
-        report(done, 1000)
-    begun, first, half, end = sys.stderr.getvalue().split("\r\x1b[K")[1:]
-    assert begun.split() == ["0", "of", "1,000", "sentences", "┄" * 24]
-    assert first.startswith("100 of 1,000 sentences  ━━┄")
-    assert half == f"500 of 1,000 sentences  {'━' * 12}{'┄' * 12}  200.0 sentences/s  0:03 left"
-    assert end == ""
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert generate.progress(1000) is None
-
-
-def test_an_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path):
+def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     assert call("train.py", *tiny_pairs.flags(run, train__num_steps=8)).status == 0
     (tmp_path / "in").write_text("a b c\n\n" + "h " * 20 + "\n")
@@ -335,7 +311,7 @@ def test_an_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_p
     assert len(lines) == 4 and lines[1] == "" == lines[3]
 
 
-def test_as_a_command():
+def test_flag_error_of_the_command_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "lm.generate", "--prompt=a", "--num_samples=0"],
         capture_output=True,

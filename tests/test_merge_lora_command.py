@@ -1,4 +1,4 @@
-"""`python -m lm.merge_lora`, and that the other commands find the same model in what it makes."""
+"""`python -m lm.merge_lora`: the other commands find the same model in the run directory that it writes."""
 
 import json
 
@@ -61,7 +61,7 @@ def run(tiny, tmp_path_factory):
     return root, make_run(root, config_of(tiny.text))
 
 
-def test_a_merged_run_is_evaluated_and_generates_as_before(run, call, tmp_path):
+def test_merged_run_evaluates_and_generates_as_before(run, call, tmp_path):
     root, _ = run
     merged = tmp_path / "new" / "merged"
     outcome = call("lm.merge_lora", f"--workdir={root}", f"--output={merged}")
@@ -84,7 +84,7 @@ def test_a_merged_run_is_evaluated_and_generates_as_before(run, call, tmp_path):
     assert texts[0] == texts[1] and texts[0].startswith("a b")
 
 
-def test_the_adapters_alone(run, call, tmp_path):
+def test_adapters_alone_are_written_with_their_config_and_step(run, call, tmp_path):
     root, params = run
     file = tmp_path / "a.safetensors"
     assert call("lm.merge_lora", f"--workdir={root}", f"--adapters={file}", "--step=2").status == 0
@@ -97,7 +97,7 @@ def test_the_adapters_alone(run, call, tmp_path):
     assert Config.from_json(metadata["config"]).model.lora_rank == 2 and metadata["step"] == "2"
 
 
-def test_what_is_refused(run, call, tiny, tmp_path):
+def test_bad_input_is_refused_and_nothing_is_written(run, call, tiny, tmp_path):
     root, _ = run
     plain = tmp_path / "plain"
     RunDirectory.open(plain, config_of(tiny.text, lora_rank=0)).close()
@@ -106,10 +106,10 @@ def test_what_is_refused(run, call, tiny, tmp_path):
     blocked = there / "below"
     for arguments, message in (
         ((), "--workdir is missing"),
-        ((f"--workdir={root}",), "name the run directory to make with --output, or a file with --adapters"),
+        ((f"--workdir={root}",), "name the run directory to create with --output, or a file with --adapters"),
         ((f"--workdir={plain}", "--output=x"), "this run has no adapters"),
-        ((f"--workdir={root}", f"--output={plain}"), f"--output={plain}: is there already"),
-        ((f"--workdir={root}", f"--adapters={there}"), f"--adapters={there}: is there already"),
+        ((f"--workdir={root}", f"--output={plain}"), f"--output={plain}: exists already"),
+        ((f"--workdir={root}", f"--adapters={there}"), f"--adapters={there}: exists already"),
         ((f"--workdir={root}", f"--output={blocked}"), f"--output={blocked}: cannot be written"),
         ((f"--workdir={root}", f"--output={tmp_path}/x", "--step=9"), "there is no checkpoint of step 9"),
         ((f"--workdir={tmp_path}/no", "--output=x"), "no such run directory"),

@@ -1,4 +1,4 @@
-"""What a run takes over from another one (config.init_from), and what is told and refused."""
+"""What a run takes over from another one (config.init_from), what is listed and what is refused."""
 
 import re
 
@@ -26,7 +26,7 @@ SMALL |= {"positions": "learned"}
 
 
 def masked(**changes) -> Config:
-    """What pre-trains."""
+    """Returns the config of pre-training."""
     return Config.from_dict(
         {
             "data": {"train": {"a": {"kind": "embedded"}}, "sequence_length": 32, "tokenizer": {"extra_ids": 1}},
@@ -38,7 +38,7 @@ def masked(**changes) -> Config:
 
 
 def tagger(root, optimizer=None, labels=("A", "B"), **changes) -> Config:
-    """What begins with it."""
+    """Returns the config of a run that is initialized from it."""
     return Config.from_dict(
         {
             "init_from": str(root),
@@ -57,7 +57,7 @@ def tagger(root, optimizer=None, labels=("A", "B"), **changes) -> Config:
 
 
 def save_run(root, config):
-    """Its best step is 1 and its latest 2; the averages are not the parameters. Gives those of step 1."""
+    """Saves step 1, the best, and step 2; returns the moving average of step 1, which differs from its parameters."""
     model = build_model(config.model, task_of(config).head(config))
     shapes = nn.unbox(jax.eval_shape(lambda: initial_params(model, jax.random.key(0))))
     rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def body(params) -> dict:
 
 
 @pytest.mark.parametrize("scan", [True, False])
-def test_the_average_of_the_best_step_is_taken_stacked_or_not(trained, scan):
+def test_moving_average_of_the_best_step_is_taken_with_stacked_and_unrolled_layers(trained, scan):
     root, saved = trained
     config = tagger(root, scan_layers=scan)
     params = abstract(config, MeshConfig(data=2, fsdp=2, tensor=2))
@@ -111,7 +111,7 @@ def test_the_average_of_the_best_step_is_taken_stacked_or_not(trained, scan):
     assert lines[3] == "  settings that differ: activation 'gelu' -> 'relu'"
 
 
-def test_an_unrolled_run_begins_a_stacked_one(tmp_path):
+def test_unrolled_run_initializes_a_stacked_one(tmp_path):
     saved = save_run(tmp_path / "run", masked(scan_layers=False))
     config = tagger(tmp_path / "run")
     found = load_initial(config, abstract(config)).values
@@ -120,7 +120,7 @@ def test_an_unrolled_run_begins_a_stacked_one(tmp_path):
     assert set(flatten(unstack_layers(jax.device_get(found)))) == set(body(saved))
 
 
-def test_a_state_begins_with_them_and_so_does_its_average(trained):
+def test_state_and_its_average_start_with_the_loaded_parameters(trained):
     root, saved = trained
     config = tagger(root)
     model = build_model(config.model, task_of(config).head(config))
@@ -160,20 +160,20 @@ def test_a_state_begins_with_them_and_so_does_its_average(trained):
         ),
     ],
 )
-def test_a_wrong_shape_is_told(trained, changes, message, scan):
+def test_wrong_shape_is_refused_with_the_setting_that_decides_it(trained, changes, message, scan):
     root, _ = trained
     config = tagger(root, scan_layers=scan, **changes)
     with pytest.raises(UserError, match="config.init_from: .*" + re.escape(message.replace("ROOT", str(root)))):
         load_initial(config, abstract(config))
 
 
-def test_other_labels_and_adapters_are_told(tmp_path):
+def test_different_labels_and_adapters_are_refused(tmp_path):
     save_run(tmp_path / "tuned", tagger("", lora_rank=2))
     for changes, message in (
-        ({}, "has adapters and this model has not those; merge them first"),
-        ({"lora_rank": 2, "lora_targets": ("key",)}, "has adapters and this model has not those"),
+        ({}, "has adapters that this model does not have; merge them first"),
+        ({"lora_rank": 2, "lora_targets": ("key",)}, "has adapters that this model does not have"),
         ({"lora_rank": 4}, "lora_a has shape .* set config.model.lora_rank=2 .here 4.\\."),
-        ({"lora_rank": 2, "labels": ("A", "B", "C")}, "classifier/bias has shape .2. in .* its labels are others"),
+        ({"lora_rank": 2, "labels": ("A", "B", "C")}, "classifier/bias has shape .2. in .* its labels are different"),
     ):
         config = tagger(tmp_path / "tuned", **changes)
         with pytest.raises(UserError, match=message):
@@ -182,7 +182,7 @@ def test_other_labels_and_adapters_are_told(tmp_path):
     assert len(load_initial(config, abstract(config)).lines) == 1  # everything
 
 
-def test_what_is_no_run_or_has_nothing_in_common(trained, tmp_path):
+def test_directory_without_a_run_and_model_without_common_parameters_are_refused(trained, tmp_path):
     config = tagger(tmp_path)
     with pytest.raises(UserError, match=r"config.init_from: .* is not a run directory"):
         load_initial(config, {})
