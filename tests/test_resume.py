@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.checkpoints.checkpoints import TORN
+from lm.checkpoints.keeping import TORN
 from tests.run_helpers import assert_same_run, checkpoints_of, last_step, metrics
 
 STEPS = 40

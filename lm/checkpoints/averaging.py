@@ -1,4 +1,4 @@
-"""Parameters averaged over several checkpoints of a run (Vaswani 2017, section 6.1)."""
+"""The average of the parameters of several checkpoints of a run (Vaswani 2017, section 6.1)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lm.errors import UserError
 def averaged_params(
     checkpoints: Checkpoints, abstract_params: Any, count: int, last: int | None = None, ema: bool = False
 ) -> tuple[Any, list[int]]:
-    """The mean of the `count` latest checkpoints (up to step `last`), float32, and their steps.
+    """Returns the mean of the `count` latest checkpoints (up to step `last`), float32, and their steps.
 
-    One checkpoint is read at a time, so that memory holds two trees. Raises UserError if there are fewer (how many
-    are kept is checkpoint.keep_latest) or one of them is damaged.
+    Checkpoints are read one at a time, so memory holds two trees. Raises UserError if there are fewer checkpoints
+    (checkpoint.keep_latest says how many are kept) or one of them is damaged.
     """
     steps = [step for step in checkpoints.steps() if last is None or step <= last]
     if len(steps) < count:

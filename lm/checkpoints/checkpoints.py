@@ -1,22 +1,18 @@
-"""Checkpoints of the training state, written and read by Orbax and checked by sums of our own.
+"""Checkpoints of the training state, written and read by Orbax and verified by checksums of our own.
 
 Layout, below `checkpoints/` in the run directory:
 
     <step>/state/             every array, as Orbax (OCDBT) writes it; opens on any mesh
-    <step>/record/metadata    JSON: metadata, metrics, and of every leaf its path, shape, dtype and sum
+    <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
     damaged-<step>/           a checkpoint that failed its check, set aside when training resumed
 
-Orbax writes into a temporary directory and renames it when all is there, so a torn checkpoint never has a
-step for its name. Against damage that comes later (a lost file, flipped bits) the record holds a sum of
-every leaf and a hash of itself: what is restored is equal to the bit to what was saved, or it is reported.
+Orbax writes into a temporary directory and renames it once it is complete, so the name of a torn checkpoint is never
+a step. Against later damage (a lost file, flipped bits) the record holds a checksum of every leaf and a hash of
+itself: what is restored is equal to the bit to what was saved, or the damage is reported.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,58 +24,62 @@ from typing import Any, Literal, Self
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm.checkpoints.integrity import describe, json_hash, leaf_sums, nested
-from lm.checkpoints.reading import FORMAT, Damage, first_line, in_all_processes, read_arrays, read_record
+from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_aside
+from lm.checkpoints.reading import FORMAT, Damage, first_intact, first_line, read_record
 from lm.checkpoints.storage_errors import machine_trouble
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
-TORN = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not finished
-
 
 @dataclass(frozen=True)
 class Restored:
-    """What `Checkpoints.restore` gives."""
+    """A restored training state.
 
-    state: Any  # the pytree of the abstract state, its leaves jax.Array on the shardings asked for
-    metadata: dict[str, Any]  # as given to `save`
+    Attributes:
+        state: a pytree like the abstract state, with jax.Array on the requested shardings as leaves.
+        metadata: as given to `save`.
+        step: of the checkpoint.
+    """
+
+    state: Any
+    metadata: dict[str, Any]
     step: int
 
 
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training (`read_only=False`) all processes open it together; torn leftovers of a killed run are
-    removed. A read-only opening never writes: it may look on while a training saves.
+    For training (`read_only=False`) all processes open them together, and what a killed run has left unfinished is
+    removed. With `read_only` nothing is ever written, so they may be read while a training run saves.
 
     Args:
-        directory: the run directory's `checkpoints`; created if need be, not when read_only.
+        directory: `checkpoints` of the run directory; created if necessary, unless read_only.
         settings: how many to keep, and the metric of `best`; None for the defaults.
         read_only: for evaluation, generation and export.
 
     Raises:
-        UserError: the directory can't be used.
+        UserError: the directory cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self._settings = settings or CheckpointConfig()
         self._manager: ocp.CheckpointManager | None = None
-        self._metrics: dict[int, dict[str, float]] = {}  # of the step being written, not yet on disk
+        self._metrics: dict[int, dict[str, float]] = {}  # of the step that is being written, not yet on disk
         self._saving: int | None = None
         if read_only:
             return
         with self._storage_errors("opened"):
             if jax.process_index() == 0:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._remove_torn()
+                remove_torn(self.directory)
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=_LatestAndBest(self),
-                # Were it made in the background and failed, Orbax's threads would wait for it for ten minutes.
+                preservation_policy=LatestAndBest(self._metrics_of, self._settings),
+                # If Orbax created directories in the background and failed, its threads would wait for ten minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-                lightweight_initialize=True,  # nothing of Orbax's own metadata is needed
+                lightweight_initialize=True,  # Orbax's own metadata is not needed
                 save_root_metadata=False,
             )
             self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -87,15 +87,15 @@ class Checkpoints:
     # --- writing ------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-        """Starts to save; returns when `state` is copied and its buffers may be donated. All processes call it.
+        """Starts to save, and returns once `state` is copied and its buffers may be donated. All processes call it.
 
-        A save that is still under way is waited for first, and its error, if it had one, is raised.
+        If an earlier save is still running, waits for it first and raises its error.
 
         Args:
-            step: names the checkpoint. One that is already there is left alone.
+            step: name of the checkpoint. An existing one is left alone.
             state: pytree of jax.Array.
-            metadata: JSON values, given back by `restore`.
-            metrics: only a checkpoint that has a finite `settings.best_metric` can be the best.
+            metadata: JSON values, returned by `restore`.
+            metrics: only a checkpoint with a finite `settings.best_metric` can be the best.
 
         Returns:
             Whether a save was started.
@@ -122,12 +122,12 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # force: against Orbax's rule to save no step below the latest one; it never overwrites.
+            # force: Orbax would otherwise save no step below the latest one; it never overwrites a step.
             self._manager.save(step, args=args, force=True)
         return True
 
     def wait(self) -> None:
-        """Returns when nothing is being written. Raises UserError if the last save failed."""
+        """Waits until nothing is being written. Raises UserError if the last save failed."""
         if self._manager is None or self._saving is None:
             return
         with self._storage_errors(f"saved (step {self._saving})"):
@@ -136,12 +136,12 @@ class Checkpoints:
         self._saving = None
 
     def check(self) -> None:
-        """Raises UserError if a save has failed meanwhile. Never waits: cheap enough for every step."""
+        """Raises UserError if a save has failed in the meantime. Never waits, so it is cheap enough for every step."""
         if self._manager is not None and self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
     def close(self) -> None:
-        """Waits for the last save, and raises its error."""
+        """Waits for the last save and raises its error."""
         if self._manager is None:
             return
         try:
@@ -161,10 +161,10 @@ class Checkpoints:
                 raise
             print(save_error, file=sys.stderr)  # the first error is the one to raise
 
-    # --- looking ------------------------------------------------------------------------------------------
+    # --- listing ------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, ascending; whether they are intact only reading them tells."""
+        """Returns the steps of the finished checkpoints, ascending. Only reading them shows whether they are intact."""
         try:
             names = [each.name for each in self.directory.iterdir() if each.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -174,19 +174,19 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def latest(self) -> int | None:
-        """The newest finished step, None without any."""
+        """Returns the newest finished step; None if there is none."""
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step that is best by `settings.best_metric` (of equals the newest); None if none has that metric."""
-        return next(iter(self._best_first(self.steps())), None)
+        """Returns the best step by `settings.best_metric` (of equals the newest); None if none has that metric."""
+        return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What `save` was given. UserError if there is no such step or it is damaged."""
+        """Returns the metadata given to `save`. Raises UserError if there is no such step or it is damaged."""
         return self._checked_record(step)["metadata"]
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What `save` was given. UserError if there is no such step or it is damaged."""
+        """Returns the metrics given to `save`. Raises UserError if there is no such step or it is damaged."""
         return self._checked_record(step)["metrics"]
 
     # --- reading ------------------------------------------------------------------------------------------
@@ -194,34 +194,34 @@ class Checkpoints:
     def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
         """Reads a checkpoint onto the shardings of `abstract_state`, whatever mesh wrote it. All processes call it.
 
-        Without `step` it is the newest that is intact: each damaged one is reported by a line on stderr and,
-        unless read-only, set aside once an older one could be read.
+        Without `step` the newest intact one is read: each damaged one is reported by a line on stderr and, unless
+        read-only, set aside once an older one could be read.
 
         Args:
-            abstract_state: the pytree as saved, its leaves jax.ShapeDtypeStruct with a sharding.
-            step: this one and no other.
+            abstract_state: the pytree as saved, with jax.ShapeDtypeStruct with a sharding as leaves.
+            step: the only checkpoint to try.
 
         Raises:
-            UserError: there is none, or none is intact, or the tree, a shape or a dtype is another.
+            UserError: there is no checkpoint, or none is intact, or the tree, a shape or a dtype differs.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         candidates = self._candidates(step)
-        state, record = self._first_intact(candidates, abstract_state, exact=step is not None, partial=False)
+        state, record = self._read(candidates, abstract_state, exact=step is not None, partial=False)
         return Restored(state, record["metadata"], record["step"])
 
     def restore_params(
         self, abstract_params: Any = None, step: int | Literal["best"] | None = None, ema: bool = False
     ) -> tuple[Any, int]:
-        """Reads the parameters and nothing else of the state.
+        """Reads only the parameters of the state.
 
         Args:
             abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for NumPy arrays.
-            step: None for the newest; "best" for the best, or the newest if none has the metric. For both,
-                a damaged checkpoint is reported on stderr and the next one used. A number: this one only.
-            ema: their moving average, if the state holds one.
+            step: None for the newest; "best" for the best, or the newest if none has the metric. For both, a damaged
+                checkpoint is reported on stderr and the next one used. A number: the only checkpoint to try.
+            ema: read their moving average instead, if the state holds one.
 
         Returns:
-            The parameters as a nested dict, and the step they are of.
+            The parameters as a nested dict, and their step.
 
         Raises:
             UserError: as `restore`.
@@ -237,12 +237,12 @@ class Checkpoints:
             return {name: nested(record["leaves"], name) if abstract_params is None else abstract_params}
 
         exact = step is not None and step != "best"
-        tree, record = self._first_intact(candidates, item, exact=exact, partial=True)
+        tree, record = self._read(candidates, item, exact=exact, partial=True)
         ((_, params),) = tree.items()
         return params, record["step"]
 
     def _candidates(self, step: int | None) -> list[int]:
-        """Steps to try, in this order."""
+        """Returns the steps to try, in order."""
         self.wait()
         steps = self.steps()
         if not steps:
@@ -250,38 +250,23 @@ class Checkpoints:
         if step is None:
             return steps[::-1]
         if step not in steps:
-            raise UserError(f"{self.directory}: there is no checkpoint of step {step}; {_there_are(steps)}.")
+            raise UserError(
+                f"{self.directory}: there is no checkpoint of step {step}; there are {', '.join(map(str, steps))}."
+            )
         return [step]
 
-    def _first_intact(
-        self, candidates: Sequence[int], item: Any, *, exact: bool, partial: bool
-    ) -> tuple[Any, dict[str, Any]]:
-        """Tree and record of the first candidate that is intact. `item`: an abstract tree, or record -> tree."""
-        damaged: list[int] = []
-        for step in candidates:
-            try:
-                record = in_all_processes(
-                    self.directory, functools.partial(read_record, self.directory, step), "record"
-                )
-                tree = read_arrays(
-                    self.directory, step, record, item(record) if callable(item) else item, partial=partial
-                )
-            except Damage as damage:
-                if exact:
-                    where = f"{self.directory / str(step)}: this checkpoint is damaged ({damage})"
-                    raise UserError(f"{where}; {_there_are(self.steps())}.") from None
-                damaged.append(step)
-                if jax.process_index() == 0:
-                    print(f"Checkpoint {self.directory / str(step)} is damaged ({damage}).", file=sys.stderr)
-                continue
-            if damaged and jax.process_index() == 0:
-                print(f"Using the checkpoint of step {step} in its place.", file=sys.stderr)
-            self._set_aside(damaged)
-            return tree, record
-        raise UserError(
-            f"{self.directory}: no checkpoint is intact (damaged: {', '.join(map(str, damaged))}); "
-            "restore the directory from a copy, or start in another --workdir."
+    def _read(self, candidates: Sequence[int], item: Any, *, exact: bool, partial: bool) -> tuple[Any, dict[str, Any]]:
+        """Reads the first intact candidate and, unless read-only, sets the damaged ones before it aside."""
+        tree, record, damaged = first_intact(
+            self.directory, candidates, item, among=self.steps() if exact else None, partial=partial
         )
+        if self._manager is not None and damaged:
+            if jax.process_index() == 0:
+                set_aside(self.directory, damaged)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            self._manager.reload()
+        return tree, record
 
     def _checked_record(self, step: int) -> dict[str, Any]:
         try:
@@ -290,46 +275,13 @@ class Checkpoints:
             where = self.directory / str(step)
             raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
 
-    # --- keeping ------------------------------------------------------------------------------------------
-
-    def _best_first(self, steps: Sequence[int]) -> list[int]:
-        """Those of `steps` that have the metric, the best first."""
-        values = {}
-        for step in steps:
-            try:
-                metrics = self._metrics[step] if step in self._metrics else read_record(self.directory, step)["metrics"]
-            except (Damage, OSError, ValueError):
-                continue  # damaged: `restore` reports it
-            value = metrics.get(self._settings.best_metric, math.nan)
-            if math.isfinite(value):
-                values[step] = value
-        sign = -1 if self._settings.highest_is_best else 1
-        return sorted(values, key=lambda step: (sign * values[step], -step))
-
-    def kept(self, steps: Sequence[int]) -> set[int]:
-        """Of `steps`, in the order of saving, those to keep."""
-        return set(steps[-self._settings.keep_latest :]) | set(self._best_first(steps)[: self._settings.keep_best])
-
-    def _set_aside(self, damaged: Sequence[int]) -> None:
-        if self._manager is None or not damaged:
-            return
-        if jax.process_index() == 0:
-            for step in damaged:
-                aside = self.directory / f"damaged-{step}"
-                shutil.rmtree(aside, ignore_errors=True)  # one from an earlier time
-                os.replace(self.directory / str(step), aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoints set aside")
-        self._manager.reload()
-
-    def _remove_torn(self) -> None:
-        for each in self.directory.iterdir():
-            if TORN in each.name:
-                shutil.rmtree(each)
+    def _metrics_of(self, step: int) -> dict[str, float]:
+        """Returns the metrics of a step, also while it is being written. Raises what `read_record` raises."""
+        return self._metrics[step] if step in self._metrics else read_record(self.directory, step)["metrics"]
 
     @contextmanager
     def _storage_errors(self, what: str) -> Iterator[None]:
-        """Turns an error of the file system into a UserError, and makes ready for another try."""
+        """Turns an error of the file system into a UserError, after preparing for another attempt."""
         try:
             yield
         except Exception as error:
@@ -340,30 +292,9 @@ class Checkpoints:
                 raise
             if self._manager is not None:
                 if jax.process_index() == 0 and self.directory.is_dir():
-                    self._remove_torn()
-                self._manager.reload()  # Orbax has forgotten those it was about to delete
+                    remove_torn(self.directory)
+                self._manager.reload()  # Orbax has forgotten the checkpoints that it was about to delete
             raise UserError(
                 f"{self.directory}: the checkpoint could not be {what}: {reason}. Earlier checkpoints are intact; "
-                "make room or give access, then run again."
+                "free some space or give access, then run again."
             ) from error
-
-
-class _LatestAndBest(preservation_policy.PreservationPolicy):
-    """Keeps the latest and the best.
-
-    Orbax's own BestN reads a metrics file that nothing checks, and keeps all checkpoints without metrics.
-    """
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        kept = self._checkpoints.kept([each.step for each in checkpoints])
-        return [each.step in kept for each in checkpoints]
-
-
-# --- words --------------------------------------------------------------------------------------------------
-
-
-def _there_are(steps: Sequence[int]) -> str:
-    return f"there are {', '.join(map(str, steps))}"

@@ -1,11 +1,13 @@
-"""Reading one checkpoint, with every doubt about it told as Damage."""
+"""Reading checkpoints: everything that cannot be what was saved raises Damage."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +28,67 @@ class Damage(Exception):
     """A checkpoint that cannot be what was saved. The message says what was found."""
 
 
+def first_intact(
+    directory: Path, candidates: Sequence[int], item: Any, *, among: Sequence[int] | None, partial: bool
+) -> tuple[Any, dict[str, Any], list[int]]:
+    """Returns tree and record of the first intact checkpoint, and the damaged steps before it.
+
+    Each damaged one is reported on stderr. All processes call it.
+
+    Args:
+        candidates: steps to try, in order.
+        item: the abstract tree, or a function from the record to it.
+        among: all existing steps, if the one candidate is the only one to try; None to try the next ones.
+        partial: the tree is one part of the state, as {"params": ...}.
+
+    Raises UserError if no candidate is intact.
+    """
+    damaged: list[int] = []
+    for step in candidates:
+        try:
+            record = in_all_processes(directory, functools.partial(read_record, directory, step), "record")
+            tree = read_arrays(directory, step, record, item(record) if callable(item) else item, partial=partial)
+        except Damage as damage:
+            where = directory / str(step)
+            if among is not None:
+                known = ", ".join(map(str, among))
+                raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
+            damaged.append(step)
+            if jax.process_index() == 0:
+                print(f"Checkpoint {where} is damaged ({damage}).", file=sys.stderr)
+            continue
+        if damaged and jax.process_index() == 0:
+            print(f"Using the checkpoint of step {step} instead.", file=sys.stderr)
+        return tree, record, damaged
+    raise UserError(
+        f"{directory}: no checkpoint is intact (damaged: {', '.join(map(str, damaged))}); "
+        "restore the directory from a copy, or start in another --workdir."
+    )
+
+
 def read_record(directory: Path, step: int) -> dict[str, Any]:
-    """The checked JSON beside the arrays. Raises Damage, or UserError if a newer version wrote it."""
+    """Returns the verified JSON beside the arrays. Raises Damage, or UserError if a newer version wrote it."""
     path = directory / str(step) / "record" / "metadata"
     stored = json.loads(path.read_bytes())
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
-        raise Damage("record/metadata does not have the hash that it tells")
+        raise Damage("record/metadata does not match its hash")
     content = stored["content"]
     if content["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer version of this code; use that one.")
     if content["step"] != step:
-        raise Damage(f"its record is that of step {content['step']}")
+        raise Damage(f"its record belongs to step {content['step']}")
     return content
 
 
 def read_arrays(directory: Path, step: int, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """The tree of one checkpoint. Raises Damage, or UserError if it is not the tree asked for."""
+    """Returns the tree of one checkpoint. Raises Damage, or UserError if it is not the requested tree."""
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
     saved = {path: leaf for path, leaf in record["leaves"].items() if path.startswith(top)}
     check_same_tree(directory / str(step), saved, wanted)
 
-    # Orbax's handler and not its manager: a manager waits for all processes in the middle, for minutes if
-    # one of them has met a damaged file; it would also want to own the directory.
+    # Orbax's handler, not its manager: while reading, a manager waits for all processes, for minutes if one of them
+    # has found a damaged file. It also assumes that it owns the directory.
     def arrays() -> Any:
         handler = ocp.PyTreeCheckpointHandler()
         try:
@@ -72,16 +112,16 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any], abstract: An
 
 
 def in_all_processes(directory: Path, read: Callable[[], Any], what: str) -> Any:
-    """`read()`, or Damage in every process if in any of them it failed: none may go on to a collective alone."""
+    """Returns `read()`, or raises Damage in every process if it failed in any: none may enter a collective alone."""
     result, problem, outside = None, "", ""
     with hushed():
         try:
             result = read()
         except (UserError, MemoryError, AssertionError):
             raise
-        except Exception as error:  # whatever broken files lead to
+        except Exception as error:  # anything that broken files lead to
             problem, outside = f"{what}: {first_line(error)}", machine_trouble(error)
-        if problem:  # TensorStore's other reads still fail, and asyncio complains about each when it is collected
+        if problem:  # TensorStore's other reads fail later, and asyncio prints each when it is garbage-collected
             time.sleep(0.2)
             gc.collect()
     if outside:

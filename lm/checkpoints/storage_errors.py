@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore say when storage fails, and how to keep the rest of it off the terminal."""
+"""Errors of storage as Orbax and TensorStore report them, and how to keep their other messages off the terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
-# Orbax tells what it does, and repeats each error as a traceback, through the absl logger. Its errors reach
+# Orbax logs what it does, and repeats each error as a traceback, through the absl logger. Its errors reach
 # us as exceptions; the rest is for its own developers.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 def machine_trouble(error: BaseException) -> str:
-    """What is wrong with the machine rather than with the files, or "". TensorStore tells errno in words only."""
+    """Returns what is wrong with the machine rather than the files, or "". TensorStore gives errno in words only."""
     known = (
         "No space left on device",
         "Disk quota exceeded",

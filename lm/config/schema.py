@@ -149,7 +149,9 @@ def check_name(schema: type, dotted: str) -> None:
             inner = typing.get_type_hints(typing.get_args(cls)[1])
             rest = dotted.split(".")[len(done) + 1 :]
             if rest and rest[0] not in inner:
-                raise UserError(_unknown("--config.", ".".join([*done, *dotted.split(".")[len(done) : len(done) + 2]]), inner))
+                raise UserError(
+                    _unknown("--config.", ".".join([*done, *dotted.split(".")[len(done) : len(done) + 2]]), inner)
+                )
             return
 
 

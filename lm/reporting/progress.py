@@ -216,7 +216,9 @@ class Line:
             yield Segment("  ".join([first, *others])[:width])
             return
         yield Segment(f"{first}  ")
-        yield from ProgressBar(total=1.0, completed=min(1.0, self._share), width=space).__rich_console__(console, options)
+        yield from ProgressBar(total=1.0, completed=min(1.0, self._share), width=space).__rich_console__(
+            console, options
+        )
         yield Segment("".join(f"  {text}" for text in others))
 
 

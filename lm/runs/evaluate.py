@@ -193,9 +193,7 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def _open_data(
-    config: Config, tokenizers: Tokenizers, options: Options
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Stores of the split, or of one source of it, and the pairs whose outputs are generated and scored."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
     stores = prepare_split(config, tokenizers, split, is_first=is_first(), barrier=barrier)

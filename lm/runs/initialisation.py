@@ -108,7 +108,9 @@ def _wrong_shape(
     levels = name.split("/")
     fields = dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if set(each.metadata.get("parameters", ())) & set(levels)]
-    general = [each.name for each in fields if each.metadata["affects"] == "shapes" and not each.metadata.get("parameters")]
+    general = [
+        each.name for each in fields if each.metadata["affects"] == "shapes" and not each.metadata.get("parameters")
+    ]
     differing = _differing(theirs, ours, special) or _differing(theirs, ours, general)
     advice = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
     todo = f"set {advice}" if advice else "use that run's model settings"

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.checkpoints.checkpoints import TORN, Checkpoints
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.checkpoints.keeping import TORN
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 from tests.checkpoints.states import LOSS, make_mesh, sharded
@@ -116,7 +117,8 @@ KILLED = """
 import os, signal, sys, threading, time
 import jax, jax.numpy as jnp
 from pathlib import Path
-from lm.checkpoints.checkpoints import Checkpoints, TORN
+from lm.checkpoints.checkpoints import Checkpoints
+from lm.checkpoints.keeping import TORN
 directory = Path(sys.argv[1])
 def kill():
     while not any(TORN in name and name.startswith("2") for name in os.listdir(directory)):

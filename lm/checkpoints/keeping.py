@@ -1,0 +1,65 @@
+"""Which checkpoints are kept, and what becomes of those that were not finished or are damaged."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lm.checkpoints.reading import Damage
+from lm.config import CheckpointConfig
+
+TORN = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not finished
+
+MetricsOf = Callable[[int], Mapping[str, float]]  # of a step; may raise Damage, OSError or ValueError
+
+
+def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: CheckpointConfig) -> list[int]:
+    """Returns those of `steps` that have a finite `settings.best_metric`, the best first, of equals the newest."""
+    values = {}
+    for step in steps:
+        try:
+            value = metrics_of(step).get(settings.best_metric, math.nan)
+        except (Damage, OSError, ValueError):
+            continue  # damaged: restoring it reports that
+        if math.isfinite(value):
+            values[step] = value
+    sign = -1 if settings.highest_is_best else 1
+    return sorted(values, key=lambda step: (sign * values[step], -step))
+
+
+class LatestAndBest(preservation_policy.PreservationPolicy):
+    """Keeps the latest and the best checkpoints.
+
+    Orbax's own BestN reads a file of metrics that nothing checks, and keeps all checkpoints without metrics.
+    """
+
+    def __init__(self, metrics_of: MetricsOf, settings: CheckpointConfig) -> None:
+        self._metrics_of, self._settings = metrics_of, settings
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns whether to keep each of `checkpoints`, which come in the order of saving."""
+        steps = [each.step for each in checkpoints]
+        kept = set(steps[-self._settings.keep_latest :])
+        kept |= set(best_first(steps, self._metrics_of, self._settings)[: self._settings.keep_best])
+        return [step in kept for step in steps]
+
+
+def set_aside(directory: Path, damaged: Sequence[int]) -> None:
+    """Renames damaged checkpoints to `damaged-<step>`, in place of earlier ones of that name."""
+    for step in damaged:
+        aside = directory / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(directory / str(step), aside)
+
+
+def remove_torn(directory: Path) -> None:
+    """Removes what a run that was killed while saving has left."""
+    for each in directory.iterdir():
+        if TORN in each.name:
+            shutil.rmtree(each)
