@@ -1,4 +1,4 @@
-"""How make sets up .venv (.ci/environment), with an interpreter that only pretends to install."""
+"""How make sets up .venv (.ci/environment), with a fake interpreter that installs nothing."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[1] / ".ci" / "environment"
 
-# Answers what the script asks of a Python: its version, whether it can make environments, to make one, to install.
+# Answers the script's questions to a Python: its version, whether it can create environments, create one, install.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*) echo {version} ;;
@@ -21,15 +21,15 @@ case "$*" in
 esac
 """
 
-# A job in the background ignores SIGINT, and so would all that it starts.
+# A background job ignores SIGINT, and so would every process that it starts.
 SHELL = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('sh', ['sh', *sys.argv[1:]])"
 
 
-class Place:
-    """A folder with locks and a PATH on which only pretended interpreters are found."""
+class Folder:
+    """A folder with lock files and a PATH with fake interpreters only."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.bin, self.venv = root / "a place", root / "bin", root / "a place" / ".venv"
+        self.root, self.bin, self.venv = root / "a folder", root / "bin", root / "a folder" / ".venv"
         self.root.mkdir()
         self.bin.mkdir()
         for tool in (
@@ -79,77 +79,77 @@ def _which(tool: str) -> str:
 
 
 @pytest.fixture
-def place(tmp_path) -> Place:
-    return Place(tmp_path)
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path)
 
 
-def test_installs_once_and_again_when_the_lock_changes(place):
-    status, lines = place.make()
-    assert (status, place.installs(), len(lines)) == (0, 1, 2)
-    assert place.make() == (0, [])
-    (place.venv / "added by hand").touch()
-    (place.root / "requirements.lock").write_text("a==2\n")
-    assert place.make()[0] == 0
-    assert place.installs() == 2 and not (place.venv / "added by hand").exists()
+def test_installs_once_and_again_when_the_lock_changes(folder):
+    status, lines = folder.make()
+    assert (status, folder.installs(), len(lines)) == (0, 1, 2)
+    assert folder.make() == (0, [])
+    (folder.venv / "added by hand").touch()
+    (folder.root / "requirements.lock").write_text("a==2\n")
+    assert folder.make()[0] == 0
+    assert folder.installs() == 2 and not (folder.venv / "added by hand").exists()
 
 
-def test_the_development_lock_goes_on_top_and_serves_for_both(place):
-    place.make()
-    (place.venv / "added by hand").touch()
-    assert place.make("requirements-dev.lock")[0] == 0
-    assert place.installs() == 2 and (place.venv / "added by hand").exists()
-    assert place.make() == (0, []) and place.make("requirements-dev.lock") == (0, [])
+def test_development_lock_is_installed_on_top_and_serves_for_both(folder):
+    folder.make()
+    (folder.venv / "added by hand").touch()
+    assert folder.make("requirements-dev.lock")[0] == 0
+    assert folder.installs() == 2 and (folder.venv / "added by hand").exists()
+    assert folder.make() == (0, []) and folder.make("requirements-dev.lock") == (0, [])
 
 
-def test_a_failed_install_leaves_nothing_or_what_was_there(place):
-    (place.root / "offline").touch()
-    status, lines = place.make()
-    assert status == 1 and "network" in lines[-1] and not place.venv.exists()
-    (place.root / "offline").unlink()
-    place.make()
-    (place.root / "offline").touch()
-    assert place.make("requirements-dev.lock")[0] == 1
-    assert place.make() == (0, [])
+def test_failed_install_leaves_nothing_or_the_old_environment(folder):
+    (folder.root / "offline").touch()
+    status, lines = folder.make()
+    assert status == 1 and "network" in lines[-1] and not folder.venv.exists()
+    (folder.root / "offline").unlink()
+    folder.make()
+    (folder.root / "offline").touch()
+    assert folder.make("requirements-dev.lock")[0] == 1
+    assert folder.make() == (0, [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_install_is_made_anew(place, number):
-    place.python("python3", "3.12", sleep=30)
-    process = place.start()
+def test_interrupted_install_is_repeated(folder, number):
+    folder.python("python3", "3.12", sleep=30)
+    process = folder.start()
     deadline = time.monotonic() + 30
-    while not (place.venv / "bin" / "python").exists() and time.monotonic() < deadline:
+    while not (folder.venv / "bin" / "python").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    second = place.make()
+    second = folder.make()
     assert second[0] == 1 and f"process {process.pid} is making" in second[1][0]
     os.killpg(process.pid, number)
     assert process.wait(timeout=20) != 0
     process.stderr.close()
-    assert number == signal.SIGKILL or not place.venv.exists()
-    place.python("python3", "3.12")
-    assert place.make()[0] == 0 and place.installs() == 1
+    assert number == signal.SIGKILL or not folder.venv.exists()
+    folder.python("python3", "3.12")
+    assert folder.make()[0] == 0 and folder.installs() == 1
 
 
-def test_a_foreign_environment_is_refused_and_left_alone(place):
-    place.venv.mkdir()
-    (place.venv / "theirs").touch()
-    status, lines = place.make()
+def test_foreign_environment_is_refused_and_left_alone(folder):
+    folder.venv.mkdir()
+    (folder.venv / "theirs").touch()
+    status, lines = folder.make()
     assert status == 1 and len(lines) == 1 and "was not made by make" in lines[0]
-    assert [each.name for each in place.venv.iterdir()] == ["theirs"]
+    assert [each.name for each in folder.venv.iterdir()] == ["theirs"]
 
 
-def test_another_python_makes_it_anew(place):
-    place.make()
-    place.python("python3.13", "3.13")
-    assert place.make(python="python3.13")[0] == 0 and place.installs() == 2
-    assert place.make(python="python3.13") == (0, []) and place.make() == (0, [])
+def test_another_python_replaces_the_environment(folder):
+    folder.make()
+    folder.python("python3.13", "3.13")
+    assert folder.make(python="python3.13")[0] == 0 and folder.installs() == 2
+    assert folder.make(python="python3.13") == (0, []) and folder.make() == (0, [])
 
 
-def test_the_first_python_that_can_is_taken(place):
-    place.python("python3", "3.9")
-    place.python("python3.13", "3.13", no_ensurepip=1)
-    place.python("python3.12", "3.12")
-    status, lines = place.make()
+def test_first_suitable_python_is_used(folder):
+    folder.python("python3", "3.9")
+    folder.python("python3.13", "3.13", no_ensurepip=1)
+    folder.python("python3.12", "3.12")
+    status, lines = folder.make()
     assert status == 0 and "with Python 3.12" in lines[0]
 
 
@@ -162,15 +162,15 @@ def test_the_first_python_that_can_is_taken(place):
         ("2; exit 127 #", 0, "no python3 runs here"),
     ],
 )
-def test_an_unsuitable_python_gets_one_line_and_leaves_nothing(place, version, no_ensurepip, words):
-    place.python("python3", version, no_ensurepip=no_ensurepip)
-    status, lines = place.make()
+def test_unsuitable_python_is_refused_in_one_line_and_leaves_nothing(folder, version, no_ensurepip, words):
+    folder.python("python3", version, no_ensurepip=no_ensurepip)
+    status, lines = folder.make()
     assert status == 1 and len(lines) == 1 and words in lines[0]
-    assert not place.venv.exists() and place.installs() == 0
+    assert not folder.venv.exists() and folder.installs() == 0
 
 
-def test_an_unsuitable_python_does_not_cost_the_environment_that_is_there(place):
-    place.make()
-    status, lines = place.make(python="python9")
+def test_unsuitable_python_leaves_the_existing_environment(folder):
+    folder.make()
+    status, lines = folder.make(python="python9")
     assert status == 1 and "no python9 runs here" in lines[0]
-    assert place.make() == (0, [])
+    assert folder.make() == (0, [])

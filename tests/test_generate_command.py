@@ -278,7 +278,10 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
         (("--input=IN", "--temperature=1", "--max_new_tokens=16"), "16 positions .* at most 15"),
         (("--input=IN", "--top_k=3"), "--top_k: is for sampling; give --temperature too"),
         (("--input=IN", "--num_samples=3"), "--num_samples: is for sampling"),
-        (("--input=IN", "--temperature=1", "--penalty=gnmt"), "--penalty: is for beam search, and --temperature samples"),
+        (
+            ("--input=IN", "--temperature=1", "--penalty=gnmt"),
+            "--penalty: is for beam search, and --temperature samples",
+        ),
         (("--prompts_file=IN",), "--prompts_file: is for models that continue text; give --input"),
         (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
         (

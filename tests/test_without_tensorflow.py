@@ -18,8 +18,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_two_steps_then_the_table_then_text(tiny, launch, tmp_path):
-    """The training is a process of its own from the first import on, and leaves nothing behind elsewhere."""
+def test_training_evaluation_and_generation_run_without_tensorflow_and_pytorch(tiny, launch, tmp_path):
+    """Training runs in a process of its own from the first import on, and writes nothing outside its directory."""
     root = tmp_path / "run"
     elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "here")}
     for folder in elsewhere.values():
@@ -49,7 +49,7 @@ def test_two_steps_then_the_table_then_text(tiny, launch, tmp_path):
     process = launch("eval.py", f"--workdir={root}")
     assert process.wait() == 0, process.stderr
     after = json.loads((root / "eval" / "2" / "results.json").read_text())["metrics"]
-    assert after == pytest.approx(before, rel=1e-6), "the same parameters and rows, so the same figures"
+    assert after == pytest.approx(before, rel=1e-6), "the same parameters and rows, so the same metrics"
     assert "perplexity" in process.stdout
     process = launch("lm.generate", f"--workdir={root}", "--prompt=a quick", "--max_new_tokens=4")
     assert process.wait() == 0, process.stderr

@@ -1,4 +1,4 @@
-"""What every command shares: flags, the config file, one-line errors and exit statuses."""
+"""What all commands share: flags, the config file, one-line errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def define_config_flag() -> None:
 
 
 def config_from_flags() -> Config | None:
-    """The checked config of --config and its overrides; None if the flag was not given."""
+    """Returns the checked config of --config and its overrides; None if the flag was not given."""
     flag = flags.FLAGS["config"]
     if not flag.present:
         return None
     if not isinstance(flag.value, ml_collections.ConfigDict):
         path = config_flags.get_config_filename(flag).partition(":")[0]
         if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
-            raise _unreadable(path, error)  # an OSError, which ml_collections keeps back until now
+            raise _unreadable(path, error)  # an OSError that ml_collections has kept until now
         raise UserError(f"{path}: its get_config() gives {flag.value!r}; end it with `return config`.")
     return Config.from_dict(flag.value.to_dict())
 
@@ -41,8 +41,8 @@ def config_from_flags() -> Config | None:
 def run(main: Callable[[], int]) -> None:
     """Parses the command line, calls `main` and exits with its status.
 
-    A UserError becomes one line on stderr and exit status 1; anything else that is raised is a bug
-    of ours and keeps its traceback.
+    A UserError becomes one line on stderr and exit status 1. Any other exception is a bug in this code and keeps its
+    traceback.
     """
     if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
         print(_help())
@@ -66,7 +66,7 @@ def run(main: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
-    """Turns what absl and ml_collections say about bad flags into UserErrors, before anything runs."""
+    """Turns errors of absl and ml_collections about flags into UserErrors, before anything runs."""
     path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -76,7 +76,7 @@ def _one_line_flag_errors() -> Iterator[None]:
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
                 missing = f"there is no file {path}" if path else "names no file"
-                raise UserError(f"--config={value}: {missing}; here there are {', '.join(near) or 'none'}.")
+                raise UserError(f"--config={value}: {missing}; the files here are {', '.join(near) or 'none'}.")
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
@@ -88,8 +88,8 @@ def _one_line_flag_errors() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("LM_DEBUG"):
             raise
-        if isinstance(error, KeyError) and not _place_in_file(error, path):
-            raise UserError(f"--config: there is no part named {error.args[0]} in this config file.") from error
+        if isinstance(error, KeyError) and not _line_in_file(error, path):
+            raise UserError(f"--config: there is no section named {error.args[0]} in this config file.") from error
         if isinstance(error, flags.Error) and "parsing config file" not in str(error):
             raise UserError(f"{error} (see --help)") from error
         raise _unreadable(path, error) from error
@@ -98,19 +98,19 @@ def _one_line_flag_errors() -> Iterator[None]:
 
 
 def _unreadable(path: str, error: BaseException) -> UserError:
-    """For what was raised while the config file at `path` was run."""
+    """Returns the error to raise for one that was raised while the config file at `path` ran."""
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
     # ml_collections wraps errors, and raises some of its own while it handles another.
-    places = [(each, place) for each in chain if (place := _place_in_file(each, path))]
-    cause, place = places[-1] if places else (chain[-1], path)
+    found = [(each, line) for each in chain if (line := _line_in_file(each, path))]
+    cause, where = found[-1] if found else (chain[-1], path)
     message = cause.msg if isinstance(cause, SyntaxError) else cause
-    return UserError(f"{place}: {type(cause).__name__}: {message} (set LM_DEBUG=1 for the traceback)")
+    return UserError(f"{where}: {type(cause).__name__}: {message} (set LM_DEBUG=1 for the traceback)")
 
 
-def _place_in_file(error: BaseException, path: str) -> str:
-    """File and line, if the error came through the file at `path`, else ''."""
+def _line_in_file(error: BaseException, path: str) -> str:
+    """Returns file and line if the error came through the file at `path`, else ''."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -118,7 +118,7 @@ def _place_in_file(error: BaseException, path: str) -> str:
 
 
 def _help() -> str:
-    """The command's own description, its flags, and every setting of the config."""
+    """Returns the command's own description, its flags, and every setting of the config."""
     main = sys.modules["__main__"]
     own = flags.FLAGS.get_key_flags_for_module(main)
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]

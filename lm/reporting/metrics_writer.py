@@ -1,4 +1,4 @@
-"""Where the figures of a run go: metrics.jsonl, TensorBoard and, if asked for, Weights & Biases."""
+"""Writes the metrics of a run to metrics.jsonl, TensorBoard and, if configured, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lm.evaluation.metrics import finite_or_none
 
 
 class MetricsWriter:
-    """Appends to `metrics_path` one JSON object a line, `{"step": ..., "train/loss": ..., ...}`.
+    """Appends one JSON object per line to `metrics_path`: `{"step": ..., "train/loss": ..., ...}`.
 
-    Make it before training starts: a missing package is told then, as a UserError. After a resume from
-    `start_step` the caller has already cut later lines off metrics.jsonl; TensorBoard is told to drop
-    its events past that step. One process of a run has a writer.
+    Create it before training starts, so that a missing package is reported then, as a UserError. When a run resumes
+    from `start_step`, the caller has already removed later lines from metrics.jsonl, and TensorBoard drops its later
+    events. Only one process of a run has a writer.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class MetricsWriter:
         if config.wandb_project:
             self._wandb = _start_wandb(config.wandb_project, metrics_path.parent, run)
         try:
-            # Opened in append mode, and line by line, so that a killed run leaves whole lines.
+            # Opened to append, and flushed after each line, so that a killed run leaves whole lines.
             self._file = open(metrics_path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"{metrics_path}: cannot be written ({error.strerror}).") from error
         if config.tensorboard:
-            # Imported here: it is slow to load, and not everyone who reads metrics needs it.
+            # Imported here because it is slow to load and can be switched off.
             import tensorboardX
 
             self._tensorboard = tensorboardX.SummaryWriter(
@@ -50,7 +50,7 @@ class MetricsWriter:
             )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line at `step`. What is not finite becomes null in the JSON and is left out elsewhere."""
+        """Writes one line for `step`. A value that is not finite is null in the JSON and left out elsewhere."""
         values = {name: float(value) for name, value in metrics.items()}
         line = {"step": int(step)} | {name: finite_or_none(value) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
@@ -73,15 +73,15 @@ class MetricsWriter:
 class LateMetrics:
     """Holds the metrics of step n - 1 on the device until step n has been dispatched.
 
-    Reading a metric waits for the step that computes it. Read one step late, the wait falls while the
-    device already has its next step to do, and so costs nothing.
+    Reading a metric waits for the step that computes it. One step late, the device already has its next step to do
+    during that wait, so the wait costs nothing.
     """
 
     def __init__(self) -> None:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
-        """Call after dispatching `step`, with its device scalars; returns the step before, read."""
+        """Takes the device scalars of the `step` just dispatched; returns the previous step with its values."""
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
@@ -89,7 +89,7 @@ class LateMetrics:
         return None if before is None else _read(before)
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
-        """The last step pushed, read now; None if there is nothing left to read."""
+        """Returns the last step pushed with its values; None if there is nothing left to read."""
         before, self._held = self._held, None
         return None if before is None else _read(before)
 
@@ -100,7 +100,7 @@ def _read(held: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, float]]:
 
 
 def _start_wandb(project: str, root: Path, run: Config | None) -> Any:
-    """A run that keeps its identity over restarts: the id lies in the run directory."""
+    """Starts or resumes a run; its id is kept in the run directory."""
     try:
         import wandb
     except ImportError as error:

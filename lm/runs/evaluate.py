@@ -1,7 +1,7 @@
 """Scores one checkpoint of a run directory: what eval.py does for each of its runs.
 
-A run directory is all that is needed; the number and kind of devices may be another than in training.
-Every token and every example of the split is scored once.
+It needs only a run directory; the number and kind of devices may differ from training. Every token and every example of
+the split is scored once.
 """
 
 from __future__ import annotations
@@ -55,13 +55,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Evaluated:
+    """The result of a run and what is needed to write it to files.
+
+    Attributes:
+        directory: where to write.
+        stem: of the file names.
+        evaluation: holds the predictions, if there are any.
+    """
+
     result: Result
-    directory: Path  # where its files belong
-    stem: str  # and how they are called
-    evaluation: SplitEvaluation  # which has the predictions, if there were any
+    directory: Path
+    stem: str
+    evaluation: SplitEvaluation
 
     def write(self) -> None:
-        """Writes results and predictions and tells where; if it cannot be done, that is a warning."""
+        """Writes results and predictions and prints their paths. If they cannot be written, prints a warning."""
         try:
             paths = write_results(self.directory, self.stem, self.result)
             paths += self.evaluation.write(self.directory, self.stem.replace("results", "predictions", 1))

@@ -127,12 +127,11 @@ def _differing(theirs: ModelConfig, ours: ModelConfig, names: Sequence[str]) -> 
 def _placed(values: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
     """Puts the values on the shardings of `abstract`; each device gets only its own shard."""
     leaves = traverse_util.flatten_dict(abstract)
-
-    def place(path: tuple[str, ...], value: Any) -> jax.Array:
+    placed = {}
+    for path, value in traverse_util.flatten_dict(values).items():
         array = np.asarray(value, leaves[path].dtype)
-        return jax.make_array_from_callback(array.shape, leaves[path].sharding, lambda index: array[index])
-
-    return traverse_util.path_aware_map(place, values)
+        placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
+    return traverse_util.unflatten_dict(placed)
 
 
 def _listed(names: list[str], is_stacked: bool) -> str:

@@ -1,4 +1,4 @@
-"""One experiment several times: with other seeds, or on other folds of its data; and what came of it, in one table."""
+"""Trains one experiment several times, with different seeds or folds of its data, and puts the results in one table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lm.training.loop import train
 
 
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
-    """Configs by the name of their run directory: "seed_1", "fold_0" or "seed_1_fold_0".
+    """Returns configs by the name of their run directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
     Args:
-        seeds: empty for that of the config alone.
-        folds: the first so many of data.folds; 0 for that of the config alone.
+        seeds: empty for the seed of the config.
+        folds: how many of the first data.folds to use; 0 for the fold of the config.
 
-    Raises UserError for a seed that comes twice or is negative, or more folds than there are.
+    Raises UserError for a seed that is repeated or negative, or more folds than there are.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise UserError(f"--seeds={','.join(map(str, seeds))}: name different numbers of 0 or more.")
@@ -43,11 +43,11 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 
 
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
-    """Trains each in its own directory below `workdir`, or continues; then evaluates the best of each.
+    """Trains or continues each config in its own directory below `workdir`; then evaluates the best step of each.
 
-    The table is of the test split where there is one, else of validation; it is printed with the mean and the
-    standard deviation and written to results.{md,csv} in `workdir`. Returns the exit status; of a run that was
-    stopped by a signal, that. Raises UserError.
+    The table is of the test split if there is one, else of validation. It is printed with the mean and the standard
+    deviation and written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal
+    stopped, else 0. Raises UserError.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")

@@ -1,4 +1,4 @@
-"""A directory of two checkpoints."""
+"""A directory with two checkpoints."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.checkpoints.states import LOSS, State, make_mesh, make_state
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[int, State]]]:
-    """Steps 10 (the best) and 20, one device. Tests that damage it put it back."""
+    """Steps 10 (the best) and 20, on one device. Tests that damage it restore it."""
     directory = tmp_path_factory.mktemp("two") / "checkpoints"
     mesh = make_mesh(1)
     states = {10: make_state(mesh, 1), 20: make_state(mesh, 2)}

@@ -1,4 +1,4 @@
-"""A training state on a mesh, what to restore it into, and its bits."""
+"""A training state on a mesh, its abstract form, and its bits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_mesh(*shape: int) -> Mesh:
 
 
 def sharded(tree: Any, mesh: Mesh) -> Any:
-    """Abstract leaves; the first axis that the mesh's last axis divides is split over it."""
+    """Returns abstract leaves; the first axis that is divisible by the mesh's last axis is split over it."""
 
     def leaf(x: Any) -> jax.ShapeDtypeStruct:
         name, size = mesh.axis_names[-1], mesh.devices.shape[-1]

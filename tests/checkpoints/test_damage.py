@@ -1,4 +1,4 @@
-"""A damaged checkpoint never gives wrong values: it is reported, and an older one taken."""
+"""A damaged checkpoint never gives wrong values: it is reported, and an older one is used."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from tests.checkpoints.states import LOSS, State, abstract, bits, make_mesh
 
 
 def damages(content: bytes, rng: random.Random) -> Iterator[bytes | None]:
-    """None stands for a lost file."""
+    """Yields damaged contents of a file; None stands for a lost file."""
     yield None
     yield content[: len(content) // 2]
     flipped = bytearray(content)
@@ -25,7 +25,7 @@ def damages(content: bytes, rng: random.Random) -> Iterator[bytes | None]:
 
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
 def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
-    """Every file of the newest step, lost, cut, with a flipped bit: its own bits, or a report and step 10's."""
+    """Damages every file of step 20: either its own bits are restored, or it is reported and step 10 is used."""
     directory, states = two_steps
     target = abstract(make_mesh(1))
     wanted = {step: bits(state) for step, state in states.items()}
@@ -53,9 +53,9 @@ def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]
 
 
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
-def test_flipped_parameters_are_seen_by_restore_params(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
+def test_restore_params_finds_overwritten_parameters(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
     directory, states = two_steps
-    # All files of data: which of them holds the parameters differs from run to run.
+    # All data files: which of them holds the parameters differs from run to run.
     contents = {each: each.read_bytes() for each in (directory / "20" / "state").rglob("d/*") if each.is_file()}
     assert contents
     try:
@@ -74,7 +74,7 @@ def test_flipped_parameters_are_seen_by_restore_params(two_steps: tuple[Path, di
             path.write_bytes(content)
 
 
-def test_training_sets_a_damaged_one_aside(two_steps: tuple[Path, dict[int, State]], tmp_path: Path) -> None:
+def test_training_sets_a_damaged_checkpoint_aside(two_steps: tuple[Path, dict[int, State]], tmp_path: Path) -> None:
     source, states = two_steps
     directory, target = tmp_path / "checkpoints", abstract(make_mesh(1))
     shutil.copytree(source, directory)
@@ -90,4 +90,4 @@ def test_training_sets_a_damaged_one_aside(two_steps: tuple[Path, dict[int, Stat
     with Checkpoints(directory) as checkpoints, pytest.raises(UserError, match=r"intact \(damaged: 20, 10\)"):
         checkpoints.restore(target)
     assert checkpoints.best() is None
-    assert sorted(os.listdir(directory)) == ["10", "20", "damaged-20"]  # with nothing to go on from, all stay
+    assert sorted(os.listdir(directory)) == ["10", "20", "damaged-20"]  # without an intact one, all stay

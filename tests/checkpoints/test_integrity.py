@@ -1,4 +1,4 @@
-"""The sum of an array's bits: the same on every mesh, another after any change."""
+"""The checksum of an array: the same on every mesh, and a different one after any change."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lm.checkpoints import integrity
 from tests.checkpoints.states import make_mesh
 
 
-def test_sum_is_the_same_on_every_mesh_and_sees_every_change() -> None:
+def test_checksum_is_the_same_on_every_mesh_and_changes_with_every_element() -> None:
     x = jax.random.normal(jax.random.key(0), (16, 8)).astype(jnp.bfloat16)
 
     def total(value: Any, mesh: Mesh, spec: P) -> int:
@@ -21,7 +21,7 @@ def test_sum_is_the_same_on_every_mesh_and_sees_every_change() -> None:
     reference = total(x, make_mesh(1), P())
     assert total(x, make_mesh(8), P("data")) == reference
     assert total(x, make_mesh(2, 4), P("fsdp", "data")) == reference
-    # The formula, once more, in plain integers.
+    # The formula again, in plain integers.
     words = np.asarray(x).view(np.uint16).astype(np.uint32).reshape(-1)
 
     def mix(v: int) -> int:
@@ -30,7 +30,7 @@ def test_sum_is_the_same_on_every_mesh_and_sees_every_change() -> None:
         return v ^ v >> 16
 
     assert reference == sum(mix(int(word) ^ mix(i)) for i, word in enumerate(words)) % 2**32
-    # Blocks of round numbers that change places: what a sum with linear weights would miss.
+    # Blocks of round numbers in another order, which a sum with linear weights would miss.
     ones = np.repeat(np.float32([1, 2, 1, 2]), 256)
     assert int(integrity.leaf_sum(ones)) != int(integrity.leaf_sum(ones[::-1].copy()))
     for i in range(0, 128, 7):

@@ -32,7 +32,7 @@ def test_restored_bits_are_equal_on_any_mesh(tmp_path: Path, shape: tuple[int, .
     assert restored.state.extra["none"] is None
 
 
-def test_params_alone(two_steps: tuple[Path, dict[int, State]]) -> None:
+def test_parameters_are_read_by_step_best_or_newest(two_steps: tuple[Path, dict[int, State]]) -> None:
     directory, states = two_steps
     with Checkpoints(directory, read_only=True) as checkpoints:
         for step, expected in ((None, 20), ("best", 10), (10, 10)):
@@ -46,7 +46,7 @@ def test_params_alone(two_steps: tuple[Path, dict[int, State]]) -> None:
         assert jax.tree.map(lambda x: x.sharding, params) == jax.tree.map(lambda x: x.sharding, target)
 
 
-def test_params_alone_does_not_read_the_optimizer(tmp_path: Path) -> None:
+def test_reading_parameters_does_not_read_the_optimizer(tmp_path: Path) -> None:
     state = make_state(make_mesh(1), ema=True)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {}, {})
@@ -66,7 +66,9 @@ def test_params_alone_does_not_read_the_optimizer(tmp_path: Path) -> None:
         assert read and all(path.startswith("params/") for path in read)
 
 
-def test_another_model_is_not_damage(two_steps: tuple[Path, dict[int, State]]) -> None:
+def test_checkpoint_of_another_model_is_refused_and_not_called_damaged(
+    two_steps: tuple[Path, dict[int, State]],
+) -> None:
     directory, _ = two_steps
     target = abstract(make_mesh(1))
 
@@ -96,7 +98,7 @@ def test_another_model_is_not_damage(two_steps: tuple[Path, dict[int, State]]) -
         Checkpoints(directory / "10" / "record" / "metadata")
 
 
-def test_read_only_writes_nothing(two_steps: tuple[Path, dict[int, State]], tmp_path: Path) -> None:
+def test_reading_writes_nothing(two_steps: tuple[Path, dict[int, State]], tmp_path: Path) -> None:
     source, states = two_steps
     directory = tmp_path / "checkpoints"
     shutil.copytree(source, directory)

@@ -1,4 +1,4 @@
-"""What is saved is a whole checkpoint or none, those that are asked for are kept, and what goes wrong is told."""
+"""A checkpoint is saved whole or not at all, the right ones are kept, and errors are reported."""
 
 import json
 import os
@@ -30,16 +30,16 @@ ROOT = Path(__file__).resolve().parents[2]
     ("latest", "best", "kept"),
     [(2, 1, [3, 6, 7]), (1, 2, [3, 5, 7]), (1, 0, [7]), (3, 1, [3, 5, 6, 7])],
 )
-def test_latest_and_best_are_kept(tmp_path: Path, latest: int, best: int, kept: list[int]) -> None:
+def test_latest_and_best_checkpoints_are_kept(tmp_path: Path, latest: int, best: int, kept: list[int]) -> None:
     settings = CheckpointConfig(keep_latest=latest, keep_best=best)
     losses = {1: 5.0, 2: 4.0, 3: 1.0, 4: None, 5: 2.0, 6: float("nan"), 7: 3.0}
     state = {"params": {"w": jnp.ones(3)}}
-    for part in ([1, 2, 3, 4], [5, 6, 7]):  # a restart in between forgets nothing
+    for steps in ([1, 2, 3, 4], [5, 6, 7]):  # a restart in between forgets nothing
         with Checkpoints(tmp_path, settings) as checkpoints:
-            for step in part:
+            for step in steps:
                 loss = losses[step]
                 assert checkpoints.save(step, state, {}, {"other": 0.0} if loss is None else {LOSS: loss})
-            assert not checkpoints.save(part[-1], state, {}, {LOSS: 0.0})  # is there already
+            assert not checkpoints.save(steps[-1], state, {}, {LOSS: 0.0})  # exists already
     with Checkpoints(tmp_path, settings, read_only=True) as checkpoints:
         assert checkpoints.steps() == kept
         assert checkpoints.latest() == 7
@@ -47,16 +47,16 @@ def test_latest_and_best_are_kept(tmp_path: Path, latest: int, best: int, kept: 
         assert checkpoints.metrics(7) == {LOSS: 3.0}
 
 
-def test_best_without_the_metric(tmp_path: Path) -> None:
+def test_newest_checkpoint_stands_in_for_the_best_if_none_has_the_metric(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == ([], None, None)
         checkpoints.save(1, {"params": {"w": jnp.ones(3)}}, {}, {"train/loss": 1.0})
         checkpoints.wait()
         assert checkpoints.best() is None
-        assert checkpoints.restore_params(step="best")[1] == 1  # the newest in its place
+        assert checkpoints.restore_params(step="best")[1] == 1  # the newest
 
 
-def test_donating_right_after_save(tmp_path: Path) -> None:
+def test_buffers_may_be_donated_right_after_save(tmp_path: Path) -> None:
     add = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
     state = {"params": {"w": jnp.arange(500_000.0)}, "step": jnp.int32(1)}
     target = sharded(state, make_mesh(1))
@@ -71,8 +71,8 @@ def test_donating_right_after_save(tmp_path: Path) -> None:
             np.testing.assert_array_equal(restored["params"]["w"], np.arange(500_000.0) + 20 * (step - 1))
 
 
-def test_full_disk(tmp_path: Path, capfd: Any) -> None:
-    """A file that may not grow stands for a full disk: the error is a clear one, and the next save works."""
+def test_full_disk_is_reported_and_the_next_save_works(tmp_path: Path, capfd: Any) -> None:
+    """A limit on the size of files stands for a full disk."""
 
     def state(size: int) -> Any:
         return {"params": {"w": jax.random.normal(jax.random.key(0), (size,))}}
@@ -89,14 +89,14 @@ def test_full_disk(tmp_path: Path, capfd: Any) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert os.listdir(tmp_path) == ["1"]
-        checkpoints.check()  # told once
+        checkpoints.check()  # reported once
         checkpoints.save(3, state(200_000), {}, {})
         checkpoints.wait()
         assert checkpoints.steps() == [3]
     assert capfd.readouterr().err == ""
 
 
-def test_directory_lost_while_training(tmp_path: Path) -> None:
+def test_lost_directory_is_reported_and_no_thread_is_left(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     directory = tmp_path / "checkpoints"
     with Checkpoints(directory) as checkpoints:
@@ -106,7 +106,7 @@ def test_directory_lost_while_training(tmp_path: Path) -> None:
             checkpoints.save(2, {"params": {"w": jnp.ones(3)}}, {}, {})
             checkpoints.wait()
     new = set(threading.enumerate()) - before
-    # asyncio's pool ends with the process; anything else the process would have to wait for.
+    # asyncio's pool ends with the process; the process would have to wait for any other thread.
     left = [thread.name for thread in new if not thread.daemon and not thread.name.startswith("asyncio_")]
     assert left == []
 
@@ -177,7 +177,7 @@ def environment(devices: int) -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def test_kill_in_the_middle_of_a_save(tmp_path: Path) -> None:
+def test_kill_during_a_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     done = subprocess.run(command, env=environment(1), timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -190,7 +190,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path: Path) -> None:
         assert checkpoints.save(2, {"params": {"w": jnp.ones(3)}}, {}, {})
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes_save_restore_and_agree_about_damage(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -220,14 +220,14 @@ def test_two_processes(tmp_path: Path) -> None:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], results
     assert all(out.endswith("done\n") for out, _ in results)
-    assert "3 is damaged" in results[0][1] and "damaged" not in results[1][1]  # process 0 tells
+    assert "3 is damaged" in results[0][1] and "damaged" not in results[1][1]  # process 0 reports it
     assert sorted(name for name in os.listdir(tmp_path)) == ["1", "2", "3", "damaged-3"]
     record = json.loads((tmp_path / "3" / "record" / "metadata").read_text())
     assert record["content"]["step"] == 3
 
 
-def test_quiet(tmp_path: Path) -> None:
-    """Nothing of Orbax's own talk, and no deprecation warning, reaches the terminal."""
+def test_saving_and_restoring_print_nothing(tmp_path: Path) -> None:
+    """Neither Orbax's log messages nor deprecation warnings reach the terminal."""
     program = (
         "import sys, jax.numpy as jnp; from pathlib import Path; from absl import logging\n"
         "from lm.checkpoints.checkpoints import Checkpoints\n"

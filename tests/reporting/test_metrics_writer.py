@@ -34,7 +34,7 @@ def events(directory):
     return found
 
 
-def test_every_line_is_strict_json_also_for_numbers_that_are_not_finite(tmp_path):
+def test_every_line_is_strict_json_even_if_numbers_are_not_finite(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig(tensorboard=False))
     writer.write(1, {"train/loss": 2.5, "train/tokens": jnp.float32(64)})
     writer.write(2, {"train/loss": math.nan, "valid/perplexity": math.inf})
@@ -46,7 +46,7 @@ def test_every_line_is_strict_json_also_for_numbers_that_are_not_finite(tmp_path
     assert not (tmp_path / "tb").exists()
 
 
-def test_a_later_writer_appends(tmp_path):
+def test_second_writer_appends(tmp_path):
     for step in (1, 2):
         writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig(tensorboard=False))
         writer.write(step, {"a": step})
@@ -54,7 +54,7 @@ def test_a_later_writer_appends(tmp_path):
     assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
-def test_tensorboard_gets_scalars_and_a_resume_purges_later_ones(tmp_path):
+def test_tensorboard_gets_scalars_and_a_resumed_run_purges_later_ones(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig())
     writer.write(3, {"train/loss": 2.5, "train/bad": math.nan})
     writer.close()
@@ -67,7 +67,7 @@ def test_tensorboard_gets_scalars_and_a_resume_purges_later_ones(tmp_path):
     assert starts == [11], "events of step 11 and later are void, step 10 stays"
 
 
-def test_missing_wandb_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_missing_wandb_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig(wandb_project="mine"))
@@ -88,7 +88,7 @@ def test_wandb_keeps_its_run_over_restarts(tmp_path, monkeypatch):
     assert started[0]["id"] == started[1]["id"] and started[0]["dir"] == str(tmp_path)
 
 
-def test_an_unwritable_place_is_a_user_error(tmp_path):
+def test_unwritable_path_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         MetricsWriter(tmp_path / "missing" / "metrics.jsonl", tmp_path / "tb", LogConfig(tensorboard=False))
 
@@ -104,7 +104,7 @@ def test_metrics_are_read_one_step_late():
     assert late.flush() is None
 
 
-def test_pushing_reads_nothing_of_the_step_just_dispatched():
+def test_push_reads_nothing_of_the_step_just_dispatched():
     class Unready:
         def __float__(self):
             raise AssertionError("waited for the step just dispatched")

@@ -1,4 +1,4 @@
-"""Several seeds or folds in one command: what they are called, that they differ, and their table."""
+"""Several seeds or folds in one command: their names, that they differ, and their table."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def names_and_settings(config, seeds, folds):
     return {name: (each.seed, each.data.fold) for name, each in repetitions(config, seeds, folds).items()}
 
 
-def test_names_of_repetitions(tiny_labels):
+def test_repetitions_are_named_by_seed_and_fold(tiny_labels):
     config = config_of(tiny_labels, seed=7, data__fold=2)
     assert names_and_settings(config, [3, 0], 0) == {"seed_3": (3, 2), "seed_0": (0, 2)}
     assert names_and_settings(config, [], 3) == {"fold_0": (7, 0), "fold_1": (7, 1), "fold_2": (7, 2)}
@@ -45,7 +45,7 @@ def test_names_of_repetitions(tiny_labels):
         ([0], 1, r"--folds=1: name 2 or more"),
     ],
 )
-def test_repetitions_that_cannot_be(tiny_labels, seeds, folds, message):
+def test_impossible_repetitions_are_refused(tiny_labels, seeds, folds, message):
     with pytest.raises(UserError, match=message):
         repetitions(config_of(tiny_labels), seeds, folds)
 
@@ -70,9 +70,9 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["seed_0", "seed_1", "mean of 2", "deviation"]
     assert {row["split"] for row in rows} == {"test"}
-    for figure in ("task_loss", *TASKS["classification"].metrics(None)[1:]):
-        values = [each[figure] for each in metrics]
-        found = [float(row[figure]) for row in rows]
+    for metric in ("task_loss", *TASKS["classification"].metrics(None)[1:]):
+        values = [each[metric] for each in metrics]
+        found = [float(row[metric]) for row in rows]
         assert found == pytest.approx([*values, statistics.mean(values), statistics.stdev(values)], abs=1e-12)
     assert "| mean of 2 |" in (root / "results.md").read_text()
 
@@ -87,7 +87,7 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
     alone = call("eval.py", runs, "--split=test")
     assert "mean" not in alone.stdout and "deviation" not in alone.stdout
 
-    # A run of its own is no place for several.
+    # The directory of one run cannot hold several.
     refused = call("train.py", *tiny_labels.flags(root / "seed_0"), "--seeds=2,3")
     assert refused.status == 1 and "seed_0: holds a run of its own" in refused.stderr
     assert not (root / "seed_0" / "seed_2").exists()
@@ -96,7 +96,10 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
 def test_folds_are_tested_on_different_examples(tiny_labels):
     tested, texts = [], tiny_labels.text.read_text().splitlines()[1:]
     for config in repetitions(config_of(tiny_labels), [], 4).values():
-        found = {split: prepare_split(config, Tokenizers(ByteTokenizer(), ByteTokenizer()), split)["lines"].raw for split in ("train", "valid", "test")}
+        found = {
+            split: prepare_split(config, Tokenizers(ByteTokenizer(), ByteTokenizer()), split)["lines"].raw
+            for split in ("train", "valid", "test")
+        }
         sets = [{example.text for example in examples} for examples in found.values()]
         assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
         tested += [f"{example.text}\t{example.label}" for example in found["test"]]
@@ -104,9 +107,11 @@ def test_folds_are_tested_on_different_examples(tiny_labels):
     assert sorted(tested) == sorted(texts), "over all folds each example is tested once"
 
 
-def test_a_signal_ends_them_all(tiny_labels, monkeypatch, tmp_path):
+def test_signal_ends_all_repetitions(tiny_labels, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr("lm.runs.repeats.train", lambda config, root: seen.append(root.name) or (75 if len(seen) > 1 else 0))
+    monkeypatch.setattr(
+        "lm.runs.repeats.train", lambda config, root: seen.append(root.name) or (75 if len(seen) > 1 else 0)
+    )
     assert train_all(repetitions(config_of(tiny_labels), [4, 5, 6], 0), tmp_path) == 75
     assert seen == ["seed_4", "seed_5"] and list(tmp_path.iterdir()) == []
 
@@ -114,12 +119,12 @@ def test_a_signal_ends_them_all(tiny_labels, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--seeds=0,one", "--seeds: 'one' is not a number; name several with commas, as --seeds=0,1,2."),
+        ("--seeds=0,one", "--seeds: 'one' is not a number; separate several by commas, e.g. --seeds=0,1,2."),
         ("--seeds=2,2", "--seeds=2,2: name different numbers"),
         ("--folds=9", "--folds=9: the config has 4"),
     ],
 )
-def test_flags(tiny_labels, call, tmp_path, flag, message):
+def test_bad_flags_are_refused_and_nothing_is_written(tiny_labels, call, tmp_path, flag, message):
     outcome = call("train.py", *tiny_labels.flags(tmp_path / "run"), flag)
     assert outcome.status == 1 and message in outcome.stderr and len(outcome.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Who may train where, what may change, and metrics.jsonl after a kill."""
+"""Who may train in a run directory, what may change, and metrics.jsonl after a kill."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**changes: object) -> Config:
-    """`config(train__num_steps=5)`."""
+    """Returns a config with changed settings: `config(train__num_steps=5)`."""
     values = defaults()
     values.data.train.docs = source(kind="embedded")
     values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
@@ -31,11 +31,11 @@ def reopen(root: Path, new: Config) -> RunDirectory:
 
 
 def start(root: Path, new: Config) -> None:
-    """A run that has made its first step."""
+    """Creates a run that has done its first step."""
     reopen(root, new).metrics_path.write_text('{"step": 1}\n')
 
 
-def test_new_run_and_existing(tmp_path: Path) -> None:
+def test_new_run_can_be_opened_again(tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     with RunDirectory.open(root, config()) as run:
         assert run.load_config() == config()
@@ -58,7 +58,7 @@ def test_new_run_and_existing(tmp_path: Path) -> None:
         {},
     ],
 )
-def test_harmless_changes_are_taken_over(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_run_continues_with_changes_that_affect_nothing(tmp_path: Path, changes: dict[str, object]) -> None:
     reopen(tmp_path, config())
     run = reopen(tmp_path, config(**changes))
     assert run.load_config() == config(**changes)
@@ -78,19 +78,21 @@ def test_harmless_changes_are_taken_over(tmp_path: Path, changes: dict[str, obje
         ({"data__sequence_length": 128}, "data.sequence_length: 256 -> 128"),
     ],
 )
-def test_another_run_is_refused_with_its_keys(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+def test_another_config_is_refused_with_the_settings_that_differ(
+    tmp_path: Path, changes: dict[str, object], named: str
+) -> None:
     start(tmp_path, config())
     before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(UserError) as error:
         RunDirectory.open(tmp_path, config(**changes))
     assert named in str(error.value) and "--workdir" in str(error.value) and "\n" not in str(error.value)
     assert (tmp_path / "config.json").read_bytes() == before
-    reopen(tmp_path, config())  # the refusal has released the lock
+    reopen(tmp_path, config())  # the refusal released the lock
 
 
 @pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/3"])
-def test_before_its_first_step_a_run_can_become_another(tmp_path: Path, kept: str) -> None:
-    """As after a path that was mistyped. Its tokenizer goes, unless the config is the same."""
+def test_run_can_become_another_before_its_first_step(tmp_path: Path, kept: str) -> None:
+    """For example after a mistyped path. Its tokenizer is removed unless the config is the same."""
     other = config(data__train={"other": source(kind="embedded").to_dict()})
     tokenizer = reopen(tmp_path, config()).tokenizer_dir / "model"
     for new in (config(), other):
@@ -106,7 +108,7 @@ def test_before_its_first_step_a_run_can_become_another(tmp_path: Path, kept: st
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "bert"}', "torn"])
-def test_a_directory_with_a_config_of_others_is_left_alone(tmp_path: Path, content: str) -> None:
+def test_directory_with_a_foreign_config_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "tokenizer").mkdir()
     with pytest.raises(UserError, match=r"config.json: (written by another version|damaged)"):
@@ -114,7 +116,7 @@ def test_a_directory_with_a_config_of_others_is_left_alone(tmp_path: Path, conte
     assert (tmp_path / "config.json").read_text() == content and (tmp_path / "tokenizer").exists()
 
 
-def test_many_differences_are_capped(tmp_path: Path) -> None:
+def test_message_lists_at_most_eight_differences(tmp_path: Path) -> None:
     start(tmp_path, config())
     changes = {f"model__{key}": 8 for key in ("num_layers", "d_model", "num_heads", "head_dim", "d_ff", "window")}
     changes |= {"seed": 1, "train__batch_size": 8, "optimizer__warmup_steps": 3, "data__sequence_length": 9}
@@ -123,7 +125,7 @@ def test_many_differences_are_capped(tmp_path: Path) -> None:
     assert str(error.value).count("->") == 8
 
 
-def test_vocab_size_known_later(tmp_path: Path) -> None:
+def test_vocab_size_may_become_known_later(tmp_path: Path) -> None:
     unresolved = config()
     resolved = dataclasses.replace(unresolved, model=dataclasses.replace(unresolved.model, vocab_size=77))
     start(tmp_path, unresolved)
@@ -134,7 +136,7 @@ def test_vocab_size_known_later(tmp_path: Path) -> None:
         reopen(tmp_path, config(model__vocab_size=78))
 
 
-def test_more_steps_only_with_the_same_schedule(tmp_path: Path) -> None:
+def test_run_gets_more_steps_only_if_the_schedule_stays_the_same(tmp_path: Path) -> None:
     for schedule in ("constant", "inverse_sqrt"):
         start(tmp_path / schedule, config(optimizer__schedule=schedule))
         more = config(optimizer__schedule=schedule, train__num_steps=2000)
@@ -151,7 +153,7 @@ def test_more_steps_only_with_the_same_schedule(tmp_path: Path) -> None:
         reopen(tmp_path / "wsd", config(**wsd, train__num_steps=2000))
 
 
-def test_not_ours(tmp_path: Path) -> None:
+def test_directory_that_is_not_a_run_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"thesis.tex"):
         RunDirectory.open(tmp_path, config())
@@ -160,7 +162,7 @@ def test_not_ours(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not a directory"):
             RunDirectory.open(path, config())
     (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / ".config.json.tmp").write_text("{")  # killed while it began
+    (tmp_path / "torn" / ".config.json.tmp").write_text("{")  # left by a kill at the start
     reopen(tmp_path / "torn", config())
 
 
@@ -174,7 +176,7 @@ def test_not_ours(tmp_path: Path) -> None:
         (b"[]", "another version"),
     ],
 )
-def test_existing_refuses(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_opening_a_missing_or_damaged_run_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     with pytest.raises(UserError, match="no such run directory"):
         RunDirectory.existing(tmp_path / "absent")
     if content is not None:
@@ -184,8 +186,8 @@ def test_existing_refuses(tmp_path: Path, content: bytes | None, message: str) -
     assert str(tmp_path) in str(error.value)
 
 
-def test_lock_until_death(tmp_path: Path) -> None:
-    """Another process holds it, with a forked child that outlives it; kill -9 sets it free."""
+def test_lock_is_held_until_the_process_dies(tmp_path: Path) -> None:
+    """The holder has a forked child that outlives it; kill -9 of the holder releases the lock."""
     reopen(tmp_path, config())
     program = (
         "import os, sys, time; from pathlib import Path\n"
@@ -201,7 +203,7 @@ def test_lock_until_death(tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match=f"training in this directory .process {holder.pid} on "):
             RunDirectory.open(tmp_path, config())
-        RunDirectory.existing(tmp_path)  # looking on is allowed
+        RunDirectory.existing(tmp_path)  # reading is allowed
         holder.kill()
         holder.wait()
         reopen(tmp_path, config())
@@ -216,7 +218,7 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_metrics(tmp_path: Path) -> None:
+def test_metrics_are_read_and_truncated_after_a_kill(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.read_metrics() == []
     run.truncate_metrics(5)
