@@ -81,7 +81,7 @@ def main() -> int:
     if repeated:
         mean, deviation = with_means(repeated)[-2:]
         splits = {f"test, {each.run}": each.metrics for each in (mean, deviation)}
-    checkpoints = Checkpoints(run.checkpoints_dir, read_only=True)
+    checkpoints = run.open_checkpoints(config)
     lengths = config.data.sequence_length, config.data.source_length
     record: dict[str, Any] = {
         "name": FLAGS.name,

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flax import traverse_util
-
 
 @dataclass(frozen=True)
 class Retired:
@@ -19,7 +17,8 @@ class Retired:
 
     Attributes:
         reason: completes "is no longer a setting; ...".
-        renamed: its new dotted key, in which "*" stands for the same part as in the old key; "" if it was dropped.
+        renamed: its new dotted key, with as many parts as the old one and "*" for a part that stays the same; "" if
+            the setting was dropped.
     """
 
     reason: str = ""
@@ -47,8 +46,9 @@ def explanation(dotted: str) -> str:
 
 
 def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested settings of an old config.json without those that were dropped;
-    the others are renamed."""
+    """Returns the nested settings of an old config.json with retired ones dropped or renamed."""
+    from flax import traverse_util  # here, because settings can be read without loading JAX
+
     flat = traverse_util.flatten_dict(dict(values), keep_empty_nodes=True)
     retired = {key: _find(key) for key in flat}
     kept = {key: value for key, value in flat.items() if retired[key] is None}
