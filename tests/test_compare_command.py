@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 from lm import compare
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.predictions import Example, write_predictions
@@ -143,9 +144,9 @@ def test_runs_by_step(command, runs):
 
 
 def test_the_best_step_is_the_checkpoints(command, runs, monkeypatch):
-    monkeypatch.setattr(compare.Checkpoints, "best", lambda self: 4)
+    monkeypatch.setattr(Checkpoints, "best", lambda self: 4)
     assert compare.predictions_of(runs / "one", "best") == runs / "one" / "eval" / "4" / compare.FILE
-    monkeypatch.setattr(compare.Checkpoints, "best", lambda self: 7)
+    monkeypatch.setattr(Checkpoints, "best", lambda self: 7)
     with pytest.raises(UserError, match=r"of step 7 \(best\); it has those of 4, 9"):
         compare.predictions_of(runs / "one", "best")
 
