@@ -15,7 +15,7 @@ class ModelConfig:
         "decoder",
         "decoder: one stack that sees what comes before (GPT, Llama); encoder_decoder: one that reads the source and "
         "one that writes the target (Transformer, T5, BART); encoder: one stack that sees all (BERT).",
-        choices=("decoder", "encoder_decoder", "encoder"),
+        registry="lm.models.MODELS",
     )
     vocab_size: int = option(
         0, "Rows of the embedding; 0 for the tokenizer's, rounded up to vocab_multiple.", minimum=0
@@ -44,14 +44,14 @@ class ModelConfig:
         0.0, "The same in layers with a window where others have none (global_every); 0 for rotary_theta.", minimum=0.0
     )
     rotary_interleaved: bool = option(False, "Rotate adjacent pairs (as llama.c) in place of the two halves (as HF).")
-    norm: str = option("layernorm", "Normalisation.", choices=("layernorm", "rmsnorm"))
+    norm: str = option("layernorm", "Normalization.", registry="lm.models.layers.NORMS")
     norm_position: str = option("pre", "Before each sub-layer, or after its residual sum.", choices=("pre", "post"))
     norm_epsilon: float = option(1e-5, "Added to the variance.", minimum=0.0)
     activation: str = option(
         "gelu",
         "gelu is the exact form (erf), gelu_tanh GPT-2's approximation; swiglu, geglu (exact) and geglu_tanh (T5 1.1) "
         "are gated.",
-        choices=("gelu", "gelu_tanh", "relu", "swiglu", "geglu", "geglu_tanh"),
+        registry="lm.models.layers.ACTIVATIONS",
     )
     use_bias: bool = option(True, "Biases in the products and in layernorm.")
     share_embeddings: bool = option(True, "Encoder-decoder: both sides have one embedding.")
@@ -120,11 +120,6 @@ class ModelConfig:
         default=("query", "value"),
         metadata={"doc": "Products with an adapter: query, key, value, out, up, gate, down."},
     )
-
-    @property
-    def gated(self) -> bool:
-        """Whether the MLP has two products from the width to the hidden width."""
-        return self.activation in ("swiglu", "geglu", "geglu_tanh")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ def objective_sums(output: Output, batch: Batch, config: ObjectiveConfig) -> Los
     if config.name == "span_qa":
         return span_loss(output.logits, batch)
     if config.name == "contrastive":
-        return contrastive_loss(output.embedding, output.source_embedding, batch, config.temperature)
-    sums = loss_sums(output.logits, _at_places(batch, output.places), config)
-    if output.pair_logits is None:
+        return contrastive_loss(output.embedding, output.paired_embedding, batch, config.temperature)
+    sums = loss_sums(output.logits, _at_places(batch, output.indices), config)
+    if output.next_sentence_logits is None:
         return sums
-    return dataclasses.replace(sums, **_pair_sums(output.pair_logits, batch))
+    return dataclasses.replace(sums, **_pair_sums(output.next_sentence_logits, batch))
 
 
 def _at_places(batch: Batch, places_BP: Array | None) -> Batch:
