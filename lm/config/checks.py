@@ -74,7 +74,7 @@ def check_pairs(config: Any) -> None:
         refuse("model.attention", f"{model.attention} has no attention_dropout; use 'xla', or set that to 0.")
     if model.attention == "splash" and data.sequence_length % 128:
         refuse("model.attention", f"splash takes multiples of 128, and data.sequence_length is {data.sequence_length}.")
-    if optimizer.schedule == "warmup_stable_decay":
+    if optimizer.schedule_entry.decays_last:
         if optimizer.warmup_steps + optimizer.decay_steps > train.num_steps:
             refuse(
                 "optimizer.warmup_steps",

@@ -184,9 +184,9 @@ class RunDirectory:
             if not (a[section][name] and b[section][name]):  # in one of them it was not known yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
         # More steps are the same run only if the learning rate of each step is the same.
-        if new.train.num_steps > old.train.num_steps and new.optimizer.schedule != "warmup_stable_decay":
+        if new.train.num_steps > old.train.num_steps and not new.optimizer.schedule_entry.decays_last:
             del a["train"]["num_steps"], b["train"]["num_steps"]
-            if new.optimizer.schedule in ("constant", "inverse_sqrt"):  # which have no end
+            if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = [line for line in differences(a, b) if not line.startswith(CHANGEABLE)]
         if lines and not self._has_trained():  # a first try with a wrong path, say, must not cost the directory

@@ -16,7 +16,7 @@ from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
-from lm.training.optimizer import make_optimizer
+from lm.training.optimizers.chain import make_optimizer
 from lm.training.state import abstract_state, make_state, with_params
 from tests.trees import flatten
 
