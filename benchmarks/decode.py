@@ -203,7 +203,8 @@ def main() -> int:
     if config.model.family != "encoder_decoder":
         raise UserError(f"--workdir={FLAGS.workdir}: is no encoder-decoder (model.family={config.model.family}).")
     lines = read_lines(FLAGS.input, FLAGS.sentences)
-    tokenizer, source_tokenizer = load_tokenizers(config, run.root)
+    tokenizers = load_tokenizers(config, run.root)
+    tokenizer, source_tokenizer = tokenizers.target, tokenizers.source
     vocabulary = vocabulary_of(tokenizer)
     sources = encode_sources(source_tokenizer, lines, config.data.source_length)
     with run.open_checkpoints(config) as checkpoints:
