@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TextIO
@@ -24,6 +24,9 @@ REDRAW_SECONDS = 0.1  # on a terminal
 PLAIN_SECONDS = 10.0  # between lines elsewhere
 LOG_WIDTH = 120  # columns where there is no terminal
 BAR_WIDTHS = 6, 24  # narrowest and widest
+
+# Texts from left to right as (importance, text), with 0 the most important, and the share that is done, 0 to 1.
+State = tuple[list[tuple[int, str]], float]
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
@@ -59,7 +62,7 @@ class Progress:
         self._console, self._clock = console, clock
         self._total, self._step = total_steps, start_step
         self._open = not console.quiet
-        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live = _live(Line(self._state), console)
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._metrics: dict[str, float] = {}
         self._first: tuple[int, float] | None = None  # step and time from which the time left is estimated
@@ -125,15 +128,14 @@ class Progress:
         if not self._open:
             return
         self._drawn_at, self._undrawn = now, False
-        parts = self._parts(now)
         if self._is_live:
             self._live.start()
-            self._live.update(Line(parts, self._step / max(1, self._total)), refresh=True)
+            self._live.refresh()
         else:
+            parts, _ = self._state()
             self._console.print("  ".join(text for _, text in parts), soft_wrap=True)
 
-    def _parts(self, now: float) -> list[tuple[int, str]]:
-        """Returns (importance, text) from left to right, with 0 the most important."""
+    def _state(self) -> State:
         values = self._metrics
         parts = [(0, f"step {self._step:,}/{self._total:,}")]
         if "loss" in values:
@@ -146,16 +148,16 @@ class Progress:
             parts.append((4, f"{short_number(values['tokens_per_second'])} tokens/s"))
         if "peak_share" in values:
             parts.append((5, f"{100 * values['peak_share']:.1f}% of peak"))
-        left = self._seconds_left(now)
+        left = self._seconds_left()
         if left is not None:
             parts.append((2, f"{duration(left)} left"))
-        return parts
+        return parts, self._step / max(1, self._total)
 
-    def _seconds_left(self, now: float) -> float | None:
+    def _seconds_left(self) -> float | None:
         if self._first is None or self._step <= self._first[0] or self._step >= self._total:
             return None
         first_step, first_time = self._first
-        return (now - first_time) / (self._step - first_step) * (self._total - self._step)
+        return (self._clock() - first_time) / (self._step - first_step) * (self._total - self._step)
 
 
 @contextmanager
@@ -173,40 +175,51 @@ def counting(
     if not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    first: list[tuple[int, float]] = []
-    with Live(
-        console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as live:
+    done, first = 0, (0, 0.0)  # of `first`, the number done and when: what comes before it is compiling
 
-        def report(done: int, total: int) -> None:
-            now = clock()
-            parts = [(0, f"{done:,} of {total:,} {noun}")]
-            if first and done > first[0][0]:
-                speed = (done - first[0][0]) / max(now - first[0][1], 1e-9)
-                parts += [(2, f"{speed:.1f} {noun}/s"), (1, f"{duration((total - done) / speed)} left")]
-            elif done and not first:  # what comes before is compiling
-                first.append((done, now))
-            live.update(Line(parts, done / total), refresh=True)
+    def state() -> State:
+        parts = [(0, f"{done:,} of {total:,} {noun}")]
+        if done > first[0]:
+            speed = (done - first[0]) / max(clock() - first[1], 1e-9)
+            parts += [(2, f"{speed:.1f} {noun}/s"), (1, f"{duration((total - done) / speed)} left")]
+        return parts, done / total
 
-        report(0, total)
+    with _live(Line(state), console, transient=True) as live:
+
+        def report(number: int, _: int) -> None:
+            nonlocal done, first
+            done, first = number, first if first[0] else (number, clock())
+            live.refresh()
+
         yield report
 
 
-class Line:
-    """A rich renderable of one line: texts with a bar after the first. The least important texts go first.
+def _live(line: Line, console: rich.console.Console, transient: bool = False) -> Live:
+    """Returns a display that is redrawn on request, and whenever the console prints something above it."""
+    return Live(
+        line,
+        console=console,
+        auto_refresh=False,
+        transient=transient,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
 
-    Args:
-        parts: (importance, text), with 0 the most important.
-        share: of the bar that is filled, 0 to 1.
+
+class Line:
+    """A rich renderable of one line: texts with a bar after the first, as they are when it is drawn.
+
+    If a terminal is too narrow, the least important texts are left out.
     """
 
-    def __init__(self, parts: Sequence[tuple[int, str]], share: float) -> None:
-        self._parts, self._share = parts, share
+    def __init__(self, state: Callable[[], State]) -> None:
+        self._state = state
 
     def __rich_console__(
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> rich.console.RenderResult:
-        width, kept = options.max_width - 1, list(self._parts)
+        parts, share = self._state()
+        width, kept = options.max_width - 1, list(parts)
         while len(kept) > 1 and len("  ".join(text for _, text in kept)) > width:
             kept.remove(max(kept))
         first, *others = [text for _, text in kept]
@@ -216,9 +229,7 @@ class Line:
             yield Segment("  ".join([first, *others])[:width])
             return
         yield Segment(f"{first}  ")
-        yield from ProgressBar(total=1.0, completed=min(1.0, self._share), width=space).__rich_console__(
-            console, options
-        )
+        yield from ProgressBar(total=1.0, completed=min(1.0, share), width=space).__rich_console__(console, options)
         yield Segment("".join(f"  {text}" for text in others))
 
 

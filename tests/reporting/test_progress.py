@@ -93,11 +93,13 @@ def test_console_prints_text_as_it_is_above_its_progress_line():
     console = Console(True, terminal)
     with console.progress(2) as progress:
         progress.update(1, loss=2.0)
+        progress.update(2, loss=1.0, valid_loss=1.5)
         console.print("a [bold]sample[/bold] :cat: " + "x" * 150)
+        assert "step 2/2" in terminal.screen()[-1], "printing redraws the line as it is now"
         console.banner("Result")
     lines = terminal.screen()
     assert lines[:3] == ["a [bold]sample[/bold] :cat: " + "x" * 150, "", "--- Result ---"]
-    assert lines[3].startswith("step 1/2") and lines[4:] == [""]
+    assert lines[3].startswith("step 2/2") and lines[4:] == [""]
 
 
 def test_redraws_are_limited_but_the_last_step_is_shown():
@@ -184,7 +186,7 @@ def test_line_never_exceeds_the_width():
         terminal = Terminal()
         console = rich_console(terminal)
         console.width = width
-        console.print(Line(parts, 0.5))
+        console.print(Line(lambda: (parts, 0.5)))
         lines = terminal.screen()
         assert len(lines) <= 2 and len(lines[0]) < width
         if width == 21:
