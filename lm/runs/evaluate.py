@@ -19,15 +19,15 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.averaging import averaged_params
 from lm.config import Config, MeshConfig, SourceConfig
-from lm.runs.prepare import load_tokenizers, prepare_split
+from lm.config.schema import differences_affecting
 from lm.errors import UserError
 from lm.evaluation.split import SplitEvaluation
-from lm.reporting.table import Result, write_results
 from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
+from lm.reporting.table import Result, write_results
 from lm.runs.directory import RunDirectory
-from lm.config.schema import differences_affecting
+from lm.runs.prepare import load_tokenizers, prepare_split
 from lm.tasks import task_of
 from lm.tasks.task import EvaluationSetup, Tokenizers
 from lm.training.startup import versions

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.config.command import DONE
 from lm.config import Config
+from lm.config.command import DONE
 from lm.errors import UserError
-from lm.runs.evaluate import Options, evaluate_run
-from lm.reporting.table import comma_separated, markdown, print_table, with_means
 from lm.files import replacing
 from lm.parallel.distributed import is_first
+from lm.reporting.table import comma_separated, markdown, print_table, with_means
 from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import Options, evaluate_run
 from lm.training.loop import train
 
 

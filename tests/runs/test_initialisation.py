@@ -8,15 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from lm.tasks import task_of
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
 from lm.errors import UserError
-from lm.runs.initialisation import load_initial
 from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
+from lm.runs.initialisation import load_initial
+from lm.tasks import task_of
 from lm.training.optimizer import make_optimizer
 from lm.training.state import abstract_state, make_state, with_params
 from tests.trees import flatten

@@ -7,12 +7,12 @@ import statistics
 
 import pytest
 
-from lm.tasks import TASKS
-from lm.runs.prepare import prepare_split
-from lm.tasks.task import Tokenizers
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
+from lm.runs.prepare import prepare_split
 from lm.runs.repeats import repetitions, train_all
+from lm.tasks import TASKS
+from lm.tasks.task import Tokenizers
 from tests.run_helpers import config_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections

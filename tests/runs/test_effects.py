@@ -1,0 +1,156 @@
+"""What a change of each setting affects, and the retired settings: what other commands derive from them."""
+
+import json
+from collections import defaultdict
+
+import pytest
+
+from lm.config import Config, defaults, retired, source
+from lm.config.retired import Retired, migrated
+from lm.config.schema import check_name, describe_settings, effect
+from lm.errors import UserError
+from lm.runs.directory import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def by_effect() -> dict[str, set[str]]:
+    found = defaultdict(set)
+    for name, _, _ in describe_settings(Config):
+        found[effect(Config, name.partition(".NAME.")[0])].add(name)
+    return found
+
+
+def names(section: str, text: str) -> set[str]:
+    return {f"{section}.{name}" for name in text.split()}
+
+
+def test_run_may_change_settings_that_affect_nothing_when_it_continues(by_effect):
+    sections = {name for name, _, _ in describe_settings(Config) if name.startswith(("mesh.", "checkpoint.", "log."))}
+    sections |= {name for name, _, _ in describe_settings(Config) if name.startswith(("eval.", "data.test"))}
+    assert by_effect["nothing"] == (
+        sections
+        | names("data", "cache_dir num_workers prefetch")
+        | names("model", "attention remat")
+        | names("train", "accumulation max_bad_steps patience")
+    )
+
+
+def test_another_config_may_differ_in_settings_that_do_not_change_the_model(by_effect):
+    harmless = by_effect["nothing"] | by_effect["updates"] | by_effect["storage"]
+    assert {name for name in harmless if name.startswith("model.")} == names(
+        "model",
+        "attention attention_dropout dropout embedding_std init_residual_scaling init_std max_length remat scan_layers "
+        "vocab_multiple",
+    )
+
+
+def test_settings_that_change_what_equal_parameters_compute(by_effect):
+    assert by_effect["function"] == names(
+        "model",
+        "family positions relative_max_distance rotary_theta local_rotary_theta rotary_interleaved norm norm_position "
+        "norm_epsilon activation scale_logits scale_attention norm_embeddings scale_embeddings window global_every "
+        "dtype pooling lora_alpha",
+    )
+
+
+def test_settings_that_decide_shapes(by_effect):
+    fields = Config.__dataclass_fields__["model"].default_factory.__dataclass_fields__
+    special = {name: each.metadata["parameters"] for name, each in fields.items() if each.metadata["parameters"]}
+    shapes = {name.removeprefix("model.") for name in by_effect["shapes"] - {"objective.name"}}
+    assert shapes - set(special) == set(
+        "num_layers num_encoder_layers d_model num_heads num_kv_heads head_dim d_ff".split()
+    )
+    decided = defaultdict(set)
+    for name, parameters in special.items():
+        for parameter in parameters:
+            decided[parameter].add(name)
+    assert decided == {
+        "position_embedding": {"max_length"},
+        "relative_bias": {"relative_buckets"},
+        "type_embedding": {"token_types"},
+        "token_embedding": {"vocab_size"},
+        "source_embedding": {"source_vocab_size", "share_embeddings"},
+        "output": {"vocab_size", "tie_embeddings"},
+        "output_bias": {"vocab_size", "output_bias"},
+        "bias": {"use_bias"},
+        "pooler": {"pooler"},
+        "head_product": {"head_transform"},
+        "head_norm": {"head_transform"},
+        "lora_a": {"lora_rank", "lora_targets"},
+        "lora_b": {"lora_rank", "lora_targets"},
+    }
+
+
+def test_batches_and_updates_cover_the_rest(by_effect):
+    sections = {name.partition(".")[0] for name in by_effect["batches"]}
+    assert sections == {"seed", "data", "objective", "train"}
+    assert {name.partition(".")[0] for name in by_effect["updates"]} == {
+        "init_from", "model", "objective", "optimizer", "train"
+    }  # fmt: skip
+    assert names("objective", "noise_density whole_words next_sentence") <= by_effect["batches"]
+    assert names("objective", "label_smoothing z_loss temperature class_weights") <= by_effect["updates"]
+    assert "train.batch_size" in by_effect["batches"] and "train.num_steps" in by_effect["updates"]
+
+
+# --- retired settings -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def subset_renamed(monkeypatch):
+    """As if the setting `path` of sources had once been called `part_of`."""
+    monkeypatch.setitem(retired.RETIRED, "data.*.*.part_of", Retired(renamed="data.*.*.path"))
+
+
+def values() -> dict:
+    config = defaults()
+    config.data.train.docs = source(kind="embedded")
+    return Config.from_dict(config.to_dict()).to_dict()
+
+
+def test_run_of_before_is_continued_without_retired_settings(tmp_path, subset_renamed):
+    old = values()
+    old["model"] |= {"head": "tokens", "num_classes": 0, "max_hidden": 0, "pair_head": False, "pooling": "none"}
+    old["data"]["train"]["docs"]["part_of"] = old["data"]["train"]["docs"].pop("path")
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    config = RunDirectory.existing(tmp_path).load_config()
+    assert config == Config.from_dict(values())
+    with RunDirectory.open(tmp_path, config):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json())
+
+
+def test_migration_keeps_what_was_never_ours(subset_renamed):
+    old = {"data": {"test": {}, "train": {"a": {"part_of": [0, 1]}}}, "model": {"head": "masked", "new": 1}, "seed": 0}
+    assert migrated(old) == {"data": {"test": {}, "train": {"a": {"path": [0, 1]}}}, "model": {"new": 1}, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model.head", "config.model.head: is no longer a setting; it follows from objective.name."),
+        ("model.num_classes", "config.model.num_classes: is no longer a setting; it follows from data.labels."),
+        (
+            "model.max_hidden",
+            "config.model.max_hidden: is no longer a setting; it follows from objective.noise_density.",
+        ),
+        ("model.pair_head", "config.model.pair_head: is no longer a setting; set objective.next_sentence."),
+        (
+            "data.train.docs.part_of",
+            "config.data.train.docs.part_of: is no longer a setting; it is now called config.data.train.docs.path.",
+        ),
+    ],
+)
+def test_retired_setting_of_a_config_file_or_flag_is_rejected_with_what_replaces_it(subset_renamed, key, message):
+    given = values()
+    *path, name = key.split(".")
+    inner = given
+    for each in path:
+        inner = inner[each]
+    inner[name] = 0
+    with pytest.raises(UserError) as caught:
+        Config.from_dict(given)
+    assert str(caught.value).startswith(message)
+    with pytest.raises(UserError) as caught:
+        check_name(Config, key)
+    assert str(caught.value).startswith(f"--{message}")
