@@ -40,7 +40,9 @@ from lm.decoding.inputs import Vocabulary, model_batch, pad_sources
 from lm.decoding.text import vocabulary_of
 from lm.decoding.translate import encode_sources
 from lm.errors import UserError
-from lm.models.transformer.wiring import Model, build_model, count_parameters
+from lm.models import build_model
+from lm.models.parameters import count_parameters
+from lm.models.protocol import Model
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
 
@@ -120,7 +122,7 @@ def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Id
     targets_BL = np.random.default_rng(0).integers(0, vocabulary.size, (len(sources), 16), dtype=np.int32)
     targets_BL[:, 0] = vocabulary.bos_id
     positions_BL = np.broadcast_to(np.arange(16, dtype=np.int32), targets_BL.shape)
-    source = pad_sources(sources, len(sources), model.config, vocabulary.pad_id)
+    source = pad_sources(sources, len(sources), model.max_source_length, vocabulary.pad_id)
     batch = model_batch(targets_BL, positions_BL, np.ones_like(targets_BL), source)
     ours = jax.jit(lambda params, batch: model.apply({"params": params}, batch).logits)(params, batch)
     return float(np.max(np.abs(np.asarray(ours) - peer_logits(peer, sources, targets_BL.tolist(), vocabulary))))

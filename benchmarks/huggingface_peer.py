@@ -17,7 +17,7 @@ from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
 from lm.decoding.inputs import Vocabulary, choosable
 from lm.errors import UserError
-from lm.models.transformer.stack import unstack_layers
+from lm.models.parameters import unstack_layers
 
 # What both classes can only be; the sizes and the place of the norms are free.
 FIXED = {

@@ -27,10 +27,11 @@ import jax
 import numpy as np
 
 from lm.batch import Batch, Source
-from lm.models.heads import HeadedConfig
+from lm.config import ModelConfig
+from lm.models import build_model
+from lm.models.heads import Head, MaskedTokens, NextToken
 from lm.models.presets import preset
 from lm.models.transformer.positions import distance_buckets
-from lm.models.transformer.wiring import build_model, initial_params
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 TOLERANCE = 1e-4  # of logits of which most are between -5 and 5
@@ -38,7 +39,7 @@ SEED = 3
 SIZES = {"vocab_size": 40, "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "d_ff": 48}
 BOTH = {**SIZES, "num_encoder_layers": 2}
 NARROW = {**BOTH, "d_model": 24}  # T5's heads need not make up the width
-ENCODER = {**SIZES, "max_length": 100, "head": "masked"}
+ENCODER = {**SIZES, "max_length": 100}
 LENGTHS = {"source": (5, 23, 41, 70), "target": (40, 3, 26, 11), "text": (100, 7, 33, 66)}
 
 
@@ -49,11 +50,15 @@ class Case:
     kind: str  # of benchmarks.published_models
     preset: str
     changes: dict[str, Any]  # other sizes, mostly
+    head: Head = NextToken()
 
     @property
-    def config(self) -> HeadedConfig:
-        fields = {**preset(self.preset), **self.changes}
-        return HeadedConfig(**fields, attention="xla", scan_layers=False)
+    def config(self) -> ModelConfig:
+        return ModelConfig(**{**preset(self.preset), **self.changes}, attention="xla", scan_layers=False)
+
+    @property
+    def next_sentence(self) -> bool:
+        return isinstance(self.head, MaskedTokens) and self.head.next_sentence
 
 
 CASES = {
@@ -63,11 +68,11 @@ CASES = {
     "marian": Case("marian", "transformer_base", {**BOTH, "max_length": 80}),
     "gpt2": Case("gpt2", "gpt2_124m", {**SIZES, "max_length": 100}),
     "llama": Case("llama", "llama3_8b", {**SIZES, "num_kv_heads": 2, "max_length": 100}),
-    "bert": Case("bert", "bert_base", ENCODER),
-    "bert_pairs": Case("bert", "bert_base", {**ENCODER, "pair_head": True}),
-    "roberta": Case("roberta", "roberta_base", ENCODER),
+    "bert": Case("bert", "bert_base", ENCODER, MaskedTokens()),
+    "bert_pairs": Case("bert", "bert_base", ENCODER, MaskedTokens(next_sentence=True)),
+    "roberta": Case("roberta", "roberta_base", ENCODER, MaskedTokens()),
     # Layers 0 and 3 see all, 1 and 2 eight tokens on either side.
-    "modernbert": Case("modernbert", "modernbert_base", {**ENCODER, "num_layers": 4, "window": 9}),
+    "modernbert": Case("modernbert", "modernbert_base", {**ENCODER, "num_layers": 4, "window": 9}, MaskedTokens()),
 }
 # (bidirectional, num_buckets, max_distance): T5's own two, and others of which some have boundaries on whole numbers.
 BUCKETS = [
@@ -78,15 +83,16 @@ BUCKETS = [
 DISTANCES = np.arange(-300, 301)  # place of the key less that of the query
 
 
-def drawn_weights(config: HeadedConfig) -> dict[str, Any]:
-    """Parameters of the unrolled model of a config, the same on every machine and with every version of NumPy.
+def drawn_weights(case: Case) -> dict[str, Any]:
+    """Parameters of the unrolled model of a case, the same on every machine and with every version of NumPy.
 
     Each array has its own stream, of SEED and its path (`decoder/layer_0/mlp/up/kernel`): the sum of SEED and CRC-32
     seeds NumPy's legacy RandomState, whose normal numbers are frozen. Products have deviation 1.5 / sqrt(inputs), so
     that attention is neither even nor all on one key (and queries less where scores are not divided); embeddings 1,
     but 0.3 where they are scaled or the output too; norms' scales 1 +- 0.3, biases 0.3.
     """
-    shapes = jax.eval_shape(lambda: nn.unbox(initial_params(build_model(config), jax.random.key(0))))
+    config, model = case.config, build_model(case.config, case.head)
+    shapes = jax.eval_shape(lambda: nn.unbox(model.initial_params(jax.random.key(0))))
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         names = [part.key for part in path]
@@ -115,7 +121,7 @@ def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np
     return (tokens_BL * segments_BL).astype(np.int32), segments_BL.astype(np.int32)
 
 
-def drawn_batch(config: HeadedConfig) -> Batch:
+def drawn_batch(config: ModelConfig) -> Batch:
     """A row for each length in LENGTHS; of an encoder-decoder on both sides. A third of a row is of the first type."""
 
     def positions(segments_BL: np.ndarray) -> np.ndarray:
@@ -141,13 +147,13 @@ def drawn_batch(config: HeadedConfig) -> Batch:
     )
 
 
-def our_logits(config: HeadedConfig) -> np.ndarray:
-    """float32 (B, L, V) of the drawn batch with the drawn weights; with pair_head (B, 1, 2), of the first token."""
-    model = build_model(config, platform="cpu")
+def our_logits(case: Case) -> np.ndarray:
+    """float32 (B, L, V) of the drawn batch with the drawn weights; of next sentences (B, 1, 2), at the first token."""
+    model = build_model(case.config, case.head, platform="cpu")
     output = jax.jit(lambda params, batch: model.apply({"params": params}, batch))(
-        drawn_weights(config), drawn_batch(config)
+        drawn_weights(case), drawn_batch(case.config)
     )
-    return np.asarray(output.pair_logits[:, :1] if config.pair_head else output.logits)
+    return np.asarray(output.next_sentence_logits[:, :1] if case.next_sentence else output.logits)
 
 
 def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
@@ -158,11 +164,13 @@ def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, ma
     return buckets + one_sided * (distances > 0) * bidirectional
 
 
-def golden_places(config: HeadedConfig) -> list[list[int]]:
+def golden_places(case: Case) -> list[list[int]]:
     """[row, place]: the first, the middle and the last token of each row; of next sentences the first."""
-    ends = [int(length) for length in drawn_batch(config).segments.sum(axis=1)]
+    ends = [int(length) for length in drawn_batch(case.config).segments.sum(axis=1)]
     return [
-        [row, place] for row, end in enumerate(ends) for place in (0, end // 2, end - 1)[: 1 if config.pair_head else 3]
+        [row, place]
+        for row, end in enumerate(ends)
+        for place in (0, end // 2, end - 1)[: 1 if case.next_sentence else 3]
     ]
 
 
@@ -177,15 +185,15 @@ def compare(name: str, write: bool) -> float:
 
     case = CASES[name]
     batch = drawn_batch(case.config)
-    peer = build_published(case.kind, case.config, drawn_weights(case.config))
+    peer = build_published(case.kind, case.config, drawn_weights(case))
     theirs_BLV = published_logits(peer, batch)
     real_BL = batch.segments[:, : theirs_BLV.shape[1]] > 0
-    theirs, ours = theirs_BLV[real_BL], our_logits(case.config)[real_BL]
+    theirs, ours = theirs_BLV[real_BL], our_logits(case)[real_BL]
     difference = float(np.abs(theirs - ours).max())
     print(f"{name:10} {difference:.1e} of logits with deviation {theirs.std():.2f}, largest {np.abs(theirs).max():.1f}")
     if write:
         torch, transformers = frameworks()
-        places = golden_places(case.config)
+        places = golden_places(case)
         logits = [[round(float(logit), 6) for logit in theirs_BLV[row, place]] for row, place in places]
         made_by = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
         store(name, {"made_by": made_by, "model": type(peer).__name__, "places": places, "logits": logits})

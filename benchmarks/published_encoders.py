@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.renamed import Weights, joined, numbered_layers, single_stack_sizes
-from lm.models.heads import HeadedConfig
+from lm.config import ModelConfig
 
 PADDING = 1  # RoBERTa counts its positions from PADDING + 1; to the others it is a token like any other
 PRODUCTS = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value"}
 
 
-def published_bert(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def published_bert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     """BertForMaskedLM, or BertForPreTraining where next sentences are told too."""
     theirs = transformers.BertConfig(**_bert_settings(config), type_vocab_size=config.token_types)
-    model = (transformers.BertForPreTraining if config.pair_head else transformers.BertForMaskedLM)(theirs)
+    model = (transformers.BertForPreTraining if "next_sentence" in params else transformers.BertForMaskedLM)(theirs)
     weights = _bert_weights("bert", params)
     weights["bert.embeddings.position_embeddings.weight"] = params["position_embedding"]["embedding"]
     weights["bert.embeddings.token_type_embeddings.weight"] = params["type_embedding"]["embedding"]
@@ -24,13 +24,13 @@ def published_bert(transformers: Any, config: HeadedConfig, params: dict[str, An
     weights.norm("cls.predictions.transform.LayerNorm", params["head_norm"])
     weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"] = params["output_bias"]["bias"]
     weights["cls.predictions.decoder.weight"] = params["token_embedding"]["embedding"]
-    if config.pair_head:
+    if "next_sentence" in params:
         weights.product("bert.pooler.dense", params["pooler"])
         weights.product("cls.seq_relationship", params["next_sentence"])
     return model, weights
 
 
-def published_roberta(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     """Its two unused positions and its one type, which ours does not have, change nothing: see below."""
     settings = {**_bert_settings(config), "max_position_embeddings": config.max_length + PADDING + 1}
     model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**settings, type_vocab_size=1))
@@ -49,7 +49,7 @@ def published_roberta(transformers: Any, config: HeadedConfig, params: dict[str,
     return model, weights
 
 
-def published_modernbert(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def published_modernbert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     """Theirs has no norm before the first attention: it is given one, with our weights, to compute what ours does."""
     from torch import nn
 
@@ -90,7 +90,7 @@ def published_modernbert(transformers: Any, config: HeadedConfig, params: dict[s
     return model, weights
 
 
-def _bert_settings(config: HeadedConfig) -> dict[str, Any]:
+def _bert_settings(config: ModelConfig) -> dict[str, Any]:
     return {
         **single_stack_sizes(config),
         "hidden_act": config.activation,

@@ -17,15 +17,16 @@ from benchmarks.renamed import (
     single_stack_sizes,
 )
 from lm.batch import Batch
+from lm.config import ModelConfig
 from lm.decoding.inputs import Vocabulary
-from lm.models.heads import HeadedConfig
+from lm.models.layers import ACTIVATIONS as OUR_ACTIVATIONS
 
 # Ids that a model of theirs wants to know; none of them changes a logit.
 VOCABULARY = Vocabulary(size=4, bos_id=2, eos_id=1, pad_id=0)
 SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id, "eos_token_id": VOCABULARY.eos_id}
 
 
-def build_published(kind: str, config: HeadedConfig, params: dict[str, Any]) -> Any:
+def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> Any:
     """The PyTorch model of a kind ("marian" or one of MAKERS) with our unrolled layers' weights."""
     if kind == "marian":
         return build_peer(config, params, VOCABULARY, config.max_length)
@@ -65,7 +66,8 @@ def published_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: i
     return there.numpy()
 
 
-def _t5(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+    gated = OUR_ACTIVATIONS[config.activation].gated
     model = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
             vocab_size=config.vocab_size,
@@ -78,13 +80,13 @@ def _t5(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tupl
             relative_attention_num_buckets=config.relative_buckets,
             relative_attention_max_distance=config.relative_max_distance,
             layer_norm_epsilon=config.norm_epsilon,
-            feed_forward_proj="gated-gelu" if config.gated else "relu",
+            feed_forward_proj="gated-gelu" if gated else "relu",
             tie_word_embeddings=config.tie_embeddings,
             decoder_start_token_id=VOCABULARY.pad_id,
         )
     )
     weights = Weights({"shared.weight": params["token_embedding"]["embedding"]})
-    mlp = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if config.gated else {"up": "wi", "down": "wo"}
+    mlp = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
     parts = {"attention": "SelfAttention", "cross_attention": "EncDecAttention", "mlp": "DenseReluDense"}
     for tower in ("encoder", "decoder"):
         weights.norm(f"{tower}.final_layer_norm", params[tower]["final_norm"])
@@ -99,7 +101,7 @@ def _t5(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tupl
     return model, weights
 
 
-def _bart(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.BartForConditionalGeneration(
         transformers.BartConfig(
             **encoder_decoder_sizes(config),
@@ -118,7 +120,7 @@ def _bart(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tu
     return model, weights
 
 
-def _gpt2(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=config.vocab_size,
@@ -152,7 +154,7 @@ def _gpt2(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tu
     return model, weights
 
 
-def _llama(transformers: Any, config: HeadedConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
+def _llama(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             **single_stack_sizes(config),

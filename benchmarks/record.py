@@ -23,7 +23,7 @@ from absl import flags
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import command
 from lm.errors import UserError
-from lm.models.transformer.wiring import count_parameters
+from lm.models.parameters import count_parameters
 from lm.reporting.table import Result, with_means
 from lm.runs.directory import RunDirectory
 from lm.training.startup import versions

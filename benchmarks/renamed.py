@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import ModelConfig
-from lm.models.transformer.stack import LAYER_PREFIX
+from lm.models.parameters import LAYER_PREFIX
 
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
 

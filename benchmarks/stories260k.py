@@ -25,7 +25,8 @@ from lm.config import ModelConfig, ObjectiveConfig
 from lm.data.packing.windows import Windows, next_token_batch
 from lm.decoding.loop import Vocabulary, generate
 from lm.decoding.sampling import Sampling, row_keys
-from lm.models.transformer.wiring import Decoder, build_model
+from lm.models import build_model
+from lm.models.protocol import Model
 from lm.objectives import cross_entropy
 
 BEGIN, END, FIRST_BYTE = 1, 2, 3  # ids; piece FIRST_BYTE + b is the byte b
@@ -141,14 +142,14 @@ class Pieces:
         return text.removeprefix(b" ").decode()
 
 
-def greedy_story(model: Decoder, params: Any, steps: int) -> list[int]:
+def greedy_story(model: Model, params: Any, steps: int) -> list[int]:
     """The most probable continuation of the begin token, `steps` tokens."""
-    vocabulary = Vocabulary(size=model.config.vocab_size, bos_id=BEGIN, eos_id=END)
+    vocabulary = Vocabulary(size=model.vocab_size, bos_id=BEGIN, eos_id=END)
     keys = row_keys(0, np.zeros(1), np.zeros(1))
     return generate(model, params, [[BEGIN]], keys, Sampling(temperature=0), vocabulary, steps)[0]
 
 
-def losses(model: Decoder, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
+def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
     """(summed negative log-likelihood in nats, predicted tokens) of each document by itself, after its first token."""
 
     @jax.jit
@@ -157,7 +158,7 @@ def losses(model: Decoder, params: Any, documents: Sequence[Sequence[int]]) -> l
 
     found = []
     for document in documents:
-        tokens_1M = np.zeros((1, model.config.max_length + 1), np.int32)  # one length: compiled once
+        tokens_1M = np.zeros((1, model.max_length + 1), np.int32)  # one length: compiled once
         tokens_1M[0, : len(document)] = document
         places_1M = np.arange(tokens_1M.shape[1], dtype=np.int32)[None]
         batch = next_token_batch(Windows(tokens_1M, (places_1M < len(document)).astype(np.int32), places_1M))

@@ -9,7 +9,7 @@ import numpy as np
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
-from lm.models.transformer.wiring import build_model
+from lm.models import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.tasks import task_of

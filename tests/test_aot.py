@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from lm.config import Config, defaults, source
-from lm.costs import flops_per_row, parameter_counts
 from lm.errors import UserError
+from lm.models import build_model
 from lm.parallel.topologies import absent_devices
 from lm.training import compiled_cost
 from lm.training.compiled_cost import COLLECTIVES, compile_for, count_collectives, table
@@ -33,9 +33,9 @@ def report():
 
 def test_report_of_a_compiled_step(report):
     config = Config.from_dict(small().to_dict())
-    assert report.parameters == parameter_counts(config.model).total
+    assert report.parameters == build_model(config.model).parameter_counts().total
     assert report.tokens == 8 * 16
-    assert report.train_flops * 8 == flops_per_row(config.model, 16).train * 8
+    assert report.train_flops * 8 == build_model(config.model).flops_per_row(16).train * 8
     # Parameters and two moments in float32, nearly all split four ways; donated, so counted once.
     assert 0.25 < report.state / (12 * report.parameters) < 0.35
     assert report.temporaries > 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm.checkpoints.checkpoints import Checkpoints
-from lm.models.transformer.wiring import build_model
+from lm.models import build_model
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers, prepare_split
 from lm.tasks import task_of
@@ -107,7 +107,7 @@ def vectors(root):
     output = jax.jit(build_model(config.model, task.head(config)).apply)(
         {"params": params}, rows.rows(list(range(200)))
     )
-    return np.asarray(output.embedding, np.float64), np.asarray(output.source_embedding, np.float64)
+    return np.asarray(output.embedding, np.float64), np.asarray(output.paired_embedding, np.float64)
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")

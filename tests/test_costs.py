@@ -8,18 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 from lm.batch import Batch, Source
-from lm.config import Config, defaults, source
-from lm.costs import (
-    CHIPS,
-    estimate_memory,
-    flops_per_row,
-    parameter_counts,
-    peak_flops,
-)
-from lm.models.heads import HeadedConfig
-from lm.models.transformer.wiring import Decoder, build_model, count_parameters, initial_params
+from lm.config import Config, ModelConfig, defaults, source
+from lm.costs import CHIPS, estimate_memory, peak_flops
+from lm.models import build_model
+from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
+from lm.models.parameters import count_parameters
+from lm.models.transformer.costs import attention_parameters, mlp_parameters
 
-SMALL = HeadedConfig(
+SMALL = ModelConfig(
     vocab_size=512,
     num_layers=3,
     d_model=256,
@@ -39,35 +35,41 @@ VARIANTS = [
 ]
 
 
-def abstract_params(config):
-    return nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(config), key), jax.random.key(0)))
+def abstract_params(model):
+    return nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_parameter_count_is_that_of_the_model(changes):
     config = dataclasses.replace(SMALL, **changes)
-    params, counts = abstract_params(config), parameter_counts(config)
+    model = build_model(config)
+    params, counts = abstract_params(model), model.parameter_counts()
     assert counts.total == count_parameters(params)
     assert counts.token_embedding == count_parameters(params["token_embedding"])
     layers = {name: value for name, value in params.items() if name.startswith("layer")}
-    for part in ("attention", "mlp"):
-        assert getattr(counts, part) == count_parameters([each[part] for each in layers.values()])
+    by_part = {
+        "attention": attention_parameters(config),
+        "mlp": mlp_parameters(config),
+    }
+    for part, count in by_part.items():
+        assert count == count_parameters([each[part] for each in layers.values()])
+    assert counts.layers == sum(by_part.values())
 
 
 @pytest.mark.parametrize("changes", VARIANTS[:3])
 def test_flops_agree_with_what_xla_counts(changes):
     """XLA also counts norms, softmax, activations, loss and the like: a few percent more at this width, never less."""
-    config, rows, length = dataclasses.replace(SMALL, **changes), 4, 64
+    model, rows, length = build_model(dataclasses.replace(SMALL, **changes)), 4, 64
     ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     batch = Batch(ids, ids, ids, ids, ids)
 
     def loss(params, batch):
-        logits = Decoder(config).apply({"params": params}, batch).logits
+        logits = model.apply({"params": params}, batch).logits
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
 
-    flops = flops_per_row(config, length)
+    flops = model.flops_per_row(length)
     for function, expected in ((loss, flops.forward), (jax.grad(loss), flops.train)):
-        counted = jax.jit(function).lower(abstract_params(config), batch).compile().cost_analysis()["flops"]
+        counted = jax.jit(function).lower(abstract_params(model), batch).compile().cost_analysis()["flops"]
         assert 1.0 < counted / (rows * expected) < 1.06
 
 
@@ -83,49 +85,50 @@ TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_lay
     ],
 )
 def test_encoder_decoder_parameters_and_flops(changes):
-    config, rows, L, S = dataclasses.replace(TWO_SIDED, **changes), 4, 64, 48
-    params = abstract_params(config)
-    assert parameter_counts(config).total == count_parameters(params)
+    model, rows, L, S = build_model(dataclasses.replace(TWO_SIDED, **changes)), 4, 64, 48
+    params = abstract_params(model)
+    assert model.parameter_counts().total == count_parameters(params)
     ids, source = (jax.ShapeDtypeStruct((rows, length), jnp.int32) for length in (L, S))
     batch = Batch(ids, ids, ids, ids, ids, Source(source, source, source))
 
     def loss(params, batch):
-        return jnp.mean(build_model(config).apply({"params": params}, batch).logits)
+        return jnp.mean(model.apply({"params": params}, batch).logits)
 
     counted = jax.jit(loss).lower(params, batch).compile().cost_analysis()["flops"]
-    assert 1.0 < counted / (rows * flops_per_row(config, L, S).forward) < 1.06
+    assert 1.0 < counted / (rows * model.flops_per_row(L, S).forward) < 1.06
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("head", "changes"),
     [
-        {"head": "masked", "head_transform": True, "output_bias": True, "pair_head": True, "max_hidden": 16},
-        {"head": "classes", "num_classes": 9, "pooler": True, "window": 9, "global_every": 2},
-        {"head": "embedding", "pooling": "first", "num_layers": 2},
-        {"head": "span", "family": "encoder_decoder", "num_layers": 2, "num_encoder_layers": 1},
+        (MaskedTokens(max_masked=16, next_sentence=True), {"head_transform": True, "output_bias": True}),
+        (Classes(9, "first"), {"pooler": True, "window": 9, "global_every": 2}),
+        (TextEmbedding("first"), {"num_layers": 2}),
+        (AnswerSpan(), {"family": "encoder_decoder", "num_layers": 2, "num_encoder_layers": 1}),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
-def test_flops_of_heads(changes):
+def test_flops_of_heads(head, changes):
     """Of few tokens' logits, of small classes, of a text and its partner, of the same text on both sides."""
     config, rows, length = dataclasses.replace(SMALL, **({"family": "encoder"} | changes)), 4, 64
+    model = build_model(config, head)
     ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-    batch = Batch(ids, ids, ids, ids, ids, Source(ids, ids, ids) if config.head == "embedding" else None)
+    batch = Batch(ids, ids, ids, ids, ids, Source(ids, ids, ids) if head.texts_per_row == 2 else None)
 
     def total(params, batch):
-        output = build_model(config).apply({"params": params}, batch)
-        numbers = (output.logits, output.pair_logits, output.embedding, output.source_embedding)
+        output = model.apply({"params": params}, batch)
+        numbers = (output.logits, output.next_sentence_logits, output.embedding, output.paired_embedding)
         return sum(jnp.mean(each) for each in numbers if each is not None)
 
-    counted = jax.jit(total).lower(abstract_params(config), batch).compile().cost_analysis()["flops"]
-    assert 1.0 < counted / (rows * flops_per_row(config, length, length).forward) < 1.065
+    counted = jax.jit(total).lower(abstract_params(model), batch).compile().cost_analysis()["flops"]
+    assert 1.0 < counted / (rows * model.flops_per_row(length, length).forward) < 1.065
 
 
 def test_flops_of_gpt2_by_hand():
     """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
     D, N, V, L = 768, 12, 50257, 1024
-    config = HeadedConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
-    assert flops_per_row(config, L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
+    config = ModelConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
+    assert build_model(config).flops_per_row(L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
 
 
 def test_an_unknown_chip_has_no_peak():
@@ -150,27 +153,34 @@ def config_with(**changes):
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
+def estimate(config, mesh, platform="cpu"):
+    return estimate_memory(config, build_model(config.model, platform=platform), mesh)
+
+
 @pytest.mark.parametrize(
     ("changes", "moments"),
     [({}, 2), ({"optimizer__name": "lion"}, 1), ({"optimizer__name": "sgd"}, 1), ({"optimizer__ema_decay": 0.9}, 2)],
 )
 def test_memory_of_parameters_and_optimizer_is_exact_on_one_device(changes, moments):
     config = config_with(**changes)
-    size = 4 * parameter_counts(config.model).total
-    estimate = estimate_memory(config, ONE)
-    assert estimate.parameters == size * (2 if config.optimizer.ema_decay else 1)
-    assert estimate.optimizer == moments * size
-    assert estimate.gradients == size
+    size = 4 * build_model(config.model).parameter_counts().total
+    found = estimate(config, ONE)
+    assert found.parameters == size * (2 if config.optimizer.ema_decay else 1)
+    assert found.optimizer == moments * size
+    assert found.gradients == size
 
 
 def test_memory_falls_where_it_should():
-    base = estimate_memory(config_with(), ONE)
-    assert estimate_memory(config_with(), ONE | {"data": 4}).activations * 4 == base.activations
-    assert estimate_memory(config_with(), ONE | {"data": 4}).parameters == base.parameters
-    split = estimate_memory(config_with(), ONE | {"fsdp": 4})
+    base = estimate(config_with(), ONE)
+    assert estimate(config_with(), ONE | {"data": 4}).activations * 4 == base.activations
+    assert estimate(config_with(), ONE | {"data": 4}).parameters == base.parameters
+    split = estimate(config_with(), ONE | {"fsdp": 4})
     assert split.parameters == pytest.approx(base.parameters / 4, rel=0.01)
-    assert estimate_memory(config_with(), ONE | {"tensor": 2}).logits * 2 == base.logits
-    assert estimate_memory(config_with(train__accumulation=4), ONE).logits * 4 == base.logits
-    by_remat = [estimate_memory(config_with(model__remat=name), ONE).activations for name in ("none", "dots", "full")]
+    assert estimate(config_with(), ONE | {"tensor": 2}).logits * 2 == base.logits
+    assert estimate(config_with(train__accumulation=4), ONE).logits * 4 == base.logits
+    by_remat = [estimate(config_with(model__remat=name), ONE).activations for name in ("none", "dots", "full")]
     assert by_remat == sorted(by_remat, reverse=True)
-    assert estimate_memory(config_with(), ONE, kernel="splash").activations < base.activations
+    assert (
+        estimate(config_with(model__attention="splash", model__max_length=128), ONE, "tpu").activations
+        < base.activations
+    )

@@ -13,8 +13,8 @@ from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
 from lm.decoding.inputs import Vocabulary
 from lm.errors import UserError
+from lm.models import build_model
 from lm.models.presets import preset
-from lm.models.transformer.wiring import build_model, initial_params
 
 SIZES = {"num_layers": 2, "num_encoder_layers": 1, "d_model": 16, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8}
 CONFIG = ModelConfig(**{**preset("transformer_tiny"), **SIZES, "d_ff": 24, "vocab_size": 40, "max_length": 32})
@@ -44,7 +44,7 @@ def test_the_peer_computes_the_same(norm_position, scan_layers):
     pytest.importorskip("torch").set_num_threads(1)
     config = dataclasses.replace(CONFIG, norm_position=norm_position, scan_layers=scan_layers)
     model = build_model(config)
-    shapes = nn.unbox(jax.eval_shape(lambda: initial_params(model, jax.random.key(0))))
+    shapes = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     # No bias or scale is 0 or 1, so that none can be mixed up unnoticed.
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0.2, 0.4, x.shape).astype(np.float32), shapes)

@@ -22,7 +22,7 @@ from lm.config import Config, defaults, source
 from lm.errors import UserError
 from lm.evaluation.predictions import read_predictions
 from lm.evaluation.text_metrics import score
-from lm.models.transformer.wiring import build_model
+from lm.models import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import _evaluation_config

@@ -21,7 +21,7 @@ from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import encode_prompts, sample_many, vocabulary_of
 from lm.decoding.translate import encode_sources, generate_texts, sample_texts
 from lm.errors import UserError
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
 from lm.runs.directory import RunDirectory
 
 TOKENIZER = ByteTokenizer()
@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
     with RunDirectory.open(root, CONFIG) as directory:
         TOKENIZER.save(directory.tokenizer_dir)
         model = build_model(CONFIG.model, platform="tpu")
-        params = jax.tree.map(np.asarray, nn.unbox(jax.jit(lambda key: initial_params(model, key))(jax.random.key(0))))
+        params = jax.tree.map(np.asarray, nn.unbox(jax.jit(lambda key: model.initial_params(key))(jax.random.key(0))))
         with Checkpoints(directory.checkpoints_dir, CONFIG.checkpoint) as checkpoints:
             for step in (1, 2):
                 state = {"params": params, "ema": jax.tree.map(lambda x, step=step: (1 + 3 * step) * x, params)}
@@ -164,7 +164,7 @@ def pairs_run(tmp_path_factory):
     with RunDirectory.open(root, PAIRS) as directory:
         ALPHABET.save(directory.tokenizer_dir)
         model = build_model(dataclasses.replace(PAIRS.model, attention="xla"))
-        shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
+        shapes = nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
         random = np.random.default_rng(94)
         params = jax.tree.map(lambda x: random.normal(0.0, 0.5, x.shape).astype(x.dtype), shapes)
         with Checkpoints(directory.checkpoints_dir, PAIRS.checkpoint) as checkpoints:

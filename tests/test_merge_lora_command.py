@@ -11,8 +11,8 @@ from safetensors import safe_open
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.data.tokenizing.tokenizers import ByteTokenizer
-from lm.models.transformer.lora import adapters
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
+from lm.models.lora import adapters
 from lm.runs.directory import RunDirectory
 from lm.tasks import task_of
 
@@ -40,7 +40,7 @@ def make_run(root, config):
     """Steps 1 (the best) and 2, whose averages differ from their parameters."""
     shapes = nn.unbox(
         jax.eval_shape(
-            lambda: initial_params(build_model(config.model, task_of(config).head(config)), jax.random.key(0))
+            lambda: build_model(config.model, task_of(config).head(config)).initial_params(jax.random.key(0))
         )
     )
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ class ModelConfig:
         "decoder",
         "decoder: one stack that sees what comes before (GPT, Llama); encoder_decoder: one that reads the source and "
         "one that writes the target (Transformer, T5, BART); encoder: one stack that sees all (BERT).",
-        choices=("decoder", "encoder_decoder", "encoder"),
+        registry="lm.models.MODELS",
         affects="function",
     )
     vocab_size: int = option(
@@ -77,7 +77,7 @@ class ModelConfig:
     rotary_interleaved: bool = option(
         False, "Rotate adjacent pairs (as llama.c) in place of the two halves (as HF).", affects="function"
     )
-    norm: str = option("layernorm", "Normalisation.", choices=("layernorm", "rmsnorm"), affects="function")
+    norm: str = option("layernorm", "Normalisation.", registry="lm.models.layers.NORMS", affects="function")
     norm_position: str = option(
         "pre", "Before each sub-layer, or after its residual sum.", choices=("pre", "post"), affects="function"
     )
@@ -86,7 +86,7 @@ class ModelConfig:
         "gelu",
         "gelu is the exact form (erf), gelu_tanh GPT-2's approximation; swiglu, geglu (exact) and geglu_tanh (T5 1.1) "
         "are gated.",
-        choices=("gelu", "gelu_tanh", "relu", "swiglu", "geglu", "geglu_tanh"),
+        registry="lm.models.layers.ACTIVATIONS",
         affects="function",
     )
     use_bias: bool = option(True, "Biases in the products and in layernorm.", affects="shapes", parameters=("bias",))
@@ -197,11 +197,6 @@ class ModelConfig:
             "parameters": ("lora_a", "lora_b"),
         },
     )
-
-    @property
-    def gated(self) -> bool:
-        """Whether the MLP has two products from the width to the hidden width."""
-        return self.activation in ("swiglu", "geglu", "geglu_tanh")
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ from lm.batch import Array, Source
 from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.ngrams import completes_repeat
 from lm.errors import UserError
-from lm.models.transformer.cache import Cache, empty_cache, repeat_rows, take_rows
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Cache, Model
 
 PENALTIES = ("power", "gnmt")
 
@@ -247,7 +246,7 @@ def search_model(
     B, T = rules.forced_BT.shape
     # No target token yet: what stands in for one has segment 0, and the first token takes its slot.
     none_B1 = jnp.zeros((B, 1), jnp.int32)
-    cache = empty_cache(model.config, B, T, source.tokens.shape[1])
+    cache = model.empty_cache(B, T, source.tokens.shape[1])
     batch = model_batch(none_B1, none_B1, none_B1, source)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
 
@@ -255,12 +254,12 @@ def search_model(
         positions_R1 = jnp.broadcast_to(position, (tokens_R.shape[0], 1))
         batch = model_batch(tokens_R[:, None], positions_R1, jnp.ones_like(positions_R1))
         output = model.apply({"params": params}, batch, train=False, cache=cache)
-        return output.logits[:, 0], place_cache(output.cache)
+        return output.logits[:, 0], place_cache(model, output.cache)
 
     def reorder(cache: Cache, rows_R: Array) -> Cache:
-        return place_cache(take_rows(cache, rows_R))
+        return place_cache(model, model.take_rows(cache, rows_R))
 
-    cache = place_cache(repeat_rows(cache, num_beams))
+    cache = place_cache(model, model.repeat_rows(cache, num_beams))
     beams = search(step, reorder, cache, rules, vocabulary, num_beams, num_hypotheses, no_repeat_ngram)
     return dataclasses.replace(beams, cache=None)  # its memory is free again
 
@@ -291,7 +290,7 @@ def beam_search(
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
-    max_length = model.config.max_length
+    max_length = model.max_length
     if T > max_length:
         raise UserError(
             f"max_new_tokens={T} is more than the model's {max_length} positions (config.model.max_length)."
@@ -306,7 +305,7 @@ def beam_search(
         min_new_tokens=np.int32(settings.min_new_tokens),
         exact=np.bool_(settings.exact),
     )
-    source = pad_sources(sources, rows, model.config, vocabulary.pad_id, source_bucket)
+    source = pad_sources(sources, rows, model.max_source_length, vocabulary.pad_id, source_bucket)
     counts = settings.num_beams, settings.num_kept, settings.no_repeat_ngram
     found: Finished = jax.tree.map(np.asarray, search_model(model, params, source, rules, vocabulary, *counts).finished)
     return [hypotheses(found, row)[: settings.num_hypotheses] for row in range(len(sources))]

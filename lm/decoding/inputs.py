@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch, Source
-from lm.config import ModelConfig
 from lm.errors import UserError
-from lm.models.transformer.cache import Cache
+from lm.models.protocol import Cache, Model
 
 SMALLEST_SOURCE = 8
 
@@ -58,12 +55,13 @@ def source_bucket(length: int) -> int:
 
 
 def pad_sources(
-    sources: Sequence[Sequence[int]], rows: int, config: ModelConfig, pad_id: int, bucket: int | None = None
+    sources: Sequence[Sequence[int]], rows: int, max_length: int | None, pad_id: int, bucket: int | None = None
 ) -> Source:
     """The sources of a batch as (rows, bucket) arrays; rows beyond the sources hold padding alone.
 
     Args:
         sources: token ids, end token included.
+        max_length: the most tokens that the model can read; None for any number.
         bucket: pad to at least so many tokens; None for the bucket of the longest source.
 
     Raises UserError for a source that has more tokens than the model has learned positions.
@@ -71,14 +69,13 @@ def pad_sources(
     assert len(sources) <= rows, (len(sources), rows)
     longest = max((len(source) for source in sources), default=0)
     length = max(source_bucket(longest), bucket or 0)
-    if config.positions == "learned":
-        # The table has no entry beyond max_length, not even for padding.
-        length = min(length, config.max_length)
+    if max_length is not None:
+        length = min(length, max_length)
         if longest > length:
             number = next(i for i, source in enumerate(sources, start=1) if len(source) > length)
             raise UserError(
                 f"source {number} has {len(sources[number - 1])} tokens (end token included), more than the model's "
-                f"{config.max_length} positions (config.model.max_length); shorten it."
+                f"{max_length} positions (config.model.max_length); shorten it."
             )
     tokens_BS = np.full((rows, length), pad_id, np.int32)
     segments_BS = np.zeros((rows, length), np.int32)
@@ -102,17 +99,6 @@ def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, sourc
     )
 
 
-def place_cache(cache: Cache) -> Cache:
-    """Says how a mesh splits the cache: rows as the batch, heads as the parameters."""
-
-    def split(axes: tuple, x: Array) -> Array:
-        return nn.with_logical_constraint(x, ("layers",) * (x.ndim - len(axes)) + axes)
-
-    tokens = functools.partial(split, ("batch", "kv_heads", "length", "head_dim"))
-    segments = functools.partial(split, ("batch", "length"))
-    return dataclasses.replace(
-        cache,
-        layers=jax.tree.map(tokens, cache.layers),
-        segments=segments(cache.segments),
-        source_segments=jax.tree.map(segments, cache.source_segments),
-    )
+def place_cache(model: Model, cache: Cache) -> Cache:
+    """Returns the cache, split over the mesh as its logical axes say."""
+    return jax.tree.map(nn.with_logical_constraint, cache, model.cache_axes(cache))

@@ -24,8 +24,7 @@ from lm.batch import Array, Source
 from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.sampling import Sampling, choose, process_logits
 from lm.errors import UserError
-from lm.models.transformer.cache import Cache, empty_cache
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Cache, Model
 
 SMALLEST_BUCKET = 16
 
@@ -43,6 +42,7 @@ class DecodeState:
     tokens_BT: Array  # int32: the new tokens, padding after the row's end
     keys_B: Array  # the row's key; step t draws with this key and t
     seen_BV: Array | None  # bool: tokens that the row holds; None without a repetition penalty
+    capacity: int = flax.struct.field(pytree_node=False)  # tokens that a row of the cache can hold
 
 
 def check_room(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
@@ -77,7 +77,7 @@ def generate(
 
     Prompts are token ids and hold at least one token, their begin token. An encoder-decoder has a source
     for each, ending in its end token; the prompt is then how the target begins. A row also ends when it has
-    `model.config.max_length` tokens (`check_room` refuses that beforehand). With fewer prompts than
+    `model.max_length` tokens (`check_room` refuses that beforehand). With fewer prompts than
     `min_rows` the batch is filled up, to share the program of a full one. Call it under `on_mesh` when
     the parameters are sharded; on several processes, with equal arguments.
     """
@@ -123,7 +123,7 @@ def start(
     bucket = SMALLEST_BUCKET
     while bucket < max(len(prompt) for prompt in prompts):
         bucket *= 2
-    max_length = model.config.max_length
+    max_length = model.max_length
     # A learned table has no entry beyond max_length, not even for padding.
     bucket, capacity = min(bucket, max_length), min(bucket + max_new_tokens, max_length)
     tokens_BL = np.full((rows, bucket), vocabulary.pad_id, np.int32)
@@ -137,16 +137,16 @@ def start(
     source = None
     if sources is not None:
         assert len(sources) == len(prompts), (len(sources), len(prompts))
-        source = pad_sources(sources, rows, model.config, vocabulary.pad_id)
+        source = pad_sources(sources, rows, model.max_source_length, vocabulary.pad_id)
     tracks_seen = sampling.repetition_penalty != 1
     return _prefill(
         model, params, tokens_BL, sizes_B, keys_B, source, vocabulary.pad_id, capacity, max_new_tokens, tracks_seen
     )
 
 
-def _on_devices(state: DecodeState) -> DecodeState:
+def _on_devices(model: Model, state: DecodeState) -> DecodeState:
     """Says where each part of the state lies on a mesh, the same before and after a step."""
-    cache = place_cache(state.cache)
+    cache = place_cache(model, state.cache)
     # The rest is small and wanted whole: by every process, and for the draw.
     whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), state)
     return dataclasses.replace(whole, cache=cache)
@@ -169,14 +169,14 @@ def _prefill(
     positions_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], (B, L))
     lengths_B = jnp.maximum(sizes_B - 1, 0)
     segments_BL = (positions_BL < lengths_B[:, None]).astype(jnp.int32)
-    cache = empty_cache(model.config, B, capacity, 0 if source is None else source.tokens.shape[1])
+    cache = model.empty_cache(B, capacity, 0 if source is None else source.tokens.shape[1])
     # The logits are not used, so the compiler leaves the product with the vocabulary out.
     batch = model_batch(tokens_BL, positions_BL, segments_BL, source)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
     seen_BV = None
     if tracks_seen:
         # Padding marks nothing: its index lies outside and the update is dropped.
-        V = model.config.vocab_size
+        V = model.vocab_size
         places_BL = jnp.where(positions_BL < sizes_B[:, None], tokens_BL, V)
         seen_BV = jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], places_BL].set(True, mode="drop")
     state = DecodeState(
@@ -189,8 +189,9 @@ def _prefill(
         tokens_BT=jnp.full((B, max_new_tokens), pad_id, jnp.int32),
         keys_B=keys_B,
         seen_BV=seen_BV,
+        capacity=capacity,
     )
-    return _on_devices(state)
+    return _on_devices(model, state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "vocabulary"), donate_argnames=("state",))
@@ -198,8 +199,7 @@ def advance(
     model: Model, params: Any, state: DecodeState, until: Array, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
     """Makes tokens until there are `until` (at most T), or until all rows have ended. Takes the old state's memory."""
-    capacity, V = state.cache.segments.shape[1], model.config.vocab_size
-    allowed_V = choosable(vocabulary, V)
+    allowed_V = choosable(vocabulary, model.vocab_size)
 
     def is_unfinished(state: DecodeState) -> Array:
         return (state.step < until) & ~jnp.all(state.ended_B)
@@ -223,11 +223,11 @@ def advance(
             step=state.step + 1,
             last_B=chosen_B,
             lengths_B=lengths_B,
-            ended_B=state.ended_B | (chosen_B == vocabulary.eos_id) | (lengths_B + 1 >= capacity),
+            ended_B=state.ended_B | (chosen_B == vocabulary.eos_id) | (lengths_B + 1 >= state.capacity),
             made_B=state.made_B + segments_B,
             tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
             seen_BV=seen_BV,
         )
-        return _on_devices(state)
+        return _on_devices(model, state)
 
     return jax.lax.while_loop(is_unfinished, make_token, state)

@@ -12,7 +12,7 @@ from lm.decoding.inputs import Vocabulary
 from lm.decoding.loop import check_room, generate, stream
 from lm.decoding.sampling import Sampling, row_keys
 from lm.errors import UserError
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Model
 
 UNFINISHED = "\ufffd"  # what a tokenizer makes of bytes that are not (yet) a character
 
@@ -54,7 +54,7 @@ def sample_text(
     leaves no room.
     """
     ids = encode_prompts(tokenizer, prompts)
-    check_room(ids, 1, model.config.max_length)
+    check_room(ids, 1, model.max_length)
     samples = sample_many(model, params, tokenizer, ids, sampling, max_new_tokens, seed, max_rows=len(ids))
     return [text for _, _, text in samples]
 

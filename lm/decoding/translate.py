@@ -13,7 +13,7 @@ from lm.decoding.loop import check_room, generate
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.text import vocabulary_of
 from lm.errors import UserError
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Model
 
 Report = Callable[[int, int], None]
 
@@ -119,7 +119,7 @@ def sample_texts(
     UserError if the model has not so many positions, or nothing is left to draw.
     """
     vocabulary, num_new = vocabulary_of(tokenizer), max_new_tokens - len(output_prefix)
-    check_room([[vocabulary.bos_id, *output_prefix]], num_new, model.config.max_length)
+    check_room([[vocabulary.bos_id, *output_prefix]], num_new, model.max_length)
     decode = tokenizer.decode_spelled if spelled else tokenizer.decode
     batch_size = min(batch_size, len(sources))
     outputs: list[list[str]] = [[] for _ in sources]

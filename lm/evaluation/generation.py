@@ -17,7 +17,7 @@ from lm.decoding.translate import generate_texts
 from lm.evaluation.evaluator import choose_rows
 from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Model
 from lm.parallel.mesh import on_mesh
 
 

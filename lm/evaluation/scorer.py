@@ -18,7 +18,7 @@ from lm.config import ObjectiveConfig
 from lm.data.packing import EvalRows
 from lm.data.packing.prefetch import prefetch
 from lm.evaluation.evaluator import HasLoss
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Model
 from lm.objectives.cross_entropy import LossSums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
 

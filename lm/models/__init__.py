@@ -1,0 +1,36 @@
+"""Models: a protocol, heads and layers that all of them share, and one folder for each implementation.
+
+To add a model, write a class that has the methods of `lm.models.protocol.Model`, in a folder of its own, and add its
+builder to `MODELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lm.config import ModelConfig
+from lm.models.heads import Head, NextToken
+from lm.models.protocol import Model
+from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
+
+Builder = Callable[[ModelConfig, Head, str | None], Model]
+
+# The values of model.family.
+MODELS: dict[str, Builder] = {
+    "decoder": Decoder.build,
+    "encoder": Encoder.build,
+    "encoder_decoder": EncoderDecoder.build,
+}
+
+
+def build_model(config: ModelConfig, head: Head | None = None, platform: str | None = None) -> Model:
+    """Returns the model of a config.
+
+    Args:
+        config: resolved; its vocab_size may still be 0 if no parameters are made.
+        head: what it computes; None for the next token.
+        platform: "cpu", "gpu" or "tpu", where the model will run; None for the platform of the default device.
+
+    Raises UserError if the config names a kernel that the platform or the model cannot use.
+    """
+    return MODELS[config.family](config, head or NextToken(), platform)

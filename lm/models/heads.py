@@ -1,69 +1,278 @@
-"""What a model computes from its last layer. A task chooses the head; `with_head` joins it to the model's settings."""
+"""What a model computes from its last layer: the next token, masked tokens, labels, an answer, a vector for a text.
+
+A task chooses the head. Each head is a frozen dataclass that knows its Flax module and what it costs, so any model can
+carry it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm.batch import Array, Batch, Output
 from lm.config import ModelConfig
+from lm.models.layers import ACTIVATIONS, NORMS, Dense, Embedding, Norm, compute_dtype
 
 
 @dataclass(frozen=True)
-class HeadedConfig(ModelConfig):
-    """The settings of a model together with its head, which follows from the task and is no setting of the user's."""
+class Head(abc.ABC):
+    """The interface of a head."""
 
-    head: str = "tokens"  # tokens, masked, classes, span or embedding
-    num_classes: int = 0  # of head=classes
-    max_hidden: int = 0  # of head=masked: the largest number of masked tokens in a row; 0: all tokens get logits
-    pair_head: bool = False  # of head=masked: also whether the second text follows the first
+    # Whether it predicts text, which can be decoded token by token.
+    predicts_text: ClassVar[bool] = False
+    # Texts that the body reads for each row: with 2, the second one is the batch's source.
+    texts_per_row: ClassVar[int] = 1
+
+    @abc.abstractmethod
+    def module(self, config: ModelConfig, dropout_name: str | None = None) -> nn.Module:
+        """Returns a module that is called with (x_BLD, token embedding, batch, train) and returns an Output.
+
+        Args:
+            config: width, vocabulary, initial values and the settings of heads.
+            dropout_name: name of the head's dropout, which decides its random keys; None for Flax's default.
+        """
+
+    @abc.abstractmethod
+    def num_parameters(self, config: ModelConfig) -> int:
+        """Returns the number of parameters, without a token embedding that serves as the output matrix."""
+
+    @abc.abstractmethod
+    def flops(self, config: ModelConfig, length: int) -> int:
+        """Returns the FLOPs of the forward pass for a row of `length` tokens."""
+
+    @abc.abstractmethod
+    def num_logits(self, config: ModelConfig, length: int) -> int:
+        """Returns how many logits a row of `length` tokens has."""
 
 
 @dataclass(frozen=True)
-class Head:
-    """Base of the heads. `pooling` overrides model.pooling where it is not empty."""
-
-    name: str = ""
-    num_classes: int = 0
-    max_masked: int = 0
-    next_sentence: bool = False
-    pooling: str = ""
-
-
-def NextToken() -> Head:
+class NextToken(Head):
     """Logits of the token that follows each one."""
-    return Head("tokens")
+
+    predicts_text: ClassVar[bool] = True
+
+    def module(self, config: ModelConfig, dropout_name: str | None = None) -> nn.Module:
+        return NextTokenHead(config)
+
+    def num_parameters(self, config: ModelConfig) -> int:
+        return 0 if config.tie_embeddings else config.vocab_size * config.d_model
+
+    def flops(self, config: ModelConfig, length: int) -> int:
+        return 2 * config.d_model * config.vocab_size * length
+
+    def num_logits(self, config: ModelConfig, length: int) -> int:
+        return config.vocab_size * length
 
 
-def MaskedTokens(max_masked: int = 0, next_sentence: bool = False) -> Head:
-    """Logits of masked tokens, for at most `max_masked` of each row; 0 for all."""
-    return Head("masked", max_masked=max_masked, next_sentence=next_sentence)
+class NextTokenHead(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: Array, embed: Embedding, batch: Batch, train: bool) -> Output:
+        return Output(_vocabulary_logits(self.config, embed, x_BLD))
 
 
-def Classes(num_classes: int, pooling: str) -> Head:
-    """Logits of labels, or one number, for each text (pooling first, last or mean) or each token (none)."""
-    return Head("classes", num_classes=num_classes, pooling=pooling)
+@dataclass(frozen=True)
+class MaskedTokens(Head):
+    """Logits of the tokens that are masked in the input, as BERT (Devlin 2019).
+
+    model.head_transform puts a projection, an activation and a norm before the output matrix, and model.output_bias a
+    bias behind it.
+    """
+
+    max_masked: int = 0  # the most masked tokens in a row: logits are computed for so many tokens only; 0 for all
+    next_sentence: bool = False  # also whether the second text of a pair follows the first
+
+    def module(self, config: ModelConfig, dropout_name: str | None = None) -> nn.Module:
+        return MaskedTokensHead(config, self)
+
+    def num_parameters(self, config: ModelConfig) -> int:
+        D, V = config.d_model, config.vocab_size
+        transform = D * D + D * config.use_bias + NORMS[config.norm].num_parameters(config)
+        output = (0 if config.tie_embeddings else V * D) + V * config.output_bias
+        return output + transform * config.head_transform + (D * D + D + 2 * D + 2) * self.next_sentence
+
+    def flops(self, config: ModelConfig, length: int) -> int:
+        D, V = config.d_model, config.vocab_size
+        per_masked = D * V + D * D * config.head_transform
+        return 2 * (per_masked * self._num_predicted(length) + (D * D + 2 * D) * self.next_sentence * length)
+
+    def num_logits(self, config: ModelConfig, length: int) -> int:
+        return config.vocab_size * self._num_predicted(length)
+
+    def _num_predicted(self, length: int) -> int:
+        return min(self.max_masked or length, length)
 
 
-def AnswerSpan() -> Head:
-    """Scores of each token as the first and as the last of an answer."""
-    return Head("span")
+class MaskedTokensHead(nn.Module):
+    config: ModelConfig
+    head: MaskedTokens
+
+    @nn.compact
+    def __call__(self, x_BLD: Array, embed: Embedding, batch: Batch, train: bool) -> Output:
+        config, most = self.config, self.head.max_masked
+        h_BLD, indices_BP = x_BLD, None
+        if most and most < x_BLD.shape[1]:
+            # The masked tokens are those with a weight, and no row has more of them than `most`.
+            _, indices_BP = jax.lax.top_k((batch.weights > 0).astype(jnp.float32), most)
+            h_BLD = jnp.take_along_axis(x_BLD, indices_BP[:, :, None], axis=1)
+        if config.head_transform:
+            h_BLD = _projection(config, config.d_model, "head_product", use_bias=config.use_bias)(h_BLD)
+            h_BLD = ACTIVATIONS[config.activation].function(h_BLD)
+            h_BLD = Norm(config, name="head_norm")(h_BLD)
+        logits_BLV = _vocabulary_logits(config, embed, h_BLD)
+        if config.output_bias:
+            logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
+        next_sentence_BL2 = None
+        if self.head.next_sentence:
+            next_sentence_BL2 = _classes(config, _pooler(config, x_BLD), 2, "next_sentence")
+        return Output(logits_BLV, indices=indices_BP, next_sentence_logits=next_sentence_BL2)
 
 
-def TextEmbedding(pooling: str) -> Head:
-    """A vector of length 1 for the text of each row and for the one it is paired with."""
-    return Head("embedding", pooling=pooling)
+class VocabularyBias(nn.Module):
+    size: int
+
+    @nn.compact
+    def __call__(self) -> Array:
+        bias_V = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (self.size,))
+        return bias_V.reshape(1, 1, -1)
 
 
-def with_head(config: ModelConfig, head: Head | None) -> HeadedConfig:
-    """Returns the settings with a head; None for the next token, or for the head that `config` has already."""
-    if isinstance(config, HeadedConfig) and head is None:
-        return config
-    head = head or NextToken()
-    values = {each.name: getattr(config, each.name) for each in fields(ModelConfig)}
-    values["pooling"] = head.pooling or values["pooling"]
-    return HeadedConfig(
-        **values,
-        head=head.name,
-        num_classes=head.num_classes,
-        max_hidden=head.max_masked,
-        pair_head=head.next_sentence,
-    )
+@dataclass(frozen=True)
+class Classes(Head):
+    """Logits of labels for each text or each token, or one number for regression.
+
+    With model.pooler a projection and tanh come first, as in BERT.
+    """
+
+    num_classes: int
+    pooling: str  # mean: every token gets the logits of its text's mean; first, last, none: those of its own vector
+
+    def module(self, config: ModelConfig, dropout_name: str | None = None) -> nn.Module:
+        return ClassesHead(config, self, dropout_name)
+
+    def num_parameters(self, config: ModelConfig) -> int:
+        D = config.d_model
+        return (D + 1) * self.num_classes + (D * D + D) * config.pooler
+
+    def flops(self, config: ModelConfig, length: int) -> int:
+        D = config.d_model
+        return 2 * (D * self.num_classes + D * D * config.pooler) * length
+
+    def num_logits(self, config: ModelConfig, length: int) -> int:
+        return self.num_classes * length
+
+
+class ClassesHead(nn.Module):
+    config: ModelConfig
+    head: Classes
+    dropout_name: str | None
+
+    @nn.compact
+    def __call__(self, x_BLD: Array, embed: Embedding, batch: Batch, train: bool) -> Output:
+        config = self.config
+        x_BLD = _pool(self.head.pooling, x_BLD, batch.segments)
+        if config.pooler:
+            x_BLD = _pooler(config, x_BLD)
+        x_BLD = nn.Dropout(config.dropout, deterministic=not train, name=self.dropout_name)(x_BLD)
+        return Output(_classes(config, x_BLD, self.head.num_classes, "classifier"))
+
+
+@dataclass(frozen=True)
+class AnswerSpan(Head):
+    """Two logits for each token: that of being the first and that of being the last token of an answer."""
+
+    def module(self, config: ModelConfig, dropout_name: str | None = None) -> nn.Module:
+        return AnswerSpanHead(config)
+
+    def num_parameters(self, config: ModelConfig) -> int:
+        return 2 * config.d_model + 2
+
+    def flops(self, config: ModelConfig, length: int) -> int:
+        return 2 * 2 * config.d_model * length
+
+    def num_logits(self, config: ModelConfig, length: int) -> int:
+        return 2 * length
+
+
+class AnswerSpanHead(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: Array, embed: Embedding, batch: Batch, train: bool) -> Output:
+        return Output(_classes(self.config, x_BLD, 2, "span"))
+
+
+@dataclass(frozen=True)
+class TextEmbedding(Head):
+    """A vector of length 1 for the text of each row, and one for the text that it is paired with."""
+
+    texts_per_row: ClassVar[int] = 2
+
+    pooling: str  # first, last or mean: the vector of one token, or the mean over the text
+
+    def module(self, config: ModelConfig, dropout_name: str | None = None) -> nn.Module:
+        return TextEmbeddingHead(self)
+
+    def num_parameters(self, config: ModelConfig) -> int:
+        return 0
+
+    def flops(self, config: ModelConfig, length: int) -> int:
+        return 0
+
+    def num_logits(self, config: ModelConfig, length: int) -> int:
+        return 0
+
+
+class TextEmbeddingHead(nn.Module):
+    head: TextEmbedding
+
+    def __call__(self, x_BLD: Array, embed: Embedding, batch: Batch, train: bool) -> Output:
+        """Expects rows that hold a single text. A row of padding gives no NaN."""
+        pooling, segments_BL = self.head.pooling, batch.segments
+        x_BLD = _pool(pooling, x_BLD, segments_BL).astype(jnp.float32)
+        indices_B = jnp.zeros(x_BLD.shape[0], jnp.int32)
+        if pooling == "last":
+            indices_B = jnp.maximum(jnp.sum(segments_BL > 0, axis=1) - 1, 0)
+        x_BD = jnp.take_along_axis(x_BLD, indices_B[:, None, None], axis=1)[:, 0]
+        squares_B1 = jnp.sum(jnp.square(x_BD), axis=-1, keepdims=True)
+        return Output(embedding=x_BD / jnp.sqrt(jnp.maximum(squares_B1, 1e-12)))
+
+
+def _projection(config: ModelConfig, size: int, name: str, axis: str = "activation", use_bias: bool = True) -> Dense:
+    width, axes = (config.d_model,), ("embed", axis)
+    return Dense(width, (size,), axes, use_bias, compute_dtype(config), config.init_std or width[0] ** -0.5, name=name)
+
+
+def _pooler(config: ModelConfig, x_BLD: Array) -> Array:
+    return jnp.tanh(_projection(config, config.d_model, "pooler")(x_BLD))
+
+
+def _classes(config: ModelConfig, x_BLD: Array, num_classes: int, name: str) -> Array:
+    """Returns logits (B, L, C), float32. The matrix is too small to be split over the mesh."""
+    return _projection(config, num_classes, name, "classes")(x_BLD).astype(jnp.float32)
+
+
+def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Array:
+    """Returns logits (B, L, V), float32, from the token embedding or from an output matrix."""
+    if config.tie_embeddings:
+        logits_BLV = embed.attend(x_BLD)
+    else:
+        logits_BLV = _projection(config, config.vocab_size, "output", "vocab", use_bias=False)(x_BLD)
+        logits_BLV = logits_BLV.astype(jnp.float32)
+    return nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))
+
+
+def _pool(pooling: str, x_BLD: Array, segments_BL: Array) -> Array:
+    """Returns, with pooling=mean, the mean of its text at each token, and else the vectors as they are."""
+    if pooling != "mean":
+        return x_BLD
+    same_BLS = (segments_BL[:, :, None] == segments_BL[:, None, :]) & (segments_BL[:, None, :] > 0)
+    same_BLS = same_BLS.astype(jnp.float32)
+    sums_BLD = jnp.einsum("BLS,BSD->BLD", same_BLS, x_BLD.astype(jnp.float32))
+    return (sums_BLD / jnp.maximum(same_BLS.sum(-1, keepdims=True), 1.0)).astype(x_BLD.dtype)

@@ -14,10 +14,10 @@ from lm.objectives.cross_entropy import LossSums, loss_sums
 
 def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the cross-entropy of masked tokens and, where the model gives it, that of next sentences."""
-    sums = loss_sums(output.logits, _at_places(batch, output.places), config)
-    if output.pair_logits is None:
+    sums = loss_sums(output.logits, _at_places(batch, output.indices), config)
+    if output.next_sentence_logits is None:
         return sums
-    return dataclasses.replace(sums, **_pair_sums(output.pair_logits, batch))
+    return dataclasses.replace(sums, **_pair_sums(output.next_sentence_logits, batch))
 
 
 def _at_places(batch: Batch, places_BP: Array | None) -> Batch:

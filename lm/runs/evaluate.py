@@ -22,7 +22,8 @@ from lm.config import Config, MeshConfig, SourceConfig
 from lm.config.schema import differences_affecting
 from lm.errors import UserError
 from lm.evaluation.split import SplitEvaluation
-from lm.models.transformer.wiring import Model, build_model
+from lm.models import build_model
+from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.reporting.table import Result, write_results

@@ -22,7 +22,8 @@ from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many, stream_text
 from lm.decoding.translate import cut_sources, encode_sources, sample_texts, search_texts
 from lm.errors import UserError
-from lm.models.transformer.wiring import Model, build_model
+from lm.models import build_model
+from lm.models.protocol import Model
 from lm.parallel.mesh import make_mesh, on_mesh
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory

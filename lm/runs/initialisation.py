@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
-from lm.models.transformer.stack import STACK_NAME, stack_layers, unstack_layers
+from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from lm.config import Config
 from lm.files import new_directory, replacing
-from lm.models.transformer.lora import adapters, merge
+from lm.models.lora import adapters, merge
 from lm.runs.directory import TOKENIZERS, RunDirectory
 
 

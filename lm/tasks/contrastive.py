@@ -75,7 +75,7 @@ class Contrastive(PairTask):
         }
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        return contrastive_loss(output.embedding, output.source_embedding, batch, config.temperature)
+        return contrastive_loss(output.embedding, output.paired_embedding, batch, config.temperature)
 
     def total_weight(self, batch: Batch) -> Array:
         return row_weight(batch)

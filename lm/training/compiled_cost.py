@@ -12,10 +12,9 @@ from typing import Any
 import jax
 
 from lm.config import Config
-from lm.costs import CHIPS, estimate_memory, flops_per_row, parameter_counts, peak_flops
+from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.errors import UserError
-from lm.models.transformer.attention_kernels import choose_backend
-from lm.models.transformer.wiring import build_model
+from lm.models import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import rate_multipliers
@@ -67,12 +66,11 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; set it, e.g. to 32768.")
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
-    kernel, head = choose_backend(config.model, platform), task_of(config).head(config)
-    model = build_model(config.model, head, platform)
+    model = build_model(config.model, task_of(config).head(config), platform)
     optimizer = make_optimizer(config.optimizer, config.train.num_steps, rate_multipliers(config, model))
     lengths = config.data.sequence_length, config.data.source_length
     kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
-    row = flops_per_row(config.model, *lengths, head=head)
+    row = model.flops_per_row(*lengths)
     chip = CHIPS.get(kind)
     start = time.perf_counter()
     compiled, refusal = None, ""
@@ -85,13 +83,13 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     report = Report(
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
-        kernel=kernel,
-        parameters=parameter_counts(config.model, head).total,
+        kernel=model.kernel,
+        parameters=model.parameter_counts().total,
         tokens=tokens,
         train_flops=row.train * config.train.batch_size / len(devices),
         peak=peak_flops(kind, config.model.dtype),
         capacity=None if chip is None else chip.memory_gib * GIB,
-        estimate=estimate_memory(config, mesh.shape, kernel).total,
+        estimate=estimate_memory(config, model, mesh.shape).total,
         compile_seconds=time.perf_counter() - start,
         refusal=refusal,
     )

@@ -15,15 +15,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lm import costs as flops
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.config.command import DONE, SAVED_ON_SIGNAL
+from lm.costs import peak_flops
 from lm.data.packing import TrainRows
 from lm.data.packing.prefetch import prefetch
 from lm.errors import UserError
-from lm.models.transformer.attention_kernels import choose_backend
-from lm.models.transformer.wiring import Model, build_model
+from lm.models import build_model
+from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
 from lm.reporting.console import Console
@@ -51,7 +51,8 @@ def train(config: Config, workdir: Path) -> int:
         source_run(config)  # before anything is written; a run that goes on needs it no more
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
-    backend = choose_backend(config.model, mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    build_model(config.model, task_of(config).head(config), platform)  # refuses before anything is written
     with ExitStack() as stack:
         console.banner("Data")
         run = stack.enter_context(RunDirectory.open(workdir, config, is_first=is_first()))
@@ -63,15 +64,15 @@ def train(config: Config, workdir: Path) -> int:
             run.write_config(config)
         task = task_of(config)
         rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
-        console.print(describe_run(config, prepared, rows, mesh, backend))
+        model = build_model(config.model, task.head(config), platform)
+        console.print(describe_run(config, prepared, rows, mesh, model.kernel))
 
         console.banner("Model")
-        model = build_model(config.model, task.head(config), mesh.devices.flat[0].platform)
         rates = rate_multipliers(config, model)
         optimizer = make_optimizer(config.optimizer, config.train.num_steps, rates)
         abstract = abstract_state(config, model, optimizer, mesh)
         console.print(parameter_table(abstract.params, rates))
-        console.print(estimate_line(config, mesh, backend))
+        console.print(estimate_line(config, model, mesh))
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
@@ -153,7 +154,7 @@ class Loop:
         with ExitStack() as stack:
             progress = stack.enter_context(self.console.progress(total, start))
             writer = self._open_writer(stack, start)
-            log = _StepLog(config, self.mesh, progress, writer, self._seconds)
+            log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
             batches = self._batches(stack, start)
             for done in range(start + 1, total + 1):
@@ -205,18 +206,16 @@ class _StepLog:
     """Takes each step's metrics, one step late, to the progress line, the files and the guard."""
 
     def __init__(
-        self, config: Config, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
+        self, config: Config, model: Model, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
     ) -> None:
         self._config, self._progress, self._writer = config, progress, writer
         self._rate = schedule(config.optimizer, config.train.num_steps)
         lengths = config.data.sequence_length, config.data.source_length
         self._step_tokens = config.train.batch_size * sum(lengths)
         device = mesh.devices.flat[0]
-        peak = flops.peak_flops(device.device_kind, config.model.dtype)
+        peak = peak_flops(device.device_kind, config.model.dtype)
         self._peak = None if peak is None else peak * mesh.size
-        self._flops_per_token = flops.flops_per_row(
-            config.model, *lengths, head=task_of(config).head(config)
-        ).train / sum(lengths)
+        self._flops_per_token = model.flops_per_row(*lengths).train / sum(lengths)
         self._since, self._steps = time.monotonic(), 0
         self._begin = self._since - seconds  # so many were spent on this run before
 

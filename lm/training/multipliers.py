@@ -21,7 +21,7 @@ import optax
 
 from lm.config import Config, ModelConfig
 from lm.errors import UserError
-from lm.models.transformer.wiring import Model, initial_params
+from lm.models.protocol import Model
 from lm.training.names import Path, block_of, map_with_path
 
 Rate = float | np.ndarray  # float32 (N,) where the stacked layers differ; 0 for frozen
@@ -45,7 +45,7 @@ def rate_multipliers(config: Config, model: Model) -> dict[str, Rate]:
     adapters learn. Raises UserError if a name matches nothing or nothing is left to train.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = nn.unbox(jax.eval_shape(lambda k: initial_params(model, k), key))
+    params = nn.unbox(jax.eval_shape(lambda k: model.initial_params(k), key))
     rates: dict[str, Rate] = {}
     map_with_path(lambda path, param: rates.update({"/".join(path): _rate(config, path, param.shape)}), params)
     for part in config.optimizer.freeze:

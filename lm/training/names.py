@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from flax.core import meta
 
-from lm.models.transformer.stack import LAYER_PREFIX, STACK_NAME
+from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 

@@ -14,14 +14,14 @@ import jax
 from jax.sharding import Mesh
 from rich.table import Table
 
-from lm import costs as flops
 from lm.config import Config
+from lm.costs import estimate_memory
 from lm.data.packing import TrainRows
-from lm.models.transformer.wiring import count_parameters
+from lm.models.parameters import count_parameters
+from lm.models.protocol import Model
 from lm.parallel.distributed import describe_processes
 from lm.reporting.progress import short_number
 from lm.runs.prepare import Prepared
-from lm.tasks import task_of
 from lm.training.multipliers import Rate, all_one, shown
 from lm.training.names import decay_table
 
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh, backend: str) -> Table:
+def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh, kernel: str) -> Table:
     """Where the run takes place and on what."""
     table = Table.grid(padding=(0, 2))
     processes = describe_processes()
@@ -41,7 +41,7 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
         devices = f"{len(processes)} processes with {devices} each"
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
-    table.add_row("devices", f"{devices}; mesh {shape}; attention {backend}; compute {config.model.dtype}")
+    table.add_row("devices", f"{devices}; mesh {shape}; attention {kernel}; compute {config.model.dtype}")
     for split, stores in prepared.stores.items():
         for name, store in stores.items():
             table.add_row(f"{split} data", f"{name}: {store.describe(short_number)}")
@@ -87,8 +87,8 @@ def parameter_table(params: Any, rates: Mapping[str, Rate] | None = None) -> Tab
     return table
 
 
-def estimate_line(config: Config, mesh: Mesh, backend: str) -> str:
+def estimate_line(config: Config, model: Model, mesh: Mesh) -> str:
     """The memory that a step is expected to take on each device, by purpose."""
-    estimate = flops.estimate_memory(config, mesh.shape, backend, task_of(config).head(config))
+    estimate = estimate_memory(config, model, mesh.shape)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Memory per device, estimated: {short_number(estimate.total)}B ({parts})"

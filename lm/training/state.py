@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array
 from lm.config import Config
-from lm.models.transformer.wiring import Model, initial_params
+from lm.models.protocol import Model
 from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
 
 
@@ -32,7 +32,7 @@ class TrainState:
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """Unboxed; every random number comes from `key`, whatever the mesh."""
-    params = nn.unbox(initial_params(model, key))
+    params = nn.unbox(model.initial_params(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -47,7 +47,7 @@ def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransf
     """Shapes, dtypes and shardings of the state, with nothing allocated."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     with on_mesh(mesh):
-        boxed = jax.eval_shape(lambda k: initial_params(model, k), key)
+        boxed = jax.eval_shape(lambda k: model.initial_params(k), key)
         state = jax.eval_shape(lambda k: initial_state(config, model, optimizer, k), key)
     shardings = state_shardings(state, state.params, param_shardings(boxed, mesh), mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)

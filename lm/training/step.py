@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lm.batch import Array, Batch, Source
 from lm.config import Config
-from lm.models.transformer.wiring import Model
+from lm.models.protocol import Model
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import first_tokens
 from lm.parallel.mesh import batch_sharding, on_mesh

@@ -16,8 +16,7 @@ from lm.decoding.inputs import Vocabulary
 from lm.decoding.loop import advance, check_room, generate, start, stream
 from lm.decoding.sampling import Sampling, process_logits, row_keys
 from lm.errors import UserError
-from lm.models.transformer.cache import empty_cache
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 
 CONFIG = ModelConfig(
@@ -68,7 +67,7 @@ def make(**changes):
 
 
 def abstract_params(model):
-    return jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
+    return jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +116,7 @@ def test_cached_logits_equal_the_full_forward_at_every_position(name):
     call = jax.jit(lambda batch, cache: model.apply({"params": params}, batch, cache=cache))
     places_BL = np.broadcast_to(np.arange(12), (3, 12))
     prefix = as_batch(tokens_BL[:, :12], places_BL, places_BL < sizes_B[:, None])
-    output = call(prefix, empty_cache(model.config, 3, L))
+    output = call(prefix, model.empty_cache(3, L))
     found_BLV = np.zeros((3, L, 32), np.float32)
     found_BLV[:, :12] = output.logits
     for step in range(L):

@@ -9,7 +9,7 @@ from lm.data.tokenizing.tokenizers import ByteTokenizer, build_tokenizer
 from lm.decoding import text
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
 
 BYTES = ByteTokenizer()
 CONFIG = ModelConfig(
@@ -27,7 +27,7 @@ CONFIG = ModelConfig(
 @pytest.fixture(scope="module")
 def small():
     model = build_model(CONFIG)
-    return model, nn.unbox(jax.jit(lambda key: initial_params(model, key))(jax.random.key(0)))
+    return model, nn.unbox(jax.jit(lambda key: model.initial_params(key))(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from lm.decoding.sampling import Sampling
 from lm.decoding.text import vocabulary_of
 from lm.decoding.translate import cut_sources, encode_sources, generate_texts, sample_texts, search_texts
 from lm.errors import UserError
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
 
 BYTES = ByteTokenizer()
 CONFIG = ModelConfig(
@@ -36,7 +36,7 @@ LENGTH = 16
 @pytest.fixture(scope="module")
 def small():
     model = build_model(CONFIG)
-    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
     random = np.random.default_rng(0)
     return model, jax.tree.map(lambda x: random.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes)
 

@@ -15,7 +15,7 @@ from lm.evaluation.evaluator import choose_rows
 from lm.evaluation.metrics import language_metrics, missing_figures
 from lm.evaluation.scorer import forward_batch
 from lm.evaluation.token_evaluator import TokenEvaluator
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
 from lm.parallel.mesh import make_mesh, param_shardings
 from lm.tasks import TASKS
 
@@ -64,7 +64,7 @@ def model():
 @pytest.fixture(scope="module")
 def boxed(model):
     """Scaled up, so that predictions depend strongly on the context."""
-    return jax.jit(lambda key: jax.tree.map(lambda x: 8 * x, initial_params(model, key)))(jax.random.key(0))
+    return jax.jit(lambda key: jax.tree.map(lambda x: 8 * x, model.initial_params(key)))(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

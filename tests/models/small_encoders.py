@@ -9,15 +9,16 @@ import jax
 import numpy as np
 
 from lm.batch import Batch, Source
-from lm.models.heads import HeadedConfig
-from lm.models.transformer.stack import unstack_layers
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.config import ModelConfig
+from lm.models import build_model
+from lm.models.heads import Head, MaskedTokens
+from lm.models.parameters import unstack_layers
 from tests.trees import flatten, nest
 
 V, D, L = 29, 16, 12
-ENCODER = HeadedConfig(
+MASKED, NEXT_SENTENCE = MaskedTokens(), MaskedTokens(next_sentence=True)
+ENCODER = ModelConfig(
     family="encoder",
-    head="masked",
     vocab_size=V,
     num_layers=2,
     d_model=D,
@@ -36,7 +37,6 @@ BERT = dataclasses.replace(
     head_transform=True,
     output_bias=True,
     pooler=True,
-    pair_head=True,
 )
 # Layers 0 and 2 see all, the others two tokens on either side.
 MODERN = dataclasses.replace(
@@ -52,10 +52,10 @@ MODERN = dataclasses.replace(
 
 
 @functools.cache
-def random_params(config: HeadedConfig) -> dict:
+def random_params(config: ModelConfig, head: Head = MASKED) -> dict:
     """Drawn by name, so that what two models have in common is the same in both, stacked or not."""
     stacked = dataclasses.replace(config, scan_layers=True)
-    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(stacked), key), jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(lambda key: build_model(stacked, head).initial_params(key), jax.random.key(0)))
 
     def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
         values = np.random.default_rng(zlib.crc32(path.encode())).normal(0.0, 0.3, shape).astype(np.float32)
@@ -90,6 +90,6 @@ def source_of(batch: Batch) -> Source:
 
 
 @functools.cache
-def applied(config: HeadedConfig):
+def applied(config: ModelConfig, head: Head = MASKED):
     """(params, batch) -> Output, compiled."""
-    return jax.jit(lambda params, batch: build_model(config).apply({"params": params}, batch))
+    return jax.jit(lambda params, batch: build_model(config, head).apply({"params": params}, batch))

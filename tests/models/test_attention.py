@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.models.heads import HeadedConfig
+from lm.config import ModelConfig
+from lm.models import build_model
 from lm.models.transformer.attention import attention_mask, dot_product_attention
-from lm.models.transformer.cache import empty_cache
-from lm.models.transformer.wiring import Decoder, initial_params
 
-CONFIG = HeadedConfig(
+CONFIG = ModelConfig(
     vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
 )
 
@@ -56,7 +55,7 @@ def test_attention_is_its_definition(kv_heads):
 
 def random_params(config):
     """Larger than at the start of training, so that attention is far from uniform."""
-    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0)))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
 
@@ -80,7 +79,7 @@ def test_packed_documents_give_what_each_gives_alone(changes):
     config = dataclasses.replace(CONFIG, **changes)
     params = random_params(config)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, SEGMENTS.shape)
-    apply = jax.jit(lambda batch: Decoder(config).apply({"params": params}, batch).logits)
+    apply = jax.jit(lambda batch: build_model(config).apply({"params": params}, batch).logits)
     packed = apply(make_batch(tokens, POSITIONS, SEGMENTS))
     for segment in (1, 2, 3):  # of both rows at once
         ids, real = np.zeros((2, 8), np.int32), np.zeros((2, 8), np.int32)
@@ -96,7 +95,7 @@ def test_packed_documents_give_what_each_gives_alone(changes):
 def test_cached_decoding_equals_the_full_forward_at_every_position(changes):
     """Rows of 8 and 5 tokens: a prompt of 3 (the second row's padded to 2), then a token at a time."""
     config = dataclasses.replace(CONFIG, **changes)
-    params, model, lengths = random_params(config), Decoder(config), np.array([8, 5])
+    params, model, lengths = random_params(config), build_model(config), np.array([8, 5])
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, (2, 8))
     where = np.broadcast_to(np.arange(8), (2, 8))
     full = jax.jit(lambda batch: model.apply({"params": params}, batch).logits)(
@@ -104,7 +103,7 @@ def test_cached_decoding_equals_the_full_forward_at_every_position(changes):
     )
     decode = jax.jit(lambda batch, cache: model.apply({"params": params}, batch, cache=cache))
     prompt = np.array([3, 2])[:, None]
-    out = decode(make_batch(tokens[:, :3], where[:, :3], where[:, :3] < prompt), empty_cache(config, 2, 8))
+    out = decode(make_batch(tokens[:, :3], where[:, :3], where[:, :3] < prompt), build_model(config).empty_cache(2, 8))
     np.testing.assert_allclose(out.logits[0], full[0, :3], atol=1e-5)
     np.testing.assert_allclose(out.logits[1, :2], full[1, :2], atol=1e-5)
     for step in range(5):
@@ -123,7 +122,7 @@ def test_dropout_acts_in_training_only_and_follows_its_key():
     @functools.partial(jax.jit, static_argnums=0)
     def logits(train, seed):
         rngs = {"dropout": jax.random.key(seed)}
-        return Decoder(config).apply({"params": params}, batch, train=train, rngs=rngs).logits
+        return build_model(config).apply({"params": params}, batch, train=train, rngs=rngs).logits
 
     assert np.array_equal(logits(False, 0), logits(False, 1))
     assert np.array_equal(logits(True, 0), logits(True, 0))
@@ -136,7 +135,7 @@ def test_bfloat16_stays_close_and_logits_and_parameters_stay_float32():
     batch = make_batch(np.arange(16).reshape(2, 8), POSITIONS, SEGMENTS)
     bfloat16 = dataclasses.replace(CONFIG, dtype="bfloat16")
     exact, rounded = (
-        jax.jit(lambda p, config=config: Decoder(config).apply({"params": p}, batch).logits)(params)
+        jax.jit(lambda p, config=config: build_model(config).apply({"params": p}, batch).logits)(params)
         for config in (CONFIG, bfloat16)
     )
     assert exact.dtype == rounded.dtype == jnp.float32

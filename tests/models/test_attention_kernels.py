@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig
+from lm.config import MeshConfig, ModelConfig
 from lm.errors import UserError
-from lm.models.heads import HeadedConfig
+from lm.models import build_model
+from lm.models.heads import NextToken
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import attention_mask, dot_product_attention
-from lm.models.transformer.wiring import Decoder, build_model, initial_params
+from lm.models.transformer.wiring import Decoder
 from lm.parallel.mesh import make_mesh, on_mesh
 
 LENGTH = 128
@@ -98,7 +99,7 @@ def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_h
     assert_same(actual, expected)
 
 
-CONFIG = HeadedConfig(
+CONFIG = ModelConfig(
     vocab_size=31,
     num_layers=1,
     d_model=32,
@@ -112,15 +113,17 @@ CONFIG = HeadedConfig(
 
 
 def random_params(config):
-    shapes = jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.normal(0.0, 0.1, x.shape).astype(np.float32), nn.unbox(shapes))
 
 
 @pytest.mark.parametrize(("backend", "remat"), [("splash", "dots"), ("cudnn", "none")])
 def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(backend, remat, monkeypatch):
-    monkeypatch.setattr(attention_kernels, "splash", functools.partial(attention_kernels.splash, interpret=True))
-    monkeypatch.setattr(attention_kernels, "cudnn", functools.partial(attention_kernels.cudnn, implementation="xla"))
+    monkeypatch.setitem(attention_kernels.FUSED, "splash", functools.partial(attention_kernels.splash, interpret=True))
+    monkeypatch.setitem(
+        attention_kernels.FUSED, "cudnn", functools.partial(attention_kernels.cudnn, implementation="xla")
+    )
     config = dataclasses.replace(CONFIG, remat=remat)
     segments, positions = packed_rows()
     tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)
@@ -129,7 +132,7 @@ def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(b
 
     def gradient(name):
         def total(params):
-            logits = Decoder(config, name).apply({"params": params}, batch, train=True).logits
+            logits = Decoder(config, NextToken(), name).apply({"params": params}, batch, train=True).logits
             return jnp.mean(jax.nn.logsumexp(logits, axis=-1) * batch.weights), logits * batch.weights[..., None]
 
         return jax.jit(jax.grad(total, has_aux=True))(params)
@@ -141,7 +144,7 @@ def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(b
 
 def test_auto_takes_the_fused_kernel_where_it_can():
     def choice(platform, **changes):
-        return build_model(dataclasses.replace(CONFIG, **changes), platform=platform).backend
+        return build_model(dataclasses.replace(CONFIG, **changes), platform=platform).kernel
 
     assert choice("cpu") == choice(None) == "xla"
     assert choice("tpu") == "splash"
@@ -186,11 +189,13 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
         calls.append(args)
         return attention_mask(*args, **kwargs)
 
-    monkeypatch.setattr("lm.models.transformer.wiring.attention_mask", spy)
-    monkeypatch.setattr(attention_kernels, "splash", lambda q, k, v, segments, window: q)
+    monkeypatch.setattr("lm.models.transformer.tower.attention_mask", spy)
+    monkeypatch.setitem(attention_kernels.FUSED, "splash", lambda q, k, v, segments, window: q)
     ids = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
     batch, params = Batch(ids, ids, ids, ids, ids), random_params(CONFIG)
     for backend, expected in (("splash", 0), ("xla", 1)):
         calls.clear()
-        jax.eval_shape(lambda p, b, name=backend: Decoder(CONFIG, name).apply({"params": p}, b), params, batch)
+        jax.eval_shape(
+            lambda p, b, name=backend: Decoder(CONFIG, NextToken(), name).apply({"params": p}, b), params, batch
+        )
         assert len(calls) == expected

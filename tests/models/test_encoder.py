@@ -6,24 +6,42 @@ import jax
 import numpy as np
 import pytest
 
-from lm.models.transformer.stack import unstack_layers
-from lm.models.transformer.wiring import build_model
-from tests.models.small_encoders import BERT, ENCODER, MODERN, L, V, applied, random_params, rows_of, texts
+from lm.models import build_model
+from lm.models.heads import AnswerSpan, Classes
+from lm.models.parameters import unstack_layers
+from tests.models.small_encoders import (
+    BERT,
+    ENCODER,
+    MASKED,
+    MODERN,
+    NEXT_SENTENCE,
+    L,
+    V,
+    applied,
+    random_params,
+    rows_of,
+    texts,
+)
 
-LABELS = dataclasses.replace(MODERN, num_layers=2, head="classes", num_classes=3, pooling="mean", pooler=True)
-SPAN = dataclasses.replace(ENCODER, head="span", positions="relative", relative_buckets=8, relative_max_distance=6)
+LABELS = dataclasses.replace(MODERN, num_layers=2, pooler=True)
+SPAN = dataclasses.replace(ENCODER, positions="relative", relative_buckets=8, relative_max_distance=6)
 
 
-@pytest.mark.parametrize("config", [BERT, LABELS, SPAN], ids=["masked", "classes", "span"])
-def test_packed_texts_and_padding_give_what_each_text_gives_alone(config):
+@pytest.mark.parametrize(
+    ("config", "head"),
+    [(BERT, NEXT_SENTENCE), (LABELS, Classes(3, "mean")), (SPAN, AnswerSpan())],
+    ids=["masked", "classes", "span"],
+)
+def test_packed_texts_and_padding_give_what_each_text_gives_alone(config, head):
     """The logits of every head at every token."""
-    a, b, c = texts(5, 4, 3)
-    packed = applied(config)(random_params(config), rows_of([[a, b, c], [b]]))
-    alone = applied(config)(random_params(config), rows_of([[a], [b], [c], []], length=L + 4))
+    (a, b, c), params = texts(5, 4, 3), random_params(config, head)
+    packed = applied(config, head)(params, rows_of([[a, b, c], [b]]))
+    alone = applied(config, head)(params, rows_of([[a], [b], [c], []], length=L + 4))
     assert packed.logits.std() > 0.1 and np.isfinite(alone.logits).all()
     for row, start, text in ((0, 0, a), (0, 5, b), (0, 9, c), (1, 0, b)):
         number = next(n for n, each in enumerate((a, b, c)) if each is text)
-        for together, single in ((packed.logits, alone.logits), (packed.pair_logits, alone.pair_logits)):
+        pairs = (packed.logits, alone.logits), (packed.next_sentence_logits, alone.next_sentence_logits)
+        for together, single in pairs:
             if together is not None:
                 found, expected = together[row, start : start + len(text)], single[number, : len(text)]
                 np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
@@ -103,7 +121,7 @@ def test_scanned_and_unrolled_layers_give_the_same_loss_and_gradients():
     for config in (scanned, unrolled):
 
         def loss(params, config=config):
-            logits = build_model(config).apply({"params": params}, batch, train=True).logits
+            logits = build_model(config, MASKED).apply({"params": params}, batch, train=True).logits
             return (jax.nn.log_softmax(logits)[..., 5] * batch.weights).sum() / batch.weights.sum()
 
         value, gradients = jax.jit(jax.value_and_grad(loss))(random_params(config))

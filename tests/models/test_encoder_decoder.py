@@ -11,10 +11,9 @@ import pytest
 
 from lm.batch import Batch, Source
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.models.transformer.cache import empty_cache, repeat_rows, take_rows
+from lm.models import build_model
+from lm.models.parameters import count_parameters, unstack_layers
 from lm.models.transformer.positions import RelativeBias, distance_buckets
-from lm.models.transformer.stack import unstack_layers
-from lm.models.transformer.wiring import build_model, count_parameters, initial_params
 from lm.objectives.cross_entropy import loss_sums
 
 V, D = 31, 16
@@ -62,7 +61,7 @@ VARIANTS = {
 @functools.cache
 def model_and_params(name):
     model = build_model(VARIANTS[name])
-    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
     random = np.random.default_rng(0)
     return model, jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
 
@@ -104,7 +103,7 @@ def test_cached_decoding_is_the_full_forward_at_every_step(name):
     model, params = model_and_params(name)
     source, tokens = random_tokens(2, 9), random_tokens(2, 8, seed=1)
     full = apply(model, params, batch_of(source, tokens)).logits
-    cache = empty_cache(model.config, 2, 8, 9)
+    cache = model.empty_cache(2, 8, 9)
     ones = np.ones((2, 1), np.int32)
     for t in range(8):
         one = tokens[:, t : t + 1]
@@ -183,13 +182,13 @@ def test_rows_that_share_a_source_and_rows_that_are_taken(name):
         return apply(model, params, Batch(tokens, tokens, ones.astype(np.float32), ones * place, ones, source), cache)
 
     sources = batch_of(source, first).source
-    cache = repeat_rows(step(first, 0, empty_cache(model.config, 2, 4, 9), sources).cache, 3)
+    cache = model.repeat_rows(step(first, 0, model.empty_cache(2, 4, 9), sources).cache, 3)
     cache = step(second, 1, cache).cache
     rows = np.array([2, 0, 0, 5, 4, 3])
-    shared = step(second[rows], 2, take_rows(cache, rows)).logits
+    shared = step(second[rows], 2, model.take_rows(cache, rows)).logits
 
     wide = batch_of(np.repeat(source, 3, axis=0), np.repeat(first, 3, axis=0)).source
-    cache = step(np.repeat(first, 3, axis=0), 0, empty_cache(model.config, 6, 4, 9), wide).cache
+    cache = step(np.repeat(first, 3, axis=0), 0, model.empty_cache(6, 4, 9), wide).cache
     cache = step(second, 1, cache).cache
     alone = [step(second[r : r + 1], 2, jax.tree.map(lambda x, r=r: _row(x, r, model), cache)).logits[0] for r in rows]
     np.testing.assert_allclose(shared, np.stack(alone), atol=1e-5)
@@ -248,7 +247,7 @@ def test_initial_deviations():
     """init_std=0 gives 1/sqrt(inputs); unscaled scores begin with queries smaller by sqrt(K)."""
     config = dataclasses.replace(VARIANTS["t5"], d_model=64, head_dim=16, d_ff=256, init_std=0.0, embedding_std=1.0)
     config = dataclasses.replace(config, init_residual_scaling=False)
-    params = nn.unbox(jax.jit(lambda key: initial_params(build_model(config), key))(jax.random.key(0)))
+    params = nn.unbox(jax.jit(lambda key: build_model(config).initial_params(key))(jax.random.key(0)))
     layers = params["decoder"]["layers"]
     found = {
         "embedding": params["token_embedding"]["embedding"],

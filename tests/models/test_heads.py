@@ -9,10 +9,22 @@ import pytest
 from scipy.special import erf
 
 from lm.config import ObjectiveConfig
-from lm.costs import parameter_counts
-from lm.models.transformer.wiring import build_model, count_parameters, initial_params
+from lm.models import build_model
+from lm.models.heads import AnswerSpan, Classes, MaskedTokens, NextToken, TextEmbedding
+from lm.models.parameters import count_parameters
 from lm.tasks import TASKS
-from tests.models.small_encoders import BERT, ENCODER, D, V, applied, random_params, rows_of, source_of, texts
+from tests.models.small_encoders import (
+    BERT,
+    ENCODER,
+    NEXT_SENTENCE,
+    D,
+    V,
+    applied,
+    random_params,
+    rows_of,
+    source_of,
+    texts,
+)
 
 FAMILIES = {
     "encoder": dataclasses.replace(ENCODER, num_layers=1, token_types=2),
@@ -25,11 +37,11 @@ BATCH = rows_of([texts(5, 4), texts(7), []])
 
 def last_layer(config, batch):
     """(B, L, D), float64: an output of vectors 1 at one place and 0 elsewhere copies it to the first logits."""
-    config = dataclasses.replace(config, head="tokens", tie_embeddings=False, pair_head=False)
+    config, head = dataclasses.replace(config, tie_embeddings=False), NextToken()
     if config.family == "encoder_decoder":  # which reads the same text on both sides
         batch = dataclasses.replace(batch, source=source_of(batch))
-    params = random_params(config) | {"output": {"kernel": np.eye(D, V, dtype=np.float32)}}
-    return np.asarray(applied(config)(params, batch).logits, np.float64)[..., :D]
+    params = random_params(config, head) | {"output": {"kernel": np.eye(D, V, dtype=np.float32)}}
+    return np.asarray(applied(config, head)(params, batch).logits, np.float64)[..., :D]
 
 
 def product(x, params):
@@ -45,10 +57,10 @@ def test_labels_and_answers_of_each_family(family):
     """Mean, pooler and classes of a text; a token's own scores of being a start or an end."""
     config = FAMILIES[family]
     x = last_layer(config, BATCH)
-    labels = dataclasses.replace(config, head="classes", num_classes=3, pooling="mean", pooler=True)
-    spans = dataclasses.replace(config, head="span", scan_layers=False)
-    found, params = applied(labels)(random_params(labels), BATCH).logits, random_params(labels)
-    starts_and_ends, span = applied(spans)(random_params(spans), BATCH).logits, random_params(spans)["span"]
+    labels = dataclasses.replace(config, pooler=True), Classes(3, "mean")
+    spans = dataclasses.replace(config, scan_layers=False), AnswerSpan()
+    found, params = applied(*labels)(random_params(*labels), BATCH).logits, random_params(*labels)
+    starts_and_ends, span = applied(*spans)(random_params(*spans), BATCH).logits, random_params(*spans)["span"]
     assert found.shape[-1] == 3 and starts_and_ends.shape[-1] == 2 and np.isfinite(found).all()
     for row, first, size in PLACES:
         here = slice(first, first + size)
@@ -60,8 +72,9 @@ def test_labels_and_answers_of_each_family(family):
 
 @pytest.mark.parametrize("pooling", ["first", "last"])
 def test_single_tokens_stand_for_themselves(pooling):
-    config = dataclasses.replace(FAMILIES["encoder"], head="classes", num_classes=4, pooling=pooling)
-    found, params = applied(config)(random_params(config), BATCH).logits, random_params(config)
+    config, head = FAMILIES["encoder"], Classes(4, pooling)
+    params = random_params(config, head)
+    found = applied(config, head)(params, BATCH).logits
     expected = product(last_layer(config, BATCH), params["classifier"])
     for row, first, size in PLACES:
         assert_close(found[row, first : first + size], expected[row, first : first + size])
@@ -71,7 +84,7 @@ def test_single_tokens_stand_for_themselves(pooling):
 def test_hidden_tokens_and_next_sentences(tied):
     """Devlin 2019: product, gelu, layernorm, output and bias; a pooler and two classes beside them."""
     config = dataclasses.replace(BERT, num_layers=1, tie_embeddings=tied)
-    params, x = random_params(config), last_layer(config, BATCH)
+    params, x = random_params(config, NEXT_SENTENCE), last_layer(config, BATCH)
     h = product(x, params["head_product"])
     h = h * (1 + erf(h / np.sqrt(2))) / 2
     h = (h - h.mean(axis=-1, keepdims=True)) / np.sqrt(h.var(axis=-1, keepdims=True) + config.norm_epsilon)
@@ -79,11 +92,11 @@ def test_hidden_tokens_and_next_sentences(tied):
     matrix = params["token_embedding"]["embedding"].T if tied else params["output"]["kernel"]
     expected = h @ matrix + params["output_bias"]["bias"]
     pairs = product(np.tanh(product(x, params["pooler"])), params["next_sentence"])
-    found = applied(config)(params, BATCH)
+    found = applied(config, NEXT_SENTENCE)(params, BATCH)
     for row, first, size in PLACES:
         here = slice(first, first + size)
         assert_close(found.logits[row, here], expected[row, here])
-        assert_close(found.pair_logits[row, here], pairs[row, here])
+        assert_close(found.next_sentence_logits[row, here], pairs[row, here])
 
 
 def partner_batch():
@@ -94,11 +107,11 @@ def partner_batch():
 
 @pytest.mark.parametrize(("family", "pooling"), [("encoder", "first"), ("decoder", "last"), ("encoder", "mean")])
 def test_a_vector_for_a_text_and_one_for_its_partner(family, pooling):
-    batch, config = partner_batch(), dataclasses.replace(FAMILIES[family], head="embedding", pooling=pooling)
-    output = applied(config)(random_params(config), batch)
+    batch, config, head = partner_batch(), FAMILIES[family], TextEmbedding(pooling)
+    output = applied(config, head)(random_params(config, head), batch)
     source = batch.source
     partner = dataclasses.replace(batch, tokens=source.tokens, positions=source.positions, segments=source.segments)
-    for found, side, sizes in ((output.embedding, batch, (5, 7)), (output.source_embedding, partner, (6, 3))):
+    for found, side, sizes in ((output.embedding, batch, (5, 7)), (output.paired_embedding, partner, (6, 3))):
         x = last_layer(config, dataclasses.replace(side, source=None))
         for row, size in enumerate(sizes):
             vector = {"first": x[row, 0], "last": x[row, size - 1], "mean": x[row, :size].mean(axis=0)}[pooling]
@@ -108,20 +121,19 @@ def test_a_vector_for_a_text_and_one_for_its_partner(family, pooling):
 
 def test_a_row_of_padding_changes_no_gradient():
     """Nor gives it NaN, though the mean of nothing has no length."""
-    config, batch = dataclasses.replace(FAMILIES["encoder"], head="embedding", pooling="mean"), partner_batch()
+    config, head, batch = FAMILIES["encoder"], TextEmbedding("mean"), partner_batch()
     objective = ObjectiveConfig(name="contrastive", temperature=0.5)
 
     @jax.jit
     def gradient(params, batch):
         def loss(params):
-            return (
-                TASKS[objective.name].loss(build_model(config).apply({"params": params}, batch), batch, objective).loss
-            )
+            output = build_model(config, head).apply({"params": params}, batch)
+            return TASKS[objective.name].loss(output, batch, objective).loss
 
         return jax.grad(loss)(params)
 
-    with_padding = gradient(random_params(config), batch)
-    without = gradient(random_params(config), jax.tree.map(lambda x: x[:2], batch))
+    with_padding = gradient(random_params(config, head), batch)
+    without = gradient(random_params(config, head), jax.tree.map(lambda x: x[:2], batch))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), with_padding, without)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(without)) > 1e-2
 
@@ -131,24 +143,30 @@ BODIES = {
     "decoder": {"token_embedding", "layers", "final_norm"},
     "encoder_decoder": {"token_embedding", "encoder", "decoder"},
 }
-MASKED = {"head_transform": True, "output_bias": True, "pair_head": True, "tie_embeddings": False}
+MASKED = {"head_transform": True, "output_bias": True, "tie_embeddings": False}
+BERT_HEADS = {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"}
 HEADS = [
-    ({}, set()),
-    (MASKED, {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"}),
-    (MASKED | {"use_bias": False}, {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"}),
-    ({"head": "classes", "num_classes": 5}, {"classifier"}),
-    ({"head": "classes", "num_classes": 5, "pooler": True, "use_bias": False}, {"classifier", "pooler"}),
-    ({"head": "span", "tie_embeddings": False}, {"span"}),
-    ({"head": "embedding", "pooling": "mean"}, set()),
+    (MaskedTokens(), {}, set()),
+    (NEXT_SENTENCE, MASKED, {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"}),
+    (
+        NEXT_SENTENCE,
+        MASKED | {"use_bias": False},
+        {"head_product", "head_norm", "output_bias", "output", "pooler", "next_sentence"},
+    ),
+    (Classes(5, "first"), {}, {"classifier"}),
+    (Classes(5, "first"), {"pooler": True, "use_bias": False}, {"classifier", "pooler"}),
+    (AnswerSpan(), {"tie_embeddings": False}, {"span"}),
+    (TextEmbedding("mean"), {}, set()),
 ]
 
 
-@pytest.mark.parametrize(("changes", "head"), HEADS, ids=range(len(HEADS)))
-def test_parameters_have_their_names_and_are_counted_exactly(changes, head):
+@pytest.mark.parametrize(("head", "changes", "names"), HEADS, ids=range(len(HEADS)))
+def test_parameters_have_their_names_and_are_counted_exactly(head, changes, names):
     for family, body in BODIES.items():
         config = dataclasses.replace(FAMILIES[family], **changes)
-        if (config.head == "masked" and family != "encoder") or (config.head == "embedding" and "_" in family):
+        if (isinstance(head, MaskedTokens) and family != "encoder") or (head.texts_per_row == 2 and "_" in family):
             continue
-        params = nn.unbox(jax.eval_shape(lambda key, c=config: initial_params(build_model(c), key), jax.random.key(0)))
-        assert set(params) == body | head
-        assert parameter_counts(config).total == count_parameters(params), family
+        model = build_model(config, head)
+        params = nn.unbox(jax.eval_shape(lambda key, model=model: model.initial_params(key), jax.random.key(0)))
+        assert set(params) == body | names
+        assert model.parameter_counts().total == count_parameters(params), family

@@ -1,20 +1,18 @@
 """Logits of the hidden tokens alone give what logits of all tokens give."""
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import numpy as np
 
 from lm.batch import Batch
-from lm.config import ObjectiveConfig
-from lm.models.heads import HeadedConfig
-from lm.models.transformer.wiring import Encoder, initial_params
+from lm.config import ModelConfig, ObjectiveConfig
+from lm.models import build_model
+from lm.models.heads import MaskedTokens
 from lm.objectives.losses import masked_loss
 
-CONFIG = HeadedConfig(
-    family="encoder", head="masked", vocab_size=40, num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, head_dim=8,
-    d_ff=16, max_length=24, head_transform=True, output_bias=True, pair_head=True, pooler=True,
+CONFIG = ModelConfig(
+    family="encoder", vocab_size=40, num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, head_dim=8,
+    d_ff=16, max_length=24, head_transform=True, output_bias=True, pooler=True,
 )  # fmt: skip
 OBJECTIVE = ObjectiveConfig(name="masked", label_smoothing=0.1, z_loss=1e-3)
 
@@ -27,12 +25,12 @@ def test_loss_and_gradient_are_those_of_all_logits():
     ones = np.ones((3, 24), np.int32)
     batch = Batch(tokens, rng.integers(3, 40, (3, 24)).astype(np.int32), weights, np.cumsum(ones, 1) - 1, ones)
     assert 0 < np.count_nonzero(weights, axis=1).max() <= 8
-    params = nn.unbox(initial_params(Encoder(CONFIG), jax.random.key(0)))
+    params = nn.unbox(build_model(CONFIG, MaskedTokens(next_sentence=True)).initial_params(jax.random.key(0)))
 
-    def loss(params, max_hidden):
-        model = Encoder(dataclasses.replace(CONFIG, max_hidden=max_hidden))
+    def loss(params, max_masked):
+        model = build_model(CONFIG, MaskedTokens(max_masked, next_sentence=True))
         output = model.apply({"params": params}, batch)
-        assert output.logits.shape == (3, max_hidden or 24, 40)
+        assert output.logits.shape == (3, max_masked or 24, 40)
         sums = masked_loss(output, batch, OBJECTIVE)
         return sums.loss + sums.pair_nll, sums
 

@@ -9,12 +9,11 @@ import optax
 import pytest
 
 from lm.batch import Batch, Source
-from lm.config import Config
-from lm.costs import parameter_counts
-from lm.models.heads import HeadedConfig, with_head
-from lm.models.transformer.lora import adapters, merge
-from lm.models.transformer.stack import unstack_layers
-from lm.models.transformer.wiring import build_model, count_parameters, initial_params
+from lm.config import Config, ModelConfig
+from lm.models import build_model
+from lm.models.heads import MaskedTokens
+from lm.models.lora import adapters, merge
+from lm.models.parameters import count_parameters, unstack_layers
 from lm.tasks import task_of
 from lm.training.multipliers import rate_multipliers
 from lm.training.optimizer import make_optimizer
@@ -23,7 +22,7 @@ from tests.trees import flatten
 V = 23
 ALL = ("query", "key", "value", "out", "up", "gate", "down")
 SMALL = {"vocab_size": V, "d_model": 16, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "max_length": 8}
-DECODER = HeadedConfig(
+DECODER = ModelConfig(
     **SMALL, num_layers=2, activation="swiglu", init_std=0.2, lora_rank=3, lora_alpha=6.0, lora_targets=ALL
 )
 TWO_SIDED = dataclasses.replace(
@@ -37,8 +36,8 @@ TWO_SIDED = dataclasses.replace(
 TWO_SIDED = dataclasses.replace(TWO_SIDED, lora_targets=("query", "out", "down"))
 
 
-def initial(config):
-    return nn.unbox(initial_params(build_model(config), jax.random.key(0)))
+def initial(config, head=None):
+    return nn.unbox(build_model(config, head).initial_params(jax.random.key(0)))
 
 
 def random_tree(tree, seed=0):
@@ -104,15 +103,14 @@ def test_one_adapter_by_hand():
 @pytest.mark.parametrize("config", [DECODER, TWO_SIDED, dataclasses.replace(DECODER, lora_targets=("value", "up"))])
 def test_parameters_are_counted(config):
     params = jax.eval_shape(lambda: initial(config))
-    counts = parameter_counts(config)
+    counts = build_model(config).parameter_counts()
     assert counts.total == count_parameters(params)
     assert counts.adapters == count_parameters(adapters(params))
 
 
 def test_a_head_has_no_adapter_even_if_a_target_is_called_as_a_part_of_it():
-    config = dataclasses.replace(DECODER, family="encoder", head="masked", head_transform=True, pair_head=True)
-    config = dataclasses.replace(config, tie_embeddings=False, pooling="first")
-    found = adapters(jax.eval_shape(lambda: initial(config)))
+    config = dataclasses.replace(DECODER, family="encoder", head_transform=True, tie_embeddings=False)
+    found = adapters(jax.eval_shape(lambda: initial(config, MaskedTokens(next_sentence=True))))
     assert len(found) == 2 * 7 and all(name.startswith("layers/") for name in found)
 
 
@@ -127,7 +125,7 @@ def test_only_adapters_and_head_move_and_muon_is_not_for_them():
     values["data"]["holdout"] = "hash"
     config = Config.from_dict(values)
     model = build_model(config.model, task_of(config).head(config))
-    params = random_tree(jax.eval_shape(lambda: initial(with_head(config.model, task_of(config).head(config)))))
+    params = random_tree(jax.eval_shape(lambda: initial(config.model, task_of(config).head(config))))
     optimizer = make_optimizer(config.optimizer, 10, rate_multipliers(config, model))
     updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
     moved = {

@@ -5,8 +5,8 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.errors import UserError
+from lm.models import build_model
 from lm.models.presets import PRESETS, preset
-from lm.models.transformer.wiring import build_model, initial_params
 from lm.tasks import task_of
 
 PUBLISHED = {
@@ -64,7 +64,7 @@ def test_the_real_model_has_the_published_number_of_parameters(name):
     vocab_size = config.model.vocab_size = config.model.vocab_size or 1
     resolved = Config.from_dict(config.to_dict())
     model = build_model(resolved.model, task_of(resolved).head(resolved))
-    params = jax.eval_shape(lambda key: initial_params(model, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
     found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     # A preset without a vocabulary is counted without the embedding.
     assert found - (config.model.d_model if vocab_size == 1 else 0) == PUBLISHED[name]

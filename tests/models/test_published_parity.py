@@ -30,9 +30,9 @@ def golden(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_are_those_of_the_published_model(name):
-    config, expected = CASES[name].config, golden(name)
-    assert expected["places"] == golden_places(config) and len(expected["places"]) == (4 if config.pair_head else 12)
-    logits_PV = our_logits(config)[tuple(np.transpose(expected["places"]))]
+    case, expected = CASES[name], golden(name)
+    assert expected["places"] == golden_places(case) and len(expected["places"]) == (4 if case.next_sentence else 12)
+    logits_PV = our_logits(case)[tuple(np.transpose(expected["places"]))]
     np.testing.assert_allclose(logits_PV, expected["logits"], rtol=0, atol=TOLERANCE)
     assert np.std(expected["logits"]) > 0.5  # against which the tolerance is small
 
@@ -63,8 +63,8 @@ def test_every_setting_of_buckets_is_stored():
 
 def test_weights_are_drawn_by_path():
     """An array does not depend on which others there are; none is left at its initial ones or zeros."""
-    t5, newer = (drawn_weights(CASES[name].config) for name in ("t5", "t5_1_1"))
+    t5, newer = (drawn_weights(CASES[name]) for name in ("t5", "t5_1_1"))
     ours, theirs = (params["decoder"]["layer_1"]["cross_attention"]["key"]["kernel"] for params in (t5, newer))
     np.testing.assert_array_equal(ours, theirs)
-    bart = drawn_weights(CASES["bart"].config)["encoder"]["layer_0"]
+    bart = drawn_weights(CASES["bart"])["encoder"]["layer_0"]
     assert bart["attention_norm"]["scale"].std() > 0.1 and bart["mlp"]["up"]["bias"].std() > 0.1

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ObjectiveConfig
-from lm.models.heads import HeadedConfig
-from lm.models.transformer.cache import empty_cache
-from lm.models.transformer.stack import REMAT_POLICIES, stack_layers, unstack_layers
-from lm.models.transformer.wiring import Decoder, initial_params
+from lm.config import ModelConfig, ObjectiveConfig
+from lm.models import build_model
+from lm.models.parameters import stack_layers, unstack_layers
+from lm.models.transformer.stack import REMAT_POLICIES
 from lm.objectives.cross_entropy import loss_sums
 
-CONFIG = HeadedConfig(
+CONFIG = ModelConfig(
     vocab_size=29, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=8
 )
 
@@ -28,7 +27,7 @@ def loss_and_gradients(config, params):
     batch = Batch(tokens, jnp.roll(tokens, -1, 1), jnp.ones((2, 8)), positions, 1 + (positions > 4).astype(jnp.int32))
 
     def loss(params):
-        logits = Decoder(config).apply({"params": params}, batch, train=True).logits
+        logits = build_model(config).apply({"params": params}, batch, train=True).logits
         sums = loss_sums(logits, batch, ObjectiveConfig())
         return sums.loss / sums.weight
 
@@ -37,7 +36,7 @@ def loss_and_gradients(config, params):
 
 
 def random_params(config):
-    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0)))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
 
@@ -68,7 +67,7 @@ def test_each_remat_policy_keeps_less_for_the_backward_pass():
         batch = Batch(ids, ids, jnp.ones((2, 8)), ids, ids + 1)
 
         def backward(params):
-            return jax.vjp(lambda p: Decoder(config).apply({"params": p}, batch, train=True).logits, params)[1]
+            return jax.vjp(lambda p: build_model(config).apply({"params": p}, batch, train=True).logits, params)[1]
 
         return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
 
@@ -80,7 +79,7 @@ def test_stacking_and_unstacking_undo_each_other():
     params = random_params(CONFIG)
     unrolled = unstack_layers(params)
     shapes = jax.eval_shape(
-        lambda key: initial_params(Decoder(dataclasses.replace(CONFIG, scan_layers=False)), key), jax.random.key(0)
+        lambda key: build_model(dataclasses.replace(CONFIG, scan_layers=False)).initial_params(key), jax.random.key(0)
     )
     assert jax.tree.map(jnp.shape, unrolled) == jax.tree.map(jnp.shape, nn.unbox(shapes))
     jax.tree.map(np.testing.assert_array_equal, stack_layers(unrolled), params)
@@ -99,7 +98,7 @@ def test_layers_are_in_order_beyond_nine():
 @pytest.mark.parametrize("scan", [True, False])
 def test_scanned_weights_carry_the_layers_axis(scan):
     config = dataclasses.replace(CONFIG, scan_layers=scan)
-    boxed = jax.eval_shape(lambda key: initial_params(Decoder(config), key), jax.random.key(0))
+    boxed = jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0))
     kernel = boxed["layers" if scan else "layer_0"]["attention"]["query"]["kernel"]
     assert kernel.names == ("layers", "embed", "heads", "head_dim")[0 if scan else 1 :]
     assert len(kernel.names) == len(kernel.value.shape)
@@ -111,8 +110,8 @@ def test_scanned_and_unrolled_caches_hold_the_same():
     unrolled = dataclasses.replace(CONFIG, scan_layers=False)
 
     def filled(config, params):
-        cache = empty_cache(config, 1, 4)
-        return jax.jit(lambda p, b, c: Decoder(config).apply({"params": p}, b, cache=c).cache)(params, batch, cache)
+        cache = build_model(config).empty_cache(1, 4)
+        return jax.jit(lambda p, b, c: build_model(config).apply({"params": p}, b, cache=c).cache)(params, batch, cache)
 
     scanned, single = filled(CONFIG, params), filled(unrolled, unstack_layers(params))
     for n in range(CONFIG.num_layers):

@@ -8,8 +8,8 @@ import dataclasses
 import pytest
 
 from benchmarks.stories260k import Pieces, data_directory, greedy_story, load_model, losses, read_stories
-from lm.models.transformer.stack import unstack_layers
-from lm.models.transformer.wiring import build_model, count_parameters
+from lm.models import build_model
+from lm.models.parameters import count_parameters, unstack_layers
 
 WEIGHTS = data_directory() / "stories260k" / "stories260K.bin"
 PIECES = data_directory() / "stories260k" / "tok512.bin"

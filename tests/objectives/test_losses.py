@@ -68,7 +68,7 @@ def test_numbers_cost_their_squared_error():
 
 def test_pairs_of_texts_are_scored_at_their_first_token():
     rng = np.random.default_rng(2)
-    pair_logits = rng.normal(size=(2, 8, 2)).astype(np.float32)
+    next_sentence_logits = rng.normal(size=(2, 8, 2)).astype(np.float32)
     labels = (1, 0, 0, 1)
     targets = rng.integers(2, 9, (2, 8)).astype(np.int32)
     for (row, first, _), label in zip(TEXTS, labels, strict=True):
@@ -77,8 +77,8 @@ def test_pairs_of_texts_are_scored_at_their_first_token():
     weights[0, 1] = weights[1, 2] = 1
     logits = rng.normal(size=(2, 8, 9)).astype(np.float32)
     batch, config = batch_with(targets, weights), ObjectiveConfig(name="masked", next_sentence=True)
-    sums = loss_of(Output(jnp.asarray(logits), pair_logits=jnp.asarray(pair_logits)), batch, config)
-    chosen = [(pair_logits[row, first], label) for (row, first, _), label in zip(TEXTS, labels, strict=True)]
+    sums = loss_of(Output(jnp.asarray(logits), next_sentence_logits=jnp.asarray(next_sentence_logits)), batch, config)
+    chosen = [(next_sentence_logits[row, first], label) for (row, first, _), label in zip(TEXTS, labels, strict=True)]
     assert float(sums.pair_nll) == pytest.approx(-sum(log_softmax(s)[label] for s, label in chosen), rel=1e-5)
     assert float(sums.pair_correct) == sum(s.argmax() == label for s, label in chosen) and float(sums.pairs) == 4
     expected = -log_softmax(logits[0, 1])[targets[0, 1]] - log_softmax(logits[1, 2])[targets[1, 2]]
@@ -120,7 +120,7 @@ def perfect(name: str) -> tuple[Output, Batch]:
     targets = rng.integers(0, 4, (2, 8)).astype(np.int32)
     if name == "contrastive":
         batch = batch_with(targets, np.ones((2, 8)))
-        return Output(embedding=jnp.eye(2), source_embedding=jnp.eye(2)), batch
+        return Output(embedding=jnp.eye(2), paired_embedding=jnp.eye(2)), batch
     if name == "regression":
         batch = batch_with(targets / np.float32(3), (SEGMENTS > 0) * 0.5)
         return Output(jnp.asarray(batch.targets)[..., None]), batch
@@ -133,8 +133,12 @@ def perfect(name: str) -> tuple[Output, Batch]:
     for row, first, _ in TEXTS:
         targets[row, first] = row
     batch = batch_with(targets, rng.random((2, 8)) * (SEGMENTS > 0))
-    pair_logits = None if name != "masked" else jnp.asarray(np.eye(2, dtype=np.float32)[np.minimum(targets, 1)] * 50)
-    return Output(jnp.asarray(np.eye(4, dtype=np.float32)[targets] * 50), pair_logits=pair_logits), batch
+    next_sentence_logits = (
+        None if name != "masked" else jnp.asarray(np.eye(2, dtype=np.float32)[np.minimum(targets, 1)] * 50)
+    )
+    return Output(
+        jnp.asarray(np.eye(4, dtype=np.float32)[targets] * 50), next_sentence_logits=next_sentence_logits
+    ), batch
 
 
 @pytest.mark.parametrize("name", ["classification", "tagging", "masked", "regression", "span_qa", "contrastive"])

@@ -11,8 +11,8 @@ import pytest
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, MeshConfig
 from lm.errors import UserError
-from lm.models.transformer.stack import unstack_layers
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
+from lm.models.parameters import unstack_layers
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.runs.initialisation import load_initial
@@ -59,7 +59,7 @@ def tagger(root, optimizer=None, labels=("A", "B"), **changes) -> Config:
 def save_run(root, config):
     """Saves step 1, the best, and step 2; returns the moving average of step 1, which differs from its parameters."""
     model = build_model(config.model, task_of(config).head(config))
-    shapes = nn.unbox(jax.eval_shape(lambda: initial_params(model, jax.random.key(0))))
+    shapes = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     with RunDirectory.open(root, config) as directory:

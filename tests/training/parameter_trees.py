@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from lm.config import ModelConfig, OptimizerConfig
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models import build_model
 from lm.training.optimizer import make_optimizer
 from tests.trees import flatten, nest
 
@@ -86,7 +86,7 @@ def two_sided(seed: int | None = None) -> dict:
         positions="relative",
         **sizes,
     )
-    shapes = nn.unbox(jax.eval_shape(lambda key: initial_params(build_model(model), key), jax.random.key(0)))
+    shapes = nn.unbox(jax.eval_shape(lambda key: build_model(model).initial_params(key), jax.random.key(0)))
     if seed is None:
         return shapes
     rng = np.random.default_rng(seed)

@@ -13,9 +13,9 @@ import pytest
 from lm.batch import Batch
 from lm.config import Config, MeshConfig, ModelConfig
 from lm.errors import UserError
+from lm.models import build_model
 from lm.models.heads import Classes
-from lm.models.transformer.stack import stack_layers, unstack_layers
-from lm.models.transformer.wiring import build_model, initial_params
+from lm.models.parameters import stack_layers, unstack_layers
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import all_one, is_frozen, rate_multipliers, stop_frozen
@@ -56,7 +56,7 @@ def rates_of(model=None, **optimizer):
 @functools.cache
 def shapes(model: ModelConfig):
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return nn.unbox(jax.eval_shape(lambda k: initial_params(build_model(model, Classes(2, "none")), k), key))
+    return nn.unbox(jax.eval_shape(lambda k: build_model(model, Classes(2, "none")).initial_params(k), key))
 
 
 def random_tree(config: Config, seed: int):

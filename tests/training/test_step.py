@@ -14,8 +14,8 @@ from lm.config import Config, defaults, source
 from lm.data.examples.example import from_pair
 from lm.data.packing.layout import RowLayout
 from lm.data.packing.windows import Windows, next_token_batch
-from lm.models.transformer.stack import stack_layers, unstack_layers
-from lm.models.transformer.wiring import build_model
+from lm.models import build_model
+from lm.models.parameters import stack_layers, unstack_layers
 from lm.objectives.cross_entropy import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
 from lm.tasks import task_of

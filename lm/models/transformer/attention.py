@@ -1,4 +1,4 @@
-"""Multi-head, grouped and multi-query attention under a mask that is data."""
+"""Multi-head, grouped-query and multi-query attention under a mask that is data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
-from lm.models.transformer.layers import Dense, adapter, compute_dtype, initial_std, residual_scale
 from lm.models.transformer.positions import Rotation, rotate
+from lm.models.transformer.projection import projection, residual_scale
 
 
 def attention_mask(
@@ -26,10 +26,10 @@ def attention_mask(
     causal: bool,
     window: int,
 ) -> Array:
-    """bool (B, L, S): which key each query may attend to.
+    """Returns, as bool (B, L, S), which keys each query may attend to.
 
-    Its own segment only, never padding (segment 0); if causal, no later position; with a window > 0,
-    only the last `window` positions, itself included.
+    A query attends to its own segment only and never to padding (segment 0). If causal, it attends to no later
+    position. With a window > 0, it attends only to the last `window` positions, its own included.
     """
     allowed_BLS = query_segments_BL[:, :, None] == key_segments_BS[:, None, :]
     allowed_BLS &= key_segments_BS[:, None, :] > 0
@@ -43,107 +43,142 @@ def attention_mask(
 
 @flax.struct.dataclass
 class Memory:
-    """What the decoder attends to besides itself."""
+    """The output of the encoder, for cross-attention."""
 
-    x: Array | None  # (sources, S, D): output of the encoder; None where the cache has its keys and values
+    x: Array | None  # (sources, S, D); None where the cache has its keys and values
     mask: Array  # bool (B, L, S)
 
 
 @flax.struct.dataclass
+class View:
+    """What the queries of one kind of layer see."""
+
+    mask: Array | None  # bool (B, L, S) for the kernel xla; None for fused kernels, which use the segments alone
+    rotation: Rotation | None
+
+
+@flax.struct.dataclass
 class AttentionContext:
-    """What all layers share: made once by the model, handed down to each."""
+    """What the layers share. The tower makes it once and passes it to each of them."""
 
     positions: Array  # int32 (B, L), of the queries
     segments: Array  # int32 (B, L), of the queries
-    mask: Array | None  # bool (B, L, S) for the kernel xla; None for those that work from the segments alone
-    rotation: Rotation | None
+    views: tuple[View, ...]  # one for each kind of layer
+    kernel: str = flax.struct.field(pytree_node=False)  # xla, or without a cache cudnn or splash
+    window: int = flax.struct.field(pytree_node=False)  # of all layers, for fused kernels
+    train: bool = flax.struct.field(pytree_node=False)
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
-    local: tuple[Array | None, Rotation | None] | None = None  # mask and rotation of layers with a window
 
-    def of_layer(self, is_global: Array | bool) -> AttentionContext:
-        """The context with the mask and the rotation of one layer."""
-        if self.local is None or is_global is True:
-            return dataclasses.replace(self, local=None)
-        whole = (self.mask, self.rotation)
-        chosen = jax.tree.map(lambda far, near: jnp.where(is_global, far, near), whole, self.local)
-        return dataclasses.replace(self, mask=chosen[0], rotation=chosen[1], local=None)
+    @property
+    def view(self) -> View:
+        (view,) = self.views
+        return view
+
+    def of_kind(self, number: Array | int) -> AttentionContext:
+        """Returns the context with the view of one kind of layer; `number` may be traced."""
+        chosen = self.views[0]
+        for other_number, other in enumerate(self.views[1:], start=1):
+            chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
+        return dataclasses.replace(self, views=(chosen,))
 
 
 class Attention(nn.Module):
-    """Attention (Vaswani 2017; grouped: Ainslie 2023). softmax(q k^T / sqrt(K)) v, softmax in float32.
+    """softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped: Ainslie 2023), softmax in float32.
 
-    To the row itself or, with `cross`, to the encoder's output, which has no positions of its own here.
+    Subclasses say where keys and values come from.
     """
 
     config: ModelConfig
-    kernel: str  # xla, or without a cache cudnn or splash
-    train: bool
-    cross: bool = False
 
     @nn.compact
     def __call__(
         self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
-        config, dtype = self.config, compute_dtype(self.config)
-        size = (config.head_dim,)
-        width, query_heads, kv_heads = (config.d_model,), (config.num_heads, *size), (config.num_kv_heads, *size)
+        config = self.config
+        # Where the scores are not scaled, the initial queries are smaller by the same factor.
+        scale = 1.0 if config.scale_attention else config.head_dim**-0.5
+        q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
+        y_BLHK, cache = self.attend(q_BLHK, x_BLD, context, cache)
+        y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
+        heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
+        return projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK), cache
 
-        def project(name: str, x_BLD: Array, heads: tuple[int, int], axis: str, scale: float = 1.0) -> Array:
-            axes, std = ("embed", axis, "head_dim"), initial_std(config, width, scale)
-            y = Dense(width, heads, axes, config.use_bias, dtype, std, *adapter(config, name), name=name)(x_BLD)
-            return nn.with_logical_constraint(y, ("batch", "length", axis, "head_dim"))
+    def attend(
+        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        """Returns the attended values (B, L, H, K) and the cache."""
+        raise NotImplementedError
 
-        # Where the scores are not scaled, the queries begin smaller by as much.
-        q_BLHK = project("query", x_BLD, query_heads, "heads", 1.0 if config.scale_attention else size[0] ** -0.5)
-        dropout = nn.Dropout(config.attention_dropout, deterministic=not self.train)
+    def _project(self, name: str, x_BLD: Array, num_heads: int, axis: str, scale: float = 1.0) -> Array:
+        config = self.config
+        heads, axes = (num_heads, config.head_dim), ("embed", axis, "head_dim")
+        y_BLHK = projection(config, name, (config.d_model,), heads, axes, scale)(x_BLD)
+        return nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
 
-        def keys_and_values(x_BSD: Array) -> tuple[Array, Array]:
-            return project("key", x_BSD, kv_heads, "kv_heads"), project("value", x_BSD, kv_heads, "kv_heads")
+    def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:
+        """Returns both as (B, S, G, K)."""
+        groups = self.config.num_kv_heads
+        return self._project("key", x_BSD, groups, "kv_heads"), self._project("value", x_BSD, groups, "kv_heads")
 
+    def _dropout(self, context: AttentionContext) -> nn.Dropout:
+        return nn.Dropout(self.config.attention_dropout, deterministic=not context.train)
+
+
+class SelfAttention(Attention):
+    """Attention to the row itself and, with a cache, to its earlier tokens."""
+
+    def attend(
+        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        config, dropout, view = self.config, self._dropout(context), context.view
+        k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
+        if view.rotation is not None:
+            q_BLHK = rotate(q_BLHK, view.rotation, config.rotary_interleaved)
+            k_BLGK = rotate(k_BLGK, view.rotation, config.rotary_interleaved)
+        if context.kernel != "xla":
+            fused = attention_kernels.FUSED[context.kernel]
+            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window), cache
+        k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
+        if cache is not None:
+            cache = dataclasses.replace(
+                cache,
+                keys=write_tokens(cache.keys, k_BGSK, context.positions),
+                values=write_tokens(cache.values, v_BGSK, context.positions),
+            )
+            k_BGSK, v_BGSK = cache.keys, cache.values
+        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, config.scale_attention)
+        return y_BLHK, cache
+
+
+class CrossAttention(Attention):
+    """Attention to the output of the encoder, which has no positions of its own here."""
+
+    def attend(
+        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        memory, dropout = context.memory, self._dropout(context)
+        assert memory is not None
         k_BGSK: Array
         v_BGSK: Array
-        if self.cross:
-            memory = context.memory
-            assert memory is not None
-            if memory.x is not None:
-                k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in keys_and_values(memory.x))
-                if cache is not None:
-                    cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)
-            else:
-                assert cache is not None and cache.source_keys is not None
-                k_BGSK, v_BGSK = cache.source_keys, cache.source_values
-            y_BLHK = _shared_sources(q_BLHK, k_BGSK, v_BGSK, memory.mask, dropout, config.scale_attention)
+        if memory.x is not None:
+            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
+            if cache is not None:
+                cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)
         else:
-            k_BLGK, v_BLGK = keys_and_values(x_BLD)
-            if context.rotation is not None:
-                q_BLHK = rotate(q_BLHK, context.rotation, config.rotary_interleaved)
-                k_BLGK = rotate(k_BLGK, context.rotation, config.rotary_interleaved)
-            if self.kernel == "xla":
-                k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
-                if cache is not None:
-                    cache = dataclasses.replace(
-                        cache,
-                        keys=write_tokens(cache.keys, k_BGSK, context.positions),
-                        values=write_tokens(cache.values, v_BGSK, context.positions),
-                    )
-                    k_BGSK, v_BGSK = cache.keys, cache.values
-                y_BLHK = dot_product_attention(
-                    q_BLHK, k_BGSK, v_BGSK, context.mask, dropout, context.bias, config.scale_attention
-                )
-            else:
-                fused = attention_kernels.cudnn if self.kernel == "cudnn" else attention_kernels.splash
-                y_BLHK = fused(q_BLHK, k_BLGK, v_BLGK, context.segments, config.window)
-        y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
-        axes, std = ("heads", "head_dim", "embed"), initial_std(config, query_heads, residual_scale(config))
-        common = config.use_bias, dtype, std, *adapter(config, "out")
-        return Dense(query_heads, width, axes, *common, name="out")(y_BLHK), cache
+            assert cache is not None and cache.source_keys is not None
+            k_BGSK, v_BGSK = cache.source_keys, cache.source_values
+        scaled = self.config.scale_attention
+        return _shared_sources(q_BLHK, k_BGSK, v_BGSK, memory.mask, dropout, scaled), cache
 
 
 def _shared_sources(
     q_BLHK: Array, k_BGSK: Array, v_BGSK: Array, mask_BLS: Array, dropout: nn.Dropout | None, scaled: bool
 ) -> Array:
-    """Attention of B rows to fewer sources, each shared by as many rows in a row: they count as more queries."""
+    """Returns the attention of B rows to fewer sources, each shared by B / sources rows in a row.
+
+    The rows that share a source count as one row with more queries.
+    """
     B, L, H, K = q_BLHK.shape
     sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
     q, mask = q_BLHK.reshape(sources, length, H, K), mask_BLS.reshape(sources, length, -1)
@@ -159,9 +194,11 @@ def dot_product_attention(
     bias_BHLS: Array | None = None,
     scaled: bool = True,
 ) -> Array:
-    """(B, L, H, K). Query head h uses key/value head h // (H / G). A query with no key at all gets no NaN.
+    """Returns (B, L, H, K). Query head h uses key/value head h // (H / G). A query without any key gives no NaN.
 
-    The bias has B rows or 1. `scaled`: divide the scores by sqrt(K).
+    Args:
+        bias_BHLS: has B rows or 1.
+        scaled: divide the scores by sqrt(K).
     """
     B, L, H, K = q_BLHK.shape
     G = k_BGSK.shape[1]

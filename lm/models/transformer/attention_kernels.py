@@ -1,14 +1,15 @@
 """Which attention kernel runs where, and the fused ones: cuDNN on NVIDIA GPUs, splash on TPUs.
 
-The fused kernels never hold the (L, S) scores in memory. They work from the segments and from the
-order of tokens in the row: "earlier" is told by the index, which equals telling it by the position
-because within a document positions grow with the index. Padding may attend to padding (its outputs
-are never used), so no query is without a key. Neither has dropout of attention weights, and neither
-serves cached decoding: `kernel_for_call` falls back to the plain products of `attention.py`.
+The fused kernels never hold the (L, S) scores in memory. They work from the segments and from the order of tokens in
+the row: whether a token is earlier follows from its index, because positions within a document grow with the index.
+Padding may attend to padding (its outputs are never used), so no query is without a key. Neither kernel has dropout of
+attention weights, and neither serves cached decoding: `kernel_for_call` then returns xla, the plain matrix products of
+`attention.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -21,17 +22,17 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.errors import UserError
 
-FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # by platform; xla elsewhere
-LANES = 128  # of a TPU's vector unit: splash's blocks are multiples of it
-CUDNN_HEAD_DIM = 128  # cuDNN's largest head before Hopper
+FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # by platform; xla on all others
+LANES = 128  # of a TPU's vector unit: the blocks of splash are multiples of it
+CUDNN_HEAD_DIM = 128  # the largest head that cuDNN takes before Hopper
 CUDNN_CAPABILITY = 8.0  # Ampere
 
 
-def choose_backend(config: ModelConfig, platform: str | None = None) -> str:
-    """xla, cudnn or splash for a platform: "cpu", "gpu", "tpu", or None for the default device's.
+def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
+    """Returns xla, cudnn or splash for a platform: "cpu", "gpu", "tpu", or None for that of the default device.
 
-    `auto` takes the platform's fused kernel where it can compute this model, else xla. Raises
-    UserError for an explicit choice that cannot.
+    `auto` means the platform's fused kernel if it can compute this model, and else xla. Raises UserError if the config
+    names a kernel that cannot compute it.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":
@@ -43,20 +44,20 @@ def choose_backend(config: ModelConfig, platform: str | None = None) -> str:
     return config.attention
 
 
-def _obstacle(backend: str, config: ModelConfig, platform: str) -> str:
-    """Why a back end cannot compute a model on a platform; empty if it can."""
-    if backend == "xla":
+def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
+    """Returns why a kernel cannot compute a model on a platform; empty if it can."""
+    if kernel == "xla":
         return ""
     if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
         return "serves causal self-attention with scaled scores and no bias only"
     if config.global_every:
         return f"has one window for all layers, and config.model.global_every is {config.global_every}"
-    if FASTEST.get(platform) != backend:
-        needed = next(name for name, each in FASTEST.items() if each == backend)
+    if FASTEST.get(platform) != kernel:
+        needed = next(name for name, each in FASTEST.items() if each == kernel)
         return f"runs on a {needed}, and this run is on a {platform}"
     if config.attention_dropout > 0:
         return f"has no dropout of attention weights: config.model.attention_dropout is {config.attention_dropout}"
-    if backend == "splash":
+    if kernel == "splash":
         if config.max_length % LANES:
             return f"takes lengths that are multiples of {LANES}, and config.model.max_length is {config.max_length}"
         return ""
@@ -69,10 +70,10 @@ def _obstacle(backend: str, config: ModelConfig, platform: str) -> str:
     return ""
 
 
-def kernel_for_call(backend: str, length: int, *, cached: bool) -> str:
-    """The kernel of one call of the model: its own back end, or xla where that cannot serve the call."""
-    multiple = {"xla": 1, "cudnn": 2, "splash": LANES}[backend]
-    return "xla" if cached or length % multiple else backend
+def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
+    """Returns the kernel for one call of a model: `kernel`, or xla if that cannot serve the call."""
+    multiple = {"xla": 1, "cudnn": 2, "splash": LANES}[kernel]
+    return "xla" if cached or length % multiple else kernel
 
 
 def cudnn(
@@ -83,10 +84,10 @@ def cudnn(
     window: int,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Array:
-    """(B, L, H, K), causal within each segment, by cuDNN's flash attention; bfloat16.
+    """Returns (B, L, H, K): attention that is causal within each segment, by cuDNN's flash attention; bfloat16.
 
-    The kernel skips what lies after the query or before its window; the segments need a mask beside
-    that. Tests pass implementation="xla" to hold the arguments against our own products.
+    The kernel skips what lies after the query or before its window; segments need a mask in addition. Tests pass
+    implementation="xla" to compare the arguments with our own matrix products.
     """
     return jax.nn.dot_product_attention(
         q_BLHK,
@@ -102,11 +103,11 @@ def cudnn(
 def splash(
     q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
 ) -> Array:
-    """(B, L, H, K), causal within each segment, by Pallas splash attention; L a multiple of 128.
+    """Returns (B, L, H, K): attention that is causal within each segment, by Pallas splash attention.
 
-    XLA cannot split a Pallas kernel over devices by itself, so with a mesh in context each device is
-    given its rows and heads, as the logical axis rules in context say. `interpret` runs the kernel
-    step by step on any platform, for tests.
+    L must be a multiple of 128. XLA cannot split a Pallas kernel over devices by itself, so with a mesh in context each
+    device gets its rows and heads, as the logical axis rules in context say. `interpret` runs the kernel step by step
+    on any platform, for tests.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
     q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
@@ -123,7 +124,7 @@ def splash(
         q_axes = nn.logical_to_mesh_axes(("batch", "heads", "length", "head_dim"))
         kv_axes = nn.logical_to_mesh_axes(("batch", "kv_heads", "length", "head_dim"))
         if q_axes != kv_axes:
-            # Where query heads are split and key heads are not, a device's heads would meet the wrong keys.
+            # If query heads are split and key heads are not, the heads of a device would meet the wrong keys.
             k_BGLK, v_BGLK = (jnp.repeat(x, heads_per_kv, axis=1) for x in (k_BGLK, v_BGLK))
             kv_axes = q_axes
         segment_axes = nn.logical_to_mesh_axes(("batch", "length"))
@@ -153,3 +154,6 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> spl
         q_seq_shards=1,
         interpret=interpret,
     )
+
+
+FUSED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}

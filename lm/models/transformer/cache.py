@@ -1,15 +1,16 @@
-"""The key/value cache of decoding: an explicit pytree that goes into the model call and comes out.
+"""The key/value cache of decoding: an explicit pytree that is passed to the model call and returned by it.
 
-A token's slot is its position. Rows may be at different lengths: slots that hold no token, or only
-padding, have segment 0 and are masked, and a later token of that position overwrites them.
+A token's slot is its position. Rows may be at different lengths: slots that hold no token, or only padding, have
+segment 0 and are masked, and a later token of that position overwrites them.
 
-With an encoder, each layer also keeps the keys and values of the source, made once, by the call that has
-`batch.source`. Of them there may be fewer rows than of the targets: k rows in a row then share a source.
+With an encoder, each layer also keeps the keys and values of the source. The call that has `batch.source` computes them
+once. There may be fewer sources than rows: k rows in a row then share a source.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from lm.config import ModelConfig
 
 @flax.struct.dataclass
 class LayerCache:
-    """All in the compute dtype, with a leading N when layers are scanned."""
+    """Keys and values of one layer in the compute dtype; with a leading axis N when layers are scanned."""
 
     keys: Array  # (B, G, S, K)
     values: Array  # as keys
@@ -34,12 +35,12 @@ class LayerCache:
 @flax.struct.dataclass
 class Cache:
     layers: Any  # a LayerCache with stacked leaves (scanned layers) or a tuple of N of them
-    segments: Array  # int32 (B, S): 0 where no token lies yet
+    segments: Array  # int32 (B, S): 0 where there is no token yet
     source_segments: Array | None = None  # int32 (sources, length of the source)
 
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-    """A cache for `batch_size` rows of up to `capacity` tokens (and a source each, with an encoder)."""
+    """Returns a cache for `batch_size` rows of up to `capacity` tokens (and a source each, with an encoder)."""
 
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()
@@ -61,36 +62,52 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
 
 
 def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Array:
-    """Puts the L new keys or values of each row into the slots of their positions."""
+    """Returns the cache with the L new keys or values of each row in the slots of their positions."""
     rows = jnp.arange(cache_BGSK.shape[0])[:, None]
     return cache_BGSK.at[rows, :, positions_BL].set(jnp.swapaxes(new_BGLK, 1, 2).astype(cache_BGSK.dtype))
 
 
 def write_segments(cache: Cache, segments_BL: Array, positions_BL: Array) -> Array:
+    """Returns the segments (B, S) of the cache with those of L new tokens in the slots of their positions."""
     rows = jnp.arange(segments_BL.shape[0])[:, None]
     return cache.segments.at[rows, positions_BL].set(segments_BL)
 
 
 def repeat_rows(cache: Cache, k: int) -> Cache:
-    """Row i becomes the rows i k ... i k + k - 1; sources stay as they are, shared by k rows."""
+    """Returns a cache in which row i has become the rows i k ... i k + k - 1; they share the source of row i."""
     return _map_rows(cache, lambda x, axis: jnp.repeat(x, k, axis=axis))
 
 
 def take_rows(cache: Cache, rows_B: Array) -> Cache:
-    """Row i becomes what row `rows_B[i]` was; sources stay, so a row must be taken from one of the same source."""
+    """Returns a cache in which row i is what row `rows_B[i]` was. Sources stay, so both must have the same source."""
 
     def take(x: Array, axis: int) -> Array:
         if axis == 0:
             return jnp.take(x, rows_B, axis=0, mode="clip")
         # Layers and rows as one axis: a gather along the second would be compiled to transposes and copies.
-        places = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
-        return jnp.take(x.reshape(-1, *x.shape[2:]), places, axis=0, mode="clip").reshape(x.shape)
+        indices = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
+        return jnp.take(x.reshape(-1, *x.shape[2:]), indices, axis=0, mode="clip").reshape(x.shape)
 
     return _map_rows(cache, take)
 
 
+def cache_axes(cache: Cache) -> Cache:
+    """Returns a cache of logical axes instead of arrays: rows are split as the batch, heads as the parameters."""
+
+    def axes(names: tuple[str, ...], x: Array) -> tuple[str, ...]:
+        return ("layers",) * (x.ndim - len(names)) + names
+
+    segments = functools.partial(axes, ("batch", "length"))
+    return dataclasses.replace(
+        cache,
+        layers=jax.tree.map(functools.partial(axes, ("batch", "kv_heads", "length", "head_dim")), cache.layers),
+        segments=segments(cache.segments),
+        source_segments=jax.tree.map(segments, cache.source_segments),
+    )
+
+
 def _map_rows(cache: Cache, change: Callable[[Array, int], Array]) -> Cache:
-    """Of the target's part of the cache."""
+    """Applies `change` (array, axis of the rows) to all that belongs to the target."""
 
     def of_layer(layer: LayerCache) -> LayerCache:
         axis = layer.keys.ndim - 4  # after the layers, where they are stacked

@@ -1,4 +1,4 @@
-"""Telling order: sinusoidal, rotary and relative positions (learned ones are an embedding table)."""
+"""Sinusoidal, rotary and relative positions. Learned positions are an embedding (`tower.py`)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lm.config import ModelConfig
 
 
 def sinusoidal(positions_BL: Array, width: int) -> Array:
-    """(B, L, D) float32: sines in the first half of the width, cosines in the second.
+    """Returns (B, L, D) float32: sines in the first half of the width, cosines in the second half.
 
-    The wave lengths of Vaswani 2017, section 3.5, there interleaved; a fixed permutation of the width.
+    The wavelengths are those of Vaswani 2017, section 3.5, where sines and cosines alternate: a fixed permutation.
     """
     rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -25,14 +25,14 @@ def sinusoidal(positions_BL: Array, width: int) -> Array:
 
 @flax.struct.dataclass
 class Rotation:
-    """Cosines and sines of the rotary angles, (B, L, 1, K/2) float32 each; made once, used by every layer."""
+    """Cosines and sines of the rotary angles, (B, L, 1, K/2) float32 each. Layers of one kind share them."""
 
     cos: Array
     sin: Array
 
 
 def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Angle of pair i of a head at position p: p * theta^(-2i/K) (Su 2021, RoFormer)."""
+    """Returns the rotation whose angle for pair i of a head at position p is p * theta^(-2i/K) (Su 2021, RoFormer)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates = (theta**-exponents).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -40,10 +40,10 @@ def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
 
 
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
-    """Turns each pair of every head by its angle.
+    """Returns x with each pair of every head turned by its angle.
 
-    Pairs are (i, i + K/2), as in Hugging Face's Llama, or, interleaved, (2i, 2i + 1), as in the
-    paper and llama.c. Computed in float32, returned in the dtype of x.
+    Pairs are (i, i + K/2), as in Hugging Face's Llama, or, interleaved, (2i, 2i + 1), as in the paper and in llama.c.
+    Computed in float32, returned in the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
     if interleaved:
@@ -59,28 +59,28 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
-    """int32 (max_distance + 1,): the bucket of every distance 0, 1, ..., of which the last stands for all beyond.
+    """Returns, as int32 (max_distance + 1,), the bucket of every distance; the last is for all longer ones too.
 
-    The first half of the buckets are single distances; the others grow as powers up to max_distance (Raffel 2020,
-    section 2.1, and its published code): bucket exact + k begins at exact * (max_distance / exact)^(k / growing).
-    Compared as whole numbers: in float32 the last bit of a logarithm, which not all machines compute alike, would
-    decide on which side a distance such as 64 falls.
+    The first half of the buckets are single distances. The others grow as powers up to max_distance (Raffel 2020,
+    section 2.1, and its published code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing).
+    The bounds are compared as whole numbers: in float32 the last bit of a logarithm, which differs between machines,
+    would decide the bucket of a distance such as 64.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2
-    begins = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # to the power of `growing`
-    buckets = [d if d < exact else exact + bisect.bisect_right(begins, d**growing) for d in range(max_distance + 1)]
+    starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # to the power of `growing`
+    buckets = [d if d < exact else exact + bisect.bisect_right(starts, d**growing) for d in range(max_distance + 1)]
     return np.array(buckets, np.int32)
 
 
 class RelativeBias(nn.Module):
-    """T5's bias of attention scores: one number for each head and bucket of distance, the same in all layers."""
+    """T5's bias of attention scores: one number for each head and bucket of distance, shared by all layers."""
 
     config: ModelConfig
-    causal: bool  # later keys are never seen, so that all buckets are for earlier ones
+    causal: bool  # later keys are never seen, so all buckets are for earlier ones
 
     @nn.compact
     def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
-        """float32 (B, H, L, S). Positions may be NumPy arrays with B = 1: then the buckets are constants."""
+        """Returns float32 (B, H, L, S). Positions may be NumPy arrays with B = 1: then the buckets are constants."""
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(config.d_model**-0.5), ("positions", "heads"))
         table_EH = self.param("embedding", init, (config.relative_buckets, config.num_heads))

@@ -1,4 +1,4 @@
-"""Adapters of low rank (Hu 2021) taken up into the products that they stand beside."""
+"""Adapters of low rank (Hu 2021): merging them into the projections that they stand beside."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 
 from lm.config import ModelConfig
-from lm.models.transformer.stack import STACK_NAME
+from lm.models.parameters import STACK_NAME
 
 ADAPTER = ("lora_a", "lora_b")
 
 
 def merge(params: dict[str, Any], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
-    """Parameters in which each kernel is W + (lora_alpha / lora_rank) A B, float32, and the config without adapters.
+    """Returns parameters whose kernels are W + (lora_alpha / lora_rank) A B, float32, and the config without adapters.
 
-    The model computes the same with them. `params` are of any family, its layers stacked or unrolled, as arrays that
-    NumPy can read; what has no adapter is given back as it is.
+    With them the model computes the same. `params` belong to a Transformer of any family, with stacked or unrolled
+    layers, and are arrays that NumPy can read. What has no adapter is returned as it is.
     """
     assert config.lora_rank > 0, "there is nothing to merge"
     return _merged(params, config.lora_alpha / config.lora_rank, False), dataclasses.replace(config, lora_rank=0)
 
 
 def adapters(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"layers/attention/query/lora_a": array, ...}: all there are."""
+    """Returns all adapters by name, such as {"layers/attention/query/lora_a": array, ...}."""
     found: dict[str, Any] = {}
     for name, value in params.items():
         if isinstance(value, dict):

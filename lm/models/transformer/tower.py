@@ -1,0 +1,93 @@
+"""Embedded tokens through positions, blocks and the final norm."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from lm.batch import Array, Batch, Source
+from lm.config import ModelConfig
+from lm.models.layers import Embedding, Norm, compute_dtype
+from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
+from lm.models.transformer.attention_kernels import kernel_for_call
+from lm.models.transformer.cache import Cache, write_segments
+from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
+from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
+
+
+class Tower(nn.Module):
+    """One side of a Transformer between the token embedding and the head."""
+
+    config: ModelConfig
+    causal: bool
+    cross: bool = False  # whether its blocks attend to the output of an encoder
+    kernel: str = "xla"
+
+    def setup(self) -> None:
+        self.stack = Stack(self.config, self.cross)
+        nn.share_scope(self, self.stack)  # its parameters are named `layers/...`, not `stack/layers/...`
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: Array,
+        tokens: Batch | Source,
+        train: bool,
+        cache: Cache | None = None,
+        memory: Memory | None = None,
+    ) -> tuple[Array, Cache | None]:
+        """Returns the output of the last layer, (B, L, D), and the cache with these tokens in it."""
+        config, dtype = self.config, compute_dtype(self.config)
+        positions_BL, segments_BL = tokens.positions, tokens.segments
+        if config.scale_embeddings:
+            x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), dtype)
+        if config.positions == "learned":
+            table = Embedding(config.max_length, config, ("positions", "embed"), name="position_embedding")
+            x_BLD = x_BLD + table(positions_BL)
+        elif config.positions == "sinusoidal":
+            x_BLD = x_BLD + sinusoidal(positions_BL, config.d_model).astype(dtype)
+        if config.norm_embeddings:
+            x_BLD = Norm(config, name="embedding_norm")(x_BLD)
+        x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
+
+        key_positions_BS, key_segments_BS = positions_BL, segments_BL
+        if cache is not None:
+            key_segments_BS = write_segments(cache, segments_BL, positions_BL)
+            key_positions_BS = jnp.broadcast_to(jnp.arange(key_segments_BS.shape[1])[None], key_segments_BS.shape)
+        kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
+        kinds, views = distinct_kinds(layer_pattern(config)), []
+        for kind in kinds:
+            mask_BLS = rotation = None
+            if kernel == "xla":
+                keys = key_positions_BS, key_segments_BS
+                mask_BLS = attention_mask(positions_BL, segments_BL, *keys, causal=self.causal, window=kind.window)
+            if config.positions == "rotary":
+                rotation = rotary(positions_BL, config.head_dim, kind.rotary_theta)
+            views.append(View(mask_BLS, rotation))
+        bias_BHLS = None
+        if config.positions == "relative":
+            relative_bias = RelativeBias(config, self.causal, name="relative_bias")
+            if cache is None:
+                # Positions within a segment follow one another, so indices in the row differ by the same distances.
+                indices_1L = np.arange(positions_BL.shape[1])[None]
+                bias_BHLS = relative_bias(indices_1L, indices_1L)
+            else:
+                bias_BHLS = relative_bias(positions_BL, key_positions_BS)
+        context = AttentionContext(
+            positions=positions_BL,
+            segments=segments_BL,
+            views=tuple(views),
+            kernel=kernel,
+            window=kinds[0].window,
+            train=train,
+            bias=bias_BHLS,
+            memory=memory,
+        )
+        x_BLD, layers = self.stack(x_BLD, None if cache is None else cache.layers, context)
+        if config.norm_position == "pre":
+            x_BLD = Norm(config, name="final_norm")(x_BLD)
+        return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)
