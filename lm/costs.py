@@ -28,9 +28,9 @@ def _gpu(bfloat16: float | None, float32: float, memory_gib: float) -> Chip:
 
 
 # By `jax.Device.device_kind`. Vendors give GPU peaks "with sparsity"; these are the dense ones, half of that. No peak
-# is guessed for an unknown chip: add a line with its source. The memory of GPUs is about the "total capacity" that PyTorch
-# reports. Where the number comes from someone's table and not from the vendor's page, the table is named: Marin is
-# lib/fray/src/fray/device_flops.py of marin-community/marin, titan is torchtitan/tools/utils.py.
+# is guessed for an unknown chip: add a line with its source. The memory of GPUs is about the "total capacity" that
+# PyTorch reports. Where the number comes from someone's table and not from the vendor's page, the table is named:
+# Marin is lib/fray/src/fray/device_flops.py of marin-community/marin, titan is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip,
     # but on v3 and tpu7x one of its two cores; that and the names are from jax/_src/pallas/mosaic/tpu_info.py.

@@ -1,0 +1,104 @@
+"""The smallest model that the protocol allows: it proves that nothing outside of lm/models assumes attention.
+
+The vector of a token is the mean of the embeddings of its text up to that token, through one projection (a causal form
+of CBOW, Mikolov 2013).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+
+from lm.batch import Array, Batch, Output
+from lm.config import ModelConfig
+from lm.models.heads import Head
+from lm.models.layers import Dense, Embedding, compute_dtype
+from lm.models.protocol import Flops, ParameterCounts
+
+
+@flax.struct.dataclass
+class BagCache:
+    """The sum of the embeddings of each row so far, and how many there are."""
+
+    sums_BD: Array
+    counts_B: Array
+
+
+class BagOfWords(nn.Module):
+    config: ModelConfig
+    head: Head
+
+    kernel = "none"
+    max_source_length = None
+    reads_source = False
+
+    @classmethod
+    def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
+        return cls(config, head)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
+
+    @nn.compact
+    def __call__(self, batch: Batch, train: bool = False, cache: BagCache | None = None) -> Output:
+        config, width = self.config, (self.config.d_model,)
+        embed = Embedding(config.vocab_size, config, ("vocab", "embed"), name="token_embedding")
+        real_BL = (batch.segments > 0).astype(jnp.float32)
+        x_BLD = embed(batch.tokens) * real_BL[..., None]
+        seen_BLS = jnp.tril(jnp.ones((x_BLD.shape[1],) * 2))[None] * real_BL[:, None]
+        if cache is None:
+            seen_BLS = seen_BLS * (batch.segments[:, :, None] == batch.segments[:, None])
+        sums_BLD, counts_BL = jnp.einsum("BLS,BSD->BLD", seen_BLS, x_BLD), seen_BLS.sum(-1)
+        if cache is not None:
+            sums_BLD, counts_BL = sums_BLD + cache.sums_BD[:, None], counts_BL + cache.counts_B[:, None]
+            cache = BagCache(cache.sums_BD + x_BLD.sum(1), cache.counts_B + real_BL.sum(1))
+        mean_BLD = sums_BLD / jnp.maximum(counts_BL, 1.0)[..., None]
+        project = Dense(width, width, ("embed", "activation"), True, compute_dtype(config), 0.3, name="mix")
+        output = self.head.module(config)(jnp.tanh(project(mean_BLD)), embed, batch, train)
+        return dataclasses.replace(output, cache=cache)
+
+    @nn.nowrap
+    def initial_params(self, key: Array) -> dict[str, Any]:
+        ids = jnp.zeros((1, 2), jnp.int32)
+        return self.init({"params": key}, Batch(ids, ids, ids.astype(jnp.float32), ids, ids + 1))["params"]
+
+    @nn.nowrap
+    def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> BagCache:
+        return BagCache(jnp.zeros((batch_size, self.config.d_model)), jnp.zeros((batch_size,)))
+
+    @nn.nowrap
+    def repeat_rows(self, cache: BagCache, k: int) -> BagCache:
+        return BagCache(jnp.repeat(cache.sums_BD, k, axis=0), jnp.repeat(cache.counts_B, k))
+
+    @nn.nowrap
+    def take_rows(self, cache: BagCache, rows_B: Array) -> BagCache:
+        return BagCache(cache.sums_BD[rows_B], cache.counts_B[rows_B])
+
+    @nn.nowrap
+    def cache_axes(self, cache: BagCache) -> BagCache:
+        return BagCache(("batch", "activation"), ("batch",))
+
+    @nn.nowrap
+    def parameter_counts(self) -> ParameterCounts:
+        D = self.config.d_model
+        return ParameterCounts(
+            self.config.vocab_size * D, 0, D * D + D, 0, self.head.num_parameters(self.config), num_layers=1
+        )
+
+    @nn.nowrap
+    def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
+        D = self.config.d_model
+        return Flops(2 * length * (length * D + D * D), self.head.flops(self.config, length))
+
+    @nn.nowrap
+    def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
+        return 4.0 * length * (length + 4 * self.config.d_model)
