@@ -181,6 +181,6 @@ def test_memory_falls_where_it_should():
     by_remat = [estimate(config_with(model__remat=name), ONE).activations for name in ("none", "dots", "full")]
     assert by_remat == sorted(by_remat, reverse=True)
     assert (
-        estimate(config_with(model__attention="splash", model__max_length=128), ONE, "tpu").activations
+        estimate(config_with(model__attention="splash", data__sequence_length=256), ONE, "tpu").activations
         < base.activations
     )

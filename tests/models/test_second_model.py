@@ -19,7 +19,14 @@ from lm.tasks.causal import Causal
 from tests.models.bag_of_words import BagOfWords
 from tests.run_helpers import assert_same_run, config_of, train_here
 
-BAG = {"model__family": "bag_of_words", "train__num_steps": 8, "eval__every_steps": 4, "checkpoint__every_steps": 4}
+BAG = {
+    "model__family": "bag_of_words",
+    "train__num_steps": 8,
+    "eval__every_steps": 4,
+    "checkpoint__every_steps": 4,
+    "optimizer__warmup_steps": 0,
+    "optimizer__schedule": "constant",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lm.config import Config, ModelConfig
+from lm.config import Config
 from lm.config.checks import default_of, unread
 from lm.config.experiment import replace_settings
 from lm.config.schema import describe_settings
@@ -83,7 +83,7 @@ def test_every_task_has_a_name_a_line_of_help_families_metrics_and_settings_that
     task = TASKS[name]
     assert isinstance(task, Task) and task.name == name and name.isidentifier()
     assert task.doc.strip() == task.doc != "" and "\n" not in task.doc
-    families = ModelConfig.__dataclass_fields__["family"].metadata["choices"]
+    families = choices_of("model.family")
     assert task.families and set(task.families) <= set(families) and len(set(task.families)) == len(task.families)
     leaves = {setting for setting, *_ in describe_settings(Config)}
     assert task.settings <= leaves, "each is the dotted name of a single value"
