@@ -254,12 +254,12 @@ def search_model(
         positions_R1 = jnp.broadcast_to(position, (tokens_R.shape[0], 1))
         batch = model_batch(tokens_R[:, None], positions_R1, jnp.ones_like(positions_R1))
         output = model.apply({"params": params}, batch, train=False, cache=cache)
-        return output.logits[:, 0], place_cache(model, output.cache)
+        return output.logits[:, 0], place_cache(output.cache)
 
     def reorder(cache: Cache, rows_R: Array) -> Cache:
-        return place_cache(model, model.take_rows(cache, rows_R))
+        return place_cache(cache.take_rows(rows_R))
 
-    cache = place_cache(model, model.repeat_rows(cache, num_beams))
+    cache = place_cache(cache.repeat_rows(num_beams))
     beams = search(step, reorder, cache, rules, vocabulary, num_beams, num_hypotheses, no_repeat_ngram)
     return dataclasses.replace(beams, cache=None)  # its memory is free again
 

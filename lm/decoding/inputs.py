@@ -13,7 +13,7 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.errors import UserError
-from lm.models.protocol import Cache, Model
+from lm.models.protocol import Cache
 
 SMALLEST_SOURCE = 8
 
@@ -99,6 +99,6 @@ def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, sourc
     )
 
 
-def place_cache(model: Model, cache: Cache) -> Cache:
+def place_cache(cache: Cache) -> Cache:
     """Returns the cache, split over the mesh as its logical axes say."""
-    return jax.tree.map(nn.with_logical_constraint, cache, model.cache_axes(cache))
+    return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())

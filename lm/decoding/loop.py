@@ -144,9 +144,9 @@ def start(
     )
 
 
-def _on_devices(model: Model, state: DecodeState) -> DecodeState:
+def _on_devices(state: DecodeState) -> DecodeState:
     """Says where each part of the state lies on a mesh, the same before and after a step."""
-    cache = place_cache(model, state.cache)
+    cache = place_cache(state.cache)
     # The rest is small and wanted whole: by every process, and for the draw.
     whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), state)
     return dataclasses.replace(whole, cache=cache)
@@ -191,7 +191,7 @@ def _prefill(
         seen_BV=seen_BV,
         capacity=capacity,
     )
-    return _on_devices(model, state)
+    return _on_devices(state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "vocabulary"), donate_argnames=("state",))
@@ -228,6 +228,6 @@ def advance(
             tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
             seen_BV=seen_BV,
         )
-        return _on_devices(model, state)
+        return _on_devices(state)
 
     return jax.lax.while_loop(is_unfinished, make_token, state)

@@ -7,14 +7,25 @@ are equal share compiled programs. The Transformer (`lm/models/transformer/`) is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from lm.batch import Array, Batch, Output
 from lm.models.heads import Head
 
 TRAINING_FACTOR = 3  # forward, and backward one product for the gradient of the input and one for that of the weight
 
-Cache = Any  # a pytree of arrays whose leading axes are the model's own
+
+class Cache(Protocol):
+    """What a model keeps of the tokens of each row while it decodes: a pytree of arrays."""
+
+    def repeat_rows(self, k: int) -> Self:
+        """Returns a cache in which row i has become the rows i k ... i k + k - 1. Sources stay, shared by k rows."""
+
+    def take_rows(self, rows_B: Array) -> Self:
+        """Returns a cache in which row i is what row `rows_B[i]` was, which must have the same source."""
+
+    def axes(self) -> Any:
+        """Returns a tree of the cache's structure with the logical axes of each array, a tuple of names."""
 
 
 class Model(Protocol):
@@ -49,7 +60,7 @@ class Model(Protocol):
         batch: Batch,
         *,
         train: bool = False,
-        cache: Cache = None,
+        cache: Any = None,
         rngs: Any = None,
     ) -> Output:
         """Returns what the head computes for every token of the batch.
@@ -71,15 +82,6 @@ class Model(Protocol):
 
         Only a model whose head predicts text needs one.
         """
-
-    def repeat_rows(self, cache: Cache, k: int) -> Cache:
-        """Returns a cache in which row i has become the rows i k ... i k + k - 1. Sources stay, shared by k rows."""
-
-    def take_rows(self, cache: Cache, rows_B: Array) -> Cache:
-        """Returns a cache in which row i is what row `rows_B[i]` was, which must have the same source."""
-
-    def cache_axes(self, cache: Cache) -> Any:
-        """Returns a tree of the cache's structure with the logical axes of each array, a tuple of names."""
 
     def parameter_counts(self) -> ParameterCounts:
         """Returns exact counts, without making the parameters."""

@@ -27,6 +27,15 @@ class BagCache:
     sums_BD: Array
     counts_B: Array
 
+    def repeat_rows(self, k: int) -> Self:
+        return BagCache(jnp.repeat(self.sums_BD, k, axis=0), jnp.repeat(self.counts_B, k))
+
+    def take_rows(self, rows_B: Array) -> Self:
+        return BagCache(self.sums_BD[rows_B], self.counts_B[rows_B])
+
+    def axes(self) -> Self:
+        return BagCache(("batch", "activation"), ("batch",))
+
 
 class BagOfWords(nn.Module):
     config: ModelConfig
@@ -63,7 +72,7 @@ class BagOfWords(nn.Module):
             cache = BagCache(cache.sums_BD + x_BLD.sum(1), cache.counts_B + real_BL.sum(1))
         mean_BLD = sums_BLD / jnp.maximum(counts_BL, 1.0)[..., None]
         project = Dense(width, width, ("embed", "activation"), True, compute_dtype(config), 0.3, name="mix")
-        output = self.head.module(config)(jnp.tanh(project(mean_BLD)), embed, batch, train)
+        output = self.head(config, embed, jnp.tanh(project(mean_BLD)), batch, train)
         return dataclasses.replace(output, cache=cache)
 
     @nn.nowrap
@@ -74,18 +83,6 @@ class BagOfWords(nn.Module):
     @nn.nowrap
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> BagCache:
         return BagCache(jnp.zeros((batch_size, self.config.d_model)), jnp.zeros((batch_size,)))
-
-    @nn.nowrap
-    def repeat_rows(self, cache: BagCache, k: int) -> BagCache:
-        return BagCache(jnp.repeat(cache.sums_BD, k, axis=0), jnp.repeat(cache.counts_B, k))
-
-    @nn.nowrap
-    def take_rows(self, cache: BagCache, rows_B: Array) -> BagCache:
-        return BagCache(cache.sums_BD[rows_B], cache.counts_B[rows_B])
-
-    @nn.nowrap
-    def cache_axes(self, cache: BagCache) -> BagCache:
-        return BagCache(("batch", "activation"), ("batch",))
 
     @nn.nowrap
     def parameter_counts(self) -> ParameterCounts:

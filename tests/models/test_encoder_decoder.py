@@ -182,10 +182,10 @@ def test_rows_that_share_a_source_and_rows_that_are_taken(name):
         return apply(model, params, Batch(tokens, tokens, ones.astype(np.float32), ones * place, ones, source), cache)
 
     sources = batch_of(source, first).source
-    cache = model.repeat_rows(step(first, 0, model.empty_cache(2, 4, 9), sources).cache, 3)
+    cache = step(first, 0, model.empty_cache(2, 4, 9), sources).cache.repeat_rows(3)
     cache = step(second, 1, cache).cache
     rows = np.array([2, 0, 0, 5, 4, 3])
-    shared = step(second[rows], 2, model.take_rows(cache, rows)).logits
+    shared = step(second[rows], 2, cache.take_rows(rows)).logits
 
     wide = batch_of(np.repeat(source, 3, axis=0), np.repeat(first, 3, axis=0)).source
     cache = step(np.repeat(first, 3, axis=0), 0, model.empty_cache(6, 4, 9), wide).cache

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
+from lm.models.layers import projection, residual_scale
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
-from lm.models.transformer.projection import projection, residual_scale
 
 
 def attention_mask(

@@ -38,6 +38,45 @@ class Cache:
     segments: Array  # int32 (B, S): 0 where there is no token yet
     source_segments: Array | None = None  # int32 (sources, length of the source)
 
+    def repeat_rows(self, k: int) -> Cache:
+        """Returns a cache in which row i has become the rows i k ... i k + k - 1; they share the source of row i."""
+        return self._map_rows(lambda x, axis: jnp.repeat(x, k, axis=axis))
+
+    def take_rows(self, rows_B: Array) -> Cache:
+        """Returns a cache in which row i is what row `rows_B[i]` was, which must have the same source."""
+
+        def take(x: Array, axis: int) -> Array:
+            if axis == 0:
+                return jnp.take(x, rows_B, axis=0, mode="clip")
+            # Layers and rows as one axis: a gather along the second would be compiled to transposes and copies.
+            indices = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
+            return jnp.take(x.reshape(-1, *x.shape[2:]), indices, axis=0, mode="clip").reshape(x.shape)
+
+        return self._map_rows(take)
+
+    def axes(self) -> Cache:
+        """Returns a cache of logical axes instead of arrays: rows are split as the batch, heads as the parameters."""
+
+        def axes(names: tuple[str, ...], x: Array) -> tuple[str, ...]:
+            return ("layers",) * (x.ndim - len(names)) + names
+
+        segments = functools.partial(axes, ("batch", "length"))
+        return Cache(
+            layers=jax.tree.map(functools.partial(axes, ("batch", "kv_heads", "length", "head_dim")), self.layers),
+            segments=segments(self.segments),
+            source_segments=jax.tree.map(segments, self.source_segments),
+        )
+
+    def _map_rows(self, change: Callable[[Array, int], Array]) -> Cache:
+        """Applies `change` (array, axis of the rows) to everything that belongs to the target."""
+
+        def of_layer(layer: LayerCache) -> LayerCache:
+            axis = layer.keys.ndim - 4  # after the layers, where they are stacked
+            return dataclasses.replace(layer, keys=change(layer.keys, axis), values=change(layer.values, axis))
+
+        layers = jax.tree.map(of_layer, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
+        return dataclasses.replace(self, layers=layers, segments=change(self.segments, 0))
+
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
     """Returns a cache for `batch_size` rows of up to `capacity` tokens (and a source each, with an encoder)."""
@@ -71,47 +110,3 @@ def write_segments(cache: Cache, segments_BL: Array, positions_BL: Array) -> Arr
     """Returns the segments (B, S) of the cache with those of L new tokens in the slots of their positions."""
     rows = jnp.arange(segments_BL.shape[0])[:, None]
     return cache.segments.at[rows, positions_BL].set(segments_BL)
-
-
-def repeat_rows(cache: Cache, k: int) -> Cache:
-    """Returns a cache in which row i has become the rows i k ... i k + k - 1; they share the source of row i."""
-    return _map_rows(cache, lambda x, axis: jnp.repeat(x, k, axis=axis))
-
-
-def take_rows(cache: Cache, rows_B: Array) -> Cache:
-    """Returns a cache in which row i is what row `rows_B[i]` was. Sources stay, so both must have the same source."""
-
-    def take(x: Array, axis: int) -> Array:
-        if axis == 0:
-            return jnp.take(x, rows_B, axis=0, mode="clip")
-        # Layers and rows as one axis: a gather along the second would be compiled to transposes and copies.
-        indices = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
-        return jnp.take(x.reshape(-1, *x.shape[2:]), indices, axis=0, mode="clip").reshape(x.shape)
-
-    return _map_rows(cache, take)
-
-
-def cache_axes(cache: Cache) -> Cache:
-    """Returns a cache of logical axes instead of arrays: rows are split as the batch, heads as the parameters."""
-
-    def axes(names: tuple[str, ...], x: Array) -> tuple[str, ...]:
-        return ("layers",) * (x.ndim - len(names)) + names
-
-    segments = functools.partial(axes, ("batch", "length"))
-    return dataclasses.replace(
-        cache,
-        layers=jax.tree.map(functools.partial(axes, ("batch", "kv_heads", "length", "head_dim")), cache.layers),
-        segments=segments(cache.segments),
-        source_segments=jax.tree.map(segments, cache.source_segments),
-    )
-
-
-def _map_rows(cache: Cache, change: Callable[[Array, int], Array]) -> Cache:
-    """Applies `change` (array, axis of the rows) to all that belongs to the target."""
-
-    def of_layer(layer: LayerCache) -> LayerCache:
-        axis = layer.keys.ndim - 4  # after the layers, where they are stacked
-        return dataclasses.replace(layer, keys=change(layer.keys, axis), values=change(layer.values, axis))
-
-    layers = jax.tree.map(of_layer, cache.layers, is_leaf=lambda x: isinstance(x, LayerCache))
-    return dataclasses.replace(cache, layers=layers, segments=change(cache.segments, 0))

@@ -1,4 +1,4 @@
-"""The block, and N of them: scanned or unrolled, with rematerialization."""
+"""The MLP, the block, and N of them: scanned or unrolled, with rematerialization."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import Norm
+from lm.models.layers import ACTIVATIONS, Norm, projection, residual_scale
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 from lm.models.transformer.attention import AttentionContext, CrossAttention, SelfAttention
 from lm.models.transformer.cache import LayerCache
-from lm.models.transformer.mlp import Mlp
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -45,6 +44,26 @@ def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
 def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
     """Returns the kinds of a pattern without repetitions, in the order in which they come first."""
     return tuple(dict.fromkeys(pattern))
+
+
+class Mlp(nn.Module):
+    """down(activation(up(x))), or, gated (Shazeer 2020), down(activation(gate(x)) * up(x))."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: Array) -> Array:
+        config = self.config
+        activation = ACTIVATIONS[config.activation]
+        width, mlp_width = (config.d_model,), (config.d_ff,)
+        up_BLF = projection(config, "up", width, mlp_width, ("embed", "mlp"))(x_BLD)
+        if activation.gated:
+            gate_BLF = projection(config, "gate", width, mlp_width, ("embed", "mlp"))(x_BLD)
+            h_BLF = activation.function(gate_BLF) * up_BLF
+        else:
+            h_BLF = activation.function(up_BLF)
+        h_BLF = nn.with_logical_constraint(h_BLF, ("batch", "length", "mlp"))
+        return projection(config, "down", mlp_width, width, ("mlp", "embed"), residual_scale(config))(h_BLF)
 
 
 class Block(nn.Module):

@@ -3,21 +3,81 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output, Source
+from lm.config import ModelConfig
+from lm.models.heads import Head
 from lm.models.layers import Embedding
+from lm.models.protocol import Flops, ParameterCounts
+from lm.models.transformer import costs
 from lm.models.transformer.attention import Memory
-from lm.models.transformer.cache import Cache
-from lm.models.transformer.model import Transformer
+from lm.models.transformer.attention_kernels import choose_kernel
+from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.tower import Tower
 
 # The name of the head's dropout decides its random keys, so these names must not change. In a model of one tower
 # Dropout_0 is that of the tower.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
+
+
+class Transformer(nn.Module):
+    """A Transformer of some family; see `lm.models.protocol.Model` for the methods."""
+
+    config: ModelConfig
+    head: Head
+    kernel: str = "xla"  # of attention where a call allows it; see `kernel_for_call`
+
+    @classmethod
+    def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
+        """Returns the model with the attention kernel for a platform. Raises UserError if there is none."""
+        return cls(config, head, choose_kernel(config, platform))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
+
+    @property
+    def max_source_length(self) -> int | None:
+        # The table of learned positions has no entry beyond max_length, not even for padding.
+        return self.config.max_length if self.config.positions == "learned" else None
+
+    @property
+    def reads_source(self) -> bool:
+        return self.head.texts_per_row == 2
+
+    @nn.nowrap
+    def initial_params(self, key: Array) -> dict[str, Any]:
+        assert self.config.vocab_size > 0, "vocab_size is resolved from the tokenizer before parameters are made"
+        ids = jnp.zeros((1, 2), jnp.int32)
+        source = Source(tokens=ids, positions=ids, segments=ids + 1) if self.reads_source else None
+        weights = ids.astype(jnp.float32)
+        batch = Batch(tokens=ids, targets=ids, weights=weights, positions=ids, segments=ids + 1, source=source)
+        # No weight depends on the kernel, and not every kernel serves so short a row.
+        return self.clone(kernel="xla").init({"params": key}, batch)["params"]
+
+    @nn.nowrap
+    def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
+        return empty_cache(self.config, batch_size, capacity, source_length)
+
+    @nn.nowrap
+    def parameter_counts(self) -> ParameterCounts:
+        return costs.parameter_counts(self.config, self.head)
+
+    @nn.nowrap
+    def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
+        return costs.flops_per_row(self.config, self.head, length, source_length)
+
+    @nn.nowrap
+    def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
+        return costs.activation_bytes(self.config, length, source_length, tensor, self.kernel)
 
 
 class OneTower(Transformer):
@@ -31,8 +91,7 @@ class OneTower(Transformer):
         if config.token_types:
             self.type_embedding = Embedding(config.token_types, config, ("positions", "embed"))
         self.tower = Tower(config, causal=self.causal, kernel=self.kernel)
-        self.head_module = self.head.module(config, DROPOUT_BESIDE_A_TOWER)
-        for each in (self.tower, self.head_module):
+        for each in (self.tower, self.head):
             nn.share_scope(self, each)  # the parameters of both stand beside the embedding
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
@@ -46,7 +105,7 @@ class OneTower(Transformer):
             types_BL = jnp.zeros_like(batch.tokens) if batch.types is None else batch.types
             x_BLD = x_BLD + self.type_embedding(types_BL)
         x_BLD, cache = self.tower(x_BLD, batch, train, cache)
-        output: Output = self.head_module(x_BLD, self.token_embedding, batch, train)
+        output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_BESIDE_A_TOWER)
         if two_texts:
             both: Array = output.embedding
             return Output(embedding=both[:rows], paired_embedding=both[rows:])
@@ -97,8 +156,7 @@ class EncoderDecoder(Transformer):
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
         self.encoder = Tower(dataclasses.replace(config, num_layers=config.num_encoder_layers), causal=False)
         self.decoder = Tower(config, causal=True, cross=True)
-        self.head_module = self.head.module(config, DROPOUT_ALONE)
-        nn.share_scope(self, self.head_module)  # its parameters stand beside the embedding
+        nn.share_scope(self, self.head)  # its parameters stand beside the embedding
 
     @property
     def reads_source(self) -> bool:
@@ -128,5 +186,5 @@ class EncoderDecoder(Transformer):
         mask_BLS = (batch.segments[:, :, None] == source_segments[:, None, :]) & (source_segments[:, None, :] > 0)
         memory = Memory(x=x_source, mask=mask_BLS)
         x_BLD, cache = self.decoder(self.token_embedding(batch.tokens), batch, train, cache, memory)
-        output: Output = self.head_module(x_BLD, self.token_embedding, batch, train)
+        output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)
