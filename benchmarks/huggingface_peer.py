@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.renamed import ACTIVATIONS, Weights, encoder_decoder_sizes, numbered_layers
 from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
-from lm.decoding.inputs import Vocabulary, choosable
+from lm.decoding.vocabulary import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models.transformer.stack import unstack_layers
 

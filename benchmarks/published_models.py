@@ -17,7 +17,7 @@ from benchmarks.renamed import (
     single_stack_sizes,
 )
 from lm.batch import Batch
-from lm.decoding.inputs import Vocabulary
+from lm.decoding.vocabulary import Vocabulary
 from lm.models.heads import HeadedConfig
 
 # Ids that a model of theirs wants to know; none of them changes a logit.

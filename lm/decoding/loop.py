@@ -1,10 +1,9 @@
-"""Prefill and the decoding loop, with the explicit cache of `lm/models/transformer/cache.py`.
+"""Sampling from a model: the prefill and the loop over new tokens, with an explicit cache.
 
-Prompts are padded at the right, and every row keeps its own length: the token at place n of a row
-lies in slot n of the cache, whatever its neighbours are. The prefill fills the cache with all of a
-prompt but its last token, so it computes no logits; each step then feeds the row's last token and
-chooses the next. Shapes depend on the bucket of the longest prompt, the number of rows and the
-number of new tokens alone: calls that agree in these share their compiled program.
+Prompts are padded at the right and every row has its own length: the token at position n of a row is in slot n of the
+cache, independent of the other rows. The prefill puts each prompt except its last token into the cache, so it needs no
+logits; each step then reads the last token of a row and chooses the next one. Shapes depend only on the bucket of the
+longest prompt, the number of rows and the number of new tokens: calls with equal values share a compiled program.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
+from lm.decoding.inputs import model_batch, pad_rows, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.sampling import Sampling, choose, process_logits
+from lm.decoding.vocabulary import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.wiring import Model
@@ -35,18 +35,18 @@ class DecodeState:
     """Everything that a step changes. T is the largest number of new tokens."""
 
     cache: Cache
-    step: Array  # int32 (): tokens made so far
-    last_B: Array  # int32: the row's last token, which is not in the cache yet
-    lengths_B: Array  # int32: tokens of the row in the cache, which is the slot of its last token
-    ended_B: Array  # bool: after its end token, or when the cache is full
-    made_B: Array  # int32: new tokens of the row, its end token included
-    tokens_BT: Array  # int32: the new tokens, padding after the row's end
-    keys_B: Array  # the row's key; step t draws with this key and t
-    seen_BV: Array | None  # bool: tokens that the row holds; None without a repetition penalty
+    step: Array  # int32 (): tokens generated so far
+    last_B: Array  # int32: the last token of the row, which is not in the cache yet
+    lengths_B: Array  # int32: tokens of the row in the cache, and thus the slot of its last token
+    ended_B: Array  # bool: after the end token, or when the cache is full
+    made_B: Array  # int32: new tokens of the row, end token included
+    tokens_BT: Array  # int32: the new tokens, padded after the end of the row
+    keys_B: Array  # the key of the row; step t samples with this key and t
+    seen_BV: Array | None  # bool: tokens that the row contains; None without a repetition penalty
 
 
 def check_room(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
-    """Raises UserError unless every prompt and its new tokens fit into the model's positions."""
+    """Raises UserError unless every prompt fits into the model's positions together with its new tokens."""
     if not prompts:
         raise UserError("there is no prompt to continue; give at least one (it may be empty).")
     if max_new_tokens < 1:
@@ -75,11 +75,13 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of each prompt, with the end token if it was reached.
 
-    Prompts are token ids and hold at least one token, their begin token. An encoder-decoder has a source
-    for each, ending in its end token; the prompt is then how the target begins. A row also ends when it has
-    `model.config.max_length` tokens (`check_room` refuses that beforehand). With fewer prompts than
-    `min_rows` the batch is filled up, to share the program of a full one. Call it under `on_mesh` when
-    the parameters are sharded; on several processes, with equal arguments.
+    A row also ends when it has `model.config.max_length` tokens (use `check_room` to avoid that). Call it under
+    `on_mesh` if the parameters are sharded; with several processes, call it in all of them with equal arguments.
+
+    Args:
+        prompts: token ids, begin token first. For an encoder-decoder, the beginning of the target.
+        min_rows: a smaller batch is filled up to this size, to share the program of a full one.
+        sources: of an encoder-decoder, one per prompt: token ids, end token included.
     """
     state = start(model, params, prompts, keys_B, sampling, vocabulary, max_new_tokens, min_rows, sources)
     state = advance(model, params, state, max_new_tokens, sampling, vocabulary)
@@ -96,7 +98,7 @@ def stream(
     vocabulary: Vocabulary,
     max_new_tokens: int,
 ) -> Iterator[int]:
-    """The same tokens as `generate` makes of this prompt and key, one by one as they are made."""
+    """Yields the tokens that `generate` returns for this prompt and key, each as soon as it is known."""
     state = start(model, params, [prompt], key[None], sampling, vocabulary, max_new_tokens)
     for step in range(max_new_tokens):
         state = advance(model, params, state, step + 1, sampling, vocabulary)
@@ -119,19 +121,14 @@ def start(
     sources: Sequence[Sequence[int]] | None = None,
 ) -> DecodeState:
     """The state before the first new token. Rows that only fill up the batch have ended already."""
-    rows = rows_for_mesh(max(len(prompts), min_rows))
-    bucket = SMALLEST_BUCKET
-    while bucket < max(len(prompt) for prompt in prompts):
-        bucket *= 2
-    max_length = model.config.max_length
+    rows, max_length = rows_for_mesh(max(len(prompts), min_rows)), model.config.max_length
+    sizes = [len(prompt) for prompt in prompts]
+    bucket = max(SMALLEST_BUCKET, 1 << (max(sizes) - 1).bit_length())
     # A learned table has no entry beyond max_length, not even for padding.
     bucket, capacity = min(bucket, max_length), min(bucket + max_new_tokens, max_length)
-    tokens_BL = np.full((rows, bucket), vocabulary.pad_id, np.int32)
-    sizes_B = np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        assert 0 < len(prompt) <= bucket, (row, len(prompt), bucket)
-        tokens_BL[row, : len(prompt)] = prompt
-        sizes_B[row] = len(prompt)
+    assert 0 < min(sizes) and max(sizes) <= bucket, (sizes, bucket)
+    tokens_BL, segments_BL = pad_rows(prompts, (rows, bucket), vocabulary.pad_id)
+    sizes_B = segments_BL.sum(axis=1, dtype=np.int32)
     if rows > len(prompts):
         keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (rows - len(prompts),))])
     source = None
@@ -145,9 +142,9 @@ def start(
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Says where each part of the state lies on a mesh, the same before and after a step."""
+    """Constrains how a mesh splits the state, before and after each step alike."""
     cache = place_cache(state.cache)
-    # The rest is small and wanted whole: by every process, and for the draw.
+    # The rest is small, and every process and the sampling need all of it.
     whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), state)
     return dataclasses.replace(whole, cache=cache)
 
@@ -170,15 +167,14 @@ def _prefill(
     lengths_B = jnp.maximum(sizes_B - 1, 0)
     segments_BL = (positions_BL < lengths_B[:, None]).astype(jnp.int32)
     cache = empty_cache(model.config, B, capacity, 0 if source is None else source.tokens.shape[1])
-    # The logits are not used, so the compiler leaves the product with the vocabulary out.
+    # The logits are not used, so the compiler omits the output layer.
     batch = model_batch(tokens_BL, positions_BL, segments_BL, source)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
     seen_BV = None
     if tracks_seen:
-        # Padding marks nothing: its index lies outside and the update is dropped.
-        V = model.config.vocab_size
-        places_BL = jnp.where(positions_BL < sizes_B[:, None], tokens_BL, V)
-        seen_BV = jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], places_BL].set(True, mode="drop")
+        V = model.config.vocab_size  # the index of padding is out of range, so that its update is dropped
+        marked_BL = jnp.where(positions_BL < sizes_B[:, None], tokens_BL, V)
+        seen_BV = jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], marked_BL].set(True, mode="drop")
     state = DecodeState(
         cache=cache,
         step=jnp.zeros((), jnp.int32),
@@ -197,7 +193,7 @@ def _prefill(
 def advance(
     model: Model, params: Any, state: DecodeState, until: Array, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
-    """Makes tokens until there are `until` (at most T), or until all rows have ended. Takes the old state's memory."""
+    """Generates until there are `until` new tokens (at most T) or all rows have ended. Reuses the memory of `state`."""
     capacity, V = state.cache.segments.shape[1], model.config.vocab_size
     allowed_V = choosable(vocabulary, V)
 
@@ -205,7 +201,7 @@ def advance(
         return (state.step < until) & ~jnp.all(state.ended_B)
 
     def make_token(state: DecodeState) -> DecodeState:
-        # A row that has ended writes padding into the same slot again and again.
+        # A row that has ended writes padding into the same slot at every step.
         segments_B = (~state.ended_B).astype(jnp.int32)
         batch = model_batch(state.last_B[:, None], state.lengths_B[:, None], segments_B[:, None])
         output = model.apply({"params": params}, batch, train=False, cache=state.cache)

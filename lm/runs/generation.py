@@ -19,8 +19,15 @@ from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import check_room
 from lm.decoding.sampling import Sampling
-from lm.decoding.text import encode_prompts, sample_many, stream_text
-from lm.decoding.translate import cut_sources, encode_sources, sample_texts, search_texts
+from lm.decoding.text import (
+    cut_sources,
+    encode_prompts,
+    encode_sources,
+    sample_many,
+    sample_texts,
+    search_texts,
+    stream_text,
+)
 from lm.errors import UserError
 from lm.models.transformer.wiring import Model, build_model
 from lm.parallel.mesh import make_mesh, on_mesh
