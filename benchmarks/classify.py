@@ -56,8 +56,8 @@ def ngram_classifier(config: Config) -> tuple[Result, float]:
     model = models[best]
     numbers = {label: number for number, label in enumerate(model.classes_)}
     gold = np.array([numbers[label] for label in labels["test"]])
-    figures = classification_metrics(gold, model.predict_proba(features["test"]))
-    result = Result("n-grams, logistic regression", 0, "test", figures, len(gold), None, None, time.monotonic() - began)
+    metrics = classification_metrics(gold, model.predict_proba(features["test"]))
+    result = Result("n-grams, logistic regression", 0, "test", metrics, len(gold), None, None, time.monotonic() - began)
     return result, best
 
 

@@ -75,7 +75,7 @@ class Timed:
     first_seconds: float = 0.0
     seconds: list[float] = field(default_factory=list)
 
-    def figures(self, reference: Timed) -> dict[str, Any]:
+    def metrics(self, reference: Timed) -> dict[str, Any]:
         """Compares with `reference`, ours with the same settings. Ours is faster if `speed_of_ours` is above 1."""
         median = statistics.median(self.seconds)
         tokens = sum(map(len, self.outputs))
@@ -213,7 +213,7 @@ def main() -> int:
     figures = []
     for ways in ways_to_decode(model, params, peer, vocabulary, greedy, FLAGS.num_beams, batch_size):
         measure(ways, sources, batch_size, FLAGS.repetitions)
-        figures += [way.figures(ways[0]) for way in ways]
+        figures += [way.metrics(ways[0]) for way in ways]
     print_table(figures, len(sources))
     print(f"Logits differ by at most {difference:.1e}; PyTorch with {torch.get_num_threads()} threads.")
     if FLAGS.output:

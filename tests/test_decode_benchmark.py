@@ -54,7 +54,7 @@ def test_peer_has_equal_logits_and_outputs(norm_position, scan_layers):
     for ways in decode.ways_to_decode(model, params, peer, VOCABULARY, greedy, 3, len(SOURCES)):
         decode.measure(ways[:2], SOURCES, 4, repetitions=1)
         assert ways[0].outputs == ways[1].outputs and any(ways[0].outputs)
-        assert ways[1].figures(ways[0])["same_as_ours"] == len(SOURCES)
+        assert ways[1].metrics(ways[0])["same_as_ours"] == len(SOURCES)
 
 
 def test_config_that_the_peer_cannot_have_is_rejected(monkeypatch):

@@ -68,14 +68,14 @@ def graph(sources: dict[str, str]) -> dict[str, set[str]]:
     return edges
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     """The entry of LAYERS that a module belongs to: its package, or itself."""
     name = module.removeprefix("lm.")
     return name if name in COMMANDS else name.split(".")[0]
 
 
 def layer(module: str) -> int:
-    levels = [level for level, rooms in enumerate(LAYERS) if room(module) in rooms]
+    levels = [level for level, packages in enumerate(LAYERS) if package(module) in packages]
     assert levels, f"{module} is in no layer: add it to LAYERS of tests/test_imports.py"
     return levels[0]
 
@@ -85,8 +85,8 @@ def forbidden(edges: dict[str, set[str]]) -> list[str]:
         f"{module} imports {other}"
         for module, others in edges.items()
         for other in others
-        if room(module) != room(other) and layer(module) <= layer(other)
-        if not any({room(module), room(other)} <= each for each in FRIENDS)
+        if package(module) != package(other) and layer(module) <= layer(other)
+        if not any({package(module), package(other)} <= each for each in FRIENDS)
     )
 
 

@@ -306,12 +306,12 @@ def beam_search(
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
     """The hypotheses of one row, best first; a single empty one if there is none."""
-    there = [
+    existing = [
         Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
         for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))
         if score > -math.inf
     ]
-    return there or [Hypothesis([], -math.inf, -math.inf)]
+    return existing or [Hypothesis([], -math.inf, -math.inf)]
 
 
 def _forced(prefixes: Sequence[Sequence[int]], rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:

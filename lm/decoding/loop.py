@@ -39,23 +39,23 @@ class DecodeState:
     last_B: Array  # int32: the last token of the row, which is not in the cache yet
     lengths_B: Array  # int32: tokens of the row in the cache, and thus the slot of its last token
     ended_B: Array  # bool: after the end token, or when the cache is full
-    made_B: Array  # int32: new tokens of the row, end token included
+    num_new_B: Array  # int32: new tokens of the row, end token included
     tokens_BT: Array  # int32: the new tokens, padded after the end of the row
     keys_B: Array  # the key of the row; step t samples with this key and t
     seen_BV: Array | None  # bool: tokens that the row contains; None without a repetition penalty
 
 
-def check_room(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
+def check_fits(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
     """Raises UserError unless every prompt fits into the model's positions together with its new tokens."""
     if not prompts:
-        raise UserError("there is no prompt to continue; give at least one (it may be empty).")
+        raise UserError("no prompt to continue; give at least one (it may be empty).")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
     longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
     tokens = len(prompts[longest])
     if tokens + max_new_tokens > max_length:
-        room = max_length - tokens
-        advice = f"make at most {room} new tokens or shorten it" if room > 0 else "shorten it"
+        left = max_length - tokens
+        advice = f"generate at most {left} new tokens or shorten it" if left > 0 else "shorten it"
         raise UserError(
             f"prompt {longest + 1} has {tokens} tokens (begin token included), which with {max_new_tokens} new ones is "
             f"more than the model's {max_length} positions (config.model.max_length); {advice}."
@@ -75,7 +75,7 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of each prompt, with the end token if it was reached.
 
-    A row also ends when it has `model.config.max_length` tokens (use `check_room` to avoid that). Call it under
+    A row also ends when it has `model.config.max_length` tokens (use `check_fits` to avoid that). Call it under
     `on_mesh` if the parameters are sharded; with several processes, call it in all of them with equal arguments.
 
     Args:
@@ -85,8 +85,8 @@ def generate(
     """
     state = start(model, params, prompts, keys_B, sampling, vocabulary, max_new_tokens, min_rows, sources)
     state = advance(model, params, state, max_new_tokens, sampling, vocabulary)
-    tokens_BT, made_B = np.asarray(state.tokens_BT), np.asarray(state.made_B)
-    return [tokens_BT[row, : made_B[row]].tolist() for row in range(len(prompts))]
+    tokens_BT, num_new_B = np.asarray(state.tokens_BT), np.asarray(state.num_new_B)
+    return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
 
 def stream(
@@ -102,8 +102,8 @@ def stream(
     state = start(model, params, [prompt], key[None], sampling, vocabulary, max_new_tokens)
     for step in range(max_new_tokens):
         state = advance(model, params, state, step + 1, sampling, vocabulary)
-        made, ended = np.asarray(state.made_B)[0], np.asarray(state.ended_B)[0]
-        if made > step:
+        num_new, ended = np.asarray(state.num_new_B)[0], np.asarray(state.ended_B)[0]
+        if num_new > step:
             yield int(np.asarray(state.tokens_BT)[0, step])
         if ended:
             return
@@ -181,7 +181,7 @@ def _prefill(
         last_B=jnp.take_along_axis(tokens_BL, lengths_B[:, None], axis=1)[:, 0],
         lengths_B=lengths_B,
         ended_B=(sizes_B == 0) | (sizes_B >= capacity),
-        made_B=jnp.zeros((B,), jnp.int32),
+        num_new_B=jnp.zeros((B,), jnp.int32),
         tokens_BT=jnp.full((B, max_new_tokens), pad_id, jnp.int32),
         keys_B=keys_B,
         seen_BV=seen_BV,
@@ -220,7 +220,7 @@ def advance(
             last_B=chosen_B,
             lengths_B=lengths_B,
             ended_B=state.ended_B | (chosen_B == vocabulary.eos_id) | (lengths_B + 1 >= capacity),
-            made_B=state.made_B + segments_B,
+            num_new_B=state.num_new_B + segments_B,
             tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
             seen_BV=seen_BV,
         )

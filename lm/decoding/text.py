@@ -12,7 +12,7 @@ import numpy as np
 
 from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
-from lm.decoding.loop import check_room, generate, stream
+from lm.decoding.loop import check_fits, generate, stream
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
@@ -61,7 +61,7 @@ def sample_text(
     of the model.
     """
     ids = encode_prompts(tokenizer, prompts)
-    check_room(ids, 1, model.config.max_length)
+    check_fits(ids, 1, model.config.max_length)
     samples = sample_many(model, params, tokenizer, ids, sampling, max_new_tokens, seed, max_rows=len(ids))
     return [text for _, _, text in samples]
 
@@ -87,8 +87,8 @@ def sample_many(
         batch = rows[first : first + max_rows]
         keys_B = row_keys(seed, *np.array(batch).T)
         ids = [prompts[prompt] for prompt, _ in batch]
-        made = generate(model, params, ids, keys_B, sampling, vocabulary_of(tokenizer), max_new_tokens, max_rows)
-        for (prompt, sample), new in zip(batch, made, strict=True):
+        new_tokens = generate(model, params, ids, keys_B, sampling, vocabulary_of(tokenizer), max_new_tokens, max_rows)
+        for (prompt, sample), new in zip(batch, new_tokens, strict=True):
             yield prompt, sample, continuation(tokenizer, prompts[prompt], new)
 
 
@@ -217,15 +217,15 @@ def sample_texts(
     """
     vocabulary, decode = vocabulary_of(tokenizer), tokenizer.decode_spelled if spelled else tokenizer.decode
     start, num_new = [vocabulary.bos_id, *output_prefix], max_new_tokens - len(output_prefix)
-    check_room([start], num_new, model.config.max_length)
+    check_fits([start], num_new, model.config.max_length)
     batch_size = min(batch_size, len(sources))
     outputs: list[list[str]] = [[] for _ in sources]
     for numbers in batches_by_length(sources, batch_size, report):
         batch, starts = [sources[number] for number in numbers], [start] * len(numbers)
         for sample in range(num_samples):
             keys_B = row_keys(seed, np.array(numbers), np.full(len(numbers), sample))
-            made = generate(model, params, starts, keys_B, sampling, vocabulary, num_new, batch_size, batch)
-            for number, new in zip(numbers, made, strict=True):
+            new_tokens = generate(model, params, starts, keys_B, sampling, vocabulary, num_new, batch_size, batch)
+            for number, new in zip(numbers, new_tokens, strict=True):
                 outputs[number].append(decode([*output_prefix, *new]))
     return outputs
 

@@ -16,7 +16,7 @@ def preset(name: str) -> dict[str, Any]:
     """Returns the ModelConfig fields of a published model. Raises UserError, with the nearest names, if unknown."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(PRESETS))}."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(PRESETS))}."
         raise UserError(f"preset({name!r}): no such model; {hint}")
     return dict(PRESETS[name])
 

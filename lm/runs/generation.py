@@ -17,7 +17,7 @@ from lm.config import Config, MeshConfig
 from lm.data.tokenizing.tokenizers import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
-from lm.decoding.loop import check_room
+from lm.decoding.loop import check_fits
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import (
     cut_sources,
@@ -101,7 +101,7 @@ def continue_prompts(
     max_length = run.config.model.max_length
     if max_new_tokens is None:
         max_new_tokens = max(1, min(LONGEST_DEFAULT, max_length - max(map(len, encoded))))
-    check_room(encoded, max_new_tokens, max_length)
+    check_fits(encoded, max_new_tokens, max_length)
     rows = len(encoded) * num_samples
     batch_size = min(rows, batch_size or BATCH_SIZE_DEFAULT)
     model, params, mesh = run.load(batch_size)

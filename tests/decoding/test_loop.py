@@ -12,7 +12,7 @@ import pytest
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding import loop
-from lm.decoding.loop import advance, check_room, generate, start, stream
+from lm.decoding.loop import advance, check_fits, generate, start, stream
 from lm.decoding.sampling import Sampling, process_logits, row_keys
 from lm.decoding.vocabulary import Vocabulary
 from lm.errors import UserError
@@ -223,15 +223,15 @@ def test_row_ends_at_the_last_position_of_the_model():
 
 
 def test_prompts_that_do_not_fit_are_rejected_before_anything_runs():
-    check_room([[1, 2], [1]], 6, 8)
+    check_fits([[1, 2], [1]], 6, 8)
     with pytest.raises(UserError, match=r"prompt 2 has 3 tokens .* with 6 new .* 8 positions .* at most 5 new"):
-        check_room([[1, 2], [1, 2, 3]], 6, 8)
+        check_fits([[1, 2], [1, 2, 3]], 6, 8)
     with pytest.raises(UserError, match=r"prompt 1 has 9 tokens .* shorten it"):
-        check_room([[1] * 9], 1, 8)
+        check_fits([[1] * 9], 1, 8)
     with pytest.raises(UserError, match="max_new_tokens=0"):
-        check_room([[1]], 0, 8)
+        check_fits([[1]], 0, 8)
     with pytest.raises(UserError, match="no prompt"):
-        check_room([], 1, 8)
+        check_fits([], 1, 8)
 
 
 def test_other_parameters_and_prompts_of_one_bucket_share_the_program(small):
