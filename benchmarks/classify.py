@@ -1,10 +1,10 @@
-"""Classifiers of one data set beside each other: n-grams with logistic regression, and runs of ours with several seeds.
+"""Compares classifiers on one data set: n-grams with logistic regression, and runs of ours with several seeds.
 
     python -m benchmarks.classify --config=configs/classify_mr.py:DIR --runs=scratch=runs/mr,tuned=runs/mr_tuned
 
-The n-gram model (words and pairs of words, weighted by tf-idf, scikit-learn) learns from the same training examples and
-is scored on the same test examples as the runs; its one setting is chosen on the validation examples. `--runs` names
-what `train.py --seeds=...` has written: each is shown as the mean over its seeds and the standard deviation.
+The n-gram model (words and pairs of words, weighted by tf-idf, scikit-learn) is trained on the same training examples
+and scored on the same test examples as the runs; its only setting is chosen on the validation examples. `--runs` names
+directories written by `train.py --seeds=...`, reported as the mean over the seeds and the standard deviation.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from lm.reporting.table import Result, print_table, with_means
 from lm.runs.prepare import prepare_split
 from lm.tasks.task import Tokenizers
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse of the L2 penalty, tried on the validation examples
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverses of the L2 penalty, compared on the validation examples
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_list("runs", [], "NAME=DIRECTORY of runs below which there is a run for each seed.")
-    flags.DEFINE_string("output", None, "Write the record to this JSON file.")
+    flags.DEFINE_list("runs", [], "NAME=DIRECTORY of a directory with one run per seed.")
+    flags.DEFINE_string("output", None, "JSON file to write the record to.")
 
 
 def ngram_classifier(config: Config) -> tuple[Result, float]:
-    """The result on the test split, and the strength that was chosen."""
+    """Returns the result on the test split and the chosen strength."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     began = time.monotonic()
-    # Any tokenizer serves: only the texts and labels of the stores are read.
+    # Any tokenizer will do: only the texts and labels of the stores are read.
     tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), [])
     texts, labels = {}, {}
     for split in ("train", "valid", "test"):
@@ -56,8 +56,8 @@ def ngram_classifier(config: Config) -> tuple[Result, float]:
     model = models[best]
     numbers = {label: number for number, label in enumerate(model.classes_)}
     gold = np.array([numbers[label] for label in labels["test"]])
-    figures = classification_metrics(gold, model.predict_proba(features["test"]))
-    result = Result("n-grams, logistic regression", 0, "test", figures, len(gold), None, None, time.monotonic() - began)
+    metrics = classification_metrics(gold, model.predict_proba(features["test"]))
+    result = Result("n-grams, logistic regression", 0, "test", metrics, len(gold), None, None, time.monotonic() - began)
     return result, best
 
 
@@ -78,7 +78,7 @@ def main() -> int:
         mean, deviation = with_means(seeds)[-2:]
         shown += [
             Result(f"{name}, {mean.run} seeds", 0, "test", mean.metrics, 0, None, None, 0.0),
-            Result("  deviation", 0, "test", deviation.metrics, 0, None, None, 0.0),
+            Result("  standard deviation", 0, "test", deviation.metrics, 0, None, None, 0.0),
         ]
         record[name] = {"mean": mean.metrics, "deviation": deviation.metrics, "seeds": [s.metrics for s in seeds]}
     print_table(shown)

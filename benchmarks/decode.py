@@ -1,18 +1,18 @@
-"""How fast we decode, beside `transformers` in PyTorch: the same weights, the same batches, in the same run.
+"""Measures the speed of decoding beside `transformers` in PyTorch: the same weights and batches in the same run.
 
     pip install -r requirements-benchmarks.txt
     python -m benchmarks.decode --workdir=runs/multi30k --input=test_2016_flickr.en --output=results/decode.json
 
-Of the first --sentences lines of FILE, greedy decoding and beam search with the best checkpoint of a trained
-encoder-decoder, by `lm.decoding.beam.beam_search` and by `model.generate`, float32 on the CPU. Both get the same token
-ids in the same batches, sorted by length as `lm.decoding.translate` does, and give token ids; what tokenizers take is
-not counted. Logits have to agree within 1e-4 first. The two take turns, and their order changes from turn to turn; the
-median of the turns counts. The first call, which compiles ours, is shown apart and is no turn.
+Decodes the first --sentences lines of a file with the best checkpoint of a trained encoder-decoder, greedily and by
+beam search, with `lm.decoding.beam.beam_search` and with `model.generate`, in float32 on the CPU. Both get the same
+token ids in the same batches, sorted by length, and return token ids; the time of tokenizers is not counted. First,
+logits must agree within 1e-4. The two take turns, in an order that alternates, and the median of the turns is reported.
+The first call, in which ours is compiled, is reported separately.
 
-A beam search ends when no hypothesis could win any more (ours; "never" of `model.generate`), or earlier, when none
-could win by its present length (`exact=False`; False, the default there).
+A beam search ends when no hypothesis can win any more (ours; early_stopping="never" of `model.generate`), or earlier,
+when none can win at its present length (`exact=False`; early_stopping=False, the default there).
 
-Nothing else may run meanwhile. OMP_NUM_THREADS sets the number of PyTorch's threads; the record tells it.
+Nothing else should run at the same time. OMP_NUM_THREADS sets the number of PyTorch's threads, which is recorded.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from benchmarks.huggingface_peer import build_peer, frameworks, peer_logits, pee
 from benchmarks.record import surroundings, write_record
 from lm.config import command
 from lm.decoding.beam import BeamSettings, beam_search
-from lm.decoding.inputs import Vocabulary, model_batch, pad_sources
-from lm.decoding.text import vocabulary_of
-from lm.decoding.translate import encode_sources
+from lm.decoding.inputs import model_batch, pad_sources
+from lm.decoding.lines import read_lines
+from lm.decoding.text import batches_by_length, encode_sources
+from lm.decoding.vocabulary import Vocabulary, vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.parameters import count_parameters
@@ -47,7 +48,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
 
 OURS = "ours"
-TOLERANCE = 1e-4  # of logits
+TOLERANCE = 1e-4  # largest difference of logits
 
 FLAGS = flags.FLAGS
 
@@ -57,17 +58,17 @@ Decode = Callable[[Sequence[Ids]], list[Ids]]  # of one batch: new tokens of eac
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of a trained encoder-decoder.")
-    flags.DEFINE_string("input", None, "UTF-8 file with a source on every line.")
-    flags.DEFINE_string("output", "", "JSON file to write the figures to.")
-    flags.DEFINE_integer("sentences", 200, "So many of the first lines; 0 for all.", lower_bound=0)
-    flags.DEFINE_integer("num_beams", 5, "Of the beam search.", lower_bound=2)
+    flags.DEFINE_string("input", None, "UTF-8 file with one source per line.")
+    flags.DEFINE_string("output", "", "JSON file to write the record to.")
+    flags.DEFINE_integer("sentences", 200, "Number of first lines to decode; 0 for all.", lower_bound=0)
+    flags.DEFINE_integer("num_beams", 5, "Beams of beam search.", lower_bound=2)
     flags.DEFINE_integer("batch_size", 32, "Sources at a time.", lower_bound=1)
-    flags.DEFINE_integer("repetitions", 5, "Turns of each, after the first call.", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 5, "Turns of each system after the first call.", lower_bound=1)
 
 
 @dataclass
 class Timed:
-    """One way of decoding, and what was found of it."""
+    """A system with its settings, outputs and times."""
 
     name: str
     settings: BeamSettings
@@ -76,8 +77,8 @@ class Timed:
     first_seconds: float = 0.0
     seconds: list[float] = field(default_factory=list)
 
-    def figures(self, reference: Timed) -> dict[str, Any]:
-        """`reference` is ours of the same settings. `speed_of_ours` above 1: ours is faster."""
+    def metrics(self, reference: Timed) -> dict[str, Any]:
+        """Compares with `reference`, ours with the same settings. Ours is faster if `speed_of_ours` is above 1."""
         median = statistics.median(self.seconds)
         tokens = sum(map(len, self.outputs))
         return {
@@ -94,31 +95,17 @@ class Timed:
         }
 
 
-def read_lines(path: str, count: int) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"--input={path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--input={path}: is not UTF-8 (byte {error.start}).") from None
-    if not lines:
-        raise UserError(f"--input={path}: holds no line.")
-    return lines[: count or None]
-
-
 def in_batches(decode: Decode, sources: Sequence[Ids], batch_size: int) -> list[Ids]:
-    """New tokens of each source, in the order of the sources."""
-    order = sorted(range(len(sources)), key=lambda place: -len(sources[place]))
+    """Returns the new tokens of each source, in the order of the sources."""
     outputs: list[Ids] = [[] for _ in sources]
-    for first in range(0, len(order), batch_size):
-        places = order[first : first + batch_size]
-        for place, tokens in zip(places, decode([sources[place] for place in places]), strict=True):
-            outputs[place] = tokens
+    for numbers in batches_by_length(sources, batch_size):
+        for number, tokens in zip(numbers, decode([sources[number] for number in numbers]), strict=True):
+            outputs[number] = tokens
     return outputs
 
 
 def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Ids], vocabulary: Vocabulary) -> float:
-    """The largest, over targets that are drawn at random."""
+    """The largest difference of logits over random targets."""
     targets_BL = np.random.default_rng(0).integers(0, vocabulary.size, (len(sources), 16), dtype=np.int32)
     targets_BL[:, 0] = vocabulary.bos_id
     positions_BL = np.broadcast_to(np.arange(16, dtype=np.int32), targets_BL.shape)
@@ -129,7 +116,7 @@ def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Id
 
 
 def measure(ways: Sequence[Timed], sources: Sequence[Ids], batch_size: int, repetitions: int) -> None:
-    """Fills in outputs and seconds of all ways, which take turns."""
+    """Sets outputs and seconds of all systems, which take turns."""
 
     def timed(way: Timed) -> tuple[float, list[Ids]]:
         start = time.perf_counter()
@@ -141,14 +128,14 @@ def measure(ways: Sequence[Timed], sources: Sequence[Ids], batch_size: int, repe
     for turn in range(repetitions):
         for way in ways[:: -1 if turn % 2 else 1]:
             seconds, outputs = timed(way)
-            assert outputs == way.outputs, f"{way.name} decodes otherwise from call to call"
+            assert outputs == way.outputs, f"{way.name} decodes differently from call to call"
             way.seconds.append(seconds)
 
 
 def ways_to_decode(
     model: Model, params: Any, peer: Any, vocabulary: Vocabulary, greedy: BeamSettings, num_beams: int, min_rows: int
 ) -> list[list[Timed]]:
-    """Those that are to be compared with one another, ours first."""
+    """Groups of systems to compare with one another, ours first."""
 
     def ours(settings: BeamSettings, name: str = OURS) -> Timed:
         def decode(sources: Sequence[Ids]) -> list[Ids]:
@@ -198,13 +185,15 @@ def main() -> int:
     if not FLAGS.workdir or not FLAGS.input:
         raise UserError("--workdir and --input are needed (see --help).")
     if jax.default_backend() != "cpu":
-        raise UserError("both are compared on the CPU: set JAX_PLATFORMS=cpu.")
+        raise UserError("the comparison runs on the CPU: set JAX_PLATFORMS=cpu.")
     torch, transformers = frameworks()
     run = RunDirectory.existing(Path(FLAGS.workdir))
     config = run.load_config()
     if config.model.family != "encoder_decoder":
-        raise UserError(f"--workdir={FLAGS.workdir}: is no encoder-decoder (model.family={config.model.family}).")
-    lines = read_lines(FLAGS.input, FLAGS.sentences)
+        raise UserError(f"--workdir={FLAGS.workdir}: is not an encoder-decoder (model.family={config.model.family}).")
+    lines = read_lines(FLAGS.input, "input")[: FLAGS.sentences or None]
+    if not lines:
+        raise UserError(f"--input={FLAGS.input}: is empty.")
     tokenizers = load_tokenizers(config, run.root)
     tokenizer, source_tokenizer = tokenizers.target, tokenizers.source
     vocabulary = vocabulary_of(tokenizer)
@@ -226,7 +215,7 @@ def main() -> int:
     figures = []
     for ways in ways_to_decode(model, params, peer, vocabulary, greedy, FLAGS.num_beams, batch_size):
         measure(ways, sources, batch_size, FLAGS.repetitions)
-        figures += [way.figures(ways[0]) for way in ways]
+        figures += [way.metrics(ways[0]) for way in ways]
     print_table(figures, len(sources))
     print(f"Logits differ by at most {difference:.1e}; PyTorch with {torch.get_num_threads()} threads.")
     if FLAGS.output:

@@ -1,6 +1,6 @@
-"""The PyTorch model of Hugging Face's `transformers` that computes what an encoder-decoder of ours computes.
+"""The PyTorch model of Hugging Face's `transformers` that computes the same function as an encoder-decoder of ours.
 
-It has our very weights: `MarianMTModel` for norms after the residual sums (Vaswani 2017), and
+It has our weights: `MarianMTModel` for norms after the residual sums (Vaswani 2017), and
 `PegasusForConditionalGeneration` for norms before them.
 """
 
@@ -15,11 +15,12 @@ import numpy as np
 from benchmarks.renamed import ACTIVATIONS, Weights, encoder_decoder_sizes, numbered_layers
 from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
-from lm.decoding.inputs import Vocabulary, choosable
+from lm.decoding.inputs import pad_rows
+from lm.decoding.vocabulary import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models.parameters import unstack_layers
 
-# What both classes can only be; the sizes and the place of the norms are free.
+# Settings that both classes fix; the sizes and the position of the norms are free.
 FIXED = {
     "family": "encoder_decoder",
     "positions": "sinusoidal",
@@ -35,14 +36,14 @@ FIXED = {
     "window": 0,
     "dtype": "float32",
 }
-# Our name of a part -> theirs.
+# Our name of a module -> theirs.
 NORMS = {
     "attention_norm": "self_attn_layer_norm",
     "cross_attention_norm": "encoder_attn_layer_norm",
     "mlp_norm": "final_layer_norm",
 }
 ATTENTIONS = {"attention": "self_attn", "cross_attention": "encoder_attn"}
-PRODUCTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
+ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
 MLP = {"up": "fc1", "down": "fc2"}
 
 
@@ -61,7 +62,7 @@ def frameworks() -> tuple[ModuleType, ModuleType]:
 
 
 def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabulary, longest_source: int) -> Any:
-    """Their model with our weights, float32, in evaluation mode. Raises UserError for a shape that it cannot have."""
+    """Their model with our weights, float32, in evaluation mode. Raises UserError for a config that it cannot have."""
     torch, transformers = frameworks()
     wrong = [f"{name}={getattr(config, name)!r}" for name, value in FIXED.items() if getattr(config, name) != value]
     if config.num_kv_heads != config.num_heads or config.head_dim * config.num_heads != config.d_model:
@@ -89,7 +90,7 @@ def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabula
 
 
 def peer_weights(params: dict[str, Any]) -> Weights:
-    """Our parameters under the names that Marian, Pegasus and BART share: all but what BART has of its own."""
+    """Our parameters under the names that Marian, Pegasus and BART share."""
     params = unstack_layers(params)
     embedding_VD = np.asarray(params["token_embedding"]["embedding"])
     weights = Weights({"model.shared.weight": embedding_VD, "lm_head.weight": embedding_VD})
@@ -99,32 +100,27 @@ def peer_weights(params: dict[str, Any]) -> Weights:
             weights.norm(f"model.{tower}.layer_norm", params[tower]["final_norm"])
         for n, layer in numbered_layers(params[tower]):
             prefix = f"model.{tower}.layers.{n}"
-            weights.products(prefix, layer["mlp"], MLP)
+            weights.linears(prefix, layer["mlp"], MLP)
             for ours, theirs in NORMS.items():
                 if ours in layer:
                     weights.norm(f"{prefix}.{theirs}", layer[ours])
             for ours, theirs in ATTENTIONS.items():
                 if ours in layer:
-                    weights.products(f"{prefix}.{theirs}", layer[ours], PRODUCTS)
+                    weights.linears(f"{prefix}.{theirs}", layer[ours], ATTENTION)
     return weights
 
 
 def pad(sources: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
     """int64 (B, L) tokens and their mask, padded to the longest."""
     torch, _ = frameworks()
-    length = max(len(source) for source in sources)
-    tokens_BL = torch.full((len(sources), length), pad_id)
-    mask_BL = torch.zeros((len(sources), length), dtype=torch.int64)
-    for row, source in enumerate(sources):
-        tokens_BL[row, : len(source)] = torch.tensor(source)
-        mask_BL[row, : len(source)] = 1
-    return tokens_BL, mask_BL
+    tokens_BL, mask_BL = pad_rows(sources, (len(sources), max(map(len, sources))), pad_id)
+    return torch.tensor(tokens_BL, dtype=torch.int64), torch.tensor(mask_BL, dtype=torch.int64)
 
 
 def peer_logits(
     peer: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], vocabulary: Vocabulary
 ) -> np.ndarray:
-    """float32 (B, L, V) of targets that begin with bos and are all of one length."""
+    """float32 (B, L, V); targets start with bos and have equal lengths."""
     torch, _ = frameworks()
     tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)
     with torch.inference_mode():
@@ -138,7 +134,7 @@ def peer_search(
     vocabulary: Vocabulary,
     early_stopping: bool | str = False,
 ) -> list[list[int]]:
-    """New tokens of each source, end token included, by `generate`, with the tokens that we never choose suppressed."""
+    """New tokens of each source, end token included, by `generate`, without the tokens that we never choose."""
     torch, _ = frameworks()
     assert settings.penalty == "power" and settings.num_hypotheses == 1 and not settings.no_repeat_ngram
     tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)
@@ -153,8 +149,5 @@ def peer_search(
             suppress_tokens=np.flatnonzero(~np.asarray(choosable(vocabulary, peer.config.vocab_size))).tolist(),
             **(beams if settings.num_beams > 1 else {}),
         )
-    return [up_to_end(row[1:], vocabulary.eos_id) for row in made_BT.tolist()]  # without bos
-
-
-def up_to_end(tokens: list[int], eos_id: int) -> list[int]:
-    return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
+    rows, eos_id = [row[1:] for row in made_BT.tolist()], vocabulary.eos_id  # without bos
+    return [row[: row.index(eos_id) + 1] if eos_id in row else row for row in rows]

@@ -1,15 +1,15 @@
-"""That our models compute what the published ones compute: logits beside those of Hugging Face's `transformers`.
+"""Compares the logits of our models with those of the published ones in Hugging Face's `transformers`.
 
     pip install -r requirements-benchmarks.txt
     python -m benchmarks.parity [--write]
 
-Of each family a tiny model, a preset with other sizes, gets random weights, norms and biases included, and reads rows
-of different lengths: prints the largest difference of any logit, float32 on the CPU, and ends with status 1 if one is
-above the tolerance. T5's buckets of distance have to be the very same. The published ModernBERT has no norm before its
-first attention: to be compared with ours, which has one, it is given a LayerNorm there, with random weights too.
+A tiny model of each family, a preset with other sizes, gets random weights, norms and biases included, and reads rows
+of different lengths. The largest difference of any logit is printed, in float32 on the CPU; the exit status is 1 if one
+is above the tolerance. T5's buckets of distances must be equal. The published ModernBERT has no norm before its first
+attention, but ours has; for the comparison a LayerNorm with random weights is added to it.
 
-With --write it stores what the published code gives at some places of each row in tests/golden/parity_*.json, where
-tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`, finds it.
+With --write the logits of the published code at some positions of each row are stored in tests/golden/parity_*.json,
+for tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from lm.models.presets import preset
 from lm.models.transformer.positions import distance_buckets
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
-TOLERANCE = 1e-4  # of logits of which most are between -5 and 5
+TOLERANCE = 1e-4  # of logits, most of which are between -5 and 5
 SEED = 3
 SIZES = {"vocab_size": 40, "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "d_ff": 48}
 BOTH = {**SIZES, "num_encoder_layers": 2}
-NARROW = {**BOTH, "d_model": 24}  # T5's heads need not make up the width
+NARROW = {**BOTH, "d_model": 24}  # T5's heads need not add up to the width
 ENCODER = {**SIZES, "max_length": 100}
 LENGTHS = {"source": (5, 23, 41, 70), "target": (40, 3, 26, 11), "text": (100, 7, 33, 66)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A published architecture and the preset that it is here."""
+    """A published architecture and our preset of it."""
 
     kind: str  # of benchmarks.published_models
     preset: str
@@ -71,25 +71,25 @@ CASES = {
     "bert": Case("bert", "bert_base", ENCODER, MaskedTokens()),
     "bert_pairs": Case("bert", "bert_base", ENCODER, MaskedTokens(next_sentence=True)),
     "roberta": Case("roberta", "roberta_base", ENCODER, MaskedTokens()),
-    # Layers 0 and 3 see all, 1 and 2 eight tokens on either side.
+    # Layers 0 and 3 attend to all tokens, 1 and 2 to eight on either side.
     "modernbert": Case("modernbert", "modernbert_base", {**ENCODER, "num_layers": 4, "window": 9}, MaskedTokens()),
 }
-# (bidirectional, num_buckets, max_distance): T5's own two, and others of which some have boundaries on whole numbers.
+# (bidirectional, num_buckets, max_distance): T5's own two and others, some with boundaries on whole numbers.
 BUCKETS = [
     (both, *sizes)
     for both in (False, True)
     for sizes in ((32, 128), (16, 64), (64, 256), (8, 20), (48, 100), (30, 127), (32, 1024))
 ]
-DISTANCES = np.arange(-300, 301)  # place of the key less that of the query
+DISTANCES = np.arange(-300, 301)  # position of the key minus that of the query
 
 
 def drawn_weights(case: Case) -> dict[str, Any]:
-    """Parameters of the unrolled model of a case, the same on every machine and with every version of NumPy.
+    """Random parameters of the unrolled model, equal on every machine and with every version of NumPy.
 
-    Each array has its own stream, of SEED and its path (`decoder/layer_0/mlp/up/kernel`): the sum of SEED and CRC-32
-    seeds NumPy's legacy RandomState, whose normal numbers are frozen. Products have deviation 1.5 / sqrt(inputs), so
-    that attention is neither even nor all on one key (and queries less where scores are not divided); embeddings 1,
-    but 0.3 where they are scaled or the output too; norms' scales 1 +- 0.3, biases 0.3.
+    Each array has its own stream: NumPy's legacy RandomState, whose normal numbers are frozen, seeded with the sum of
+    SEED and the CRC-32 of the path (`decoder/layer_0/mlp/up/kernel`). Standard deviations: linear layers 1.5 /
+    sqrt(inputs), so that attention is neither uniform nor on a single key (queries less if scores are not scaled);
+    embeddings 1, or 0.3 if they are scaled or also the output layer; biases 0.3; scales of norms are 1 +- 0.3.
     """
     config, model = case.config, build_model(case.config, case.head)
     shapes = jax.eval_shape(lambda: nn.unbox(model.initial_params(jax.random.key(0))))
@@ -115,14 +115,14 @@ def drawn_weights(case: Case) -> dict[str, Any]:
 
 
 def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens, 0 after the end of a row, and segments: 1 for tokens; int32 (rows, longest) each."""
+    """(tokens, segments), int32 (rows, longest) each: random tokens, and 0 in both after the end of a row."""
     tokens_BL = np.random.RandomState(seed).randint(4, vocab_size, (len(lengths), max(lengths)))
     segments_BL = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
     return (tokens_BL * segments_BL).astype(np.int32), segments_BL.astype(np.int32)
 
 
 def drawn_batch(config: ModelConfig) -> Batch:
-    """A row for each length in LENGTHS; of an encoder-decoder on both sides. A third of a row is of the first type."""
+    """One row per length in LENGTHS, on both sides of an encoder-decoder. A third of each row has the first type."""
 
     def positions(segments_BL: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.arange(segments_BL.shape[1], dtype=np.int32), segments_BL.shape) * segments_BL
@@ -148,7 +148,7 @@ def drawn_batch(config: ModelConfig) -> Batch:
 
 
 def our_logits(case: Case) -> np.ndarray:
-    """float32 (B, L, V) of the drawn batch with the drawn weights; of next sentences (B, 1, 2), at the first token."""
+    """float32 (B, L, V), or of next sentences (B, 1, 2), at the first token: logits of the random batch and weights."""
     model = build_model(case.config, case.head, platform="cpu")
     output = jax.jit(lambda params, batch: model.apply({"params": params}, batch))(
         drawn_weights(case), drawn_batch(case.config)
@@ -157,7 +157,7 @@ def our_logits(case: Case) -> np.ndarray:
 
 
 def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """As `lm.models.transformer.positions.RelativeBias` looks them up."""
+    """Buckets as `lm.models.transformer.positions.RelativeBias` looks them up."""
     one_sided = num_buckets // 2 if bidirectional else num_buckets
     behind = np.abs(distances) if bidirectional else np.maximum(-distances, 0)
     buckets = distance_buckets(one_sided, max_distance)[np.minimum(behind, max_distance)]
@@ -165,13 +165,10 @@ def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, ma
 
 
 def golden_places(case: Case) -> list[list[int]]:
-    """[row, place]: the first, the middle and the last token of each row; of next sentences the first."""
+    """[row, position] of the first, middle and last token of each row; for next sentences only of the first."""
     ends = [int(length) for length in drawn_batch(case.config).segments.sum(axis=1)]
-    return [
-        [row, place]
-        for row, end in enumerate(ends)
-        for place in (0, end // 2, end - 1)[: 1 if case.next_sentence else 3]
-    ]
+    count = 1 if case.next_sentence else 3
+    return [[row, index] for row, end in enumerate(ends) for index in (0, end // 2, end - 1)[:count]]
 
 
 def golden_path(name: str) -> Path:
@@ -179,7 +176,7 @@ def golden_path(name: str) -> Path:
 
 
 def compare(name: str, write: bool) -> float:
-    """The largest difference of a case; its golden file, if asked for."""
+    """Returns the largest difference of a case; writes its golden file if `write`."""
     from benchmarks.huggingface_peer import frameworks
     from benchmarks.published_models import build_published, published_logits
 
@@ -190,25 +187,26 @@ def compare(name: str, write: bool) -> float:
     real_BL = batch.segments[:, : theirs_BLV.shape[1]] > 0
     theirs, ours = theirs_BLV[real_BL], our_logits(case)[real_BL]
     difference = float(np.abs(theirs - ours).max())
-    print(f"{name:10} {difference:.1e} of logits with deviation {theirs.std():.2f}, largest {np.abs(theirs).max():.1f}")
+    deviation, largest = theirs.std(), np.abs(theirs).max()
+    print(f"{name:10} {difference:.1e} of logits with standard deviation {deviation:.2f}, largest {largest:.1f}")
     if write:
         torch, transformers = frameworks()
         places = golden_places(case)
-        logits = [[round(float(logit), 6) for logit in theirs_BLV[row, place]] for row, place in places]
+        logits = [[round(float(logit), 6) for logit in theirs_BLV[row, index]] for row, index in places]
         made_by = f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
         store(name, {"made_by": made_by, "model": type(peer).__name__, "places": places, "logits": logits})
     return difference
 
 
 def compare_buckets(write: bool) -> bool:
-    """Whether all are the same; their golden file, if asked for."""
+    """Returns whether all buckets are equal; writes their golden file if `write`."""
     from benchmarks.published_models import published_buckets
 
     found = {setting: published_buckets(DISTANCES, *setting) for setting in BUCKETS}
     same = [np.array_equal(buckets, our_buckets(DISTANCES, *setting)) for setting, buckets in found.items()]
     print(f"buckets    equal in {sum(same)} of {len(same)} settings, distances {DISTANCES[0]} to {DISTANCES[-1]}")
     if write:
-        # By where a new bucket begins: [first distance, bucket].
+        # Stored as the beginnings of the buckets: [first distance, bucket].
         runs = {
             setting: [
                 [int(DISTANCES[i]), int(buckets[i])]
@@ -222,7 +220,7 @@ def compare_buckets(write: bool) -> bool:
 
 
 def store(name: str, content: dict[str, Any]) -> None:
-    """One line for each element of a list, so that a change can be read."""
+    """Writes a golden file with one line per element of a list, so that changes are readable."""
     lines = []
     for key, value in content.items():
         if isinstance(value, list):
@@ -235,7 +233,7 @@ def store(name: str, content: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="store what the published code gives in tests/golden")
+    parser.add_argument("--write", action="store_true", help="store the logits of the published code in tests/golden")
     write = parser.parse_args().write
     jax.config.update("jax_default_matmul_precision", "highest")
     differences = [compare(name, write) for name in CASES]

@@ -1,4 +1,4 @@
-"""Hugging Face's BERT, RoBERTa and ModernBERT with weights of ours: the same function under other names."""
+"""Hugging Face's BERT, RoBERTa and ModernBERT with our weights: the same functions under other names."""
 
 from __future__ import annotations
 
@@ -9,40 +9,45 @@ import numpy as np
 from benchmarks.renamed import Weights, joined, numbered_layers, single_stack_sizes
 from lm.config import ModelConfig
 
-PADDING = 1  # RoBERTa counts its positions from PADDING + 1; to the others it is a token like any other
-PRODUCTS = {"query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value"}
+PADDING = 1  # RoBERTa counts positions from PADDING + 1; for the others it is an ordinary token
+ATTENTION = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "out": "attention.output.dense",
+}
 
 
 def published_bert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """BertForMaskedLM, or BertForPreTraining where next sentences are told too."""
+    """BertForMaskedLM, or BertForPreTraining if the model predicts next sentences too."""
     theirs = transformers.BertConfig(**_bert_settings(config), type_vocab_size=config.token_types)
     model = (transformers.BertForPreTraining if "next_sentence" in params else transformers.BertForMaskedLM)(theirs)
     weights = _bert_weights("bert", params)
     weights["bert.embeddings.position_embeddings.weight"] = params["position_embedding"]["embedding"]
     weights["bert.embeddings.token_type_embeddings.weight"] = params["type_embedding"]["embedding"]
-    weights.product("cls.predictions.transform.dense", params["head_product"])
+    weights.linear("cls.predictions.transform.dense", params["head_product"])
     weights.norm("cls.predictions.transform.LayerNorm", params["head_norm"])
     weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"] = params["output_bias"]["bias"]
     weights["cls.predictions.decoder.weight"] = params["token_embedding"]["embedding"]
     if "next_sentence" in params:
-        weights.product("bert.pooler.dense", params["pooler"])
-        weights.product("cls.seq_relationship", params["next_sentence"])
+        weights.linear("bert.pooler.dense", params["pooler"])
+        weights.linear("cls.seq_relationship", params["next_sentence"])
     return model, weights
 
 
 def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """Its two unused positions and its one type, which ours does not have, change nothing: see below."""
+    """RobertaForMaskedLM. Its two unused positions and its single type, which ours lacks, do not change the logits."""
     settings = {**_bert_settings(config), "max_position_embeddings": config.max_length + PADDING + 1}
     model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**settings, type_vocab_size=1))
     weights = _bert_weights("roberta", params)
-    # Ours is the sum of a position and the type: so theirs is any type, and our positions less that.
+    # A position of ours is the sum of a position and the type of theirs, so the type is arbitrary.
     table = np.asarray(params["position_embedding"]["embedding"])
     type_1D = np.random.RandomState(0).standard_normal((1, config.d_model)).astype(np.float32)
-    # What is in the row before that of padding must not matter.
+    # The row before that of padding must have no influence.
     unused = np.concatenate([np.full((PADDING, config.d_model), np.nan, np.float32), np.zeros_like(type_1D)])
     weights["roberta.embeddings.position_embeddings.weight"] = np.concatenate([unused, table - type_1D])
     weights["roberta.embeddings.token_type_embeddings.weight"] = type_1D
-    weights.product("lm_head.dense", params["head_product"])
+    weights.linear("lm_head.dense", params["head_product"])
     weights.norm("lm_head.layer_norm", params["head_norm"])
     weights["lm_head.bias"] = weights["lm_head.decoder.bias"] = params["output_bias"]["bias"]
     weights["lm_head.decoder.weight"] = params["token_embedding"]["embedding"]
@@ -50,7 +55,7 @@ def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, 
 
 
 def published_modernbert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """Theirs has no norm before the first attention: it is given one, with our weights, to compute what ours does."""
+    """ModernBertForMaskedLM, with a norm before the first attention, which only ours has, added to it."""
     from torch import nn
 
     rotary = {
@@ -63,7 +68,7 @@ def published_modernbert(transformers: Any, config: ModelConfig, params: dict[st
             norm_eps=config.norm_epsilon,
             rope_parameters=rotary,
             global_attn_every_n_layers=config.global_every,
-            local_attention=2 * (config.window - 1),  # theirs counts both sides, ours one and the token itself
+            local_attention=2 * (config.window - 1),  # theirs counts both sides, ours one side and the token itself
             pad_token_id=PADDING,
             bos_token_id=None,
             eos_token_id=None,
@@ -80,11 +85,11 @@ def published_modernbert(transformers: Any, config: ModelConfig, params: dict[st
         prefix = f"model.layers.{n}"
         weights.norm(f"{prefix}.attn_norm", layer["attention_norm"])
         weights.norm(f"{prefix}.mlp_norm", layer["mlp_norm"])
-        weights.product(f"{prefix}.attn.Wqkv", joined(layer["attention"], "query", "key", "value"))
-        weights.product(f"{prefix}.attn.Wo", layer["attention"]["out"], inputs=2)
-        weights.product(f"{prefix}.mlp.Wi", joined(layer["mlp"], "gate", "up"))
-        weights.product(f"{prefix}.mlp.Wo", layer["mlp"]["down"])
-    weights.product("head.dense", params["head_product"])
+        weights.linear(f"{prefix}.attn.Wqkv", joined(layer["attention"], "query", "key", "value"))
+        weights.linears(f"{prefix}.attn", layer["attention"], {"out": "Wo"})
+        weights.linear(f"{prefix}.mlp.Wi", joined(layer["mlp"], "gate", "up"))
+        weights.linear(f"{prefix}.mlp.Wo", layer["mlp"]["down"])
+    weights.linear("head.dense", params["head_product"])
     weights.norm("head.norm", params["head_norm"])
     weights["decoder.bias"] = params["output_bias"]["bias"]
     return model, weights
@@ -102,13 +107,13 @@ def _bert_settings(config: ModelConfig) -> dict[str, Any]:
 
 
 def _bert_weights(name: str, params: dict[str, Any]) -> Weights:
-    """All but positions, types and heads; `name` is that of the body."""
+    """Everything except positions, types and heads; `name` is the name of the body."""
     weights = Weights({f"{name}.embeddings.word_embeddings.weight": params["token_embedding"]["embedding"]})
     weights.norm(f"{name}.embeddings.LayerNorm", params["embedding_norm"])
     for n, layer in numbered_layers(params):
         prefix = f"{name}.encoder.layer.{n}"
-        weights.products(prefix, layer["attention"], {**PRODUCTS, "out": "attention.output.dense"})
+        weights.linears(prefix, layer["attention"], ATTENTION)
         weights.norm(f"{prefix}.attention.output.LayerNorm", layer["attention_norm"])
-        weights.products(prefix, layer["mlp"], {"up": "intermediate.dense", "down": "output.dense"})
+        weights.linears(prefix, layer["mlp"], {"up": "intermediate.dense", "down": "output.dense"})
         weights.norm(f"{prefix}.output.LayerNorm", layer["mlp_norm"])
     return weights

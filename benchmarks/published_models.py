@@ -1,4 +1,4 @@
-"""Hugging Face's T5, BART, Marian, GPT-2 and Llama (and the encoders) with weights of ours, and their logits."""
+"""Hugging Face's T5, BART, Marian, GPT-2 and Llama (and the encoders) with our weights, and their logits."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from benchmarks.renamed import (
 )
 from lm.batch import Batch
 from lm.config import ModelConfig
-from lm.decoding.inputs import Vocabulary
+from lm.decoding.vocabulary import Vocabulary
 from lm.models.layers import ACTIVATIONS as OUR_ACTIVATIONS
 
-# Ids that a model of theirs wants to know; none of them changes a logit.
+# Ids that their models require; none of them changes a logit.
 VOCABULARY = Vocabulary(size=4, bos_id=2, eos_id=1, pad_id=0)
 SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id, "eos_token_id": VOCABULARY.eos_id}
 
 
 def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> Any:
-    """The PyTorch model of a kind ("marian" or one of MAKERS) with our unrolled layers' weights."""
+    """The PyTorch model of a kind, "marian" or one of MAKERS, with the weights of our unrolled layers."""
     if kind == "marian":
         return build_peer(config, params, VOCABULARY, config.max_length)
     torch, transformers = frameworks()
     model, weights = MAKERS[kind](transformers, config, params)
-    if not config.tie_embeddings:  # T5 ties the two whatever the config says
+    if not config.tie_embeddings:  # T5 ties the two in any case
         model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.d_model))
-        weights.product("lm_head", params["output"])
+        weights.linear("lm_head", params["output"])
     missing, unknown = model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
     tied = ("lm_head.weight", "embed_tokens.weight", "final_logits_bias")
     assert not unknown and all(name.endswith(tied) for name in missing), (missing, unknown)
@@ -42,7 +42,7 @@ def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> A
 
 
 def published_logits(model: Any, batch: Batch) -> np.ndarray:
-    """float32 (B, L, V); of a model that tells next sentences its scores for them, (B, 1, 2)."""
+    """float32 (B, L, V); for a model that predicts next sentences, the logits of those, (B, 1, 2)."""
     torch, _ = frameworks()
     read = batch if batch.source is None else batch.source
     real_BL = read.segments > 0
@@ -52,18 +52,18 @@ def published_logits(model: Any, batch: Batch) -> np.ndarray:
     if batch.types is not None:
         inputs["token_type_ids"] = batch.types
     with torch.inference_mode():
-        given = model(**{name: torch.tensor(value, dtype=torch.int64) for name, value in inputs.items()})
-    pairs = "seq_relationship_logits" in given
-    return (given.seq_relationship_logits[:, None] if pairs else given.logits).numpy()
+        output = model(**{name: torch.tensor(value, dtype=torch.int64) for name, value in inputs.items()})
+    pairs = "seq_relationship_logits" in output
+    return (output.seq_relationship_logits[:, None] if pairs else output.logits).numpy()
 
 
 def published_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """T5's bucket of each distance (key's place less the query's)."""
+    """T5's bucket of each distance (position of the key minus that of the query)."""
     torch, _ = frameworks()
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    there = T5Attention._relative_position_bucket(torch.tensor(distances), bidirectional, num_buckets, max_distance)
-    return there.numpy()
+    tensor = torch.tensor(distances)
+    return T5Attention._relative_position_bucket(tensor, bidirectional, num_buckets, max_distance).numpy()
 
 
 def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
@@ -93,11 +93,11 @@ def _t5(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple
         bias = f"{tower}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         weights[bias] = params[tower]["relative_bias"]["embedding"]
         for n, layer in numbered_layers(params[tower]):
-            for place, part in enumerate(part for part in parts if part in layer):
-                prefix = f"{tower}.block.{n}.layer.{place}"
+            for number, part in enumerate(part for part in parts if part in layer):
+                prefix = f"{tower}.block.{n}.layer.{number}"
                 weights.norm(f"{prefix}.layer_norm", layer[f"{part}_norm"])
                 names = mlp if part == "mlp" else {"query": "q", "key": "k", "value": "v", "out": "o"}
-                weights.products(f"{prefix}.{parts[part]}", layer[part], names)
+                weights.linears(f"{prefix}.{parts[part]}", layer[part], names)
     return model, weights
 
 
@@ -114,7 +114,7 @@ def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
     weights = peer_weights(params)
     for tower in ("encoder", "decoder"):
         table = np.asarray(params[tower]["position_embedding"]["embedding"])
-        # Two rows stand before that of position 0. What is in them must not matter.
+        # Two rows precede that of position 0. They must have no influence.
         weights[f"model.{tower}.embed_positions.weight"] = np.concatenate([np.full_like(table[:2], np.nan), table])
         weights.norm(f"model.{tower}.layernorm_embedding", params[tower]["embedding_norm"])
     return model, weights
@@ -145,9 +145,9 @@ def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
         prefix, attention = f"transformer.h.{n}", layer["attention"]
         weights.norm(f"{prefix}.ln_1", layer["attention_norm"])
         weights.norm(f"{prefix}.ln_2", layer["mlp_norm"])
-        weights.product(f"{prefix}.attn.c_attn", joined(attention, "query", "key", "value"))
-        weights.product(f"{prefix}.attn.c_proj", attention["out"], inputs=2)
-        weights.products(prefix, layer["mlp"], {"up": "mlp.c_fc", "down": "mlp.c_proj"})
+        weights.linear(f"{prefix}.attn.c_attn", joined(attention, "query", "key", "value"))
+        weights.linears(prefix, attention, {"out": "attn.c_proj"})
+        weights.linears(prefix, layer["mlp"], {"up": "mlp.c_fc", "down": "mlp.c_proj"})
     for name, weight in weights.items():
         if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
             weights[name] = weight.T  # (in, out) there too
@@ -172,10 +172,9 @@ def _llama(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tu
         prefix = f"model.layers.{n}"
         weights.norm(f"{prefix}.input_layernorm", layer["attention_norm"])
         weights.norm(f"{prefix}.post_attention_layernorm", layer["mlp_norm"])
-        names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
-        weights.products(f"{prefix}.self_attn", layer["attention"], names)
-        names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
-        weights.products(f"{prefix}.mlp", layer["mlp"], names)
+        attention = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
+        weights.linears(f"{prefix}.self_attn", layer["attention"], attention)
+        weights.linears(f"{prefix}.mlp", layer["mlp"], {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"})
     return model, weights
 
 

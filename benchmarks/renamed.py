@@ -1,6 +1,6 @@
-"""Sizes and weights of our models under the names that Hugging Face's models have in common.
+"""Sizes and weights of our models under the names that several of Hugging Face's models share.
 
-A product is (in, out) here, with the heads apart, and (out, in) there.
+The kernel of a linear layer is (in, out) here, with a dimension of heads of its own, and (out, in) there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
 
 
 def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
-    """Of BART, Marian and Pegasus, with the activation."""
+    """Settings of BART, Marian and Pegasus."""
     return {
         "vocab_size": config.vocab_size,
         "encoder_layers": config.num_encoder_layers,
@@ -34,7 +34,7 @@ def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
-    """Of Llama, BERT, RoBERTa and ModernBERT."""
+    """Settings of Llama, BERT, RoBERTa and ModernBERT."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -46,36 +46,36 @@ def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 class Weights(dict[str, np.ndarray]):
-    """Arrays by their names there. A part of ours without a bias gives none."""
+    """Arrays by their names there; without a bias for a module that has none here."""
 
-    def norm(self, name: str, part: Mapping[str, Any]) -> None:
-        self._add(name, np.asarray(part["scale"]), part)
+    def norm(self, name: str, params: Mapping[str, Any]) -> None:
+        self._add(name, np.asarray(params["scale"]), params)
 
-    def product(self, name: str, part: Mapping[str, Any], inputs: int = 1) -> None:
-        """A product with so many dimensions of inputs."""
-        kernel = np.asarray(part["kernel"])
-        self._add(name, kernel.reshape(math.prod(kernel.shape[:inputs]), -1).T, part)
+    def linear(self, name: str, params: Mapping[str, Any], input_dims: int = 1) -> None:
+        """Adds a linear layer; the first `input_dims` dimensions of its kernel are inputs."""
+        kernel = np.asarray(params["kernel"])
+        self._add(name, kernel.reshape(math.prod(kernel.shape[:input_dims]), -1).T, params)
 
-    def products(self, prefix: str, parts: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Those of an attention or an MLP: `names` says what each of ours is called there, after the prefix."""
+    def linears(self, prefix: str, params: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        """Adds the linear layers of an attention or an MLP; `names` maps our names to theirs after the prefix."""
         for ours, theirs in names.items():
-            self.product(f"{prefix}.{theirs}", parts[ours], 2 if ours == "out" else 1)
+            self.linear(f"{prefix}.{theirs}", params[ours], 2 if ours == "out" else 1)
 
-    def _add(self, name: str, weight: np.ndarray, part: Mapping[str, Any]) -> None:
+    def _add(self, name: str, weight: np.ndarray, params: Mapping[str, Any]) -> None:
         self[f"{name}.weight"] = weight
-        if "bias" in part:
-            self[f"{name}.bias"] = np.asarray(part["bias"]).reshape(-1)
+        if "bias" in params:
+            self[f"{name}.bias"] = np.asarray(params["bias"]).reshape(-1)
 
 
-def joined(parts: Mapping[str, Any], *names: str) -> dict[str, np.ndarray]:
-    """Several products of one input as a single one: their outputs one after the other."""
-    whole = {"kernel": np.concatenate([parts[name]["kernel"] for name in names], axis=1)}
-    if "bias" in parts[names[0]]:
-        whole["bias"] = np.concatenate([parts[name]["bias"] for name in names])
+def joined(params: Mapping[str, Any], *names: str) -> dict[str, np.ndarray]:
+    """Several linear layers of one input as a single one, with their outputs concatenated."""
+    whole = {"kernel": np.concatenate([params[name]["kernel"] for name in names], axis=1)}
+    if "bias" in params[names[0]]:
+        whole["bias"] = np.concatenate([params[name]["bias"] for name in names])
     return whole
 
 
 def numbered_layers(tower: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """The blocks of an unrolled stack, each with its number."""
+    """(number, parameters) of each block of an unrolled stack."""
     names = [name for name in tower if name.startswith(LAYER_PREFIX)]
     return [(int(name.removeprefix(LAYER_PREFIX)), tower[name]) for name in names]

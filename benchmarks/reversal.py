@@ -1,10 +1,10 @@
-"""A task that any sequence-to-sequence model must solve: words in reverse order.
+"""Trains a sequence-to-sequence model on a task that any of them must solve: words in reverse order.
 
     python -m benchmarks.reversal --output=results/reversal.json
 
 Writes 20,000 random lines of 3 to 8 words into a temporary directory, trains a small encoder-decoder on them with
-train.py's own loop and prints the exact match over 1,000 other lines (short ones may occur in both; it says how
-many do not). Below 99 % something is broken. A minute on two CPU cores.
+the loop of train.py and prints the exact match over 1,000 other lines, and the number of these that do not occur in the
+training text (short ones may). Below 99 % something is broken. Takes a minute on two CPU cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.record import surroundings, write_record
 from lm.config import Config, defaults, source
 from lm.training.loop import train
 
-OUTPUT = flags.DEFINE_string("output", "", "Write what was measured to this JSON file.")
+OUTPUT = flags.DEFINE_string("output", "", "JSON file to write the record to.")
 WORDS = "amber birch cedar delta ember flint grove heath inlet jetty knoll lotus".split()
 
 

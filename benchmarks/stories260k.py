@@ -1,10 +1,10 @@
-"""A model of others, to the word: llama2.c's stories260K in this code.
+"""Runs a published model in this code: llama2.c's stories260K.
 
     python -m benchmarks.stories260k [--data=DIRECTORY]
 
-Reads the weights and the 512 pieces (both in llama2.c's formats), writes the story that greedy decoding
-begins from nothing, and the loss on five TinyStories. The directory holds `stories260k` and
-`tinystories_sample`; without --data it is $LM_SHARED_DATA, or else ../shared/data.
+Reads the weights and the 512 pieces, both in llama2.c's formats, and prints the story that greedy decoding generates
+from the begin token, and the loss on five TinyStories. The directory contains `stories260k` and `tinystories_sample`;
+without --data it is $LM_SHARED_DATA, or else ../shared/data.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import numpy as np
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
 from lm.data.packing.windows import Windows, next_token_batch
-from lm.decoding.loop import Vocabulary, generate
+from lm.decoding.loop import generate
 from lm.decoding.sampling import Sampling, row_keys
+from lm.decoding.vocabulary import Vocabulary
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.objectives import cross_entropy
@@ -38,26 +39,26 @@ def data_directory() -> Path:
 
 
 def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """Config and parameters of a llama2.c checkpoint, version 0.
+    """Returns config and parameters of a llama2.c checkpoint, version 0.
 
-    The file: seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len), then
-    float32 arrays, row-major: token embedding; of all layers each: attention norm, wq, wk, wv, wo, MLP norm,
-    w1 (gate), w2 (down), w3 (up); final norm; tables of the rotary angles, which we compute. A matrix is
-    stored (out, in) and is (in, out) here, with heads apart from the size of a head. A negative
-    vocab_size would tell of a separate output matrix; the output here is the embedding.
+    The file has seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len), then row-major
+    float32 arrays: token embedding; for all layers at once attention norm, wq, wk, wv, wo, MLP norm, w1 (gate),
+    w2 (down), w3 (up); final norm; tables of the rotary angles, which we compute. A matrix is (out, in) there and
+    (in, out) here, with a dimension of heads of its own. A negative vocab_size would mean a separate output matrix;
+    here the output matrix is the embedding.
     """
     content = path.read_bytes()
     D, F, N, H, G, V, max_length = struct.unpack("<7i", content[:28])
-    assert V > 0, "a checkpoint with its own output matrix is not read here"
+    assert V > 0, "a separate output matrix is not supported"
     K = D // H
     arrays = np.frombuffer(content, "<f4", offset=28)
-    place = 0
+    read = 0
 
     def take(*shape: int) -> np.ndarray:
-        nonlocal place
+        nonlocal read
         size = int(np.prod(shape))
-        place += size
-        return arrays[place - size : place].reshape(shape)
+        read += size
+        return arrays[read - size : read].reshape(shape)
 
     def matrices(outputs: int, inputs: int, *shape: int) -> np.ndarray:
         return take(N, outputs, inputs).swapaxes(1, 2).reshape(N, *shape)
@@ -77,7 +78,7 @@ def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
         "up": {"kernel": matrices(F, D, D, F)},
     }
     final_norm = take(D)
-    assert arrays.size - place == max_length * K, "what is left are the two tables of angles"
+    assert arrays.size - read == max_length * K, "the two tables of angles remain"
     config = ModelConfig(
         vocab_size=V,
         num_layers=N,
@@ -106,35 +107,35 @@ def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 class Pieces:
-    """The vocabulary of `tok512.bin`: int32 longest length, then of each piece a float32 score, int32 length, bytes."""
+    """The vocabulary of `tok512.bin`: int32 longest length, then for each piece float32 score, int32 length, bytes."""
 
     def __init__(self, path: Path, size: int) -> None:
-        content, place = path.read_bytes(), 4
+        content, offset = path.read_bytes(), 4
         self.pieces: list[bytes] = []
         self.scores: list[float] = []
         for _ in range(size):
-            score, length = struct.unpack_from("<fi", content, place)
-            place += 8 + length
-            self.pieces.append(content[place - length : place])
+            score, length = struct.unpack_from("<fi", content, offset)
+            offset += 8 + length
+            self.pieces.append(content[offset - length : offset])
             self.scores.append(score)
         self.ids = {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
     def encode(self, text: str) -> list[int]:
-        """BEGIN, then a space and the characters (or their bytes), merged in pairs: the best score, leftmost, first."""
+        """BEGIN, then a space and the characters (or their bytes), merged in pairs: best score first, then leftmost."""
         tokens: list[int] = []
         for character in " " + text if text else "":
             piece = character.encode()
             tokens += [self.ids[piece]] if piece in self.ids else [byte + FIRST_BYTE for byte in piece]
         while True:
             joined = [self.pieces[a] + self.pieces[b] for a, b in itertools.pairwise(tokens)]
-            known = [place for place, piece in enumerate(joined) if piece in self.ids]
+            known = [index for index, piece in enumerate(joined) if piece in self.ids]
             if not known:
                 return [BEGIN, *tokens]
-            best = max(known, key=lambda place: self.scores[self.ids[joined[place]]])
+            best = max(known, key=lambda index: self.scores[self.ids[joined[index]]])
             tokens[best : best + 2] = [self.ids[joined[best]]]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of the ids that follow BEGIN, whose first space is not part of it."""
+        """The text of the ids that follow BEGIN, without its first space."""
         text = b"".join(
             bytes([token - FIRST_BYTE]) if FIRST_BYTE <= token < FIRST_BYTE + 256 else self.pieces[token]
             for token in tokens
@@ -150,7 +151,7 @@ def greedy_story(model: Model, params: Any, steps: int) -> list[int]:
 
 
 def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
-    """(summed negative log-likelihood in nats, predicted tokens) of each document by itself, after its first token."""
+    """(negative log-likelihood in nats, predicted tokens) of each document, in a row of its own; sums over tokens."""
 
     @jax.jit
     def sums_of(params: Any, batch: Batch) -> cross_entropy.LossSums:
@@ -160,8 +161,8 @@ def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> lis
     for document in documents:
         tokens_1M = np.zeros((1, model.max_length + 1), np.int32)  # one length: compiled once
         tokens_1M[0, : len(document)] = document
-        places_1M = np.arange(tokens_1M.shape[1], dtype=np.int32)[None]
-        batch = next_token_batch(Windows(tokens_1M, (places_1M < len(document)).astype(np.int32), places_1M))
+        positions_1M = np.arange(tokens_1M.shape[1], dtype=np.int32)[None]
+        batch = next_token_batch(Windows(tokens_1M, (positions_1M < len(document)).astype(np.int32), positions_1M))
         sums = sums_of(params, batch)
         found.append((float(sums.nll), int(sums.weight)))
     return found

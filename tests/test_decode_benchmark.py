@@ -1,4 +1,4 @@
-"""benchmarks/decode.py: without PyTorch one clear line; with it the same logits and the same outputs."""
+"""benchmarks/decode.py: one clear line without PyTorch; with it, equal logits and outputs."""
 
 import dataclasses
 import sys
@@ -11,7 +11,7 @@ import pytest
 from benchmarks import decode, huggingface_peer
 from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
-from lm.decoding.inputs import Vocabulary
+from lm.decoding.vocabulary import Vocabulary
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.presets import preset
@@ -22,13 +22,13 @@ VOCABULARY = Vocabulary(size=38, bos_id=1, eos_id=2, pad_id=0, pad_is_special=Tr
 SOURCES = [[5, 6, 7, 8, 2], [9, 2], [2], [10, 11, 30, 31, 32, 33, 12, 2]]
 
 
-def test_without_pytorch_one_clear_line(monkeypatch):
+def test_missing_pytorch_is_reported_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r"torch is not installed.*pip install -r requirements-benchmarks\.txt"):
         huggingface_peer.frameworks()
 
 
-def test_a_decoding_is_put_together_in_the_order_of_the_sources():
+def test_outputs_of_batches_are_in_the_order_of_the_sources():
     seen = []
 
     def copy(sources):
@@ -39,13 +39,13 @@ def test_a_decoding_is_put_together_in_the_order_of_the_sources():
 
 
 @pytest.mark.parametrize(("norm_position", "scan_layers"), [("pre", True), ("post", False)])
-def test_the_peer_computes_the_same(norm_position, scan_layers):
+def test_peer_has_equal_logits_and_outputs(norm_position, scan_layers):
     pytest.importorskip("transformers")
     pytest.importorskip("torch").set_num_threads(1)
     config = dataclasses.replace(CONFIG, norm_position=norm_position, scan_layers=scan_layers)
     model = build_model(config)
     shapes = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
-    # No bias or scale is 0 or 1, so that none can be mixed up unnoticed.
+    # No bias or scale is 0 or 1, so that no confusion goes unnoticed.
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0.2, 0.4, x.shape).astype(np.float32), shapes)
     peer = huggingface_peer.build_peer(config, params, VOCABULARY, longest_source=8)
@@ -54,10 +54,10 @@ def test_the_peer_computes_the_same(norm_position, scan_layers):
     for ways in decode.ways_to_decode(model, params, peer, VOCABULARY, greedy, 3, len(SOURCES)):
         decode.measure(ways[:2], SOURCES, 4, repetitions=1)
         assert ways[0].outputs == ways[1].outputs and any(ways[0].outputs)
-        assert ways[1].figures(ways[0])["same_as_ours"] == len(SOURCES)
+        assert ways[1].metrics(ways[0])["same_as_ours"] == len(SOURCES)
 
 
-def test_a_shape_that_the_peer_cannot_have_is_refused(monkeypatch):
+def test_config_that_the_peer_cannot_have_is_rejected(monkeypatch):
     monkeypatch.setattr(huggingface_peer, "frameworks", lambda: (None, None))
     config = dataclasses.replace(CONFIG, positions="relative", num_kv_heads=1)
     with pytest.raises(UserError, match="positions='relative', heads that do not split"):

@@ -1,4 +1,4 @@
-"""How make sets up .venv (.ci/environment), with a fake interpreter that installs nothing."""
+"""The set-up of .venv by make (.ci/environment), with a fake interpreter that installs nothing."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[1] / ".ci" / "environment"
 
-# Answers the script's questions to a Python: its version, whether it can create environments, create one, install.
+# Answers all calls of the script: the version, whether it can create environments, creating one, installing.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*) echo {version} ;;

@@ -18,8 +18,8 @@ from lm.data.tokenizing.tokenizers import ByteTokenizer, build_tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import generate as generate_tokens
 from lm.decoding.sampling import Sampling, row_keys
-from lm.decoding.text import encode_prompts, sample_many, vocabulary_of
-from lm.decoding.translate import encode_sources, generate_texts, sample_texts
+from lm.decoding.text import encode_prompts, encode_sources, generate_texts, sample_many, sample_texts
+from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 from lm.runs.directory import RunDirectory

@@ -1,4 +1,4 @@
-"""Who may import whom, held by reading the imports of every file."""
+"""Which package may import which, checked by parsing the imports of every file."""
 
 import ast
 import graphlib
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_FILE = 400  # lines
 
-# A file may import from lower layers and from its own package; never upward, and of its neighbours only FRIENDS.
+# A file may import from lower layers and its own package, and from its own layer only between FRIENDS; never upward.
 LAYERS = (
     {"errors"},
     {"files"},
@@ -22,7 +22,7 @@ LAYERS = (
     {"training", "runs"},
     {"train", "eval", "generate", "compare", "aot", "merge_lora", "data.show"},
 )
-# Neighbours that may import each other; no two files do so in a circle.
+# Packages of one layer that may import each other, though no files do so in a circle.
 FRIENDS = ({"evaluation", "reporting"}, {"training", "runs"})
 COMMANDS = LAYERS[-1]
 
@@ -32,7 +32,7 @@ NETWORK = {"requests", "urllib.request", "urllib3", "http", "httpx", "aiohttp", 
 
 
 def python_files() -> dict[str, Path]:
-    """Module name -> file, for lm/ and the two commands beside it."""
+    """Module name -> file, for lm/, train.py and eval.py."""
     files = {}
     for path in [*sorted((ROOT / "lm").rglob("*.py")), ROOT / "train.py", ROOT / "eval.py"]:
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -41,7 +41,7 @@ def python_files() -> dict[str, Path]:
 
 
 def imports(tree: ast.AST, module: str, *, nested: bool = True) -> set[str]:
-    """Dotted names that are imported, "a.b.c" for `from a.b import c`; without `nested`, not those in functions."""
+    """Imported dotted names, "a.b.c" for `from a.b import c`; without `nested`, those in functions are skipped."""
     found: set[str] = set()
     stack: list[ast.AST] = [tree]
     while stack:
@@ -68,15 +68,15 @@ def graph(sources: dict[str, str]) -> dict[str, set[str]]:
     return edges
 
 
-def room(module: str) -> str:
-    """The entry of LAYERS a module belongs to: its package, or itself."""
+def package(module: str) -> str:
+    """The entry of LAYERS that a module belongs to: its package, or itself."""
     name = module.removeprefix("lm.")
     return name if name in COMMANDS else name.split(".")[0]
 
 
 def layer(module: str) -> int:
-    levels = [level for level, rooms in enumerate(LAYERS) if room(module) in rooms]
-    assert levels, f"{module} is in no layer: name it in LAYERS of tests/test_imports.py"
+    levels = [level for level, packages in enumerate(LAYERS) if package(module) in packages]
+    assert levels, f"{module} is in no layer: add it to LAYERS of tests/test_imports.py"
     return levels[0]
 
 
@@ -85,8 +85,8 @@ def forbidden(edges: dict[str, set[str]]) -> list[str]:
         f"{module} imports {other}"
         for module, others in edges.items()
         for other in others
-        if room(module) != room(other) and layer(module) <= layer(other)
-        if not any({room(module), room(other)} <= each for each in FRIENDS)
+        if package(module) != package(other) and layer(module) <= layer(other)
+        if not any({package(module), package(other)} <= each for each in FRIENDS)
     )
 
 
@@ -157,20 +157,20 @@ def test_files_are_short(sources):
         ("lm.data.packing.loader", "from lm.data.show import main", ["lm.data.packing.loader imports lm.data.show"]),
     ],
 )
-def test_the_layer_rules_see_what_breaks_them(module, source, verdict):
+def test_layer_rules_find_violations(module, source, verdict):
     known = dict.fromkeys(
         ["lm.config", "lm.models.transformer.cache", "lm.data.packing.windows", "lm.data.show", "lm.training.step"], ""
     )
     assert forbidden(graph({**known, module: source})) == verdict
 
 
-def test_a_circle_within_one_package_is_seen():
+def test_circle_within_one_package_is_found():
     sources = {"lm.data.a": "import lm.data.b", "lm.data.b": "from lm.data.c import x", "lm.data.c": "from . import a"}
     edges = graph(sources)
     assert set(circle(edges)) == {"lm.data.a", "lm.data.b", "lm.data.c"}
 
 
-def test_an_import_within_a_function_is_told_from_one_at_import():
+def test_imports_within_functions_are_distinguished():
     tree = ast.parse("try:\n    import torch\nexcept ImportError:\n    pass\ndef f():\n    import pickle")
     assert imports(tree, "m", nested=False) == {"torch"}
     assert imports(tree, "m") == {"torch", "pickle"}

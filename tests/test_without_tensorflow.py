@@ -19,7 +19,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_training_evaluation_and_generation_run_without_tensorflow_and_pytorch(tiny, launch, tmp_path):
-    """Training runs in a process of its own from the first import on, and writes nothing outside its directory."""
+    """Training runs in a new process, including its imports, and writes nothing outside its directory."""
     root = tmp_path / "run"
     elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "here")}
     for folder in elsewhere.values():

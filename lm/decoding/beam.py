@@ -1,22 +1,21 @@
-"""Beam search over an encoder-decoder, with the explicit cache, in one program of fixed shapes.
+"""Beam search over an encoder-decoder with an explicit cache, in one program of fixed shapes.
 
-A hypothesis is a sequence of at most T = max_new_tokens new tokens. It is finished by the end token or
-by its T-th token. Its log-probability is the sum of those that the model gives to its tokens, out of all
-entries of its vocabulary: what may not be chosen is left out without making the rest more probable. Its
-score is that sum divided by a penalty of its length, which counts all new tokens: a forced prefix and
-the end token too.
+A hypothesis is a sequence of at most T = max_new_tokens new tokens. It is finished by the end token or by its T-th
+token. Its log-probability is the sum of those of its tokens, normalised over the model's whole vocabulary: excluding a
+token does not make the others more probable. Its score is that sum divided by a penalty of its length, which counts all
+new tokens, including a forced prefix and the end token.
 
-Every step extends the k alive hypotheses of a row by every token and takes the 2 k most probable of all
-k V, of which at least k do not end. Those of the first k that end are finished, and compete by score with
-what is finished already; the first k that do not end stay alive. Of equals the first wins: what was
-finished earlier, else the better hypothesis so far, else the lower token. With one beam a step takes one
-token only, the most probable, and the row ends with it: greedy decoding.
+Each step extends the k alive hypotheses of a row by every token and takes the 2 k most probable of all k V, of which at
+least k do not end. Those of the first k that end are finished, and compete by score with the hypotheses finished
+earlier; the first k that do not end stay alive. Ties go to what was finished earlier, else to the better hypothesis so
+far, else to the lower token. With one beam a step takes only the most probable token, and the row ends if that is the
+end token: greedy decoding.
 
-A row ends when no alive hypothesis can get a better score than the worst kept finished one, however
-probable its further tokens are; so its outputs are those of a search that runs to the end. Only
-`num_hypotheses` finished ones are kept, for others would not be given out. With a penalty that favours long
-outputs that takes most of the T steps; with `exact=False` a row ends when it has `num_beams` finished ones and none
-alive could get among them by ending at the next token, as in Hugging Face by default: sooner, and seldom different.
+A row ends when no alive hypothesis can reach a better score than the worst finished one that is kept, however probable
+its further tokens are; so the outputs are those of a search over all T steps. Only `num_hypotheses` finished ones are
+kept, since the others would not be returned. With a penalty that favours long outputs this takes most of the T steps.
+With `exact=False` a row ends when it has `num_beams` finished hypotheses and no alive one could join them by ending at
+the next token, as in Hugging Face by default: earlier, and seldom with another output.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
-from lm.decoding.ngrams import completes_repeat
+from lm.decoding.inputs import model_batch, pad_sources, place_cache, rows_for_mesh
+from lm.decoding.vocabulary import Vocabulary, choosable, completes_repeat
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
 
@@ -45,16 +44,16 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """What is searched for. Values other than the counts of beams, tokens and n-grams share a compiled program."""
+    """Settings of a search. Only the numbers of beams, tokens and n-grams need a compiled program of their own."""
 
     num_beams: int = 1  # hypotheses kept alive; 1 is greedy
     penalty: str = "power"  # length^a (as Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
     length_penalty: float = 1.0  # the a: 0 for none, more for longer outputs, below 0 for shorter ones
-    max_new_tokens: int = 128  # of a hypothesis, its prefix and end token included
-    min_new_tokens: int = 0  # no end token before so many others, the prefix included
-    no_repeat_ngram: int = 0  # no n-gram of so many tokens comes twice; 0: no such rule. A prefix may break it
-    exact: bool = True  # search on until no hypothesis can win, and not only until none could win at once
-    num_hypotheses: int = 1  # given out for each source, best first; at most num_beams
+    max_new_tokens: int = 128  # of a hypothesis, prefix and end token included
+    min_new_tokens: int = 0  # no end token before this many others, prefix included
+    no_repeat_ngram: int = 0  # no n-gram of this length occurs twice, except within a prefix; 0 for no limit
+    exact: bool = True  # search until no hypothesis can win; False: until none can win at the next token
+    num_hypotheses: int = 1  # returned for each source, best first; at most num_beams
 
     def check(self) -> None:
         """Raises UserError at the first value out of range."""
@@ -71,17 +70,17 @@ class BeamSettings:
                 f"min_new_tokens={self.min_new_tokens}: must be from 0 to max_new_tokens={self.max_new_tokens}."
             )
         if self.no_repeat_ngram < 0:
-            raise UserError(f"no_repeat_ngram={self.no_repeat_ngram}: must be a number of tokens, or 0 for no rule.")
-        if not -8 <= self.length_penalty <= 8:  # beyond, powers of long lengths leave the range of float32
+            raise UserError(f"no_repeat_ngram={self.no_repeat_ngram}: must be a number of tokens, or 0 for no limit.")
+        if not -8 <= self.length_penalty <= 8:  # outside, powers of long lengths exceed the range of float32
             raise UserError(f"length_penalty={self.length_penalty}: must be between -8 and 8.")
 
     @property
     def num_kept(self) -> int:
-        """Finished hypotheses that a search keeps, and compares the alive ones with."""
+        """Finished hypotheses that a search keeps and compares the alive ones with."""
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """float32 (T,): what the log-probability of a hypothesis of 1, 2, ..., T tokens is divided by."""
+        """float32 (T,): divisors of the log-probability of a hypothesis of 1, 2, ..., T tokens."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -90,16 +89,16 @@ class BeamSettings:
 @dataclass(frozen=True)
 class Hypothesis:
     tokens: list[int]  # new tokens, prefix included, with the end token if it was reached
-    score: float  # log_probability over the penalty of the length
+    score: float  # log_probability / penalty of the length
     log_probability: float
 
 
 @flax.struct.dataclass
 class Rules:
-    """What the outputs must obey: arrays, so that other values need no other program."""
+    """Constraints on the outputs, as arrays, so that other values need no other program."""
 
-    forced_BT: Array  # int32: the tokens that every hypothesis of the row begins with, then -1
-    used_B: Array  # bool: not a row that only fills up the batch
+    forced_BT: Array  # int32: the tokens that every hypothesis of the row starts with, then -1
+    used_B: Array  # bool: False for rows that only fill up the batch
     penalties_T: Array  # float32, monotone
     min_new_tokens: Array  # int32 ()
     exact: Array  # bool ()
@@ -107,7 +106,7 @@ class Rules:
 
 @flax.struct.dataclass
 class Finished:
-    """The n best finished hypotheses of each row, best first. A score of -inf: there is none."""
+    """The n best finished hypotheses of each row, best first; score -inf where there are fewer."""
 
     tokens_BnT: Array  # int32, padding after the end
     lengths_Bn: Array  # int32
@@ -117,22 +116,18 @@ class Finished:
 
 @flax.struct.dataclass
 class Beams:
-    """All that a step changes. The k alive hypotheses of a row are in order, the most probable first."""
+    """Everything that a step changes. The k alive hypotheses of a row are sorted, the most probable first."""
 
     cache: Any
-    length: Array  # int32 (): tokens made so far, of all that are alive
+    length: Array  # int32 (): tokens of every alive hypothesis so far
     tokens_BkT: Array  # int32
-    log_probabilities_Bk: Array  # float32; -inf for one that is not alive
+    log_probabilities_Bk: Array  # float32; -inf for a hypothesis that is not alive
     finished: Finished
 
 
-Step = Callable[[Array, Array, Any], tuple[Array, Any]]
-Reorder = Callable[[Any, Array], Any]
-
-
 def search(
-    step: Step,
-    reorder: Reorder,
+    step: Callable[[Array, Array, Any], tuple[Array, Any]],
+    reorder: Callable[[Any, Array], Any],
     cache: Any,
     rules: Rules,
     vocabulary: Vocabulary,
@@ -143,29 +138,26 @@ def search(
     """The state at the end. Pure and traceable; rows b k ... b k + k - 1 of R = B k are the beams of row b.
 
     Args:
-        step: (tokens_R, position (), cache) -> (logits_RV float32, cache): feeds each hypothesis the token
-            of this position (the first is bos) and gives the logits of the next.
-        reorder: (cache, rows_R) -> cache in which row r is what row `rows_R[r]` was, one of the same b.
+        step: (tokens_R, position (), cache) -> (logits_RV float32, cache): reads the token of each hypothesis at this
+            position (the first is bos) and returns the logits of the next token.
+        reorder: (cache, rows_R) -> cache whose row r is the former row `rows_R[r]`, which has the same b.
     """
     (B, T), k, n = rules.forced_BT.shape, num_beams, num_hypotheses
     pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
 
     def close(beams: Beams) -> Beams:
-        """No hypothesis stays alive in rows that it could not change any more."""
-        # A log-probability only falls, so the best that can be is today's, at the length with the largest
-        # penalty: penalties are monotone, so that is the next at which it may end, or the last.
+        """Drops the alive hypotheses of rows whose outputs they cannot change any more."""
+        # Log-probabilities only decrease, so the best possible score is the current one at the length with the
+        # largest penalty: penalties are monotone, so that is the next length at which it may end, or the last.
         next_end = jnp.minimum(jnp.maximum(beams.length, rules.min_new_tokens), T - 1)
         last_end = jnp.where(rules.exact, T - 1, next_end)
         largest = jnp.maximum(rules.penalties_T[next_end], rules.penalties_T[last_end])
         best_B1 = beams.log_probabilities_Bk[:, :1] / largest
         open_B1 = best_B1 > beams.finished.scores_Bn[:, -1:]
-        beams = dataclasses.replace(
-            beams, log_probabilities_Bk=jnp.where(open_B1, beams.log_probabilities_Bk, -jnp.inf)
-        )
-        # All but the cache is small and wanted whole, by every process.
-        whole = jax.tree.map(
-            lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), dataclasses.replace(beams, cache=None)
-        )
+        alive_Bk = jnp.where(open_B1, beams.log_probabilities_Bk, -jnp.inf)
+        # Everything except the cache is small, and every process needs all of it.
+        small = dataclasses.replace(beams, log_probabilities_Bk=alive_Bk, cache=None)
+        whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), small)
         return dataclasses.replace(whole, cache=beams.cache)
 
     def is_unfinished(beams: Beams) -> Array:
@@ -186,8 +178,8 @@ def search(
 
         # C candidates, the most probable first.
         C = min(2 * k, k * V) if k > 1 else 1
-        totals_BC, places_BC = jax.lax.top_k(totals_RV.reshape(B, k * V), C)
-        parents_BC, chosen_BC = places_BC // V, places_BC % V
+        totals_BC, indices_BC = jax.lax.top_k(totals_RV.reshape(B, k * V), C)
+        parents_BC, chosen_BC = indices_BC // V, indices_BC % V
         tokens_BCT = _take(beams.tokens_BkT, parents_BC).at[:, :, t].set(chosen_BC)
         ends_BC = (chosen_BC == eos_id) | (t == T - 1)
 
@@ -214,7 +206,7 @@ def search(
         log_probabilities_Bn=jnp.full((B, n), -jnp.inf),
         scores_Bn=jnp.full((B, n), -jnp.inf),
     )
-    # The beams of a row begin alike: all but the first wait, until it has been extended in more than one way.
+    # The beams of a row start out equal, so only the first is alive until it has been extended in several ways.
     first_Bk = rules.used_B[:, None] & (jnp.arange(k) == 0)[None]
     beams = Beams(
         cache=cache,
@@ -226,9 +218,9 @@ def search(
     return jax.lax.while_loop(is_unfinished, extend, close(beams))
 
 
-def _take(x: Array, places_Bn: Array) -> Array:
-    """Entries along axis 1, by row."""
-    return jnp.take_along_axis(x, places_Bn.reshape(*places_Bn.shape, *(1,) * (x.ndim - 2)), axis=1)
+def _take(x: Array, indices_Bn: Array) -> Array:
+    """Takes entries along axis 1, for each row its own."""
+    return jnp.take_along_axis(x, indices_Bn.reshape(*indices_Bn.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "vocabulary", "num_beams", "num_hypotheses", "no_repeat_ngram"))
@@ -242,9 +234,9 @@ def search_model(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """`search` with a model: the sources are encoded once, and shared by the beams of their row."""
+    """Runs `search` with a model. A source is encoded once and shared by the beams of its row."""
     B, T = rules.forced_BT.shape
-    # No target token yet: what stands in for one has segment 0, and the first token takes its slot.
+    # There is no target token yet: the placeholder has segment 0, and the first token will take its slot.
     none_B1 = jnp.zeros((B, 1), jnp.int32)
     cache = model.empty_cache(B, T, source.tokens.shape[1])
     batch = model_batch(none_B1, none_B1, none_B1, source)
@@ -261,7 +253,7 @@ def search_model(
 
     cache = place_cache(cache.repeat_rows(num_beams))
     beams = search(step, reorder, cache, rules, vocabulary, num_beams, num_hypotheses, no_repeat_ngram)
-    return dataclasses.replace(beams, cache=None)  # its memory is free again
+    return dataclasses.replace(beams, cache=None)  # frees its memory
 
 
 def beam_search(
@@ -274,19 +266,19 @@ def beam_search(
     min_rows: int = 1,
     source_bucket: int | None = None,
 ) -> list[list[Hypothesis]]:
-    """The best hypotheses of each source, best first: `num_hypotheses`, or fewer if the rules leave fewer.
+    """The `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
 
-    There is always one: an empty one with score -inf where the rules leave none at all.
+    There is always at least one: an empty one with score -inf if the rules allow none.
 
     Args:
         sources: token ids, end token included.
-        prefixes: of each source the tokens that its outputs begin with, after bos; they may be of any
-            length up to max_new_tokens, and empty. They are scored by the model like the rest.
-        min_rows: with fewer sources the batch is filled up, to share the program of a full one.
-        source_bucket: pad the sources to at least so many tokens, for the same reason.
+        prefixes: for each source, the tokens after bos that its outputs start with: 0 to max_new_tokens of them. The
+            model scores them like the others.
+        min_rows: a smaller batch is filled up to this size, to share the program of a full one.
+        source_bucket: smallest padded length of the sources, for the same reason.
 
-    Call it under `on_mesh` when the parameters are sharded; on several processes, with equal arguments.
-    Raises UserError for settings, sources or prefixes that do not fit the model.
+    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with equal
+    arguments. Raises UserError for settings, sources or prefixes that do not fit the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
@@ -297,7 +289,7 @@ def beam_search(
         )
     if not sources:
         return []
-    assert prefixes is None or len(prefixes) == len(sources), "a prefix for each source"
+    assert prefixes is None or len(prefixes) == len(sources), "one prefix per source"
     rules = Rules(
         forced_BT=_forced(prefixes or [[]] * len(sources), rows, T, vocabulary),
         used_B=np.arange(rows) < len(sources),
@@ -312,21 +304,23 @@ def beam_search(
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
-    """Those of one row, best first; a single empty one if there is none."""
-    scores_n, totals_n = found.scores_Bn[row].tolist(), found.log_probabilities_Bn[row].tolist()
-    tokens = [found.tokens_BnT[row, i, :length].tolist() for i, length in enumerate(found.lengths_Bn[row])]
-    there = [Hypothesis(*each) for each in zip(tokens, scores_n, totals_n, strict=True) if each[1] > -math.inf]
-    return there or [Hypothesis([], -math.inf, -math.inf)]
+    """The hypotheses of one row, best first; a single empty one if there is none."""
+    existing = [
+        Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
+        for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))
+        if score > -math.inf
+    ]
+    return existing or [Hypothesis([], -math.inf, -math.inf)]
 
 
 def _forced(prefixes: Sequence[Sequence[int]], rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
-    """int32 (rows, T): the prefixes, and -1 after each."""
+    """int32 (rows, T): the prefixes, each followed by -1."""
     forced_BT = np.full((rows, T), -1, np.int32)
     for number, prefix in enumerate(prefixes, start=1):
         if len(prefix) > T:
             raise UserError(f"prefix {number} has {len(prefix)} tokens, more than max_new_tokens={T}.")
         for token in prefix:
             if not 0 <= token < vocabulary.size or token == vocabulary.eos_id:
-                raise UserError(f"prefix {number} holds token {token}, which is no token of a text.")
+                raise UserError(f"prefix {number} contains token {token}, which cannot occur within a text.")
         forced_BT[number - 1, : len(prefix)] = prefix
     return forced_BT

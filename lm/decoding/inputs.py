@@ -1,10 +1,9 @@
-"""What decoding gives to a model, padded to few shapes, and which tokens it may take from it."""
+"""Inputs of the model in decoding: batches padded to few distinct shapes, and the cache on a mesh."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -18,28 +17,8 @@ from lm.models.protocol import Cache
 SMALLEST_SOURCE = 8
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What decoding must know of a tokenizer."""
-
-    size: int  # a model may have more entries, which are never chosen
-    bos_id: int  # never chosen, unless it is the end token too
-    eos_id: int  # ends a row; -1 for none
-    pad_id: int = 0  # stands after the end of a row; may be an ordinary token as well
-    pad_is_special: bool = False  # then it is never chosen, unless it is the end token too
-
-
-def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
-    """bool (V,): the entries of a model's vocabulary that may be chosen."""
-    ids_V = jnp.arange(num_entries)
-    never_V = ids_V == vocabulary.bos_id
-    if vocabulary.pad_is_special:
-        never_V |= ids_V == vocabulary.pad_id
-    return (ids_V < vocabulary.size) & (~never_V | (ids_V == vocabulary.eos_id))
-
-
 def rows_for_mesh(rows: int) -> int:
-    """At least so many rows, and a multiple of the devices over which the mesh in context splits them."""
+    """`rows`, rounded up to a multiple of the devices over which the mesh in context splits a batch."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return rows
@@ -54,17 +33,26 @@ def source_bucket(length: int) -> int:
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 
 
+def pad_rows(rows: Sequence[Sequence[int]], shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, segments), int32 (B, L) each: the rows padded at the right, then rows of padding alone (segment 0)."""
+    tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
+    for number, row in enumerate(rows):
+        tokens_BL[number, : len(row)] = row
+        segments_BL[number, : len(row)] = 1
+    return tokens_BL, segments_BL
+
+
 def pad_sources(
     sources: Sequence[Sequence[int]], rows: int, max_length: int | None, pad_id: int, bucket: int | None = None
 ) -> Source:
-    """The sources of a batch as (rows, bucket) arrays; rows beyond the sources hold padding alone.
+    """The sources of a batch as (rows, bucket) arrays; rows beyond the sources contain only padding.
 
     Args:
         sources: token ids, end token included.
         max_length: the most tokens that the model can read; None for any number.
-        bucket: pad to at least so many tokens; None for the bucket of the longest source.
+        bucket: smallest padded length; None for the bucket of the longest source.
 
-    Raises UserError for a source that has more tokens than the model has learned positions.
+    Raises UserError for a source that has more tokens than that.
     """
     assert len(sources) <= rows, (len(sources), rows)
     longest = max((len(source) for source in sources), default=0)
@@ -77,28 +65,17 @@ def pad_sources(
                 f"source {number} has {len(sources[number - 1])} tokens (end token included), more than the model's "
                 f"{max_length} positions (config.model.max_length); shorten it."
             )
-    tokens_BS = np.full((rows, length), pad_id, np.int32)
-    segments_BS = np.zeros((rows, length), np.int32)
-    for row, source in enumerate(sources):
-        tokens_BS[row, : len(source)] = source
-        segments_BS[row, : len(source)] = 1
+    tokens_BS, segments_BS = pad_rows(sources, (rows, length), pad_id)
     positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
     return Source(tokens=tokens_BS, positions=positions_BS, segments=segments_BS)
 
 
 def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, source: Source | None = None) -> Batch:
-    """A batch to compute logits of, with nothing to predict."""
+    """A batch without targets, for logits."""
     weights_BL = jnp.zeros(tokens_BL.shape, jnp.float32)
-    return Batch(
-        tokens=tokens_BL,
-        targets=tokens_BL,
-        weights=weights_BL,
-        positions=positions_BL,
-        segments=segments_BL,
-        source=source,
-    )
+    return Batch(tokens_BL, tokens_BL, weights_BL, positions_BL, segments_BL, source)
 
 
 def place_cache(cache: Cache) -> Cache:
-    """Returns the cache, split over the mesh as its logical axes say."""
+    """Constrains how a mesh splits the cache: as its logical axes say."""
     return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())

@@ -1,10 +1,9 @@
-"""Prefill and the decoding loop, with the explicit cache of `lm/models/transformer/cache.py`.
+"""Sampling from a model: the prefill and the loop over new tokens, with an explicit cache.
 
-Prompts are padded at the right, and every row keeps its own length: the token at place n of a row
-lies in slot n of the cache, whatever its neighbours are. The prefill fills the cache with all of a
-prompt but its last token, so it computes no logits; each step then feeds the row's last token and
-chooses the next. Shapes depend on the bucket of the longest prompt, the number of rows and the
-number of new tokens alone: calls that agree in these share their compiled program.
+Prompts are padded at the right and every row has its own length: the token at position n of a row is in slot n of the
+cache, independent of the other rows. The prefill puts each prompt except its last token into the cache, so it needs no
+logits; each step then reads the last token of a row and chooses the next one. Shapes depend only on the bucket of the
+longest prompt, the number of rows and the number of new tokens: calls with equal values share a compiled program.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.decoding.inputs import Vocabulary, choosable, model_batch, pad_sources, place_cache, rows_for_mesh
+from lm.decoding.inputs import model_batch, pad_rows, pad_sources, place_cache, rows_for_mesh
 from lm.decoding.sampling import Sampling, choose, process_logits
+from lm.decoding.vocabulary import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
 
@@ -34,28 +34,28 @@ class DecodeState:
     """Everything that a step changes. T is the largest number of new tokens."""
 
     cache: Cache
-    step: Array  # int32 (): tokens made so far
-    last_B: Array  # int32: the row's last token, which is not in the cache yet
-    lengths_B: Array  # int32: tokens of the row in the cache, which is the slot of its last token
-    ended_B: Array  # bool: after its end token, or when the cache is full
-    made_B: Array  # int32: new tokens of the row, its end token included
-    tokens_BT: Array  # int32: the new tokens, padding after the row's end
-    keys_B: Array  # the row's key; step t draws with this key and t
-    seen_BV: Array | None  # bool: tokens that the row holds; None without a repetition penalty
+    step: Array  # int32 (): tokens generated so far
+    last_B: Array  # int32: the last token of the row, which is not in the cache yet
+    lengths_B: Array  # int32: tokens of the row in the cache, and thus the slot of its last token
+    ended_B: Array  # bool: after the end token, or when the cache is full
+    num_new_B: Array  # int32: new tokens of the row, end token included
+    tokens_BT: Array  # int32: the new tokens, padded after the end of the row
+    keys_B: Array  # the key of the row; step t samples with this key and t
+    seen_BV: Array | None  # bool: tokens that the row contains; None without a repetition penalty
     capacity: int = flax.struct.field(pytree_node=False)  # tokens that a row of the cache can hold
 
 
-def check_room(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
-    """Raises UserError unless every prompt and its new tokens fit into the model's positions."""
+def check_fits(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
+    """Raises UserError unless every prompt fits into the model's positions together with its new tokens."""
     if not prompts:
-        raise UserError("there is no prompt to continue; give at least one (it may be empty).")
+        raise UserError("no prompt to continue; give at least one (it may be empty).")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
     longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
     tokens = len(prompts[longest])
     if tokens + max_new_tokens > max_length:
-        room = max_length - tokens
-        advice = f"make at most {room} new tokens or shorten it" if room > 0 else "shorten it"
+        left = max_length - tokens
+        advice = f"generate at most {left} new tokens or shorten it" if left > 0 else "shorten it"
         raise UserError(
             f"prompt {longest + 1} has {tokens} tokens (begin token included), which with {max_new_tokens} new ones is "
             f"more than the model's {max_length} positions (config.model.max_length); {advice}."
@@ -75,16 +75,18 @@ def generate(
 ) -> list[list[int]]:
     """The new tokens of each prompt, with the end token if it was reached.
 
-    Prompts are token ids and hold at least one token, their begin token. An encoder-decoder has a source
-    for each, ending in its end token; the prompt is then how the target begins. A row also ends when it has
-    `model.max_length` tokens (`check_room` refuses that beforehand). With fewer prompts than
-    `min_rows` the batch is filled up, to share the program of a full one. Call it under `on_mesh` when
-    the parameters are sharded; on several processes, with equal arguments.
+    A row also ends when it has `model.max_length` tokens (use `check_fits` to avoid that). Call it under
+    `on_mesh` if the parameters are sharded; with several processes, call it in all of them with equal arguments.
+
+    Args:
+        prompts: token ids, begin token first. For an encoder-decoder, the beginning of the target.
+        min_rows: a smaller batch is filled up to this size, to share the program of a full one.
+        sources: of an encoder-decoder, one per prompt: token ids, end token included.
     """
     state = start(model, params, prompts, keys_B, sampling, vocabulary, max_new_tokens, min_rows, sources)
     state = advance(model, params, state, max_new_tokens, sampling, vocabulary)
-    tokens_BT, made_B = np.asarray(state.tokens_BT), np.asarray(state.made_B)
-    return [tokens_BT[row, : made_B[row]].tolist() for row in range(len(prompts))]
+    tokens_BT, num_new_B = np.asarray(state.tokens_BT), np.asarray(state.num_new_B)
+    return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
 
 def stream(
@@ -96,12 +98,12 @@ def stream(
     vocabulary: Vocabulary,
     max_new_tokens: int,
 ) -> Iterator[int]:
-    """The same tokens as `generate` makes of this prompt and key, one by one as they are made."""
+    """Yields the tokens that `generate` returns for this prompt and key, each as soon as it is known."""
     state = start(model, params, [prompt], key[None], sampling, vocabulary, max_new_tokens)
     for step in range(max_new_tokens):
         state = advance(model, params, state, step + 1, sampling, vocabulary)
-        made, ended = np.asarray(state.made_B)[0], np.asarray(state.ended_B)[0]
-        if made > step:
+        num_new, ended = np.asarray(state.num_new_B)[0], np.asarray(state.ended_B)[0]
+        if num_new > step:
             yield int(np.asarray(state.tokens_BT)[0, step])
         if ended:
             return
@@ -119,19 +121,14 @@ def start(
     sources: Sequence[Sequence[int]] | None = None,
 ) -> DecodeState:
     """The state before the first new token. Rows that only fill up the batch have ended already."""
-    rows = rows_for_mesh(max(len(prompts), min_rows))
-    bucket = SMALLEST_BUCKET
-    while bucket < max(len(prompt) for prompt in prompts):
-        bucket *= 2
-    max_length = model.max_length
+    rows, max_length = rows_for_mesh(max(len(prompts), min_rows)), model.max_length
+    sizes = [len(prompt) for prompt in prompts]
+    bucket = max(SMALLEST_BUCKET, 1 << (max(sizes) - 1).bit_length())
     # A learned table has no entry beyond max_length, not even for padding.
     bucket, capacity = min(bucket, max_length), min(bucket + max_new_tokens, max_length)
-    tokens_BL = np.full((rows, bucket), vocabulary.pad_id, np.int32)
-    sizes_B = np.zeros(rows, np.int32)
-    for row, prompt in enumerate(prompts):
-        assert 0 < len(prompt) <= bucket, (row, len(prompt), bucket)
-        tokens_BL[row, : len(prompt)] = prompt
-        sizes_B[row] = len(prompt)
+    assert 0 < min(sizes) and max(sizes) <= bucket, (sizes, bucket)
+    tokens_BL, segments_BL = pad_rows(prompts, (rows, bucket), vocabulary.pad_id)
+    sizes_B = segments_BL.sum(axis=1, dtype=np.int32)
     if rows > len(prompts):
         keys_B = jnp.concatenate([keys_B, jnp.broadcast_to(keys_B[:1], (rows - len(prompts),))])
     source = None
@@ -145,9 +142,9 @@ def start(
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Says where each part of the state lies on a mesh, the same before and after a step."""
+    """Constrains how a mesh splits the state, before and after each step alike."""
     cache = place_cache(state.cache)
-    # The rest is small and wanted whole: by every process, and for the draw.
+    # The rest is small, and every process and the sampling need all of it.
     whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), state)
     return dataclasses.replace(whole, cache=cache)
 
@@ -170,22 +167,21 @@ def _prefill(
     lengths_B = jnp.maximum(sizes_B - 1, 0)
     segments_BL = (positions_BL < lengths_B[:, None]).astype(jnp.int32)
     cache = model.empty_cache(B, capacity, 0 if source is None else source.tokens.shape[1])
-    # The logits are not used, so the compiler leaves the product with the vocabulary out.
+    # The logits are not used, so the compiler omits the output layer.
     batch = model_batch(tokens_BL, positions_BL, segments_BL, source)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
     seen_BV = None
     if tracks_seen:
-        # Padding marks nothing: its index lies outside and the update is dropped.
-        V = model.vocab_size
-        places_BL = jnp.where(positions_BL < sizes_B[:, None], tokens_BL, V)
-        seen_BV = jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], places_BL].set(True, mode="drop")
+        V = model.vocab_size  # the index of padding is out of range, so that its update is dropped
+        marked_BL = jnp.where(positions_BL < sizes_B[:, None], tokens_BL, V)
+        seen_BV = jnp.zeros((B, V), bool).at[jnp.arange(B)[:, None], marked_BL].set(True, mode="drop")
     state = DecodeState(
         cache=cache,
         step=jnp.zeros((), jnp.int32),
         last_B=jnp.take_along_axis(tokens_BL, lengths_B[:, None], axis=1)[:, 0],
         lengths_B=lengths_B,
         ended_B=(sizes_B == 0) | (sizes_B >= capacity),
-        made_B=jnp.zeros((B,), jnp.int32),
+        num_new_B=jnp.zeros((B,), jnp.int32),
         tokens_BT=jnp.full((B, max_new_tokens), pad_id, jnp.int32),
         keys_B=keys_B,
         seen_BV=seen_BV,
@@ -198,14 +194,14 @@ def _prefill(
 def advance(
     model: Model, params: Any, state: DecodeState, until: Array, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
-    """Makes tokens until there are `until` (at most T), or until all rows have ended. Takes the old state's memory."""
+    """Generates until there are `until` new tokens (at most T) or all rows have ended. Reuses the memory of `state`."""
     allowed_V = choosable(vocabulary, model.vocab_size)
 
     def is_unfinished(state: DecodeState) -> Array:
         return (state.step < until) & ~jnp.all(state.ended_B)
 
     def make_token(state: DecodeState) -> DecodeState:
-        # A row that has ended writes padding into the same slot again and again.
+        # A row that has ended writes padding into the same slot at every step.
         segments_B = (~state.ended_B).astype(jnp.int32)
         batch = model_batch(state.last_B[:, None], state.lengths_B[:, None], segments_B[:, None])
         output = model.apply({"params": params}, batch, train=False, cache=state.cache)
@@ -224,7 +220,7 @@ def advance(
             last_B=chosen_B,
             lengths_B=lengths_B,
             ended_B=state.ended_B | (chosen_B == vocabulary.eos_id) | (lengths_B + 1 >= state.capacity),
-            made_B=state.made_B + segments_B,
+            num_new_B=state.num_new_B + segments_B,
             tokens_BT=state.tokens_BT.at[:, state.step].set(chosen_B),
             seen_BV=seen_BV,
         )

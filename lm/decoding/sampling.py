@@ -1,8 +1,8 @@
-"""From logits to the next token: what changes the distribution, and the draw from it.
+"""Sampling of the next token from logits.
 
-The order, for every row, all in float32: tokens that are never chosen; repetition penalty;
-temperature; top-k; top-p (of what top-k left, made to sum to 1); min-p. With temperature 0 the
-penalised logits' largest entry is taken (greedy), on which the filters have no influence.
+The steps in order, for each row and in float32: tokens that may not be chosen are excluded; repetition penalty;
+temperature; top-k; top-p (of the distribution that top-k leaves, renormalised); min-p. With temperature 0 the token
+with the largest penalised logit is taken (greedy), which the filters cannot change.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. The defaults draw from the model's own distribution."""
+    """How the next token is chosen. The defaults sample from the model's own distribution."""
 
     temperature: float = 1.0  # divides the logits; 0 takes the most probable token
     top_k: int = 0  # only the k most probable; 0 for all
-    top_p: float = 1.0  # only the most probable that together reach this probability; 1 for all
-    min_p: float = 0.0  # only those with at least this share of the largest probability; 0 for all
-    repetition_penalty: float = 1.0  # above 1 makes tokens of the prompt and of the text so far less probable
+    top_p: float = 1.0  # only the most probable whose sum of probabilities reaches this; 1 for all
+    min_p: float = 0.0  # only those with at least this fraction of the largest probability; 0 for all
+    repetition_penalty: float = 1.0  # above 1 makes tokens of the prompt and of the new text less probable
 
     @property
     def greedy(self) -> bool:
@@ -48,69 +48,49 @@ class Sampling:
             )
 
 
-def penalise_repetition(logits_BV: Array, seen_BV: Array, penalty: float) -> Array:
-    """Divides the positive logits of seen tokens by the penalty and multiplies the negative ones.
-
-    Keskar 2019 (CTRL), section 4.1, divides them all, which makes a token with a negative logit more
-    probable; this is the corrected form in common use.
-    """
-    penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-    return jnp.where(seen_BV, penalised_BV, logits_BV)
-
-
-def keep_top_k(logits_BV: Array, k: int) -> Array:
-    """-inf for all but the k largest; tokens that tie with the k-th stay."""
-    largest_BK, _ = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))
-    return jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
-
-
-def keep_top_p(logits_BV: Array, p: float) -> Array:
-    """-inf for all but the smallest set of most probable tokens that sums to at least p (Holtzman 2020)."""
-    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-    probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
-    more_probable_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
-    smallest_B1 = jnp.min(jnp.where(more_probable_BV < p, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
-
-
-def keep_min_p(logits_BV: Array, p: float) -> Array:
-    """-inf for tokens less probable than p times the most probable one (Nguyen 2024)."""
-    largest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    return jnp.where(logits_BV >= largest_B1 + math.log(p), logits_BV, -jnp.inf)
-
-
 def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
-    """Logits (B, V) float32 of the distribution that is drawn from.
+    """float32 (B, V): logits of the distribution to sample from, -inf for tokens that a filter excludes.
 
-    `seen_BV` marks the tokens that a row holds already; it is needed for a repetition penalty only.
+    Args:
+        seen_BV: bool, the tokens that a row contains already; only a repetition penalty needs it.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.repetition_penalty != 1:
+        # Keskar 2019 (CTRL), section 4.1, divides all logits of seen tokens, which makes a token with a negative one
+        # more probable; this is the corrected form in common use.
         assert seen_BV is not None
-        logits_BV = penalise_repetition(logits_BV, seen_BV, sampling.repetition_penalty)
+        penalty = sampling.repetition_penalty
+        penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = jnp.where(seen_BV, penalised_BV, logits_BV)
     if sampling.greedy:
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
-    if sampling.top_k > 0:
-        logits_BV = keep_top_k(logits_BV, sampling.top_k)
-    if sampling.top_p < 1:
-        logits_BV = keep_top_p(logits_BV, sampling.top_p)
-    if sampling.min_p > 0:
-        logits_BV = keep_min_p(logits_BV, sampling.min_p)
+    if sampling.top_k > 0:  # tokens that tie with the k-th stay
+        largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
+        logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
+    if sampling.top_p < 1:  # the smallest set of most probable tokens that sums to at least p (Holtzman 2020)
+        sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+        probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
+        more_probable_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
+        kept_BV = jnp.where(more_probable_BV < sampling.top_p, sorted_BV, jnp.inf)
+        logits_BV = jnp.where(logits_BV >= jnp.min(kept_BV, axis=-1, keepdims=True), logits_BV, -jnp.inf)
+    if sampling.min_p > 0:  # tokens at least min_p times as probable as the most probable one (Nguyen 2024)
+        largest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+        logits_BV = jnp.where(logits_BV >= largest_B1 + math.log(sampling.min_p), logits_BV, -jnp.inf)
     return logits_BV
 
 
 def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
-    """int32 (B,): one token a row from processed logits, drawn with the row's own key."""
+    """int32 (B,): one token per row, sampled from processed logits with the row's own key."""
     if sampling.greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """(B,) keys, each of (seed, number of the prompt, number of the sample) alone.
+    """(B,) keys, each a function of only the seed and the numbers of prompt and sample.
 
-    What a row draws does not depend on which rows happen to share its batch.
+    So the samples of a row do not depend on the other rows of its batch.
     """
 
     def row_key(prompt: Array, sample: Array) -> Array:

@@ -13,7 +13,7 @@ from lm.config import GenerationConfig
 from lm.data.reading.pairs import Pair
 from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings
-from lm.decoding.translate import generate_texts
+from lm.decoding.text import generate_texts
 from lm.evaluation.evaluator import choose_rows
 from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score

@@ -1,8 +1,7 @@
 """Published architectures as data: `config.model.update(preset("gpt2_124m"))`.
 
-Each preset names every ModelConfig field in which the published model differs from another, and
-nothing about training: dropout, dtype and kernels stay the config's own. The parameter counts in the comments are
-exact and held by a test.
+Each preset sets every ModelConfig field in which published models differ, and nothing about training: dropout, dtype
+and kernels are left to the config. The parameter counts in the comments are exact and verified by a test.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from lm.errors import UserError
 
 
 def preset(name: str) -> dict[str, Any]:
-    """ModelConfig fields of a published model. Raises UserError, with the nearest names, for any other."""
+    """Returns the ModelConfig fields of a published model. Raises UserError, with the nearest names, if unknown."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(PRESETS))}."
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(PRESETS))}."
         raise UserError(f"preset({name!r}): no such model; {hint}")
     return dict(PRESETS[name])
 
 
 def _gpt2(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
-    """Radford 2019; the released weights, openai/gpt-2 and Hugging Face's openai-community/gpt2*."""
+    """Radford 2019; the released weights are openai/gpt-2 and Hugging Face's openai-community/gpt2*."""
     return {
         "vocab_size": 50257,
         "num_layers": num_layers,
@@ -85,7 +84,7 @@ def _llama(
 
 
 def _vaswani(num_layers: int, d_model: int, num_heads: int, d_ff: int) -> dict[str, Any]:
-    """Vaswani 2017, table 3; the vocabulary is the task's own. Initial weights as the fan-in of each product asks."""
+    """Vaswani 2017, table 3; the vocabulary is left to the task. Initial weights scale with the fan-in of a layer."""
     return {
         "family": "encoder_decoder",
         "num_layers": num_layers,
@@ -139,7 +138,7 @@ def _t5(
 
 
 def _bart(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
-    """Lewis 2020 and the config.json files of facebook/bart-*; the released tables have two more positions, unused."""
+    """Lewis 2020 and the config.json files of facebook/bart-*; the released tables have two unused positions more."""
     return {
         **_vaswani(num_layers, d_model, num_heads, 4 * d_model),
         "vocab_size": 50265,
@@ -155,8 +154,8 @@ def _bart(num_layers: int, d_model: int, num_heads: int) -> dict[str, Any]:
 def _bert(num_layers: int, d_model: int, vocab_size: int = 30522, roberta: bool = False) -> dict[str, Any]:
     """Devlin 2019, Turc 2019 (the small ones) and the config.json files of google-bert/* and google/bert_uncased_*.
 
-    Liu 2019 (RoBERTa) has no second text: its one token type is a constant, which the positions can take up, and
-    two positions are not used. Those weights, and the pooler and classifier of next sentences, are not counted.
+    Liu 2019 (RoBERTa) has no second text: its single token type is a constant, which the positions can absorb, and two
+    of its positions are unused. Parameter counts omit those weights, the pooler and the next-sentence classifier.
     """
     return {
         "family": "encoder",
@@ -189,8 +188,11 @@ def _bert(num_layers: int, d_model: int, vocab_size: int = 30522, roberta: bool 
 
 
 def _modernbert(num_layers: int, d_model: int, d_ff: int) -> dict[str, Any]:
-    """Warner 2024 and the config.json files of answerdotai/ModernBERT-*: each token sees 64 others on either side, but
-    in every third layer all. Theirs has no norm before the first attention; ours has one."""
+    """Warner 2024 and the config.json files of answerdotai/ModernBERT-*.
+
+    Each token attends to 64 others on either side, and in every third layer to all. Ours has a norm before the first
+    attention, theirs has none.
+    """
     return {
         **_bert(num_layers, d_model, 50368),
         "d_ff": d_ff,
@@ -214,15 +216,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2_350m": _gpt2(24, 1024, 16),  # 354,823,168
     "gpt2_774m": _gpt2(36, 1280, 20),  # 774,030,080
     "gpt2_1558m": _gpt2(48, 1600, 25),  # 1,557,611,200
-    # llama2.c's model on TinyStories: its config and weights (karpathy/tinyllamas, stories260K). 260,032
+    # llama2.c's model of TinyStories: config and weights of karpathy/tinyllamas, stories260K. 260,032
     "stories260k": _llama(512, 5, 64, 8, 4, 172, 512, tie_embeddings=True, interleaved=True),
     # Touvron 2023, table 1 of Llama 2, and the config.json of meta-llama/Llama-2-*-hf.
     "llama2_7b": _llama(32_000, 32, 4096, 32, 32, 11_008, 4096),  # 6,738,415,616
     "llama2_13b": _llama(32_000, 40, 5120, 40, 40, 13_824, 4096),  # 13,015,864,320
     # Grattafiori 2024, table 3, and the config.json of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _llama(128_256, 32, 4096, 32, 8, 14_336, 8192, 500_000.0),  # 8,030,261,248
-    # config.json of meta-llama/Llama-3.2-1B. Its scaling of the rotary angles, which changes them at every
-    # length, is not among our settings: right for training from scratch, not for the released weights. 1,235,814,400
+    # config.json of meta-llama/Llama-3.2-1B, without its scaling of the rotary angles, which we do not implement: right
+    # for training from scratch, not for the released weights. 1,235,814,400
     "llama3_1b": _llama(128_256, 16, 2048, 32, 8, 8192, 8192, 500_000.0, tie_embeddings=True),
     # Without the embedding: 44,138,496 and 176,357,376. transformer_tiny is fairseq's on Multi30k (Wu 2021): 1,325,056.
     "transformer_base": _vaswani(6, 512, 8, 2048),
@@ -240,7 +242,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "t5_1_1_xxl": _t5(24, 4096, 64, 64, 10_240, "1.1"),  # 11,135,332,352
     "bart_base": _bart(6, 768, 12),  # 139,417,344
     "bart_large": _bart(12, 1024, 16),  # 406,287,360
-    # With the head of masked tokens.
+    # With the head for masked tokens.
     "bert_tiny": _bert(2, 128),  # 4,416,698
     "bert_mini": _bert(4, 256),  # 11,201,594
     "bert_small": _bert(4, 512),  # 28,795,194

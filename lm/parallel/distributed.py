@@ -1,4 +1,4 @@
-"""Several processes as one program: start-up with a time limit, and process 0 first."""
+"""Several processes as one program: start-up with a time limit, barriers, and agreement on a step to stop at."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lm.parallel.roll_call import Expected, call_roll
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("coordinator", "", "With several processes: HOST:PORT of process 0.")
-    flags.DEFINE_integer("num_processes", 1, "With --coordinator: how many processes there are.", lower_bound=1)
-    flags.DEFINE_integer("process_id", 0, "With --coordinator: which of them this is, from 0.")
+    flags.DEFINE_string("coordinator", "", "For several processes: HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", 1, "With --coordinator: number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", 0, "With --coordinator: number of this process, from 0.")
     flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1)
 
 
 def initialize_from_flags() -> None:
-    """`initialize` with what `define_flags` has defined."""
+    """Calls `initialize` with the values of the flags."""
     values = flags.FLAGS
     initialize(values.coordinator, values.num_processes, values.process_id, values.startup_timeout)
 
@@ -33,24 +33,19 @@ def initialize_from_flags() -> None:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Joins the other processes, if there are any; must run before JAX touches a device.
 
-    With a `coordinator` (host:port of process 0) the three values are used as given. Without one, a
-    Slurm job of several tasks and a multi-host Cloud TPU are recognised by JAX from their environment;
-    everything else is a single process. Raises UserError after `timeout_seconds` with no answer.
+    With a `coordinator` (host:port of process 0) the three values are used as given. Without one, JAX recognises a
+    Slurm job of several tasks and a multi-host Cloud TPU from the environment; anything else is a single process.
+    Raises UserError after `timeout_seconds` without an answer.
     """
+    values: dict[str, Any] = {}
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
         call_roll(Expected(coordinator, num_processes, process_id), timeout_seconds)
-        values: dict[str, Any] = {
-            "coordinator_address": coordinator,
-            "num_processes": num_processes,
-            "process_id": process_id,
-        }
-    elif _in_cluster():
-        values = {}
-    elif num_processes > 1:
-        raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT too, that of process 0.")
-    else:
+        values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+    elif not _in_cluster():
+        if num_processes > 1:
+            raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT of process 0 too.")
         return
     try:
         with _time_limit(timeout_seconds):
@@ -60,14 +55,19 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
         raise UserError(f"this process could not join the others: {reason}") from error
 
 
+def _in_cluster() -> bool:
+    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    return slurm or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Ends this process with a line when the time is over, before JAX aborts it with a stack trace."""
+    """After the time is over, ends this process with one line, before JAX aborts it with a stack trace."""
 
     def give_up() -> None:
         message = f"not all processes came within {seconds} s; check that all were started and reach each other."
         print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(1)  # the main thread hangs in JAX, where no exception reaches it
+        os._exit(1)  # the main thread waits within JAX, where no exception can reach it
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
@@ -79,7 +79,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 def describe_processes() -> list[tuple[int, str, int]]:
-    """(process, kind of device, local devices) of every process there is."""
+    """(process, kind of device, number of local devices) of every process."""
     rows: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
         rows.setdefault(device.process_index, []).append(device)
@@ -91,17 +91,11 @@ def is_first() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come to the barrier of this name."""
+    """Waits until every process has reached the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def preempted(step: int) -> bool:
-    """Whether the processes have agreed to stop at this step after one of them got SIGTERM."""
+    """Whether the processes have agreed to stop at this step, after one of them received SIGTERM."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
-
-
-def _in_cluster() -> bool:
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    tpu = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    return slurm or tpu

@@ -1,8 +1,8 @@
-"""Which of the expected processes are there, found out before JAX joins them.
+"""Roll call: finds out which of the expected processes are present, before JAX joins them.
 
-JAX waits for all processes too, but when one is missing it aborts with a stack trace that names no one.
-So process 0 first calls the roll on the coordinator's port, which JAX's own service takes afterwards: each
-process connects and tells its number, and is told to go on, or who is missing.
+JAX waits for all processes too, but if one is missing it aborts with a stack trace that does not name it. So process 0
+first calls the roll on the coordinator's port, which JAX's own service uses afterwards: each process connects and sends
+its number, and the answer is to continue, or an error that names the missing processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 5.0  # with one connection
 
 @dataclass(frozen=True)
 class Expected:
-    """What a process was told by its flags."""
+    """The flags of a process."""
 
     coordinator: str  # host:port of process 0
     num_processes: int
@@ -31,22 +31,22 @@ class Expected:
     def address(self) -> tuple[str, int]:
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"--coordinator={self.coordinator}: must be host:port of process 0, as node1:8476.")
+            raise UserError(f"--coordinator={self.coordinator}: must be host:port of process 0, e.g. node1:8476.")
         return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
 class _Caller:
-    """A process that has told process 0 that it is there, and waits."""
+    """A process that has reported to process 0 and waits for the answer."""
 
     process_id: int
-    num_processes: int  # as it was told
+    num_processes: int  # by its own flags
     host: str
     connection: socket.socket
 
 
 def call_roll(expected: Expected, timeout_seconds: float) -> None:
-    """Returns when all processes have come. Raises UserError, in all that have, when the time is over."""
+    """Returns when all processes are present. After the timeout it raises UserError in all that are."""
     if expected.process_id == 0:
         _call(expected, timeout_seconds)
     else:
@@ -54,7 +54,7 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
 
 
 def _call(expected: Expected, timeout_seconds: float) -> None:
-    """Process 0: waits for the others, then tells each of them the result."""
+    """In process 0: waits for the others, then sends the result to each of them."""
     end = time.monotonic() + timeout_seconds
     callers: list[_Caller] = []
     with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ def _call(expected: Expected, timeout_seconds: float) -> None:
                     callers.append(_Caller(int(words[1]), int(words[2]), host, connection))
             callers = [each for each in callers if _alive(each.connection)]
             if time.monotonic() > end and len(callers) < expected.num_processes - 1:
-                problem = _describe(expected, callers, timeout_seconds)
+                problem = _absence(expected, callers, timeout_seconds)
                 break
         for each in callers:
             with contextlib.suppress(OSError):
@@ -82,29 +82,42 @@ def _call(expected: Expected, timeout_seconds: float) -> None:
 
 
 def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
-    by_id: dict[int, _Caller] = {}
+    hosts: dict[int, str] = {}
     for each in callers:
         if each.num_processes != expected.num_processes:
             return (
                 f"process {each.process_id} on {each.host} was started with --num_processes={each.num_processes}, "
                 f"process 0 with {expected.num_processes}; give all the same."
             )
-        if each.process_id in by_id:
-            hosts = f"{by_id[each.process_id].host} and {each.host}"
-            return f"two processes were started with --process_id={each.process_id}, on {hosts}; give each its own."
-        by_id[each.process_id] = each
+        if each.process_id in hosts:
+            both = f"{hosts[each.process_id]} and {each.host}"
+            return f"two processes were started with --process_id={each.process_id}, on {both}; give each its own."
+        hosts[each.process_id] = each.host
     return ""
 
 
+def _absence(expected: Expected, callers: list[_Caller], timeout_seconds: float) -> str:
+    """One line that lists the missing and the present processes."""
+    hosts = {each.process_id: each.host for each in callers}
+    missing = [number for number in range(1, expected.num_processes) if number not in hosts]
+    present = ", ".join(["0", *(f"{number} on {hosts[number]}" for number in sorted(hosts))])
+    some = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
+    return (
+        f"{len(missing)} of {expected.num_processes} processes did not come within {timeout_seconds:g} s: missing "
+        f"--process_id={some}; present {present}. Start the missing ones with --coordinator={expected.coordinator}, or "
+        "give all more time with --startup_timeout."
+    )
+
+
 def _answer(expected: Expected, timeout_seconds: float) -> None:
-    """Another process: tells process 0 that it is there, and waits for the result."""
+    """In another process: reports to process 0 and waits for the result."""
     end = time.monotonic() + timeout_seconds
     reason = ""
     while (left := end - time.monotonic()) > 0:
         try:
             with socket.create_connection(expected.address, timeout=left) as connection:
                 connection.sendall(f"{GREETING} {expected.process_id} {expected.num_processes}\n".encode())
-                # Process 0 may have started later, and its time be over later.
+                # Process 0 may have started later, so that its time is over later.
                 result = _receive(connection, timeout_seconds + PATIENCE_SECONDS)
         except socket.gaierror as error:
             raise UserError(f"--coordinator={expected.coordinator}: no such host ({error.strerror}).") from None
@@ -123,11 +136,9 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
 
 
 def _listen(expected: Expected) -> socket.socket:
-    port = expected.address[1]
+    port, dual = expected.address[1], socket.has_dualstack_ipv6()
     try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
+        return socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
     except OSError as error:
         raise UserError(
             f"--coordinator={expected.coordinator}: process 0 cannot listen on port {port}: {error.strerror}; "
@@ -136,7 +147,7 @@ def _listen(expected: Expected) -> socket.socket:
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """One line, without its end; what there is of it if the other side goes silent or away."""
+    """One line without its end, or its part that arrived before the other side fell silent or closed."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):
@@ -146,7 +157,7 @@ def _receive(connection: socket.socket, seconds: float) -> str:
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Whether the other side still holds the connection, on which it has nothing more to say."""
+    """Whether the other side still holds the connection, on which it sends nothing more."""
     connection.setblocking(False)
     try:
         return connection.recv(1) != b""
@@ -154,16 +165,3 @@ def _alive(connection: socket.socket) -> bool:
         return True
     except OSError:
         return False
-
-
-def _describe(expected: Expected, callers: list[_Caller], timeout_seconds: float) -> str:
-    """The table of expected and present processes, in a line."""
-    hosts = {each.process_id: each.host for each in callers}
-    missing = [each for each in range(1, expected.num_processes) if each not in hosts]
-    here = ", ".join(["0", *(f"{each} on {hosts[each]}" for each in sorted(hosts))])
-    some = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
-    return (
-        f"{len(missing)} of {expected.num_processes} processes did not come within {timeout_seconds:g} s: missing "
-        f"--process_id={some}; present {here}. Start the missing ones with --coordinator={expected.coordinator}, or "
-        "give all more time with --startup_timeout."
-    )

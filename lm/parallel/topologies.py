@@ -1,4 +1,4 @@
-"""Devices that are not there: topologies that a program can be compiled for."""
+"""Topologies of devices that this machine does not have, to compile programs for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lm.errors import UserError
 
 
 def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
-    """Returns (devices, platform) of a topology such as v5e:8x8 or cuda:1x8; nothing is allocated.
+    """Returns (devices, platform) of a topology such as v5e:8x8 or cuda:1x8 without allocating anything.
 
-    Raises UserError if the compiler for them is not installed or does not know the topology.
+    Raises UserError if the compiler for it is not installed or does not know the topology.
     """
     family, _, shape = topology.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*", shape):
@@ -24,18 +24,17 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
     options: dict[str, Any]
     if family == "cuda":
         platform, options = "cuda", _cuda_options(topology, shape, gpu_target)
-        # The compiler would time its candidates on a GPU.
+        # Otherwise the compiler would time its candidates on a GPU.
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     else:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(f"--topology={topology}: needs libtpu; pip install -r requirements-tpu.txt.")
-        # Without these libtpu asks a metadata server, which exists on Google Cloud only.
+        # Without these, libtpu asks a metadata server, which exists only on Google Cloud.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        platform, options = "tpu", {"topology_name": topology}
-        if num_slices > 1:
-            options["num_slices"] = num_slices
+        platform = "tpu"
+        options = {"topology_name": topology} | ({"num_slices": num_slices} if num_slices > 1 else {})
     try:
         description = topologies.get_topology_desc(platform=platform, **options)
     except Exception as error:  # the type differs between plug-ins

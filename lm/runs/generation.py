@@ -17,10 +17,17 @@ from lm.config import Config, MeshConfig
 from lm.data.tokenizing.tokenizers import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
-from lm.decoding.loop import check_room
+from lm.decoding.loop import check_fits
 from lm.decoding.sampling import Sampling
-from lm.decoding.text import encode_prompts, sample_many, stream_text
-from lm.decoding.translate import cut_sources, encode_sources, sample_texts, search_texts
+from lm.decoding.text import (
+    cut_sources,
+    encode_prompts,
+    encode_sources,
+    sample_many,
+    sample_texts,
+    search_texts,
+    stream_text,
+)
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.protocol import Model
@@ -95,7 +102,7 @@ def continue_prompts(
     max_length = run.config.model.max_length
     if max_new_tokens is None:
         max_new_tokens = max(1, min(LONGEST_DEFAULT, max_length - max(map(len, encoded))))
-    check_room(encoded, max_new_tokens, max_length)
+    check_fits(encoded, max_new_tokens, max_length)
     rows = len(encoded) * num_samples
     batch_size = min(rows, batch_size or BATCH_SIZE_DEFAULT)
     model, params, mesh = run.load(batch_size)

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from lm.decoding.beam import BeamSettings, Rules, search
-from lm.decoding.inputs import Vocabulary
+from lm.decoding.vocabulary import Vocabulary
 from lm.errors import UserError
 
 V, T, EOS = 4, 5, 3
 WORDS = [token for token in range(V) if token != EOS]
 TOY = Vocabulary(size=V, bos_id=V, eos_id=EOS)
-HISTORIES = sum((V + 1) ** n for n in range(T))  # more than a toy table needs, all told apart
+HISTORIES = sum((V + 1) ** n for n in range(T))  # more than a toy table needs; every history has its own number
 PENALTIES = list(itertools.product(("power", "gnmt"), (-1.0, 0.0, 0.6, 1.0, 2.0)))
 ROWS = 6  # of every batch, so that the tests share compiled programs
-# Room for every output there is: 1 + 3 + 9 + 27 + 81 that end and 243 that do not. (Steps have 324 candidates at most.)
+# All possible outputs: 1 + 3 + 9 + 27 + 81 that end and 243 that do not. (A step has at most 324 candidates.)
 ALL = 364
 
 
@@ -29,7 +29,7 @@ def log_softmax(logits):
 
 
 def tables(sources, seed=0, end=0.0, spread=1.5):
-    """Logits of the next token after every history, of each source; `end` is added to the end token's."""
+    """Logits of the next token after every history, for each source; `end` is added to those of the end token."""
     tables_BHV = np.random.default_rng(seed).normal(0, spread, (sources, HISTORIES, V)).astype(np.float32)
     tables_BHV[..., EOS] += end
     return tables_BHV
@@ -50,7 +50,7 @@ def log_probability(table_HV, tokens):
 
 @functools.partial(jax.jit, static_argnames=("k", "n", "ngram"))
 def run(tables_BHV, rules, k, n, ngram):
-    """The toy's cache is what a row has read, so that it goes wrong unless beams are reordered with it."""
+    """Searches with a toy model whose cache is the history of a row, so that errors in its reordering show."""
     B = tables_BHV.shape[0]
 
     def step(tokens_R, position, history_R):
@@ -62,7 +62,7 @@ def run(tables_BHV, rules, k, n, ngram):
 
 
 def searched(tables_BHV, settings, prefixes=()):
-    """(tokens, score, log-probability) of each row's hypotheses, and the steps that were made."""
+    """(tokens, score, log-probability) of the hypotheses of each row, and the number of steps."""
     settings = dataclasses.replace(settings, max_new_tokens=T)
     settings.check()
     B = len(tables_BHV)
@@ -93,14 +93,14 @@ def penalty_of(settings, length):
 
 
 def obeys(tokens, settings, prefix):
-    """Whether an output is allowed, said without any search."""
+    """Whether the rules allow an output."""
     if tokens[: len(prefix)] != list(prefix):
         return False
     if EOS in tokens and len(tokens) - 1 < settings.min_new_tokens:
         return False
     n = settings.no_repeat_ngram
     grams = [tuple(tokens[end - n : end]) for end in range(n, len(tokens) + 1)] if n else []
-    # One that the prefix itself repeats is not held against it.
+    # N-grams within the prefix may repeat.
     return all(gram not in grams[:i] for i, gram in enumerate(grams) if i + n > len(prefix))
 
 
@@ -118,7 +118,7 @@ def brute_force(logits_HV, settings, prefix=()):
 
 
 def plain_search(logits_HV, settings):
-    """Beam search in lists; if exact to the last step, whatever is finished. Equals go by beam and token."""
+    """Beam search with lists; if exact, up to the last step in any case. Ties go by beam, then token."""
     table_HV, k = log_softmax(logits_HV), settings.num_beams
     alive, finished = [([], np.float32(0))], []
     for step in range(T):
@@ -135,7 +135,7 @@ def plain_search(logits_HV, settings):
         alive = [candidate for candidate, is_over in zip(candidates, over, strict=True) if not is_over][:k]
         kept = sorted((output[1] for output in finished), reverse=True)[:k]
         full = alive and len(kept) == k
-        # None that is alive would be kept if it ended with the next token.
+        # No alive hypothesis would be kept if it ended with the next token.
         if not settings.exact and full and alive[0][1] / penalty_of(settings, min(step + 2, T)) <= kept[-1]:
             break
     return sorted(finished, key=lambda output: -output[1])[: settings.num_hypotheses]
@@ -152,7 +152,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize(("penalty", "a"), PENALTIES)
-def test_with_room_for_all_it_is_brute_force_over_every_output(penalty, a):
+def test_with_as_many_beams_as_outputs_search_equals_brute_force(penalty, a):
     tables_BHV = tables(2)
     settings = BeamSettings(ALL, penalty, a, num_hypotheses=ALL)
     rows, _ = searched(tables_BHV, settings)
@@ -163,8 +163,8 @@ def test_with_room_for_all_it_is_brute_force_over_every_output(penalty, a):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
-def test_few_beams_find_what_a_plain_search_to_the_end_finds(k):
-    """That search never stops early: so early stopping changes nothing, for any sign of the length penalty."""
+def test_early_stopping_does_not_change_outputs(k):
+    """The plain search never stops early. For length penalties of either sign."""
     early = 0
     for end, (penalty, a), n in itertools.product((0.0, 2.0), PENALTIES, sorted({1, k})):
         settings = BeamSettings(k, penalty, a, num_hypotheses=n)
@@ -178,7 +178,7 @@ def test_few_beams_find_what_a_plain_search_to_the_end_finds(k):
     assert early > 0
 
 
-def test_an_inexact_search_ends_when_nothing_could_win_at_once():
+def test_inexact_search_ends_when_no_hypothesis_can_win_at_the_next_token():
     sooner = 0
     for end, (penalty, a), n in itertools.product((0.0, 2.0), PENALTIES, (1, 3)):
         settings = BeamSettings(3, penalty, a, num_hypotheses=n, exact=False)
@@ -187,13 +187,13 @@ def test_an_inexact_search_ends_when_nothing_could_win_at_once():
             (found,), length = searched(logits_HV[None], settings)
             exact, exact_length = searched(logits_HV[None], dataclasses.replace(settings, exact=True))
             assert_equal(found, plain_search(logits_HV, settings))
-            if a <= 0:  # then the next length has the best penalty, and no output is different
+            if a <= 0:  # then the next length has the best penalty, so the outputs are equal
                 assert [found] == exact
             sooner += length < exact_length
     assert sooner > 0
 
 
-def test_a_search_ends_as_soon_as_nothing_can_win_any_more():
+def test_search_ends_as_soon_as_no_hypothesis_can_win():
     """The end token follows the first word almost surely."""
     logits_1HV = np.zeros((1, HISTORIES, V), np.float32)
     logits_1HV[0, history_of([]), 0] = 12
@@ -201,14 +201,14 @@ def test_a_search_ends_as_soon_as_nothing_can_win_any_more():
     for a in (-1.0, 0.0, 1.0):
         (((tokens, _, _),),), length = searched(logits_1HV, BeamSettings(2, "power", a))
         assert (tokens, length) == ([0, EOS], 2)
-    # Where two are kept the second may come late: a large penalty makes up for what is improbable.
+    # If two are kept, the second may come late: a large penalty outweighs improbable tokens.
     settings = BeamSettings(2, "power", 2.0, num_hypotheses=2)
     (found,), length = searched(logits_1HV, settings)
     assert length == T
     assert_equal(found, plain_search(logits_1HV[0], settings))
 
 
-def test_equals_go_to_the_earlier_the_better_beam_and_the_lower_token():
+def test_ties_go_to_the_earlier_hypothesis_the_better_beam_and_the_lower_token():
     logits_1HV = np.zeros((1, HISTORIES, V), np.float32)  # all outputs of a length have the same score
     for k, (penalty, a) in itertools.product((2, 3, 7), PENALTIES):
         settings = BeamSettings(k, penalty, a, num_hypotheses=k)
@@ -217,7 +217,7 @@ def test_equals_go_to_the_earlier_the_better_beam_and_the_lower_token():
 
 
 @pytest.mark.parametrize("ngram", [0, 1, 2, 3])
-def test_rules_leave_what_a_filtered_brute_force_leaves(ngram):
+def test_rules_allow_the_same_outputs_as_a_filtered_brute_force(ngram):
     prefixes = [[], [1], [0, 0], [2, 1, 2, 1], [1, 1, 1, 1, 0]]  # two repeat n-grams themselves
     tables_BHV = tables(len(prefixes), seed=5)
     for minimum, a in itertools.product((0, 2, 4, 5), (-1.0, 0.6)):
@@ -228,13 +228,13 @@ def test_rules_leave_what_a_filtered_brute_force_leaves(ngram):
         for found, logits_HV, prefix in zip(rows, tables_BHV, prefixes, strict=True):
             expected = brute_force(logits_HV, settings, prefix)
             assert_equal(found, expected)
-            # Three words, each at most once: no four of them before the end.
+            # With three words, each at most once, there cannot be four before the end.
             assert expected or (ngram == 1 and minimum >= 4)
 
 
-def test_one_beam_takes_the_most_probable_token_and_ends_with_it():
+def test_one_beam_is_greedy_and_stops_at_the_end_token():
     tables_BHV = tables(6, seed=9, end=1.0)
-    for a in (-1.0, 2.0):  # which decides nothing
+    for a in (-1.0, 2.0):  # without influence
         rows, length = searched(tables_BHV, BeamSettings(1, "power", a))
         for ((tokens, _, _),), logits_HV in zip(rows, tables_BHV, strict=True):
             expected = []
@@ -244,7 +244,7 @@ def test_one_beam_takes_the_most_probable_token_and_ends_with_it():
         assert length == max(len(found[0][0]) for found in rows)
 
 
-def test_no_other_program_for_another_penalty_or_minimum():
+def test_another_penalty_or_minimum_shares_the_program():
     tables_BHV = tables(2)
     searched(tables_BHV, BeamSettings(2))
     compiled = run._cache_size()
@@ -264,12 +264,12 @@ def test_no_other_program_for_another_penalty_or_minimum():
         ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1"),
     ],
 )
-def test_settings_out_of_range_are_told(changes, message):
+def test_settings_out_of_range_are_rejected(changes, message):
     with pytest.raises(UserError, match=message):
         BeamSettings(**changes).check()
 
 
-def test_penalties_are_those_of_the_papers():
+def test_penalties_equal_the_published_formulas():
     np.testing.assert_allclose(BeamSettings(length_penalty=0.6, max_new_tokens=4).penalties()[3], 4**0.6, rtol=1e-6)
     gnmt = BeamSettings(penalty="gnmt", length_penalty=0.6, max_new_tokens=4).penalties()
     np.testing.assert_allclose(gnmt, [1, (7 / 6) ** 0.6, (8 / 6) ** 0.6, (9 / 6) ** 0.6], rtol=1e-6)

@@ -12,9 +12,10 @@ import pytest
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
-from lm.decoding.inputs import Vocabulary, choosable, pad_sources, source_bucket
+from lm.decoding.inputs import pad_sources, source_bucket
 from lm.decoding.loop import generate
 from lm.decoding.sampling import Sampling, row_keys
+from lm.decoding.vocabulary import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
@@ -54,7 +55,7 @@ def abstract_params(model):
 
 
 def make(seed=11, **changes):
-    """A model with random parameters, which ends its outputs now and then."""
+    """A model with random parameters, which ends some of its outputs."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
     random = np.random.default_rng(seed)
 
@@ -72,14 +73,14 @@ def small():
 
 @functools.partial(jax.jit, static_argnames="model")
 def full_forward(model, params, source, tokens_1L):
-    """(L, V) log-probabilities of one row, without a cache; no place sees what comes after it."""
-    places_1L = jnp.arange(tokens_1L.shape[1])[None]
-    batch = Batch(tokens_1L, tokens_1L, jnp.zeros(tokens_1L.shape), places_1L, jnp.ones_like(places_1L), source)
+    """(L, V) log-probabilities of one row, without a cache; no position sees later ones."""
+    positions_1L = jnp.arange(tokens_1L.shape[1])[None]
+    batch = Batch(tokens_1L, tokens_1L, jnp.zeros(tokens_1L.shape), positions_1L, jnp.ones_like(positions_1L), source)
     return jax.nn.log_softmax(model.apply({"params": params}, batch).logits[0])
 
 
 def log_probabilities(model, params, source, tokens):
-    """(NEW, V): row t is of the token after t."""
+    """(NEW, V): row t is the distribution of token t of the output."""
     read_1L = np.zeros((1, NEW), np.int32)
     read_1L[0, : len(tokens) + 1] = [VOCABULARY.bos_id, *tokens][:NEW]
     padded = pad_sources([source], 1, model.max_source_length, 0, bucket=16)
@@ -101,7 +102,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("changes", [{}, T5], ids=["learned", "t5"])
-def test_scores_are_those_of_full_forwards_whatever_the_beams_went_through(changes):
+def test_scores_equal_those_of_full_forward_passes(changes):
     model, params = make(**changes)
     outputs = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     lengths = set()
@@ -118,7 +119,7 @@ def test_scores_are_those_of_full_forwards_whatever_the_beams_went_through(chang
     assert len(lengths) > 1 and NEW in lengths  # some ended and some did not
 
 
-def test_one_beam_is_greedy_and_so_is_the_loop_of_sampling(small):
+def test_one_beam_and_sampling_at_temperature_0_are_greedy(small):
     model, params = small
     expected = [greedy_by_full_forward(model, params, source) for source in SOURCES]
     found = beam_search(model, params, SOURCES, GREEDY, VOCABULARY)
@@ -133,7 +134,7 @@ def test_one_beam_is_greedy_and_so_is_the_loop_of_sampling(small):
     assert made == expected
 
 
-def test_a_source_alone_gives_what_it_gives_among_others_however_it_is_padded(small):
+def test_outputs_do_not_depend_on_the_rest_of_the_batch_or_on_padding(small):
     model, params = small
     together = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     for row in (0, 3):  # a bucket of 8 here, of 16 there
@@ -142,14 +143,14 @@ def test_a_source_alone_gives_what_it_gives_among_others_however_it_is_padded(sm
     assert_same(padded, together[:1])
 
 
-def test_prefixes_of_any_length_begin_the_outputs_and_are_scored(small):
+def test_outputs_start_with_prefixes_of_any_length_which_are_scored(small):
     model, params = small
     free = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     prefixes = [[], [8, 8], list(range(3, 3 + NEW)), [13]]
     outputs = beam_search(model, params, SOURCES, BEAM, VOCABULARY, prefixes)
     assert_same(outputs[:1], free[:1])
     assert [each.tokens[:2] for each in outputs[1]] == [[8, 8]] * 3
-    assert [each.tokens for each in outputs[2]] == [prefixes[2]]  # no room for more
+    assert [each.tokens for each in outputs[2]] == [prefixes[2]]  # it fills the output
     assert [each.tokens[0] for each in outputs[3]] == [13] * 3
     for source, found in zip(SOURCES, outputs, strict=True):
         for each in found:
@@ -157,7 +158,7 @@ def test_prefixes_of_any_length_begin_the_outputs_and_are_scored(small):
             np.testing.assert_allclose(each.log_probability, steps.sum(), rtol=1e-4)
 
 
-def test_rules_that_leave_nothing_give_one_empty_hypothesis():
+def test_one_empty_hypothesis_if_the_rules_allow_none():
     found = Finished(
         tokens_BnT=np.array([[[5, EOS, 0], [6, 7, EOS]], [[5, EOS, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]),
         lengths_Bn=np.array([[2, 3], [2, 0], [0, 0]]),
@@ -169,16 +170,7 @@ def test_rules_that_leave_nothing_give_one_empty_hypothesis():
     assert [hypotheses(found, row) for row in range(3)] == [[first, second], [first], [none]]
 
 
-def test_no_choice_falls_on_bos_padding_or_entries_beyond_the_vocabulary():
-    def chosen(**values):
-        return np.flatnonzero(choosable(Vocabulary(**values), 8)).tolist()
-
-    assert chosen(size=6, bos_id=1, eos_id=2) == [0, 2, 3, 4, 5]
-    assert chosen(size=6, bos_id=1, eos_id=2, pad_id=0, pad_is_special=True) == [2, 3, 4, 5]
-    assert chosen(size=6, bos_id=2, eos_id=2, pad_id=2, pad_is_special=True) == [0, 1, 2, 3, 4, 5]
-
-
-def test_sources_of_a_bucket_and_other_parameters_share_a_program(small):
+def test_sources_of_one_bucket_and_other_parameters_share_a_program(small):
     model, params = small
     beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     compiled = search_model._cache_size()
@@ -188,7 +180,7 @@ def test_sources_of_a_bucket_and_other_parameters_share_a_program(small):
     assert search_model._cache_size() == compiled
 
 
-def test_a_mesh_gives_what_one_device_gives(small):
+def test_outputs_on_a_mesh_equal_those_of_one_device(small):
     model, params = small
     expected = beam_search(model, params, SOURCES[:3], BEAM, VOCABULARY)
     mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
@@ -197,7 +189,7 @@ def test_a_mesh_gives_what_one_device_gives(small):
         assert_same(beam_search(model, sharded, SOURCES[:3], BEAM, VOCABULARY), expected)
 
 
-def test_buckets_of_sources():
+def test_sources_are_padded_to_buckets():
     lengths = [0, 1, 8, 9, 16, 17, 24, 25, 33, 49, 65, 97, 129, 193, 257]
     buckets = [8, 8, 8, 16, 16, 24, 24, 32, 48, 64, 96, 128, 192, 256, 384]
     assert [source_bucket(length) for length in lengths] == buckets
@@ -211,15 +203,15 @@ def test_buckets_of_sources():
     assert pad_sources([[3] * 12], 1, None, 0).tokens.shape == (1, 16)
 
 
-def test_what_does_not_fit_is_told_before_anything_runs(small):
+def test_inputs_that_do_not_fit_are_rejected_before_anything_runs(small):
     model, params = small
     call = functools.partial(beam_search, model, params, SOURCES[:1])
     with pytest.raises(UserError, match=r"max_new_tokens=17 is more than the model's 16 positions"):
         call(dataclasses.replace(BEAM, max_new_tokens=17), VOCABULARY)
     with pytest.raises(UserError, match="prefix 1 has 11 tokens, more than max_new_tokens=10"):
         call(BEAM, VOCABULARY, [[3] * 11])
-    with pytest.raises(UserError, match="prefix 1 holds token 2"):
+    with pytest.raises(UserError, match="prefix 1 contains token 2"):
         call(BEAM, VOCABULARY, [[3, EOS]])
-    with pytest.raises(UserError, match="prefix 1 holds token 14"):
+    with pytest.raises(UserError, match="prefix 1 contains token 14"):
         call(BEAM, VOCABULARY, [[14]])
     assert beam_search(model, params, [], BEAM, VOCABULARY) == []

@@ -1,4 +1,4 @@
-"""Lines in and out: what ends one, prefixes, several outputs, and files that are whole or not there."""
+"""Lines of sources and outputs: line ends, prefixes, several outputs, and atomic files."""
 
 import os
 
@@ -31,16 +31,17 @@ def config(*prefixes, objective="seq2seq", **cleaning):
     [
         (b"", []),
         (b"a", ["a"]),
+        (b"\n", [""]),
         (b"a\n\nb\r\n", ["a", "", "b"]),
         ("é\u2028x\ry\x0b\n\n".encode(), ["é\u2028x\ry\x0b", ""]),
     ],
 )
-def test_only_line_feeds_end_a_line_of_the_input(tmp_path, content, lines):
+def test_only_line_feeds_end_a_line_of_input(tmp_path, content, lines):
     (tmp_path / "in").write_bytes(content)
     assert read_lines(str(tmp_path / "in"), "input") == lines
 
 
-def test_unreadable_input(tmp_path):
+def test_unreadable_input_is_rejected(tmp_path):
     (tmp_path / "in").write_bytes(b"a\nb\xe9\n")
     with pytest.raises(UserError, match=r"--input=.*/in: is not UTF-8 \(line 2, byte 3\)"):
         read_lines(str(tmp_path / "in"), "input")
@@ -48,14 +49,14 @@ def test_unreadable_input(tmp_path):
         read_lines(str(tmp_path), "input")
 
 
-def test_prefix_is_that_of_all_training_sources():
+def test_default_prefix_is_the_one_of_all_training_data():
     assert prefix_of(config("x: ", "x: ")) == "x: "
     assert prefix_of(config("", objective="span_corruption")) == ""
     with pytest.raises(UserError, match=r"--prefix is missing: .*'x: ' \(s0, s2\), '' \(s1\); choose"):
         prefix_of(config("x: ", "", "x: "))
 
 
-def test_a_source_is_cleaned_before_it_gets_its_prefix():
+def test_source_is_cleaned_before_it_gets_its_prefix():
     seq2seq = config("", whitespace="collapse", strip_html=True)
 
     def read(config, prefix, text):
@@ -66,7 +67,7 @@ def test_a_source_is_cleaned_before_it_gets_its_prefix():
     assert read(config("", objective="infilling", whitespace="collapse"), "", " a  b ") == " a  b "
 
 
-def test_output_lines():
+def test_one_line_per_source_or_per_output():
     outputs = {1: [("a\nb\tc", "-1"), ("d", "-2")], 3: [("e\r\n\u2028f\n", "-0.5")]}
     assert list(output_lines(4, outputs, several=False)) == ["a b c", "", "e  f", ""]
     several = ["1\t-1\ta b c", "1\t-2\td", "2\t0\t", "3\t-0.5\te  f", "4\t0\t"]
@@ -74,7 +75,7 @@ def test_output_lines():
     assert in_one_line("\x0b\x0c\x1c\x85") == "   "
 
 
-def test_a_file_appears_at_once_in_place_of_the_old_one(tmp_path):
+def test_file_replaces_the_old_one_at_once(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "out").symlink_to("real")
     with whole_file(str(tmp_path / "out"), "output") as write:
@@ -84,7 +85,7 @@ def test_a_file_appears_at_once_in_place_of_the_old_one(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["out", "real"]
 
 
-def test_after_an_error_the_old_file_stays(tmp_path):
+def test_old_file_stays_after_an_error(tmp_path):
     def lines():
         yield "new"
         raise RuntimeError
@@ -95,7 +96,7 @@ def test_after_an_error_the_old_file_stays(tmp_path):
     assert (tmp_path / "out").read_text() == "old" and os.listdir(tmp_path) == ["out"]
 
 
-def test_unwritable_output_is_told_at_the_beginning(tmp_path):
+def test_unwritable_output_is_rejected_before_the_work(tmp_path):
     for path, message in (
         (tmp_path / "no" / "out", "cannot be written: No such file"),
         (tmp_path, "is not a file"),

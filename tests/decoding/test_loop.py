@@ -1,4 +1,4 @@
-"""Decoding with the cache against full forward passes, whatever shares the batch and wherever it runs."""
+"""Sampling with the cache against full forward passes, alone or in a batch, on one device or a mesh."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ import pytest
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding import loop
-from lm.decoding.inputs import Vocabulary
-from lm.decoding.loop import advance, check_room, generate, start, stream
+from lm.decoding.loop import advance, check_fits, generate, start, stream
 from lm.decoding.sampling import Sampling, process_logits, row_keys
+from lm.decoding.vocabulary import Vocabulary
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
     max_length=48,
     init_std=0.4,
 )
-VARIANTS = {  # beside those of tests/models/test_attention.py
+VARIANTS = {  # in addition to those of tests/models/test_attention.py
     "grouped": {"num_kv_heads": 2, "norm": "rmsnorm", "activation": "swiglu", "use_bias": False},
     "interleaved_multi_query_window": {
         "rotary_interleaved": True,
@@ -51,11 +51,11 @@ def keys(rows, seed=0):
     return row_keys(seed, np.arange(rows), np.zeros(rows))
 
 
-NEW = 12  # tokens to make: one number, so that the tests share compiled programs
+NEW = 12  # new tokens: one number, so that the tests share compiled programs
 
 
 def make(**changes):
-    """A model with random parameters: scales and biases too, which would begin as ones and zeros."""
+    """A model with random parameters, including scales and biases, which are initialised to ones and zeros."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
     rng = np.random.default_rng(0)
 
@@ -83,19 +83,19 @@ def as_batch(tokens_BL, positions_BL, segments_BL):
 
 @functools.partial(jax.jit, static_argnames="model")
 def full_forward(model, params, tokens_1L, size):
-    places_1L = jnp.arange(tokens_1L.shape[1])[None]
-    return model.apply({"params": params}, as_batch(tokens_1L, places_1L, places_1L < size)).logits[0]
+    positions_1L = jnp.arange(tokens_1L.shape[1])[None]
+    return model.apply({"params": params}, as_batch(tokens_1L, positions_1L, positions_1L < size)).logits[0]
 
 
 def full_logits(model, params, tokens):
-    """(L, V) of one row by itself, without a cache; padded to one length so that it compiles once."""
+    """(L, V) of a single row, without a cache; padded to one length so that it compiles once."""
     padded_1L = np.zeros((1, model.config.max_length), np.int32)
     padded_1L[0, : len(tokens)] = tokens
     return np.array(full_forward(model, params, padded_1L, len(tokens)))[: len(tokens)]
 
 
 def greedy_by_full_forward(model, params, prompt, new, penalty=1.0):
-    """One full forward pass for every token."""
+    """Runs one full forward pass per token."""
     tokens = list(prompt)
     for _ in range(new):
         logits = full_logits(model, params, tokens)[-1]
@@ -111,16 +111,16 @@ def greedy_by_full_forward(model, params, prompt, new, penalty=1.0):
 )
 def test_cached_logits_equal_the_full_forward_at_every_position(name):
     model, params = make(**VARIANTS[name])
-    L, sizes_B = 20, np.array([1, 7, 12])  # of each row's first piece; then one token after the other
+    L, sizes_B = 20, np.array([1, 7, 12])  # tokens of each row in the first call; then one per call
     tokens_BL = np.random.default_rng(0).integers(2, 32, (3, L))
     call = jax.jit(lambda batch, cache: model.apply({"params": params}, batch, cache=cache))
-    places_BL = np.broadcast_to(np.arange(12), (3, 12))
-    prefix = as_batch(tokens_BL[:, :12], places_BL, places_BL < sizes_B[:, None])
+    positions_BL = np.broadcast_to(np.arange(12), (3, 12))
+    prefix = as_batch(tokens_BL[:, :12], positions_BL, positions_BL < sizes_B[:, None])
     output = call(prefix, model.empty_cache(3, L))
     found_BLV = np.zeros((3, L, 32), np.float32)
     found_BLV[:, :12] = output.logits
     for step in range(L):
-        at_B = np.minimum(sizes_B + step, L - 1)  # rows that are through repeat their last token
+        at_B = np.minimum(sizes_B + step, L - 1)  # rows that are complete repeat their last token
         batch = as_batch(tokens_BL[np.arange(3), at_B][:, None], at_B[:, None], np.ones((3, 1)))
         output = call(batch, output.cache)
         found_BLV[np.arange(3), at_B] = output.logits[:, 0]
@@ -132,11 +132,11 @@ def test_cached_logits_equal_the_full_forward_at_every_position(name):
 
 
 @pytest.mark.parametrize("name", ["interleaved_multi_query_window", "unrolled_learned"])
-def test_greedy_batch_is_what_full_forwards_of_each_prompt_give(name):
+def test_greedy_batch_equals_full_forward_passes_of_each_prompt(name):
     model, params = make(**VARIANTS[name])
     made = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
     assert made == [greedy_by_full_forward(model, params, prompt, NEW) for prompt in PROMPTS]
-    assert len({token for row in made for token in row}) > 4  # not one token for ever
+    assert len({token for row in made for token in row}) > 4  # not always the same token
 
 
 def test_repetition_penalty_sees_prompt_and_new_tokens(small):
@@ -146,7 +146,7 @@ def test_repetition_penalty_sees_prompt_and_new_tokens(small):
     assert made != generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
 
 
-def test_each_prompt_alone_or_streamed_gives_what_it_gives_among_others(small):
+def test_tokens_are_the_same_alone_streamed_or_in_a_batch(small):
     model, params = small
     sampling = Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.2)
     made = generate(model, params, PROMPTS, keys(4), sampling, VOCABULARY, NEW)
@@ -156,7 +156,7 @@ def test_each_prompt_alone_or_streamed_gives_what_it_gives_among_others(small):
         assert generate(model, params, [prompt], key[None], sampling, VOCABULARY, NEW) == [made[row]]
 
 
-def test_same_seed_same_tokens_other_seed_other_tokens(small):
+def test_equal_seeds_give_equal_tokens_and_others_do_not(small):
     model, params = small
     a, b, c = (generate(model, params, PROMPTS, keys(4, seed), Sampling(), VOCABULARY, NEW) for seed in (7, 7, 8))
     assert a == b
@@ -164,7 +164,7 @@ def test_same_seed_same_tokens_other_seed_other_tokens(small):
 
 
 def test_sampled_tokens_follow_the_model(small):
-    """First and second token of 4000 rows against the exact probabilities."""
+    """Compares the first two tokens of 4000 rows with their exact probabilities."""
     model, params = small
     rows, sampling, prompt = 4000, Sampling(temperature=0.5, top_k=4), [1, 5, 6]
     allowed = np.arange(32) != VOCABULARY.bos_id
@@ -181,7 +181,7 @@ def test_sampled_tokens_follow_the_model(small):
         assert abs(share - p) <= 4.5 * np.sqrt(p * (1 - p) / rows) + 1e-9, (a, b, share, p)
 
 
-def test_rows_stop_at_the_end_token_and_the_others_go_on(small):
+def test_rows_stop_at_their_end_token_while_others_continue(small):
     model, params = small
     free = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
 
@@ -194,7 +194,7 @@ def test_rows_stop_at_the_end_token_and_the_others_go_on(small):
     stopping = dataclasses.replace(VOCABULARY, eos_id=end)
     assert generate(model, params, PROMPTS, keys(4), GREEDY, stopping, NEW) == expected
     assert list(stream(model, params, PROMPTS[0], keys(4)[0], GREEDY, stopping, NEW)) == expected[0]
-    # Steps end with the last row, and what lies behind a row's end is padding.
+    # Steps end with the last row, and padding follows the end of a row.
     state = start(model, params, PROMPTS[:1], keys(1), GREEDY, stopping, NEW, min_rows=3)
     state = advance(model, params, state, NEW, GREEDY, stopping)
     assert int(state.step) == len(expected[0]) < NEW
@@ -212,7 +212,7 @@ def test_begin_token_and_entries_beyond_the_vocabulary_are_never_chosen(small):
     assert min(lengths) < 3
 
 
-def test_a_row_ends_where_the_positions_end():
+def test_row_ends_at_the_last_position_of_the_model():
     model, params = make(positions="learned")
     prompts = [[1] * 46, [1, 2], [1] * 48]
     made = generate(model, params, prompts, keys(3), GREEDY, VOCABULARY, 40)
@@ -221,19 +221,19 @@ def test_a_row_ends_where_the_positions_end():
     assert made[1] == greedy_by_full_forward(model, params, prompts[1], 40)
 
 
-def test_too_little_room_is_told_before_anything_runs():
-    check_room([[1, 2], [1]], 6, 8)
+def test_prompts_that_do_not_fit_are_rejected_before_anything_runs():
+    check_fits([[1, 2], [1]], 6, 8)
     with pytest.raises(UserError, match=r"prompt 2 has 3 tokens .* with 6 new .* 8 positions .* at most 5 new"):
-        check_room([[1, 2], [1, 2, 3]], 6, 8)
+        check_fits([[1, 2], [1, 2, 3]], 6, 8)
     with pytest.raises(UserError, match=r"prompt 1 has 9 tokens .* shorten it"):
-        check_room([[1] * 9], 1, 8)
+        check_fits([[1] * 9], 1, 8)
     with pytest.raises(UserError, match="max_new_tokens=0"):
-        check_room([[1]], 0, 8)
+        check_fits([[1]], 0, 8)
     with pytest.raises(UserError, match="no prompt"):
-        check_room([], 1, 8)
+        check_fits([], 1, 8)
 
 
-def test_other_parameters_and_prompts_of_the_bucket_compile_nothing(small):
+def test_other_parameters_and_prompts_of_one_bucket_share_the_program(small):
     model, params = small
     generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
     list(stream(model, params, [1, 2], keys(1)[0], GREEDY, VOCABULARY, NEW))
@@ -244,10 +244,10 @@ def test_other_parameters_and_prompts_of_the_bucket_compile_nothing(small):
     assert (advance._cache_size(), loop._prefill._cache_size()) == compiled
 
 
-def test_a_mesh_gives_what_one_device_gives():
+def test_tokens_on_a_mesh_equal_those_of_one_device():
     model, params = make(**VARIANTS["grouped"])
     sampling = Sampling(top_p=0.9, repetition_penalty=1.2)
-    prompts = PROMPTS[:3]  # on four parts of the batch
+    prompts = PROMPTS[:3]  # split over four devices
     expected = generate(model, params, prompts, keys(3), sampling, VOCABULARY, NEW)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     with on_mesh(mesh):

@@ -1,4 +1,4 @@
-"""The processed distribution against brute force in NumPy, and the draw against that distribution."""
+"""The processed distribution against brute force in NumPy, and samples against that distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def brute_force(logits, seen, sampling):
         Sampling(temperature=1.5, top_k=7, top_p=0.85, min_p=0.15, repetition_penalty=1.3),
     ],
 )
-def test_distribution_is_that_of_the_definitions(sampling):
+def test_distribution_equals_the_definitions(sampling):
     rng = np.random.default_rng(0)
     logits_BV = rng.normal(0, 2, (40, 11)).astype(np.float32)
     seen_BV = rng.random((40, 11)) < 0.3
@@ -62,7 +62,7 @@ def test_distribution_is_that_of_the_definitions(sampling):
     np.testing.assert_array_equal(np.isfinite(processed_BV), expected_BV > 0)
 
 
-def test_tokens_with_equal_probability_at_the_edge_stay_together():
+def test_tokens_that_tie_at_the_limit_are_all_kept():
     logits_1V = jnp.asarray([[2.0, 1.0, 1.0, 0.0]])
     for sampling in (Sampling(top_k=2), Sampling(top_p=0.7)):
         kept = np.isfinite(process_logits(logits_1V, None, sampling))
@@ -76,13 +76,13 @@ def test_repetition_penalty_lowers_positive_and_negative_logits():
     assert choose(greedy, row_keys(0, np.arange(1), np.zeros(1)), Sampling(temperature=0)).tolist() == [3]
 
 
-def test_draws_follow_the_distribution():
-    draws, sampling = 20_000, Sampling(temperature=0.8, top_k=5, top_p=0.95)
+def test_samples_follow_the_distribution():
+    samples, sampling = 20_000, Sampling(temperature=0.8, top_k=5, top_p=0.95)
     logits_V = np.array([0.3, 2.0, -1.0, 1.5, 0.9, -0.2, 1.1], np.float32)
-    logits_BV = jnp.broadcast_to(logits_V[None], (draws, 7))
-    keys_B = row_keys(3, np.arange(draws), np.zeros(draws))
+    logits_BV = jnp.broadcast_to(logits_V[None], (samples, 7))
+    keys_B = row_keys(3, np.arange(samples), np.zeros(samples))
     chosen_B = choose(process_logits(logits_BV, None, sampling), keys_B, sampling)
-    expected_V = draws * brute_force(logits_V, np.zeros(7, bool), sampling)
+    expected_V = samples * brute_force(logits_V, np.zeros(7, bool), sampling)
     counts_V = np.bincount(chosen_B, minlength=7)
     possible = expected_V > 0
     assert counts_V[~possible].sum() == 0
@@ -90,7 +90,7 @@ def test_draws_follow_the_distribution():
     assert possible.sum() == 5 and chi_square < 18.5  # 4 degrees of freedom: exceeded once in a thousand seeds
 
 
-def test_keys_depend_on_seed_prompt_and_sample_alone():
+def test_keys_depend_only_on_seed_prompt_and_sample():
     together = jax.random.key_data(row_keys(1, np.array([0, 0, 1, 5]), np.array([0, 1, 0, 2])))
     alone = jax.random.key_data(row_keys(1, np.array([5]), np.array([2])))
     np.testing.assert_array_equal(together[3], alone[0])
@@ -112,7 +112,7 @@ def test_keys_depend_on_seed_prompt_and_sample_alone():
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
     ],
 )
-def test_values_out_of_range_are_told(values, name):
+def test_values_out_of_range_are_rejected(values, name):
     with pytest.raises(UserError, match=name):
         Sampling(**values).check()
     Sampling().check()

@@ -1,4 +1,4 @@
-"""Prompts, continuations and text that appears as it is made."""
+"""Continuations of prompts, at once and streamed."""
 
 import flax.linen as nn
 import jax
@@ -37,14 +37,14 @@ def pieces():
 
 
 def streamed(monkeypatch, tokenizer, prompt, new):
-    """Parts that `stream_text` gives when the model makes the tokens `new`."""
+    """Returns the parts that `stream_text` yields if the model generates the tokens `new`."""
     monkeypatch.setattr(text, "stream", lambda *args: iter(new))
     return list(text.stream_text(None, None, tokenizer, prompt, Sampling(), len(new), 0))
 
 
-def test_no_part_of_a_character_appears(monkeypatch):
+def test_characters_are_streamed_whole(monkeypatch):
     assert streamed(monkeypatch, BYTES, [1], BYTES.encode("aé漢🙂b")) == ["a", "é", "漢", "🙂", "b"]
-    # A byte that begins no character shows as U+FFFD once it is sure; what never ends, at the end.
+    # A byte that starts no character appears as U+FFFD when that is certain; an unfinished character, at the end.
     ids = [*BYTES.encode("a"), 3 + 0xFF, *BYTES.encode("b"), 3 + 0xE6, 3 + 0xBC]
     parts = streamed(monkeypatch, BYTES, [1], ids)
     assert parts == ["a", "\ufffdb", "\ufffd"]
@@ -52,7 +52,7 @@ def test_no_part_of_a_character_appears(monkeypatch):
     assert streamed(monkeypatch, BYTES, [1], [BYTES.eos_id]) == []
 
 
-def test_streamed_parts_make_up_the_continuation(monkeypatch, pieces):
+def test_streamed_parts_add_up_to_the_continuation(monkeypatch, pieces):
     whole = "  a story of été,\n told in 漢字 and 🙂  "
     ids = pieces.encode(whole)
     for cut in range(len(ids)):
@@ -63,7 +63,7 @@ def test_streamed_parts_make_up_the_continuation(monkeypatch, pieces):
             assert pieces.decode(prompt) + "".join(parts) == whole
 
 
-def test_samples_do_not_depend_on_how_many_are_made_at_a_time(small):
+def test_samples_do_not_depend_on_the_batch_size(small):
     model, params = small
     prompts = text.encode_prompts(BYTES, ["", "ab", "é"])
     assert prompts == [[1], [1, 100, 101], [1, 198, 172]]
@@ -73,7 +73,7 @@ def test_samples_do_not_depend_on_how_many_are_made_at_a_time(small):
     )
     assert one == many
     assert [(prompt, sample) for prompt, sample, _ in one] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
-    assert len({new for _, _, new in one}) == 6  # each draws its own
+    assert len({new for _, _, new in one}) == 6  # each has its own random numbers
     alone = text.stream_text(model, params, BYTES, prompts[0], Sampling(), 6, seed=3)
     assert "".join(alone) == one[0][2]
     texts = text.sample_text(model, params, BYTES, ["", "ab", "é", ""], Sampling(), 6, seed=3)
@@ -81,7 +81,7 @@ def test_samples_do_not_depend_on_how_many_are_made_at_a_time(small):
     assert texts[3] != texts[0]
 
 
-def test_sample_text_fills_the_positions_and_refuses_a_prompt_that_does(small):
+def test_sample_text_ends_at_the_last_position_and_rejects_a_prompt_that_fills_them(small):
     model, params = small
     (new,) = text.sample_text(model, params, BYTES, ["x" * 29], Sampling(temperature=0), 6)
     assert len(BYTES.encode(new)) <= 6
@@ -89,6 +89,6 @@ def test_sample_text_fills_the_positions_and_refuses_a_prompt_that_does(small):
         text.sample_text(model, params, BYTES, ["", "x" * 31], Sampling(), 6)
 
 
-def test_a_prompt_that_is_not_utf8_is_told():
+def test_prompt_that_is_not_utf8_is_rejected():
     with pytest.raises(UserError, match="prompt 2 is not valid UTF-8"):
         text.encode_prompts(BYTES, ["a", "\udcff"])

@@ -1,4 +1,4 @@
-"""The mesh, its checks, and batches that are put on it."""
+"""The mesh, its checks, and batches placed on it."""
 
 import jax
 import numpy as np
@@ -8,27 +8,22 @@ from jax.sharding import PartitionSpec as P
 from lm.batch import Batch
 from lm.config import Config, MeshConfig, defaults, source
 from lm.errors import UserError
-from lm.parallel.mesh import (
-    batch_sharding,
-    check_divisible,
-    local_rows,
-    make_mesh,
-    mesh_sizes,
-    state_shardings,
-    to_global,
-)
+from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, state_shardings, to_global
 
 
-def test_the_open_axis_takes_the_devices_that_are_left():
-    assert mesh_sizes(MeshConfig(data=-1, fsdp=2, tensor=2), 8) == (2, 2, 2)
-    assert mesh_sizes(MeshConfig(data=1, fsdp=-1, tensor=1), 8) == (1, 8, 1)
-    assert mesh_sizes(MeshConfig(), 1) == (1, 1, 1)
+def test_open_axis_takes_the_remaining_devices():
+    def sizes(config, count=8):
+        return dict(make_mesh(config, jax.devices()[:count]).shape)
+
+    assert sizes(MeshConfig(data=-1, fsdp=2, tensor=2)) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert sizes(MeshConfig(data=1, fsdp=-1, tensor=1)) == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert sizes(MeshConfig(), 1) == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (16, 1, 1), (-1, 16, 1)])
-def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
+def test_sizes_that_do_not_match_the_devices_are_rejected(sizes):
     with pytest.raises(UserError, match="8 devices"):
-        mesh_sizes(MeshConfig(*sizes), 8)
+        make_mesh(MeshConfig(*sizes))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +37,7 @@ def test_sizes_that_do_not_make_up_the_devices_are_refused(sizes):
         ("model", "source_vocab_size", 31, "model.source_vocab_size"),
     ],
 )
-def test_what_the_mesh_does_not_divide_is_named(section, key, value, named):
+def test_sizes_that_the_mesh_does_not_divide_are_named(section, key, value, named):
     values = defaults()
     values.data.train.docs = source(kind="embedded")
     values.train.batch_size = 8
@@ -54,7 +49,7 @@ def test_what_the_mesh_does_not_divide_is_named(section, key, value, named):
         check_divisible(Config.from_dict(values.to_dict()), make_mesh(MeshConfig(1, 4, 2)))
 
 
-def test_a_batch_arrives_on_the_mesh_as_it_was():
+def test_batch_is_unchanged_on_the_mesh():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     sharding = batch_sharding(mesh)
     rng = np.random.default_rng(0)
@@ -68,7 +63,7 @@ def test_a_batch_arrives_on_the_mesh_as_it_was():
     assert placed.tokens.addressable_shards[0].data.shape == (2, 3)
 
 
-def test_moments_lie_where_their_parameters_do_and_the_rest_is_whole():
+def test_moments_are_sharded_like_their_parameters_and_the_rest_is_replicated():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     array = jax.ShapeDtypeStruct((4, 8), np.float32)
     params = {"a": {"kernel": array}, "b": {"kernel": array}}

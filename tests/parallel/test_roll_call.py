@@ -1,4 +1,4 @@
-"""The roll call among threads, each in the place of a process."""
+"""The roll call among threads, each of which stands for a process."""
 
 import socket
 import threading
@@ -18,13 +18,13 @@ def port() -> int:
 
 
 def answers(port: int, callers: list[tuple[int, float, int]], seconds: float) -> dict[int, str]:
-    """What each caller (process_id, delay, num_processes it was told) gets: "" for go, or the error."""
+    """The result of each caller (process_id, delay, its --num_processes): "" to continue, or the error."""
     found: dict[int, str] = {}
 
-    def take_part(key: int, process_id: int, delay: float, told: int) -> None:
+    def take_part(key: int, process_id: int, delay: float, num_processes: int) -> None:
         time.sleep(delay)
         try:
-            call_roll(Expected(f"localhost:{port}", told, process_id), seconds)
+            call_roll(Expected(f"localhost:{port}", num_processes, process_id), seconds)
             found[key] = ""
         except UserError as error:
             found[key] = str(error)
@@ -38,39 +38,39 @@ def answers(port: int, callers: list[tuple[int, float, int]], seconds: float) ->
     return found
 
 
-def test_all_go_on_when_all_have_come_in_any_order(port):
+def test_all_continue_once_all_are_present_in_any_order(port):
     callers = [(2, 0.0, 4), (0, 0.2, 4), (1, 0.3, 4), (3, 0.5, 4)]
     assert set(answers(port, callers, 10).values()) == {""}
     socket.create_server(("localhost", port)).close()  # free again
 
 
-def test_all_that_came_are_told_who_is_missing(port):
+def test_all_present_processes_name_the_missing_ones(port):
     found = answers(port, [(0, 0.0, 5), (3, 0.0, 5), (1, 0.1, 5)], 1)
     assert len(set(found.values())) == 1
     assert "2 of 5 processes" in found[0] and "missing --process_id=2, 4" in found[0]
     assert "present 0, 1 on 127.0.0.1, 3 on 127.0.0.1." in found[0]
 
 
-def test_a_missing_process_0_is_named(port):
+def test_missing_process_0_is_named(port):
     found = answers(port, [(1, 0.0, 2)], 0.5)
     assert "process 0 of 2 is missing" in found[0] and f"localhost:{port}" in found[0]
 
 
-def test_contradictions_are_told_to_all(port):
+def test_contradictory_flags_are_reported_by_all(port):
     found = answers(port, [(0, 0.0, 3), (1, 0.2, 3), (1, 0.4, 3)], 10)
     assert all("two processes were started with --process_id=1" in each for each in found.values())
     found = answers(port, [(0, 0.0, 3), (1, 0.2, 4)], 10)
     assert all("--num_processes=4, process 0 with 3" in each for each in found.values())
 
 
-def test_the_dead_and_strangers_do_not_count(port):
+def test_dead_processes_and_other_clients_do_not_count(port):
     def die_and_disturb() -> None:
         for message in (b"lm 1 4\n", b"GET / HTTP/1.1\r\n\r\n"):
             with socket.create_connection(("localhost", port)) as connection:
                 connection.sendall(message)
             time.sleep(0.1)
 
-    # Four are expected, so that the roll is not complete in the moment between a call and a death.
+    # Four are expected, so that the roll is not complete between the call of a process and its death.
     for late, result in (
         ([], "missing --process_id=1, 3; present 0, 2 on 127.0.0.1."),
         ([(1, 1.2, 4), (3, 1.0, 4)], ""),
@@ -91,12 +91,12 @@ def test_the_dead_and_strangers_do_not_count(port):
         ("", 2, 0, "needs --coordinator"),
     ],
 )
-def test_bad_flags(coordinator, num_processes, process_id, message):
+def test_bad_flags_are_rejected(coordinator, num_processes, process_id, message):
     with pytest.raises(UserError, match=message):
         initialize(coordinator, num_processes, process_id, 1)
 
 
-def test_a_port_in_use_is_told(port):
+def test_port_in_use_is_named(port):
     with socket.create_server(("", port)):
         with pytest.raises(UserError, match=f"cannot listen on port {port}"):
             initialize(f"localhost:{port}", 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Texts through an encoder-decoder: in order, cut, and the same however they are batched."""
+"""Outputs of an encoder-decoder for texts: in order, cut, and independent of the batch."""
 
 import flax.linen as nn
 import jax
@@ -9,8 +9,8 @@ from lm.config import ModelConfig
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.sampling import Sampling
-from lm.decoding.text import vocabulary_of
-from lm.decoding.translate import cut_sources, encode_sources, generate_texts, sample_texts, search_texts
+from lm.decoding.text import cut_sources, encode_sources, generate_texts, sample_texts, search_texts
+from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 
@@ -41,14 +41,14 @@ def small():
     return model, jax.tree.map(lambda x: random.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes)
 
 
-def test_sources_end_in_the_end_token_even_when_cut():
+def test_sources_end_in_the_end_token_even_if_cut():
     assert encode_sources(BYTES, ["ab", "", "abcdef"], 4) == [[100, 101, 2], [2], [100, 101, 102, 2]]
     assert encode_sources(BYTES, ["abc"], 4) == [[100, 101, 102, 2]]
     with pytest.raises(UserError, match="text 2 is not valid UTF-8"):
         encode_sources(BYTES, ["a", "\udcff"], 4)
 
 
-def test_outputs_come_in_the_order_of_the_texts_however_they_are_batched(small):
+def test_outputs_are_in_the_order_of_the_texts_and_independent_of_the_batch(small):
     model, params = small
     reports = []
     outputs = generate_texts(
@@ -67,7 +67,7 @@ def test_cut_sources_keep_their_end_token():
     assert cut_sources([[7, 8, 9, 2], [7, 8, 2], [2]], 3) == [[7, 8, 2], [7, 8, 2], [2]]
 
 
-def test_samples_are_the_same_however_they_are_batched(small):
+def test_samples_do_not_depend_on_the_batch_size(small):
     model, params = small
     sources, sampling = encode_sources(BYTES, TEXTS, LENGTH), Sampling(temperature=1.0)
     reports = []
@@ -78,7 +78,7 @@ def test_samples_are_the_same_however_they_are_batched(small):
     assert sample_texts(model, params, BYTES, sources[:1], sampling, 6, 3, 1, 3) == [one[0][:1]]
 
 
-def test_samples_without_chance_are_greedy_search(small):
+def test_samples_at_temperature_0_equal_greedy_search(small):
     model, params = small
     sources = encode_sources(BYTES, TEXTS, LENGTH)
     found = search_texts(model, params, BYTES, sources, BeamSettings(max_new_tokens=6), 7)
