@@ -148,10 +148,10 @@ def test_settings_of_pairs(refused_settings, tiny_pairs, overrides, message):
         ("config.seed = {}['seed']", "FILE, line 16: KeyError: 'seed'"),
         ("raise ValueError('two\\nlines')", "FILE, line 16: ValueError: two lines"),
         ("open('nothing.json')", "FILE, line 16: FileNotFoundError"),
-        ("config = None", "FILE: its get_config() gives None; end it with `return config`"),
-        ("config = 5", "FILE: its get_config() gives 5"),
+        ("config = None", "FILE: its get_config() returns None; end it with `return config`"),
+        ("config = 5", "FILE: its get_config() returns 5"),
         ("config.data.train.text = 'input.txt'", "FILE, line 16: TypeError: Could not override field 'text'"),
-        ("del config.data.train.text", "config.data.train: no source is named"),
+        ("del config.data.train.text", "config.data.train: names no data source"),
         ("config.eval.prompts = (1,)", "config.eval.prompts: expected a tuple of strings"),
     ],
 )

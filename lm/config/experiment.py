@@ -1,4 +1,4 @@
-"""The whole of an experiment: its sections, derived values, and the way from and to plain dicts."""
+"""The config of an experiment: its sections, its derived values, and conversion from and to plain dicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from lm.config.checks import check, check_family, check_unread, unread
+from lm.config.checks import check, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.schema import build, entries, option, section
@@ -20,13 +20,13 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment."""
-
-    seed: int = option(0, "Of the initial weights, the data order, dropout and sampling.", minimum=0, affects="batches")
+    seed: int = option(
+        0, "Random seed of initial weights, data order, dropout and sampling.", minimum=0, affects="batches"
+    )
     init_from: str = option(
         "",
-        "Begin with the parameters and the tokenizer of this run directory (its best checkpoint); what does not match "
-        "is listed. Empty for random parameters.",
+        "Start from the tokenizer and the parameters (best checkpoint) of this run directory; parameters that do not "
+        "match are listed. Empty for random parameters.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
@@ -41,19 +41,18 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
-        """Builds the config, fills in derived values and checks the whole. Raises UserError at the first fault.
+        """Returns the config with derived values filled in. Raises UserError for the first fault.
 
-        With `reset_unread` a setting that the task does not read gets its default instead of being refused: for
-        configs that were written when such settings were ignored.
+        Args:
+            reset_unread: give settings that the task does not read their defaults instead of refusing them, for
+                configs that were written when such settings were ignored.
         """
         given = build(cls, values)
         task = entries("lm.tasks.TASKS")[given.objective.name]
         if reset_unread:
             given = replace_settings(given, dict(unread(task)))
         config = _resolve(given, task)
-        check_family(config, task)
-        check_unread(given, config, task)
-        check(config, task)
+        check(given, config, task)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class Config:
 
 
 def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """Returns a config with other values of some settings, by dotted name. Nothing is checked."""
+    """Returns a config with the settings of these dotted names replaced, unchecked."""
     for setting, value in values.items():
         section, _, rest = setting.partition(".")
         new = replace_settings(getattr(config, section), {rest: value}) if rest else value
@@ -80,17 +79,17 @@ DEFAULTS = Config()
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """What a file in configs/ starts from: every setting at its default."""
+    """Returns what a file in configs/ starts from: every setting at its default."""
     return ml_collections.ConfigDict(Config().to_dict(), convert_dict=True)
 
 
 def source(**values: Any) -> ml_collections.ConfigDict:
-    """One source for `config.data.train.NAME = source(kind=..., path=...)`."""
+    """Returns a data source, for `config.data.train.NAME = source(kind=..., path=...)`."""
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
 
 
 def _resolve(config: Config, task: Any) -> Config:
-    """Fills in what stands for "derived", except for what the tokenizer (vocab_size) and the data (labels) give."""
+    """Returns the config with derived values, except for those from the tokenizer (vocab_size) and data (labels)."""
     config = task.resolve(config)
     data, model, steps = config.data, config.model, config.train.num_steps
     optimizer, generation = config.optimizer, config.eval.generation
