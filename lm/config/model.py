@@ -242,8 +242,8 @@ class ObjectiveConfig:
     )
     label_smoothing_over: str = option(
         "vocabulary",
-        "Where that probability goes: to all V entries of the vocabulary (Szegedy 2016, Hugging Face) or to the V - 1 others "
-        "(fairseq).",
+        "Where that probability goes: to all V entries of the vocabulary (Szegedy 2016, Hugging Face) or to the V - 1 "
+        "others (fairseq).",
         choices=("vocabulary", "others"),
     )
     z_loss: float = option(0.0, "Weight of the penalty log(Z)^2, which keeps logits small (PaLM: 1e-4).", minimum=0.0)
