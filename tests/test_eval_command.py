@@ -16,7 +16,6 @@ import numpy as np
 import optax
 import pytest
 
-from lm.checkpoints.averaging import averaged_params
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, defaults, source
 from lm.errors import UserError
@@ -317,8 +316,8 @@ def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     ).params
     with Checkpoints(pairs_run / "checkpoints", config.checkpoint, read_only=True) as checkpoints:
         first, second = (jax.device_get(checkpoints.restore_params(abstract, step)[0]) for step in (4, 8))
-        mean, steps = averaged_params(checkpoints, abstract, 2)
-        alone, _ = averaged_params(checkpoints, abstract, 1, last=7)
+        mean, steps = checkpoints.average_params(2, abstract)
+        alone, _ = checkpoints.average_params(1, abstract, last=7)
     assert steps == [4, 8]
     expected = jax.tree.map(lambda a, b: np.mean([a, b], axis=0), first, second)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), mean, expected)

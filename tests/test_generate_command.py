@@ -286,7 +286,7 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
         (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
         (
             ("--input=IN", "--output_prefix=abcdefgh"),
-            "--output_prefix: has 8 tokens, and an output has 8; raise --max_ne",
+            "--output_prefix: has 8 tokens, and outputs have 8 at most; raise",
         ),
         (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
     ],

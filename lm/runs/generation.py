@@ -1,4 +1,4 @@
-"""Text from the model of a run: continuations of prompts, and an encoder-decoder's outputs for sources."""
+"""Generates text with the model of a run: continuations of prompts, or an encoder-decoder's outputs for sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lm.checkpoints.averaging import averaged_params
 from lm.config import Config, MeshConfig
 from lm.data.tokenizing.tokenizers import load_tokenizer
 from lm.decoding.beam import BeamSettings
@@ -35,26 +34,15 @@ BATCH_SIZE_DEFAULT = 16  # continuations at a time
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run and which of its parameters to use.
-
-    Attributes:
-        step: of the checkpoint; None for the best.
-        average: number of checkpoints to average, the latest up to `step`.
-    """
+    """A run and the choice of its parameters."""
 
     directory: RunDirectory
     config: Config
-    step: int | None = None
-    average: int = 1
+    step: int | None = None  # of the checkpoint; None for the best
+    average: int = 1  # number of checkpoints to average, the latest up to `step`
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
-        """Returns the model, its parameters, and a mesh on which the texts of a batch are split.
-
-        Each device of the mesh holds all parameters.
-
-        Args:
-            rows: texts in a batch; no more devices are used.
-        """
+        """Returns the model, its parameters, and a mesh of at most `rows` devices that each hold all parameters."""
         config = self.config
         jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
         # Cached decoding always uses xla, so a model trained with another chip's kernel runs here too.
@@ -62,7 +50,7 @@ class TrainedRun:
         ema = config.optimizer.ema_decay > 0
         with self.directory.open_checkpoints(config) as checkpoints:
             if self.average > 1:
-                params, _ = averaged_params(checkpoints, None, self.average, self.step, ema)
+                params, _ = checkpoints.average_params(self.average, last=self.step, ema=ema)
             else:
                 params, _ = checkpoints.restore_params(step="best" if self.step is None else self.step, ema=ema)
         mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
@@ -79,9 +67,9 @@ def continue_prompts(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Iterator[str]:
-    """Yields what to print, as soon as it is known: each prompt with its continuations.
+    """Yields the text to print, as soon as it is generated: each prompt with its continuations.
 
-    One prompt with one sample comes token by token; of several, each has a heading.
+    One prompt with one sample comes token by token; several samples have a heading each.
 
     Args:
         max_new_tokens: None for as many as fit, up to LONGEST_DEFAULT.
@@ -115,8 +103,8 @@ class Translation:
     """Outputs of an encoder-decoder.
 
     Attributes:
-        lines: without their ends; see `lm.decoding.lines.output_lines`.
-        num_decoded: sources that are not empty.
+        lines: without line ends; see `lm.decoding.lines.output_lines`.
+        num_decoded: number of sources that are not empty.
         seconds: time spent on decoding.
     """
 
@@ -157,7 +145,7 @@ def translate(
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
     numbers = [number for number, source in enumerate(sources, start=1) if source is not None]
     tokenizers = load_tokenizers(config, run.directory.root)
-    # Such a model has learned to read and write <extra_id_N> as tokens; for others they are text like any other.
+    # A model of such a task reads and writes <extra_id_N> as tokens; to other models they are ordinary text.
     spelled = task.spells_extra_ids
     ids = encode_sources(tokenizers.source, [each for each in sources if each is not None], spelled=spelled)
     _warn_of_cuts(ids, numbers, config.data.source_length)
@@ -165,7 +153,7 @@ def translate(
     ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the end token
     if output_start and len(output_start) >= max_new_tokens:
         raise UserError(
-            f"--output_prefix: has {len(output_start)} tokens, and an output has {max_new_tokens}; raise "
+            f"--output_prefix: has {len(output_start)} tokens, and outputs have {max_new_tokens} at most; raise "
             "--max_new_tokens."
         )
     batch_size = min(len(ids), batch_size or config.eval.generation.batch_size)

@@ -42,7 +42,7 @@ def test_repetitions_are_named_by_seed_and_fold(tiny_labels):
         ([-1], 0, r"--seeds=-1: name different numbers of 0 or more"),
         ([], 5, r"--folds=5: the config has 4 \(data\.folds\)"),
         ([], -1, r"--folds=-1: the config has 4"),
-        ([0], 1, r"--folds=1: name 2 or more"),
+        ([0], 1, r"--folds=1: give 2 or more"),
     ],
 )
 def test_impossible_repetitions_are_refused(tiny_labels, seeds, folds, message):
