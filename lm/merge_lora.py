@@ -51,8 +51,8 @@ def main() -> int:
         if path is not None and os.path.lexists(path):
             raise UserError(f"--{flag}={path}: exists already; name a new one.")
     with directory.open_checkpoints(config) as checkpoints:
-        best_or_step = "best" if FLAGS.step is None else FLAGS.step
-        params, step = checkpoints.restore_params(step=best_or_step, ema=config.optimizer.ema_decay > 0)
+        ema = config.optimizer.ema_decay > 0
+        params, step = checkpoints.restore_params(step="best" if FLAGS.step is None else FLAGS.step, ema=ema)
         metadata, metrics = checkpoints.metadata(step), checkpoints.metrics(step)
     if FLAGS.adapters is not None:
         tensors = {name: np.ascontiguousarray(value) for name, value in adapters(params).items()}
