@@ -1,4 +1,4 @@
-"""`python -m lm.merge_lora`: the other commands find the same model in the run directory that it writes."""
+"""`python -m lm.merge_lora`: the merged run evaluates and generates like the original one."""
 
 import json
 
@@ -37,7 +37,7 @@ def config_of(text, **changes) -> Config:
 
 
 def make_run(root, config):
-    """Steps 1 (the best) and 2, whose averages differ from their parameters."""
+    """Saves steps 1 (the best) and 2, whose averages differ from their parameters."""
     shapes = nn.unbox(
         jax.eval_shape(
             lambda: initial_params(build_model(config.model, task_of(config).head(config)), jax.random.key(0))
