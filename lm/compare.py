@@ -10,10 +10,9 @@ is usually called significant. The systems must have read the same sources.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,8 +89,8 @@ def compare(
         paired: Any = PairedTest  # its types are narrower than what it takes
         named = [(str(number), texts) for number, texts in enumerate(predictions)]
         scorers = {metric: sacrebleu_scorer(metric, bleu_tokenize)}
-        with _sacrebleu_seed(seed):
-            signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
+        os.environ["SACREBLEU_SEED"] = str(seed)  # sacrebleu reads its seed from nowhere else
+        signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
         ((name, signed),) = signatures.items()
         results = [Compared(each.score, each.mean, each.ci, each.p_value) for each in found[name]]
         return {metric: _equal_scores_differ_by_chance(results)}, str(signed)
@@ -129,19 +128,6 @@ def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
     """Sets p to 1 for equal scores: the formula counts only larger differences, so a copy would be significant."""
     first, *others = results
     return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
-
-
-@contextlib.contextmanager
-def _sacrebleu_seed(seed: int) -> Iterator[None]:
-    """Sets the seed of sacrebleu, which reads it only from the environment."""
-    before = os.environ.get("SACREBLEU_SEED")
-    os.environ["SACREBLEU_SEED"] = str(seed)
-    try:
-        yield
-    finally:
-        del os.environ["SACREBLEU_SEED"]
-        if before is not None:
-            os.environ["SACREBLEU_SEED"] = before
 
 
 def print_comparison(

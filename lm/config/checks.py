@@ -75,9 +75,7 @@ def _check_data(config: Any, task: Any) -> None:
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse(
-            "data.holdout_fraction", "is 0 and data.valid is empty, so nothing could be evaluated; change one of them."
-        )
+        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so nothing could be evaluated; change one.")
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
     if data.tokenizer.kind == "huggingface" and not data.tokenizer.path:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import ml_collections
@@ -92,38 +93,24 @@ def _resolve(config: Config, task: Any) -> Config:
     """Returns the config with derived values, except for those from the tokenizer (vocab_size) and data (labels)."""
     config = task.resolve(config)
     data, model, steps = config.data, config.model, config.train.num_steps
-    optimizer, generation = config.optimizer, config.eval.generation
-    model = dataclasses.replace(model, pooling=model.pooling or ("first" if model.family == "encoder" else "last"))
-    if model.family == "encoder_decoder":
-        data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
-        model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)
-    if model.head_dim == 0:
-        if model.d_model % model.num_heads:
-            raise UserError(
-                f"config.model: num_heads={model.num_heads} does not divide d_model={model.d_model}; "
-                "change one of them or set head_dim."
-            )
-        model = dataclasses.replace(model, head_dim=model.d_model // model.num_heads)
-    model = dataclasses.replace(
-        model,
-        num_kv_heads=model.num_kv_heads or model.num_heads,
-        d_ff=model.d_ff or 4 * model.d_model,
-        max_length=model.max_length or max(data.sequence_length, data.source_length),
-    )
-    if optimizer.decay_steps == 0:
-        wsd = optimizer.schedule == "warmup_stable_decay"
-        optimizer = dataclasses.replace(optimizer, decay_steps=max(1, steps // 5) if wsd else steps)
-    return dataclasses.replace(
-        config,
-        data=data,
-        model=model,
-        optimizer=optimizer,
-        eval=dataclasses.replace(
-            config.eval,
-            batch_size=config.eval.batch_size or config.train.batch_size,
-            stride=config.eval.stride or data.sequence_length,
-            generation=dataclasses.replace(
-                generation, max_new_tokens=generation.max_new_tokens or data.sequence_length
-            ),
-        ),
-    )
+    if model.head_dim == 0 and model.d_model % model.num_heads:
+        raise UserError(
+            f"config.model: num_heads={model.num_heads} does not divide d_model={model.d_model}; "
+            "change one of them or set head_dim."
+        )
+    two_sided = model.family == "encoder_decoder"
+    source_length = data.source_length or data.sequence_length * two_sided
+    derived = {
+        "data.source_length": source_length,
+        "model.num_encoder_layers": model.num_layers * two_sided,
+        "model.num_kv_heads": model.num_heads,
+        "model.head_dim": model.d_model // model.num_heads,
+        "model.d_ff": 4 * model.d_model,
+        "model.max_length": max(data.sequence_length, source_length),
+        "model.pooling": "first" if model.family == "encoder" else "last",
+        "optimizer.decay_steps": max(1, steps // 5) if config.optimizer.schedule == "warmup_stable_decay" else steps,
+        "eval.batch_size": config.train.batch_size,
+        "eval.stride": data.sequence_length,
+        "eval.generation.max_new_tokens": data.sequence_length,
+    }
+    return replace_settings(config, {name: each for name, each in derived.items() if not attrgetter(name)(config)})

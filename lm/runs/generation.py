@@ -100,17 +100,11 @@ def continue_prompts(
 
 @dataclass(frozen=True)
 class Translation:
-    """Outputs of an encoder-decoder.
+    """Outputs of an encoder-decoder."""
 
-    Attributes:
-        lines: without line ends; see `lm.decoding.lines.output_lines`.
-        num_decoded: number of sources that are not empty.
-        seconds: time spent on decoding.
-    """
-
-    lines: Iterator[str]
-    num_decoded: int
-    seconds: float
+    lines: Iterator[str]  # without line ends; see `lm.decoding.lines.output_lines`
+    num_decoded: int  # sources that are not empty
+    seconds: float  # of decoding
 
 
 def translate(
