@@ -37,7 +37,7 @@ from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
-from lm.runs.generation import BATCH_SIZE_DEFAULT, LONGEST_DEFAULT, TrainedRun, continue_prompts, translate
+from lm.runs.generation import BATCH_SIZE_DEFAULT, LONGEST_DEFAULT, Generator, continue_prompts, translate
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
@@ -110,11 +110,12 @@ def main() -> int:
             f"--workdir={FLAGS.workdir}: a model of objective.name={config.objective.name} writes no text; score it "
             f"with eval.py --workdir={FLAGS.workdir}."
         )
-    trained = TrainedRun(directory, config, FLAGS.step, FLAGS.average)
+    names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
+    generator = Generator(directory, config, *(FLAGS[name].value for name in names))
     if config.model.family == "encoder_decoder":
-        write_outputs(trained, sampling)
+        write_outputs(generator, sampling)
     else:
-        print_continuations(trained, sampling)
+        print_continuations(generator, sampling)
     return DONE
 
 
@@ -128,21 +129,12 @@ def refuse(names: tuple[str, ...], because: str) -> None:
 # --- decoder ----------------------------------------------------------------------------------------------------
 
 
-def print_continuations(trained: TrainedRun, sampling: Sampling) -> None:
+def print_continuations(generator: Generator, sampling: Sampling) -> None:
     refuse(
         ("input", "output", "prefix", "output_prefix", *SEARCH),
         f"is for encoder-decoders, and the model of {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
     )
-    texts = continue_prompts(
-        trained,
-        read_prompts(),
-        sampling,
-        max_new_tokens=FLAGS.max_new_tokens,
-        num_samples=FLAGS.num_samples,
-        seed=FLAGS.seed,
-        batch_size=FLAGS.batch_size,
-    )
-    for text in texts:
+    for text in continue_prompts(generator, read_prompts(), sampling):
         print(text, end="", flush=True)
 
 
@@ -162,31 +154,17 @@ def read_prompts() -> list[str]:
 # --- encoder-decoder --------------------------------------------------------------------------------------------
 
 
-def write_outputs(trained: TrainedRun, sampling: Sampling) -> None:
-    settings: BeamSettings | Sampling
-    settings, max_new_tokens = search_settings(trained.config), FLAGS.max_new_tokens
+def write_outputs(generator: Generator, sampling: Sampling) -> None:
+    settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         refuse(SEARCH, "is for beam search, and --temperature samples; leave one out, or give --num_beams too.")
-        if max_new_tokens is None:  # one position is the begin token's
-            max_new_tokens = min(settings.max_new_tokens, trained.config.model.max_length - 1)
-        settings = sampling
     else:
         refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no flag of beam search.")
+        settings = search_settings(generator.config)
         settings.check()
-        max_new_tokens = settings.max_new_tokens
     texts = read_sources()
     with contextlib.nullcontext(print_lines) if FLAGS.output is None else whole_file(FLAGS.output, "output") as write:
-        made = translate(
-            trained,
-            texts,
-            settings,
-            max_new_tokens=max_new_tokens,
-            prefix=FLAGS.prefix,
-            output_prefix=FLAGS.output_prefix,
-            num_samples=FLAGS.num_samples,
-            seed=FLAGS.seed,
-            batch_size=FLAGS.batch_size,
-        )
+        made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
         write(made.lines)
     if FLAGS.output is not None:
         speed = f" ({made.num_decoded / made.seconds:.1f} sentences/s)" if made.num_decoded else ""

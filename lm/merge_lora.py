@@ -53,7 +53,7 @@ def main() -> int:
     with directory.open_checkpoints(config) as checkpoints:
         ema = config.optimizer.ema_decay > 0
         params, step = checkpoints.restore_params(step="best" if FLAGS.step is None else FLAGS.step, ema=ema)
-        metadata, metrics = checkpoints.metadata(step), checkpoints.metrics(step)
+        record = checkpoints.record(step)
     if FLAGS.adapters is not None:
         tensors = {name: np.ascontiguousarray(value) for name, value in adapters(params).items()}
         with writing_flag("adapters", FLAGS.adapters), replacing(Path(FLAGS.adapters)) as temporary:
@@ -68,7 +68,7 @@ def main() -> int:
                     shutil.copytree(directory.root / name, temporary / name)
             made = RunDirectory(temporary)
             with made.open_checkpoints(config, read_only=False) as checkpoints:
-                checkpoints.save(step, {"params": jax.device_put(merged)}, metadata, metrics)
+                checkpoints.save(step, {"params": jax.device_put(merged)}, record["metadata"], record["metrics"])
             made.write_config(config)
         print(f"written: {FLAGS.output}, step {step:,} with its adapters merged")
     return DONE

@@ -70,7 +70,8 @@ def test_merged_run_evaluates_and_generates_as_before(run, call, tmp_path):
     assert config.model.lora_rank == 0 and config.optimizer.ema_decay == 0.9
     with Checkpoints(merged / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
-        assert checkpoints.metadata(1) == {"data": {"a": "b"}} and checkpoints.metrics(1) == {"valid/loss": 1.0}
+        record = checkpoints.record(1)
+        assert record["metadata"] == {"data": {"a": "b"}} and record["metrics"] == {"valid/loss": 1.0}
         params, _ = checkpoints.restore_params()
     assert not adapters(params)
     assert sorted(each.name for each in merged.parent.iterdir()) == ["merged"]

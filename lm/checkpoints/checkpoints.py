@@ -177,13 +177,13 @@ class Checkpoints:
         """Returns the best step by `settings.best_metric` (the newest of equals); None if no step has that metric."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
-    def metadata(self, step: int) -> dict[str, Any]:
-        """Returns the metadata given to `save`. Raises UserError if there is no such step or it is damaged."""
-        return self._checked_record(step)["metadata"]
-
-    def metrics(self, step: int) -> dict[str, float]:
-        """Returns the metrics given to `save`. Raises UserError if there is no such step or it is damaged."""
-        return self._checked_record(step)["metrics"]
+    def record(self, step: int) -> dict[str, Any]:
+        """Returns the `metadata` and `metrics` given to `save`, and more. Raises UserError if the step is damaged."""
+        where = self.directory / str(self._candidates(step)[0])
+        try:
+            return read_record(where)
+        except (Damage, OSError, ValueError) as error:
+            raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class Checkpoints:
         for step in candidates:
             where = self.directory / str(step)
             try:
-                record = in_all_processes(where, functools.partial(read_record, self.directory, step), "record")
+                record = in_all_processes(where, functools.partial(read_record, where), "record")
                 tree = read_arrays(where, record, item(record), partial=partial)
                 break
             except Damage as damage:
@@ -304,18 +304,11 @@ class Checkpoints:
             self._manager.reload()
         return tree, record
 
-    def _checked_record(self, step: int) -> dict[str, Any]:
-        try:
-            return read_record(self.directory, self._candidates(step)[0])
-        except (Damage, OSError, ValueError) as error:
-            where = self.directory / str(step)
-            raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
-
     def _metrics_of(self, step: int) -> dict[str, float]:
         """Returns the metrics of a step, also while it is being written. Raises what `read_record` raises."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
-        return read_record(self.directory, step)["metrics"]
+        return read_record(self.directory / str(step))["metrics"]
 
     @contextmanager
     def _storage_errors(self, attempt: str) -> Iterator[None]:

@@ -44,16 +44,16 @@ class Damage(Exception):
     """A checkpoint differs from what was saved. The message says how."""
 
 
-def read_record(directory: Path, step: int) -> dict[str, Any]:
+def read_record(checkpoint: Path) -> dict[str, Any]:
     """Returns the verified JSON beside the arrays. Raises Damage, or UserError if a newer version wrote it."""
-    path = directory / str(step) / "record" / "metadata"
+    path = checkpoint / "record" / "metadata"
     stored = json.loads(path.read_bytes())
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
         raise Damage("record/metadata does not match its hash")
     content = stored["content"]
     if content["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer version of this code; use that one.")
-    if content["step"] != step:
+    if content["step"] != int(checkpoint.name):
         raise Damage(f"its record belongs to step {content['step']}")
     return content
 

@@ -43,7 +43,7 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path: Path, latest: int, best:
     with Checkpoints(tmp_path, settings, read_only=True) as checkpoints:
         assert checkpoints.steps() == kept
         assert checkpoints.best() == min(kept, key=lambda step: losses[step] or 9)
-        assert checkpoints.metrics(7) == {LOSS: 3.0}
+        assert checkpoints.record(7)["metrics"] == {LOSS: 3.0}
 
 
 def test_newest_checkpoint_stands_in_for_the_best_if_none_has_the_metric(tmp_path: Path) -> None:
