@@ -40,9 +40,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     define_config_flag()
     flags.DEFINE_list("workdir", [], "Run directory, or several separated by commas, one row of the table each.")
-    flags.DEFINE_string(
-        "step", "best", "best (or the latest, if no step has the metric), latest, or the step of a checkpoint."
-    )
+    flags.DEFINE_string("step", "best", "best (the latest, if no step has the metric), latest, or a step.")
     flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for one data source of it.")
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
     flags.DEFINE_integer("stride", 0, "Tokens by which windows advance; 0 for eval.stride of the config.")

@@ -172,9 +172,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Any]]:
         yield case(f"causal-{document}", config, **changes)
     two = plain_text(folder, a={**text, "document": "line"}, b={"kind": "jsonl", "path": "text.jsonl"})
     yield case("causal-two-sources", two, data__train__a__weight=0.3, data__num_workers=1, eval__max_rows=9)
-    pieces = plain_text(folder, e={"kind": "embedded"})
+    subwords = plain_text(folder, e={"kind": "embedded"})
     changes = {"data__tokenizer__vocab_size": 400, "data__tokenizer__train_megabytes": 0.2}
-    yield case("causal-sentencepiece", pieces, data__tokenizer__kind="sentencepiece", eval__max_rows=64, **changes)
+    yield case("causal-sentencepiece", subwords, data__tokenizer__kind="sentencepiece", eval__max_rows=64, **changes)
     clean = plain_text(folder, t={**text, "document": "line"})
     changes = {"data__tokenizer__kind": "characters", "train__accumulation": 2, "optimizer__ema_decay": 0.9}
     yield case("causal-cleaned", clean, data__cleaning__deduplicate=True, data__cleaning__whitespace="lines", **changes)

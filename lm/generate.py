@@ -64,15 +64,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divides the logits; 0 takes the most probable token.")
     flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens; 0 for all.")
-    flags.DEFINE_float(
-        "top_p", DEFAULTS.top_p, "Sample from the fewest most probable tokens whose probabilities sum to p; 1 for all."
-    )
-    flags.DEFINE_float(
-        "min_p", DEFAULTS.min_p, "Sample from tokens with at least p times the largest probability; 0 for all."
-    )
-    flags.DEFINE_float(
-        "repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, tokens that occurred before become less probable."
-    )
+    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens that sum to p; 1 for all.")
+    flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below p times the largest probability; 0 for none.")
+    penalty = DEFAULTS.repetition_penalty
+    flags.DEFINE_float("repetition_penalty", penalty, "Above 1, tokens that occurred before become less probable.")
     flags.DEFINE_integer(
         "batch_size",
         None,
@@ -83,16 +78,12 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with one source per line.")
     flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default the outputs are printed.")
     flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default the prefix of training.")
-    flags.DEFINE_string(
-        "output_prefix", "", "Encoder-decoder: text that every output starts with; it counts in --max_new_tokens."
-    )
+    flags.DEFINE_string("output_prefix", "", "Encoder-decoder: start of every output; counts in --max_new_tokens.")
     flags.DEFINE_integer("num_beams", None, "Encoder-decoder: hypotheses kept by beam search; 1 is greedy.")
     flags.DEFINE_string("penalty", None, "Encoder-decoder: power or gnmt; see eval.generation.penalty.")
     flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none, larger for longer outputs.")
     flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: smallest number of tokens before the end token.")
-    flags.DEFINE_integer(
-        "no_repeat_ngram", None, "Encoder-decoder: no n-gram of this length occurs twice in an output; 0 for no limit."
-    )
+    flags.DEFINE_integer("no_repeat_ngram", None, "Encoder-decoder: repeat no n-gram of this length; 0 for no limit.")
     flags.DEFINE_bool("exact", None, "Encoder-decoder: when the search stops; see eval.generation.exact.")
     flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write for each source.")
 
@@ -111,7 +102,8 @@ def main() -> int:
             f"with eval.py --workdir={FLAGS.workdir}."
         )
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
-    generator = Generator(directory, config, *(FLAGS[name].value for name in names))
+    options: dict[str, Any] = {name: FLAGS[name].value for name in names}
+    generator = Generator(directory, config, **options)
     if config.model.family == "encoder_decoder":
         write_outputs(generator, sampling)
     else:

@@ -127,7 +127,7 @@ def test_objectives_without_pairs(refused_settings, tiny, overrides, message):
         (["eval.generation.metrics=('blue',)"], "config.eval.generation.metrics: 'blue' is not one of bleu, chrf"),
         (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 is more than the model's"),
         (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: is more than max_new_tokens"),
-        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "'valid/bleu' is not among what is measured"),
+        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "'valid/bleu' is not measured here, only"),
         (["checkpoint.best_metric=valid/bits_per_byte"], "config.checkpoint.best_metric: 'valid/bits_per_byte'"),
         (["checkpoint.best_metric=valid/reversal/loss"], "valid/ followed by loss, perplexity, token_accuracy."),
         (["objective.label_smoothing=0.95"], "config.objective.label_smoothing: 0.95 is above the largest"),

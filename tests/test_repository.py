@@ -100,16 +100,16 @@ def test_locks_hash_every_release_and_name_no_index(name):
 )
 def test_every_direct_requirement_is_locked_once_within_its_bounds(wanted, locked, python):
     for platform, machine in PLATFORMS:
-        place = (python, platform, machine)
+        target = (python, platform, machine)
         versions: dict[str, list[str]] = {}
         for release, _ in lock(locked):
-            if applies(release.marker, *place):
+            if applies(release.marker, *target):
                 versions.setdefault(canonicalize_name(release.name), []).append(str(release.specifier)[2:])
         for requirement in requirements(wanted):
-            if applies(requirement.marker, *place):
+            if applies(requirement.marker, *target):
                 found = versions.get(canonicalize_name(requirement.name), [])
-                assert len(found) == 1, f"{requirement} is locked {len(found)} times for {place}"
-                assert requirement.specifier.contains(found[0]), f"{requirement} is locked at {found[0]} for {place}"
+                assert len(found) == 1, f"{requirement} is locked {len(found)} times for {target}"
+                assert requirement.specifier.contains(found[0]), f"{requirement} is locked at {found[0]} for {target}"
 
 
 def test_every_direct_requirement_has_both_bounds():

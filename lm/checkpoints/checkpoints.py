@@ -305,7 +305,7 @@ class Checkpoints:
         return tree, record
 
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, also while it is being written. Raises what `read_record` raises."""
+        """Returns the metrics of a step, even while it is being written. Raises the errors of `read_record`."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
         return read_record(self.directory / str(step))["metrics"]

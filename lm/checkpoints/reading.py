@@ -1,4 +1,4 @@
-"""Reading one checkpoint, and errors of storage. Everything that differs from what was saved raises Damage."""
+"""Reads one checkpoint, raising Damage for every difference from the saved state, and interprets errors of storage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not 
 
 
 class Damage(Exception):
-    """A checkpoint differs from what was saved. The message says how."""
+    """A checkpoint differs from the saved state. The message says how."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

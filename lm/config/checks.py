@@ -8,8 +8,6 @@ from typing import Any
 from lm.config.schema import entries
 from lm.errors import UserError
 
-SPLITS = ("train", "valid", "test")
-
 
 def refuse(setting: str, message: str) -> None:
     raise UserError(f"config.{setting}: {message}")
@@ -55,7 +53,7 @@ def _check_data(config: Any, task: Any) -> None:
     of_one_task = [kind for each in entries("lm.tasks.TASKS").values() for kind in each.own_formats]
     if not data.train:
         refuse("data.train", "names no data source; give one, e.g. config.data.train.mine = source(path=...).")
-    for split in SPLITS:
+    for split in ("train", "valid", "test"):
         sources = getattr(data, split)
         for name, each in sources.items():
             where = f"data.{split}.{name}"
@@ -176,7 +174,7 @@ def _check_best_metric(config: Any, task: Any) -> None:
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
         known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}"
         more = task.advice_on_metric(metric)
-        refuse("checkpoint.best_metric", f"{metric!r} is not among what is measured: {known}{more}.")
+        refuse("checkpoint.best_metric", f"{metric!r} is not measured here, only {known}{more}.")
 
 
 def _or(names: list[str]) -> str:

@@ -3,11 +3,11 @@
 This file knows types, ranges, names and effects, but no particular setting; those are in the other files of
 `lm/config`.
 
-Every setting declares its effect: what would change if it were changed for an existing run. The effect is the
-`affects` of its `option`, else that of the `section` around it, so a new setting needs no further list: training
-continues if all differing settings affect nothing; `eval.py --config` refuses those that affect the function or the
-shapes of the model; config.init_from names those that decide a wrong shape. A setting with several effects declares
-the one that comes last here:
+Every setting declares its effect, that is, what would be different if the setting were changed in an existing run. The
+effect is the `affects` of its `option` or, without one, of the `section` around it. Other code asks for the effect
+instead of keeping lists of settings: a run may continue with other values only of settings that affect nothing;
+eval.py refuses a --config whose model differs in settings that affect its function or shapes; config.init_from names
+the settings that caused a wrong shape. A setting with several effects declares the one that comes last in this list:
 
     nothing    no batch, no update and no output of the model, except for rounding
     updates    only the values of the parameters: how they are initialised and updated

@@ -51,7 +51,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
-        """Opens a new directory for training, or that of a run which `config` continues, and writes config.json.
+        """Opens a new directory, or that of a run which `config` continues, for training and writes config.json.
 
         A run that ended before its first step may be started again with any config. The first process holds a lock
         until `close` or until it dies; the others write nothing. A vocab_size of 0 is not yet derived and equals any.
@@ -194,7 +194,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops torn lines and those of later steps before a run continues from `step`; -1 drops those of any step."""
+        """Drops torn lines and those of steps after `step`, where a run continues; -1 drops those of every step."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):

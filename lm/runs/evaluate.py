@@ -41,9 +41,10 @@ class Options:
     text: str = ""  # score this text file or glob instead of the run's data
     config: Config | None = None  # use its data instead of the run's
     config_name: str = ""
-    stride: int = 0  # 0: as in the config, like the two options with 0 and the one with None below
-    batch_size: int = 0
     average: int = 1  # checkpoints to average
+    # Overrides of the config, unless they are 0 or None:
+    stride: int = 0
+    batch_size: int = 0
     num_beams: int = 0
     length_penalty: float | None = None
 
@@ -106,7 +107,6 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     seconds = time.monotonic() - began
     if is_first():
         metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
-    generation = dataclasses.asdict(config.eval.generation) if references else None
     result = Result(
         run=name or str(root),
         step=step,
@@ -122,7 +122,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
             "parameters": parameters,
             "config": options.config_name or "config.json of the run",
             "data": {source: each.record() for source, each in stores.items()},
-            **({"generation": generation} if generation else {}),
+            **({"generation": dataclasses.asdict(config.eval.generation)} if references else {}),
             "devices": devices,
             "dtype": config.model.dtype,
             "batch_size": evaluation.batch_size,

@@ -25,7 +25,7 @@ from lm.errors import UserError
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # to be raised when equal stores would give other batches
+ORDER = 1  # increase it when a change of the code makes other batches from equal stores
 SIDES = ("source", "target")
 
 
@@ -44,12 +44,8 @@ class Prepared:
         return self.tokenizers.target
 
 
-def _no_barrier(name: str) -> None:
-    """For a single process."""
-
-
 def prepare(
-    config: Config, workdir: Path, *, is_first: bool = True, barrier: Callable[[str], None] = _no_barrier
+    config: Config, workdir: Path, *, is_first: bool = True, barrier: Callable[[str], None] = lambda _: None
 ) -> Prepared:
     """Trains or loads the tokenizers, builds or opens the stores of train and valid, and checks their sizes.
 
@@ -88,7 +84,7 @@ def prepare_split(
     split: str,
     *,
     is_first: bool = True,
-    barrier: Callable[[str], None] = _no_barrier,
+    barrier: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Returns the stores of one split ("train", "valid" or "test") by source name, none of them empty.
 
