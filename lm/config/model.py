@@ -106,9 +106,7 @@ class ModelConfig:
     dropout: float = option(
         0.0, "Dropout rate of embeddings and residual branches.", minimum=0.0, maximum=0.9, affects="updates"
     )
-    attention_dropout: float = option(
-        0.0, "Dropout rate of attention weights.", minimum=0.0, maximum=0.9, affects="updates"
-    )
+    attention_dropout: float = option(0.0, "Dropout of attention weights.", minimum=0.0, maximum=0.9, affects="updates")
     window: int = option(
         0,
         "Sliding window: a token attends only to tokens less than this many positions away; 0 for no limit.",
