@@ -3,23 +3,23 @@
 python eval.py --workdir=runs/quickstart                      its validation split, best checkpoint
 python eval.py --workdir=runs/a,runs/b --split=test           two runs, a row each
 python eval.py --workdir=runs/s0,runs/s1,runs/s2 --mean       with mean and standard deviation
-python eval.py --workdir=runs/a --stride=64                   windows that overlap: more context for each token
+python eval.py --workdir=runs/a --stride=64                   overlapping windows: more context for each token
 python eval.py --workdir=runs/a --text=book.txt               any text, with the run's own tokenizer
 python eval.py --workdir=runs/a --config=configs/other.py     the data of another config
 python eval.py --workdir=runs/a --split=test --average=5      the mean of the five latest checkpoints
-python eval.py --workdir=runs/a --split=test --num_beams=5    outputs by beam search, beside their references in
-                                                              WORKDIR/eval/<step>/predictions-<what>.jsonl
+python eval.py --workdir=runs/a --split=test --num_beams=5    outputs by beam search, written beside their references
 
-A run directory is all that is needed; the number and kind of devices may be another than in training.
-Every token of the split is scored once. Results go to WORKDIR/eval/<step>/results.{json,csv,md}; those
-of anything but the run's own validation split and stride to results-<what>.{json,csv,md} beside it,
-where <what> names the config or text, the split and the stride. If they cannot be written (a read-only
-directory) the table is still printed, with a warning, and the exit status is 0.
+Only the run directory is needed; the number and kind of devices may differ from training. Every token of
+the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md} and outputs to
+predictions.jsonl beside them. Other options than the run's own validation split and settings are appended
+to these names, as in results-test-beams5.json. If the files cannot be written (a read-only directory), the
+table is still printed, with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -39,18 +39,16 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     define_config_flag()
-    flags.DEFINE_list("workdir", [], "Run directory; several, separated by commas, are rows of one table.")
-    flags.DEFINE_string(
-        "step", "best", "best (the latest if none is known to be), latest, or the step of a checkpoint."
-    )
-    flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for one source of it.")
-    flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked; a file is a document).")
+    flags.DEFINE_list("workdir", [], "Run directory, or several separated by commas, one row of the table each.")
+    flags.DEFINE_string("step", "best", "best (the latest, if no step has the metric), latest, or a step.")
+    flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for one data source of it.")
+    flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
     flags.DEFINE_integer("stride", 0, "Tokens by which windows advance; 0 for eval.stride of the config.")
-    flags.DEFINE_integer("average", 1, "Average the parameters of so many checkpoints, the latest up to --step.")
+    flags.DEFINE_integer("average", 1, "Average the parameters of this many checkpoints, the latest up to --step.")
     flags.DEFINE_integer("num_beams", 0, "Beams of generated outputs; 0 for eval.generation.num_beams.")
-    flags.DEFINE_float("length_penalty", None, "In place of eval.generation.length_penalty.")
-    flags.DEFINE_integer("batch_size", 0, "Rows at a time; 0 for eval.batch_size. Changes memory and speed only.")
-    flags.DEFINE_bool("mean", False, "Two more rows: the mean of the runs, and their standard deviation.")
+    flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
+    flags.DEFINE_integer("batch_size", 0, "Rows at a time; 0 for eval.batch_size. Affects memory and speed only.")
+    flags.DEFINE_bool("mean", False, "Add two rows: the mean of the runs, and their standard deviation.")
     distributed.define_flags()
 
 
@@ -59,18 +57,11 @@ def main() -> int:
     if not roots:
         raise UserError("--workdir is missing; name a run directory, e.g. --workdir=runs/quickstart.")
     config = config_from_flags()
-    options = Options(
-        step=FLAGS.step,
-        split=FLAGS.split,
-        text=FLAGS.text,
-        config=config,
-        config_name="" if config is None else _config_name(),
-        stride=FLAGS.stride,
-        batch_size=FLAGS.batch_size,
-        average=FLAGS.average,
-        num_beams=FLAGS.num_beams,
-        length_penalty=FLAGS.length_penalty,
-    )
+    # "other" for --config=configs/other.py:ARG
+    name = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem if config is not None else ""
+    names = ("step", "split", "text", "stride", "batch_size", "average", "num_beams", "length_penalty")
+    values: dict[str, Any] = {each: FLAGS[each].value for each in names}
+    options = Options(config=config, config_name=name, **values)
     _check(options)
     distributed.initialize_from_flags()
     cache = cache_directory(RunDirectory.existing(roots[0]).load_config())
@@ -87,7 +78,7 @@ def main() -> int:
 
 
 def _check(options: Options) -> None:
-    """What can be told before anything is read."""
+    """Raises UserError for flags that are wrong whatever the run directory holds."""
     if options.step not in ("best", "latest") and not options.step.isdecimal():
         raise UserError(f"--step={options.step}: must be best, latest or the number of a step.")
     if options.split.partition("/")[0] not in SPLITS:
@@ -96,20 +87,15 @@ def _check(options: Options) -> None:
         raise UserError("--text: takes the place of --config and --split; leave those out.")
     for name in ("stride", "batch_size", "num_beams"):
         if (value := getattr(options, name)) < 0:
-            raise UserError(f"--{name}={value}: must be at least 1 (or 0 for the config's).")
+            raise UserError(f"--{name}={value}: must be at least 1, or 0 for the value of the config.")
     if options.average < 1:
         raise UserError(f"--average={options.average}: must be at least 1.")
 
 
 def _names(roots: list[Path]) -> list[str]:
-    """Last part of each path, or the whole where that would not tell them apart."""
+    """Returns the last part of each path, or the whole paths if those are not distinct."""
     last = [root.absolute().name for root in roots]
     return last if len(set(last)) == len(roots) else [str(root) for root in roots]
-
-
-def _config_name() -> str:
-    """`other` for --config=configs/other.py:ARG."""
-    return Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem
 
 
 if __name__ == "__main__":

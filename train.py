@@ -2,7 +2,7 @@
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
-    python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      and the mean of them
+    python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      three runs and their mean
 
 Exit status: 0 done (or done before), 1 an error that you can fix, 75 saved on a signal: run it again.
 """
@@ -25,9 +25,9 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_string("workdir", None, "The run directory: checkpoints and everything else that the run writes.")
-    flags.DEFINE_list("seeds", [], "Train once with each of these seeds, below --workdir, and print one table.")
-    flags.DEFINE_integer("folds", 0, "Train once on each of the first N of data.folds, and print one table.")
+    flags.DEFINE_string("workdir", None, "Run directory, for checkpoints and everything else that the run writes.")
+    flags.DEFINE_list("seeds", [], "Train with each of these seeds, below --workdir, and print one table.")
+    flags.DEFINE_integer("folds", 0, "Train on each of the first N of data.folds, and print one table.")
     distributed.define_flags()
 
 
@@ -40,7 +40,7 @@ def main() -> int:
     distributed.initialize_from_flags()
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # its list of fonts would go to the home directory
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # by default it would be in the home directory
     if FLAGS.seeds or FLAGS.folds:
         return train_all(repetitions(config, [_seed(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
     return train(config, Path(FLAGS.workdir))
@@ -48,7 +48,7 @@ def main() -> int:
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise UserError(f"--seeds: {text!r} is not a number; separate several by commas, e.g. --seeds=0,1,2.")
+        raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")
     return int(text)
 
 

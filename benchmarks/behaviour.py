@@ -1,14 +1,15 @@
-"""Records what tiny runs of every task, family and data format do, to prove that a redesign changes nothing.
+"""Records the behaviour of tiny runs of every task, family and data format, to prove that a redesign changes nothing.
 
     python -m benchmarks.behaviour --output=before.json [--runs=DIR]
     python -m benchmarks.behaviour --output=after.json --compare=before.json
     python -m benchmarks.behaviour --output=after.json --compare=before.json --continue_runs=DIR
 
 Each case trains for 20 steps and records the hash and the loss of every batch, the metrics of the final evaluation, a
-hash of the predictions, and of some the text that `lm.generate` writes. Two records made on one machine with the same
-versions are equal to the bit, or the script names the cases that differ and exits with status 1. With `--runs` the
-run directories are kept as they were after ten steps; `--continue_runs` then continues those, written by other code,
-instead of starting anew. Compare two commits by running this script in a checkout of each.
+hash of the predictions, and for some cases the text that `lm.generate` writes. With `--compare`, the script names the
+cases that differ from an earlier record, made on the same machine with the same versions, and exits with status 1
+unless all are equal to the bit. `--runs` keeps the run directories as they are after ten steps; `--continue_runs`
+continues such directories, written by other code, instead of new ones. To compare two commits, run this script in a
+checkout of each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ except ImportError:  # in a checkout of the code before the redesign
 
 FLAGS = flags.FLAGS
 STEPS, HALF = 20, 10
-# Code before the redesign refused to continue a run with two vocabularies, so this case has no kept run directory.
+# Code before the redesign could not continue a run with two vocabularies, so this case has no kept run directory.
 NOT_CONTINUED = ("seq2seq-apart",)
 WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew zé 猫".split()
 TIMING = ("train/seconds", "train/tokens_per_second", "train/peak_share")
@@ -48,8 +49,8 @@ TIMING = ("train/seconds", "train/tokens_per_second", "train/peak_share")
 def define_flags() -> None:
     flags.DEFINE_string("output", None, "The record to write, a JSON file.")
     flags.DEFINE_string("compare", None, "A record that this one must equal.")
-    flags.DEFINE_string("runs", None, "Keep the run directories of ten steps here.")
-    flags.DEFINE_string("continue_runs", None, "Continue the run directories that --runs has kept.")
+    flags.DEFINE_string("runs", None, "Keep the run directories after ten steps in this folder.")
+    flags.DEFINE_string("continue_runs", None, "Continue the run directories that --runs kept in this folder.")
     flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")
 
 
@@ -57,7 +58,7 @@ def define_flags() -> None:
 
 
 def write_data(folder: Path) -> None:
-    """Small files of every format; the same at every call."""
+    """Writes small files of every format, the same at every call."""
     draw = random.Random(0)
 
     def sentence(low: int = 3, high: int = 14) -> str:
@@ -102,10 +103,10 @@ def write_data(folder: Path) -> None:
     for number in range(30):
         context = " ".join(sentence() for _ in range(3))
         questions = []
-        for place in range(4):
+        for position in range(4):
             word = draw.choice(context.split())
             answer = [] if draw.random() < 0.1 else [{"text": word, "answer_start": context.index(word)}]
-            name = f"{number}-{place}"
+            name = f"{number}-{position}"
             questions.append({"id": name, "question": f"where is {word}?", "answers": answer})
         articles.append({"title": f"t{number}", "paragraphs": [{"context": context, "qas": questions}]})
     (folder / "squad.json").write_text(json.dumps({"data": articles}))
@@ -153,7 +154,7 @@ FAMILIES = ("decoder", "encoder", "encoder_decoder")
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Any]]:
-    """(name, config) of every case; all data lies in `folder`."""
+    """Yields (name, config) of every case; all data is in `folder`."""
 
     def target(values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "target_path": str(folder / "pairs.target")}
@@ -171,9 +172,9 @@ def cases(folder: Path) -> Iterator[tuple[str, Any]]:
         yield case(f"causal-{document}", config, **changes)
     two = plain_text(folder, a={**text, "document": "line"}, b={"kind": "jsonl", "path": "text.jsonl"})
     yield case("causal-two-sources", two, data__train__a__weight=0.3, data__num_workers=1, eval__max_rows=9)
-    pieces = plain_text(folder, e={"kind": "embedded"})
+    subwords = plain_text(folder, e={"kind": "embedded"})
     changes = {"data__tokenizer__vocab_size": 400, "data__tokenizer__train_megabytes": 0.2}
-    yield case("causal-sentencepiece", pieces, data__tokenizer__kind="sentencepiece", eval__max_rows=64, **changes)
+    yield case("causal-sentencepiece", subwords, data__tokenizer__kind="sentencepiece", eval__max_rows=64, **changes)
     clean = plain_text(folder, t={**text, "document": "line"})
     changes = {"data__tokenizer__kind": "characters", "train__accumulation": 2, "optimizer__ema_decay": 0.9}
     yield case("causal-cleaned", clean, data__cleaning__deduplicate=True, data__cleaning__whitespace="lines", **changes)
@@ -248,7 +249,7 @@ GENERATED = {
 
 
 def run_case(name: str, values: Any, root: Path, keep: Path | None, old: Path | None) -> dict[str, Any]:
-    """Trains one case, in two halves if the first is to be kept, and gives what it did."""
+    """Trains one case, in two halves if the first one is to be kept, and returns its record."""
     config = Config.from_dict(values.to_dict())
     if name in NOT_CONTINUED:
         keep = old = None
@@ -296,7 +297,7 @@ def _generate(root: Path, arguments: list[str]) -> str:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """A line for each part of a case that is not the same in both."""
+    """Returns a line for each part of a case that is not the same in both records."""
     lines = [f"{name}: only in one of the records" for name in sorted(before.keys() ^ after.keys())]
     for name in sorted(before.keys() & after.keys()):
         for part in before[name].keys() | after[name].keys():
@@ -308,8 +309,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _first_difference(old: Any, new: Any) -> str:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        place = next(i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
-        return f"entry {place}: {old[place]!r} -> {new[place]!r}"
+        index = next(i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+        return f"entry {index}: {old[index]!r} -> {new[index]!r}"
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
         return ", ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names[:4])
@@ -320,7 +321,7 @@ def main() -> int:
     if not FLAGS.output:
         raise UserError("--output is missing; name the record to write.")
     jax.config.update("jax_default_matmul_precision", "highest")
-    data = Path(tempfile.gettempdir()) / "lm-behaviour"  # a fixed place: paths are part of a config
+    data = Path(tempfile.gettempdir()) / "lm-behaviour"  # a fixed path, because paths are part of a config
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir()
     write_data(data)
@@ -328,11 +329,10 @@ def main() -> int:
     keep, old = (None if each is None else Path(each) for each in (FLAGS.runs, FLAGS.continue_runs))
     if keep is not None:
         keep.mkdir(parents=True)
-    report: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         for name, config in cases(data):
             if not FLAGS.only or name in FLAGS.only:
-                report(f"=== {name}")
+                print(f"=== {name}", file=sys.stderr, flush=True)
                 record[name] = run_case(name, config, Path(folder) / name, keep, old)
     Path(FLAGS.output).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"{len(record)} cases written to {FLAGS.output}")

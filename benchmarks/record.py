@@ -95,7 +95,7 @@ def main() -> int:
         "parameters": _parameters(checkpoints),
         "tokens_trained": int(newest.name) * config.train.batch_size * sum(lengths),
         **({"runs": {each.run: each.metrics for each in repeated}} if repeated else {}),
-        "data": checkpoints.metadata(checkpoints.steps()[-1])["data"],
+        "data": checkpoints.record(checkpoints.steps()[-1])["metadata"]["data"],
         **surroundings(),
     }
     RESULTS.mkdir(exist_ok=True)

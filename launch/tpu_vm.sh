@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, or on all hosts of a slice, and starts it again when it was taken away.
+# Trains on a Cloud TPU VM, or on all hosts of a slice, and recreates it when it is preempted.
 #   SPOT=--spot launch/tpu_vm.sh NAME ZONE TYPE RUNTIME CONFIG WORKDIR
 #   SPOT=--spot launch/tpu_vm.sh lm us-west4-a v5litepod-16 v2-alpha-tpuv5-lite configs/lm1b.py /mnt/runs/lm1b
-# It runs on your machine as long as the training does (in tmux, say), wants gcloud, and sends the commit
+# It runs on your machine as long as the training does (for example in tmux), needs gcloud, and copies the commit
 # that is checked out. With several hosts WORKDIR must be on a file system that they share: mount it at
 # MOUNT_HERE below.
 set -euo pipefail
@@ -27,7 +27,7 @@ pip install --quiet --user uv
 .venv/bin/pip install --quiet -r requirements-tpu.txt
 REMOTE
 
-# Each host learns from the TPU's own metadata which one it is and where the first one is.
+# Each host reads its own number and the address of the first host from the metadata of the TPU.
 read -r -d '' train <<'REMOTE' || true
 cd ~/lm && . .venv/bin/activate
 attribute() { curl -sf -H 'Metadata-Flavor: Google' "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"; }
@@ -53,9 +53,9 @@ while :; do
     if everywhere "$prepare" && everywhere "set --$arguments; $train"; then
         exit 0
     fi
-    sleep 30 # a TPU that is being taken away still says READY for a moment
+    sleep 30 # a TPU that is being preempted is still READY for a moment
     if [ "$(state)" = READY ]; then
-        echo "train.py failed on $name; its output is above. Mend that and start me again." >&2
+        echo "train.py failed on $name; its output is above. Fix the error and start this script again." >&2
         exit 1
     fi
 done

@@ -1,4 +1,4 @@
-"""Atomic writing: a file or directory appears whole or not at all, so nobody ever reads half of one."""
+"""Writes files and directories atomically: they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lm.errors import UserError
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path` to write a file to; it becomes `path` at the end of the block.
+    """Yields a temporary path beside `path`, which becomes `path` at the end of the block.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. Missing parent directories are
+    If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
     created. Raises OSError.
 
     Args:
-        durable: flush to disk before renaming, so that `path` is old or new after a power failure too.
+        durable: flush to disk before renaming, so that `path` is old or new even after a power failure.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -39,17 +39,17 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary directory beside `path`, named `NAME.tmp-*`; it becomes `path` at the end of the block.
 
-    If the block raises, the temporary directory is removed. Missing parent directories are created. A block that
-    replaces a directory removes the old one itself. Raises OSError: FileExistsError if `path` exists at the end.
+    If the block raises, the temporary directory is removed. Missing parent directories are created. To replace a
+    directory, the block must remove the old one. Raises OSError, among them FileExistsError if `path` exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
     try:
-        temporary.chmod(0o755)  # mkdtemp gives access to the owner only
+        temporary.chmod(0o755)  # mkdtemp grants access to the owner only
         yield temporary
         try:
             os.rename(temporary, path)
-        except OSError as error:  # its errno depends on the file system
+        except OSError as error:  # with an errno that depends on the file system
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
             raise
@@ -59,7 +59,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
-    """Turns an OSError of the block into a UserError that names the flag which gave the path."""
+    """Turns an OSError of the block into a UserError that names the flag of the path."""
     try:
         yield
     except OSError as error:

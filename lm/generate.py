@@ -3,14 +3,14 @@
 python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --temperature=0.8 --top_p=0.95
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
-One prompt with one sample is printed while it is generated. lm/decoding/sampling.py says in which order the sampling
-flags apply. Equal flags give the same text.
+A single continuation is printed while it is generated. lm/decoding/sampling.py documents the order in which the
+sampling flags apply. Equal flags give equal text.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one line for each in the same
-order. Sources are cleaned and get their prefix as in training; an empty line gives an empty line. Outputs are found by
-beam search with --num_beams and the flags after it, by default those of eval.generation; with --temperature and without
---num_beams they are sampled. Line breaks within an output become spaces. Several outputs of a source are written one
-per line in three columns separated by tabs: number of the source, score (or number of the sample), text. --output
+order. Sources are cleaned and get their prefix as in training; an empty source has an empty output. Outputs come from
+beam search with the settings of eval.generation, which --num_beams and the flags after it override; with --temperature
+and without --num_beams they are sampled. Line breaks within an output become spaces. If a source has several outputs,
+each is a line of three columns separated by tabs: number of the source, score (or number of the sample), text. --output
 appears when it is complete. Models of span corruption, UL2 and infilling read and write <extra_id_0>, <extra_id_1>, ...
 as tokens: --prompt="Thank you <extra_id_0> me to your party". A source for UL2 starts with its mode, <extra_id_100>
 (R), 101 (S) or 102 (X).
@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
-from lm.runs.generation import BATCH_SIZE_DEFAULT, LONGEST_DEFAULT, TrainedRun, continue_prompts, translate
+from lm.runs.generation import BATCH_SIZE_DEFAULT, LONGEST_DEFAULT, Generator, continue_prompts, translate
 from lm.tasks import task_of
 
 FLAGS = flags.FLAGS
@@ -48,18 +48,14 @@ SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times. Empty: from the beginning.")
+    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. Empty for a text from its beginning.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint to use; by default the best.")
-    flags.DEFINE_integer("average", 1, "Average the latest this many checkpoints up to --step.", lower_bound=1)
-    flags.DEFINE_integer("num_samples", 1, "Continuations of every prompt.", lower_bound=1)
     flags.DEFINE_integer(
-        "seed",
-        0,
-        "Random seed of sampling; every prompt and sample has its own random numbers.",
-        lower_bound=0,
-        upper_bound=2**31 - 1,
+        "average", 1, "Average the parameters of this many checkpoints, the latest up to --step.", lower_bound=1
     )
+    flags.DEFINE_integer("num_samples", 1, "Continuations of each prompt.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Random seed of sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(
         "max_new_tokens",
         None,
@@ -67,38 +63,29 @@ def define_flags() -> None:
         "eval.generation.max_new_tokens).",
     )
     flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divides the logits; 0 takes the most probable token.")
-    flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample from the k most probable tokens only; 0 for all.")
-    flags.DEFINE_float(
-        "top_p", DEFAULTS.top_p, "Sample from the most probable tokens whose sum of probabilities reaches p; 1 for all."
-    )
-    flags.DEFINE_float(
-        "min_p", DEFAULTS.min_p, "Sample from tokens with at least p times the largest probability; 0 for all."
-    )
-    flags.DEFINE_float(
-        "repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, tokens that occurred before become less probable."
-    )
+    flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens; 0 for all.")
+    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens that sum to p; 1 for all.")
+    flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below p times the largest probability; 0 for none.")
+    penalty = DEFAULTS.repetition_penalty
+    flags.DEFINE_float("repetition_penalty", penalty, "Above 1, tokens that occurred before become less probable.")
     flags.DEFINE_integer(
         "batch_size",
         None,
         f"Texts generated at a time; by default {BATCH_SIZE_DEFAULT} (encoder-decoder: eval.generation.batch_size). "
-        "Changes memory and speed, not the texts.",
+        "Affects memory and speed, not the texts.",
         lower_bound=1,
     )
     flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with one source per line.")
     flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default the outputs are printed.")
-    flags.DEFINE_string("prefix", None, "Encoder-decoder: put before every source; by default the prefix of training.")
-    flags.DEFINE_string(
-        "output_prefix", "", "Encoder-decoder: text that every output starts with; --max_new_tokens counts it too."
-    )
+    flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default the prefix of training.")
+    flags.DEFINE_string("output_prefix", "", "Encoder-decoder: start of every output; counts in --max_new_tokens.")
     flags.DEFINE_integer("num_beams", None, "Encoder-decoder: hypotheses kept by beam search; 1 is greedy.")
     flags.DEFINE_string("penalty", None, "Encoder-decoder: power or gnmt; see eval.generation.penalty.")
     flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none, larger for longer outputs.")
-    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: no end token before this many tokens.")
-    flags.DEFINE_integer(
-        "no_repeat_ngram", None, "Encoder-decoder: no n-gram of this length occurs twice in an output; 0 for no limit."
-    )
-    flags.DEFINE_bool("exact", None, "Encoder-decoder: search until no hypothesis can win; see eval.generation.exact.")
-    flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write for every source.")
+    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: smallest number of tokens before the end token.")
+    flags.DEFINE_integer("no_repeat_ngram", None, "Encoder-decoder: repeat no n-gram of this length; 0 for no limit.")
+    flags.DEFINE_bool("exact", None, "Encoder-decoder: when the search stops; see eval.generation.exact.")
+    flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write for each source.")
 
 
 def main() -> int:
@@ -114,16 +101,18 @@ def main() -> int:
             f"--workdir={FLAGS.workdir}: a model of objective.name={config.objective.name} writes no text; score it "
             f"with eval.py --workdir={FLAGS.workdir}."
         )
-    trained = TrainedRun(directory, config, FLAGS.step, FLAGS.average)
+    names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
+    options: dict[str, Any] = {name: FLAGS[name].value for name in names}
+    generator = Generator(directory, config, **options)
     if config.model.family == "encoder_decoder":
-        write_outputs(trained, sampling)
+        write_outputs(generator, sampling)
     else:
-        print_continuations(trained, sampling)
+        print_continuations(generator, sampling)
     return DONE
 
 
 def refuse(names: tuple[str, ...], because: str) -> None:
-    """Raises UserError for the first of these flags that was given."""
+    """Raises UserError if one of these flags was given."""
     for name in names:
         if FLAGS[name].present:
             raise UserError(f"--{name}: {because}")
@@ -132,21 +121,12 @@ def refuse(names: tuple[str, ...], because: str) -> None:
 # --- decoder ----------------------------------------------------------------------------------------------------
 
 
-def print_continuations(trained: TrainedRun, sampling: Sampling) -> None:
+def print_continuations(generator: Generator, sampling: Sampling) -> None:
     refuse(
         ("input", "output", "prefix", "output_prefix", *SEARCH),
         f"is for encoder-decoders, and the model of {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
     )
-    texts = continue_prompts(
-        trained,
-        read_prompts(),
-        sampling,
-        max_new_tokens=FLAGS.max_new_tokens,
-        num_samples=FLAGS.num_samples,
-        seed=FLAGS.seed,
-        batch_size=FLAGS.batch_size,
-    )
-    for text in texts:
+    for text in continue_prompts(generator, read_prompts(), sampling):
         print(text, end="", flush=True)
 
 
@@ -156,7 +136,7 @@ def read_prompts() -> list[str]:
     if FLAGS.prompts_file is not None:
         lines = [line for line in read_lines(FLAGS.prompts_file, "prompts_file") if line.strip()]
         if not lines:
-            raise UserError(f"--prompts_file={FLAGS.prompts_file}: holds no prompt; write one on every line.")
+            raise UserError(f"--prompts_file={FLAGS.prompts_file}: holds no prompt; write one per line.")
         prompts += lines
     if not prompts:
         raise UserError('there is no prompt; give --prompt="..." (it may be empty) or --prompts_file=FILE.')
@@ -166,41 +146,25 @@ def read_prompts() -> list[str]:
 # --- encoder-decoder --------------------------------------------------------------------------------------------
 
 
-def write_outputs(trained: TrainedRun, sampling: Sampling) -> None:
-    settings: BeamSettings | Sampling
-    settings, max_new_tokens = search_settings(trained.config), FLAGS.max_new_tokens
+def write_outputs(generator: Generator, sampling: Sampling) -> None:
+    settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         refuse(SEARCH, "is for beam search, and --temperature samples; leave one out, or give --num_beams too.")
-        if max_new_tokens is None:  # one position is the begin token's
-            max_new_tokens = min(settings.max_new_tokens, trained.config.model.max_length - 1)
-        settings = sampling
     else:
         refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no flag of beam search.")
+        settings = search_settings(generator.config)
         settings.check()
-        max_new_tokens = settings.max_new_tokens
     texts = read_sources()
-    with print_lines() if FLAGS.output is None else whole_file(FLAGS.output, "output") as write:
-        made = translate(
-            trained,
-            texts,
-            settings,
-            max_new_tokens=max_new_tokens,
-            prefix=FLAGS.prefix,
-            output_prefix=FLAGS.output_prefix,
-            num_samples=FLAGS.num_samples,
-            seed=FLAGS.seed,
-            batch_size=FLAGS.batch_size,
-        )
+    with contextlib.nullcontext(print_lines) if FLAGS.output is None else whole_file(FLAGS.output, "output") as write:
+        made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
         write(made.lines)
     if FLAGS.output is not None:
         speed = f" ({made.num_decoded / made.seconds:.1f} sentences/s)" if made.num_decoded else ""
         print(f"written: {FLAGS.output}, {len(texts):,} sources in {duration(made.seconds)}{speed}")
 
 
-@contextlib.contextmanager
-def print_lines() -> Iterator[Callable[[Iterable[str]], None]]:
-    """Does what `whole_file` does, with stdout in place of a file."""
-    yield lambda lines: sys.stdout.writelines(f"{line}\n" for line in lines)
+def print_lines(lines: Iterable[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def search_settings(config: Config) -> BeamSettings:
@@ -217,7 +181,7 @@ def read_sources() -> list[str]:
     if FLAGS.input is None and not FLAGS.prompt:
         raise UserError('there is no source; give --input=FILE or --prompt="...".')
     if FLAGS.input is not None and FLAGS.prompt:
-        raise UserError("--input and --prompt: give one of them.")
+        raise UserError("--input and --prompt: give only one of them.")
     return list(FLAGS.prompt) if FLAGS.input is None else read_lines(FLAGS.input, "input")
 
 

@@ -1,4 +1,4 @@
-"""Merges the adapters of a run into its projections (model.lora_rank), or writes the adapters alone.
+"""Merges the adapters of a run (model.lora_rank) into its linear layers, or writes the adapters alone.
 
 python -m lm.merge_lora --workdir=runs/tuned --output=runs/merged
 python -m lm.merge_lora --workdir=runs/tuned --adapters=tuned.safetensors
@@ -11,16 +11,21 @@ names of their parameters, and the config and the step as metadata; it does not 
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 from absl import flags
+from safetensors.numpy import save_file
 
 from lm.config.command import DONE, run
 from lm.errors import UserError
-from lm.files import writing_flag
-from lm.runs.directory import RunDirectory
-from lm.runs.merging import read_trained, write_adapters, write_merged
+from lm.files import new_directory, replacing, writing_flag
+from lm.models.lora import adapters, merge
+from lm.runs.directory import TOKENIZERS, RunDirectory
 
 FLAGS = flags.FLAGS
 
@@ -45,15 +50,27 @@ def main() -> int:
         path = FLAGS[flag].value
         if path is not None and os.path.lexists(path):
             raise UserError(f"--{flag}={path}: exists already; name a new one.")
-    trained = read_trained(directory, config, FLAGS.step)
+    with directory.open_checkpoints(config) as checkpoints:
+        ema = config.optimizer.ema_decay > 0
+        params, step = checkpoints.restore_params(step="best" if FLAGS.step is None else FLAGS.step, ema=ema)
+        record = checkpoints.record(step)
     if FLAGS.adapters is not None:
-        with writing_flag("adapters", FLAGS.adapters):
-            count = write_adapters(Path(FLAGS.adapters), trained)
-        print(f"written: {FLAGS.adapters}, {count} tensors of adapters, step {trained.step:,}")
+        tensors = {name: np.ascontiguousarray(value) for name, value in adapters(params).items()}
+        with writing_flag("adapters", FLAGS.adapters), replacing(Path(FLAGS.adapters)) as temporary:
+            save_file(tensors, temporary, metadata={"config": config.to_json(), "step": str(step)})
+        print(f"written: {FLAGS.adapters}, {len(tensors)} tensors of adapters, step {step:,}")
     if FLAGS.output is not None:
-        with writing_flag("output", FLAGS.output):
-            write_merged(Path(FLAGS.output), trained)
-        print(f"written: {FLAGS.output}, step {trained.step:,} with its adapters merged")
+        merged, model = merge(params, config.model)
+        config = dataclasses.replace(config, model=model)
+        with writing_flag("output", FLAGS.output), new_directory(Path(FLAGS.output)) as temporary:
+            for name in TOKENIZERS:
+                if (directory.root / name).is_dir():
+                    shutil.copytree(directory.root / name, temporary / name)
+            made = RunDirectory(temporary)
+            with made.open_checkpoints(config, read_only=False) as checkpoints:
+                checkpoints.save(step, {"params": jax.device_put(merged)}, record["metadata"], record["metrics"])
+            made.write_config(config)
+        print(f"written: {FLAGS.output}, step {step:,} with its adapters merged")
     return DONE
 
 

@@ -87,7 +87,7 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
         (["model.token_types=2", "model.family=decoder"], "config.model.token_types: is for model.family=encoder"),
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has 1 layers"),
-        (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not among what is measured: valid/ followed by loss, acc"),
+        (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not measured here, only valid/ followed by loss, acc"),
         (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: objective.name=masked has no labels"),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
@@ -224,7 +224,7 @@ def started(tiny_labels, tmp_path_factory):
         (
             "eval.py",
             ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],
-            "--config=tiny_labels: its data.labels (is_y, is_x) are not those of RUN, in their order (is_x, is_y)",
+            "--config=tiny_labels: its data.labels (is_y, is_x) must be those of RUN in the same order (is_x, is_y)",
         ),
         ("eval.py", [], "there is no checkpoint"),
     ],

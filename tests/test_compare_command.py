@@ -1,4 +1,4 @@
-"""`python -m lm.compare`: its test against sacrebleu's, against chance, and what it refuses."""
+"""`python -m lm.compare`: its bootstrap against sacrebleu's and a closed form, and bad input."""
 
 import random
 import re
@@ -20,7 +20,7 @@ WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew".spl
 
 
 def system(errors, size=60, seed=0):
-    """Outputs of which a share `errors` of the words is wrong; references are the same for all seeds."""
+    """Returns outputs with a fraction `errors` of wrong words; references are the same for all seeds."""
     texts, draw = random.Random(1), random.Random(seed + 100)
     examples = []
     for number in range(size):
@@ -32,7 +32,7 @@ def system(errors, size=60, seed=0):
 
 @pytest.fixture
 def command(capsys):
-    """Runs the command in this process and gives what it printed."""
+    """Returns a function that runs the command in this process and returns its output."""
     before = set(flags.FLAGS)
     compare.define_flags()
 
@@ -55,12 +55,12 @@ def files(tmp_path_factory):
 
 
 def rows(text):
-    """(system, score, mean, half width, p) of each line of the table."""
+    """Returns (system, score, mean, half width, p) of each row of the table."""
     found = re.findall(r"(\S+)\s+([\d.]+)\s+([\d.]+) ± ([\d.]+)[ ]*([\d.]*)", text)
     return [(name, *(float(each) if each else None for each in numbers)) for name, *numbers in found]
 
 
-def test_bleu_of_three_systems(command, files):
+def test_p_value_separates_a_worse_system_from_an_equal_one(command, files):
     paths = [files / f"{name}.jsonl" for name in ("good", "bad", "good2")]
     text = command(f"--predictions={','.join(map(str, paths))}", "--samples=200")
     assert text.startswith(f"60 examples, 200 resamples; p against {paths[0]}\n")
@@ -71,7 +71,7 @@ def test_bleu_of_three_systems(command, files):
     assert re.search(r"\nbleu: nrefs:1\|bs:200\|seed:12345\|case:mixed\|eff:no\|tok:13a\|smooth:exp\|version:", text)
 
 
-def test_several_metrics_and_the_seed(command, files):
+def test_several_metrics_share_the_table_and_the_seed(command, files):
     arguments = (f"--predictions={files / 'good.jsonl'},{files / 'bad.jsonl'}", "--samples=50")
     text = command(*arguments, "--metric=bleu,chrf,ter,rouge,exact_match,wer")
     names = ("BLEU", "chrF", "TER", "ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "exact match", "WER")
@@ -83,8 +83,8 @@ def test_several_metrics_and_the_seed(command, files):
     assert "tok:char" in command(*arguments, "--bleu_tokenize=char")
 
 
-def test_our_bootstrap_is_that_of_sacrebleu():
-    """TER is edits over words too, so its counts of sentences can be given to both."""
+def test_bootstrap_matches_sacrebleu():
+    """TER is also edits over words, so both can use its counts of sentences."""
     systems = [system(errors, seed=seed) for seed, errors in enumerate((0.3, 0.33, 0.5))]
     found, _ = compare.compare("ter", systems, bleu_tokenize="13a", samples=300, seed=5)
     scorer = compare.sacrebleu_scorer("ter", "13a")
@@ -103,15 +103,15 @@ def test_our_bootstrap_is_that_of_sacrebleu():
 
 
 @pytest.mark.parametrize("metric", ["bleu", "exact_match"])
-def test_a_system_does_not_differ_from_its_copy(metric):
+def test_copy_of_a_system_does_not_differ_significantly(metric):
     found, _ = compare.compare(metric, [system(0.1)] * 2, bleu_tokenize="13a", samples=40, seed=1)
     first, copy = found[metric]
     assert (copy.score, copy.mean, copy.interval) == (first.score, first.mean, first.interval)
     assert first.p_value is None and copy.p_value == 1
 
 
-def test_the_interval_is_that_of_a_binomial_share():
-    """Exact match: 95 % of the resampled shares lie within 1.96 standard errors."""
+def test_interval_matches_a_binomial_distribution():
+    """Exact match: 95 % of the resampled rates lie within 1.96 standard errors."""
     counts = np.stack([np.arange(400) % 4 == 0, np.ones(400)], axis=1).astype(float)
     (found,) = compare.bootstrap([counts], samples=2000, seed=3)
     error = 100 * (0.25 * 0.75 / 400) ** 0.5
@@ -121,7 +121,7 @@ def test_the_interval_is_that_of_a_binomial_share():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs with predictions of steps 4 and 9 and no checkpoint, scored with characters as tokens."""
+    """Returns the folder of two runs without checkpoints, with predictions of steps 4 and 9 and BLEU of characters."""
     folder = tmp_path_factory.mktemp("runs")
     values = {
         "data": {"train": {"pairs": {"path": "x", "target_path": "y", "document": "line"}}},
@@ -136,18 +136,18 @@ def runs(tmp_path_factory):
     return folder
 
 
-def test_runs_by_step(command, runs):
+def test_step_selects_the_predictions_of_runs(command, runs):
     roots = f"--workdir={runs / 'one'},{runs / 'two'}"
     by_step = {step: command(roots, f"--step={step}", "--samples=20") for step in ("best", "latest", "4", "9")}
     assert by_step["best"] == by_step["latest"] == by_step["9"] != by_step["4"]
     assert "tok:char" in by_step["4"] and str(runs / "two") in by_step["4"]
 
 
-def test_the_best_step_is_the_checkpoints(command, runs, monkeypatch):
+def test_best_step_is_that_of_the_checkpoints(command, runs, monkeypatch):
     monkeypatch.setattr(Checkpoints, "best", lambda self: 4)
     assert compare.predictions_of(runs / "one", "best") == runs / "one" / "eval" / "4" / compare.FILE
     monkeypatch.setattr(Checkpoints, "best", lambda self: 7)
-    with pytest.raises(UserError, match=r"of step 7 \(best\); it has those of 4, 9"):
+    with pytest.raises(UserError, match=r"of step 7 \(best\), only of 4, 9"):
         compare.predictions_of(runs / "one", "best")
 
 
@@ -159,7 +159,7 @@ def test_the_best_step_is_the_checkpoints(command, runs, monkeypatch):
         ({"fewer": 1}, "has 59 examples and .* has 60"),
     ],
 )
-def test_systems_that_cannot_be_compared(command, files, tmp_path, changes, message):
+def test_systems_with_different_examples_are_refused(command, files, tmp_path, changes, message):
     examples = system(0.2)
     third = examples[2]
     if "sources" in changes:
@@ -180,25 +180,25 @@ def test_systems_that_cannot_be_compared(command, files, tmp_path, changes, mess
         (("--workdir=a",), "name two or more systems"),
         (("--workdir=a,b", "--predictions=c,d"), "name two or more systems"),
         (("--predictions=/nowhere/a,/nowhere/b",), "/nowhere/a: cannot be read"),
-        (("--predictions=a,b", "--metric=blue"), "--metric=blue: must be of bleu, chrf"),
+        (("--predictions=a,b", "--metric=blue"), "--metric=blue: must be one of bleu, chrf"),
         (("--workdir=a,b", "--step=first"), "--step=first: must be best, latest"),
         (("--workdir=/nowhere/a,b",), "/nowhere/a: no such run directory"),
     ],
 )
-def test_bad_input_is_told_in_a_line(command, arguments, message):
+def test_bad_input_is_refused_in_one_line(command, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         command(*arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_without_predictions(command, tmp_path):
+def test_run_without_predictions_is_refused_with_advice(command, tmp_path):
     config = Config.from_dict({"data": {"train": {"docs": {"kind": "embedded"}}}})
     RunDirectory.open(tmp_path / "run", config).close()
     with pytest.raises(UserError, match=r"write it with `python eval\.py --workdir="):
         command(f"--workdir={tmp_path / 'run'},{tmp_path / 'run'}")
 
 
-def test_as_a_command():
+def test_flag_error_of_the_command_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "lm.compare", "--workdir=a", "--samples=0"], capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""The schema: what is accepted, what is refused and how, and what is derived."""
+"""Which settings the schema accepts, refuses and derives."""
 
 import pytest
 
@@ -10,14 +10,14 @@ from lm.errors import UserError
 def values(**changes):
     config = defaults()
     config.data.train.docs = source(kind="embedded")
-    plain = config.to_dict()  # a ConfigDict would itself refuse some of what is tested here
+    plain = config.to_dict()  # a ConfigDict would itself refuse some of these values
     for name, value in changes.items():
         section, key = name.split("__")
         plain[section][key] = value
     return plain
 
 
-def test_zeros_are_derived():
+def test_zeros_stand_for_derived_values():
     config = Config.from_dict(values(model__d_model=64, model__num_heads=4, data__sequence_length=32))
     assert (config.model.head_dim, config.model.num_kv_heads, config.model.d_ff) == (16, 4, 256)
     assert config.model.max_length == config.eval.stride == 32
@@ -32,7 +32,7 @@ def test_resolving_twice_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
         ({"model__num_layrs": 3}, "config.model.num_layrs: no such setting; did you mean num_layers"),
         ({"model__num_layers": 2.5}, "config.model.num_layers: expected int, got 2.5"),
@@ -47,35 +47,37 @@ def test_resolving_twice_changes_nothing():
         ({"model__head_dim": 63}, "63 is odd"),
         ({"model__max_length": 100}, "shorter than data.sequence_length=256"),
         ({"model__attention": "cudnn"}, "bfloat16 only"),
-        ({"optimizer__warmup_steps": 1000}, "do not fit into the run"),
-        ({"train__accumulation": 3}, "3 microbatches do not divide train.batch_size=32"),
+        ({"optimizer__warmup_steps": 1000}, "1000 steps of warm-up do not fit into train.num_steps=1000"),
+        ({"train__accumulation": 3}, "3 microbatches do not divide batch_size=32"),
         ({"eval__stride": 257}, "longer than data.sequence_length"),
-        ({"mesh__fsdp": -1}, "at most one is -1"),
-        ({"data__train": {}}, "no source is named"),
+        ({"mesh__fsdp": -1}, "at most one may be -1"),
+        ({"data__train": {}}, "names no data source"),
         ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: is empty"),
         ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),
         ({"data__train": {"a": {"kind": "embedded", "wieght": 1.0}}}, "did you mean weight"),
         ({"data__holdout_fraction": 0.0}, "nothing could be evaluated"),
     ],
 )
-def test_what_is_refused_and_how(changes, said):
+def test_bad_settings_are_refused_in_one_line(changes, message):
     with pytest.raises(UserError) as caught:
         Config.from_dict(values(**changes))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_names_are_checked_with_their_nearest():
+def test_unknown_names_are_refused_with_the_nearest_ones():
     check_name(Config, "model.num_layers")
     check_name(Config, "data.train.docs.path")
     with pytest.raises(UserError, match="did you mean batch_size"):
         check_name(Config, "train.batchsize")
     with pytest.raises(UserError, match="has no setting 'x'"):
         check_name(Config, "seed.x")
-    with pytest.raises(UserError, match="did you mean path"):
+    with pytest.raises(UserError, match=r"--config.data.train.docs.pth: .*did you mean path"):
         check_name(Config, "data.train.docs.pth")
+    with pytest.raises(UserError, match=r"data.train.docs.path is a single value"):
+        check_name(Config, "data.train.docs.path.more")
 
 
-def test_differences_are_told_by_name():
+def test_differences_are_listed_by_name():
     old, new = values(), values(model__num_layers=3, eval__prompts=("a",))
     assert differences(old, new) == ["eval.prompts: ('',) -> ('a',)", "model.num_layers: 6 -> 3"]
     assert differences({"a": (1, 2)}, {"a": [1, 2]}) == []

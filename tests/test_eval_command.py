@@ -1,4 +1,4 @@
-"""eval.py on run directories made here: what it prints, writes and refuses."""
+"""eval.py on run directories made here: its output, files and errors."""
 
 import csv
 import dataclasses
@@ -16,7 +16,6 @@ import numpy as np
 import optax
 import pytest
 
-from lm.checkpoints.averaging import averaged_params
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, defaults, source
 from lm.errors import UserError
@@ -52,7 +51,7 @@ def settings(folder, **changes):
 
 
 def save_run(folder, name, steps):
-    """A run directory with untrained parameters; `steps` maps a step to its valid/loss. The average is all zeros."""
+    """Makes a run of untrained parameters whose average is zero; `steps` maps a step to its valid/loss."""
     config = Config.from_dict(settings(folder).to_dict())
     with RunDirectory.open(folder / name, config) as run:
         config = prepare(config, run.root).config
@@ -98,11 +97,11 @@ def tree(root):
 
 @pytest.fixture(scope="module")
 def printed(folder):
-    """The command, on one device, for three runs."""
+    """Returns the output of the command for three runs on one device, and the files of one run before."""
     for name in ("trained", "closed"):
         shutil.copytree(folder / "one", folder / name)
     values = RunDirectory.existing(folder / "one").load_config().to_dict()
-    values["optimizer"]["ema_decay"] = 0.0  # so the parameters, which are not zero, and not their average
+    values["optimizer"]["ema_decay"] = 0.0  # evaluate the parameters, which are not zero, instead of their average
     (folder / "trained" / "config.json").write_text(Config.from_dict(values).to_json())
     (folder / "closed" / "eval").write_text("in the way")
     before = tree(folder / "one")
@@ -111,7 +110,7 @@ def printed(folder):
     return done, before
 
 
-def test_several_runs_are_one_table(printed):
+def test_several_runs_are_rows_of_one_table(printed):
     done, _ = printed
     lines = done.stdout.splitlines()
     assert lines[0] == "one: step 4 (best), valid, 101 tokens in 12 windows of 16, stride 8, on 1 x cpu"
@@ -121,7 +120,7 @@ def test_several_runs_are_one_table(printed):
     assert "\x1b" not in done.stdout
 
 
-def test_files_of_a_run_lie_in_its_directory_and_nothing_else_is_touched(folder, printed):
+def test_results_are_written_to_the_run_and_nothing_else_changes(folder, printed):
     _, before = printed
     after, where = tree(folder / "one"), folder / "one" / "eval" / "4"
     assert {path for path in after if path not in before} == {
@@ -129,7 +128,7 @@ def test_files_of_a_run_lie_in_its_directory_and_nothing_else_is_touched(folder,
     }
     assert all(after[path] == content for path, content in before.items())
     values = json.loads((where / "results-stride8.json").read_text())
-    # The average of the parameters is evaluated, and it is zero: all pieces are equally probable.
+    # The average of the parameters is evaluated, and it is zero: all tokens are equally probable.
     vocabulary = json.loads((folder / "one" / "config.json").read_text())["model"]["vocab_size"]
     assert values["step"] == 4 and values["split"] == "valid" and values["windowed"] is True
     assert values["metrics"]["loss"] == pytest.approx(math.log(vocabulary), rel=1e-5)
@@ -140,12 +139,12 @@ def test_files_of_a_run_lie_in_its_directory_and_nothing_else_is_touched(folder,
     assert str(folder) not in (where / "results-stride8.json").read_text(), "no paths of this machine"
 
 
-def test_a_directory_that_cannot_be_written_is_a_warning(printed):
+def test_directory_that_cannot_be_written_causes_a_warning(printed):
     done, _ = printed
     assert "warning: results could not be written" in done.stderr and "written: " in done.stdout
 
 
-def test_eight_devices_give_what_one_gave(folder, printed):
+def test_eight_devices_give_the_metrics_of_one(folder, printed):
     eight = command.evaluate_run(folder / "trained", options(stride=8)).result
     one = json.loads((folder / "trained" / "eval" / "4" / "results-stride8.json").read_text())
     assert one["devices"].startswith("1 x") and eight.details["devices"].startswith("8 x")
@@ -156,25 +155,25 @@ def test_eight_devices_give_what_one_gave(folder, printed):
 
 
 @pytest.mark.parametrize(("step", "found"), [("best", 4), ("latest", 8), ("8", 8), ("4", 4)])
-def test_steps(folder, step, found):
+def test_step_is_best_latest_or_a_number(folder, step, found):
     done = command.evaluate_run(folder / "one", options(step=step))
     assert done.result.step == found and done.directory == folder / "one" / "eval" / str(found)
     assert done.stem == "results"
 
 
-def test_splits_sources_and_texts(folder):
+def test_split_source_of_a_split_or_text_is_scored(folder):
     whole = command.evaluate_run(folder / "one", options(split="train"))
     assert whole.stem == "results-train"
     assert {"loss", "story/loss", "rhyme/loss"} < set(whole.result.metrics)
-    part = command.evaluate_run(folder / "one", options(split="train/rhyme"))
-    assert part.stem == "results-train-rhyme" and "rhyme/loss" not in part.result.metrics
-    assert part.result.metrics["tokens"] == whole.result.metrics["rhyme/tokens"]
+    single = command.evaluate_run(folder / "one", options(split="train/rhyme"))
+    assert single.stem == "results-train-rhyme" and "rhyme/loss" not in single.result.metrics
+    assert single.result.metrics["tokens"] == whole.result.metrics["rhyme/tokens"]
     text = command.evaluate_run(folder / "one", options(text=str(folder / "rhyme.txt")))
     assert text.stem == "results-text-rhyme.txt" and text.result.split == "text rhyme.txt"
-    assert text.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1  # and the end
+    assert text.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1  # end token
 
 
-def test_the_data_of_another_config(folder):
+def test_another_config_provides_the_data(folder):
     values = settings(folder, **{"data.valid.story.path": str(folder / "rhyme.txt"), "data.sequence_length": 8})
     other = Config.from_dict(values.to_dict())
     done = command.evaluate_run(folder / "one", options(config=other, config_name="other"))
@@ -182,8 +181,8 @@ def test_the_data_of_another_config(folder):
     assert done.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1
 
 
-def test_rows_of_another_length_may_hide_more_tokens():
-    """The number of hidden tokens that a row has place for is set by the data, and is no other model."""
+def test_longer_rows_of_another_config_may_have_more_masked_tokens():
+    """The capacity of a row for masked tokens follows from the data and does not make another model."""
 
     def config(length):
         values = settings(Path("nowhere"), **{"objective.name": "masked", "data.sequence_length": length})
@@ -197,7 +196,7 @@ def test_rows_of_another_length_may_hide_more_tokens():
     assert found.data.sequence_length == 96
 
 
-def test_a_config_with_another_model_is_refused_with_the_keys(folder):
+def test_config_with_another_model_is_refused_with_the_settings_that_differ(folder):
     other = Config.from_dict(settings(folder, **{"model.d_model": 32, "model.norm": "rmsnorm"}).to_dict())
     with pytest.raises(UserError, match=r"model\.d_model: 16 -> 32.*model\.norm: 'layernorm' -> 'rmsnorm'") as caught:
         command.evaluate_run(folder / "one", options(config=other, config_name="other"))
@@ -214,7 +213,7 @@ def test_a_config_with_another_model_is_refused_with_the_keys(folder):
         ({"stride": 17}, "longer than data.sequence_length"),
     ],
 )
-def test_what_is_not_there_is_told(folder, wrong, message):
+def test_missing_data_or_checkpoint_is_refused(folder, wrong, message):
     with pytest.raises(UserError, match=message):
         command.evaluate_run(folder / "one", options(**wrong))
 
@@ -233,7 +232,7 @@ def test_flags_are_checked_before_anything_is_read(wrong, message):
         command._check(options(**wrong))
 
 
-def test_a_directory_without_a_run_is_told(tmp_path):
+def test_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such run directory"):
         command.evaluate_run(tmp_path / "nowhere", options())
 
@@ -253,7 +252,7 @@ PAIRS = {split: [(f"{split} {i}", f"{i} {split[0] * (i % 3)}") for i in range(co
 
 @pytest.fixture(scope="module")
 def pairs_run(tmp_path_factory):
-    """A run with pairs and two checkpoints: random parameters, and others."""
+    """Returns a run with pairs and two checkpoints of different random parameters."""
     folder = tmp_path_factory.mktemp("pairs")
     values = defaults()
     for split, pairs in PAIRS.items():
@@ -283,7 +282,7 @@ def pairs_run(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
-def test_outputs_of_a_run_with_pairs(pairs_run, call):
+def test_outputs_of_a_run_with_pairs_are_written_and_scored(pairs_run, call):
     outcome = call("eval.py", f"--workdir={pairs_run}", "--split=test", "--num_beams=2")
     assert outcome.status == 0, outcome.stderr
     where = pairs_run / "eval" / "8"
@@ -309,7 +308,7 @@ def test_outputs_of_a_run_with_pairs(pairs_run, call):
     assert str(pairs_run.parent) not in json.dumps(results), "no paths of this machine"
 
 
-def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
+def test_average_is_the_mean_of_the_checkpoints(pairs_run):
     config = RunDirectory.existing(pairs_run).load_config()
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     abstract = abstract_state(
@@ -317,8 +316,8 @@ def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     ).params
     with Checkpoints(pairs_run / "checkpoints", config.checkpoint, read_only=True) as checkpoints:
         first, second = (jax.device_get(checkpoints.restore_params(abstract, step)[0]) for step in (4, 8))
-        mean, steps = averaged_params(checkpoints, abstract, 2)
-        alone, _ = averaged_params(checkpoints, abstract, 1, last=7)
+        mean, steps = checkpoints.average_params(2, abstract)
+        alone, _ = checkpoints.average_params(1, abstract, last=7)
     assert steps == [4, 8]
     expected = jax.tree.map(lambda a, b: np.mean([a, b], axis=0), first, second)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), mean, expected)
@@ -333,10 +332,10 @@ def test_an_average_is_the_mean_of_the_checkpoints(pairs_run):
     assert len(single.evaluation.previews(99)) == len(done.evaluation.previews(99)) == len(PAIRS["valid"])
 
 
-def test_data_of_another_config_need_not_give_the_metric_of_the_best(pairs_run):
+def test_data_of_another_config_may_lack_the_metric_of_the_best_step(pairs_run):
     values = RunDirectory.existing(pairs_run).load_config().to_dict()
     values["eval"]["generation"]["metrics"] = ()
     values["checkpoint"]["best_metric"] = "valid/loss"
     done = command.evaluate_run(pairs_run, options(config=Config.from_dict(values), config_name="plain"))
-    assert done.result.step == 8 and done.stem == "results-plain", "the best, by the run's own metric"
+    assert done.result.step == 8 and done.stem == "results-plain", "the best by the run's own metric"
     assert "bleu" not in done.result.metrics and done.evaluation.previews(99) == []

@@ -1,4 +1,4 @@
-"""`python -m lm.generate`, on a run directory that a test has made."""
+"""`python -m lm.generate`, on run directories made here."""
 
 import dataclasses
 import shutil
@@ -100,7 +100,7 @@ def test_average_of_checkpoints_is_used(trained, command):
 
 def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(trained, command):
     for arguments, factor in (((), 4), (("--step=2",), 7)):
-        ((_, _, text),) = expected(trained, ["ab"], Sampling(), 125, 0, 1, factor)  # all that fits: 3 + 125 = 128
+        ((_, _, text),) = expected(trained, ["ab"], Sampling(), 125, 0, 1, factor)  # 3 + 125 = 128 positions
         assert command("--prompt=ab", *arguments) == f"ab{text}\n"
 
 
@@ -188,8 +188,8 @@ def test_file_is_translated_line_by_line(pairs_run, command, tmp_path):
     assert printed == "".join(best.get(number, "") + "\n" for number in range(1, 7))
     assert len(set(best.values())) > 2  # the source matters
 
-    told = command(generate_from, f"--output={tmp_path / 'out'}", root=root)
-    assert told.startswith(f"written: {tmp_path / 'out'}, 6 sources in ")
+    said = command(generate_from, f"--output={tmp_path / 'out'}", root=root)
+    assert said.startswith(f"written: {tmp_path / 'out'}, 6 sources in ")
     assert (tmp_path / "out").read_text() == printed
 
     lines = command(generate_from, "--num_hypotheses=2", root=root).splitlines()
@@ -226,7 +226,7 @@ def test_outputs_are_sampled_with_a_temperature(pairs_run, command):
 
 
 def test_outputs_start_with_a_prefix(pairs_run, command):
-    """Holds for all outputs; the rest is what the model generates after the prefix."""
+    """The model generates the rest of every output after the prefix."""
     root, model, params = pairs_run
     sources, start = encode_sources(ALPHABET, READ[:2], 12), ALPHABET.encode_batch(["ga"])[0]
     settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=6)
@@ -261,7 +261,7 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
     arguments = ("--prompt=a <extra_id_0> b<extra_id_1>", "--output_prefix=<extra_id_0>")
     found = command(*arguments, root=tmp_path / "run")
     assert found == one_line(tokenizer.decode_spelled(best.tokens)) + "\n" and found.startswith("<extra_id_0>")
-    assert command(*arguments[:1], root=root) != found, "a pair's source is read as it stands"
+    assert command(*arguments[:1], root=root) != found, "other tasks read it as ordinary text"
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
     [
         ((), "there is no source; give --input=FILE or --prompt"),
         (("--input=/nowhere/in",), "--input=/nowhere/in: cannot be read: No such file"),
-        (("--input=IN", "--prompt=a"), "give one of them"),
+        (("--input=IN", "--prompt=a"), "give only one of them"),
         (("--input=IN", "--output=/nowhere/out"), "--output=/nowhere/out: cannot be written: No such file"),
         (("--input=IN", "--num_beams=0"), "num_beams=0: must be at least 1"),
         (("--input=IN", "--num_hypotheses=3"), "num_hypotheses=3: must be from 1 to num_beams=2"),
@@ -286,7 +286,7 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
         (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
         (
             ("--input=IN", "--output_prefix=abcdefgh"),
-            "--output_prefix: has 8 tokens, and an output has 8; raise --max_ne",
+            "--output_prefix: has 8 tokens, and outputs have 8 at most; raise",
         ),
         (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
     ],

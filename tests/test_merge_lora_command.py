@@ -1,4 +1,4 @@
-"""`python -m lm.merge_lora`: the other commands find the same model in the run directory that it writes."""
+"""`python -m lm.merge_lora`: the merged run evaluates and generates like the original one."""
 
 import json
 
@@ -37,7 +37,7 @@ def config_of(text, **changes) -> Config:
 
 
 def make_run(root, config):
-    """Steps 1 (the best) and 2, whose averages differ from their parameters."""
+    """Saves steps 1 (the best) and 2, whose averages differ from their parameters."""
     shapes = nn.unbox(
         jax.eval_shape(
             lambda: build_model(config.model, task_of(config).head(config)).initial_params(jax.random.key(0))
@@ -70,7 +70,8 @@ def test_merged_run_evaluates_and_generates_as_before(run, call, tmp_path):
     assert config.model.lora_rank == 0 and config.optimizer.ema_decay == 0.9
     with Checkpoints(merged / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
-        assert checkpoints.metadata(1) == {"data": {"a": "b"}} and checkpoints.metrics(1) == {"valid/loss": 1.0}
+        record = checkpoints.record(1)
+        assert record["metadata"] == {"data": {"a": "b"}} and record["metrics"] == {"valid/loss": 1.0}
         params, _ = checkpoints.restore_params()
     assert not adapters(params)
     assert sorted(each.name for each in merged.parent.iterdir()) == ["merged"]

@@ -1,4 +1,4 @@
-"""What is committed: no trace of one machine, no large files, locks that agree with the requirements."""
+"""Committed files: no trace of one machine, no large files, locks that agree with the requirements."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ INDEX_HOST = re.compile(r"pypi\.org|pythonhosted|index-url|find-links|https?:|^-
 
 
 def committed_files() -> list[Path]:
-    """What git tracks; where there is no git, all that is not made by running the project."""
+    """Returns the files that git tracks; without git, all that running the project does not create."""
     if (ROOT / ".git").exists():
         listing = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False)
         if listing.returncode == 0:
@@ -34,7 +34,7 @@ def machine_paths(text: str) -> list[str]:
 
 
 def requirements(name: str) -> list[Requirement]:
-    """All requirements of a file, those it includes with -r too."""
+    """Returns all requirements of a file and of the files that it includes with -r."""
     found = []
     for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
         line = line.split("#")[0].strip()
@@ -46,7 +46,7 @@ def requirements(name: str) -> list[Requirement]:
 
 
 def lock(name: str) -> list[tuple[Requirement, frozenset[str]]]:
-    """Each locked release, name==version with its marker, and the hashes that may be installed for it."""
+    """Returns each locked release, name==version with its marker, and its allowed hashes."""
     text = "\n".join(line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "#" not in line[:5])
     entries = []
     for entry in text.replace("\\\n", " ").splitlines():
@@ -75,7 +75,7 @@ def test_no_file_names_a_machine():
 
 
 @pytest.mark.parametrize("folder", ["work", "root", "home/ann", "Users/ann", "tmp/dev"])
-def test_a_machine_path_is_seen(folder):
+def test_machine_path_is_found(folder):
     assert machine_paths(f'open("/{folder}/corpus.txt")') == [f"/{folder}"]
     assert machine_paths(f"$HOME/{folder}/x, ../{folder}, {folder}/x, a/{folder}, /workspace") == []
 
@@ -100,16 +100,16 @@ def test_locks_hash_every_release_and_name_no_index(name):
 )
 def test_every_direct_requirement_is_locked_once_within_its_bounds(wanted, locked, python):
     for platform, machine in PLATFORMS:
-        place = (python, platform, machine)
+        target = (python, platform, machine)
         versions: dict[str, list[str]] = {}
         for release, _ in lock(locked):
-            if applies(release.marker, *place):
+            if applies(release.marker, *target):
                 versions.setdefault(canonicalize_name(release.name), []).append(str(release.specifier)[2:])
         for requirement in requirements(wanted):
-            if applies(requirement.marker, *place):
+            if applies(requirement.marker, *target):
                 found = versions.get(canonicalize_name(requirement.name), [])
-                assert len(found) == 1, f"{requirement} is locked {len(found)} times for {place}"
-                assert requirement.specifier.contains(found[0]), f"{requirement} is locked at {found[0]} for {place}"
+                assert len(found) == 1, f"{requirement} is locked {len(found)} times for {target}"
+                assert requirement.specifier.contains(found[0]), f"{requirement} is locked at {found[0]} for {target}"
 
 
 def test_every_direct_requirement_has_both_bounds():
@@ -118,8 +118,8 @@ def test_every_direct_requirement_has_both_bounds():
         assert {">=", "<"} <= operators, requirement
 
 
-def test_the_development_lock_holds_all_of_the_other():
-    """.ci/environment relies on it: it installs the one on top of the other."""
+def test_development_lock_includes_the_other_lock():
+    """.ci/environment relies on this: it installs the one on top of the other."""
     with_hashes = {str(release): hashes for release, hashes in lock("requirements-dev.lock")}
     for release, hashes in lock("requirements.lock"):
         assert with_hashes.get(str(release)) == hashes, release

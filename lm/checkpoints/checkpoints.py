@@ -2,19 +2,20 @@
 
 Layout, below `checkpoints/` in the run directory:
 
-    <step>/state/             every array, as Orbax (OCDBT) writes it; opens on any mesh
+    <step>/state/             every array, as Orbax (OCDBT) writes it; can be read onto any mesh
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
     damaged-<step>/           a checkpoint that failed its check, set aside when training resumed
 
-Orbax writes into a temporary directory and renames it once it is complete, so the name of a torn checkpoint is never
-a step. Against later damage (a lost file, flipped bits) the record holds a checksum of every leaf and a hash of
-itself: what is restored is equal to the bit to what was saved, or the damage is reported.
+Orbax writes into a temporary directory and renames it once it is complete, so a step never names a torn checkpoint.
+Against later damage (a lost file, flipped bits) the record holds a checksum of every leaf and a hash of itself: either
+the restored state is equal to the bit to the saved one, or the damage is reported.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +23,28 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from lm.checkpoints.integrity import describe, json_hash, leaf_sums, nested
 from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_aside
-from lm.checkpoints.reading import FORMAT, Damage, first_intact, first_line, read_record
-from lm.checkpoints.storage_errors import machine_trouble
+from lm.checkpoints.reading import (
+    FORMAT,
+    Damage,
+    first_line,
+    in_all_processes,
+    machine_trouble,
+    read_arrays,
+    read_record,
+)
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored training state.
-
-    Attributes:
-        state: a pytree like the abstract state, with jax.Array on the requested shardings as leaves.
-        metadata: as given to `save`.
-        step: of the checkpoint.
-    """
+    """A training state, on the shardings that were asked for, and the metadata and the step of its checkpoint."""
 
     state: Any
     metadata: dict[str, Any]
@@ -51,7 +54,7 @@ class Restored:
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training (`read_only=False`) all processes open them together, and what a killed run has left unfinished is
+    For training (`read_only=False`) all processes open them together, and unfinished checkpoints of a killed run are
     removed. With `read_only` nothing is ever written, so they may be read while a training run saves.
 
     Args:
@@ -67,8 +70,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._settings = settings or CheckpointConfig()
         self._manager: ocp.CheckpointManager | None = None
-        self._metrics: dict[int, dict[str, float]] = {}  # of the step that is being written, not yet on disk
-        self._saving: int | None = None
+        self._saving: tuple[int, dict[str, float]] | None = None  # step and metrics that are being written
         if read_only:
             return
         with self._storage_errors("opened"):
@@ -115,8 +117,7 @@ class Checkpoints:
             "metrics": values,
             "leaves": describe(state, sums=leaf_sums(state)),
         }
-        self._metrics[step] = values
-        self._saving = step
+        self._saving = step, values
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
@@ -130,9 +131,8 @@ class Checkpoints:
         """Waits until nothing is being written. Raises UserError if the last save failed."""
         if self._manager is None or self._saving is None:
             return
-        with self._storage_errors(f"saved (step {self._saving})"):
+        with self._storage_errors(f"saved (step {self._saving[0]})"):
             self._manager.wait_until_finished()
-        self._metrics.pop(self._saving)
         self._saving = None
 
     def check(self) -> None:
@@ -173,46 +173,39 @@ class Checkpoints:
             raise UserError(f"{self.directory}: permission denied; check who owns it.") from None
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
-    def latest(self) -> int | None:
-        """Returns the newest finished step; None if there is none."""
-        return max(self.steps(), default=None)
-
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (of equals the newest); None if none has that metric."""
+        """Returns the best step by `settings.best_metric` (the newest of equals); None if no step has that metric."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
-    def metadata(self, step: int) -> dict[str, Any]:
-        """Returns the metadata given to `save`. Raises UserError if there is no such step or it is damaged."""
-        return self._checked_record(step)["metadata"]
-
-    def metrics(self, step: int) -> dict[str, float]:
-        """Returns the metrics given to `save`. Raises UserError if there is no such step or it is damaged."""
-        return self._checked_record(step)["metrics"]
+    def record(self, step: int) -> dict[str, Any]:
+        """Returns the `metadata` and `metrics` given to `save`, and more. Raises UserError if the step is damaged."""
+        where = self.directory / str(self._candidates(step)[0])
+        try:
+            return read_record(where)
+        except (Damage, OSError, ValueError) as error:
+            raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> Restored:
-        """Reads a checkpoint onto the shardings of `abstract_state`, whatever mesh wrote it. All processes call it.
+    def restore(self, abstract_state: Any) -> Restored:
+        """Reads the newest intact checkpoint, whatever mesh wrote it. All processes call it.
 
-        Without `step` the newest intact one is read: each damaged one is reported by a line on stderr and, unless
-        read-only, set aside once an older one could be read.
+        Each damaged one is reported by a line on stderr and, unless read-only, set aside once an older one was read.
 
         Args:
             abstract_state: the pytree as saved, with jax.ShapeDtypeStruct with a sharding as leaves.
-            step: the only checkpoint to try.
 
         Raises:
             UserError: there is no checkpoint, or none is intact, or the tree, a shape or a dtype differs.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
-        candidates = self._candidates(step)
-        state, record = self._read(candidates, abstract_state, exact=step is not None, partial=False)
+        state, record = self._read(self._candidates(None), lambda _: abstract_state, exact=False, partial=False)
         return Restored(state, record["metadata"], record["step"])
 
     def restore_params(
         self, abstract_params: Any = None, step: int | Literal["best"] | None = None, ema: bool = False
     ) -> tuple[Any, int]:
-        """Reads only the parameters of the state.
+        """Reads only the parameters of the state, and returns them as a nested dict with their step.
 
         Args:
             abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for NumPy arrays.
@@ -220,26 +213,43 @@ class Checkpoints:
                 checkpoint is reported on stderr and the next one used. A number: the only checkpoint to try.
             ema: read their moving average instead, if the state holds one.
 
-        Returns:
-            The parameters as a nested dict, and their step.
-
         Raises:
             UserError: as `restore`.
         """
         candidates = self._candidates(None if step == "best" else step)
-        if step == "best":
-            best = self.best()
-            candidates = [each for each in (best,) if each is not None] + [s for s in candidates if s != best]
+        if step == "best" and (best := self.best()) is not None:
+            candidates = [best, *(each for each in candidates if each != best)]
 
         def item(record: dict[str, Any]) -> Any:
             average = ema and any(path.startswith("ema/") for path in record["leaves"])
             name = "ema" if average else "params"
             return {name: nested(record["leaves"], name) if abstract_params is None else abstract_params}
 
-        exact = step is not None and step != "best"
-        tree, record = self._read(candidates, item, exact=exact, partial=True)
+        tree, record = self._read(candidates, item, exact=isinstance(step, int), partial=True)
         ((_, params),) = tree.items()
         return params, record["step"]
+
+    def average_params(
+        self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
+    ) -> tuple[Any, list[int]]:
+        """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
+
+        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds two trees. The other
+        arguments are those of `restore_params`. Raises UserError if there are too few checkpoints or one is damaged.
+        """
+        steps = [step for step in self.steps() if last is None or step <= last]
+        if len(steps) < count:
+            up_to = "" if last is None else f" up to step {last}"
+            raise UserError(
+                f"{self.directory}: {count} checkpoints are to be averaged and there are {len(steps)}{up_to}; "
+                "train with a larger config.checkpoint.keep_latest."
+            )
+        steps = steps[-count:]
+        total: Any = None
+        for step in steps:
+            params, _ = self.restore_params(abstract_params, step, ema=ema)
+            total = params if total is None else jax.tree.map(jnp.add, total, params)
+        return jax.tree.map(lambda x: x / count, total), steps
 
     def _candidates(self, step: int | None) -> list[int]:
         """Returns the steps to try, in order."""
@@ -255,12 +265,38 @@ class Checkpoints:
             )
         return [step]
 
-    def _read(self, candidates: Sequence[int], item: Any, *, exact: bool, partial: bool) -> tuple[Any, dict[str, Any]]:
-        """Reads the first intact candidate and, unless read-only, sets the damaged ones before it aside."""
-        tree, record, damaged = first_intact(
-            self.directory, candidates, item, among=self.steps() if exact else None, partial=partial
-        )
-        if self._manager is not None and damaged:
+    def _read(
+        self, candidates: Sequence[int], item: Callable[[dict[str, Any]], Any], *, exact: bool, partial: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns the tree and the record of the first intact candidate, and sets the damaged ones before it aside.
+
+        Args:
+            item: makes the abstract tree from the record.
+            exact: the only candidate must be intact.
+            partial: the tree is only a part of the state, such as {"params": ...}.
+        """
+        report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
+        damaged: list[int] = []
+        for step in candidates:
+            where = self.directory / str(step)
+            try:
+                record = in_all_processes(where, functools.partial(read_record, where), "record")
+                tree = read_arrays(where, record, item(record), partial=partial)
+                break
+            except Damage as damage:
+                if exact:
+                    known = ", ".join(map(str, self.steps()))
+                    raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
+                damaged.append(step)
+                report(f"Checkpoint {where} is damaged ({damage}).")
+        else:
+            raise UserError(
+                f"{self.directory}: no checkpoint is intact (damaged: {', '.join(map(str, damaged))}); "
+                "restore the directory from a copy, or start in another --workdir."
+            )
+        if damaged:
+            report(f"Using the checkpoint of step {step} instead.")
+        if damaged and self._manager is not None:
             if jax.process_index() == 0:
                 set_aside(self.directory, damaged)
             if jax.process_count() > 1:
@@ -268,24 +304,18 @@ class Checkpoints:
             self._manager.reload()
         return tree, record
 
-    def _checked_record(self, step: int) -> dict[str, Any]:
-        try:
-            return read_record(self.directory, self._candidates(step)[0])
-        except (Damage, OSError, ValueError) as error:
-            where = self.directory / str(step)
-            raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
-
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, also while it is being written. Raises what `read_record` raises."""
-        return self._metrics[step] if step in self._metrics else read_record(self.directory, step)["metrics"]
+        """Returns the metrics of a step, even while it is being written. Raises the errors of `read_record`."""
+        if self._saving is not None and self._saving[0] == step:
+            return self._saving[1]
+        return read_record(self.directory / str(step))["metrics"]
 
     @contextmanager
-    def _storage_errors(self, what: str) -> Iterator[None]:
+    def _storage_errors(self, attempt: str) -> Iterator[None]:
         """Turns an error of the file system into a UserError, after preparing for another attempt."""
         try:
             yield
         except Exception as error:
-            self._metrics.clear()
             self._saving = None
             reason = machine_trouble(error) or (first_line(error) if isinstance(error, OSError) else "")
             if not reason:
@@ -295,6 +325,6 @@ class Checkpoints:
                     remove_torn(self.directory)
                 self._manager.reload()  # Orbax has forgotten the checkpoints that it was about to delete
             raise UserError(
-                f"{self.directory}: the checkpoint could not be {what}: {reason}. Earlier checkpoints are intact; "
+                f"{self.directory}: the checkpoint could not be {attempt}: {reason}. Earlier checkpoints are intact; "
                 "free some space or give access, then run again."
             ) from error

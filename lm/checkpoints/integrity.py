@@ -1,4 +1,4 @@
-"""What a checkpoint records about its arrays, so that damage is found: paths, shapes, dtypes and checksums."""
+"""Descriptions of the arrays in a checkpoint, by which damage is found: paths, shapes, dtypes and checksums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm.errors import UserError
 
 
 def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
-    """Returns path -> {shape, dtype, sum}, without `sum` if no sums are given. Works for abstract trees too."""
+    """Returns {path: {shape, dtype, sum}} of a real or abstract tree, without `sum` if `sums` is None."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -30,7 +30,7 @@ def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str
 
 
 def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UserError unless both have the same leaves with the same shapes and dtypes."""
+    """Raises UserError unless the two descriptions have the same paths, shapes and dtypes."""
     problems = []
     for path in sorted(set(saved) | set(wanted)):
         if path not in wanted:
@@ -44,13 +44,13 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UserError(
-            f"{where}: this checkpoint belongs to another model or optimizer: {'; '.join(problems[:3])}{more}. "
+            f"{where}: this checkpoint is of another model or optimizer: {'; '.join(problems[:3])}{more}. "
             "Use the settings it was trained with."
         )
 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the abstract tree below `name` in a description, to be read into NumPy arrays."""
+    """Returns the abstract tree below `name` of a description, without shardings."""
     below = {
         path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for path, leaf in leaves.items()
@@ -60,16 +60,16 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def leaf_sums(tree: Any) -> list[int]:
-    """Returns one checksum per leaf, in the order of the leaves; every process gets all of them."""
+    """Returns the checksums of all leaves, in order, to every process."""
     return [int(each) for each in jax.device_get([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)])]
 
 
 @jax.jit
 def leaf_sum(x: jax.Array) -> jax.Array:
-    """Returns the sum over i of mix(word_i xor mix(i)), a uint32 that wraps around.
+    """Returns the sum over i of mix(word_i xor mix(i)), as a uint32 that wraps around.
 
-    Integer sums do not depend on the order of their terms, so this one does not depend on the mesh. A change of any one
-    element always changes the sum, since `mix` is a bijection; any other change, permutations included, changes it with
+    Integer sums do not depend on the order of their terms, so this one does not depend on the mesh. Because `mix` is a
+    bijection, changing one element always changes the sum; any other change, permutations included, does so with
     probability 1 - 2^-32.
     """
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -86,7 +86,7 @@ def leaf_sum(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """Applies a bijection of uint32 in which every bit depends on every other: the finalizer of MurmurHash3."""
+    """Applies the finalizer of MurmurHash3, a bijection of uint32 that mixes all bits."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and what becomes of those that were not finished or are damaged."""
+"""Keeps the latest and the best checkpoints, removes unfinished ones and sets damaged ones aside."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lm.config import CheckpointConfig
 
 TORN = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not finished
 
-MetricsOf = Callable[[int], Mapping[str, float]]  # of a step; may raise Damage, OSError or ValueError
+MetricsOf = Callable[[int], Mapping[str, float]]  # takes a step; may raise Damage, OSError or ValueError
 
 
 def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: CheckpointConfig) -> list[int]:
-    """Returns those of `steps` that have a finite `settings.best_metric`, the best first, of equals the newest."""
+    """Returns the steps that have a finite `settings.best_metric`, best first, and newest first among equals."""
     values = {}
     for step in steps:
         try:
             value = metrics_of(step).get(settings.best_metric, math.nan)
         except (Damage, OSError, ValueError):
-            continue  # damaged: restoring it reports that
+            continue  # damaged, which is reported when it is restored
         if math.isfinite(value):
             values[step] = value
     sign = -1 if settings.highest_is_best else 1
@@ -43,7 +43,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
         self._metrics_of, self._settings = metrics_of, settings
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns whether to keep each of `checkpoints`, which come in the order of saving."""
+        """Returns for each checkpoint, in the order of saving, whether to keep it."""
         steps = [each.step for each in checkpoints]
         kept = set(steps[-self._settings.keep_latest :])
         kept |= set(best_first(steps, self._metrics_of, self._settings)[: self._settings.keep_best])
@@ -51,7 +51,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
 
 
 def set_aside(directory: Path, damaged: Sequence[int]) -> None:
-    """Renames damaged checkpoints to `damaged-<step>`, in place of earlier ones of that name."""
+    """Renames damaged checkpoints to `damaged-<step>`, replacing earlier ones of that name."""
     for step in damaged:
         aside = directory / f"damaged-{step}"
         shutil.rmtree(aside, ignore_errors=True)
@@ -59,7 +59,7 @@ def set_aside(directory: Path, damaged: Sequence[int]) -> None:
 
 
 def remove_torn(directory: Path) -> None:
-    """Removes what a run that was killed while saving has left."""
+    """Removes the unfinished checkpoints of a run that was killed while saving."""
     for each in directory.iterdir():
         if TORN in each.name:
             shutil.rmtree(each)

@@ -1,13 +1,16 @@
-"""Reading checkpoints: everything that cannot be what was saved raises Damage."""
+"""Reads one checkpoint, raising Damage for every difference from the saved state, and interprets errors of storage."""
 
 from __future__ import annotations
 
-import functools
 import gc
+import io
 import json
+import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -18,74 +21,52 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_sums
-from lm.checkpoints.storage_errors import hushed, machine_trouble
 from lm.errors import UserError
 
 FORMAT = 1  # of the record; a higher one comes from a newer version of this code
+MACHINE_TROUBLES = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Permission denied",
+    "Read-only file system",
+    "Too many open files",
+    "Cannot allocate memory",
+    "RESOURCE_EXHAUSTED",
+)
+
+# Orbax logs what it does, and repeats each error as a traceback, through the absl logger. Its errors reach
+# us as exceptions; the rest is for its own developers.
+logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 class Damage(Exception):
-    """A checkpoint that cannot be what was saved. The message says what was found."""
+    """A checkpoint differs from the saved state. The message says how."""
 
 
-def first_intact(
-    directory: Path, candidates: Sequence[int], item: Any, *, among: Sequence[int] | None, partial: bool
-) -> tuple[Any, dict[str, Any], list[int]]:
-    """Returns tree and record of the first intact checkpoint, and the damaged steps before it.
-
-    Each damaged one is reported on stderr. All processes call it.
-
-    Args:
-        candidates: steps to try, in order.
-        item: the abstract tree, or a function from the record to it.
-        among: all existing steps, if the one candidate is the only one to try; None to try the next ones.
-        partial: the tree is one part of the state, as {"params": ...}.
-
-    Raises UserError if no candidate is intact.
-    """
-    damaged: list[int] = []
-    for step in candidates:
-        try:
-            record = in_all_processes(directory, functools.partial(read_record, directory, step), "record")
-            tree = read_arrays(directory, step, record, item(record) if callable(item) else item, partial=partial)
-        except Damage as damage:
-            where = directory / str(step)
-            if among is not None:
-                known = ", ".join(map(str, among))
-                raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
-            damaged.append(step)
-            if jax.process_index() == 0:
-                print(f"Checkpoint {where} is damaged ({damage}).", file=sys.stderr)
-            continue
-        if damaged and jax.process_index() == 0:
-            print(f"Using the checkpoint of step {step} instead.", file=sys.stderr)
-        return tree, record, damaged
-    raise UserError(
-        f"{directory}: no checkpoint is intact (damaged: {', '.join(map(str, damaged))}); "
-        "restore the directory from a copy, or start in another --workdir."
-    )
-
-
-def read_record(directory: Path, step: int) -> dict[str, Any]:
+def read_record(checkpoint: Path) -> dict[str, Any]:
     """Returns the verified JSON beside the arrays. Raises Damage, or UserError if a newer version wrote it."""
-    path = directory / str(step) / "record" / "metadata"
+    path = checkpoint / "record" / "metadata"
     stored = json.loads(path.read_bytes())
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
         raise Damage("record/metadata does not match its hash")
     content = stored["content"]
     if content["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer version of this code; use that one.")
-    if content["step"] != step:
+    if content["step"] != int(checkpoint.name):
         raise Damage(f"its record belongs to step {content['step']}")
     return content
 
 
-def read_arrays(directory: Path, step: int, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the tree of one checkpoint. Raises Damage, or UserError if it is not the requested tree."""
+def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
+    """Returns the arrays of one checkpoint, or of a part of it.
+
+    Raises Damage, or UserError if the checkpoint does not hold the requested tree.
+    """
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
     saved = {path: leaf for path, leaf in record["leaves"].items() if path.startswith(top)}
-    check_same_tree(directory / str(step), saved, wanted)
+    check_same_tree(checkpoint, saved, wanted)
 
     # Orbax's handler, not its manager: while reading, a manager waits for all processes, for minutes if one of them
     # has found a damaged file. It also assumes that it owns the directory.
@@ -93,7 +74,7 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any], abstract: An
         handler = ocp.PyTreeCheckpointHandler()
         try:
             return handler.restore(
-                epath.Path(directory / str(step) / "state"),
+                epath.Path(checkpoint / "state"),
                 args=ocp.args.PyTreeRestore(
                     item=abstract,
                     restore_args=jax.tree.map(_restore_args, abstract),
@@ -103,7 +84,7 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any], abstract: An
         finally:
             handler.close()
 
-    tree = in_all_processes(directory, arrays, "arrays")
+    tree = in_all_processes(checkpoint, arrays, "arrays")
     found = describe(tree, sums=leaf_sums(tree))
     for path, leaf in saved.items():
         if found.get(path) != leaf:
@@ -111,21 +92,21 @@ def read_arrays(directory: Path, step: int, record: dict[str, Any], abstract: An
     return tree
 
 
-def in_all_processes(directory: Path, read: Callable[[], Any], what: str) -> Any:
+def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
     """Returns `read()`, or raises Damage in every process if it failed in any: none may enter a collective alone."""
-    result, problem, outside = None, "", ""
+    result, problem, trouble = None, "", ""
     with hushed():
         try:
             result = read()
         except (UserError, MemoryError, AssertionError):
             raise
-        except Exception as error:  # anything that broken files lead to
-            problem, outside = f"{what}: {first_line(error)}", machine_trouble(error)
+        except Exception as error:  # broken files can lead to any of them
+            problem, trouble = f"{what}: {first_line(error)}", machine_trouble(error)
         if problem:  # TensorStore's other reads fail later, and asyncio prints each when it is garbage-collected
             time.sleep(0.2)
             gc.collect()
-    if outside:
-        raise UserError(f"{directory}: the checkpoint cannot be read: {outside}.")
+    if trouble:
+        raise UserError(f"{checkpoint}: the checkpoint cannot be read: {trouble}.")
     if jax.process_count() > 1:
         failed = np.atleast_1d(multihost_utils.process_allgather(np.array(bool(problem))))
         if failed.any() and not problem:
@@ -144,3 +125,21 @@ def _restore_args(leaf: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
 def first_line(error: BaseException) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
     return line[:160] if isinstance(error, (OSError, Damage)) else f"{type(error).__name__}: {line[:160]}"
+
+
+def machine_trouble(error: BaseException) -> str:
+    """Returns the fault of the machine, rather than the files, behind an error, or "". TensorStore gives no errno."""
+    return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps tracebacks off the terminal that libraries print instead of raising."""
+    asyncio_log = logging.getLogger("asyncio")
+    was = asyncio_log.disabled, sys.unraisablehook
+    asyncio_log.disabled, sys.unraisablehook = True, lambda _: None
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        asyncio_log.disabled, sys.unraisablehook = was

@@ -1,19 +1,17 @@
-"""Every setting: its name, type, default, meaning, unit and check. There is no other place.
+"""Every setting: its name, type, default, meaning and unit, declared here and nowhere else.
 
 A file in `configs/` starts from `defaults()` (an ml_collections ConfigDict made of the dataclasses
 below), changes what differs and returns it. The command line overrides single values with
 `--config.model.num_layers=6`. `Config.from_dict` turns the result back into frozen dataclasses and
-checks the whole before anything is built: unknown keys, types, ranges, and pairs of settings that
-cannot work together. Checks that need devices or a tokenizer are made by those who know them
-(`lm/parallel/mesh.py`, `lm/runs/prepare.py`) and are told in the same way, as a UserError.
+raises UserError, before anything is built, for unknown keys, wrong types, values out of range and
+combinations that cannot work. `lm/parallel/mesh.py` and `lm/runs/prepare.py` check in the same way
+what depends on the devices and the tokenizer.
 """
 
 from lm.config.data import CleaningConfig, DataConfig, PairsConfig, SourceConfig, TokenizerConfig
 from lm.config.experiment import Config, defaults, source
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.training import (
-    SCORES,
-    TEXT_METRICS,
     CheckpointConfig,
     EvalConfig,
     GenerationConfig,
@@ -24,8 +22,6 @@ from lm.config.training import (
 )
 
 __all__ = [
-    "SCORES",
-    "TEXT_METRICS",
     "CheckpointConfig",
     "CleaningConfig",
     "Config",

@@ -1,4 +1,4 @@
-"""What all commands share: flags, the config file, one-line errors and exit statuses."""
+"""Shared by all commands: flags, the config file, one-line errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again
 
 def define_config_flag() -> None:
     """Defines --config=FILE.py[:ARG] and its overrides, --config.a.b=value."""
-    config_flags.DEFINE_config_file("config", None, "Experiment: configs/NAME.py[:ARG].", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file of the experiment: configs/NAME.py[:ARG].", lock_config=True
+    )
 
 
 def config_from_flags() -> Config | None:
@@ -34,15 +36,14 @@ def config_from_flags() -> Config | None:
         path = config_flags.get_config_filename(flag).partition(":")[0]
         if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
             raise _unreadable(path, error)  # an OSError that ml_collections has kept until now
-        raise UserError(f"{path}: its get_config() gives {flag.value!r}; end it with `return config`.")
+        raise UserError(f"{path}: its get_config() returns {flag.value!r}; end it with `return config`.")
     return Config.from_dict(flag.value.to_dict())
 
 
 def run(main: Callable[[], int]) -> None:
     """Parses the command line, calls `main` and exits with its status.
 
-    A UserError becomes one line on stderr and exit status 1. Any other exception is a bug in this code and keeps its
-    traceback.
+    A UserError becomes one line on stderr and exit status 1. Other exceptions are bugs and keep their traceback.
     """
     if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
         print(_help())
@@ -54,8 +55,7 @@ def run(main: Callable[[], int]) -> None:
             raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
         status = main()
     except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print("error:", *str(error).split(), file=sys.stderr, flush=True)
         status = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
@@ -76,20 +76,20 @@ def _one_line_flag_errors() -> Iterator[None]:
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
                 missing = f"there is no file {path}" if path else "names no file"
-                raise UserError(f"--config={value}: {missing}; the files here are {', '.join(near) or 'none'}.")
+                raise UserError(f"--config={value}: {missing}; there are {', '.join(near) or 'none in configs/'}.")
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
                 raise UserError(f"--{name} overrides a setting of a config file; give --config=FILE.py too.")
     writes_bytecode = sys.dont_write_bytecode
     try:
-        sys.dont_write_bytecode = True  # beside the config file
+        sys.dont_write_bytecode = True  # no __pycache__ beside the config file
         yield
     except Exception as error:
         if os.environ.get("LM_DEBUG"):
             raise
         if isinstance(error, KeyError) and not _line_in_file(error, path):
-            raise UserError(f"--config: there is no section named {error.args[0]} in this config file.") from error
+            raise UserError(f"--config: this config has no section named {error.args[0]}.") from error
         if isinstance(error, flags.Error) and "parsing config file" not in str(error):
             raise UserError(f"{error} (see --help)") from error
         raise _unreadable(path, error) from error
@@ -98,11 +98,11 @@ def _one_line_flag_errors() -> Iterator[None]:
 
 
 def _unreadable(path: str, error: BaseException) -> UserError:
-    """Returns the error to raise for one that was raised while the config file at `path` ran."""
+    """Returns the UserError for an error that was raised while the config file at `path` ran."""
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    # ml_collections wraps errors, and raises some of its own while it handles another.
+    # ml_collections wraps errors and raises some of its own while it handles another.
     found = [(each, line) for each in chain if (line := _line_in_file(each, path))]
     cause, where = found[-1] if found else (chain[-1], path)
     message = cause.msg if isinstance(cause, SyntaxError) else cause
@@ -110,7 +110,7 @@ def _unreadable(path: str, error: BaseException) -> UserError:
 
 
 def _line_in_file(error: BaseException, path: str) -> str:
-    """Returns file and line if the error came through the file at `path`, else ''."""
+    """Returns "FILE, line N" if the error passed through the file at `path`, else ""."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -118,7 +118,7 @@ def _line_in_file(error: BaseException, path: str) -> str:
 
 
 def _help() -> str:
-    """Returns the command's own description, its flags, and every setting of the config."""
+    """Returns the command's docstring, its flags, and every setting of the config."""
     main = sys.modules["__main__"]
     own = flags.FLAGS.get_key_flags_for_module(main)
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]

@@ -1,4 +1,4 @@
-"""The whole of an experiment: its sections, derived values, and the way from and to plain dicts."""
+"""The config of an experiment: its sections, its derived values, and conversion from and to plain dicts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import ml_collections
 
-from lm.config.checks import check, check_family, check_unread, unread
+from lm.config.checks import check, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.schema import build, entries, option, section
@@ -20,13 +21,13 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment."""
-
-    seed: int = option(0, "Of the initial weights, the data order, dropout and sampling.", minimum=0, affects="batches")
+    seed: int = option(
+        0, "Random seed of initial weights, data order, dropout and sampling.", minimum=0, affects="batches"
+    )
     init_from: str = option(
         "",
-        "Begin with the parameters and the tokenizer of this run directory (its best checkpoint); what does not match "
-        "is listed. Empty for random parameters.",
+        "Start from the tokenizer and the parameters (best checkpoint) of this run directory; parameters that do not "
+        "match are listed. Empty for random parameters.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
@@ -41,19 +42,18 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
-        """Builds the config, fills in derived values and checks the whole. Raises UserError at the first fault.
+        """Returns the config with derived values filled in. Raises UserError for the first fault.
 
-        With `reset_unread` a setting that the task does not read gets its default instead of being refused: for
-        configs that were written when such settings were ignored.
+        Args:
+            reset_unread: give settings that the task does not read their defaults instead of refusing them, for
+                configs that were written when such settings were ignored.
         """
         given = build(cls, values)
         task = entries("lm.tasks.TASKS")[given.objective.name]
         if reset_unread:
             given = replace_settings(given, dict(unread(task)))
         config = _resolve(given, task)
-        check_family(config, task)
-        check_unread(given, config, task)
-        check(config, task)
+        check(given, config, task)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Config:
 
 
 def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """Returns a config with other values of some settings, by dotted name. Nothing is checked."""
+    """Returns a config with the settings of these dotted names replaced, unchecked."""
     for setting, value in values.items():
         section, _, rest = setting.partition(".")
         new = replace_settings(getattr(config, section), {rest: value}) if rest else value
@@ -80,51 +80,37 @@ DEFAULTS = Config()
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """What a file in configs/ starts from: every setting at its default."""
+    """Returns what a file in configs/ starts from: every setting at its default."""
     return ml_collections.ConfigDict(Config().to_dict(), convert_dict=True)
 
 
 def source(**values: Any) -> ml_collections.ConfigDict:
-    """One source for `config.data.train.NAME = source(kind=..., path=...)`."""
+    """Returns a data source, for `config.data.train.NAME = source(kind=..., path=...)`."""
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
 
 
 def _resolve(config: Config, task: Any) -> Config:
-    """Fills in what stands for "derived", except for what the tokenizer (vocab_size) and the data (labels) give."""
+    """Returns the config with derived values, except for those from the tokenizer (vocab_size) and data (labels)."""
     config = task.resolve(config)
     data, model, steps = config.data, config.model, config.train.num_steps
-    optimizer, generation = config.optimizer, config.eval.generation
-    model = dataclasses.replace(model, pooling=model.pooling or ("first" if model.family == "encoder" else "last"))
-    if model.family == "encoder_decoder":
-        data = dataclasses.replace(data, source_length=data.source_length or data.sequence_length)
-        model = dataclasses.replace(model, num_encoder_layers=model.num_encoder_layers or model.num_layers)
-    if model.head_dim == 0:
-        if model.d_model % model.num_heads:
-            raise UserError(
-                f"config.model: num_heads={model.num_heads} does not divide d_model={model.d_model}; "
-                "change one of them or set head_dim."
-            )
-        model = dataclasses.replace(model, head_dim=model.d_model // model.num_heads)
-    model = dataclasses.replace(
-        model,
-        num_kv_heads=model.num_kv_heads or model.num_heads,
-        d_ff=model.d_ff or 4 * model.d_model,
-        max_length=model.max_length or max(data.sequence_length, data.source_length),
-    )
-    if optimizer.decay_steps == 0:
-        wsd = optimizer.schedule == "warmup_stable_decay"
-        optimizer = dataclasses.replace(optimizer, decay_steps=max(1, steps // 5) if wsd else steps)
-    return dataclasses.replace(
-        config,
-        data=data,
-        model=model,
-        optimizer=optimizer,
-        eval=dataclasses.replace(
-            config.eval,
-            batch_size=config.eval.batch_size or config.train.batch_size,
-            stride=config.eval.stride or data.sequence_length,
-            generation=dataclasses.replace(
-                generation, max_new_tokens=generation.max_new_tokens or data.sequence_length
-            ),
-        ),
-    )
+    if model.head_dim == 0 and model.d_model % model.num_heads:
+        raise UserError(
+            f"config.model: num_heads={model.num_heads} does not divide d_model={model.d_model}; "
+            "change one of them or set head_dim."
+        )
+    two_sided = model.family == "encoder_decoder"
+    source_length = data.source_length or data.sequence_length * two_sided
+    derived = {
+        "data.source_length": source_length,
+        "model.num_encoder_layers": model.num_layers * two_sided,
+        "model.num_kv_heads": model.num_heads,
+        "model.head_dim": model.d_model // model.num_heads,
+        "model.d_ff": 4 * model.d_model,
+        "model.max_length": max(data.sequence_length, source_length),
+        "model.pooling": "first" if model.family == "encoder" else "last",
+        "optimizer.decay_steps": max(1, steps // 5) if config.optimizer.schedule == "warmup_stable_decay" else steps,
+        "eval.batch_size": config.train.batch_size,
+        "eval.stride": data.sequence_length,
+        "eval.generation.max_new_tokens": data.sequence_length,
+    }
+    return replace_settings(config, {name: each for name, each in derived.items() if not attrgetter(name)(config)})

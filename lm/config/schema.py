@@ -1,16 +1,19 @@
-"""What makes a nested dataclass a schema: documented fields, and typed values built from plain dicts.
+"""Nested dataclasses as a schema: documented fields, and typed, checked values built from plain dicts.
 
-Knows types, ranges, names and what a change affects, but no particular setting: those are in the other files of
+This file knows types, ranges, names and effects, but no particular setting; those are in the other files of
 `lm/config`.
 
-Each setting declares what a change of it affects, itself or through the section that holds it. Of several effects it
-declares the last one in this list:
+Every setting declares its effect, that is, what would be different if the setting were changed in an existing run. The
+effect is the `affects` of its `option` or, without one, of the `section` around it. Other code asks for the effect
+instead of keeping lists of settings: a run may continue with other values only of settings that affect nothing;
+eval.py refuses a --config whose model differs in settings that affect its function or shapes; config.init_from names
+the settings that caused a wrong shape. A setting with several effects declares the one that comes last in this list:
 
-    nothing    neither the batches, nor the updates, nor what the parameters compute, except for rounding
-    updates    only which values the parameters get: how they are initialized and changed
-    storage    only in which arrays the parameters are stored (stacked layers, padding, unused positions)
-    function   what equal parameters compute from the same tokens
-    shapes     which parameters there are, and their shapes
+    nothing    no batch, no update and no output of the model, except for rounding
+    updates    only the values of the parameters: how they are initialised and updated
+    storage    only the arrays that hold the parameters (stacked layers, padding, unused positions)
+    function   what a model with equal parameters computes from equal tokens
+    shapes     which parameters exist, and their shapes
     batches    the data that a step reads
 """
 
@@ -25,7 +28,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Any
 
-from lm.config.retired import explanation
+from lm.config.retired import RETIRED
 from lm.errors import UserError
 
 EFFECTS = ("nothing", "updates", "storage", "function", "shapes", "batches")
@@ -42,15 +45,15 @@ def option(
     affects: str = "",
     parameters: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field that carries its documentation, the values it allows and what a change of it affects.
+    """Returns a dataclass field with its documentation, its allowed values and its effect.
 
     Args:
         choices: the allowed values; empty for any.
         registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
             "lm.tasks.TASKS". It is looked up when a value is checked, so a new entry there needs no change here.
         minimum, maximum: the range, both ends included.
-        affects: one of EFFECTS; empty for that of the section.
-        parameters: names of the parameters whose shapes or existence it decides; empty for all parameters.
+        affects: one of EFFECTS; empty for the effect of the section.
+        parameters: names of the parameters whose existence or shapes the setting decides; empty for all parameters.
     """
     assert not affects or affects in EFFECTS, affects
     rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
@@ -58,7 +61,7 @@ def option(
 
 
 def section(cls: type, affects: str = "") -> Any:
-    """A dataclass field that holds the settings of `cls`; `affects` is for those that declare nothing themselves."""
+    """Returns a dataclass field that holds the settings of `cls`; `affects` is their effect unless they declare one."""
     assert not affects or affects in EFFECTS, affects
     return field(default_factory=cls, metadata={"affects": affects})
 
@@ -108,8 +111,8 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         allowed = (int, float) if inner is float else inner
         many = isinstance(value, (tuple, list))
         if not many or not all(isinstance(v, allowed) and not isinstance(v, bool) for v in value):
-            what = {str: "strings", float: "numbers"}[inner]
-            raise UserError(f"config.{path}: expected a tuple of {what}, got {value!r}.")
+            expected = {str: "strings", float: "numbers"}[inner]
+            raise UserError(f"config.{path}: expected a tuple of {expected}, got {value!r}.")
         return tuple(inner(v) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -135,24 +138,19 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
 
 def check_name(schema: type, dotted: str) -> None:
     """Raises UserError, with the nearest names, unless `dotted` (a.b.c) names a setting or a section."""
-    cls: Any = schema
-    done: list[str] = []
-    for part in dotted.split("."):
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else None
-        if hints is None:
-            raise UserError(f"--config.{dotted}: {'.'.join(done)} is a single value and has no setting {part!r}.")
+    kind: Any = schema
+    parts = dotted.split(".")
+    for number, part in enumerate(parts):
+        if typing.get_origin(kind) is dict:  # `part` is the NAME in data.train.NAME.field
+            kind = typing.get_args(kind)[1]
+            continue
+        above = ".".join(parts[:number])
+        if not dataclasses.is_dataclass(kind):
+            raise UserError(f"--config.{dotted}: {above} is a single value and has no setting {part!r}.")
+        hints = typing.get_type_hints(kind)
         if part not in hints:
-            raise UserError(_unknown("--config.", ".".join([*done, part]), hints))
-        done.append(part)
-        cls = hints[part]
-        if typing.get_origin(cls) is dict:  # data.train.NAME.field
-            inner = typing.get_type_hints(typing.get_args(cls)[1])
-            rest = dotted.split(".")[len(done) + 1 :]
-            if rest and rest[0] not in inner:
-                raise UserError(
-                    _unknown("--config.", ".".join([*done, *dotted.split(".")[len(done) : len(done) + 2]]), inner)
-                )
-            return
+            raise UserError(_unknown("--config.", f"{above}.{part}".lstrip("."), hints))
+        kind = hints[part]
 
 
 def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
@@ -174,9 +172,9 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
-    """Returns the message for a setting that does not exist; the names beside it are `known`."""
-    if gone := explanation(dotted):
-        return f"{start}{dotted}: {gone}"
+    """Returns the message for a setting that does not exist in a section with the settings `known`."""
+    if dotted in RETIRED:
+        return f"{start}{dotted}: is no longer a setting; {RETIRED[dotted]}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
     if near:
         return f"{start}{dotted}: no such setting; did you mean {' or '.join(near)}?"
@@ -187,10 +185,7 @@ def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
 
 
 def effect(schema: type, dotted: str) -> str:
-    """Returns what a change of the setting `dotted` affects: one of EFFECTS.
-
-    The settings of named sources (data.train.NAME.field) affect what their dict (data.train) does.
-    """
+    """Returns the effect of a setting, one of EFFECTS; that of data.train.NAME.field is the effect of data.train."""
     cls, found = schema, ""
     for name in dotted.split("."):
         (spec,) = (each for each in dataclasses.fields(cls) if each.name == name)
@@ -218,7 +213,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def differences_affecting(
     effects: Collection[str], schema: type, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[str]:
-    """Returns those `differences` of two nested dicts of settings that affect one of `effects`."""
+    """Returns the `differences` of two nested dicts whose settings have one of these effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]
 
 

@@ -1,4 +1,4 @@
-"""The run directory (`--workdir`): everything that another command needs, and the rule of who may train in it.
+"""The run directory (`--workdir`): everything that another command needs, and who may train in it.
 
 config.json      the resolved config        metrics.jsonl   one JSON object per line: step and metrics
 tokenizer/       its files                  tensorboard/    events
@@ -27,7 +27,7 @@ from lm.files import replacing
 
 DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
-# What a run that was killed while it started may leave behind.
+# Files that a run may leave behind if it is killed while it starts.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp")
 
 
@@ -51,15 +51,14 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
-        """Opens a directory for training: a new one, or that of a run which `config` continues. Writes config.json.
+        """Opens a new directory, or that of a run which `config` continues, for training and writes config.json.
 
-        A run that ended before its first step has nothing to lose, so any config may start it again. Process 0 opens
-        the directory with `is_first` and holds a lock until `close` or until it dies; other processes write nothing.
-        A vocab_size of 0 is not known yet and equals any other.
+        A run that ended before its first step may be started again with any config. The first process holds a lock
+        until `close` or until it dies; the others write nothing. A vocab_size of 0 is not yet derived and equals any.
 
         Raises:
-            UserError: it is not a directory, or not a run directory, or holds a run with another config that has
-                trained (the settings that differ are named), or another process is training in it.
+            UserError: it is not a directory, or not a run directory, or holds a run that has trained with another
+                config (the settings that differ are named), or another process is training in it.
         """
         run = cls(root)
         if not is_first:
@@ -87,11 +86,7 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens the directory of a run for evaluation, generation or export. Writes nothing.
-
-        Raises:
-            UserError: there is no such run, or its config.json cannot be read.
-        """
+        """Opens a run for evaluation, generation or export. Raises UserError if there is none or its config is bad."""
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: no such run directory; check --workdir, or train first.")
@@ -99,28 +94,19 @@ class RunDirectory:
         return run
 
     def load_config(self) -> Config:
-        """Returns the config of the run. Settings that were removed or renamed since are translated.
-
-        Raises UserError if config.json is missing or damaged, or has settings that are unknown or cannot work together.
-        """
+        """Returns the config, without retired settings. Raises UserError if config.json is missing or bad."""
         try:
             values = json.loads(self.config_path.read_bytes())
         except FileNotFoundError:
-            raise UserError(
-                f"{self.root}: has no config.json, so it is not a run directory; check --workdir."
-            ) from None
+            raise UserError(f"{self.root}: has no config.json, so it is no run directory; check --workdir.") from None
         except OSError as error:
             raise UserError(f"{self.config_path}: cannot be read: {error.strerror}.") from None
         except ValueError as error:
-            raise UserError(
-                f"{self.config_path}: damaged ({error}); put back a copy, or start in another --workdir."
-            ) from None
+            raise UserError(f"{self.config_path}: damaged ({error}); restore it, or use another --workdir.") from None
         try:
             return Config.from_dict(migrated(values) if isinstance(values, dict) else values, reset_unread=True)
         except UserError as error:
-            raise UserError(
-                f"{self.config_path}: written by another version of this code, or edited: {error}"
-            ) from None
+            raise UserError(f"{self.config_path}: written by another version of this code or edited: {error}") from None
 
     def write_config(self, config: Config) -> None:
         """Replaces config.json atomically."""
@@ -144,7 +130,7 @@ class RunDirectory:
         self.close()
 
     def _take_lock(self) -> None:
-        """Takes a POSIX lock, not flock(2): a forked worker that outlives this process must not keep it."""
+        """Takes a POSIX lock, not flock(2), which a forked worker that outlives this process would keep."""
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,7 +142,7 @@ class RunDirectory:
                 "wait for it, stop it, or name another --workdir."
             ) from None
         except OSError:
-            os.close(descriptor)  # a file system without locks: nothing is known, so nothing is refused
+            os.close(descriptor)  # a file system without locks
             return
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
@@ -166,44 +152,40 @@ class RunDirectory:
         kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
         return kept or any(True for _ in self._metric_lines())
 
-    def _forget_tokenizers(self) -> None:
-        """Removes tokenizers that may be of other text, or of another kind, than the new config asks for."""
-        for name in TOKENIZERS:
-            shutil.rmtree(self.root / name, ignore_errors=True)
-
     def _continued(self, config: Config) -> Config:
-        """Returns the config with which the run continues. Raises UserError if that would be another run."""
+        """Returns the config with which the run continues. Raises UserError if it would be another run."""
         old, new = self.load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # not known yet in one of them
+            if not (a[section][name] and b[section][name]):  # one of them is not derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
         # More steps are the same run only if the learning rate of each step is the same.
         if new.train.num_steps > old.train.num_steps and new.optimizer.schedule != "warmup_stable_decay":
             del a["train"]["num_steps"], b["train"]["num_steps"]
-            if new.optimizer.schedule in ("constant", "inverse_sqrt"):  # which have no end
+            if new.optimizer.schedule in ("constant", "inverse_sqrt"):  # their decay has no end
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(set(EFFECTS) - {"nothing"}, Config, a, b)
-        if lines and not self._has_trained():  # a first try with, say, a wrong path must not cost the directory
-            self._forget_tokenizers()
+        if not lines:
+            return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
+        if not self._has_trained():  # after a first attempt with, say, a wrong path
+            for name in TOKENIZERS:  # the new config may need others
+                shutil.rmtree(self.root / name, ignore_errors=True)
             return new
         steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
-        if lines:
-            keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
-            longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
-            more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
-            raise UserError(
-                f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
-                f"Start this one in another --workdir, or go back to the old values to continue that one.{longer}"
-            )
-        return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
+        keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
+        longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
+        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+        raise UserError(
+            f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
+            f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
+        )
 
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects of metrics.jsonl; a torn last line is left out, and a missing file is empty.
+        """Returns the objects of metrics.jsonl without a torn last line; none if there is no file.
 
-        Raises UserError if another line is broken.
+        Raises UserError if any other line is broken.
         """
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
@@ -212,10 +194,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops the lines of later steps, and lines torn by a kill, before a run continues from `step`.
-
-        With -1 all lines that have a step are dropped.
-        """
+        """Drops torn lines and those of steps after `step`, where a run continues; -1 drops those of every step."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
@@ -223,7 +202,7 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line and its object, None for a torn line."""
+        """Yields each line and its object, or None for a torn line."""
         try:
             content = self.metrics_path.read_bytes()
         except FileNotFoundError:

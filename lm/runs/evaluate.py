@@ -1,8 +1,4 @@
-"""Scores one checkpoint of a run directory: what eval.py does for each of its runs.
-
-It needs only a run directory; the number and kind of devices may differ from training. Every token and every example of
-the split is scored once.
-"""
+"""Scores a checkpoint of a run directory, on devices that may differ in number and kind from those of training."""
 
 from __future__ import annotations
 
@@ -17,7 +13,6 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from lm.checkpoints.averaging import averaged_params
 from lm.config import Config, MeshConfig, SourceConfig
 from lm.config.schema import differences_affecting
 from lm.errors import UserError
@@ -35,39 +30,34 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = ("function", "shapes")  # effects of the settings in which another config's model may not differ from a run's
+MODEL = ("function", "shapes")  # effects of the settings in which the model of another config must equal the run's
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to evaluate, the same for all runs."""
+    """Options of eval.py, the same for all runs."""
 
     step: str = "best"  # best, latest, or a number
-    split: str = "valid"  # valid, test or train; with /SOURCE only that source of it
-    text: str = ""  # a text file or glob, in place of the run's data
-    config: Config | None = None  # its data in place of the run's
+    split: str = "valid"  # valid, test or train; SPLIT/SOURCE for one data source of it
+    text: str = ""  # score this text file or glob instead of the run's data
+    config: Config | None = None  # use its data instead of the run's
     config_name: str = ""
-    stride: int = 0  # 0 for the config's
-    batch_size: int = 0  # 0 for the config's
     average: int = 1  # checkpoints to average
-    num_beams: int = 0  # 0 for the config's
-    length_penalty: float | None = None  # None for the config's
+    # Overrides of the config, unless they are 0 or None:
+    stride: int = 0
+    batch_size: int = 0
+    num_beams: int = 0
+    length_penalty: float | None = None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The result of a run and what is needed to write it to files.
-
-    Attributes:
-        directory: where to write.
-        stem: of the file names.
-        evaluation: holds the predictions, if there are any.
-    """
+    """The result of a run, and where to write it."""
 
     result: Result
     directory: Path
-    stem: str
-    evaluation: SplitEvaluation
+    stem: str  # of the file names
+    evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
         """Writes results and predictions and prints their paths. If they cannot be written, prints a warning."""
@@ -83,7 +73,7 @@ class Evaluated:
 
 
 def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
-    """Scores one checkpoint of one run; `name` is what the table calls it. Raises UserError for bad input."""
+    """Scores every example of the split once. `name` stands for the run in tables. Raises UserError for bad input."""
     directory = RunDirectory.existing(root)
     own = directory.load_config()
     tokenizers = load_tokenizers(own, directory.root)
@@ -107,16 +97,17 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     split = f"text {Path(options.text).name}" if options.text else options.split
     windows = f"windows of {length}, stride {stride}" if windowed else "rows"
     outputs = f", {sum(map(len, references.values())):,} outputs" if references else ""
-    _say(
-        f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, {count:,} {noun} in "
-        f"{evaluation.num_rows:,} {windows}{outputs}, on {devices}"
-    )
+    if is_first():
+        print(
+            f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, {count:,} {noun} in "
+            f"{evaluation.num_rows:,} {windows}{outputs}, on {devices}",
+            flush=True,
+        )
     began = time.monotonic()
     metrics = task.for_table(evaluation.plain(evaluation.evaluate(params, step)))
     seconds = time.monotonic() - began
     if is_first():
         metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
-    generation = dataclasses.asdict(config.eval.generation) if references else None
     result = Result(
         run=name or str(root),
         step=step,
@@ -132,7 +123,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
             "parameters": parameters,
             "config": options.config_name or "config.json of the run",
             "data": {source: each.record() for source, each in stores.items()},
-            **({"generation": generation} if generation else {}),
+            **({"generation": dataclasses.asdict(config.eval.generation)} if references else {}),
             "devices": devices,
             "dtype": config.model.dtype,
             "batch_size": evaluation.batch_size,
@@ -145,7 +136,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
 def _read_params(
     directory: RunDirectory, config: Config, model: Model, mesh: Mesh, options: Options
 ) -> tuple[Any, int, str, bool]:
-    """Parameters, their step, what they are, and whether it is the best one."""
+    """Returns the parameters, their step, their description, and whether the step is the best."""
     abstract = abstract_state(config, model, optax.identity(), mesh).params
     ema = config.optimizer.ema_decay > 0
     named: dict[str, Any] = {"best": "best", "latest": None}
@@ -154,18 +145,18 @@ def _read_params(
         best = checkpoints.best()
         if options.average > 1:
             last = step if isinstance(step, int) else None
-            params, steps = averaged_params(checkpoints, abstract, options.average, last, ema)
+            params, steps = checkpoints.average_params(options.average, abstract, last, ema)
             return params, steps[-1], f"average of the steps {', '.join(map(str, steps))}", False
         params, found = checkpoints.restore_params(abstract, step, ema=ema)
     return params, found, "moving average" if ema else "trained", found == best
 
 
 def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
-    """The run's config with the data and evaluation settings asked for, checked as a whole."""
+    """Returns the run's config with the data and evaluation settings of the options, checked as a whole."""
     values = own.to_dict()
     if options.config is not None:
         other = options.config.to_dict()
-        if other["model"]["vocab_size"] == 0:  # not known before a tokenizer is
+        if other["model"]["vocab_size"] == 0:  # not yet derived from a tokenizer
             other["model"]["vocab_size"] = own.model.vocab_size
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
@@ -175,8 +166,8 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
             )
         if other["data"]["labels"] not in ((), own.data.labels):
             raise UserError(
-                f"--config={options.config_name}: its data.labels ({', '.join(other['data']['labels'])}) are not those "
-                f"of {root}, in their order ({', '.join(own.data.labels)}); leave them out."
+                f"--config={options.config_name}: its data.labels ({', '.join(other['data']['labels'])}) must be those "
+                f"of {root} in the same order ({', '.join(own.data.labels)}); leave them out."
             )
         other["data"]["labels"] = own.data.labels
         values |= {"data": other["data"], "eval": other["eval"]}
@@ -184,26 +175,23 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         if reason := task_of(own).plain_text_refusal:
             raise UserError(f"--text: {root} {reason}.")
         values["data"]["test"] = {"text": dataclasses.asdict(SourceConfig(kind="text", path=options.text))}
-    if options.stride:
-        values["eval"]["stride"] = options.stride
-    if options.batch_size:
-        values["eval"]["batch_size"] = options.batch_size
-    generation = values["eval"]["generation"]
-    if options.num_beams:
-        generation["num_beams"] = options.num_beams
+    scoring, generation = values["eval"], values["eval"]["generation"]
+    scoring["stride"] = options.stride or scoring["stride"]
+    scoring["batch_size"] = options.batch_size or scoring["batch_size"]
+    generation["num_beams"] = options.num_beams or generation["num_beams"]
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
-    # What was best of the run is known by the run's own metric, which other data need not give.
+    # The run's own metric decides about its best checkpoint, even if it cannot be computed on other data.
     config = Config.from_dict({**values, "checkpoint": {}})
     config = dataclasses.replace(config, checkpoint=own.checkpoint)
-    # Dropout and remat play no part here, and a kernel chosen for the chip of the training may not run on this one.
+    # Dropout and remat have no effect here, and a kernel for the hardware of training may not run on this one.
     attention = "xla" if config.model.attention == "xla" else "auto"
     model = dataclasses.replace(config.model, attention=attention, attention_dropout=0.0, dropout=0.0, remat="none")
     return dataclasses.replace(config, model=model)
 
 
 def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Stores of the split, or of one source of it, and the pairs whose outputs are generated and scored."""
+    """Returns the stores of the split, or of one source of it, and the pairs whose outputs to generate and score."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
     stores = prepare_split(config, tokenizers, split, is_first=is_first(), barrier=barrier)
     if source and source not in stores:
@@ -215,9 +203,9 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def _choose_mesh(config: Config) -> Mesh:
-    """The run's own mesh if it fits the devices here; else parameters split over all; else a copy on each."""
+    """Returns the run's mesh if it fits these devices, else one that splits the parameters, else one of copies."""
     count = jax.device_count()
-    # The evaluator pads its batches, so that only the model has to be divisible.
+    # The evaluator pads its batches, so only the model has to be divisible.
     config = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, batch_size=count, accumulation=1),
@@ -234,7 +222,7 @@ def _choose_mesh(config: Config) -> Mesh:
 
 
 def _stem(options: Options, own: Config, config: Config) -> str:
-    """`results` for the run's own validation split and stride; everything else has its own name."""
+    """Returns "results" for the run's own validation split and settings; other options are appended."""
     parts = ["results"]
     if options.text:
         parts += ["text", Path(options.text).name.replace("*", "_").replace("?", "_")]
@@ -245,19 +233,15 @@ def _stem(options: Options, own: Config, config: Config) -> str:
         parts.append(f"stride{config.eval.stride}")
     if options.average > 1:
         parts.append(f"average{options.average}")
-    if config.eval.generation.num_beams != own.eval.generation.num_beams:
-        parts.append(f"beams{config.eval.generation.num_beams}")
-    if config.eval.generation.length_penalty != own.eval.generation.length_penalty:
-        parts.append(f"penalty{config.eval.generation.length_penalty:g}")
+    search, own_search = config.eval.generation, own.eval.generation
+    if search.num_beams != own_search.num_beams:
+        parts.append(f"beams{search.num_beams}")
+    if search.length_penalty != own_search.length_penalty:
+        parts.append(f"penalty{search.length_penalty:g}")
     return "-".join(parts)
 
 
 def _report(done: int, total: int) -> None:
-    """On a terminal only: a long evaluation shows how far it is."""
+    """Shows the progress of an evaluation on a terminal."""
     end = "\r\x1b[K" if done == total else ""
     print(f"\r  {done:,} of {total:,} windows", end=end, file=sys.stderr, flush=True)
-
-
-def _say(text: str) -> None:
-    if is_first():
-        print(text, flush=True)

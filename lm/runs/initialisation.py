@@ -1,4 +1,4 @@
-"""The initial parameters of a run that come from another run (config.init_from)."""
+"""Initialises the parameters of a run from another run (config.init_from)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ from lm.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Initial:
-    """Parameters taken from another run.
-
-    Attributes:
-        values: nested like the parameters, with those that match: jax.Array on the shardings asked for.
-        lines: what was taken and what was not, in words.
-    """
+    """The matching parameters of another run, nested as in the model, and lines that describe what matched."""
 
     values: dict[str, Any]
     lines: list[str]
@@ -45,7 +40,7 @@ def source_run(config: Config) -> RunDirectory:
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     """Returns the parameters of config.init_from whose names are in `abstract_params`. All processes call it.
 
-    They come from the best checkpoint of that run, and are its moving average if it keeps one. Stacked and unrolled
+    They are those of the run's best checkpoint, or their moving average if the run keeps one. Stacked and unrolled
     layers are converted into one another. Parameters that only one of the two models has are listed in `lines`.
 
     Args:
@@ -81,8 +76,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         )
     if not shared:
         raise UserError(
-            f"config.init_from: no parameter of {root} is in this model ({', '.join(_tops(found))} there, "
-            f"{', '.join(_tops(wanted))} here); use that run's model settings."
+            f"config.init_from: no parameter of {root} is in this model ({_tops(found)} there, {_tops(wanted)} here); "
+            "use that run's model settings."
         )
     is_stacked = config.model.scan_layers
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
@@ -90,7 +85,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 
     lines = [
         f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}: "
-        f"{len(shared)} of {len(wanted)} kinds are taken."
+        f"{len(shared)} of {len(wanted)} arrays are used."
     ]
     new = [name for name in wanted if name not in found]
     lines += [f"  new, random: {_listed(new, is_stacked)}"] if new else []
@@ -104,19 +99,17 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the message for a parameter of another shape. It names the settings that differ and decide it."""
-    levels = name.split("/")
-    fields = dataclasses.fields(ModelConfig)
-    special = [each.name for each in fields if set(each.metadata.get("parameters", ())) & set(levels)]
-    general = [
-        each.name for each in fields if each.metadata["affects"] == "shapes" and not each.metadata.get("parameters")
-    ]
+    """Returns the message for a parameter of another shape, with the settings that cause the difference."""
+    levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
+    special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
+    shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
+    general = [each.name for each in shapes if not each.metadata["parameters"]]
     differing = _differing(theirs, ours, special) or _differing(theirs, ours, general)
-    advice = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
-    todo = f"set {advice}" if advice else "use that run's model settings"
+    settings = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
+    advice = f"set {settings}" if settings else "use that run's model settings"
     if levels[0] == "classifier" and there[-1] != here[-1]:
-        todo = "its labels are different; use the same labels, or initialize from a run without a classifier"
-    return f"config.init_from: {name} has shape {list(there)} in {root} and {list(here)} here; {todo}."
+        advice = "its labels are different; use the same labels, or initialise from a run without a classifier"
+    return f"config.init_from: {name} has shape {list(there)} in {root} and {list(here)} here; {advice}."
 
 
 def _differing(theirs: ModelConfig, ours: ModelConfig, names: Sequence[str]) -> list[tuple[str, Any, Any]]:
@@ -135,7 +128,7 @@ def _placed(values: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(names: list[str], is_stacked: bool) -> str:
-    """Returns names as in the table of parameters, those of one module together: "classifier (bias, kernel)"."""
+    """Returns parameter names grouped by module, as in the table of parameters: "classifier (bias, kernel)"."""
     groups: dict[str, list[str]] = {}
     for name in names:
         module, _, kind = name.rpartition("/")
@@ -144,5 +137,5 @@ def _listed(names: list[str], is_stacked: bool) -> str:
     return ", ".join(f"{module} ({', '.join(kinds)})" for module, kinds in groups.items())
 
 
-def _tops(flat: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name.split("/")[0] for name in flat))
+def _tops(flat: dict[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(name.split("/")[0] for name in flat))

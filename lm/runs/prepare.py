@@ -1,7 +1,7 @@
-"""From a config to tokenised data: the tokenizers, the stores of each split, and checks with numbers in them.
+"""Prepares the data of a run: its tokenizers, the stores of each split, and checks of their sizes.
 
-Tokenizers are trained on training examples alone, once for a run directory. A run that is initialised from another
-run takes over its tokenizers.
+Tokenizers are trained once per run directory, on training examples only. A run that is initialised from another run
+takes its tokenizers.
 """
 
 from __future__ import annotations
@@ -25,37 +25,33 @@ from lm.errors import UserError
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # raise it when the same stores would give other batches
+ORDER = 1  # increase it when a change of the code makes other batches from equal stores
 SIDES = ("source", "target")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything about the data that training and evaluation need."""
+    """The data of a run, for training and evaluation."""
 
     config: Config  # with model.vocab_size and data.labels resolved
     tokenizers: Tokenizers
     stores: dict[str, dict[str, Any]]  # split ("train", "valid") -> source name -> Store
-    fingerprint: dict[str, str]  # what decides the batches, by name; a run continues only with the same values
+    fingerprint: dict[str, str]  # hashes of everything that decides the batches; a run continues only with equal ones
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """That of the targets, or of all text."""
+        """The tokenizer of the targets, or of all text."""
         return self.tokenizers.target
 
 
-def _no_barrier(name: str) -> None:
-    """For a single process."""
-
-
 def prepare(
-    config: Config, workdir: Path, *, is_first: bool = True, barrier: Callable[[str], None] = _no_barrier
+    config: Config, workdir: Path, *, is_first: bool = True, barrier: Callable[[str], None] = lambda _: None
 ) -> Prepared:
     """Trains or loads the tokenizers, builds or opens the stores of train and valid, and checks their sizes.
 
-    Of several processes one has `is_first` and does the work; the others wait in `barrier`, then find the result in
-    the (shared) run directory and cache. If the cache is not shared they build stores of their own. Raises UserError
-    for anything wrong with the data or the settings about it.
+    The first process does the work; the others wait in `barrier` and then find the results in the (shared) run
+    directory and cache, or build stores of their own if the cache is not shared. Raises UserError for bad data or
+    settings.
     """
     if is_first:
         _train_tokenizers(config, Path(workdir))
@@ -67,7 +63,10 @@ def prepare(
     barrier("stores")
     if not is_first:
         config, stores = _open_all(config, found)
-    _check_train(config, stores["train"])
+    for name, source in sorted(config.data.train.items()):
+        if source.weight > 0:
+            where = f"config.data.train.{name}: {source.path or source.kind}"
+            task_of(config).check_train(config, where, stores["train"].get(name))
     return Prepared(config, found, stores, _fingerprint(config, found, stores))
 
 
@@ -85,12 +84,12 @@ def prepare_split(
     split: str,
     *,
     is_first: bool = True,
-    barrier: Callable[[str], None] = _no_barrier,
+    barrier: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Returns the stores of one split ("train", "valid" or "test") by source name, none of them empty.
 
-    `valid` is held out from train if no validation source is named. Raises UserError if the split names no source or
-    has no example.
+    `valid` is held out from train if it names no data source. Raises UserError if the split has no data source or no
+    example.
     """
     task, cache = task_of(config), cache_directory(config)
     if not is_first:
@@ -110,22 +109,20 @@ def prepare_split(
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Sets vocabulary sizes that are 0 to the tokenizer's, rounded up. Raises UserError if one is too small.
+    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if another size is too small.
 
     model.source_vocab_size is set only with data.separate_vocabularies.
     """
-    wanted = {"vocab_size": found.target}
+    needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
-        wanted["source_vocab_size"] = found.source
+        needs["source_vocab_size"] = found.source.vocab_size
     multiple = config.model.vocab_multiple
     sizes: dict[str, Any] = {}
-    for name, each in wanted.items():
-        asked, needed = getattr(config.model, name), each.vocab_size
-        if asked and asked < needed:
-            raise UserError(
-                f"config.model.{name}: {asked} is smaller than the tokenizer's vocabulary of {needed}; set 0."
-            )
-        sizes[name] = asked or -(-needed // multiple) * multiple
+    for name, need in needs.items():
+        size = getattr(config.model, name) or -(-need // multiple) * multiple
+        if size < need:
+            raise UserError(f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; set 0.")
+        sizes[name] = size
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
 
 
@@ -137,13 +134,13 @@ def cache_directory(config: Config) -> Path:
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:
-    """Makes those that the run directory does not have yet."""
+    """Trains, or copies from config.init_from, the tokenizers that the run directory does not have yet."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not tokenizers.needs_text(config.data.tokenizer):
             raise UserError(
-                "config.data.separate_vocabularies: each side's tokenizer is trained on its text, and this one is not "
-                f"trained at all (kind={config.data.tokenizer.kind}); set it to False."
+                "config.data.separate_vocabularies: each side's tokenizer is trained on its text, and a tokenizer of "
+                f"kind={config.data.tokenizer.kind} is not trained; set it to False."
             )
         wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
     for folder, sides in wanted.items():
@@ -168,18 +165,10 @@ def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
 
 
 def _open_all(config: Config, found: Tokenizers) -> tuple[Config, dict[str, dict[str, Any]]]:
-    """The stores of train and valid, and the config with what follows from the training data."""
+    """Returns the config with the settings that are derived from the training data, and the stores by split."""
     train = prepare_split(config, found, "train")
     config = task_of(config).resolve_data(config, train)
     return config, {"train": train, "valid": prepare_split(config, found, "valid")}
-
-
-def _check_train(config: Config, stores: Mapping[str, Any]) -> None:
-    """Each source must give a row at least."""
-    for name, source in sorted(config.data.train.items()):
-        if source.weight > 0:
-            where = f"config.data.train.{name}: {source.path or source.kind}"
-            task_of(config).check_train(config, where, stores.get(name))
 
 
 def _fingerprint(config: Config, tokenizers: Tokenizers, stores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Trains one experiment several times, with different seeds or folds of its data, and puts the results in one table."""
+"""Trains an experiment with several seeds or folds of its data, and prints the results in one table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 
     Args:
         seeds: empty for the seed of the config.
-        folds: how many of the first data.folds to use; 0 for the fold of the config.
+        folds: number of folds to use, from the first; 0 for the fold of the config.
 
     Raises UserError for a seed that is repeated or negative, or more folds than there are.
     """
@@ -31,7 +31,7 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
     if not 0 <= folds <= config.data.folds:
         raise UserError(f"--folds={folds}: the config has {config.data.folds} (data.folds).")
     if folds == 1:
-        raise UserError("--folds=1: name 2 or more, or leave it out and set data.fold.")
+        raise UserError("--folds=1: give 2 or more, or leave it out and set data.fold.")
     found: dict[str, Config] = {}
     for seed in seeds or [config.seed]:
         for fold in range(folds) if folds else [config.data.fold]:
@@ -43,11 +43,11 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 
 
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
-    """Trains or continues each config in its own directory below `workdir`; then evaluates the best step of each.
+    """Trains or continues each config in its own directory below `workdir`, then evaluates the best step of each.
 
-    The table is of the test split if there is one, else of validation. It is printed with the mean and the standard
-    deviation and written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal
-    stopped, else 0. Raises UserError.
+    The table of the test split, or of validation if there is none, is printed with mean and standard deviation and
+    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal stopped, else 0.
+    Raises UserError.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")

@@ -1,4 +1,4 @@
-"""What is restored is equal to the bit to what was saved, on any mesh, and reading changes nothing."""
+"""Restored states are equal to the bit to the saved ones, on any mesh, and reading changes nothing."""
 
 import shutil
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_checkpoint_of_another_model_is_refused_and_not_called_damaged(
         with pytest.raises(UserError, match="ema/embed/table is not in the checkpoint"):
             checkpoints.restore(abstract(make_mesh(1), ema=True))
         with pytest.raises(UserError, match="no checkpoint of step 15; there are 10, 20"):
-            checkpoints.restore(target, 15)
+            checkpoints.restore_params(step=15)
     with pytest.raises(UserError, match="there is no checkpoint; train first"):
         Checkpoints(directory / "absent", read_only=True).restore(target)
     assert not (directory / "absent").exists()

@@ -42,14 +42,13 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path: Path, latest: int, best:
             assert not checkpoints.save(steps[-1], state, {}, {LOSS: 0.0})  # exists already
     with Checkpoints(tmp_path, settings, read_only=True) as checkpoints:
         assert checkpoints.steps() == kept
-        assert checkpoints.latest() == 7
         assert checkpoints.best() == min(kept, key=lambda step: losses[step] or 9)
-        assert checkpoints.metrics(7) == {LOSS: 3.0}
+        assert checkpoints.record(7)["metrics"] == {LOSS: 3.0}
 
 
 def test_newest_checkpoint_stands_in_for_the_best_if_none_has_the_metric(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
-        assert (checkpoints.steps(), checkpoints.latest(), checkpoints.best()) == ([], None, None)
+        assert (checkpoints.steps(), checkpoints.best()) == ([], None)
         checkpoints.save(1, {"params": {"w": jnp.ones(3)}}, {}, {"train/loss": 1.0})
         checkpoints.wait()
         assert checkpoints.best() is None
@@ -67,8 +66,8 @@ def test_buffers_may_be_donated_right_after_save(tmp_path: Path) -> None:
                 state = add(state)
         checkpoints.wait()
         for step in (1, 2):
-            restored = checkpoints.restore(target, step).state
-            np.testing.assert_array_equal(restored["params"]["w"], np.arange(500_000.0) + 20 * (step - 1))
+            params, _ = checkpoints.restore_params(target["params"], step)
+            np.testing.assert_array_equal(params["w"], np.arange(500_000.0) + 20 * (step - 1))
 
 
 def test_full_disk_is_reported_and_the_next_save_works(tmp_path: Path, capfd: Any) -> None:
@@ -160,7 +159,7 @@ with Checkpoints(directory) as checkpoints:
     assert restored.step == 3 and restored.metadata == {"n": 3} and same(restored.state, whole + 3)
     params, _ = checkpoints.restore_params(step=2)
     assert np.array_equal(params["w"], whole + 2)
-    if rank == 0:  # what only one of the two finds broken
+    if rank == 0:  # damage that only one of the two processes finds
         for path in (directory / "3" / "state" / "ocdbt.process_0" / "d").iterdir():
             path.write_bytes(b"")
     jax.experimental.multihost_utils.sync_global_devices("broken")
@@ -221,7 +220,7 @@ def test_two_processes_save_restore_and_agree_about_damage(tmp_path: Path) -> No
     assert [worker.returncode for worker in workers] == [0, 0], results
     assert all(out.endswith("done\n") for out, _ in results)
     assert "3 is damaged" in results[0][1] and "damaged" not in results[1][1]  # process 0 reports it
-    assert sorted(name for name in os.listdir(tmp_path)) == ["1", "2", "3", "damaged-3"]
+    assert sorted(os.listdir(tmp_path)) == ["1", "2", "3", "damaged-3"]
     record = json.loads((tmp_path / "3" / "record" / "metadata").read_text())
     assert record["content"]["step"] == 3
 

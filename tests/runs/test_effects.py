@@ -1,12 +1,12 @@
-"""What a change of each setting affects, and the retired settings: what other commands derive from them."""
+"""The effect of every setting, and retired settings."""
 
 import json
 from collections import defaultdict
 
 import pytest
 
-from lm.config import Config, defaults, retired, source
-from lm.config.retired import Retired, migrated
+from lm.config import Config, defaults, source
+from lm.config.retired import migrated
 from lm.config.schema import check_name, describe_settings, effect
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
@@ -24,7 +24,7 @@ def names(section: str, text: str) -> set[str]:
     return {f"{section}.{name}" for name in text.split()}
 
 
-def test_run_may_change_settings_that_affect_nothing_when_it_continues(by_effect):
+def test_settings_that_may_change_when_a_run_continues(by_effect):
     sections = {name for name, _, _ in describe_settings(Config) if name.startswith(("mesh.", "checkpoint.", "log."))}
     sections |= {name for name, _, _ in describe_settings(Config) if name.startswith(("eval.", "data.test"))}
     assert by_effect["nothing"] == (
@@ -35,7 +35,7 @@ def test_run_may_change_settings_that_affect_nothing_when_it_continues(by_effect
     )
 
 
-def test_another_config_may_differ_in_settings_that_do_not_change_the_model(by_effect):
+def test_model_settings_that_may_differ_in_another_config_for_evaluation(by_effect):
     harmless = by_effect["nothing"] | by_effect["updates"] | by_effect["storage"]
     assert {name for name in harmless if name.startswith("model.")} == names(
         "model",
@@ -95,22 +95,15 @@ def test_batches_and_updates_cover_the_rest(by_effect):
 # --- retired settings -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def subset_renamed(monkeypatch):
-    """As if the setting `path` of sources had once been called `part_of`."""
-    monkeypatch.setitem(retired.RETIRED, "data.*.*.part_of", Retired(renamed="data.*.*.path"))
-
-
 def values() -> dict:
     config = defaults()
     config.data.train.docs = source(kind="embedded")
     return Config.from_dict(config.to_dict()).to_dict()
 
 
-def test_run_of_before_is_continued_without_retired_settings(tmp_path, subset_renamed):
+def test_old_run_continues_without_its_retired_settings(tmp_path):
     old = values()
     old["model"] |= {"head": "tokens", "num_classes": 0, "max_hidden": 0, "pair_head": False, "pooling": "none"}
-    old["data"]["train"]["docs"]["part_of"] = old["data"]["train"]["docs"].pop("path")
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     config = RunDirectory.existing(tmp_path).load_config()
@@ -120,9 +113,11 @@ def test_run_of_before_is_continued_without_retired_settings(tmp_path, subset_re
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json())
 
 
-def test_migration_keeps_what_was_never_ours(subset_renamed):
-    old = {"data": {"test": {}, "train": {"a": {"part_of": [0, 1]}}}, "model": {"head": "masked", "new": 1}, "seed": 0}
-    assert migrated(old) == {"data": {"test": {}, "train": {"a": {"path": [0, 1]}}}, "model": {"new": 1}, "seed": 0}
+def test_migration_keeps_unknown_settings():
+    old = {"data": {"test": {}, "train": {"a": {"new": [0, 1]}}}, "model": {"head": "masked", "new": 1}, "seed": 0}
+    assert migrated(old) == {"data": old["data"], "model": {"new": 1}, "seed": 0}
+    assert old["model"]["head"] == "masked", "the argument is not changed"
+    assert migrated({"model": "bert"}) == {"model": "bert"}
 
 
 @pytest.mark.parametrize(
@@ -135,19 +130,12 @@ def test_migration_keeps_what_was_never_ours(subset_renamed):
             "config.model.max_hidden: is no longer a setting; it follows from objective.noise_density.",
         ),
         ("model.pair_head", "config.model.pair_head: is no longer a setting; set objective.next_sentence."),
-        (
-            "data.train.docs.part_of",
-            "config.data.train.docs.part_of: is no longer a setting; it is now called config.data.train.docs.path.",
-        ),
     ],
 )
-def test_retired_setting_of_a_config_file_or_flag_is_rejected_with_what_replaces_it(subset_renamed, key, message):
+def test_retired_setting_in_a_config_file_or_flag_is_refused_with_advice(key, message):
     given = values()
-    *path, name = key.split(".")
-    inner = given
-    for each in path:
-        inner = inner[each]
-    inner[name] = 0
+    section, name = key.split(".")
+    given[section][name] = 0
     with pytest.raises(UserError) as caught:
         Config.from_dict(given)
     assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""What a run takes over from another one (config.init_from), what is listed and what is refused."""
+"""Which parameters a run takes from another one (config.init_from), lists and refuses."""
 
 import re
 
@@ -38,7 +38,7 @@ def masked(**changes) -> Config:
 
 
 def tagger(root, optimizer=None, labels=("A", "B"), **changes) -> Config:
-    """Returns the config of a run that is initialized from it."""
+    """Returns the config of a run that is initialised from such a run."""
     return Config.from_dict(
         {
             "init_from": str(root),
@@ -101,7 +101,7 @@ def test_moving_average_of_the_best_step_is_taken_with_stacked_and_unrolled_laye
         assert value.sharding == flatten(params)[name].sharding and value.dtype == np.float32
     layers = "layers" if scan else "layer_*"
     assert initial.lines == [
-        f"Parameters of {root}, step 1 (moving average): {len(body(saved))} of {len(body(saved)) + 2} kinds are taken.",
+        f"Parameters of {root}, step 1 (moving average): {len(body(saved))} of {len(body(saved)) + 2} arrays are used.",
         "  new, random: classifier (bias, kernel)",
         "  not used: head_norm (bias, scale), head_product (bias, kernel), output_bias (bias)",
     ]
@@ -111,7 +111,7 @@ def test_moving_average_of_the_best_step_is_taken_with_stacked_and_unrolled_laye
     assert lines[3] == "  settings that differ: activation 'gelu' -> 'relu'"
 
 
-def test_unrolled_run_initializes_a_stacked_one(tmp_path):
+def test_stacked_run_is_initialised_from_an_unrolled_one(tmp_path):
     saved = save_run(tmp_path / "run", masked(scan_layers=False))
     config = tagger(tmp_path / "run")
     found = load_initial(config, abstract(config)).values
@@ -179,7 +179,7 @@ def test_different_labels_and_adapters_are_refused(tmp_path):
         with pytest.raises(UserError, match=message):
             load_initial(config, abstract(config))
     config = tagger(tmp_path / "tuned", lora_rank=2)
-    assert len(load_initial(config, abstract(config)).lines) == 1  # everything
+    assert len(load_initial(config, abstract(config)).lines) == 1, "all parameters match"
 
 
 def test_directory_without_a_run_and_model_without_common_parameters_are_refused(trained, tmp_path):

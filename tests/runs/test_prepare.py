@@ -1,4 +1,4 @@
-"""Splits, tokenizers and stores from a config; messages about data that is too small have numbers in them."""
+"""Splits, tokenizers and stores of a config, its fingerprint, and messages about unusable data."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ LINES = [f"line {i} of the text, which is {i * i} long" for i in range(400)]
 
 @pytest.fixture
 def config(tmp_path):
-    """Returns a function that makes a config of one text file of LINES, as bytes, with changed settings."""
+    """Returns a function that makes a config with LINES as its data, tokens that are bytes, and changed settings."""
     (tmp_path / "text.txt").write_text("\n".join(LINES) + "\n")
 
     def make(**changes):
@@ -40,16 +40,16 @@ def documents(prepared, split, name="mine"):
     return [prepared.tokenizer.decode(store.document(i)) for i in range(store.num_documents)]
 
 
-def test_hash_holdout_is_a_partition_that_new_documents_do_not_move(config, tmp_path):
+def test_hash_holdout_is_a_partition_that_new_documents_do_not_change(config, tmp_path):
     prepared = prepare(config(), tmp_path / "run")
     train, valid = documents(prepared, "train"), documents(prepared, "valid")
     assert sorted(train + valid) == sorted(LINES)
     assert 20 <= len(valid) <= 60  # 40 expected, standard deviation 6
-    assert train == [line for line in LINES if line not in set(valid)], "order is kept"
+    assert train == [line for line in LINES if line not in set(valid)], "in order"
     (tmp_path / "text.txt").write_text("\n".join(["new", *LINES, *LINES]) + "\n")
     again = prepare(config(), tmp_path / "run2")
     assert set(documents(again, "valid")) - {"new"} == set(valid)
-    assert not set(documents(again, "train")) & set(valid), "duplicates lie on the same side"
+    assert not set(documents(again, "train")) & set(valid), "duplicates are on the same side"
 
 
 def test_tail_holdout_cuts_at_a_character(config, tmp_path):
@@ -63,7 +63,7 @@ def test_tail_holdout_cuts_at_a_character(config, tmp_path):
     assert documents(prepared, "valid", "one") == [text[n:]]
 
 
-def test_tail_holdout_of_many_documents(config, tmp_path):
+def test_tail_holdout_takes_the_last_characters_of_many_documents(config, tmp_path):
     prepared = prepare(config(data__holdout="tail", data__holdout_fraction=0.25), tmp_path / "run")
     train, valid = "".join(documents(prepared, "train")), "".join(documents(prepared, "valid"))
     assert train + valid == "".join(LINES)
@@ -84,7 +84,7 @@ def test_named_validation_sources_leave_train_whole(config, tmp_path):
         prepare_split(config(), prepared.tokenizers, "test")
 
 
-def test_the_tokenizer_is_trained_once_and_on_training_text_only(config, tmp_path):
+def test_tokenizer_is_trained_once_and_on_training_text_only(config, tmp_path):
     (tmp_path / "one.txt").write_text("a" * 90 + "b" * 10)
     one = {"one": source(path=str(tmp_path / "one.txt")).to_dict()}
     cfg = config(data__train=one, data__holdout="tail", data__tokenizer__kind="characters")
@@ -98,7 +98,7 @@ def test_the_tokenizer_is_trained_once_and_on_training_text_only(config, tmp_pat
     assert changed == {"train/one", "valid/one"}
 
 
-def test_the_fingerprint_depends_on_all_that_decides_the_batches(config, tmp_path):
+def test_fingerprint_depends_on_everything_that_decides_the_batches(config, tmp_path):
     def fingerprint(run="run", **changes):
         return prepare(config(**changes), tmp_path / run).fingerprint
 
@@ -114,7 +114,7 @@ def test_the_fingerprint_depends_on_all_that_decides_the_batches(config, tmp_pat
         assert {k for k, v in fingerprint("masked", **masked, **change).items() if v != base[k]} == {"order"}
 
 
-def test_the_fingerprint_depends_on_all_that_decides_the_documents(config, tmp_path):
+def test_fingerprint_depends_on_everything_that_decides_the_documents(config, tmp_path):
     def fingerprint(run="run", **changes):
         return prepare(config(**changes), tmp_path / run).fingerprint
 
@@ -123,7 +123,7 @@ def test_the_fingerprint_depends_on_all_that_decides_the_documents(config, tmp_p
     assert fingerprint("run2", data__tokenizer__kind="characters")["tokenizer"] != base["tokenizer"]
 
 
-def test_vocab_size_is_resolved_or_refused(config, tmp_path):
+def test_vocab_size_is_derived_or_refused(config, tmp_path):
     assert prepare(config(), tmp_path / "a").config.model.vocab_size == 259
     assert prepare(config(model__vocab_multiple=128), tmp_path / "a").config.model.vocab_size == 384
     assert prepare(config(model__vocab_size=300), tmp_path / "a").config.model.vocab_size == 300
@@ -131,7 +131,7 @@ def test_vocab_size_is_resolved_or_refused(config, tmp_path):
         prepare(config(model__vocab_size=258), tmp_path / "a")
 
 
-def test_data_that_is_too_small_is_refused_with_numbers(config, tmp_path):
+def test_data_that_is_too_small_is_refused_with_its_size(config, tmp_path):
     (tmp_path / "tiny.txt").write_text("0123456789")
     tiny = {"tiny": source(path=str(tmp_path / "tiny.txt")).to_dict()}
     with pytest.raises(UserError, match=r"train\.tiny: .*tiny.txt gives 11 tokens .* needs 33"):
@@ -147,7 +147,7 @@ def test_data_that_is_too_small_is_refused_with_numbers(config, tmp_path):
         prepare(config(data__train=tiny, data__valid=tiny, data__tokenizer__kind="sentencepiece"), tmp_path / "d")
 
 
-def test_errors_name_their_source(config, tmp_path):
+def test_errors_name_the_data_source(config, tmp_path):
     broken = {"web": source(kind="jsonl", path=str(tmp_path / "text.txt")).to_dict()}
     with pytest.raises(UserError, match=r"config\.data\.train\.web: .*text\.txt, line 1: not valid JSON"):
         prepare(config(data__train=broken), tmp_path / "a")
@@ -156,7 +156,7 @@ def test_errors_name_their_source(config, tmp_path):
         prepare(config(data__valid=missing), tmp_path / "a")
 
 
-def test_a_training_source_of_weight_zero_is_off(config, tmp_path):
+def test_training_source_of_weight_zero_is_not_read(config, tmp_path):
     cfg = config()
     off = dataclasses.replace(cfg.data.train["mine"], path="/no/such/file", weight=0.0)
     data = dataclasses.replace(cfg.data, train={**cfg.data.train, "off": off})
@@ -172,7 +172,7 @@ def test_other_processes_wait_and_find_the_same_data(config, tmp_path):
     assert second.fingerprint == first.fingerprint
 
 
-def test_the_cache_directory(config, monkeypatch, tmp_path):
+def test_cache_directory_comes_from_the_config_or_the_environment(config, monkeypatch, tmp_path):
     assert cache_directory(config()) == tmp_path / "cache"
     monkeypatch.setenv("LM_CACHE_DIR", str(tmp_path / "env"))
     assert cache_directory(config(data__cache_dir="")) == tmp_path / "env"
@@ -181,7 +181,7 @@ def test_the_cache_directory(config, monkeypatch, tmp_path):
     assert cache_directory(config(data__cache_dir="")) == tmp_path / "xdg" / "lm"
 
 
-def test_the_manifest_states_what_the_store_is(config, tmp_path):
+def test_manifest_describes_the_store(config, tmp_path):
     prepared = prepare(config(data__cleaning__min_chars=40), tmp_path / "run")
     manifest = json.loads((prepared.stores["train"]["mine"].directory / "manifest.json").read_text())
     assert manifest["identity"]["tokenizer"] == prepared.tokenizer.fingerprint
@@ -189,9 +189,9 @@ def test_the_manifest_states_what_the_store_is(config, tmp_path):
     own, other = (each["mine"].manifest["dropped"]["too_short"] for each in prepared.stores.values())
     (train,) = split_sources(prepared.config.data, "train")
     short = [line for line in LINES if len(line) < 40]
-    assert own == manifest["dropped"]["too_short"] == sum(map(train.subset.holds, short)), "of its side of the holdout"
+    assert own == manifest["dropped"]["too_short"] == sum(map(train.subset.holds, short)), "on its side of the holdout"
     assert own + other == len(short) and own > other > 0
-    assert str(tmp_path) not in json.dumps(manifest["identity"]), "the content decides, not where the files are"
+    assert str(tmp_path) not in json.dumps(manifest["identity"]), "the content of the files decides, not their path"
     assert np.all(np.diff(prepared.stores["train"]["mine"].starts) >= 42)
 
 
@@ -229,12 +229,12 @@ def decoded(prepared, store):
     return list(zip(*sides, strict=True))
 
 
-def test_pairs_become_two_stores_in_step(pair_config, tmp_path):
+def test_pairs_become_two_aligned_stores(pair_config, tmp_path):
     prepared = prepare(pair_config(), tmp_path / "run")
     assert prepared.tokenizers.source is prepared.tokenizer
     train, valid = (decoded(prepared, prepared.stores[split]["mine"]) for split in ("train", "valid"))
     every = [(f"> say {i}", f"sage {i}") for i in range(300)] + [(f"> say {i}", f"SAGE {i}") for i in range(0, 300, 10)]
-    more = [("> same", "same"), ("> say 5", "sage 5"), ("> ", "nichts")]  # which training drops
+    more = [("> same", "same"), ("> say 5", "sage 5"), ("> ", "nichts")]  # dropped from training
     assert set(train) | set(valid) <= {*every, *more}
     assert len(set(train)) == len(train) and not set(train) & set(more[::2])
     assert not {text for text, _ in train} & {text for text, _ in valid}, "equal sources are on the same side"
@@ -264,12 +264,12 @@ def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_references_of_a_holdout_are_those_of_its_store(pair_config, tmp_path, split):
+def test_references_of_a_holdout_match_its_store(pair_config, tmp_path, split):
     prepared = prepare(pair_config(), tmp_path / "run")
     found = task_of(prepared.config).raw_references(prepared.config, split)["mine"]
     want = decoded(prepared, prepared.stores[split]["mine"])
     assert [(pair.source, " ".join(pair.target.split())) for pair in found] == want
-    assert any(pair.target != " ".join(pair.target.split()) for pair in found), "references are as they were read"
+    assert any(pair.target != " ".join(pair.target.split()) for pair in found), "references are not cleaned"
 
 
 def test_each_side_may_have_its_own_tokenizer(pair_config, tmp_path):
@@ -298,7 +298,7 @@ def test_each_side_may_have_its_own_tokenizer(pair_config, tmp_path):
         prepare(cfg, tmp_path / "run")
 
 
-def test_the_fingerprint_of_pairs_depends_on_all_that_decides_the_batches(pair_config, tmp_path):
+def test_fingerprint_of_pairs_depends_on_everything_that_decides_the_batches(pair_config, tmp_path):
     def changed(**changes):
         found = prepare(pair_config(**changes), tmp_path / "run").fingerprint
         return {name for name in base if found[name] != base[name]}
@@ -311,7 +311,7 @@ def test_the_fingerprint_of_pairs_depends_on_all_that_decides_the_batches(pair_c
     assert changed(data__train={"mine": {**pair_config.mine, "prefix": ""}}) == {"train/mine", "valid/mine"}
 
 
-def test_bad_pairs_are_refused_and_their_source_named(pair_config, tmp_path):
+def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_path):
     def refuse(message, **changes):
         with pytest.raises(UserError, match=message):
             prepare(pair_config(**changes), tmp_path / "run")

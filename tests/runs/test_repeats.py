@@ -1,4 +1,4 @@
-"""Several seeds or folds in one command: their names, that they differ, and their table."""
+"""Several seeds or folds in one command have names of their own, differ, and share one table."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def test_repetitions_are_named_by_seed_and_fold(tiny_labels):
         ([-1], 0, r"--seeds=-1: name different numbers of 0 or more"),
         ([], 5, r"--folds=5: the config has 4 \(data\.folds\)"),
         ([], -1, r"--folds=-1: the config has 4"),
-        ([0], 1, r"--folds=1: name 2 or more"),
+        ([0], 1, r"--folds=1: give 2 or more"),
     ],
 )
 def test_impossible_repetitions_are_refused(tiny_labels, seeds, folds, message):
@@ -119,7 +119,7 @@ def test_signal_ends_all_repetitions(tiny_labels, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--seeds=0,one", "--seeds: 'one' is not a number; separate several by commas, e.g. --seeds=0,1,2."),
+        ("--seeds=0,one", "--seeds: 'one' is not a number; separate numbers by commas, e.g. --seeds=0,1,2."),
         ("--seeds=2,2", "--seeds=2,2: name different numbers"),
         ("--folds=9", "--folds=9: the config has 4"),
     ],

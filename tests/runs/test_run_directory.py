@@ -1,4 +1,4 @@
-"""Who may train in a run directory, what may change, and metrics.jsonl after a kill."""
+"""Who may train in a run directory and with which changes, and metrics.jsonl after a kill."""
 
 import dataclasses
 import json
@@ -92,12 +92,12 @@ def test_another_config_is_refused_with_the_settings_that_differ(
 
 @pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/3"])
 def test_run_can_become_another_before_its_first_step(tmp_path: Path, kept: str) -> None:
-    """For example after a mistyped path. Its tokenizer is removed unless the config is the same."""
+    """The tokenizer is removed unless the config is the same."""
     other = config(data__train={"other": source(kind="embedded").to_dict()})
     tokenizer = reopen(tmp_path, config()).tokenizer_dir / "model"
     for new in (config(), other):
         tokenizer.parent.mkdir(exist_ok=True)
-        tokenizer.write_text("made of the text of the first config")
+        tokenizer.write_text("trained on the text of the first config")
         assert reopen(tmp_path, new).load_config() == new
         assert tokenizer.exists() == (new != other)
     path = tmp_path / kept
@@ -125,7 +125,7 @@ def test_message_lists_at_most_eight_differences(tmp_path: Path) -> None:
     assert str(error.value).count("->") == 8
 
 
-def test_vocab_size_may_become_known_later(tmp_path: Path) -> None:
+def test_vocab_size_may_be_derived_later(tmp_path: Path) -> None:
     unresolved = config()
     resolved = dataclasses.replace(unresolved, model=dataclasses.replace(unresolved.model, vocab_size=77))
     start(tmp_path, unresolved)
@@ -136,7 +136,7 @@ def test_vocab_size_may_become_known_later(tmp_path: Path) -> None:
         reopen(tmp_path, config(model__vocab_size=78))
 
 
-def test_run_gets_more_steps_only_if_the_schedule_stays_the_same(tmp_path: Path) -> None:
+def test_run_may_get_more_steps_only_if_the_schedule_stays_the_same(tmp_path: Path) -> None:
     for schedule in ("constant", "inverse_sqrt"):
         start(tmp_path / schedule, config(optimizer__schedule=schedule))
         more = config(optimizer__schedule=schedule, train__num_steps=2000)
