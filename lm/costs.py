@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lm.config import Config, ModelConfig
+from lm.config.schema import entries
 from lm.models.heads import Head, HeadedConfig, with_head
 
 TRAINING_FACTOR = 3  # forward, and backward one product for the input's gradient and one for the weight's
@@ -256,16 +257,15 @@ def estimate_memory(
     counts = parameter_counts(model)
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms
-    trained, orthogonal, factored = held, (counts.attention + counts.mlp) / (fsdp * tensor), held - counts.norms
+    trained, in_blocks, in_matrices = held, (counts.attention + counts.mlp) / (fsdp * tensor), held - counts.norms
     if model.lora_rank:  # all else is frozen (layers that the optimizer's settings freeze are counted)
-        trained, orthogonal, factored = (counts.adapters + counts.heads) / (fsdp * tensor), 0, 0
-    moments = {
-        "adamw": 2 * trained,
-        "lion": trained,
-        "sgd": trained if config.optimizer.b1 > 0 else 0,
-        "muon": 2 * trained - orthogonal,
-        "adafactor": trained - factored,
-    }[config.optimizer.name]
+        trained, in_blocks, in_matrices = (counts.adapters + counts.heads) / (fsdp * tensor), 0, 0
+    state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)
+    moments = (
+        state.block_matrix * in_blocks
+        + state.matrix * (in_matrices - in_blocks)
+        + state.vector * (trained - in_matrices)
+    )
     size = 2 if model.dtype == "bfloat16" else 4
     towers = stacks(model, config.data.sequence_length, config.data.source_length)
     if fsdp > 1:  # a layer and the output matrix at a time

@@ -112,8 +112,8 @@ def _resolve(config: Config, task: Any) -> Config:
         max_length=model.max_length or max(data.sequence_length, data.source_length),
     )
     if optimizer.decay_steps == 0:
-        wsd = optimizer.schedule == "warmup_stable_decay"
-        optimizer = dataclasses.replace(optimizer, decay_steps=max(1, steps // 5) if wsd else steps)
+        decay_steps = max(1, steps // 5) if optimizer.schedule_entry.decays_last else steps
+        optimizer = dataclasses.replace(optimizer, decay_steps=decay_steps)
     return dataclasses.replace(
         config,
         data=data,

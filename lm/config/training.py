@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from lm.config.schema import option, section
+from lm.config.schema import entries, option, section
 
 # Metrics of which more is better; of all others (losses, error rates) less is.
 SCORES = (
@@ -44,11 +45,9 @@ TEXT_METRICS = {
 class OptimizerConfig:
     """From gradients to updates."""
 
-    name: str = option("adamw", "Optimizer.", choices=("adamw", "adafactor", "lion", "muon", "sgd"))
+    name: str = option("adamw", "Optimizer.", registry="lm.training.optimizers.OPTIMIZERS")
     learning_rate: float = option(1e-3, "Peak.", minimum=0.0)
-    schedule: str = option(
-        "cosine", "After warm-up.", choices=("constant", "linear", "cosine", "inverse_sqrt", "warmup_stable_decay")
-    )
+    schedule: str = option("cosine", "After warm-up.", registry="lm.training.schedules.SCHEDULES")
     warmup_steps: int = option(100, "Steps of linear warm-up from 0.", minimum=0)
     decay_steps: int = option(
         0,
@@ -82,6 +81,11 @@ class OptimizerConfig:
         minimum=0.0,
         maximum=0.99999,
     )
+
+    @property
+    def schedule_entry(self) -> Any:
+        """The entry of `lm.training.schedules.SCHEDULES` that `schedule` names."""
+        return entries("lm.training.schedules.SCHEDULES")[self.schedule]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from lm.models.transformer.attention_kernels import choose_backend
 from lm.models.transformer.wiring import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
-from lm.training.multipliers import rate_multipliers
-from lm.training.optimizer import make_optimizer
+from lm.training.multipliers import learning_rate_multipliers
+from lm.training.optimizers import make_optimizer
 from lm.training.state import abstract_state
 from lm.training.step import compile_train_step
 
@@ -69,7 +69,8 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     check_divisible(config, mesh)
     kernel, head = choose_backend(config.model, platform), task_of(config).head(config)
     model = build_model(config.model, head, platform)
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps, rate_multipliers(config, model))
+    multipliers = learning_rate_multipliers(config, model)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers)
     lengths = config.data.sequence_length, config.data.source_length
     kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
     row = flops_per_row(config.model, *lengths, head=head)

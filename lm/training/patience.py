@@ -1,4 +1,4 @@
-"""Early stopping: whether the chosen metric has stopped to improve. A function of what was measured, without state."""
+"""Early stopping: whether the chosen metric has stopped improving, as a function of all evaluations so far."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
-    """Whether the last `patience` of these evaluations, in their order, were no better than one before them.
+    """Returns whether none of the last `patience` evaluations was better than the best one before them.
 
-    What is not finite is never better. 0 never stops.
+    A value that is not finite is never better than another. With patience 0 a run is never stopped.
     """
     sign = 1.0 if highest_is_best else -1.0
     scores = [sign * value if math.isfinite(value) else -math.inf for value in values]

@@ -16,8 +16,8 @@ from lm.models.transformer.lora import adapters, merge
 from lm.models.transformer.stack import unstack_layers
 from lm.models.transformer.wiring import build_model, count_parameters, initial_params
 from lm.tasks import task_of
-from lm.training.multipliers import rate_multipliers
-from lm.training.optimizer import make_optimizer
+from lm.training.multipliers import learning_rate_multipliers
+from lm.training.optimizers import make_optimizer
 from tests.trees import flatten
 
 V = 23
@@ -128,7 +128,7 @@ def test_only_adapters_and_head_move_and_muon_is_not_for_them():
     config = Config.from_dict(values)
     model = build_model(config.model, task_of(config).head(config))
     params = random_tree(jax.eval_shape(lambda: initial(with_head(config.model, task_of(config).head(config)))))
-    optimizer = make_optimizer(config.optimizer, 10, rate_multipliers(config, model))
+    optimizer = make_optimizer(config.optimizer, 10, learning_rate_multipliers(config, model))
     updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
     moved = {
         path

@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from lm.config import ModelConfig, OptimizerConfig
 from lm.models.transformer.wiring import build_model, initial_params
-from lm.training.optimizer import make_optimizer
+from lm.training.optimizers import OPTIMIZERS, make_optimizer
 from tests.trees import flatten, nest
 
-NAMES = ["adamw", "adafactor", "lion", "muon", "sgd"]
+NAMES = list(OPTIMIZERS)
 N = 2
 SMALL = {"N": N, "D": 8, "H": 4, "G": 2, "K": 6, "F": 20, "V": 24, "L": 10}
 LARGE = {"N": N, "D": 128, "H": 4, "G": 2, "K": 64, "F": 160, "V": 144, "L": 136}  # large enough to be factored

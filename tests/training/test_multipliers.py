@@ -18,10 +18,11 @@ from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
-from lm.training.multipliers import all_one, is_frozen, rate_multipliers, stop_frozen
-from lm.training.optimizer import make_optimizer, moving_average
+from lm.training.multipliers import all_one, is_frozen, learning_rate_multipliers, stop_frozen
+from lm.training.optimizers import make_optimizer
 from lm.training.startup import parameter_table
 from lm.training.state import abstract_state
+from lm.training.step import moving_average
 from tests.trees import flatten
 
 N, V = 3, 17
@@ -50,7 +51,7 @@ def config_with(model=None, **optimizer) -> Config:
 
 def rates_of(model=None, **optimizer):
     config = config_with(model, **optimizer)
-    return rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    return learning_rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
 
 
 @functools.cache
@@ -69,7 +70,7 @@ def random_tree(config: Config, seed: int):
 
 def test_without_these_settings_all_is_1_and_the_optimizer_is_the_same():
     config = config_with()
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    rates = learning_rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     assert set(rates) == set(flatten(shapes(config.model))) and set(rates.values()) == {1.0} and all_one(rates)
     plain, same = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
     params = shapes(config.model)
@@ -154,14 +155,14 @@ def test_with_adapters_the_body_is_frozen():
         (
             {},
             {"freeze": ("atention",)},
-            "freeze: 'atention' is in no parameter's name; did you mean attention",
+            "freeze: no parameter's name contains 'atention'; did you mean attention",
         ),
-        ({}, {"freeze": ("zzzz",)}, "'zzzz' is in no parameter's name; there are attention, "),
+        ({}, {"freeze": ("zzzz",)}, "contains 'zzzz'; there are attention, "),
         ({}, {"freeze": ("/",)}, "nothing is left to train"),
         (
             {"lora_rank": 2, "lora_targets": ("gate",)},
             {},
-            r"this model has no product 'gate' \(only a gated",
+            r"this model has no projection 'gate' \(only a gated",
         ),
     ],
 )
@@ -174,7 +175,7 @@ def test_what_cannot_be_meant_is_an_error(model, optimizer, message):
 def test_updates_of_sgd_are_multiplied_exactly(scan):
     model = {"scan_layers": scan}
     config = config_with(model, name="sgd", layer_decay=0.8)
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    rates = learning_rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     params, grads = random_tree(config, 0), random_tree(config, 1)
     plain, scaled = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
@@ -196,7 +197,7 @@ def test_what_is_frozen_stands_still_to_the_bit(name, scan):
     """Three steps with weight decay, clipping and an average, and gradients for everything."""
     settings = {"name": name, "freeze_layers": 2, "freeze": ("attention/key",), "weight_decay": 0.3, "layer_decay": 0.9}
     config = config_with({"scan_layers": scan}, **settings)
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    rates = learning_rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     optimizer = make_optimizer(config.optimizer, 10, rates)
     start = params = jax.tree.map(np.array, random_tree(config, 0))
     for leaf in jax.tree.leaves(start):
@@ -230,7 +231,7 @@ def test_gradients_of_what_is_frozen_do_not_count_in_the_norm():
     config = config_with(
         {}, name="sgd", b1=0.0, weight_decay=0.0, clip_norm=1.0, freeze_layers=2, freeze=("final_norm",)
     )
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    rates = learning_rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
     optimizer = make_optimizer(config.optimizer, 10, rates)
     params = random_tree(config, 0)
     grads = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)  # frozen ones may be anything
@@ -249,7 +250,7 @@ def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
     def program(scan, **frozen):
         config = config_with({"scan_layers": scan}, **frozen)
         model = build_model(config.model, task_of(config).head(config))
-        rates = rate_multipliers(config, model)
+        rates = learning_rate_multipliers(config, model)
         ids = np.random.default_rng(0).integers(0, V, (4, 8)).astype(np.int32)
         places = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape)
         batch = Batch(ids, ids, np.ones(ids.shape, np.float32), places, np.ones_like(ids))
@@ -281,7 +282,7 @@ def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
 def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
     config = config_with({"lora_rank": 2}, ema_decay=0.9)
     model = build_model(config.model, task_of(config).head(config))
-    rates = rate_multipliers(config, model)
+    rates = learning_rate_multipliers(config, model)
     optimizer = make_optimizer(config.optimizer, 10, rates)
     state = abstract_state(config, model, optimizer, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     params, moments = flatten(state.params), flatten(state.opt_state)
@@ -297,17 +298,17 @@ def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
 def test_the_parameter_table_tells_the_rates():
     def column(config):
         model = build_model(config.model, task_of(config).head(config))
-        rates = rate_multipliers(config, model)
+        rates = learning_rate_multipliers(config, model)
         optimizer = make_optimizer(config.optimizer, 10, rates)
         table = parameter_table(
             abstract_state(config, model, optimizer, make_mesh(MeshConfig(), jax.devices()[:1])).params, rates
         )
         cells = {each.header: list(each.cells) for each in table.columns}
-        if "rate" not in cells:
+        if "multiplier" not in cells:
             return None
-        for name, decay, rate in zip(cells["parameter"], cells["decay"], cells["rate"], strict=True):
+        for name, decay, rate in zip(cells["parameter"], cells["decay"], cells["multiplier"], strict=True):
             assert not (rate == "frozen" and decay), name
-        return dict(zip(cells["parameter"], cells["rate"], strict=True))
+        return dict(zip(cells["parameter"], cells["multiplier"], strict=True))
 
     assert column(config_with()) is None
     for scan, layers in ((True, "layers"), (False, "layer_*")):

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from lm.training.optimizer import MUON_UPDATE_RMS
+from lm.training.optimizers.muon import UPDATE_RMS
 from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided
 from tests.trees import flatten
 
@@ -27,7 +27,7 @@ def test_muon_orthogonalises_each_block_matrix_and_nothing_else(has_source):
         inputs = 1 if not path.endswith("out/kernel") else 2
         for layer in np.asarray(update):
             matrix = layer.reshape(int(np.prod(layer.shape[:inputs])), -1)
-            singular = np.linalg.svd(matrix, compute_uv=False) / (0.1 * MUON_UPDATE_RMS * max(matrix.shape) ** 0.5)
+            singular = np.linalg.svd(matrix, compute_uv=False) / (0.1 * UPDATE_RMS * max(matrix.shape) ** 0.5)
             assert 0.4 < singular.min() and singular.max() < 1.4, (path, singular)
 
 

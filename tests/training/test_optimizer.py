@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from lm.training.names import decay_table, matrix_axes
-from lm.training.optimizer import global_norm, make_optimizer
+from lm.training.optimizers import global_norm, make_optimizer
 from tests.training.parameter_trees import (
     LARGE,
     LOGICAL,

@@ -39,7 +39,7 @@ def test_a_run_stops_says_so_and_is_done(tiny_pairs, launch, tmp_path):
         "eval__generation__max_new_tokens": 8,
         "checkpoint__best_metric": "valid/exact_match",
     }
-    told = "Stopped at step 6: valid/exact_match was no better for 2 evaluations in a row (train.patience)."
+    told = "Stopped at step 6: valid/exact_match did not improve for 2 evaluations in a row (train.patience)."
     process = launch("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
     assert process.wait() == 0, process.stderr
     assert told in process.stdout

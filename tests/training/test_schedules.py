@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.config import OptimizerConfig
-from lm.training.schedules import schedule
+from lm.training.schedules import SCHEDULES, make_schedule
 
 PEAK, STEPS, FINAL = 3e-3, 200, 0.1
 
@@ -37,11 +37,11 @@ def closed_form(settings: OptimizerConfig, step: int, num_steps: int = STEPS) ->
     raise AssertionError(settings.schedule)
 
 
-NAMES = ["constant", "linear", "cosine", "inverse_sqrt", "warmup_stable_decay"]
+NAMES = list(SCHEDULES)
 
 
 def rates(settings: OptimizerConfig, stop: int = STEPS + 30) -> np.ndarray:
-    return np.asarray(jax.jit(jax.vmap(schedule(settings, STEPS)))(np.arange(stop, dtype=np.int32)))
+    return np.asarray(jax.jit(jax.vmap(make_schedule(settings, STEPS)))(np.arange(stop, dtype=np.int32)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,7 +98,7 @@ def test_stable_phase_of_warmup_stable_decay():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plain_integers_and_traced_steps_agree(name):
-    rate = schedule(config(name), STEPS)
+    rate = make_schedule(config(name), STEPS)
     for step in (0, 19, 20, 100, STEPS - 1):
         assert rate(step).shape == ()
         np.testing.assert_allclose(rate(step), jax.jit(rate)(np.int32(step)), rtol=1e-5)
@@ -106,4 +106,4 @@ def test_plain_integers_and_traced_steps_agree(name):
 
 def test_an_unresolved_config_is_not_guessed_at():
     with pytest.raises(AssertionError, match="from_dict"):
-        schedule(OptimizerConfig(schedule="cosine"), STEPS)
+        make_schedule(OptimizerConfig(schedule="cosine"), STEPS)
