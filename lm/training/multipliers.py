@@ -36,10 +36,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
     """Returns {"layers/mlp/up/kernel": multiplier of the learning rate, ...} for every parameter of the model.
 
     They follow from optimizer.layer_decay, freeze_layers and freeze, and from model.lora_rank: with adapters, the
-    other parameters of the body are frozen.
-
-    Raises:
-        UserError: a name in the settings matches no parameter, or nothing is left to train.
+    other parameters of the body are frozen. Raises UserError if a name matches no parameter or all are frozen.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = nn.unbox(jax.eval_shape(lambda k: initial_params(model, k), key))
@@ -53,7 +50,10 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
             near = _nearest(part, multipliers)
             raise UserError(f"config.optimizer.freeze: no parameter's name contains {part!r}; {near}.")
         multipliers |= dict.fromkeys(matching, 0.0)
-    _check_adapters(config.model, multipliers)
+    for target in config.model.lora_targets if config.model.lora_rank else ():
+        if not any(name.endswith(f"/{target}/lora_a") for name in multipliers):
+            gate = " (only a gated activation has a gate)" if target == "gate" else ""
+            raise UserError(f"config.model.lora_targets: this model has no projection {target!r}{gate}; remove it.")
     if all(map(is_frozen, multipliers.values())):
         raise UserError(
             "config.optimizer: nothing is left to train; lower freeze_layers, remove names from freeze, or raise "
@@ -99,27 +99,25 @@ def with_multipliers(
     """
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:
-        """Returns the tree, boxed or not, without the frozen parameters."""
+        """Returns the parameters of a tree, boxed or not, that are not frozen in all layers, by name."""
         leaves = traverse_util.flatten_dict(tree, sep="/").items()
-        kept = {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
-        return traverse_util.unflatten_dict(kept, sep="/")
+        return {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
+
+    def nested(leaves: dict[str, Any]) -> dict[str, Any]:
+        return traverse_util.unflatten_dict(leaves, sep="/")
 
     def init(params: Any) -> Any:
-        return optimizer.init(trained(params))
+        return optimizer.init(nested(trained(params)))
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         assert params is not None
-        grads = map_with_path(lambda path, grad: _without_frozen(grad, multipliers["/".join(path)]), trained(grads))
-        updates, state = optimizer.update(grads, state, trained(params))
-        found = traverse_util.flatten_dict(updates, sep="/")
-
-        def scaled(path: Path, param: jax.Array) -> jax.Array:
-            name = "/".join(path)
-            if name not in found:
-                return jnp.full(param.shape, NO_UPDATE, jnp.float32)
-            return _without_frozen(_scaled(found[name], multipliers[name]), multipliers[name])
-
-        return map_with_path(scaled, params), state
+        grads = {name: _without_frozen(grad, multipliers[name]) for name, grad in trained(grads).items()}
+        updates, state = optimizer.update(nested(grads), state, nested(trained(params)))
+        leaves = traverse_util.flatten_dict(params, sep="/").items()
+        scaled = {name: jnp.full(param.shape, NO_UPDATE, jnp.float32) for name, param in leaves}
+        for name, x in traverse_util.flatten_dict(updates, sep="/").items():
+            scaled[name] = _without_frozen(x * _by_layer(multipliers[name], x), multipliers[name])
+        return nested(scaled), state
 
     return optax.GradientTransformation(init, update)
 
@@ -137,21 +135,17 @@ def describe_multipliers(multipliers: list[Multiplier]) -> str:
 
 def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplier:
     """Returns the multiplier of one parameter, before optimizer.freeze is applied."""
-    block, top = block_of(path), _depth(config.model, path) + 1
-    in_body = block is not None or _is_below(path)
+    block = block_of(path)
+    in_body = block is not None or any("embedding" in part for part in path)  # including embedding_norm/scale
     if config.model.lora_rank and path[-1] not in ADAPTERS and (in_body or "final_norm" in path):
         return 0.0
     if not in_body:
         return 1.0
+    top = _depth(config.model, path) + 1
     layers = np.arange(1, shape[0] + 1) if block == -1 else np.array([0 if block is None else block + 1])
     frozen = layers <= config.optimizer.freeze_layers if config.optimizer.freeze_layers else np.zeros(1, bool)
     values = np.where(frozen, 0.0, config.optimizer.layer_decay ** (top - layers)).astype(np.float32)
     return float(values[0]) if np.all(values == values[0]) else values
-
-
-def _is_below(path: Path) -> bool:
-    """Returns whether a parameter outside of the blocks comes before them: embeddings, and embedding_norm/scale."""
-    return any("embedding" in part for part in path)
 
 
 def _depth(model: ModelConfig, path: Path) -> int:
@@ -176,24 +170,11 @@ def _nearest(part: str, names: Mapping[str, Multiplier]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(parts))}"
 
 
-def _check_adapters(model: ModelConfig, names: Mapping[str, Multiplier]) -> None:
-    for target in model.lora_targets if model.lora_rank else ():
-        if not any(name.endswith(f"/{target}/lora_a") for name in names):
-            gate = " (only a gated activation has a gate)" if target == "gate" else ""
-            raise UserError(f"config.model.lora_targets: this model has no projection {target!r}{gate}; remove it.")
-
-
-def _scaled(x: jax.Array, multiplier: Multiplier) -> jax.Array:
-    if isinstance(multiplier, np.ndarray):
-        return x * _by_layer(multiplier, x)
-    return x if multiplier == 1.0 else x * multiplier
-
-
 def _without_frozen(x: jax.Array, multiplier: Multiplier) -> jax.Array:
     """Returns `x` with NO_UPDATE in the layers that are frozen."""
     return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, NO_UPDATE)
 
 
 def _by_layer(multiplier: Multiplier, x: Any) -> np.ndarray:
-    """Reshapes (N,) to (N, 1, ...), to broadcast against the stacked parameter `x`."""
+    """Reshapes (N,) to (N, 1, ...), and one number to (1, 1, ...), to broadcast against the parameter `x`."""
     return np.asarray(multiplier, np.float32).reshape(-1, *[1] * (x.ndim - 1))

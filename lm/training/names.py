@@ -1,7 +1,7 @@
 """What the name of a parameter says about it: its kind, its block, its matrix axes, whether weight decay acts on it.
 
 Optimizers decide by names and never by the number of dimensions: scanned models stack their layers, so a bias there has
-as many dimensions as a matrix elsewhere. Every model in `lm/models`, Transformer or not, names its parameters so:
+as many dimensions as a matrix elsewhere. Every model in `lm/models` names its parameters so:
 
     .../kernel                           a projection: 2-D, or as `INPUT_AXES` and `OUTPUT_AXES` say
     .../bias, .../scale                  biases, and the scales of norms
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import traverse_util
 from flax.core import meta
 
 from lm.models.transformer.stack import LAYER_PREFIX, STACK_NAME
@@ -69,11 +68,6 @@ def decayed(path: Path) -> bool:
     # A new kind of parameter must not be used before someone has decided this.
     assert path[-1] in DECAYS, f"does weight decay act on {'/'.join(path)}? Say so in DECAYS of lm/training/names.py."
     return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
-
-
-def decay_table(params: Any) -> dict[str, bool]:
-    """Returns {"layers/mlp/up/kernel": True, ...}, `decayed` of each parameter of a plain, boxed or abstract tree."""
-    return {"/".join(path): decayed(path) for path in traverse_util.flatten_dict(params)}
 
 
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

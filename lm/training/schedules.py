@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step.
+"""The learning rate as a function of the step.
 
 Steps count from 0; step s is the one that makes update s + 1. With w = warmup_steps, peak p and end value
 e = final_fraction * p, every schedule starts with the same warm-up, p * (s + 1) / w for s < w: step 0 already
@@ -10,10 +10,8 @@ changes the parameters, and step w - 1 is the first at the peak. From step w on:
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then straight to e at s = num_steps
 
-So the end value belongs to the step after the last one (s = num_steps, if decay_steps is num_steps). The last step of a
-run, num_steps - 1, is one step before it, so it is not wasted when final_fraction is 0.
-
-To add a schedule, add an entry to `SCHEDULES`.
+So the end value belongs to the step after the last one (s = num_steps, if decay_steps is num_steps), and the last step
+of a run is not wasted when final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
@@ -27,8 +25,7 @@ import jax.numpy as jnp
 
 from lm.config import OptimizerConfig
 
-# The schedules of optax are not used: their float32 values differ from these in the last bits, even those of the linear
-# warm-up, and a run that was started before would not continue exactly.
+# The schedules of optax are not used: their float32 values differ in the last bits, already in the linear warm-up.
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,13 @@ class Schedule:
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
-    """Returns the learning rate of a run of `num_steps` steps.
+    """Returns the learning rate of a run of `num_steps` steps, as a function of the step.
 
-    It is a function of the step (an int, or an int32 scalar under jit) that returns a float32 scalar. `config` is
-    resolved by `Config.from_dict`, which replaces decay_steps=0.
+    The step is an int, or an int32 scalar under jit; the learning rate is a float32 scalar. `config` is resolved by
+    `Config.from_dict`, which replaces decay_steps=0.
     """
-    entry = SCHEDULES[config.schedule]
+    entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
     assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 is resolved by Config.from_dict"
-    warmup = config.warmup_steps
 
     def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)
@@ -92,7 +88,7 @@ def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
 
 
 def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
-    """Returns the fraction of the peak for a height from 1 (the peak) down to 0 (the end value)."""
+    """Returns the fraction of the peak for a height between 1 (the peak) and 0 (the end value)."""
     return config.final_fraction + (1.0 - config.final_fraction) * height
 
 

@@ -23,7 +23,7 @@ from lm.reporting.progress import short_number
 from lm.runs.prepare import Prepared
 from lm.tasks import task_of
 from lm.training.multipliers import Multiplier, all_one, describe_multipliers
-from lm.training.names import decay_table
+from lm.training.names import decayed
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
@@ -73,7 +73,6 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
     kinds: dict[str, list[tuple[str, Any]]] = {}
     for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
         kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append((name, leaf))
-    decays = decay_table(params)
     table = Table(title=f"{count_parameters(params):,} parameters", title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column)
@@ -84,7 +83,7 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
         spec = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
         layout = spec if any(leaf.sharding.spec) else "whole"
         multiplier = describe_multipliers([multipliers[each] for each, _ in members])
-        decay = "yes" if decays[name] and multiplier != "frozen" else ""
+        decay = "yes" if decayed(tuple(name.split("/"))) and multiplier != "frozen" else ""
         cells = (kind, shape, layout, decay, multiplier)[: len(columns)]
         table.add_row(*cells, f"{len(members) * math.prod(leaf.shape):,}")
     return table

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from flax import traverse_util
 
 from lm.config import ModelConfig, OptimizerConfig
 from lm.models.transformer.wiring import build_model, initial_params
+from lm.training.names import decayed
 from lm.training.optimizers import OPTIMIZERS, make_optimizer
 from tests.trees import flatten, nest
 
@@ -51,6 +53,11 @@ def letters(stacked: bool, few: bool = False) -> dict[str, str]:
     layers = [("layers", "N")] if stacked else [(f"layer_{i}", "") for i in range(N)]
     block = {f"{layer}/{name}": axis + shape for layer, axis in layers for name, shape in BLOCK.items()}
     return {name: shape for name, shape in (TOP | block).items() if name.endswith(FEW) or not few}
+
+
+def decay_table(params: dict) -> dict[str, bool]:
+    """Returns {"layers/mlp/up/kernel": True, ...}, `decayed` of each parameter of a plain, boxed or abstract tree."""
+    return {"/".join(path): decayed(path) for path in traverse_util.flatten_dict(params)}
 
 
 def zeros_tree(sizes: dict[str, int], stacked: bool) -> dict:

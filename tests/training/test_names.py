@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from lm.training.names import decay_table, decayed, matrix_axes
-from tests.training.parameter_trees import SMALL, N, boxed, letters, two_sided, zeros_tree
+from lm.training.names import decayed, matrix_axes
+from tests.training.parameter_trees import SMALL, N, boxed, decay_table, letters, two_sided, zeros_tree
 
 
 def test_what_decays_unrolled():
