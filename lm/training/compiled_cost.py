@@ -1,4 +1,4 @@
-"""What the compiled training step needs of each device, present or not."""
+"""The memory, FLOPs and collectives of the compiled training step, for devices that are present or not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """What compiling for some devices found. Bytes are those of one device."""
+    """The result of compiling for some devices. Bytes are those of one device."""
 
     devices: str
     mesh: str

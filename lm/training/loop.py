@@ -1,10 +1,10 @@
-"""One training run, from a config and a directory to a trained model: a script with four stages."""
+"""One training run, from a config and a directory to a trained model: data, model, training, result."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,6 @@ from lm.runs.prepare import Prepared, prepare
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
-from lm.training.patience import is_exhausted
 from lm.training.report import Reporter
 from lm.training.schedules import make_schedule
 from lm.training.signals import StopRequest
@@ -47,11 +46,8 @@ from lm.training.step import compile_train_step
 def train(config: Config, workdir: Path) -> int:
     """Starts or continues the experiment in `workdir`.
 
-    Returns:
-        The exit status: DONE, or SAVED_ON_SIGNAL if the same command continues the run.
-
-    Raises:
-        UserError: the config, the data or the directory does not allow it.
+    Returns the exit status: DONE, or SAVED_ON_SIGNAL if the same command continues the run. Raises UserError if the
+    config, the data or the directory does not allow it.
     """
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
@@ -130,6 +126,18 @@ def _check_same_data(saved: dict[str, str], found: dict[str, str], run: RunDirec
         )
 
 
+def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
+    """Returns whether none of the last `patience` evaluations was better than the best one before them.
+
+    A value that is not finite is never better than another. With patience 0 a run is never stopped.
+    """
+    sign = 1.0 if highest_is_best else -1.0
+    scores = [sign * value if math.isfinite(value) else -math.inf for value in values]
+    if patience == 0 or len(scores) <= patience:
+        return False
+    return max(scores[-patience:]) <= max(scores[:-patience])
+
+
 @dataclass
 class Loop:
     """The steps of a run, and what happens between them: logs, evaluations, checkpoints and stops."""
@@ -155,11 +163,7 @@ class Loop:
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
 
     def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
-        """Trains from step `start` to the last step, or stops early.
-
-        Returns:
-            The state, its step, and whether a signal stopped the run.
-        """
+        """Trains from step `start`; returns the state, its step, and whether a signal stopped the run."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -187,8 +191,7 @@ class Loop:
                             self._measured.append(values[config.checkpoint.best_metric])
                     exhausted = evaluating and self.is_out_of_patience()
                     if saving or stopping or exhausted:
-                        metadata = {"data": self.prepared.fingerprint}
-                        self.checkpoints.save(done, state, metadata, values)
+                        self.checkpoints.save(done, state, {"data": self.prepared.fingerprint}, values)
                 if stopping or exhausted:
                     return state, done, stopping
         return state, total, False
@@ -196,10 +199,8 @@ class Loop:
     def _open_writer(self, stack: ExitStack, start: int) -> MetricsWriter | None:
         if not is_first():
             return None
-        run = self.directory
-        writer = MetricsWriter(
-            run.metrics_path, run.tensorboard_dir, self.config.log, start_step=start, run=self.config
-        )
+        paths = self.directory.metrics_path, self.directory.tensorboard_dir
+        writer = MetricsWriter(*paths, self.config.log, start_step=start, run=self.config)
         stack.callback(writer.close)
         return writer
 

@@ -64,9 +64,7 @@ def train_step(
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema is not None:
-        ema = moving_average(ema, params, config.optimizer.ema_decay)
+    ema = None if state.ema is None else moving_average(state.ema, params, config.optimizer.ema_decay)
 
     def keep_if_bad(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -76,7 +74,7 @@ def train_step(
         step=state.step + 1,
         params=keep_if_bad(params, state.params),
         opt_state=keep_if_bad(opt_state, state.opt_state),
-        ema=None if ema is None else keep_if_bad(ema, state.ema),
+        ema=keep_if_bad(ema, state.ema),
         bad_steps=state.bad_steps + bad,
         bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
     )
@@ -94,7 +92,7 @@ def train_step(
 
 
 def batch_hash(batch: Batch) -> Array:
-    """Returns a uint32 that is equal for equal batches (tokens, targets, types, source), to compare runs by.
+    """Returns a uint32 that is equal for equal batches (tokens, targets, source, types), to compare runs by.
 
     It is the sum, modulo 2^32, of each value times an odd factor that depends on its index in the global batch. The
     sum of integers does not depend on their order, so the hash is the same on every mesh. Changing a single value
@@ -104,7 +102,7 @@ def batch_hash(batch: Batch) -> Array:
     def weighted_sum(x_BL: Array, start: int) -> Array:
         row_BL, column_BL = (jax.lax.broadcasted_iota(jnp.uint32, x_BL.shape, axis) for axis in (0, 1))
         index_BL = start + row_BL * x_BL.shape[1] + column_BL
-        # Knuth's multiplicative constant, and a fold. With the plain index as factor, changes of neighbouring values
+        # Knuth's multiplicative constant, and a fold: with the index itself as factor, changes of neighbouring values
         # could cancel out.
         mixed_BL = index_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
@@ -112,12 +110,10 @@ def batch_hash(batch: Batch) -> Array:
     targets = batch.targets
     if targets.dtype == jnp.float32:
         targets = jax.lax.bitcast_convert_type(targets, jnp.uint32)
-    total = weighted_sum(batch.tokens, 0) + weighted_sum(targets, batch.tokens.size)
-    if batch.types is not None:
-        total += weighted_sum(batch.types, 3 * batch.tokens.size)
-    if batch.source is not None:
-        total += weighted_sum(batch.source.tokens, 2 * batch.tokens.size)
-    return total
+    source = None if batch.source is None else batch.source.tokens
+    arrays = enumerate((batch.tokens, targets, source, batch.types))
+    sums = [weighted_sum(x, i * batch.tokens.size) for i, x in arrays if x is not None]
+    return sum(sums, start=jnp.uint32(0))
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:
@@ -127,19 +123,16 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     def array(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.train.batch_size, length), dtype, sharding=rows)
 
-    layout, source = task_of(config).layout(config), None
-    if layout.source_length:
-        one = array(layout.source_length)
-        source = Source(tokens=one, positions=one, segments=one)
-    one, real = array(layout.length), array(layout.length, jnp.float32)
+    layout = task_of(config).layout(config)
+    ids, real, source = array(layout.length), array(layout.length, jnp.float32), array(layout.source_length)
     return Batch(
-        tokens=one,
-        targets=real if layout.real_targets else one,
+        tokens=ids,
+        targets=real if layout.real_targets else ids,
         weights=real,
-        positions=one,
-        segments=one,
-        source=source,
-        types=one if layout.with_types else None,
+        positions=ids,
+        segments=ids,
+        source=Source(tokens=source, positions=source, segments=source) if layout.source_length else None,
+        types=ids if layout.with_types else None,
     )
 
 
@@ -157,8 +150,7 @@ def compile_train_step(
 ) -> jax.stages.Compiled:
     """Returns the step, compiled for these shapes and this mesh. It donates the buffers of the state passed to it.
 
-    It is an executable and not a jitted function, so that a batch of another shape is an error and never a
-    recompilation.
+    It is an executable and not a jitted function: a batch of another shape is an error and never a recompilation.
     """
     batch = abstract_batch(config, mesh)
     state_shardings = jax.tree.map(lambda x: x.sharding, abstract)

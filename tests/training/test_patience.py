@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lm.runs.directory import RunDirectory
-from lm.training.patience import is_exhausted
+from lm.training.loop import is_exhausted
 
 
 def better(one: float, other: float, highest_is_best: bool) -> bool:
