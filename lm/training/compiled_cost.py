@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
 from collections.abc import Sequence
@@ -41,10 +40,10 @@ class Report:
     capacity: float | None  # bytes
     estimate: int  # by lm/costs.py, before compiling
     compile_seconds: float
-    state: int | None = None  # parameters, optimizer and batch; None if XLA refused the program
-    temporaries: int | None = None
-    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
-    refusal: str = ""  # what XLA said when it ran out of memory
+    state: int | None  # parameters, optimizer and batch; None if XLA refused the program
+    temporaries: int | None
+    collectives: dict[str, int]
+    refusal: str  # what XLA said when it ran out of memory
 
     @property
     def needed(self) -> int | None:
@@ -76,14 +75,16 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     row = flops_per_row(config.model, *lengths, head=head)
     chip = CHIPS.get(kind)
     start = time.perf_counter()
-    compiled, refusal = None, ""
+    memory: Any = None
+    program = refusal = ""
     try:
         compiled = compile_train_step(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
+        memory, program = compiled.memory_analysis(), compiled.as_text() or ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refusal = _used_of_capacity(str(error))
-    report = Report(
+    return Report(
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         kernel=kernel,
@@ -94,16 +95,10 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         capacity=None if chip is None else chip.memory_gib * GIB,
         estimate=estimate_memory(config, mesh.shape, kernel).total,
         compile_seconds=time.perf_counter() - start,
+        state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        collectives=count_collectives(program),
         refusal=refusal,
-    )
-    if compiled is None:
-        return report
-    memory: Any = compiled.memory_analysis()
-    return dataclasses.replace(
-        report,
-        state=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        collectives=count_collectives(compiled.as_text() or ""),
     )
 
 
@@ -119,6 +114,7 @@ def table(report: Report) -> str:
     def gib(size: float | None) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"
 
+    collectives = [f"{name} {count}" for name, count in report.collectives.items() if count]
     verdict = {True: "fits", False: "does not fit", None: "not known for this device"}[report.fits]
     rows = [
         ("devices", report.devices),
@@ -135,10 +131,7 @@ def table(report: Report) -> str:
         ("  available", gib(report.capacity)),
         ("  estimated at start-up", gib(report.estimate)),
         ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),
-        (
-            "collectives in the program",
-            ", ".join(f"{name} {n}" for name, n in report.collectives.items() if n) or "none",
-        ),
+        ("collectives in the program", ", ".join(collectives) or "none"),
     ]
     return "\n".join(f"{name:<28}{value}" for name, value in rows)
 

@@ -168,7 +168,11 @@ class Loop:
         late = LateMetrics()
         with ExitStack() as stack:
             progress = stack.enter_context(self.console.progress(total, start))
-            writer = self._open_writer(stack, start)
+            writer = None
+            if is_first():
+                paths = self.directory.metrics_path, self.directory.tensorboard_dir
+                writer = MetricsWriter(*paths, config.log, start_step=start, run=config)
+                stack.callback(writer.close)
             log = _StepLog(config, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
             batches = self._batches(stack, start)
@@ -195,14 +199,6 @@ class Loop:
                 if stopping or exhausted:
                     return state, done, stopping
         return state, total, False
-
-    def _open_writer(self, stack: ExitStack, start: int) -> MetricsWriter | None:
-        if not is_first():
-            return None
-        paths = self.directory.metrics_path, self.directory.tensorboard_dir
-        writer = MetricsWriter(*paths, self.config.log, start_step=start, run=self.config)
-        stack.callback(writer.close)
-        return writer
 
     def _batches(self, stack: ExitStack, start: int) -> Iterator[Any]:
         """Yields global batches on the mesh, made of the rows that each process supplies."""

@@ -38,27 +38,24 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
     They follow from optimizer.layer_decay, freeze_layers and freeze, and from model.lora_rank: with adapters, the
     other parameters of the body are frozen. Raises UserError if a name matches no parameter or all are frozen.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params = nn.unbox(jax.eval_shape(lambda k: initial_params(model, k), key))
-    multipliers = {
-        "/".join(path): _multiplier(config, path, param.shape)
-        for path, param in traverse_util.flatten_dict(params).items()
-    }
+    params = nn.unbox(jax.eval_shape(lambda: initial_params(model, jax.random.key(0))))
+    leaves = traverse_util.flatten_dict(params).items()
+    multipliers = {"/".join(path): _multiplier(config, path, param.shape) for path, param in leaves}
     for part in config.optimizer.freeze:
         matching = [name for name in multipliers if _matches(part, name)]
         if not matching:
-            near = _nearest(part, multipliers)
-            raise UserError(f"config.optimizer.freeze: no parameter's name contains {part!r}; {near}.")
+            parts = dict.fromkeys(each for name in multipliers for each in name.split("/"))
+            near = difflib.get_close_matches(part, [*parts, *multipliers], n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(parts))}"
+            raise UserError(f"config.optimizer.freeze: no parameter's name contains {part!r}; {hint}.")
         multipliers |= dict.fromkeys(matching, 0.0)
     for target in config.model.lora_targets if config.model.lora_rank else ():
         if not any(name.endswith(f"/{target}/lora_a") for name in multipliers):
             gate = " (only a gated activation has a gate)" if target == "gate" else ""
             raise UserError(f"config.model.lora_targets: this model has no projection {target!r}{gate}; remove it.")
     if all(map(is_frozen, multipliers.values())):
-        raise UserError(
-            "config.optimizer: nothing is left to train; lower freeze_layers, remove names from freeze, or raise "
-            "layer_decay."
-        )
+        ways = "lower freeze_layers, remove names from freeze, or raise layer_decay"
+        raise UserError(f"config.optimizer: nothing is left to train; {ways}.")
     return multipliers
 
 
@@ -143,8 +140,8 @@ def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplie
         return 1.0
     top = _depth(config.model, path) + 1
     layers = np.arange(1, shape[0] + 1) if block == -1 else np.array([0 if block is None else block + 1])
-    frozen = layers <= config.optimizer.freeze_layers if config.optimizer.freeze_layers else np.zeros(1, bool)
-    values = np.where(frozen, 0.0, config.optimizer.layer_decay ** (top - layers)).astype(np.float32)
+    trained = (layers > config.optimizer.freeze_layers) | (config.optimizer.freeze_layers == 0)
+    values = np.where(trained, config.optimizer.layer_decay ** (top - layers), 0.0).astype(np.float32)
     return float(values[0]) if np.all(values == values[0]) else values
 
 
@@ -162,12 +159,6 @@ def _matches(part: str, name: str) -> bool:
     """Returns whether `part` occurs in the name, whole numbers only: layer_1 does not occur in layer_10."""
     pattern = re.escape(part) + (r"(?!\d)" if part[-1:].isdigit() else "")
     return any(re.search(pattern, each) for each in (name, re.sub(r"layer_\d+", "layer_*", name)))
-
-
-def _nearest(part: str, names: Mapping[str, Multiplier]) -> str:
-    parts = dict.fromkeys(each for name in names for each in name.split("/"))
-    near = difflib.get_close_matches(part, [*parts, *names], n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(parts))}"
 
 
 def _without_frozen(x: jax.Array, multiplier: Multiplier) -> jax.Array:

@@ -61,8 +61,14 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], ja
     return learning_rate
 
 
-def _constant(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
-    return jnp.ones((), jnp.float32)
+def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
+    """Returns 0 up to step `start`, 1 from step `end` on, and a line in between."""
+    return jnp.clip((step - start).astype(jnp.float32) / max(1, end - start), 0.0, 1.0)
+
+
+def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
+    """Returns the fraction of the peak for a height between 1 (the peak) and 0 (the end value)."""
+    return config.final_fraction + (1.0 - config.final_fraction) * height
 
 
 def _linear(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
@@ -78,24 +84,14 @@ def _inverse_sqrt(config: OptimizerConfig, num_steps: int, step: jax.Array) -> j
     return jnp.sqrt(first / jnp.maximum(step, first).astype(jnp.float32))
 
 
-def _warmup_stable_decay(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
+def _decay_at_the_end(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
     return _falling(config, 1.0 - _progress(step, num_steps - config.decay_steps, num_steps))
 
 
-def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
-    """Returns 0 up to step `start`, 1 from step `end` on, and a line in between."""
-    return jnp.clip((step - start).astype(jnp.float32) / max(1, end - start), 0.0, 1.0)
-
-
-def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
-    """Returns the fraction of the peak for a height between 1 (the peak) and 0 (the end value)."""
-    return config.final_fraction + (1.0 - config.final_fraction) * height
-
-
 SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule(_constant, has_end=False),
+    "constant": Schedule(lambda config, num_steps, step: jnp.ones((), jnp.float32), has_end=False),
     "linear": Schedule(_linear),
     "cosine": Schedule(_cosine),
     "inverse_sqrt": Schedule(_inverse_sqrt, has_end=False),
-    "warmup_stable_decay": Schedule(_warmup_stable_decay, decays_last=True),
+    "warmup_stable_decay": Schedule(_decay_at_the_end, decays_last=True),
 }

@@ -52,11 +52,8 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
-    table.add_row(
-        "plan",
-        f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens, "
-        f"{epochs:.1f} times the training data",
-    )
+    steps = f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens"
+    table.add_row("plan", f"{steps}, {epochs:.1f} times the training data")
     return table
 
 

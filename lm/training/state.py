@@ -46,10 +46,9 @@ def initial_state(config: Config, model: Model, optimizer: optax.GradientTransfo
 
 def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state, and allocates nothing."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
     with on_mesh(mesh):
-        boxed = jax.eval_shape(lambda k: initial_params(model, k), key)
-        state = jax.eval_shape(lambda k: initial_state(config, model, optimizer, k), key)
+        boxed = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
+        state = jax.eval_shape(lambda: initial_state(config, model, optimizer, jax.random.key(0)))
     shardings = state_shardings(state, state.params, param_shardings(boxed, mesh), mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
@@ -58,11 +57,10 @@ def make_state(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> TrainState:
     """Returns the state before the first step; each device computes its own shards."""
-    key = jax.random.key(config.seed)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with on_mesh(mesh):
-        init = jax.jit(lambda k: initial_state(config, model, optimizer, k), out_shardings=shardings)
-        return init(key)
+        init = jax.jit(lambda key: initial_state(config, model, optimizer, key), out_shardings=shardings)
+        return init(jax.random.key(config.seed))
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:

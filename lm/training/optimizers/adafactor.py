@@ -45,17 +45,15 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
         if path[-1] not in ("kernel", "embedding"):
             return None
         inputs, outputs = (tuple(axis % len(shape) for axis in axes) for axes in matrix_axes(path))
-        if min(math.prod(shape[axis] for axis in axes) for axes in (inputs, outputs)) < min_size:
-            return None
-        return inputs, outputs
+        sides = [math.prod(shape[axis] for axis in axes) for axes in (inputs, outputs)]
+        return None if min(sides) < min_size else (inputs, outputs)
 
     def init(params: Any) -> FactoredState:
         def zeros(path: Path, param: Any) -> Any:
             axes = factored_axes(path, meta.unbox(param).shape)
             if axes is None:
                 return _zeros_without(param, ())
-            inputs, outputs = axes
-            return Factored(row=_zeros_without(param, outputs), column=_zeros_without(param, inputs))
+            return Factored(row=_zeros_without(param, axes[1]), column=_zeros_without(param, axes[0]))
 
         return FactoredState(jnp.zeros((), jnp.int32), map_with_path(zeros, params))
 
@@ -72,10 +70,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
             axes = factored_axes(path, grad.shape)
             if axes is None:
                 return average(moment, squares)
-            inputs, outputs = axes
-            return Factored(
-                row=average(moment.row, squares.mean(outputs)), column=average(moment.column, squares.mean(inputs))
-            )
+            return Factored(*(average(old, squares.mean(over)) for old, over in zip(moment, axes[::-1], strict=True)))
 
         def direction(path: Path, grad: jax.Array, moment: Any) -> jax.Array:
             axes = factored_axes(path, grad.shape)
