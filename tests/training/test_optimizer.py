@@ -93,6 +93,20 @@ def test_adamw_is_the_textbook_one():
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-6, atol=1e-6, err_msg=path)
 
 
+def test_adamax_is_the_textbook_one():
+    """Eight steps of algorithm 2 of Kingma and Ba 2015 with decoupled decay, in NumPy and float64."""
+    rng = np.random.default_rng(0)
+    params, *gradients = ({"up": {"kernel": rng.normal(size=(5, 7)).astype(np.float32)}} for _ in range(9))
+    found = run_steps(config("adamax", b2=0.9, clip_norm=0.0), params, gradients)
+    weights, first, largest = params["up"]["kernel"].astype(np.float64), np.zeros((5, 7)), np.zeros((5, 7))
+    for step, grads in enumerate(gradients, 1):
+        g = grads["up"]["kernel"].astype(np.float64)
+        first, largest = 0.9 * first + 0.1 * g, np.maximum(0.9 * largest, np.abs(g))
+        expected = -0.1 * (first / (1 - 0.9**step) / largest + 0.1 * weights)
+        np.testing.assert_allclose(found[step - 1]["up"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+        weights += 0.01 * expected
+
+
 def test_clipping_comes_first_and_zero_turns_it_off():
     params = {"up": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(3, np.float32)}}
     grads = {"up": {"kernel": np.full((2, 2), 2.0, np.float32), "bias": np.array([0.0, 3.0, 0.0], np.float32)}}

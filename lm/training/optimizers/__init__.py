@@ -69,6 +69,8 @@ class Optimizer:
 OPTIMIZERS: dict[str, Optimizer] = {
     # Loshchilov and Hutter 2019
     "adamw": Optimizer(lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon)),
+    # Kingma and Ba 2015, algorithm 2; the second moment is a decaying maximum
+    "adamax": Optimizer(lambda config: optax.scale_by_adamax(config.b1, config.b2, config.epsilon)),
     # Shazeer and Stern 2018; b2 is the upper bound of its decay, b1 and epsilon are not read
     "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2)),
     # Chen et al. 2023; epsilon is not read
