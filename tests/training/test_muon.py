@@ -1,4 +1,4 @@
-"""What is orthogonalised, and how far."""
+"""Which updates Muon orthogonalises, and how well."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ def test_muon_orthogonalises_each_block_matrix_and_nothing_else(has_source):
         tree = two_sided(seed=1)
         block = {"cross_attention": tree["decoder"]["layers"]["cross_attention"]}
         grads = {"decoder": {"layers": block}, "source_embedding": tree["source_embedding"]}
-    params = jax.tree.map(np.zeros_like, grads)  # no decay
+    params = jax.tree.map(np.zeros_like, grads)  # so that nothing decays
     (muon,) = run_steps(config("muon"), params, [grads])
     (adamw,) = run_steps(config("adamw"), params, [grads])
     for path, update in flatten(muon).items():
@@ -31,7 +31,7 @@ def test_muon_orthogonalises_each_block_matrix_and_nothing_else(has_source):
             assert 0.4 < singular.min() and singular.max() < 1.4, (path, singular)
 
 
-def test_muon_is_that_of_optax_on_plain_matrices():
+def test_muon_matches_optax_on_plain_matrices():
     rng = np.random.default_rng(0)
     shapes = {"up": (8, 20), "down": (20, 8)}
     params, *gradients = (
