@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lm.config import Config
+from lm.config.schema import entries
 from lm.models.protocol import Model
 
 
@@ -108,16 +109,15 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     counts = model.parameter_counts()
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms
-    trained, orthogonal, factored = held, counts.layers / (fsdp * tensor), held - counts.norms
+    trained, in_layers, in_matrices = held, counts.layers / (fsdp * tensor), held - counts.norms
     if config.model.lora_rank:  # all else is frozen (layers that optimizer settings freeze are counted as trained)
-        trained, orthogonal, factored = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
-    moments = {
-        "adamw": 2 * trained,
-        "lion": trained,
-        "sgd": trained if config.optimizer.b1 > 0 else 0,
-        "muon": 2 * trained - orthogonal,
-        "adafactor": trained - factored,
-    }[config.optimizer.name]
+        trained, in_layers, in_matrices = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
+    state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)
+    moments = (
+        state.block_matrix * in_layers
+        + state.matrix * (in_matrices - in_layers)
+        + state.vector * (trained - in_matrices)
+    )
     size = 2 if config.model.dtype == "bfloat16" else 4
     if fsdp > 1:  # one layer and the output matrix at a time
         copied = (counts.layers / counts.num_layers + counts.token_embedding) / tensor

@@ -14,7 +14,7 @@ from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.tasks import task_of
 from lm.training.loop import train
-from lm.training.optimizer import make_optimizer
+from lm.training.optimizers import make_optimizer
 from lm.training.state import abstract_state
 
 TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}

@@ -129,7 +129,7 @@ def _check_model(config: Any) -> None:
 
 def _check_training(config: Any) -> None:
     optimizer, train = config.optimizer, config.train
-    if optimizer.schedule == "warmup_stable_decay":
+    if optimizer.schedule_entry.decays_last:
         if optimizer.warmup_steps + optimizer.decay_steps > train.num_steps:
             refuse(
                 "optimizer.warmup_steps",

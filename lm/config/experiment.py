@@ -108,7 +108,7 @@ def _resolve(config: Config, task: Any) -> Config:
         "model.d_ff": 4 * model.d_model,
         "model.max_length": max(data.sequence_length, source_length),
         "model.pooling": "first" if model.family == "encoder" else "last",
-        "optimizer.decay_steps": max(1, steps // 5) if config.optimizer.schedule == "warmup_stable_decay" else steps,
+        "optimizer.decay_steps": max(1, steps // 5) if config.optimizer.schedule_entry.decays_last else steps,
         "eval.batch_size": config.train.batch_size,
         "eval.stride": data.sequence_length,
         "eval.generation.max_new_tokens": data.sequence_length,

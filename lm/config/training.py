@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from lm.config.schema import option, section
+from lm.config.schema import entries, option, section
 
 # Metrics of which more is better; of all others (losses, error rates) less is.
 SCORES = (
@@ -44,64 +45,83 @@ TEXT_METRICS = {
 class OptimizerConfig:
     """From gradients to updates."""
 
-    name: str = option("adamw", "Optimizer.", choices=("adamw", "adafactor", "lion", "muon", "sgd"))
-    learning_rate: float = option(1e-3, "Peak.", minimum=0.0)
-    schedule: str = option(
-        "cosine", "After warm-up.", choices=("constant", "linear", "cosine", "inverse_sqrt", "warmup_stable_decay")
-    )
+    name: str = option("adamw", "Optimizer.", registry="lm.training.optimizers.OPTIMIZERS")
+    learning_rate: float = option(1e-3, "Learning rate at the peak.", minimum=0.0)
+    schedule: str = option("cosine", "Learning rate after the warm-up.", registry="lm.training.schedules.SCHEDULES")
     warmup_steps: int = option(100, "Steps of linear warm-up from 0.", minimum=0)
     decay_steps: int = option(
         0,
-        "Step at which linear and cosine reach their end, 0 for train.num_steps; for warmup_stable_decay the length "
-        "of the final decay, 0 for a fifth of train.num_steps.",
+        "Step at which linear and cosine reach their end, 0 for train.num_steps; for warmup_stable_decay the number "
+        "of steps of the final decay, 0 for a fifth of train.num_steps.",
         minimum=0,
     )
-    final_fraction: float = option(0.1, "Learning rate at the end as a share of the peak.", minimum=0.0, maximum=1.0)
-    weight_decay: float = option(0.1, "Decoupled; on matrices, never on biases, norms or positions.", minimum=0.0)
-    b1: float = option(
-        0.9, "Decay of the first moment; momentum for sgd and muon; not read by adafactor.", minimum=0.0, maximum=0.9999
+    final_fraction: float = option(
+        0.1, "Learning rate at the end, as a fraction of the peak.", minimum=0.0, maximum=1.0
     )
-    b2: float = option(0.95, "Decay of the second moment; its upper bound for adafactor.", minimum=0.0, maximum=0.99999)
-    epsilon: float = option(1e-8, "Added to the root of the second moment (adamw, and muon's AdamW part).", minimum=0.0)
+    weight_decay: float = option(
+        0.1, "Decoupled weight decay of matrices; never of biases, norms or positions.", minimum=0.0
+    )
+    b1: float = option(
+        0.9,
+        "Decay of the first moment; the momentum of sgd and muon; adafactor ignores it.",
+        minimum=0.0,
+        maximum=0.9999,
+    )
+    b2: float = option(
+        0.95, "Decay of the second moment; the upper bound of the decay for adafactor.", minimum=0.0, maximum=0.99999
+    )
+    epsilon: float = option(1e-8, "Added to the divisor of an update; adafactor, lion and sgd ignore it.", minimum=0.0)
     clip_norm: float = option(1.0, "Clip the global gradient norm to this; 0 for no clipping.", minimum=0.0)
     layer_decay: float = option(
         1.0,
-        "Learning rate of each layer as a share of that of the layer above it; the head has the whole, the embeddings "
-        "the least (Clark 2020: 0.8 to 0.9 for fine-tuning).",
+        "Learning rate of each layer as a fraction of that of the layer above it; highest for the head, lowest for the "
+        "embeddings (Clark 2020: 0.8 to 0.9 for fine-tuning).",
         minimum=0.0,
         maximum=1.0,
     )
-    freeze_layers: int = option(0, "Do not train the embeddings and so many of the first blocks.", minimum=0)
+    freeze_layers: int = option(
+        0, "Do not train the embeddings and this number of first blocks; 0 to train everything.", minimum=0
+    )
     freeze: tuple[str, ...] = field(
         default=(),
-        metadata={"doc": "Do not train parameters in whose names (as in the table at the start) one of these occurs."},
+        metadata={
+            "doc": "Do not train parameters whose names, as printed at the start of a run, contain one of these."
+        },
     )
     ema_decay: float = option(
         0.0,
-        "Keep an average of the parameters with this decay and evaluate with it; 0 for none.",
+        "Keep a moving average of the parameters with this decay, and evaluate it; 0 for none.",
         minimum=0.0,
         maximum=0.99999,
     )
 
+    @property
+    def schedule_entry(self) -> Any:
+        """The entry of `lm.training.schedules.SCHEDULES` that `schedule` names."""
+        return entries("lm.training.schedules.SCHEDULES")[self.schedule]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    num_steps: int = option(1000, "Optimizer steps in all.", minimum=1)
+    num_steps: int = option(1000, "Total number of optimizer steps.", minimum=1)
     batch_size: int = option(
-        32, "Rows a step, over all devices and accumulated microbatches.", minimum=1, affects="batches"
+        32, "Rows per step, on all devices and in all microbatches together.", minimum=1, affects="batches"
     )
     accumulation: int = option(
-        1, "Microbatches a step: splits the batch, changes memory and not the result.", minimum=1, affects="nothing"
+        1,
+        "Microbatches per step: more of them need less memory and give the same result.",
+        minimum=1,
+        affects="nothing",
     )
     patience: int = option(
         0,
-        "Stop when checkpoint.best_metric was no better for so many evaluations in a row; 0: never.",
+        "Stop when checkpoint.best_metric did not improve for this number of evaluations in a row; 0: never.",
         minimum=0,
         affects="nothing",
     )
     max_bad_steps: int = option(
         10,
-        "Stop after so many steps in a row whose loss or gradient was not finite (each is skipped).",
+        "Stop after this number of steps in a row whose loss or gradient was not finite (each is skipped).",
         minimum=1,
         affects="nothing",
     )

@@ -160,9 +160,9 @@ class RunDirectory:
             if not (a[section][name] and b[section][name]):  # one of them is not derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
         # More steps are the same run only if the learning rate of each step is the same.
-        if new.train.num_steps > old.train.num_steps and new.optimizer.schedule != "warmup_stable_decay":
+        if new.train.num_steps > old.train.num_steps and not new.optimizer.schedule_entry.decays_last:
             del a["train"]["num_steps"], b["train"]["num_steps"]
-            if new.optimizer.schedule in ("constant", "inverse_sqrt"):  # their decay has no end
+            if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(set(EFFECTS) - {"nothing"}, Config, a, b)
         if not lines:

@@ -1,8 +1,7 @@
-"""What the compiled training step needs of each device, present or not."""
+"""The memory, FLOPs and collectives of the compiled training step, for devices that are present or not."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.tasks import task_of
-from lm.training.multipliers import rate_multipliers
-from lm.training.optimizer import make_optimizer
+from lm.training.multipliers import learning_rate_multipliers
+from lm.training.optimizers import make_optimizer
 from lm.training.state import abstract_state
 from lm.training.step import compile_train_step
 
@@ -28,7 +27,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """What compiling for some devices found. Bytes are those of one device."""
+    """The result of compiling for some devices. Bytes are those of one device."""
 
     devices: str
     mesh: str
@@ -40,10 +39,10 @@ class Report:
     capacity: float | None  # bytes
     estimate: int  # by lm/costs.py, before compiling
     compile_seconds: float
-    state: int | None = None  # parameters, optimizer and batch; None if XLA refused the program
-    temporaries: int | None = None
-    collectives: dict[str, int] = dataclasses.field(default_factory=dict)
-    refusal: str = ""  # what XLA said when it ran out of memory
+    state: int | None  # parameters, optimizer and batch; None if XLA refused the program
+    temporaries: int | None
+    collectives: dict[str, int]
+    refusal: str  # what XLA said when it ran out of memory
 
     @property
     def needed(self) -> int | None:
@@ -67,20 +66,23 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
     model = build_model(config.model, task_of(config).head(config), platform)
-    optimizer = make_optimizer(config.optimizer, config.train.num_steps, rate_multipliers(config, model))
+    multipliers = learning_rate_multipliers(config, model)
+    optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers)
     lengths = config.data.sequence_length, config.data.source_length
     kind, tokens = devices[0].device_kind, config.train.batch_size * sum(lengths)
     row = model.flops_per_row(*lengths)
     chip = CHIPS.get(kind)
     start = time.perf_counter()
-    compiled, refusal = None, ""
+    memory: Any = None
+    program = refusal = ""
     try:
         compiled = compile_train_step(config, model, optimizer, abstract_state(config, model, optimizer, mesh), mesh)
+        memory, program = compiled.memory_analysis(), compiled.as_text() or ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         refusal = _used_of_capacity(str(error))
-    report = Report(
+    return Report(
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
         kernel=model.kernel,
@@ -91,16 +93,10 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         capacity=None if chip is None else chip.memory_gib * GIB,
         estimate=estimate_memory(config, model, mesh.shape).total,
         compile_seconds=time.perf_counter() - start,
+        state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        collectives=count_collectives(program),
         refusal=refusal,
-    )
-    if compiled is None:
-        return report
-    memory: Any = compiled.memory_analysis()
-    return dataclasses.replace(
-        report,
-        state=memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        collectives=count_collectives(compiled.as_text() or ""),
     )
 
 
@@ -116,6 +112,7 @@ def table(report: Report) -> str:
     def gib(size: float | None) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"
 
+    collectives = [f"{name} {count}" for name, count in report.collectives.items() if count]
     verdict = {True: "fits", False: "does not fit", None: "not known for this device"}[report.fits]
     rows = [
         ("devices", report.devices),
@@ -132,10 +129,7 @@ def table(report: Report) -> str:
         ("  available", gib(report.capacity)),
         ("  estimated at start-up", gib(report.estimate)),
         ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),
-        (
-            "collectives in the program",
-            ", ".join(f"{name} {n}" for name, n in report.collectives.items() if n) or "none",
-        ),
+        ("collectives in the program", ", ".join(collectives) or "none"),
     ]
     return "\n".join(f"{name:<28}{value}" for name, value in rows)
 

@@ -1,11 +1,11 @@
-"""One training run, from a config and a directory to a trained model: a linear script in four stages."""
+"""One training run, from a config and a directory to a trained model: data, model, training, result."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,11 +33,10 @@ from lm.runs.directory import RunDirectory
 from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, prepare
 from lm.tasks import task_of
-from lm.training.multipliers import rate_multipliers
-from lm.training.optimizer import make_optimizer
-from lm.training.patience import is_exhausted
+from lm.training.multipliers import learning_rate_multipliers
+from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
-from lm.training.schedules import schedule
+from lm.training.schedules import make_schedule
 from lm.training.signals import StopRequest
 from lm.training.startup import describe_run, estimate_line, parameter_table
 from lm.training.state import TrainState, abstract_state, make_state, with_params
@@ -45,10 +44,14 @@ from lm.training.step import compile_train_step
 
 
 def train(config: Config, workdir: Path) -> int:
-    """Runs or continues the experiment in `workdir`; returns the exit status. Raises UserError."""
+    """Starts or continues the experiment in `workdir`.
+
+    Returns the exit status: DONE, or SAVED_ON_SIGNAL if the same command continues the run. Raises UserError if the
+    config, the data or the directory does not allow it.
+    """
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
-        source_run(config)  # before anything is written; a run that goes on needs it no more
+        source_run(config)  # fails before anything is written; not needed to continue a run
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
@@ -68,10 +71,10 @@ def train(config: Config, workdir: Path) -> int:
         console.print(describe_run(config, prepared, rows, mesh, model.kernel))
 
         console.banner("Model")
-        rates = rate_multipliers(config, model)
-        optimizer = make_optimizer(config.optimizer, config.train.num_steps, rates)
+        multipliers = learning_rate_multipliers(config, model)
+        optimizer = make_optimizer(config.optimizer, config.train.num_steps, multipliers)
         abstract = abstract_state(config, model, optimizer, mesh)
-        console.print(parameter_table(abstract.params, rates))
+        console.print(parameter_table(abstract.params, multipliers))
         console.print(estimate_line(config, model, mesh))
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         if checkpoints.steps():
@@ -106,7 +109,7 @@ def train(config: Config, workdir: Path) -> int:
             console.print(f"Already done: step {start:,} of {config.train.num_steps:,}.")
         if end < config.train.num_steps:
             console.print(
-                f"Stopped at step {end:,}: {config.checkpoint.best_metric} was no better for "
+                f"Stopped at step {end:,}: {config.checkpoint.best_metric} did not improve for "
                 f"{config.train.patience} evaluations in a row (train.patience)."
             )
 
@@ -119,14 +122,26 @@ def _check_same_data(saved: dict[str, str], found: dict[str, str], run: RunDirec
     changed = sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name))
     if changed:
         raise UserError(
-            f"{run.root}: the data is not what this run was trained on so far; changed: {', '.join(changed)}. "
-            "Put the old data back, or start in another --workdir."
+            f"{run.root}: the data is not the data that this run was trained on; changed: {', '.join(changed)}. "
+            "Restore the old data, or start in another --workdir."
         )
+
+
+def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
+    """Returns whether none of the last `patience` evaluations was better than the best one before them.
+
+    A value that is not finite is never better than another. With patience 0 a run is never stopped.
+    """
+    sign = 1.0 if highest_is_best else -1.0
+    scores = [sign * value if math.isfinite(value) else -math.inf for value in values]
+    if patience == 0 or len(scores) <= patience:
+        return False
+    return max(scores[-patience:]) <= max(scores[:-patience])
 
 
 @dataclass
 class Loop:
-    """The steps of a run and what happens between them."""
+    """The steps of a run, and what happens between them: logs, evaluations, checkpoints and stops."""
 
     config: Config
     prepared: Prepared
@@ -145,15 +160,20 @@ class Loop:
         self._seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)
 
     def is_out_of_patience(self) -> bool:
+        """Returns whether `checkpoint.best_metric` has stopped improving, as `train.patience` defines it."""
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
 
     def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
-        """Runs to the end, or to an early one: returns the state, its step, and whether it was a signal's."""
+        """Trains from step `start`; returns the state, its step, and whether a signal stopped the run."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
             progress = stack.enter_context(self.console.progress(total, start))
-            writer = self._open_writer(stack, start)
+            writer = None
+            if is_first():
+                paths = self.directory.metrics_path, self.directory.tensorboard_dir
+                writer = MetricsWriter(*paths, config.log, start_step=start, run=config)
+                stack.callback(writer.close)
             log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
             batches = self._batches(stack, start)
@@ -172,55 +192,44 @@ class Loop:
                     if evaluating:
                         values = self.reporter.evaluate(state, done)
                         log.evaluated(done, values)
-                        self._measured += [values[name] for name in (config.checkpoint.best_metric,) if name in values]
-                    enough = evaluating and self.is_out_of_patience()
-                    if saving or stopping or enough:
-                        metadata = {"data": self.prepared.fingerprint}
-                        self.checkpoints.save(done, state, metadata, values)
-                if stopping or enough:
+                        if config.checkpoint.best_metric in values:
+                            self._measured.append(values[config.checkpoint.best_metric])
+                    exhausted = evaluating and self.is_out_of_patience()
+                    if saving or stopping or exhausted:
+                        self.checkpoints.save(done, state, {"data": self.prepared.fingerprint}, values)
+                if stopping or exhausted:
                     return state, done, stopping
         return state, total, False
 
-    def _open_writer(self, stack: ExitStack, start: int) -> MetricsWriter | None:
-        if not is_first():
-            return None
-        run = self.directory
-        writer = MetricsWriter(
-            run.metrics_path, run.tensorboard_dir, self.config.log, start_step=start, run=self.config
-        )
-        stack.callback(writer.close)
-        return writer
-
     def _batches(self, stack: ExitStack, start: int) -> Iterator[Any]:
-        """Global batches on the mesh, from the rows that this process has to supply."""
-        config = self.config
+        """Yields global batches on the mesh, made of the rows that each process supplies."""
+        data, train = self.config.data, self.config.train
         sharding = batch_sharding(self.mesh)
-        mine = local_rows(sharding, config.train.batch_size)
-        make = partial(self.rows.rows, row_ids=mine.tolist())
-        data = config.data
-        local = stack.enter_context(prefetch(make, start, config.train.num_steps, data.num_workers, data.prefetch))
-        return (to_global(batch, mine, sharding, config.train.batch_size) for batch in local)
+        row_ids = local_rows(sharding, train.batch_size)
+        make = partial(self.rows.rows, row_ids=row_ids.tolist())
+        local = stack.enter_context(prefetch(make, start, train.num_steps, data.num_workers, data.prefetch))
+        return (to_global(batch, row_ids, sharding, train.batch_size) for batch in local)
 
 
 class _StepLog:
-    """Takes each step's metrics, one step late, to the progress line, the files and the guard."""
+    """Shows and writes the metrics of each step, one step late, and ends the run after too many bad steps."""
 
     def __init__(
         self, config: Config, model: Model, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
     ) -> None:
         self._config, self._progress, self._writer = config, progress, writer
-        self._rate = schedule(config.optimizer, config.train.num_steps)
+        self._learning_rate = make_schedule(config.optimizer, config.train.num_steps)
         lengths = config.data.sequence_length, config.data.source_length
         self._step_tokens = config.train.batch_size * sum(lengths)
         device = mesh.devices.flat[0]
         peak = peak_flops(device.device_kind, config.model.dtype)
         self._peak = None if peak is None else peak * mesh.size
         self._flops_per_token = model.flops_per_row(*lengths).train / sum(lengths)
-        self._since, self._steps = time.monotonic(), 0
-        self._begin = self._since - seconds  # so many were spent on this run before
+        self._last_log, self._steps = time.monotonic(), 0
+        self._began = self._last_log - seconds  # `seconds` is the time that the run took before it was continued
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
-        """Metrics of a step that is done. Raises UserError after too many bad steps in a row."""
+        """Logs the metrics of a finished step, if there are any. Raises UserError after too many bad steps in a row."""
         if late is None:
             return
         step, metrics = late
@@ -231,20 +240,20 @@ class _StepLog:
         if bad >= self._config.train.max_bad_steps:
             raise UserError(
                 f"step {step}: loss or gradient was not finite for {bad} steps in a row (train.max_bad_steps); none "
-                "of them changed the parameters. Lower optimizer.learning_rate, or look at the data of these steps."
+                "of them changed the parameters. Lower optimizer.learning_rate, or check the data of these steps."
             )
         if step % self._config.log.every_steps and step not in (1, self._config.train.num_steps):
             self._progress.update(step)
             return
         now = time.monotonic()
-        metrics["train/learning_rate"] = float(self._rate(np.int32(step - 1)))
-        speed = self._step_tokens * self._steps / max(now - self._since, 1e-9)
+        metrics["train/learning_rate"] = float(self._learning_rate(np.int32(step - 1)))
+        speed = self._step_tokens * self._steps / max(now - self._last_log, 1e-9)
         metrics["train/tokens_per_second"] = speed
         share = None if self._peak is None else speed * self._flops_per_token / self._peak
         if share is not None:
             metrics["train/peak_share"] = share
-        metrics["train/seconds"] = now - self._begin
-        self._since, self._steps = now, 0
+        metrics["train/seconds"] = now - self._began
+        self._last_log, self._steps = now, 0
         if self._writer is not None:
             self._writer.write(step, metrics)
         self._progress.update(
@@ -256,24 +265,14 @@ class _StepLog:
         )
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
+        """Logs the metrics of an evaluation."""
         if self._writer is not None:
-            self._writer.write(step, values | {"train/seconds": time.monotonic() - self._begin})
+            self._writer.write(step, values | {"train/seconds": time.monotonic() - self._began})
         self._progress.update(step, valid_loss=values.get("valid/loss"))
 
-    def paused(self) -> _Pause:
-        """Time inside the `with` does not count as training time."""
-        return _Pause(self)
-
-    def shift(self, seconds: float) -> None:
-        self._since += seconds
-
-
-class _Pause:
-    def __init__(self, log: _StepLog) -> None:
-        self._log = log
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._log.shift(time.monotonic() - self._began)
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count the time inside the `with` as training time."""
+        began = time.monotonic()
+        yield
+        self._last_log += time.monotonic() - began

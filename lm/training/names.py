@@ -1,14 +1,15 @@
-"""What the names of parameters tell: the kind, the axes, the place in the model.
+"""What the name of a parameter says about it: its kind, its block, its matrix axes, whether weight decay acts on it.
 
-What is done to a parameter is decided by its name, never by its number of dimensions: scanned models stack their
-layers, so that a bias there has as many dimensions as a matrix elsewhere. The parameters' names are those of
-`lm/models`:
+Optimizers decide by names and never by the number of dimensions: scanned models stack their layers, so a bias there has
+as many dimensions as a matrix elsewhere. Every model in `lm/models` names its parameters so:
 
-    .../kernel                           a product; under query, key and value (D, H, K), under out (H, K, D), else 2-D
-    .../bias, .../scale                  biases and norm scales
-    .../lora_a, .../lora_b               a product's adapter, on the product's axes with the rank last or first
-    token_embedding/embedding            (V, D), and source_embedding; others are of positions and token types
-    .../layers/...  or  .../layer_3/...  in the blocks: stacked on a leading axis N, or one layer of its own
+    .../kernel                           a projection: 2-D, or as `INPUT_AXES` and `OUTPUT_AXES` say
+    .../bias, .../scale                  biases, and the scales of norms
+    .../lora_a, .../lora_b               the adapter of a projection: its axes, with the rank as last or first axis
+    .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...
+    .../layers/...  or  .../layer_3/...  inside blocks: all layers stacked on a leading axis N, or one single layer
+
+A model with another kind of parameter adds it to `DECAYS`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,22 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-KINDS = ("kernel", "bias", "scale", "embedding", "lora_a", "lora_b")
+# Whether weight decay acts on a kind of parameter, the last part of its name. It does not act on adapters: they start
+# without effect, and decay would pull them back to that. Of the embeddings it acts on those in VOCABULARIES.
+DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
+VOCABULARIES = ("token_embedding", "source_embedding")
+
+# Modules whose kernels have more than one input axis, (H, K, D), or more than one output axis, (D, H, K).
+INPUT_AXES = {"out": 2}
+OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """`jax.tree.map` over nested dicts, with the path of names as first argument; a boxed parameter is one leaf."""
+    """Maps like `jax.tree.map` over nested dicts, with the path of names as first argument.
+
+    A boxed parameter is one leaf. `flax.traverse_util.path_aware_map` takes only one tree, and would take the empty
+    nodes with which optax masks parameters for leaves.
+    """
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(tuple(str(entry.key) for entry in path), *leaves),
         tree,
@@ -38,7 +50,7 @@ def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def block_of(path: Path) -> int | None:
-    """The number of the block that a parameter is in, -1 for all of them stacked; None outside of blocks."""
+    """Returns the number of the block that a parameter is in, -1 for all blocks stacked, None outside of blocks."""
     for part in path:
         if part == STACK_NAME:
             return -1
@@ -48,33 +60,21 @@ def block_of(path: Path) -> int | None:
 
 
 def decayed(path: Path) -> bool:
-    """Whether weight decay acts on the parameter at `path`: on products and on the token embedding, on nothing else.
-
-    Not on adapters either: they start at no difference to the model that they adapt, and B at 0.
+    """Returns whether weight decay acts on the parameter at `path`.
 
     >>> decayed(("layers", "mlp", "up", "kernel")), decayed(("position_embedding", "embedding"))
     (True, False)
     """
-    # A parameter of a new kind must not slip through undecided.
-    assert path[-1] in KINDS, f"does weight decay act on {'/'.join(path)}?"
-    return path[-1] == "kernel" or path[-2:] in (("token_embedding", "embedding"), ("source_embedding", "embedding"))
-
-
-def decay_table(params: Any) -> dict[str, bool]:
-    """{"layers/mlp/up/kernel": True, ...}: `decayed` for each parameter of a plain, boxed or abstract tree."""
-    table: dict[str, bool] = {}
-    map_with_path(lambda path, param: table.update({"/".join(path): decayed(path)}), params)
-    return table
+    # A new kind of parameter must not be used before someone has decided this.
+    assert path[-1] in DECAYS, f"does weight decay act on {'/'.join(path)}? Say so in DECAYS of lm/training/names.py."
+    return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
 
 
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes a matrix reads from and those it writes to, counted from the end; what is left numbers its copies.
+    """Returns the input axes and the output axes of a matrix, counted from the end; other axes number its copies.
 
-    (D, H, K) is a matrix of D x HK and (H, K, D) one of HK x D; with stacked layers there are N of them.
+    (D, H, K) is a matrix of D x HK, and (H, K, D) one of HK x D; stacked layers are N such matrices.
     """
     parent = path[-2] if len(path) > 1 else ""
-    if parent in ("query", "key", "value"):
-        return (-3,), (-2, -1)
-    if parent == "out":
-        return (-3, -2), (-1,)
-    return (-2,), (-1,)
+    inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)
+    return tuple(range(-inputs - outputs, -outputs)), tuple(range(-outputs, 0))

@@ -1,4 +1,4 @@
-"""Evaluations and sample text during a run, and what it shows at its end."""
+"""Evaluations and sample text during a run, and the result at its end."""
 
 from __future__ import annotations
 
@@ -28,14 +28,10 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 
 
 class Reporter:
+    """Evaluates the validation split, prints and writes the results."""
+
     def __init__(
-        self,
-        config: Config,
-        prepared: Prepared,
-        model: Model,
-        mesh: Mesh,
-        directory: RunDirectory,
-        console: Console,
+        self, config: Config, prepared: Prepared, model: Model, mesh: Mesh, directory: RunDirectory, console: Console
     ) -> None:
         self._config, self._prepared, self._model, self._mesh = config, prepared, model, mesh
         self._directory, self._console = directory, console
@@ -45,30 +41,31 @@ class Reporter:
         self._whole = self._evaluation()
         limited = config.eval.max_rows or self._references
         self._during = self._evaluation(in_training=True) if limited else self._whole
-        self._last: tuple[int, dict[str, float], float] | None = None  # a step, its figures, and seconds taken
+        self._last: tuple[int, dict[str, float], float] | None = None  # a step, its metrics, seconds to compute them
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Figures on (a part of) the validation split and, on the screen, sample text.
+        """Returns the metrics of the validation split, or of its first rows; prints some of them and sample text.
 
-        They are of the same part, and by the same beams, at every step, the last too: or the best could not be told.
+        The rows and the number of beams are the same at every step, including the last one, so that the steps can be
+        compared.
         """
         if self._during is self._whole:
             values = self._evaluate_whole(state, step)[0]
         else:
             values = self._during.evaluate(_evaluated_params(state), step)
-        if step == self._config.train.num_steps:  # `final` shows it all
+        if step == self._config.train.num_steps:  # `final` prints everything
             return values
         shown = {name: values.get(f"valid/{name}") for name in self._task.console_metrics(self._config)}
         parts = [f"{name.replace('_', ' ')} {show(name, value)}" for name, value in shown.items() if value is not None]
         self._console.print(f"step {step:,} valid: {', '.join(parts)}")
         for prompt, text in self._samples(state):
-            self._console.print(f"step {step:,} sample: {_quoted(prompt + text)}")
+            self._console.print(f"step {step:,} sample: {_in_one_line(prompt + text)}")
         for each in self._during.previews(1):
-            self._console.print(f"step {step:,} output: {_in_one_line(each)}")
+            self._console.print(f"step {step:,} output: {_in_one_line(*each)}")
         return values
 
     def final(self, state: TrainState, step: int) -> None:
-        """The metric table, sample text and the curves; the table also as files in eval/<step>/."""
+        """Prints the metric table and sample text; writes the table into eval/<step>/, and the curves."""
         config, directory = self._config, self._directory
         values, seconds = self._evaluate_whole(state, step)
         stores, tokenizer = self._prepared.stores["valid"], self._prepared.tokenizer
@@ -96,14 +93,14 @@ class Reporter:
         for prompt, text in samples:
             self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", _indented(prompt + text))
         for each in self._whole.previews(3):
-            self._console.print(f"Output: {_in_one_line(each)}")
+            self._console.print(f"Output: {_in_one_line(*each)}")
         written = write_results(directory.eval_dir(step), "results", result)
         written += self._whole.write(directory.eval_dir(step), "predictions")
         self.draw_curves()
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
     def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
-        """Of the whole split; once, where both metrics.jsonl and the table at the end want it."""
+        """Returns the metrics of the whole split and the seconds this took; a repeated step is not evaluated again."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(_evaluated_params(state), step)
@@ -117,31 +114,17 @@ class Reporter:
             draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, loss)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
-        setup = EvaluationSetup(
-            self._config,
-            self._model,
-            self._mesh,
-            self._prepared.tokenizers,
-            self._rows,
-            self._references,
-            in_training=in_training,
-        )
-        return self._task.evaluation(setup)
+        where = self._config, self._model, self._mesh, self._prepared.tokenizers
+        return self._task.evaluation(EvaluationSetup(*where, self._rows, self._references, in_training=in_training))
 
     def _samples(self, state: TrainState) -> list[tuple[str, str]]:
-        prompts = self._task.sample_prompts(self._config)
+        """Returns (prompt, continuation) for each prompt of the config."""
+        prompts, length = self._task.sample_prompts(self._config), self._config.eval.sample_tokens
         if not prompts:
             return []
+        params, tokenizer = _evaluated_params(state), self._prepared.tokenizer
         with on_mesh(self._mesh):
-            texts = sample_text(
-                self._model,
-                _evaluated_params(state),
-                self._prepared.tokenizer,
-                prompts,
-                SAMPLING,
-                self._config.eval.sample_tokens,
-                self._config.seed,
-            )
+            texts = sample_text(self._model, params, tokenizer, prompts, SAMPLING, length, self._config.seed)
         return list(zip(prompts, texts, strict=True))
 
 
@@ -149,13 +132,9 @@ def _evaluated_params(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def _in_one_line(texts: tuple[str, ...]) -> str:
-    """Source, output and reference in a line."""
-    return " | ".join(_quoted(text) for text in texts)
-
-
-def _quoted(text: str) -> str:
-    return _printable(" ".join(text.split()))
+def _in_one_line(*texts: str) -> str:
+    """Returns texts, e.g. source, output and reference, in one line."""
+    return " | ".join(_printable(" ".join(text.split())) for text in texts)
 
 
 def _indented(text: str) -> str:
@@ -163,5 +142,5 @@ def _indented(text: str) -> str:
 
 
 def _printable(line: str) -> str:
-    """A young model also makes control characters, which are not for a terminal."""
+    """Replaces control characters, which a model also generates early in training, for the terminal."""
     return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line)

@@ -1,22 +1,23 @@
-"""Learning rate as a function of the step.
+"""The learning rate as a function of the step.
 
 Steps count from 0; step s is the one that makes update s + 1. With w = warmup_steps, peak p and end value
 e = final_fraction * p, every schedule starts with the same warm-up, p * (s + 1) / w for s < w: step 0 already
-moves, step w - 1 is the first at the peak. From step w on:
+changes the parameters, and step w - 1 is the first at the peak. From step w on:
 
     constant              p
     linear                from p at s = w straight to e at s = decay_steps, e afterwards
     cosine                the same ends along half a cosine (Loshchilov and Hutter 2017, without restarts)
-    inverse_sqrt          p * sqrt(w / max(s, w)), w = 0 read as 1 (Vaswani et al. 2017)
+    inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then straight to e at s = num_steps
 
-So the end value belongs to the step after the last (s = num_steps, where decay_steps is num_steps): the run's
-last step, num_steps - 1, is one step short of it, and is not wasted when final_fraction is 0.
+So the end value belongs to the step after the last one (s = num_steps, if decay_steps is num_steps), and the last step
+of a run is not wasted when final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,41 +25,73 @@ import jax.numpy as jnp
 
 from lm.config import OptimizerConfig
 
-Schedule = Callable[[Any], jax.Array]
+# The schedules of optax are not used: their float32 values differ in the last bits, already in the linear warm-up.
 
 
-def schedule(config: OptimizerConfig, num_steps: int) -> Schedule:
-    """The learning rate of a run of `num_steps` steps.
+@dataclass(frozen=True)
+class Schedule:
+    """The part of a schedule after the warm-up.
 
-    Returns a function of the step (int, or an int32 scalar under jit) to a float32 scalar. `config` comes resolved
-    from `Config.from_dict`: decay_steps is no longer 0 where the schedule reads it.
+    Attributes:
+        fraction: (config, num_steps, step) -> the learning rate of the int32 `step` as a fraction of the peak.
+        has_end: whether it reads decay_steps and final_fraction; without an end it can go on for ever.
+        decays_last: whether decay_steps is the length of the decay at the end of the run, and not the step at which
+            the decay is over.
     """
-    peak, warmup, decay = config.learning_rate, config.warmup_steps, config.decay_steps
-    assert decay > 0 or config.schedule in ("constant", "inverse_sqrt"), "decay_steps=0 is resolved by Config.from_dict"
 
-    def progress(step: jax.Array, start: int, end: int) -> jax.Array:
-        return jnp.clip((step - start).astype(jnp.float32) / max(1, end - start), 0.0, 1.0)
+    fraction: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
+    has_end: bool = True
+    decays_last: bool = False
 
-    def falling(share: jax.Array) -> jax.Array:
-        """`share` of the way from the end value (0) up to the peak (1)."""
-        return config.final_fraction + (1.0 - config.final_fraction) * share
 
-    def after_warmup(step: jax.Array) -> jax.Array:
-        """As a share of the peak."""
-        if config.schedule == "constant":
-            return jnp.ones((), jnp.float32)
-        if config.schedule == "linear":
-            return falling(1.0 - progress(step, warmup, decay))
-        if config.schedule == "cosine":
-            return falling(0.5 * (1.0 + jnp.cos(jnp.pi * progress(step, warmup, decay))))
-        if config.schedule == "inverse_sqrt":
-            return jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1)).astype(jnp.float32))
-        assert config.schedule == "warmup_stable_decay", config.schedule
-        return falling(1.0 - progress(step, num_steps - decay, num_steps))
+def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
+    """Returns the learning rate of a run of `num_steps` steps, as a function of the step.
 
-    def rate(step: Any) -> jax.Array:
+    The step is an int, or an int32 scalar under jit; the learning rate is a float32 scalar. `config` is resolved by
+    `Config.from_dict`, which replaces decay_steps=0.
+    """
+    entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
+    assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 is resolved by Config.from_dict"
+
+    def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)
         rising = (step + 1).astype(jnp.float32) / max(warmup, 1)
-        return peak * jnp.where(step < warmup, rising, after_warmup(step))
+        return config.learning_rate * jnp.where(step < warmup, rising, entry.fraction(config, num_steps, step))
 
-    return rate
+    return learning_rate
+
+
+def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
+    """Returns 0 up to step `start`, 1 from step `end` on, and a line in between."""
+    return jnp.clip((step - start).astype(jnp.float32) / max(1, end - start), 0.0, 1.0)
+
+
+def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
+    """Returns the fraction of the peak for a height between 1 (the peak) and 0 (the end value)."""
+    return config.final_fraction + (1.0 - config.final_fraction) * height
+
+
+def _linear(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
+    return _falling(config, 1.0 - _progress(step, config.warmup_steps, config.decay_steps))
+
+
+def _cosine(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
+    return _falling(config, 0.5 * (1.0 + jnp.cos(jnp.pi * _progress(step, config.warmup_steps, config.decay_steps))))
+
+
+def _inverse_sqrt(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
+    first = max(config.warmup_steps, 1)
+    return jnp.sqrt(first / jnp.maximum(step, first).astype(jnp.float32))
+
+
+def _decay_at_the_end(config: OptimizerConfig, num_steps: int, step: jax.Array) -> jax.Array:
+    return _falling(config, 1.0 - _progress(step, num_steps - config.decay_steps, num_steps))
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(lambda config, num_steps, step: jnp.ones((), jnp.float32), has_end=False),
+    "linear": Schedule(_linear),
+    "cosine": Schedule(_cosine),
+    "inverse_sqrt": Schedule(_inverse_sqrt, has_end=False),
+    "warmup_stable_decay": Schedule(_decay_at_the_end, decays_last=True),
+}

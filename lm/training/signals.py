@@ -1,24 +1,24 @@
-"""SIGTERM and Ctrl-C ask for a stop at the next step, where the state is whole and can be saved."""
+"""SIGTERM and Ctrl-C request a stop after the current step, when the state is complete and can be saved."""
 
 from __future__ import annotations
 
 import os
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 import jax
 
 from lm.parallel import distributed
 
-STDERR = 2  # the descriptor
+STDERR = 2  # file descriptor
 
 
 class StopRequest:
-    """Inside the `with`, the first signal is remembered; a second Ctrl-C interrupts at once.
+    """A context manager that remembers the first signal; a second Ctrl-C interrupts immediately.
 
-    With several processes SIGTERM to one of them makes all agree on a step to stop at: JAX listens
-    for the signal itself, so no handler of ours may take its place. Ctrl-C is passed on as a SIGTERM.
+    With several processes, a SIGTERM to one of them makes all of them agree on the step after which they stop. JAX
+    listens for that signal itself, so its handler must not be replaced; Ctrl-C is passed on as a SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -26,17 +26,17 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def at(self, step: int) -> str:
-        """The name of the signal if the run is to stop after `step`, else ''. All processes get the same."""
+        """Returns the name of the signal if the run has to stop after `step`, else ''; the same in all processes."""
         if jax.process_count() > 1:
             return "SIGTERM" if distributed.preempted(step) else ""
         return self._name
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else (signal.SIGINT,):
-            self._before[number] = signal.signal(number, self._remember)
+        numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGTERM, signal.SIGINT]
+        self._before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -46,5 +46,5 @@ class StopRequest:
         self._name = signal.Signals(number).name
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        # Not print: the signal may have come in the middle of one. Nor sys.stderr, which is replaced during a save.
+        # Not print, because the signal may arrive during one; not sys.stderr, because it is replaced during a save.
         os.write(STDERR, f"\n{self._name}: saving after this step, then stopping.\n".encode())

@@ -1,4 +1,4 @@
-"""What a run tells before its first step: versions, devices, data, parameters, memory."""
+"""What a run prints before its first step: versions, devices, data, parameters, memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+from flax import traverse_util
 from jax.sharding import Mesh
 from rich.table import Table
 
@@ -22,18 +22,19 @@ from lm.models.protocol import Model
 from lm.parallel.distributed import describe_processes
 from lm.reporting.progress import short_number
 from lm.runs.prepare import Prepared
-from lm.training.multipliers import Rate, all_one, shown
-from lm.training.names import decay_table
+from lm.training.multipliers import Multiplier, all_one, describe_multipliers
+from lm.training.names import decayed
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that affect the numbers."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh, kernel: str) -> Table:
-    """Where the run takes place and on what."""
+    """Returns a table of the versions, the devices, the data and the length of the run."""
     table = Table.grid(padding=(0, 2))
     processes = describe_processes()
     devices = ", ".join(f"{count} x {kind}" for _, kind, count in processes[:1])
@@ -51,44 +52,42 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
-    table.add_row(
-        "plan",
-        f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens, "
-        f"{epochs:.1f} times the training data",
-    )
+    steps = f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens"
+    table.add_row("plan", f"{steps}, {epochs:.1f} times the training data")
     return table
 
 
-def parameter_table(params: Any, rates: Mapping[str, Rate] | None = None) -> Table:
-    """Every kind of parameter with its shape, its layout on the mesh and whether weight decay acts on it.
+def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
+    """Returns a table of the parameters: shape, layout on the mesh, and whether weight decay acts on them.
 
-    `params` is abstract, with shardings. Equal parameters of unrolled layers share one line. With the `rates` of
-    `rate_multipliers`, if any is not 1, also the multiplier of the learning rate.
+    Equal parameters of unrolled layers share one line. There is a column for the multipliers if one of them is not 1.
+
+    Args:
+        params: abstract parameters with their shardings.
+        multipliers: those of `learning_rate_multipliers`.
     """
-    rates = None if rates is None or all_one(rates) else rates
+    columns = ["parameter", "shape", "on the mesh", "decay", *([] if all_one(multipliers) else ["multiplier"])]
     kinds: dict[str, list[tuple[str, Any]]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = "/".join(str(key.key) for key in path)
+    for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
         kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append((name, leaf))
-    decays = decay_table(params)
     table = Table(title=f"{count_parameters(params):,} parameters", title_justify="left", box=None, pad_edge=False)
-    for column in ("parameter", "shape", "on the mesh", "decay", *(() if rates is None else ("rate",))):
+    for column in columns:
         table.add_column(column)
     table.add_column("number", justify="right")
     for kind, members in kinds.items():
         name, leaf = members[0]
         shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
         spec = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
-        whole = not any(leaf.sharding.spec)
-        rate = [] if rates is None else [shown([rates[each] for each, _ in members])]
-        decay = "yes" if decays[name] and rate != ["frozen"] else ""
-        number = len(members) * math.prod(leaf.shape)
-        table.add_row(kind, shape, "whole" if whole else spec, decay, *rate, f"{number:,}")
+        layout = spec if any(leaf.sharding.spec) else "whole"
+        multiplier = describe_multipliers([multipliers[each] for each, _ in members])
+        decay = "yes" if decayed(tuple(name.split("/"))) and multiplier != "frozen" else ""
+        cells = (kind, shape, layout, decay, multiplier)[: len(columns)]
+        table.add_row(*cells, f"{len(members) * math.prod(leaf.shape):,}")
     return table
 
 
 def estimate_line(config: Config, model: Model, mesh: Mesh) -> str:
-    """The memory that a step is expected to take on each device, by purpose."""
+    """Returns one line with the memory that a step is expected to need on each device, by purpose."""
     estimate = estimate_memory(config, model, mesh.shape)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Memory per device, estimated: {short_number(estimate.total)}B ({parts})"

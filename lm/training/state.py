@@ -1,4 +1,4 @@
-"""Everything a training run carries from one step to the next."""
+"""Everything that a training run carries from one step to the next."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from lm.batch import Array
@@ -20,18 +21,18 @@ from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
 
 @flax.struct.dataclass
 class TrainState:
-    """The whole of it: data order, masks and dropout follow from `step` and the config."""
+    """The whole state of a run: the data order, masks and dropout follow from `step` and the config."""
 
-    step: Array  # int32: steps done
+    step: Array  # int32: number of steps done
     params: Any  # float32
     opt_state: Any
     ema: Any  # average of the parameters, or None
     bad_steps: Array  # int32: steps skipped because loss or gradient was not finite
-    bad_in_row: Array  # int32: how many of them just now
+    bad_in_row: Array  # int32: how many of them since the last good step
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Unboxed; every random number comes from `key`, whatever the mesh."""
+    """Returns the state before the first step, unboxed. Every random number comes from `key`, whatever the mesh."""
     params = nn.unbox(model.initial_params(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -44,11 +45,10 @@ def initial_state(config: Config, model: Model, optimizer: optax.GradientTransfo
 
 
 def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state, with nothing allocated."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    """Returns the shapes, dtypes and shardings of the state, and allocates nothing."""
     with on_mesh(mesh):
-        boxed = jax.eval_shape(lambda k: model.initial_params(k), key)
-        state = jax.eval_shape(lambda k: initial_state(config, model, optimizer, k), key)
+        boxed = jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
+        state = jax.eval_shape(lambda: initial_state(config, model, optimizer, jax.random.key(0)))
     shardings = state_shardings(state, state.params, param_shardings(boxed, mesh), mesh)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
 
@@ -56,30 +56,24 @@ def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransf
 def make_state(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> TrainState:
-    """A fresh state, each device making its own part."""
-    key = jax.random.key(config.seed)
+    """Returns the state before the first step; each device computes its own shards."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with on_mesh(mesh):
-        init = jax.jit(lambda k: initial_state(config, model, optimizer, k), out_shardings=shardings)
-        return init(key)
+        init = jax.jit(lambda key: initial_state(config, model, optimizer, key), out_shardings=shardings)
+        return init(jax.random.key(config.seed))
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """A fresh state that begins with these parameters in place of its own, and with their average.
+    """Returns a state before the first step with other parameters, which also replace their moving average.
 
-    `values` is nested as the parameters and may lack some; its arrays have their shardings. Nothing of an optimizer's
-    first state depends on the parameters.
+    `values` is nested like the parameters and may lack some of them; its arrays have the shardings of the parameters.
+    The optimizer state is kept: no optimizer's first state depends on the parameters.
     """
-
-    def replaced(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: replaced(value, new.get(name, {})) if isinstance(value, dict) else new.get(name, value)
-            for name, value in old.items()
-        }
-
-    params = replaced(state.params, values)
+    new = traverse_util.flatten_dict(values)
+    old = traverse_util.flatten_dict(state.params)
+    params = traverse_util.unflatten_dict({path: new.get(path, value) for path, value in old.items()})
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # Arrays of its own: the step takes both for its outputs.
+    # A copy, because the step donates the buffers of both.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
     return dataclasses.replace(state, params=params, ema=ema(params))

@@ -1,4 +1,4 @@
-"""The one training step: loss, gradient over microbatches, update, and the guard against bad numbers."""
+"""The training step: loss, gradient over microbatches, update, and the guard against numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import first_tokens
 from lm.parallel.mesh import batch_sharding, on_mesh
 from lm.tasks import task_of
-from lm.training.multipliers import rate_multipliers, stop_frozen
-from lm.training.optimizer import global_norm, moving_average
+from lm.training.multipliers import learning_rate_multipliers, stop_frozen
+from lm.training.optimizers import global_norm
 from lm.training.state import TrainState
 
 
 def train_step(
     config: Config, model: Model, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One optimizer step on a global batch; returns the new state and scalar metrics.
+    """Makes one optimizer step on a global batch; returns the new state and scalar metrics.
 
-    The loss is a sum over tokens divided once by the weight of the whole batch, so it is the same
-    for any number of microbatches and devices. Microbatch j is rows j, j + k, j + 2k...: each device
-    splits the rows that it has, and nothing moves.
+    The loss is a sum over tokens, divided once by the weight of the whole batch, so it is the same for any number of
+    microbatches and devices. Of k microbatches, number j has the rows j, j + k, j + 2k, ...: each device splits its own
+    rows, and no row moves to another device. If the loss or the gradient is not finite, parameters, optimizer state
+    and moving average stay as they are, and the step is counted as bad.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
     task = task_of(config)
     weight = task.total_weight(batch)
     pairs = jnp.maximum(jnp.sum(first_tokens(batch)), 1.0)
     count = config.train.accumulation
-    rates = rate_multipliers(config, model)
+    multipliers = learning_rate_multipliers(config, model)
 
     def microbatch_loss(params: Any, micro: Batch, key: Array) -> tuple[Array, LossSums]:
-        params = stop_frozen(params, rates)
+        params = stop_frozen(params, multipliers)
         rngs = {"dropout": key} if max(config.model.dropout, config.model.attention_dropout) > 0 else None
         output = model.apply({"params": params}, micro, train=True, rngs=rngs)
         sums = task.loss(output, micro, config.objective)
@@ -63,9 +64,7 @@ def train_step(
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema is not None:
-        ema = moving_average(ema, params, config.optimizer.ema_decay)
+    ema = None if state.ema is None else moving_average(state.ema, params, config.optimizer.ema_decay)
 
     def keep_if_bad(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
@@ -75,7 +74,7 @@ def train_step(
         step=state.step + 1,
         params=keep_if_bad(params, state.params),
         opt_state=keep_if_bad(opt_state, state.opt_state),
-        ema=None if ema is None else keep_if_bad(ema, state.ema),
+        ema=keep_if_bad(ema, state.ema),
         bad_steps=state.bad_steps + bad,
         bad_in_row=jnp.where(good, 0, state.bad_in_row + 1),
     )
@@ -93,60 +92,65 @@ def train_step(
 
 
 def batch_hash(batch: Batch) -> Array:
-    """uint32 by which runs can be compared batch by batch: equal tokens, targets and sources give an equal hash.
+    """Returns a uint32 that is equal for equal batches (tokens, targets, source, types), to compare runs by.
 
-    The sum, modulo 2^32, of each of them times an odd factor of its place in the global batch.
-    Integer sums do not depend on their order, so neither on the mesh; a change of any single value
-    changes the sum for certain, since an odd factor has an inverse.
+    It is the sum, modulo 2^32, of each value times an odd factor that depends on its index in the global batch. The
+    sum of integers does not depend on their order, so the hash is the same on every mesh. Changing a single value
+    always changes the hash, because an odd factor has an inverse.
     """
 
     def weighted_sum(x_BL: Array, start: int) -> Array:
         row_BL, column_BL = (jax.lax.broadcasted_iota(jnp.uint32, x_BL.shape, axis) for axis in (0, 1))
-        place_BL = start + row_BL * x_BL.shape[1] + column_BL
-        # Multiplied and folded (Knuth's constant), or moving a token could be made up for by its neighbours.
-        mixed_BL = place_BL * jnp.uint32(2654435761)
+        index_BL = start + row_BL * x_BL.shape[1] + column_BL
+        # Knuth's multiplicative constant, and a fold: with the index itself as factor, changes of neighbouring values
+        # could cancel out.
+        mixed_BL = index_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
 
     targets = batch.targets
     if targets.dtype == jnp.float32:
         targets = jax.lax.bitcast_convert_type(targets, jnp.uint32)
-    total = weighted_sum(batch.tokens, 0) + weighted_sum(targets, batch.tokens.size)
-    if batch.types is not None:
-        total += weighted_sum(batch.types, 3 * batch.tokens.size)
-    if batch.source is not None:
-        total += weighted_sum(batch.source.tokens, 2 * batch.tokens.size)
-    return total
+    source = None if batch.source is None else batch.source.tokens
+    arrays = enumerate((batch.tokens, targets, source, batch.types))
+    sums = [weighted_sum(x, i * batch.tokens.size) for i, x in arrays if x is not None]
+    return sum(sums, start=jnp.uint32(0))
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:
-    """Shapes, dtypes and shardings of a training batch."""
+    """Returns the shapes, dtypes and shardings of a training batch."""
     rows = batch_sharding(mesh)
 
     def array(length: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.train.batch_size, length), dtype, sharding=rows)
 
-    layout, source = task_of(config).layout(config), None
-    if layout.source_length:
-        one = array(layout.source_length)
-        source = Source(tokens=one, positions=one, segments=one)
-    one, real = array(layout.length), array(layout.length, jnp.float32)
+    layout = task_of(config).layout(config)
+    ids, real, source = array(layout.length), array(layout.length, jnp.float32), array(layout.source_length)
     return Batch(
-        tokens=one,
-        targets=real if layout.real_targets else one,
+        tokens=ids,
+        targets=real if layout.real_targets else ids,
         weights=real,
-        positions=one,
-        segments=one,
-        source=source,
-        types=one if layout.with_types else None,
+        positions=ids,
+        segments=ids,
+        source=Source(tokens=source, positions=source, segments=source) if layout.source_length else None,
+        types=ids if layout.with_types else None,
     )
+
+
+def moving_average(average: Any, params: Any, decay: float) -> Any:
+    """Returns decay * average + (1 - decay) * params; an average that equals its parameter stays equal to the bit."""
+
+    def moved(old: Array, new: Array) -> Array:
+        return jnp.where(old == new, old, decay * old + (1 - decay) * new)
+
+    return jax.tree.map(moved, average, params)
 
 
 def compile_train_step(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> jax.stages.Compiled:
-    """The step, compiled for these shapes and this mesh; the state given to it is consumed (donated).
+    """Returns the step, compiled for these shapes and this mesh. It donates the buffers of the state passed to it.
 
-    An executable and not a jitted function: a batch of another shape is an error, never a recompile.
+    It is an executable and not a jitted function: a batch of another shape is an error and never a recompilation.
     """
     batch = abstract_batch(config, mesh)
     state_shardings = jax.tree.map(lambda x: x.sharding, abstract)

@@ -15,8 +15,8 @@ from lm.models.heads import MaskedTokens
 from lm.models.lora import adapters, merge
 from lm.models.parameters import count_parameters, unstack_layers
 from lm.tasks import task_of
-from lm.training.multipliers import rate_multipliers
-from lm.training.optimizer import make_optimizer
+from lm.training.multipliers import learning_rate_multipliers
+from lm.training.optimizers import make_optimizer
 from tests.trees import flatten
 
 V = 23
@@ -126,7 +126,7 @@ def test_only_adapters_and_head_move_and_muon_is_not_for_them():
     config = Config.from_dict(values)
     model = build_model(config.model, task_of(config).head(config))
     params = random_tree(jax.eval_shape(lambda: initial(config.model, task_of(config).head(config))))
-    optimizer = make_optimizer(config.optimizer, 10, rate_multipliers(config, model))
+    optimizer = make_optimizer(config.optimizer, 10, learning_rate_multipliers(config, model))
     updates, state = jax.jit(optimizer.update)(random_tree(params, 1), optimizer.init(params), params)
     moved = {
         path

@@ -17,7 +17,7 @@ from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
 from lm.runs.initialisation import load_initial
 from lm.tasks import task_of
-from lm.training.optimizer import make_optimizer
+from lm.training.optimizers import make_optimizer
 from lm.training.state import abstract_state, make_state, with_params
 from tests.trees import flatten
 

@@ -1,4 +1,4 @@
-"""Trees named and shaped as the parameters of models, and an optimizer run on them, for the tests beside this file."""
+"""Trees with the names and shapes of models' parameters, and optimizers run on them, for the tests in this folder."""
 
 import dataclasses
 import functools
@@ -7,13 +7,15 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
+from flax import traverse_util
 
 from lm.config import ModelConfig, OptimizerConfig
 from lm.models import build_model
-from lm.training.optimizer import make_optimizer
+from lm.training.names import decayed
+from lm.training.optimizers import OPTIMIZERS, make_optimizer
 from tests.trees import flatten, nest
 
-NAMES = ["adamw", "adafactor", "lion", "muon", "sgd"]
+NAMES = list(OPTIMIZERS)
 N = 2
 SMALL = {"N": N, "D": 8, "H": 4, "G": 2, "K": 6, "F": 20, "V": 24, "L": 10}
 LARGE = {"N": N, "D": 128, "H": 4, "G": 2, "K": 64, "F": 160, "V": 144, "L": 136}  # large enough to be factored
@@ -47,10 +49,15 @@ RULES += (("layers", None), ("head", None))
 
 
 def letters(stacked: bool, few: bool = False) -> dict[str, str]:
-    """The shape of each parameter."""
+    """Returns the shape of each parameter, as letters."""
     layers = [("layers", "N")] if stacked else [(f"layer_{i}", "") for i in range(N)]
     block = {f"{layer}/{name}": axis + shape for layer, axis in layers for name, shape in BLOCK.items()}
     return {name: shape for name, shape in (TOP | block).items() if name.endswith(FEW) or not few}
+
+
+def decay_table(params: dict) -> dict[str, bool]:
+    """Returns {"layers/mlp/up/kernel": True, ...}, `decayed` of each parameter of a plain, boxed or abstract tree."""
+    return {"/".join(path): decayed(path) for path in traverse_util.flatten_dict(params)}
 
 
 def zeros_tree(sizes: dict[str, int], stacked: bool) -> dict:
@@ -58,7 +65,7 @@ def zeros_tree(sizes: dict[str, int], stacked: bool) -> dict:
 
 
 def random_tree(seed: int, sizes: dict[str, int]) -> dict:
-    """Float32 normals in a stacked tree with one parameter of each kind."""
+    """Returns float32 normals in a stacked tree with one parameter of each kind."""
     rng = np.random.default_rng(seed)
     draw = {path: rng.normal(size=[sizes[x] for x in shape]) for path, shape in letters(True, few=True).items()}
     return nest({path: leaf.astype(np.float32) for path, leaf in draw.items()})
@@ -67,13 +74,13 @@ def random_tree(seed: int, sizes: dict[str, int]) -> dict:
 def random_gradients(name: str, sizes: dict[str, int], steps: int) -> list[dict]:
     gradients = [random_tree(1 + step, sizes) for step in range(steps)]
     if name == "lion":
-        # Its sign jumps where momentum and gradient cancel; those of proportional gradients never do.
+        # The sign of its update jumps where momentum and gradient cancel; proportional gradients never cancel.
         return [jax.tree.map(lambda g, i=i: g * (1 + i / 2), gradients[0]) for i in range(steps)]
     return gradients
 
 
 def two_sided(seed: int | None = None) -> dict:
-    """Shapes of an encoder-decoder's parameters or, with a seed, normals of these shapes."""
+    """Returns the shapes of an encoder-decoder's parameters or, with a seed, normals of these shapes."""
     sizes = {"d_model": 8, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "d_ff": 20, "max_length": 10}
     model = ModelConfig(
         family="encoder_decoder",
@@ -110,13 +117,13 @@ def config(name: str, **changes) -> OptimizerConfig:
 
 @functools.cache
 def compiled(settings: OptimizerConfig) -> optax.GradientTransformation:
-    """Shared, because compiling is what these tests spend their time on."""
+    """Returns the jitted optimizer; cached, because these tests spend their time compiling."""
     optimizer = make_optimizer(settings, num_steps=100)
     return optax.GradientTransformation(jax.jit(optimizer.init), jax.jit(optimizer.update))
 
 
 def run_steps(settings: OptimizerConfig, params: dict, gradients: list[dict]) -> list[dict]:
-    """The update of each step; parameters move by a hundredth of it."""
+    """Returns the update of each step; the parameters change by a hundredth of it."""
     optimizer, updates = compiled(settings), []
     state = optimizer.init(params)
     for grads in gradients:

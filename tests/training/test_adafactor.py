@@ -1,20 +1,20 @@
-"""What is factored, and that no layers and heads are mixed."""
+"""Adafactor factors each matrix by itself and never mixes layers or heads."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lm.training.adafactor import scale_by_factored_rms
+from lm.training.optimizers.adafactor import scale_by_factored_rms
 from tests.training.parameter_trees import random_tree
 from tests.trees import flatten
 
 
 def test_factored_moments_never_mix_layers_or_heads():
-    """More layers than anything else: optax would factor the layer axis here."""
+    """There are more layers than anything else, so optax would factor the layer axis here."""
     sizes = {"N": 40, "D": 8, "H": 4, "G": 2, "K": 6, "F": 20, "V": 24, "L": 10}
     params, grads = random_tree(0, sizes), random_tree(1, sizes)
-    # Layers of very different gradients: mixing them would show.
+    # Gradients of very different sizes, so that mixing layers would be visible.
     strengths = 10.0 ** np.linspace(-4, 4, 40, dtype=np.float32)
     grads["layers"] = jax.tree.map(lambda g: (g.T * strengths).T, grads["layers"])
     tx = scale_by_factored_rms(b2=0.99, min_size=2)
@@ -32,7 +32,7 @@ def test_factored_moments_never_mix_layers_or_heads():
             np.testing.assert_allclose(flatten(updates["layers"])[path][i], wanted, rtol=1e-5, err_msg=path)
 
 
-def test_adafactor_is_that_of_optax_on_a_matrix():
+def test_adafactor_matches_optax_on_a_matrix():
     rng = np.random.default_rng(0)
     params, *gradients = (
         {"up": {"kernel": (rng.exponential() * rng.normal(size=(130, 170))).astype(np.float32)}} for _ in range(7)
@@ -59,8 +59,8 @@ def test_b2_bounds_the_decay_of_adafactor():
         np.testing.assert_allclose(state.moments["bias"], moment, rtol=1e-5)
 
 
-def test_rows_without_gradient_stay_finite_in_adafactor():
-    """Tokens that a batch lacks have no gradient at all, next to others with a large one."""
+def test_adafactor_updates_of_rows_without_gradient_are_zero():
+    """Tokens that are not in a batch have a gradient of 0, beside others with a large one."""
     params = {"token_embedding": {"embedding": jnp.zeros((200, 130))}}
     grads = {"token_embedding": {"embedding": jnp.zeros((200, 130)).at[3].set(1e6)}}
     tx = scale_by_factored_rms(b2=0.99)

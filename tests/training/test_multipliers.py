@@ -1,4 +1,4 @@
-"""Multipliers of the learning rate in closed form, and that what is frozen stands still to the bit."""
+"""Learning-rate multipliers in closed form, and frozen parameters, which stay equal to the bit."""
 
 import dataclasses
 import functools
@@ -18,10 +18,11 @@ from lm.models.heads import Classes
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
-from lm.training.multipliers import all_one, is_frozen, rate_multipliers, stop_frozen
-from lm.training.optimizer import make_optimizer, moving_average
+from lm.training.multipliers import all_one, is_frozen, learning_rate_multipliers, stop_frozen
+from lm.training.optimizers import make_optimizer
 from lm.training.startup import parameter_table
 from lm.training.state import abstract_state
+from lm.training.step import moving_average
 from tests.trees import flatten
 
 N, V = 3, 17
@@ -48,9 +49,13 @@ def config_with(model=None, **optimizer) -> Config:
     return Config.from_dict(values)
 
 
-def rates_of(model=None, **optimizer):
+def model_of(config: Config):
+    return build_model(config.model, task_of(config).head(config))
+
+
+def multipliers_of(model=None, **optimizer):
     config = config_with(model, **optimizer)
-    return rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    return learning_rate_multipliers(config, model_of(config))
 
 
 @functools.cache
@@ -60,18 +65,19 @@ def shapes(model: ModelConfig):
 
 
 def random_tree(config: Config, seed: int):
-    """Stacked or not, the same values."""
+    """Returns normals with the same values for stacked and for unrolled layers."""
     rng = np.random.default_rng(seed)
     stacked = shapes(dataclasses.replace(config.model, scan_layers=True))
     tree = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), stacked)
     return tree if config.model.scan_layers else unstack_layers(tree)
 
 
-def test_without_these_settings_all_is_1_and_the_optimizer_is_the_same():
+def test_default_settings_give_multipliers_of_1_and_an_unchanged_program():
     config = config_with()
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
-    assert set(rates) == set(flatten(shapes(config.model))) and set(rates.values()) == {1.0} and all_one(rates)
-    plain, same = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
+    multipliers = learning_rate_multipliers(config, model_of(config))
+    assert set(multipliers) == set(flatten(shapes(config.model)))
+    assert set(multipliers.values()) == {1.0} and all_one(multipliers)
+    plain, same = (make_optimizer(config.optimizer, 10, each) for each in (None, multipliers))
     params = shapes(config.model)
     states = [jax.eval_shape(each.init, params) for each in (plain, same)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
@@ -79,70 +85,73 @@ def test_without_these_settings_all_is_1_and_the_optimizer_is_the_same():
     assert str(programs[0]) == str(programs[1])
 
 
-def test_layer_decay_stacked():
-    rates = rates_of(layer_decay=0.8)
-    for name, rate in rates.items():
+def test_layer_decay_of_stacked_layers():
+    multipliers = multipliers_of(layer_decay=0.8)
+    for name, multiplier in multipliers.items():
         if name.startswith("layers/"):
-            np.testing.assert_allclose(rate, [0.8**3, 0.8**2, 0.8], rtol=1e-6, err_msg=name)
+            np.testing.assert_allclose(multiplier, [0.8**3, 0.8**2, 0.8], rtol=1e-6, err_msg=name)
         else:
             wanted = 0.8**4 if "embedding" in name else 1.0
-            assert rate == pytest.approx(wanted), name
-    assert {name.split("/")[0] for name in rates} == {
+            assert multiplier == pytest.approx(wanted), name
+    assert {name.split("/")[0] for name in multipliers} == {
         *("token_embedding", "position_embedding", "layers", "final_norm", "classifier")
     }
 
 
-def test_layer_decay_unrolled():
-    rates = rates_of({"scan_layers": False, "token_types": 2, "norm_embeddings": True}, layer_decay=0.8)
+def test_layer_decay_of_unrolled_layers():
+    multipliers = multipliers_of({"scan_layers": False, "token_types": 2, "norm_embeddings": True}, layer_decay=0.8)
     bottom = ("token_embedding", "type_embedding", "position_embedding", "embedding_norm")
     wanted = dict.fromkeys(bottom, 4) | {"layer_0": 3, "layer_1": 2, "layer_2": 1, "final_norm": 0, "classifier": 0}
-    assert {name.split("/")[0]: rate for name, rate in rates.items()} == pytest.approx(
+    assert {name.split("/")[0]: multiplier for name, multiplier in multipliers.items()} == pytest.approx(
         {name: 0.8**power for name, power in wanted.items()}
     )
 
 
-def test_the_stacks_of_an_encoder_decoder_count_their_own_blocks():
+def test_encoder_and_decoder_number_their_own_blocks():
     two = {"family": "encoder_decoder", "num_encoder_layers": 2, "positions": "relative"}
     for share in (True, False):
-        rates = rates_of({**two, "share_embeddings": share, "tie_embeddings": share}, layer_decay=0.5)
-        np.testing.assert_allclose(rates["encoder/layers/mlp/up/kernel"], [0.25, 0.5])
-        np.testing.assert_allclose(rates["decoder/layers/cross_attention/out/kernel"], [0.125, 0.25, 0.5])
-        assert rates["encoder/relative_bias/embedding"] == 0.125
-        assert rates["decoder/relative_bias/embedding"] == 0.0625
-        assert rates["encoder/final_norm/scale"] == rates["decoder/final_norm/scale"] == rates["classifier/bias"] == 1
-        assert rates["token_embedding/embedding"] == 0.0625
-        assert rates.get("source_embedding/embedding") == (None if share else 0.125)
-    rates = rates_of(two, freeze_layers=2)
-    assert is_frozen(rates["encoder/layers/mlp/up/kernel"]) and is_frozen(rates["decoder/relative_bias/embedding"])
-    np.testing.assert_array_equal(rates["decoder/layers/mlp/up/kernel"], [0, 0, 1])
+        multipliers = multipliers_of({**two, "share_embeddings": share, "tie_embeddings": share}, layer_decay=0.5)
+        np.testing.assert_allclose(multipliers["encoder/layers/mlp/up/kernel"], [0.25, 0.5])
+        np.testing.assert_allclose(multipliers["decoder/layers/cross_attention/out/kernel"], [0.125, 0.25, 0.5])
+        assert multipliers["encoder/relative_bias/embedding"] == 0.125
+        assert multipliers["decoder/relative_bias/embedding"] == 0.0625
+        for name in ("encoder/final_norm/scale", "decoder/final_norm/scale", "classifier/bias"):
+            assert multipliers[name] == 1
+        assert multipliers["token_embedding/embedding"] == 0.0625
+        assert multipliers.get("source_embedding/embedding") == (None if share else 0.125)
+    multipliers = multipliers_of(two, freeze_layers=2)
+    for name in ("encoder/layers/mlp/up/kernel", "decoder/relative_bias/embedding"):
+        assert is_frozen(multipliers[name])
+    np.testing.assert_array_equal(multipliers["decoder/layers/mlp/up/kernel"], [0, 0, 1])
 
 
-def test_no_decay_at_all_leaves_the_head():
-    rates = rates_of(layer_decay=0.0)
-    assert {name for name, rate in rates.items() if not is_frozen(rate)} == {
+def test_layer_decay_of_zero_trains_the_head_only():
+    multipliers = multipliers_of(layer_decay=0.0)
+    assert {name for name, multiplier in multipliers.items() if not is_frozen(multiplier)} == {
         *("final_norm/scale", "final_norm/bias", "classifier/kernel", "classifier/bias")
     }
 
 
-def test_frozen_layers_and_names():
-    rates = rates_of(freeze_layers=2, freeze=("attention/query", "final_norm"), layer_decay=0.5)
-    assert is_frozen(rates["token_embedding/embedding"]) and is_frozen(rates["position_embedding/embedding"])
-    assert is_frozen(rates["layers/attention/query/kernel"]) and is_frozen(rates["final_norm/bias"])
-    np.testing.assert_array_equal(rates["layers/attention/key/kernel"], [0, 0, 0.5])
-    assert rates["classifier/kernel"] == 1
+def test_layers_and_names_are_frozen():
+    multipliers = multipliers_of(freeze_layers=2, freeze=("attention/query", "final_norm"), layer_decay=0.5)
+    for name in ("token_embedding/embedding", "position_embedding/embedding"):
+        assert is_frozen(multipliers[name])
+    assert is_frozen(multipliers["layers/attention/query/kernel"]) and is_frozen(multipliers["final_norm/bias"])
+    np.testing.assert_array_equal(multipliers["layers/attention/key/kernel"], [0, 0, 0.5])
+    assert multipliers["classifier/kernel"] == 1
 
     deep = {"num_layers": 11, "scan_layers": False}
-    rates = rates_of(deep, freeze=("layer_1", "layer_*/mlp/up"))
-    frozen = {name for name, rate in rates.items() if is_frozen(rate)}
-    whole = {name for name in rates if name.startswith("layer_1/")}
+    multipliers = multipliers_of(deep, freeze=("layer_1", "layer_*/mlp/up"))
+    frozen = {name for name, multiplier in multipliers.items() if is_frozen(multiplier)}
+    whole = {name for name in multipliers if name.startswith("layer_1/")}
     assert len(whole) > 10 and frozen == whole | {
         f"layer_{n}/mlp/up/{k}" for n in range(11) for k in ("kernel", "bias")
     }
 
 
-def test_with_adapters_the_body_is_frozen():
-    rates = rates_of({"lora_rank": 2, "lora_targets": ("query", "up")}, layer_decay=0.5, freeze_layers=1)
-    trained = {name: rate for name, rate in rates.items() if not is_frozen(rate)}
+def test_adapters_freeze_the_rest_of_the_body():
+    multipliers = multipliers_of({"lora_rank": 2, "lora_targets": ("query", "up")}, layer_decay=0.5, freeze_layers=1)
+    trained = {name: multiplier for name, multiplier in multipliers.items() if not is_frozen(multiplier)}
     adapters = {f"layers/{p}/lora_{x}" for p in ("attention/query", "mlp/up") for x in "ab"}
     assert set(trained) == adapters | {"classifier/kernel", "classifier/bias"}
     np.testing.assert_array_equal(trained["layers/mlp/up/lora_a"], [0, 0.25, 0.5])
@@ -154,36 +163,36 @@ def test_with_adapters_the_body_is_frozen():
         (
             {},
             {"freeze": ("atention",)},
-            "freeze: 'atention' is in no parameter's name; did you mean attention",
+            "freeze: no parameter's name contains 'atention'; did you mean attention",
         ),
-        ({}, {"freeze": ("zzzz",)}, "'zzzz' is in no parameter's name; there are attention, "),
+        ({}, {"freeze": ("zzzz",)}, "contains 'zzzz'; there are attention, "),
         ({}, {"freeze": ("/",)}, "nothing is left to train"),
         (
             {"lora_rank": 2, "lora_targets": ("gate",)},
             {},
-            r"this model has no product 'gate' \(only a gated",
+            r"this model has no projection 'gate' \(only a gated",
         ),
     ],
 )
-def test_what_cannot_be_meant_is_an_error(model, optimizer, message):
+def test_settings_that_match_no_parameter_are_refused(model, optimizer, message):
     with pytest.raises(UserError, match=message):
-        rates_of(model, **optimizer)
+        multipliers_of(model, **optimizer)
 
 
 @pytest.mark.parametrize("scan", [True, False])
-def test_updates_of_sgd_are_multiplied_exactly(scan):
+def test_multipliers_scale_the_updates_of_sgd_exactly(scan):
     model = {"scan_layers": scan}
     config = config_with(model, name="sgd", layer_decay=0.8)
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
+    multipliers = learning_rate_multipliers(config, model_of(config))
     params, grads = random_tree(config, 0), random_tree(config, 1)
-    plain, scaled = (make_optimizer(config.optimizer, 10, each) for each in (None, rates))
+    plain, scaled = (make_optimizer(config.optimizer, 10, each) for each in (None, multipliers))
     expected, _ = jax.jit(plain.update)(grads, plain.init(params), params)
     found, _ = jax.jit(scaled.update)(grads, scaled.init(params), params)
     for name, update in flatten(found).items():
-        rate = np.asarray(rates[name], np.float32)
-        by_layer = rate.reshape(-1, *[1] * (update.ndim - 1)) if rate.ndim else rate
+        multiplier = np.asarray(multipliers[name], np.float32)
+        by_layer = multiplier.reshape(-1, *[1] * (update.ndim - 1)) if multiplier.ndim else multiplier
         np.testing.assert_array_equal(update, np.asarray(flatten(expected)[name]) * by_layer, err_msg=name)
-    assert float(rates["token_embedding/embedding"]) == pytest.approx(0.8**4)
+    assert float(multipliers["token_embedding/embedding"]) == pytest.approx(0.8**4)
 
 
 def assert_bits(one, two, equal=True):
@@ -192,18 +201,18 @@ def assert_bits(one, two, equal=True):
 
 
 @pytest.mark.parametrize(("name", "scan"), [("adamw", True), ("adamw", False), ("muon", True), ("adafactor", True)])
-def test_what_is_frozen_stands_still_to_the_bit(name, scan):
-    """Three steps with weight decay, clipping and an average, and gradients for everything."""
+def test_frozen_parameters_stay_equal_to_the_bit(name, scan):
+    """Makes three steps with weight decay, clipping, a moving average, and gradients for all parameters."""
     settings = {"name": name, "freeze_layers": 2, "freeze": ("attention/key",), "weight_decay": 0.3, "layer_decay": 0.9}
     config = config_with({"scan_layers": scan}, **settings)
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
-    optimizer = make_optimizer(config.optimizer, 10, rates)
+    multipliers = learning_rate_multipliers(config, model_of(config))
+    optimizer = make_optimizer(config.optimizer, 10, multipliers)
     start = params = jax.tree.map(np.array, random_tree(config, 0))
     for leaf in jax.tree.leaves(start):
-        leaf.flat[0] = -0.0  # which + 0.0 would change
+        leaf.flat[0] = -0.0  # + 0.0 would change it
     ema, state = start, optimizer.init(params)
     held = {path for path in flatten(start) if any(each.endswith(path) for each in flatten(state))}
-    assert held == {path for path, rate in rates.items() if not is_frozen(rate)}
+    assert held == {path for path, multiplier in multipliers.items() if not is_frozen(multiplier)}
 
     @jax.jit
     def step(params, state, ema, grads):
@@ -226,12 +235,12 @@ def test_what_is_frozen_stands_still_to_the_bit(name, scan):
     assert checked > 2 * N
 
 
-def test_gradients_of_what_is_frozen_do_not_count_in_the_norm():
+def test_gradients_of_frozen_parameters_do_not_count_in_the_norm():
     config = config_with(
         {}, name="sgd", b1=0.0, weight_decay=0.0, clip_norm=1.0, freeze_layers=2, freeze=("final_norm",)
     )
-    rates = rate_multipliers(config, build_model(config.model, task_of(config).head(config)))
-    optimizer = make_optimizer(config.optimizer, 10, rates)
+    multipliers = learning_rate_multipliers(config, model_of(config))
+    optimizer = make_optimizer(config.optimizer, 10, multipliers)
     params = random_tree(config, 0)
     grads = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), params)  # frozen ones may be anything
     for leaf in jax.tree.leaves(grads["layers"]):
@@ -245,20 +254,20 @@ def test_gradients_of_what_is_frozen_do_not_count_in_the_norm():
         np.testing.assert_allclose(last, -0.1 / np.sqrt(trained) if moved else 0.0, rtol=1e-5, err_msg=path)
 
 
-def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
+def test_frozen_gradients_are_0_and_cost_less_and_the_others_are_unchanged():
     def program(scan, **frozen):
         config = config_with({"scan_layers": scan}, **frozen)
-        model = build_model(config.model, task_of(config).head(config))
-        rates = rate_multipliers(config, model)
+        model = model_of(config)
+        multipliers = learning_rate_multipliers(config, model)
         ids = np.random.default_rng(0).integers(0, V, (4, 8)).astype(np.int32)
-        places = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape)
-        batch = Batch(ids, ids, np.ones(ids.shape, np.float32), places, np.ones_like(ids))
+        positions = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape)
+        batch = Batch(ids, ids, np.ones(ids.shape, np.float32), positions, np.ones_like(ids))
 
         def loss(params):
-            return jnp.mean(jnp.square(model.apply({"params": stop_frozen(params, rates)}, batch).logits))
+            return jnp.mean(jnp.square(model.apply({"params": stop_frozen(params, multipliers)}, batch).logits))
 
         params = random_tree(config, 0)
-        return jax.jit(jax.grad(loss)).lower(params), params, rates
+        return jax.jit(jax.grad(loss)).lower(params), params, multipliers
 
     flops = {}
     for scan in (True, False):
@@ -268,21 +277,21 @@ def test_gradients_are_those_of_the_whole_model_or_0_and_cost_less():
     lowered, params, _ = program(False)
     expected = lowered.compile()(params)
     for scan in (True, False):
-        lowered, params, rates = program(scan, freeze_layers=2)
-        assert scan or lowered.cost_analysis()["flops"] < 0.7 * flops[scan, "none"]  # a scan leaves out no layer
+        lowered, params, multipliers = program(scan, freeze_layers=2)
+        assert scan or lowered.cost_analysis()["flops"] < 0.7 * flops[scan, "none"]  # a scan computes every layer
         whole = flatten(stack_layers(expected) if scan else expected)
         for name, grad in flatten(lowered.compile()(params)).items():
-            rate = np.asarray(rates[name], np.float32)
-            mask = rate.reshape(-1, *[1] * (grad.ndim - 1)) if rate.ndim else rate
+            multiplier = np.asarray(multipliers[name], np.float32)
+            mask = multiplier.reshape(-1, *[1] * (grad.ndim - 1)) if multiplier.ndim else multiplier
             np.testing.assert_allclose(grad, whole[name] * mask, atol=1e-5, rtol=1e-5, err_msg=name)
     assert all(np.any(grad) for grad in jax.tree.leaves(expected))
 
 
-def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
+def test_state_of_trained_parameters_is_sharded_like_them():
     config = config_with({"lora_rank": 2}, ema_decay=0.9)
-    model = build_model(config.model, task_of(config).head(config))
-    rates = rate_multipliers(config, model)
-    optimizer = make_optimizer(config.optimizer, 10, rates)
+    model = model_of(config)
+    multipliers = learning_rate_multipliers(config, model)
+    optimizer = make_optimizer(config.optimizer, 10, multipliers)
     state = abstract_state(config, model, optimizer, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     params, moments = flatten(state.params), flatten(state.opt_state)
     owners = [path for path in moments for name in params if path.endswith(f"/{name}")]
@@ -294,20 +303,20 @@ def test_state_of_what_is_trained_is_laid_out_as_its_parameters():
     assert spec[0][:2] == (None, "fsdp") and spec[1][:3] == (None, None, "tensor")  # the rank is whole
 
 
-def test_the_parameter_table_tells_the_rates():
+def test_parameter_table_shows_the_multipliers():
     def column(config):
-        model = build_model(config.model, task_of(config).head(config))
-        rates = rate_multipliers(config, model)
-        optimizer = make_optimizer(config.optimizer, 10, rates)
+        model = model_of(config)
+        multipliers = learning_rate_multipliers(config, model)
+        optimizer = make_optimizer(config.optimizer, 10, multipliers)
         table = parameter_table(
-            abstract_state(config, model, optimizer, make_mesh(MeshConfig(), jax.devices()[:1])).params, rates
+            abstract_state(config, model, optimizer, make_mesh(MeshConfig(), jax.devices()[:1])).params, multipliers
         )
         cells = {each.header: list(each.cells) for each in table.columns}
-        if "rate" not in cells:
+        if "multiplier" not in cells:
             return None
-        for name, decay, rate in zip(cells["parameter"], cells["decay"], cells["rate"], strict=True):
-            assert not (rate == "frozen" and decay), name
-        return dict(zip(cells["parameter"], cells["rate"], strict=True))
+        for name, decay, multiplier in zip(cells["parameter"], cells["decay"], cells["multiplier"], strict=True):
+            assert not (multiplier == "frozen" and decay), name
+        return dict(zip(cells["parameter"], cells["multiplier"], strict=True))
 
     assert column(config_with()) is None
     for scan, layers in ((True, "layers"), (False, "layer_*")):

@@ -1,11 +1,11 @@
-"""What is orthogonalised, and how far."""
+"""Which updates Muon orthogonalises, and how well."""
 
 import jax
 import numpy as np
 import optax
 import pytest
 
-from lm.training.optimizer import MUON_UPDATE_RMS
+from lm.training.optimizers.muon import UPDATE_RMS
 from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided
 from tests.trees import flatten
 
@@ -17,7 +17,7 @@ def test_muon_orthogonalises_each_block_matrix_and_nothing_else(has_source):
         tree = two_sided(seed=1)
         block = {"cross_attention": tree["decoder"]["layers"]["cross_attention"]}
         grads = {"decoder": {"layers": block}, "source_embedding": tree["source_embedding"]}
-    params = jax.tree.map(np.zeros_like, grads)  # no decay
+    params = jax.tree.map(np.zeros_like, grads)  # so that nothing decays
     (muon,) = run_steps(config("muon"), params, [grads])
     (adamw,) = run_steps(config("adamw"), params, [grads])
     for path, update in flatten(muon).items():
@@ -27,11 +27,11 @@ def test_muon_orthogonalises_each_block_matrix_and_nothing_else(has_source):
         inputs = 1 if not path.endswith("out/kernel") else 2
         for layer in np.asarray(update):
             matrix = layer.reshape(int(np.prod(layer.shape[:inputs])), -1)
-            singular = np.linalg.svd(matrix, compute_uv=False) / (0.1 * MUON_UPDATE_RMS * max(matrix.shape) ** 0.5)
+            singular = np.linalg.svd(matrix, compute_uv=False) / (0.1 * UPDATE_RMS * max(matrix.shape) ** 0.5)
             assert 0.4 < singular.min() and singular.max() < 1.4, (path, singular)
 
 
-def test_muon_is_that_of_optax_on_plain_matrices():
+def test_muon_matches_optax_on_plain_matrices():
     rng = np.random.default_rng(0)
     shapes = {"up": (8, 20), "down": (20, 8)}
     params, *gradients = (

@@ -1,13 +1,13 @@
-"""What decays, and the axes of matrices."""
+"""Which parameters weight decay acts on, and the axes of matrices."""
 
 import jax
 import pytest
 
-from lm.training.names import decay_table, decayed, matrix_axes
-from tests.training.parameter_trees import SMALL, N, boxed, letters, two_sided, zeros_tree
+from lm.training.names import decayed, matrix_axes
+from tests.training.parameter_trees import SMALL, N, boxed, decay_table, letters, two_sided, zeros_tree
 
 
-def test_what_decays_unrolled():
+def test_decayed_parameters_of_unrolled_layers():
     kernels = ["query", "key", "value", "out"]
     expected = {f"layer_{i}/attention/{name}/kernel" for i in range(N) for name in kernels}
     expected |= {f"layer_{i}/mlp/{name}/kernel" for i in range(N) for name in ("up", "gate", "down")}
@@ -17,7 +17,7 @@ def test_what_decays_unrolled():
     assert {path for path, decays in table.items() if decays} == expected
 
 
-def test_what_decays_stacked_plain_boxed_and_abstract():
+def test_decayed_parameters_of_stacked_layers_plain_boxed_and_abstract():
     expected = {f"layers/attention/{name}/kernel" for name in ("query", "key", "value", "out")}
     expected |= {f"layers/mlp/{name}/kernel" for name in ("up", "gate", "down")}
     expected |= {"token_embedding/embedding", "output/kernel"}
@@ -28,7 +28,7 @@ def test_what_decays_stacked_plain_boxed_and_abstract():
         assert {path for path, decays in table.items() if decays} == expected
 
 
-def test_what_decays_of_an_encoder_decoder():
+def test_decayed_parameters_of_an_encoder_decoder():
     parts = ("encoder/layers/attention", "decoder/layers/attention", "decoder/layers/cross_attention")
     expected = {f"{part}/{name}/kernel" for part in parts for name in ("query", "key", "value", "out")}
     expected |= {f"{side}/layers/mlp/{name}/kernel" for side in ("encoder", "decoder") for name in ("up", "down")}
@@ -38,7 +38,7 @@ def test_what_decays_of_an_encoder_decoder():
     assert any(path.startswith("decoder/relative_bias/") for path in table)
 
 
-def test_other_embeddings_do_not_decay_and_an_unknown_kind_is_an_error():
+def test_other_embeddings_do_not_decay_and_unknown_kinds_are_refused():
     assert not decayed(("decoder", "positions", "embedding"))
     assert decayed(("decoder", "token_embedding", "embedding"))
     assert not any(decayed(("layers", "attention", "query", name)) for name in ("lora_a", "lora_b"))

@@ -1,4 +1,4 @@
-"""What clips, counts and decays, and that stacking layers and splitting parameters change nothing."""
+"""Every optimizer: clipping, weight decay, state, and equal updates for stacked layers and sharded parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,11 @@ from flax import linen as nn
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from lm.training.names import decay_table, matrix_axes
-from lm.training.optimizer import global_norm, make_optimizer
+from lm.config import Config
+from lm.costs import estimate_memory
+from lm.models.transformer.wiring import build_model, count_parameters, initial_params
+from lm.training.names import matrix_axes
+from lm.training.optimizers import global_norm, make_optimizer
 from tests.training.parameter_trees import (
     LARGE,
     LOGICAL,
@@ -20,6 +23,7 @@ from tests.training.parameter_trees import (
     boxed,
     compiled,
     config,
+    decay_table,
     letters,
     random_gradients,
     random_tree,
@@ -32,8 +36,8 @@ from tests.trees import flatten, nest
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stacked", [True, False])
-def test_decay_is_decoupled_and_acts_where_the_table_says(name, stacked):
-    """The first direction depends on the gradients alone: updates at two sets of parameters differ by the decay."""
+def test_weight_decay_is_decoupled_and_acts_on_decayed_parameters_only(name, stacked):
+    """The first direction depends only on the gradients, so updates of different parameters differ by the decay."""
     params, grads = random_tree(0, SMALL), random_tree(1, SMALL)
     if not stacked:
         params, grads = unroll(params), unroll(grads)
@@ -46,7 +50,7 @@ def test_decay_is_decoupled_and_acts_where_the_table_says(name, stacked):
 
 
 @pytest.mark.parametrize(("name", "sizes"), [*((name, SMALL) for name in NAMES), ("adafactor", LARGE)])
-def test_stacked_layers_are_updated_as_single_ones(name, sizes):
+def test_stacked_layers_get_the_updates_of_unrolled_layers(name, sizes):
     params, gradients = random_tree(0, sizes), random_gradients(name, sizes, 3)
     stacked = run_steps(config(name), params, gradients)
     single = run_steps(config(name), unroll(params), [unroll(grads) for grads in gradients])
@@ -54,7 +58,7 @@ def test_stacked_layers_are_updated_as_single_ones(name, sizes):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), unroll(one), other)
 
 
-def test_adamw_is_the_textbook_one():
+def test_adamw_matches_its_definition_in_float64():
     """Twenty steps of AdamW with clipping, decay and a schedule, in NumPy and float64."""
     settings = config(
         "adamw", schedule="cosine", learning_rate=1e-2, warmup_steps=5, decay_steps=20, clip_norm=2.0, b2=0.98
@@ -89,7 +93,21 @@ def test_adamw_is_the_textbook_one():
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-6, atol=1e-6, err_msg=path)
 
 
-def test_clipping_comes_first_and_zero_turns_it_off():
+def test_adamax_matches_its_definition_in_float64():
+    """Eight steps of algorithm 2 of Kingma and Ba 2015 with decoupled decay, in NumPy and float64."""
+    rng = np.random.default_rng(0)
+    params, *gradients = ({"up": {"kernel": rng.normal(size=(5, 7)).astype(np.float32)}} for _ in range(9))
+    found = run_steps(config("adamax", b2=0.9, clip_norm=0.0), params, gradients)
+    weights, first, largest = params["up"]["kernel"].astype(np.float64), np.zeros((5, 7)), np.zeros((5, 7))
+    for step, grads in enumerate(gradients, 1):
+        g = grads["up"]["kernel"].astype(np.float64)
+        first, largest = 0.9 * first + 0.1 * g, np.maximum(0.9 * largest, np.abs(g))
+        expected = -0.1 * (first / (1 - 0.9**step) / largest + 0.1 * weights)
+        np.testing.assert_allclose(found[step - 1]["up"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+        weights += 0.01 * expected
+
+
+def test_gradients_are_clipped_before_the_moments_and_never_with_a_clip_norm_of_zero():
     params = {"up": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(3, np.float32)}}
     grads = {"up": {"kernel": np.full((2, 2), 2.0, np.float32), "bias": np.array([0.0, 3.0, 0.0], np.float32)}}
     assert global_norm(grads) == 5.0
@@ -97,7 +115,7 @@ def test_clipping_comes_first_and_zero_turns_it_off():
         settings = config("sgd", weight_decay=0.0, b1=0.0, learning_rate=1.0, clip_norm=clip)
         (update,) = run_steps(settings, params, [grads])
         jax.tree.map(lambda u, g, f=factor: np.testing.assert_allclose(u, -f * g, rtol=1e-6), update, grads)
-    # Before the moments: Adam would undo a scaling of all gradients, but not of one step's among others.
+    # Before the moments: Adam would undo the same scaling of all gradients, but not the scaling of one of several.
     once, large = (
         run_steps(config("adamw", clip_norm=5.0), params, [grads, g])[1]
         for g in (grads, jax.tree.map(lambda g: 2 * g, grads))
@@ -111,7 +129,7 @@ def test_global_norm_of_bfloat16_is_summed_in_float32():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_gradients_leave_everything_else_in_float32(name):
+def test_bfloat16_gradients_give_float32_parameters_and_state(name):
     optimizer = compiled(config(name, learning_rate=1e-4))
     pick = lambda tree: {"layers": {"mlp": tree["layers"]["mlp"]}}  # noqa: E731
     params = pick(random_tree(0, SMALL))
@@ -122,11 +140,11 @@ def test_bfloat16_gradients_leave_everything_else_in_float32(name):
         results.append((optax.apply_updates(params, updates), state))
     assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype("float32"), jnp.dtype("int32")}
     jax.tree.map(np.testing.assert_array_equal, *results)
-    # Steps of 1e-4 on parameters of about 1 would be lost in bfloat16.
+    # Bfloat16 parameters of about 1 would not change by steps of 1e-4.
     jax.tree.map(lambda new, old: np.testing.assert_array_less(0.5, np.mean(new != old)), results[0][0], params)
 
 
-def test_the_state_counts_the_steps_of_the_schedule():
+def test_state_counts_the_steps_of_the_schedule():
     settings = config("sgd", b1=0.0, schedule="linear", warmup_steps=2, decay_steps=4, weight_decay=0.0, clip_norm=0.0)
     params, gradients = random_tree(0, SMALL), [random_tree(1, SMALL)] * 6
     updates = run_steps(settings, params, gradients)
@@ -135,7 +153,7 @@ def test_the_state_counts_the_steps_of_the_schedule():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_regression_is_learnt(name):
+def test_each_optimizer_fits_a_regression(name):
     rng = np.random.default_rng(0)
     x_BD = jnp.asarray(rng.normal(size=(64, 8)), jnp.float32)
     y_BD = jnp.tanh(x_BD @ jnp.asarray(rng.normal(size=(8, 8)) * 0.5, jnp.float32)) + 0.5
@@ -170,8 +188,21 @@ def test_a_regression_is_learnt(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("b1", [0.9, 0.0])
+def test_memory_estimate_counts_the_state_of_each_optimizer(name, b1):
+    model = {"vocab_size": 4096, "num_layers": 3, "d_model": 1024, "num_heads": 8, "positions": "learned"}
+    data = {"train": {"docs": {"kind": "embedded"}}}
+    config = Config.from_dict({"data": data, "model": model, "optimizer": {"name": name, "b1": b1}})
+    params = jax.eval_shape(lambda key: initial_params(build_model(config.model), key), jax.random.key(0))
+    state = jax.eval_shape(make_optimizer(config.optimizer, 10).init, params)
+    counted = estimate_memory(config, {"data": 1, "fsdp": 1, "tensor": 1}).optimizer
+    # Counters, and the factored moments of Adafactor, are not counted: less than 1 % of a moment of all parameters.
+    assert 4 * count_parameters(state) == pytest.approx(counted, abs=0.01 * 4 * count_parameters(params))
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stacked", [True, False])
-def test_state_of_boxed_parameters_is_boxed_alike(name, stacked):
+def test_state_of_boxed_parameters_has_their_logical_axes(name, stacked):
     params = zeros_tree(LARGE, stacked)
     optimizer = make_optimizer(config(name), 100)
     state = jax.eval_shape(optimizer.init, boxed(params))
@@ -204,7 +235,7 @@ def test_state_of_boxed_parameters_is_boxed_alike(name, stacked):
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("adamw", SMALL), ("muon", SMALL), ("adafactor", LARGE)])
-def test_sharded_updates_equal_those_of_one_device(name, sizes):
+def test_sharded_updates_match_one_device(name, sizes):
     params, gradients = random_tree(0, sizes), random_gradients(name, sizes, 2)
     optimizer = compiled(config(name))
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)

@@ -1,4 +1,4 @@
-"""A signal is remembered whatever is going on."""
+"""A signal is remembered whatever the run is doing."""
 
 import contextlib
 import io
@@ -11,8 +11,8 @@ from lm.training.signals import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_stderr_is_replaced(number, capfd):
-    """As it is during a save, where an error in the handler would look like one of the storage."""
+def test_signal_is_remembered_while_stderr_is_replaced(number, capfd):
+    """Stderr is replaced while a checkpoint is saved; an error in the handler would look like a storage error."""
     before = signal.getsignal(number)
     with StopRequest() as request:
         assert request.at(1) == ""
@@ -23,7 +23,7 @@ def test_a_signal_while_stderr_is_replaced(number, capfd):
     assert signal.getsignal(number) == before
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
+def test_second_ctrl_c_interrupts_immediately():
     with StopRequest():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

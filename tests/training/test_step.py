@@ -1,4 +1,4 @@
-"""The step gives the same numbers however it is laid out: meshes, microbatches, stacked layers, remat, packing."""
+"""The step gives the same numbers on every mesh, with microbatches, stacked layers, remat and packing."""
 
 import dataclasses
 import zlib
@@ -23,7 +23,7 @@ from lm.training.state import TrainState, abstract_state, initial_state, make_st
 from lm.training.step import batch_hash, compile_train_step
 
 ROWS, LENGTH, SOURCE, VOCAB = 16, 12, 10, 32
-# All that only an encoder-decoder has, in one. Which of its objectives makes no difference to a batch made here.
+# Everything that only an encoder-decoder has. The batches are made here, so any of its objectives will do.
 TWO_SIDED = {
     "model__family": "encoder_decoder",
     "model__num_encoder_layers": 3,
@@ -51,7 +51,7 @@ def config_with(**changes) -> Config:
 
 
 def ragged_batch(seed: int = 0) -> Batch:
-    """Rows with two documents and padding at the end, of different lengths."""
+    """Returns rows of two documents of different lengths, with padding at the end."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
     segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
@@ -63,7 +63,7 @@ def ragged_batch(seed: int = 0) -> Batch:
 
 
 def ragged_pairs(seed: int = 0) -> Batch:
-    """Rows of one to three pairs and padding at the end, of different lengths on both sides."""
+    """Returns rows of one to three pairs of different lengths on both sides, with padding at the end."""
     rng = np.random.default_rng(seed)
 
     def side(longest: int) -> np.ndarray:
@@ -76,9 +76,9 @@ def ragged_pairs(seed: int = 0) -> Batch:
 
 
 def drawn_state(abstract: TrainState) -> TrainState:
-    """Normals by the name of the parameter, around 1 for norms, and zeros for all else.
+    """Returns a state with normal parameters, seeded by their names, with mean 1 for the scales of norms; else zeros.
 
-    What compiling `make_state` costs is saved, and no gradient is as small as it would be at the start.
+    This saves the time to compile `make_state`, and avoids the tiny gradients of initial parameters.
     """
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -93,9 +93,9 @@ def drawn_state(abstract: TrainState) -> TrainState:
 
 
 def sgd_gradients(config: Config, mesh_shape: dict, batch: Batch, *, drawn: bool = False) -> tuple[dict, dict]:
-    """Metrics and exact gradients of one compiled step: with plain SGD of rate 1 they are old - new parameters.
+    """Returns the metrics and gradients of one compiled step: plain SGD with rate 1 makes them old - new parameters.
 
-    From the initial parameters of the config or, with `drawn`, those of `drawn_state`.
+    The parameters are the initial ones of the config or, with `drawn`, those of `drawn_state`.
     """
     optimizer = optax.sgd(1.0)
     count = int(np.prod(list(mesh_shape.values())))
@@ -142,14 +142,14 @@ def test_four_microbatches_give_the_loss_and_gradients_of_one(reference):
 def pairs_reference() -> tuple[dict, dict]:
     metrics, grads = sgd_gradients(config_with(**TWO_SIDED), ONE_DEVICE, ragged_pairs())
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
-        # The bias of keys adds the same to all of a query's scores, which a softmax does not see.
+        # The bias of keys adds the same number to all scores of a query, which a softmax ignores.
         assert "['key']['bias']" in (name := jax.tree_util.keystr(path)) or np.abs(leaf).max() > 1e-4, name
     assert metrics["train/nll"] != pytest.approx(metrics["train/loss"], abs=1e-3), "labels are smoothed"
     return metrics, grads
 
 
 @pytest.mark.parametrize(("shape", "accumulation"), [((2, 2, 2), 1), ((2, 1, 1), 4)])
-def test_pairs_give_the_same_on_every_mesh_and_in_microbatches(pairs_reference, shape, accumulation):
+def test_pairs_give_the_same_step_on_every_mesh_and_in_microbatches(pairs_reference, shape, accumulation):
     mesh_shape = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     config = config_with(train__accumulation=accumulation, **TWO_SIDED)
     assert_same(sgd_gradients(config, mesh_shape, ragged_pairs()), pairs_reference)
@@ -174,7 +174,7 @@ def loss_and_gradients(config: Config, params: dict, batch: Batch) -> tuple[floa
         sums = loss_sums(model.apply({"params": params}, batch).logits, batch, config.objective)
         return sums.loss / sums.weight
 
-    return jax.jit(jax.value_and_grad(loss))(params)  # op by op it would compile a hundred programs
+    return jax.jit(jax.value_and_grad(loss))(params)  # without jit, each operation would be compiled
 
 
 def random_params(config: Config) -> dict:
@@ -193,20 +193,20 @@ def test_scanned_and_unrolled_layers_agree():
 
 
 @pytest.mark.parametrize("positions, window", [("rotary", 0), ("learned", 3), ("sinusoidal", 0)])
-def test_packed_documents_give_what_each_gives_alone(positions, window):
+def test_packed_documents_give_the_gradients_of_separate_rows(positions, window):
     config = config_with(model__positions=positions, model__window=window)
     params = random_params(config)
     packed = ragged_batch()
     alone: list[Batch] = []
     for row in range(ROWS):
         for segment in (1, 2):
-            places = np.flatnonzero(packed.segments[row] == segment)
-            if len(places) == 0:
+            indices = np.flatnonzero(packed.segments[row] == segment)
+            if len(indices) == 0:
                 continue
-            piece = jax.tree.map(
-                lambda x, r=row, p=places: np.pad(x[r : r + 1, p], ((0, 0), (0, LENGTH - len(p)))), packed
+            row_alone = jax.tree.map(
+                lambda x, r=row, i=indices: np.pad(x[r : r + 1, i], ((0, 0), (0, LENGTH - len(i)))), packed
             )
-            alone.append(piece.replace(segments=(piece.segments > 0).astype(np.int32)))
+            alone.append(row_alone.replace(segments=(row_alone.segments > 0).astype(np.int32)))
     unpacked = jax.tree.map(lambda *rows: np.concatenate(rows), *alone)
     loss, grads = loss_and_gradients(config, params, packed)
     loss_alone, grads_alone = loss_and_gradients(config, params, unpacked)
@@ -214,7 +214,7 @@ def test_packed_documents_give_what_each_gives_alone(positions, window):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), grads, grads_alone)
 
 
-def test_a_bad_step_is_skipped_and_counted():
+def test_bad_step_is_skipped_and_counted():
     config = config_with()
     optimizer = optax.adam(1e-2)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
@@ -234,8 +234,8 @@ def test_a_bad_step_is_skipped_and_counted():
     assert (int(metrics["train/bad_steps"]), int(metrics["bad_in_row"])) == (1, 0)
 
 
-def test_the_batch_hash_tells_batches_apart():
-    """One value changed, or two rows, two neighbours, or tokens and targets exchanged: another hash each time."""
+def test_batch_hash_differs_between_batches():
+    """Changing one value, or swapping two rows, two neighbours, or tokens and targets, changes the hash."""
     batch = ragged_batch()
     batches = [batch, ragged_batch(1), batch.replace(tokens=batch.targets, targets=batch.tokens)]
     for name in ("tokens", "targets"):
@@ -249,14 +249,14 @@ def test_the_batch_hash_tells_batches_apart():
     large = batch.replace(
         tokens=np.full((ROWS, LENGTH), 2**31 - 1, np.int32), targets=np.zeros((ROWS, LENGTH), np.int32)
     )
-    places = np.arange(ROWS * LENGTH, dtype=np.uint64)
-    mixed = places * 2654435761 % 2**32
+    indices = np.arange(ROWS * LENGTH, dtype=np.uint64)
+    mixed = indices * 2654435761 % 2**32
     assert int(batch_hash(large)) == int(
         np.sum((mixed ^ (mixed >> np.uint64(15)) | np.uint64(1)) * (2**31 - 1)) % 2**32
     )
 
 
-def test_parameters_stay_float32_and_move_in_bfloat16_compute():
+def test_parameters_stay_float32_and_change_with_bfloat16_compute():
     config = config_with(model__dtype="bfloat16")
     _, grads = sgd_gradients(config, ONE_DEVICE, ragged_batch())
     for leaf in jax.tree.leaves(grads):
@@ -267,8 +267,8 @@ def test_parameters_stay_float32_and_move_in_bfloat16_compute():
     assert jax.eval_shape(lambda p: model.apply({"params": p}, ragged_batch()).logits, params).dtype == jnp.float32
 
 
-def test_constraints_are_in_the_compiled_program():
-    """Under the old `with mesh:` they would silently be left out: the program would hold no collective."""
+def test_compiled_step_contains_the_sharding_constraints():
+    """The old `with mesh:` would ignore them silently, and the program would contain no collective."""
     config = config_with()
     optimizer = optax.adam(1e-2)
     mesh = make_mesh(dataclasses.replace(config.mesh, data=2, fsdp=2, tensor=2))

@@ -11,7 +11,7 @@ from tests.training.test_step import ONE_DEVICE, ROWS, VOCAB, assert_same, ragge
 from tests.trees import flatten
 
 LABELS = ("a", "b", "c")
-# Objective, settings of it, and what its rows' targets are.
+# Objectives and their settings.
 TASKS = {
     "masked": {"objective__next_sentence": True, "model__token_types": 2, "data__tokenizer__extra_ids": 1},
     "classification": {"data__labels": LABELS, "model__pooling": "mean", "model__pooler": True},
@@ -19,8 +19,8 @@ TASKS = {
     "tagging": {"data__labels": LABELS},
     "span_qa": {"data__context_overlap": 2},
 }
-# These add the same to all scores of a query, or of an answer's start, which a softmax does not see.
-UNSEEN = {"span_qa": ("key/bias", "final_norm/bias", "span/bias")}
+# Parameters that add the same number to all scores of a query, or of an answer's start, which a softmax ignores.
+IGNORED = {"span_qa": ("key/bias", "final_norm/bias", "span/bias")}
 
 
 def config_of(objective: str, **changes) -> Config:
@@ -46,7 +46,7 @@ def _fields(objective: str) -> dict[str, str]:
 
 
 def batch_of(objective: str) -> Batch:
-    """Ragged rows of two texts, as `ragged_batch` has them, with targets of the task."""
+    """Returns the rows of `ragged_batch`, with two texts of different lengths, and targets of the task."""
     plain, rng = ragged_batch(), np.random.default_rng(1)
     pad = ((0, 0), (0, 16 - plain.shape[1]))
     names = ("tokens", "targets", "weights", "positions", "segments")
@@ -71,18 +71,18 @@ def _with(batch: Batch, targets: np.ndarray, weights: np.ndarray, types: np.ndar
 
 
 @pytest.mark.parametrize("objective", TASKS)
-def test_a_task_gives_the_same_on_a_mesh_and_in_microbatches(objective):
+def test_task_step_is_the_same_on_a_mesh_and_in_microbatches(objective):
     batch = batch_of(objective)
     one = sgd_gradients(config_of(objective, **TASKS[objective]), ONE_DEVICE, batch, drawn=True)
     assert one[0]["train/loss"] > 0.1
     for path, leaf in flatten(one[1]).items():
-        assert path.endswith(UNSEEN.get(objective, "key/bias")) or np.abs(leaf).max() > 1e-4, path
+        assert path.endswith(IGNORED.get(objective, "key/bias")) or np.abs(leaf).max() > 1e-4, path
     mesh_shape = {"data": 2, "fsdp": 2, "tensor": 2}
     both = config_of(objective, train__accumulation=2, **TASKS[objective])
     assert_same(sgd_gradients(both, mesh_shape, batch, drawn=True), one)
 
 
-def test_texts_and_partners_give_the_same_on_a_mesh():
+def test_contrastive_step_is_the_same_on_a_mesh():
     config = config_of("contrastive", model__pooling="mean")
     plain = batch_of("tagging")
     alone = np.minimum(plain.segments, 1) * (np.cumsum(plain.segments != 1, axis=1) == 0)

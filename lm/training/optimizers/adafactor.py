@@ -1,4 +1,4 @@
-"""Adafactor's direction, with each matrix of each layer factored as if it were alone."""
+"""Adafactor's direction, with each matrix of each layer factored by itself."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lm.batch import Array
 from lm.training.names import Path, block_of, map_with_path, matrix_axes
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
-# Below this the memory saved is nothing; T5 and optax take the same bound.
+# Factoring a smaller matrix would save hardly any memory. T5 and optax have the same bound.
 MIN_FACTORED_SIZE = 128
 
 
 class Factored(NamedTuple):
-    """Second moment of a matrix as its row and column means; whole layers or other copies keep their axes."""
+    """The second moment of a matrix as its row and column means; axes that number layers or other copies are kept."""
 
     row: Array  # the parameter's shape without its output axes
     column: Array  # the parameter's shape without its input axes
@@ -27,34 +27,33 @@ class Factored(NamedTuple):
 
 class FactoredState(NamedTuple):
     count: Array  # int32 scalar
-    moments: Any  # for each parameter its Factored, or an array of its shape
+    moments: Any  # for each parameter a Factored, or an array of its shape
 
 
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
-    """Adafactor's direction: g / sqrt(v) with v of rank one, and its root mean square clipped to 1.
+    """Returns Adafactor's direction: g / sqrt(v) with v of rank one, its root mean square clipped to 1.
 
-    Of Shazeer and Stern 2018 (algorithm 4) without the relative step size: the learning rate comes from the schedule
-    alone, and there is no first moment. The decay is theirs, 1 - t^-0.8 at update t, up to `b2`. Differs from
-    `optax.scale_by_factored_rms`, which factors the two largest axes of a shape and so may mix layers or split heads:
-    here each matrix of each layer (`matrix_axes`) is factored, and clipped, as if it were alone. Matrices with a
-    side below `min_size`, biases and scales keep a full second moment.
+    This is algorithm 4 of Shazeer and Stern 2018 without the relative step size (the learning rate comes from the
+    schedule alone) and without a first moment. The decay at update t is theirs, 1 - t^-0.8, but at most `b2`.
+
+    `optax.scale_by_factored_rms` factors the two largest axes of a shape, so it may mix layers or split heads. Here
+    each matrix of each layer (`matrix_axes`) is factored and clipped by itself. Matrices with a side below `min_size`,
+    biases and scales have a full second moment.
     """
 
     def factored_axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         if path[-1] not in ("kernel", "embedding"):
             return None
         inputs, outputs = (tuple(axis % len(shape) for axis in axes) for axes in matrix_axes(path))
-        if min(math.prod(shape[axis] for axis in axes) for axes in (inputs, outputs)) < min_size:
-            return None
-        return inputs, outputs
+        sides = [math.prod(shape[axis] for axis in axes) for axes in (inputs, outputs)]
+        return None if min(sides) < min_size else (inputs, outputs)
 
     def init(params: Any) -> FactoredState:
         def zeros(path: Path, param: Any) -> Any:
             axes = factored_axes(path, meta.unbox(param).shape)
             if axes is None:
                 return _zeros_without(param, ())
-            inputs, outputs = axes
-            return Factored(row=_zeros_without(param, outputs), column=_zeros_without(param, inputs))
+            return Factored(row=_zeros_without(param, axes[1]), column=_zeros_without(param, axes[0]))
 
         return FactoredState(jnp.zeros((), jnp.int32), map_with_path(zeros, params))
 
@@ -71,10 +70,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
             axes = factored_axes(path, grad.shape)
             if axes is None:
                 return average(moment, squares)
-            inputs, outputs = axes
-            return Factored(
-                row=average(moment.row, squares.mean(outputs)), column=average(moment.column, squares.mean(inputs))
-            )
+            return Factored(*(average(old, squares.mean(over)) for old, over in zip(moment, axes[::-1], strict=True)))
 
         def direction(path: Path, grad: jax.Array, moment: Any) -> jax.Array:
             axes = factored_axes(path, grad.shape)
@@ -83,7 +79,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
             else:
                 inputs, outputs = axes
                 row, column = jnp.expand_dims(moment.row, outputs), jnp.expand_dims(moment.column, inputs)
-                # v = row * column / mean(row); roots are taken first, for a ratio of squares could underflow.
+                # v = row * column / mean(row). The roots are taken first, because the product could underflow.
                 scaled = grad * jax.lax.rsqrt(row) * jax.lax.rsqrt(column) * jnp.sqrt(row.mean(inputs, keepdims=True))
             one_layer = tuple(range(1 if block_of(path) == -1 else 0, grad.ndim))
             return scaled / jnp.maximum(1.0, jnp.sqrt(jnp.mean(jnp.square(scaled), one_layer, keepdims=True)))
@@ -95,7 +91,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Float32 zeros of the shape of `param` less `axes`, boxed with the logical axes that remain if it is boxed."""
+    """Returns float32 zeros with the shape of `param` without `axes`; boxed like `param`, with the remaining names."""
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)

@@ -1,0 +1,113 @@
+"""From gradients to updates: one optax chain, the same for every optimizer except for its direction.
+
+The chain is: gradients to float32, clipping of the global norm, the optimizer's direction, decoupled weight decay where
+`decayed` says so, minus the learning rate. What is done to a parameter depends on its name (`lm/training/names.py`), so
+that stacked and unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are handled in
+`lm/training/multipliers.py`.
+
+To add an optimizer, from optax or our own, add an entry to `OPTIMIZERS`; no other code knows their names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from lm.config import OptimizerConfig
+from lm.training.multipliers import Multiplier, all_one, with_multipliers
+from lm.training.names import decayed, map_with_path
+from lm.training.optimizers.adafactor import scale_by_factored_rms
+from lm.training.optimizers.muon import scale_by_muon_or_adam
+from lm.training.schedules import make_schedule
+
+
+class StateSize(NamedTuple):
+    """Values of optimizer state per parameter, by kind of parameter."""
+
+    block_matrix: float  # kernels inside blocks
+    matrix: float  # other kernels, and embeddings
+    vector: float  # biases and scales
+
+
+# A parameter of each kind, so large that the state which does not grow in proportion rounds to 0.
+EXAMPLES = {
+    "layer_0/mlp/up/kernel": (4096, 4096),
+    "token_embedding/embedding": (4096, 4096),
+    "final_norm/scale": (4096,),
+}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What is particular to one optimizer.
+
+    Attributes:
+        direction: returns the transformation of float32 gradients, after clipping, into the direction of the update,
+            before decoupled weight decay and the learning rate, which `make_optimizer` adds.
+    """
+
+    direction: Callable[[OptimizerConfig], optax.GradientTransformation]
+
+    def state_size(self, config: OptimizerConfig) -> StateSize:
+        """Returns the size of the state, to one decimal, for the memory estimate of `lm/costs.py`."""
+
+        def size(name: str, shape: tuple[int, ...]) -> float:
+            params = traverse_util.unflatten_dict({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, sep="/")
+            state = jax.eval_shape(self.direction(config).init, params)
+            return round(sum(leaf.size for leaf in jax.tree.leaves(state)) / math.prod(shape), 1)
+
+        return StateSize(*(size(name, shape) for name, shape in EXAMPLES.items()))
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    # Loshchilov and Hutter 2019
+    "adamw": Optimizer(lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon)),
+    # Kingma and Ba 2015, algorithm 2; the second moment is a decaying maximum
+    "adamax": Optimizer(lambda config: optax.scale_by_adamax(config.b1, config.b2, config.epsilon)),
+    # Shazeer and Stern 2018; b2 is the upper bound of its decay, b1 and epsilon are not read
+    "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2)),
+    # Chen et al. 2023; epsilon is not read
+    "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2)),
+    # Jordan 2024; b2 and epsilon are those of AdamW, which updates everything except the matrices of the blocks
+    "muon": Optimizer(scale_by_muon_or_adam),
+    # Polyak 1964; b1 is the momentum (heavy ball), b2 and epsilon are not read
+    "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity()),
+}
+
+
+def make_optimizer(
+    config: OptimizerConfig, num_steps: int, multipliers: Mapping[str, Multiplier] | None = None
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a run of `num_steps` steps.
+
+    `init(params)` takes float32 parameters, named as in `lm/training/names.py`, plain or boxed with their logical
+    axes; the state mirrors them, boxes included. `update(grads, state, params)` takes plain ones. It returns float32
+    updates, whatever the dtype of the gradients, to be added to the parameters. The state holds the step count that
+    the schedule reads.
+
+    Args:
+        config: resolved by `Config.from_dict`.
+        multipliers: those of `learning_rate_multipliers`; None for 1 everywhere.
+    """
+    chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
+    if config.clip_norm > 0:
+        chain.append(optax.clip_by_global_norm(config.clip_norm))
+    chain.append(OPTIMIZERS[config.name].direction(config))
+    if config.weight_decay > 0:
+        mask = lambda tree: map_with_path(lambda path, _: decayed(path), tree)  # noqa: E731
+        chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+    chain.append(optax.scale_by_learning_rate(make_schedule(config, num_steps)))
+    optimizer = optax.chain(*chain)
+    return optimizer if multipliers is None or all_one(multipliers) else with_multipliers(optimizer, multipliers)
+
+
+def global_norm(tree: Any) -> jax.Array:
+    """Returns the root of the sum of all squares in a tree, a float32 scalar, as clipping measures it."""
+    return optax.tree.norm(optax.tree.cast(tree, jnp.float32))
