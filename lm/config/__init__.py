@@ -12,8 +12,6 @@ from lm.config.data import CleaningConfig, DataConfig, PairsConfig, SourceConfig
 from lm.config.experiment import Config, defaults, source
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.training import (
-    SCORES,
-    TEXT_METRICS,
     CheckpointConfig,
     EvalConfig,
     GenerationConfig,
@@ -24,8 +22,6 @@ from lm.config.training import (
 )
 
 __all__ = [
-    "SCORES",
-    "TEXT_METRICS",
     "CheckpointConfig",
     "CleaningConfig",
     "Config",

@@ -136,7 +136,7 @@ class Generation:
             bleu_tokenize=self._settings.bleu_tokenize,
         )
         self.signatures = scores.signatures
-        return scores.figures
+        return scores.metrics
 
 
 def _take(pairs: Sequence[Pair], places: np.ndarray) -> list[Pair]:

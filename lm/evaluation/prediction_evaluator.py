@@ -6,7 +6,6 @@ Shape letters: E raw examples, T tokens of an example, C labels.
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +17,11 @@ from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing import PackedEvalRows
 from lm.errors import UserError
+from lm.evaluation import metric_of
 from lm.evaluation.evaluator import HasLoss, Report, choose_rows
 from lm.evaluation.intervals import Interval, intervals
-from lm.evaluation.metrics import Sums, loss_of
 from lm.evaluation.scorer import Scorer
+from lm.evaluation.token_metrics import Sums, ratio
 
 
 class Predictions(abc.ABC):
@@ -115,7 +115,7 @@ class PredictionEvaluator:
             sums = Sums()
             logits: dict[int, np.ndarray] = {}
             for scored in self._scorer.score(params, rows, self._row_ids[source]):
-                sums += loss_of(scored.sums)
+                sums += scored.sums
                 assert scored.logits_RLC is not None
                 logits.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
                 done += len(scored.row_ids)
@@ -146,12 +146,9 @@ class PredictionEvaluator:
 
     @property
     def signatures(self) -> dict[str, str]:
-        from lm.reporting.table import heading, show
-
-        found = [
-            f"{heading(name)} {show(name, low)} to {show(name, high)}" for name, (low, high) in self.intervals().items()
-        ]
-        return {"95 % intervals": ", ".join(found)} if found else {}
+        found = [(metric_of(name), each) for name, each in self.intervals().items()]
+        texts = [f"{metric.heading} {metric.show(low)} to {metric.show(high)}" for metric, (low, high) in found]
+        return {"95 % intervals": ", ".join(texts)} if texts else {}
 
     def previews(self, count: int) -> list[tuple[str, ...]]:
         whole = self.whole()
@@ -175,7 +172,7 @@ def _labelled(rows: PackedEvalRows) -> LabelledExamples:
 
 
 def _with_loss(sums: Sums, metrics: dict[str, float]) -> dict[str, float]:
-    return {"loss": sums.nll / sums.weight if sums.weight else math.nan, **metrics}
+    return {"loss": ratio(sums.nll, sums.weight), **metrics}
 
 
 def _by_example(rows: PackedEvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

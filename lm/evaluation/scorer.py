@@ -18,6 +18,7 @@ from lm.config import ObjectiveConfig
 from lm.data.packing import EvalRows
 from lm.data.packing.prefetch import prefetch
 from lm.evaluation.evaluator import HasLoss
+from lm.evaluation.token_metrics import Sums
 from lm.models.transformer.wiring import Model
 from lm.objectives.cross_entropy import LossSums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
@@ -30,7 +31,7 @@ class Scored:
     """What came of one batch, the same in every process."""
 
     row_ids: np.ndarray  # of its rows, without those of padding
-    sums: LossSums  # of floats
+    sums: Sums
     logits_RLC: np.ndarray | None  # of the same rows, float32
 
 
@@ -96,5 +97,7 @@ def forward_batch(
 
 def _read(row_ids: np.ndarray, found: tuple[Array, Array | None]) -> Scored:
     sums, logits = found
-    values = np.asarray(sums, np.float64).tolist()
-    return Scored(row_ids, LossSums(*values), None if logits is None else np.asarray(logits)[: len(row_ids)])
+    names = (field.name for field in dataclasses.fields(LossSums))
+    named = dict(zip(names, np.asarray(sums, np.float64).tolist(), strict=True))
+    del named["loss"]  # the evaluations report the plain cross-entropy
+    return Scored(row_ids, Sums(**named), None if logits is None else np.asarray(logits)[: len(row_ids)])

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from lm.config import ObjectiveConfig
 from lm.data.packing import EvalRows
 from lm.evaluation.evaluator import HasLoss, Report, choose_rows
-from lm.evaluation.metrics import Sums, loss_of
 from lm.evaluation.scorer import Scorer
+from lm.evaluation.token_metrics import Sums
 
 Metrics = Callable[[Sums], dict[str, float]]
 
@@ -115,7 +115,7 @@ class TokenEvaluator:
     def _source_sums(self, params: Any, rows: EvalRows, row_ids: np.ndarray, done: int) -> Sums:
         total = Sums()
         for scored in self._scorer.score(params, rows, row_ids):
-            total += loss_of(scored.sums)
+            total += scored.sums
             done += len(scored.row_ids)
             if self._report is not None:
                 self._report(done, self.num_rows)

@@ -9,24 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lm.config.training import SCORES, TEXT_METRICS
+from lm.evaluation import METRICS, metric_of
+from lm.evaluation.metric import Metric
 from lm.files import replacing
-from lm.reporting.table import heading
 
 # The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
-FRACTIONS = (
-    "accuracy",
-    "f1_macro",
-    "entity_f1",
-    "entity_precision",
-    "entity_recall",
-    "mlm_accuracy",
-    "next_sentence_accuracy",
-)
-# Drawn in percent, which the others are already.
-DRAWN = (*(figure for figures in TEXT_METRICS.values() for figure in figures), "f1", *FRACTIONS)
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
 COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
@@ -36,13 +25,13 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
 
     A figure that no line holds is left out; values that are missing or null are skipped. The first of the
     scores is also drawn against minutes of training, if lines hold `train/seconds` (from the start of the run).
-    The loss is called what `heading` makes of `loss`.
+    The loss has the heading of the metric `loss`.
     """
     # matplotlib takes a second to import, and no other part of training needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scores = [f"valid/{figure}" for figure in DRAWN if len(series(records, f"valid/{figure}")[0])]
+    scores = [each for each in METRICS.values() if each.drawn and len(series(records, f"valid/{each.name}")[0])]
     above = ["loss", "scores"] if scores else ["loss"]
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
@@ -51,7 +40,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
     # Six columns are divided by one, two and three panels.
     rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
-    _draw_loss(axes["loss"], records, title, heading(loss))
+    _draw_loss(axes["loss"], records, title, metric_of(loss).heading)
     if scores:
         _draw_scores(axes["scores"], records, scores)
     for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")):
@@ -72,11 +61,6 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
     values = {int(record["step"]): record[name] for record in records if _is_finite(record.get(name))}
     steps = sorted(values)
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
-
-
-def _percent(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    steps, values = series(records, name)
-    return steps, values * (100.0 if name.removeprefix("valid/") in FRACTIONS else 1.0)
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
@@ -122,14 +106,13 @@ def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str, labe
         axes.text(0.5, 0.5, "no loss was recorded", transform=axes.transAxes, ha="center", color=GREY)
 
 
-def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    for name, color in zip(names, COLORS, strict=False):
-        figure = name.removeprefix("valid/")
-        steps, values = _percent(records, name)
-        best = f"best {np.max(values):.2f}" if figure in SCORES else f"least {np.min(values):.2f}"
-        axes.plot(
-            steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=f"{heading(figure)}, {best}"
-        )
+def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequence[Metric]) -> None:
+    for metric, color in zip(scores, COLORS, strict=False):
+        steps, values = series(records, f"valid/{metric.name}")
+        values = metric.percent(values)
+        best = f"best {np.max(values):.2f}" if metric.higher_is_better else f"least {np.min(values):.2f}"
+        label = f"{metric.heading}, {best}"
+        axes.plot(steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=label)
     _frame(axes)
     axes.set_ylabel("score on validation (%)")
     axes.set_xlabel("step")
@@ -137,13 +120,13 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequenc
     axes.legend(frameon=False, fontsize=9)
 
 
-def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], name: str) -> None:
-    """A score against minutes; of a step between two whose time is known, the time is interpolated."""
+def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    """Draws a score against minutes, which are interpolated between the steps whose time is known."""
     from matplotlib.ticker import MaxNLocator
 
-    steps, scores = _percent(records, name)
+    steps, scores = series(records, f"valid/{metric.name}")
     minutes = np.interp(steps, *series(records, SECONDS)) / 60
-    _draw_small(axes, minutes, scores, heading(name.removeprefix("valid/")))
+    _draw_small(axes, minutes, metric.percent(scores), metric.heading)
     axes.set_xlim(0, 1.02 * float(np.max(minutes)) or 1.0)
     axes.set_xlabel("minutes of training")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))

@@ -12,7 +12,7 @@ import jax
 
 from lm.config import Config, LogConfig
 from lm.errors import UserError
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.metric import finite_or_none
 
 
 class MetricsWriter:

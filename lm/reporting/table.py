@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation import METRICS, metric_of
+from lm.evaluation.metric import finite_or_none
+from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.files import replacing
 
 
@@ -147,80 +148,21 @@ def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
     return paths
 
 
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.3e}"
-
-
-_points = "{:.2f}".format  # of a scale from 0 to 100
-_share = "{:.2%}".format  # of a fraction
-_four = "{:.4f}".format
-
-# figure -> (heading, form); others are shown with their own name and four digits
-FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "bleu": ("BLEU", _points),
-    "chrf": ("chrF", _points),
-    "ter": ("TER", _points),
-    "rouge1": ("ROUGE-1", _points),
-    "rouge2": ("ROUGE-2", _points),
-    "rougeL": ("ROUGE-L", _points),
-    "rougeLsum": ("ROUGE-Lsum", _points),
-    "exact_match": ("exact match", _points),
-    "f1": ("F1", _points),
-    "wer": ("WER", _points),
-    "accuracy": ("accuracy", _share),
-    "f1_macro": ("macro F1", _share),
-    "f1_micro": ("micro F1", _share),
-    "mcc": ("MCC", _four),
-    "calibration_error": ("calibration error", _share),
-    "pearson": ("Pearson", _four),
-    "spearman": ("Spearman", _four),
-    "mean_squared_error": ("mean squared error", "{:.4g}".format),
-    "entity_f1": ("entity F1", _share),
-    "entity_precision": ("entity precision", _share),
-    "entity_recall": ("entity recall", _share),
-    "mlm_loss": ("masked loss (nats/token)", _four),
-    "unigram_entropy": ("unigram entropy", _four),
-    "mlm_accuracy": ("masked accuracy", _share),
-    "next_sentence_accuracy": ("next-sentence accuracy", _share),
-    "loss": ("loss (nats/token)", _four),
-    "task_loss": ("loss", _four),
-    "nll": ("nll (nats/token)", _four),
-    "perplexity": ("perplexity", _number),
-    "bits_per_byte": ("bits/byte", _four),
-    "xz_bits_per_byte": ("xz -9 bits/byte", _four),
-    "token_accuracy": ("token accuracy", _share),
-    "word_perplexity": ("word perplexity", _number),
-    "tokens": ("tokens", "{:,.0f}".format),
-}
-
-
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of what is shown."""
     names = _figure_names(results)
     strides = any(result.stride is not None for result in results)
-    header = ["run", "step", "split", *map(heading, names), *(["stride"] if strides else [])]
+    header = ["run", "step", "split", *(metric_of(name).heading for name in names), *(["stride"] if strides else [])]
     rows = []
     for result in results:
         for source, metrics in _by_source(result).items():
             split = f"{result.split}/{source}" if source else result.split
-            cells = [show(name, metrics[name]) if name in metrics else "-" for name in names]
+            cells = [metric_of(name).show(metrics[name]) if name in metrics else "-" for name in names]
             stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
             rows.append(
                 [result.run, f"{result.step:,}" if result.step else "-", split, *cells, *([stride] if strides else [])]
             )
     return header, rows
-
-
-def heading(name: str) -> str:
-    """What a figure is called in tables and pictures."""
-    return FIGURES[name][0] if name in FIGURES else name
-
-
-def show(name: str, value: float) -> str:
-    """A figure as tables and lines have it."""
-    return FIGURES[name][1](value) if name in FIGURES else f"{value:.4g}"
 
 
 def _figure_names(results: Sequence[Result]) -> list[str]:
@@ -230,7 +172,7 @@ def _figure_names(results: Sequence[Result]) -> list[str]:
         for part in _by_source(result).values():
             found.update((name, None) for name in part)
         found.update((name, None) for name in result.missing)
-    return [name for name in FIGURES if name in found] + [name for name in found if name not in FIGURES]
+    return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
 
 def _by_source(result: Result) -> dict[str, dict[str, float]]:
@@ -247,7 +189,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
     notes = []
     for result in results:
         for name, reason in result.missing.items():
-            notes.append(f"No {heading(name)} for {result.run}, {result.split}: {reason}.")
+            notes.append(f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}.")
     # One line for all results that agree.
     signed: dict[tuple[str, str], list[str]] = {}
     for result in results:
@@ -255,9 +197,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
             signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
     for (name, signature), where in signed.items():
         agree = len(where) == sum(name in result.signatures for result in results)
-        label = (
-            heading(name) if name in FIGURES else name.upper() if name.isidentifier() else name
-        )  # a signature may be of several figures
+        label = TEXT_METRICS[name].heading if name in TEXT_METRICS else name
         of_these = "" if agree else f" ({'; '.join(where)})"
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):

@@ -14,8 +14,8 @@ from lm.data.examples.texts import TextExamples, TextTokens
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore, Tokens
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.classification import classification_metrics, confusion_counts
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
+from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.predictions import write_objects
 from lm.models.heads import Classes
@@ -63,7 +63,7 @@ class Classification(TextTask):
         return Classes(len(config.data.labels), config.model.pooling)
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"
+        return "loss", *names(LABEL_METRICS)
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return TextExamples(store, config, tokenizer, train, real=False, pooling=config.model.pooling)

@@ -13,8 +13,8 @@ from lm.data.examples.pairs import PairedTexts
 from lm.data.packing import EvalRows, PackedEvalRows
 from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.metrics import contrastive_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import contrastive_loss, row_weight

@@ -15,8 +15,8 @@ from lm.data.examples.example import Examples
 from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.metrics import token_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.tasks.documents import DocumentTask, token_stores
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse

@@ -16,8 +16,8 @@ from lm.data.examples.masking import build_masking
 from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.compression import unigram_entropy
-from lm.evaluation.metrics import masked_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import masked_metrics
 from lm.models.heads import MaskedTokens
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import masked_loss

@@ -18,8 +18,8 @@ from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.classification import regression_metrics
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
+from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.predictions import write_objects
 from lm.models.heads import Classes
@@ -37,7 +37,7 @@ class Regression(TextTask):
         return Classes(1, config.model.pooling)
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "pearson", "spearman", "mean_squared_error"
+        return "loss", *names(NUMBER_METRICS)
 
     def open_reader(self, source: SplitSource) -> Any:
         return open_reader(source.config, "numbers")

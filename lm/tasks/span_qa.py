@@ -16,8 +16,8 @@ from lm.data.reading.raw import Question
 from lm.data.storing.example_store import ExampleStore, Tokens
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.answer_search import Answer, Window, best_answer
-from lm.evaluation.answers import answer_metrics, answer_scores
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.answers import ANSWER_METRICS, answer_metrics, answer_scores
+from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.predictions import write_objects
 from lm.models.heads import AnswerSpan
@@ -41,7 +41,7 @@ class SpanQa(LabelledTask):
         return AnswerSpan()
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "exact_match", "f1"
+        return "loss", *names(ANSWER_METRICS)
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)

@@ -15,9 +15,10 @@ from lm.data.reading.raw import Tagged
 from lm.data.storing.example_store import ExampleStore, Tokens
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.predictions import write_objects
-from lm.evaluation.tagging import entity_counts, scheme_of, tagging_metrics, word_counts
+from lm.evaluation.tagging import ENTITY_METRICS, entity_counts, scheme_of, tagging_metrics, word_counts
 from lm.models.heads import Classes
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup
@@ -39,7 +40,7 @@ class Tagging(LabelledTask):
         return Classes(len(config.data.labels), "none")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "entity_f1", "entity_precision", "entity_recall", "token_accuracy"
+        return "loss", *names(ENTITY_METRICS), "token_accuracy"
 
     def pooling(self, config: Config) -> str:
         return "none"

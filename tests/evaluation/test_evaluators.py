@@ -12,9 +12,9 @@ import pytest
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
 from lm.data.packing.windows import WindowEvalRows, Windows, next_token_batch
 from lm.evaluation.evaluator import choose_rows
-from lm.evaluation.metrics import language_metrics, missing_figures
 from lm.evaluation.scorer import forward_batch
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import language_metrics, missing_metrics
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.parallel.mesh import make_mesh, param_shardings
 from lm.tasks import TASKS
@@ -80,7 +80,7 @@ def evaluator(model, rows, mesh=None, batch_size=4, **options):
 
 def token_evaluator(model, rows, objective, mesh, **options):
     causal = TASKS["causal"]
-    return TokenEvaluator(model, rows, causal, objective, mesh, language_metrics, missing=missing_figures, **options)
+    return TokenEvaluator(model, rows, causal, objective, mesh, language_metrics, missing=missing_metrics, **options)
 
 
 def brute_force(model, params, data, stride):

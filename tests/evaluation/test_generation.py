@@ -56,7 +56,7 @@ def test_figures_examples_and_settings(translator):
     got = each.evaluate("parameters", 7)
     predictions, references = ["A B C D", "wrong", "F G H I"], [("A B C D",), ("B C D E",), ("F G H I",)]
     expected = score(METRICS, predictions, references, bleu_tokenize="13a")
-    assert got == {f"valid/{name}": value for name, value in expected.figures.items()}
+    assert got == {f"valid/{name}": value for name, value in expected.metrics.items()}
     assert got["valid/exact_match"] == pytest.approx(200 / 3)
     assert each.signatures == expected.signatures and "tok:13a" in each.signatures["bleu"]
     assert each.examples[1] == Example("b c d e", ("B C D E",), "wrong", -1.0)
