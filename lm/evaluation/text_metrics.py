@@ -180,6 +180,8 @@ TEXT_METRICS: dict[str, TextMetric] = {
         ),
         # chrF2, Popovic 2015.
         SacrebleuMetric(_score("chrf", "chrF", recorded=True), lambda _: _sacrebleu("CHRF")),
+        # With words and pairs of words, Popovic 2017.
+        SacrebleuMetric(_score("chrf++", "chrF++"), lambda _: _sacrebleu("CHRF", word_order=2)),
         # Snover 2006.
         SacrebleuMetric(_error("ter", "TER"), lambda _: _sacrebleu("TER")),
         # Lin 2004.

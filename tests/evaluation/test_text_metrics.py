@@ -82,6 +82,17 @@ def test_chrf_by_hand():
     assert figure("chrf", "abcdefgh", "abcdefg")["chrf"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_chrf_with_words_by_hand():
+    """Popovic 2017 for one word of two: the mean of F2 over 6 orders of characters and 2 of words.
+
+    `ab cd` against `ab ce`: 3 of 4 characters, 2 of 3 pairs, 1 of 2 triples, 0 of 1 four; 1 of 2 words, 0 of 1 pair.
+    """
+    got = score(["chrf++"], ["ab cd"], [("ab ce",)], bleu_tokenize="13a")
+    shares = [3 / 4, 2 / 3, 1 / 2, 0, 1 / 2, 0]  # precision equals recall; orders without n-grams do not count
+    assert got.metrics["chrf++"] == pytest.approx(100 * sum(shares) / len(shares), rel=1e-9)
+    assert "nw:2" in got.signatures["chrf++"]
+
+
 def test_rouge_by_hand():
     """Lin 2004: `police kill the gunman` against `police killed the gunman`; the stem of killed is kill.
 
