@@ -19,12 +19,13 @@ from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.packed import PackedTask
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
 
-class Denoising(DocumentTask):
+class Denoising(DocumentTask, PackedTask):
     """Base of the denoising tasks.
 
     Attributes:
@@ -75,7 +76,7 @@ class Denoising(DocumentTask):
         }
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator.of(setup, self, token_metrics)]
+        return [TokenEvaluator(self, setup, token_metrics)]
 
 
 class SpanCorruptionTask(Denoising):

@@ -14,8 +14,8 @@ from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.storing import token_store
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.storing.token_store import TokenStore
-from lm.data.tokenizing.base import Tokenizer
-from lm.tasks.task import Task, Tokenizers
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.tasks.task import Task
 
 
 class DocumentRules(Cleaner):

@@ -9,7 +9,6 @@ from typing import Any
 
 from lm.config import CleaningConfig, Config, SourceConfig
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing import PackedEvalRows
 from lm.data.packing.layout import RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import Cleaner, clean_text
@@ -17,10 +16,10 @@ from lm.data.reading.raw import Labelled
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore, Tokens, texts_of
 from lm.data.storing.splits import SplitSource, named_errors
-from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.evaluator import RowEvaluator
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
-from lm.tasks.task import EvaluationSetup, Refuse, Task, Tokenizers
+from lm.tasks.packed import PackedTask
+from lm.tasks.task import EvaluationSetup, Refuse
 
 ANY_FAMILY = ("decoder", "encoder_decoder", "encoder")
 
@@ -47,7 +46,7 @@ class LabelledRules:
         return not isinstance(example, Labelled) or self._cleaner.keeps("\n".join(example.texts))
 
 
-class LabelledTask(Task):
+class LabelledTask(PackedTask):
     """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
 
     Attributes:
@@ -158,15 +157,4 @@ class LabelledTask(Task):
         """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example number."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        rows = {name: each for name, each in setup.rows.items() if isinstance(each, PackedEvalRows)}
-        evaluator: RowEvaluator = PredictionEvaluator(
-            self,
-            setup.config,
-            setup.model,
-            rows,
-            setup.mesh,
-            name=setup.name,
-            max_rows=setup.max_rows,
-            report=setup.report,
-        )
-        return [evaluator]
+        return [PredictionEvaluator(self, setup)]

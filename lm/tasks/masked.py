@@ -22,13 +22,14 @@ from lm.models.heads import MaskedTokens
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import masked_loss
 from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.packed import PackedTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse
 
 MASK = "<mask>"
 FOLLOWS = ("other text", "follows")  # what the preview says about the second text of a next-sentence pair
 
 
-class Masked(DocumentTask):
+class Masked(DocumentTask, PackedTask):
     """Predicts masked tokens; with objective.next_sentence also whether a second text follows the first."""
 
     name = "masked"
@@ -86,7 +87,7 @@ class Masked(DocumentTask):
         return masked_loss(output, batch, config)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator.of(setup, self, masked_metrics)]
+        return [TokenEvaluator(self, setup, masked_metrics)]
 
     def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {name: value for name, value in metrics.items() if name != "loss" or value != metrics["mlm_loss"]}

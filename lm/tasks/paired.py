@@ -15,10 +15,11 @@ from lm.data.reading.raw import Pair
 from lm.data.storing import token_store
 from lm.data.storing.pair_store import PairStore
 from lm.data.storing.splits import SplitSource, named_errors, split_sources
-from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.tasks.documents import store_identity
-from lm.tasks.task import Refuse, Task, Tokenizers
+from lm.tasks.packed import PackedTask
+from lm.tasks.task import Refuse
 
 SIDES = ("source", "target")
 
@@ -41,7 +42,7 @@ class PairRules:
         return self._filter.keeps(pair)
 
 
-class PairTask(Task):
+class PairTask(PackedTask):
     """Learns from pairs. Those of training are filtered; those of evaluation, held out or named, are all used."""
 
     noun = "pairs"

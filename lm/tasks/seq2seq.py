@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,25 +90,8 @@ class Seq2Seq(PairTask):
         )
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        found: list[Any] = [TokenEvaluator.of(setup, self, token_metrics)]
-        if not setup.references:
-            return found
-        settings = setup.config.eval.generation
-        if setup.in_training:
-            settings = dataclasses.replace(settings, num_beams=settings.training_beams)
-        generation = Generation(
-            setup.model,
-            setup.tokenizers.target,
-            setup.tokenizers.source,
-            setup.references,
-            settings,
-            setup.mesh,
-            source_length=setup.config.data.source_length,
-            name=setup.name,
-            max_examples=settings.max_examples if setup.in_training else 0,
-            report=setup.report,
-        )
-        return [*found, generation]
+        generation = [Generation(setup)] if setup.references else []
+        return [TokenEvaluator(self, setup, token_metrics), *generation]
 
     def clean_source(self, config: Config, text: str) -> str:
         return clean_text(config.data.cleaning, text)
