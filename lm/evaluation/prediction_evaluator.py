@@ -19,6 +19,7 @@ from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.evaluator import EvaluationSetup
 from lm.evaluation.intervals import Interval, intervals
+from lm.evaluation.predictions import write_objects
 from lm.evaluation.row_evaluator import HasLoss, RowEvaluator, Scored
 from lm.evaluation.token_metrics import Sums, ratio
 
@@ -29,12 +30,8 @@ class Predictions(abc.ABC):
     raw: list[Any]  # the examples
 
     @abc.abstractmethod
-    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         """Returns metrics of all examples, or of those with these indices (some perhaps several times)."""
-
-    @abc.abstractmethod
-    def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes `STEM.jsonl`, and perhaps pictures, and returns the paths. May raise OSError."""
 
     @abc.abstractmethod
     def joined(self, others: Sequence[Any]) -> Predictions:
@@ -43,6 +40,16 @@ class Predictions(abc.ABC):
     @abc.abstractmethod
     def preview(self, index: int) -> tuple[str, ...]:
         """Returns an example, its prediction and what is right, to be printed on one line."""
+
+    @abc.abstractmethod
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns an example with its prediction as an object of `STEM.jsonl`."""
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        """Writes `STEM.jsonl`, and perhaps pictures, and returns the paths. May raise OSError."""
+        path = directory / f"{stem}.jsonl"
+        write_objects(path, map(self.line, range(len(self.raw))))
+        return [path]
 
     def _all_raw(self, others: Sequence[Predictions]) -> list[Any]:
         return [example for each in (self, *others) for example in each.raw]

@@ -41,9 +41,9 @@ class Masked(DocumentTask, PackedTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns a little more than the share of a row that is masked; rows are packed so that it is never exceeded.
+        """Returns the most masked tokens of a row, a little more than their mean; rows are packed to respect it.
 
-        0 for whole words: the number of their tokens is not known before they are drawn.
+        0 (no limit) for whole words: the number of their tokens is not known before they are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))

@@ -1,4 +1,4 @@
-"""What tasks of pairs have in common: a source and a target text, each tokenised once into a token store."""
+"""The base of tasks of pairs: a source and a target text, each tokenised once into a token store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PairRules:
 
 
 class PairTask(PackedTask):
-    """Learns from pairs. Those of training are filtered; those of evaluation, held out or named, are all used."""
+    """Learns from pairs. Training pairs are filtered; evaluation pairs, held out or named, are all used."""
 
     noun = "pairs"
     reads_pairs = True
@@ -65,7 +65,7 @@ class PairTask(PackedTask):
             refuse(f"{where}.document", "pairs in text files are read line by line: set it to 'line'.")
 
     def _read(self, source: SplitSource, rules: PairRules) -> Iterator[tuple[Pair, Pair]]:
-        """Each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
+        """Yields each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
         with named_errors(source.label):
             reader = open_reader(source.config, "pairs")
         for pair, raw in source.read(reader, rules, drop=source.split == "train"):

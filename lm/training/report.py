@@ -118,8 +118,7 @@ class Reporter:
     def draw_curves(self) -> None:
         if is_first():
             directory = self._directory
-            loss = "task_loss" if self._task.reads_labels else "loss"
-            draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, loss)
+            draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, self._task.loss_name)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
         setup = EvaluationSetup(

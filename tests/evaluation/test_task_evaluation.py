@@ -69,7 +69,9 @@ def metrics_of(objective):
 
 def rows_of(config, raw):
     task = task_of(config)
-    store = ExampleStore("s", list(raw), task.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, [])
+    store = ExampleStore(
+        "s", list(raw), task.tokens.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, []
+    )
     return PackedEvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
 
 
