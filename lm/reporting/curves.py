@@ -21,11 +21,13 @@ COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
-    """Draws the lines of metrics.jsonl (dicts with `step`) into a PNG, which appears whole or not at all.
+    """Draws the lines of metrics.jsonl (dicts with `step`) as a PNG, which appears whole or not at all.
 
-    A figure that no line holds is left out; values that are missing or null are skipped. The first of the
-    scores is also drawn against minutes of training, if lines hold `train/seconds` (from the start of the run).
-    The loss has the heading of the metric `loss`.
+    Metrics that no line has are left out; values that are missing or null are skipped. The first of the scores is also
+    drawn against minutes of training, if lines have `train/seconds` (from the start of the run).
+
+    Args:
+        loss: the metric whose heading the loss gets.
     """
     # matplotlib takes a second to import, and no other part of training needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,16 +59,16 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one figure, ordered by step; of a step told twice the last value counts."""
+    """Returns steps and finite values of one metric, ordered by step; the last value of a repeated step counts."""
     values = {int(record["step"]): record[name] for record in records if _is_finite(record.get(name))}
     steps = sorted(values)
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Median of the values up to `half_width` places away on both sides, fewer near the ends.
+    """Returns the median of the values up to `half_width` to each side, fewer near the ends.
 
-    Centred, so that a falling curve is not shown too high, and unmoved by single spikes.
+    It is centred, so that a falling curve is not shown too high, and ignores single spikes.
     """
     reach = np.minimum(half_width, np.minimum(np.arange(len(values)), np.arange(len(values))[::-1]))
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
@@ -158,7 +160,7 @@ def _frame(axes: Any, ticks: int = 8) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """A few values far above all others would press the rest of the curve flat: let them leave the picture."""
+    """Lets a few values far above all others leave the picture; otherwise they would flatten the rest."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))

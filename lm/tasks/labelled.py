@@ -14,7 +14,7 @@ from lm.data.reading import open_reader
 from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.reading.raw import Labelled
 from lm.data.storing import example_store
-from lm.data.storing.example_store import ExampleStore, Tokens, texts_of
+from lm.data.storing.example_store import ExampleStore, texts_of
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
@@ -61,7 +61,7 @@ class LabelledTask(PackedTask):
     counts_examples = True
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
     raw_kind: str
-    tokens: type[Tokens]
+    tokens: Any  # a subclass of Tokens
     has_classes: bool = False
     cleans: bool = False
 
