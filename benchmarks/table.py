@@ -5,47 +5,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lm.reporting.table import heading, show
+from lm.evaluation import METRICS
+from lm.evaluation.metric import Metric
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by python -m benchmarks.table -->", "<!-- end of results -->"
-SHOWN = (
-    "loss",
-    "nll",
-    "mlm_loss",
-    "unigram_entropy",
-    "mlm_accuracy",
-    "bits_per_byte",
-    "word_perplexity",
-    "bleu",
-    "chrf",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "accuracy",
-    "f1_macro",
-    "mcc",
-    "entity_f1",
-    "exact_match",
-    "f1",
-)
+# Losses and the like come before scores.
+SHOWN = sorted((each for each in METRICS.values() if each.recorded), key=lambda each: each.higher_is_better)
 
 
 def results_table() -> str:
-    """Markdown, a line for each record and split."""
+    """Returns Markdown with a line for each record and split."""
     header = ["run", "parameters", "tokens trained", "split", "figures", "training time", "for comparison"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
-        if "splits" not in record:  # a benchmark's, of which README tells in words
+        if "splits" not in record:  # README describes those of benchmarks in words
             continue
-        for split, metrics in record.get("splits", {}).items():  # records of speed have none
+        for split, metrics in record["splits"].items():
             cells = [
                 f"[{record['name']}](results/{path.name})",
                 f"{record['parameters'] / 1e6:.2f} M",
                 f"{record['tokens_trained'] / 1e6:.1f} M",
                 split,
-                ", ".join(f"{_name(each)} {show(each, metrics[each])}" for each in SHOWN if each in metrics),
+                ", ".join(f"{_name(each)} {each.show(metrics[each.name])}" for each in SHOWN if each.name in metrics),
                 _duration(record["training_seconds"]),
                 record["reference"],
             ]
@@ -53,12 +36,12 @@ def results_table() -> str:
     return "\n".join(lines)
 
 
-def _name(figure: str) -> str:
-    return heading(figure).removesuffix(" (nats/token)")
+def _name(metric: Metric) -> str:
+    return metric.heading.removesuffix(" (nats/token)")
 
 
 def with_table(readme: str) -> str:
-    """README text with the table between its two marks replaced."""
+    """Returns the text of README with the table between its two marks replaced."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{results_table()}\n{END}{after}"

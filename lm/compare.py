@@ -26,19 +26,11 @@ from rich.text import Text
 
 from lm.config import GenerationConfig
 from lm.config.command import DONE, run
-from lm.config.training import TEXT_METRICS
 from lm.errors import UserError
+from lm.evaluation import metric_of
 from lm.evaluation.intervals import resamples
 from lm.evaluation.predictions import Example, read_predictions
-from lm.evaluation.text_metrics import (
-    BY_SACREBLEU,
-    percent,
-    reference_streams,
-    rouge_signature,
-    sacrebleu_scorer,
-    sentence_counts,
-)
-from lm.reporting.table import heading
+from lm.evaluation.text_metrics import TEXT_METRICS, CountedMetric, SacrebleuMetric, percent, reference_streams
 from lm.runs.directory import RunDirectory
 
 FLAGS = flags.FLAGS
@@ -83,21 +75,21 @@ def compare(
     """
     references = [each.references for each in systems[0]]
     predictions = [[each.prediction for each in examples] for examples in systems]
-    if metric in BY_SACREBLEU:
+    scorer = TEXT_METRICS[metric]
+    if isinstance(scorer, SacrebleuMetric):
         from sacrebleu.significance import PairedTest
 
         paired: Any = PairedTest  # its types are narrower than what it takes
         named = [(str(number), texts) for number, texts in enumerate(predictions)]
-        scorers = {metric: sacrebleu_scorer(metric, bleu_tokenize)}
+        scorers = {metric: scorer.scorer(bleu_tokenize)}
         os.environ["SACREBLEU_SEED"] = str(seed)  # sacrebleu reads its seed from nowhere else
         signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
         ((name, signed),) = signatures.items()
         results = [Compared(each.score, each.mean, each.ci, each.p_value) for each in found[name]]
         return {metric: _equal_scores_differ_by_chance(results)}, str(signed)
-    counts = [sentence_counts(metric, texts, references) for texts in predictions]
-    signature = f"bs:{samples}|seed:{seed}"
-    if metric == "rouge":
-        signature = f"{rouge_signature()}|{signature}"
+    assert isinstance(scorer, CountedMetric), metric
+    counts = [scorer.counts(texts, references) for texts in predictions]
+    signature = "|".join(filter(None, (scorer.signature(), f"bs:{samples}", f"seed:{seed}")))
     tested = {name: bootstrap([each[name] for each in counts], samples, seed) for name in counts[0]}
     return {name: _equal_scores_differ_by_chance(each) for name, each in tested.items()}, signature
 
@@ -108,7 +100,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
     p = (1 + #(|difference in a resample| - their mean > |real difference|)) / (1 + samples)
 
     Args:
-        counts: an array (examples, 2) for each system, from `sentence_counts`.
+        counts: of each system (examples, 2), as `CountedMetric.counts` returns them.
     """
     drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
     resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
@@ -140,7 +132,7 @@ def print_comparison(
     for score, systems in scores.items():
         for number, (name, each) in enumerate(zip(names, systems, strict=True)):
             p_value = "" if each.p_value is None else f"{each.p_value:.4f}"
-            cells = ["" if number else heading(score), name, f"{each.score:.2f}"]
+            cells = ["" if number else metric_of(score).heading, name, f"{each.score:.2f}"]
             table.add_row(*map(Text, [*cells, f"{each.mean:.2f} ± {each.interval:.2f}", p_value]))
     if not console.is_terminal:  # log files may have long lines
         console = Console(file=console.file, width=max(console.width, 240))

@@ -87,7 +87,7 @@ def test_bootstrap_matches_sacrebleu():
     """TER is also edits over words, so both can use its counts of sentences."""
     systems = [system(errors, seed=seed) for seed, errors in enumerate((0.3, 0.33, 0.5))]
     found, _ = compare.compare("ter", systems, bleu_tokenize="13a", samples=300, seed=5)
-    scorer = compare.sacrebleu_scorer("ter", "13a")
+    scorer = compare.TEXT_METRICS["ter"].scorer("13a")
     references = compare.reference_streams([each.references for each in systems[0]])
     counts = [
         np.array(scorer._extract_corpus_statistics([each.prediction for each in examples], references))

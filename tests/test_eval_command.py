@@ -300,7 +300,7 @@ def test_outputs_of_a_run_with_pairs_are_written_and_scored(pairs_run, call):
     examples = read_predictions(where / "predictions-test-beams2.jsonl")
     outputs, references = [each.prediction for each in examples], [each.references for each in examples]
     scores = score(("bleu", "exact_match"), outputs, references, bleu_tokenize="13a")
-    assert {name: results["metrics"][name] for name in scores.figures} == pytest.approx(scores.figures)
+    assert {name: results["metrics"][name] for name in scores.metrics} == pytest.approx(scores.metrics)
     assert results["signatures"] == scores.signatures and "tok:13a" in results["signatures"]["bleu"]
     assert set(results["metrics"]) == {"nll", "perplexity", "token_accuracy", "tokens", "bleu", "exact_match"}
     assert results["metrics"]["tokens"] == sum(len(target) + 1 for _, target in PAIRS["test"])

@@ -7,39 +7,6 @@ from typing import Any
 
 from lm.config.schema import entries, option, section
 
-# Metrics of which more is better; of all others (losses, error rates) less is.
-SCORES = (
-    "token_accuracy",
-    "bleu",
-    "chrf",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "exact_match",
-    "accuracy",
-    "f1_macro",
-    "f1_micro",
-    "mcc",
-    "pearson",
-    "spearman",
-    "entity_f1",
-    "entity_precision",
-    "entity_recall",
-    "f1",
-    "mlm_accuracy",
-    "next_sentence_accuracy",
-)
-# What eval.generation.metrics may name, with the figures that each gives.
-TEXT_METRICS = {
-    "bleu": ("bleu",),
-    "chrf": ("chrf",),
-    "ter": ("ter",),
-    "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
-    "exact_match": ("exact_match",),
-    "wer": ("wer",),
-}
-
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -148,7 +115,7 @@ class CheckpointConfig:
 
     @property
     def highest_is_best(self) -> bool:
-        return self.best_metric.rpartition("/")[2] in SCORES
+        return bool(entries("lm.evaluation.METRICS")[self.best_metric.rpartition("/")[2]].higher_is_better)
 
 
 @dataclass(frozen=True)
@@ -162,9 +129,8 @@ class LogConfig:
 class GenerationConfig:
     """How an encoder-decoder's outputs are made when they are scored, and by what."""
 
-    metrics: tuple[str, ...] = field(
-        default=(),
-        metadata={"doc": "Of outputs against references: bleu, chrf, ter, rouge, exact_match, wer; empty for none."},
+    metrics: tuple[str, ...] = option(
+        (), "Of outputs against references; empty for none.", registry="lm.evaluation.text_metrics.TEXT_METRICS"
     )
     num_beams: int = option(1, "Hypotheses kept by beam search; 1 is greedy.", minimum=1, maximum=1000)
     training_beams: int = option(1, "The same, for the evaluations during training.", minimum=1, maximum=1000)

@@ -12,6 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lm.evaluation.metric import Metric, points
+from lm.evaluation.text_metrics import EXACT_MATCH
+
+ANSWER_METRICS = (EXACT_MATCH, Metric("f1", "F1", points, higher_is_better=True, drawn=True, recorded=True))
+
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")

@@ -11,6 +11,21 @@ import warnings
 
 import numpy as np
 
+from lm.evaluation.metric import Metric, names, share
+
+LABEL_METRICS = (
+    Metric("accuracy", "accuracy", share, higher_is_better=True, drawn=True, recorded=True),
+    Metric("f1_macro", "macro F1", share, higher_is_better=True, drawn=True, recorded=True),
+    Metric("f1_micro", "micro F1", share, higher_is_better=True),
+    Metric("mcc", "MCC", higher_is_better=True, recorded=True),
+    Metric("calibration_error", "calibration error", share),
+)
+NUMBER_METRICS = (
+    Metric("pearson", "Pearson", higher_is_better=True),
+    Metric("spearman", "Spearman", higher_is_better=True),
+    Metric("mean_squared_error", "mean squared error", "{:.4g}".format),
+)
+
 CALIBRATION_BINS = 15
 
 
@@ -34,7 +49,7 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
     if not np.isfinite(probabilities_EC).all():
-        return dict.fromkeys(("accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"), math.nan)
+        return dict.fromkeys(names(LABEL_METRICS), math.nan)
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted_E = probabilities_EC.argmax(axis=1)
@@ -79,7 +94,7 @@ def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str,
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
     if not np.isfinite(predicted_E).all():
-        return dict.fromkeys(("pearson", "spearman", "mean_squared_error"), math.nan)
+        return dict.fromkeys(names(NUMBER_METRICS), math.nan)
     gold_E, predicted_E = gold_E.astype(np.float64), predicted_E.astype(np.float64)
     figures = {"pearson": 0.0, "spearman": 0.0}
     if np.ptp(gold_E) > 0 and np.ptp(predicted_E) > 0:

@@ -1,4 +1,4 @@
-"""Yardsticks that need no training: a general compressor, and the entropy of single tokens."""
+"""Metrics of the data alone, to compare a model with: a general compressor, and the entropy of single tokens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from lm.data.storing.token_store import TokenStore
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
+from lm.evaluation.metric import Metric
+
+UNIGRAM_ENTROPY = Metric("unigram_entropy", "unigram entropy", recorded=True)
+XZ_BITS_PER_BYTE = Metric("xz_bits_per_byte", "xz -9 bits/byte")
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Bits per UTF-8 byte of all documents of a split, one after another, through `xz -9` with its headers.
+    """Returns bits per UTF-8 byte of all documents of a split, one after another, through `xz -9` with its headers.
 
     The text is read back from the tokens, so tokenizer and store must be lossless (no unknown tokens).
     """
@@ -28,10 +32,9 @@ def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> 
 
 
 def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Entropy of the tokens of all texts of a split, in nats, without those around a document.
+    """Returns the entropy of the tokens of all texts of a split, in nats, without bos and eos.
 
-    No model that knows nothing of a token's surroundings can have a lower loss on it, not even one that was made
-    of this very text.
+    No model that ignores the context of a token can have a lower loss on this text, not even one trained on it.
     """
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for store in stores.values():

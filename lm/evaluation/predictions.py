@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.metric import finite_or_none
 from lm.files import replacing
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from lm.evaluation.evaluator import Evaluator
 
 
-class SplitEvaluation:
-    """An Evaluator made of several; the first runs over rows and gives the loss."""
+class SplitEvaluation(Evaluator):
+    """An evaluator made of several; the first is a RowEvaluator and gives the loss."""
 
     def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
         self.name = name
@@ -18,10 +18,7 @@ class SplitEvaluation:
         self._loss = evaluators[0]
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for each in self._evaluators:
-            values |= each.evaluate(params, step)
-        return values
+        return {name: value for each in self._evaluators for name, value in each.evaluate(params, step).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
         """Returns metrics without the name of the split."""

@@ -10,6 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lm.evaluation.metric import Metric, share
+
+ENTITY_METRICS = (
+    Metric("entity_f1", "entity F1", share, higher_is_better=True, drawn=True, recorded=True),
+    Metric("entity_precision", "entity precision", share, higher_is_better=True, drawn=True),
+    Metric("entity_recall", "entity recall", share, higher_is_better=True, drawn=True),
+)
+
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
 # Scheme of seqeval -> the prefixes that it has, and what is called otherwise; the first that fits is taken.
 SCHEMES: dict[str, tuple[str, dict[str, str]]] = {

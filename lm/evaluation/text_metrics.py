@@ -1,134 +1,192 @@
 """Generated text against references: BLEU, chrF and TER by sacrebleu, ROUGE, exact match, word error rate.
 
-All figures are in percent (0 to 100; TER and WER, of which less is better, may exceed 100). Predictions
-and references are plain text, as a person would read it. No library here fetches anything.
+All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are plain text, as a person
+would read it. No library here downloads anything.
 """
 
 from __future__ import annotations
 
+import abc
+import functools
+import importlib
+import importlib.metadata
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lm.config.training import TEXT_METRICS
+from lm.evaluation.metric import Metric, points
 
-BY_SACREBLEU = ("bleu", "chrf", "ter")
+References = Sequence[tuple[str, ...]]  # one or more for each prediction
 
 
 @dataclass(frozen=True)
 class TextScores:
-    """`figures` by name, in percent; `signatures` tell how those were computed that have several definitions."""
+    """Metrics by name, and how those were computed that have several definitions."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     signatures: dict[str, str]
 
 
-def score(
-    metrics: Sequence[str],
-    predictions: Sequence[str],
-    references: Sequence[tuple[str, ...]],
-    *,
-    bleu_tokenize: str,
-) -> TextScores:
-    """Figures of a whole corpus.
+class TextMetric(abc.ABC):
+    """An entry of eval.generation.metrics.
 
-    `bleu` (Papineni 2002), `chrf` (chrF2, Popovic 2015) and `ter` (Snover 2006) are sacrebleu's corpus scores
-    (Post 2018), with its defaults. For the others see `sentence_counts`.
+    Attributes:
+        heading: what tables call its signature.
+        gives: the metrics that it computes.
+    """
+
+    name: str
+    heading: str
+    gives: tuple[Metric, ...]
+
+    @abc.abstractmethod
+    def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
+        """Returns the scores of a whole corpus, with sacrebleu's tokenisation for BLEU."""
+
+
+class SacrebleuMetric(TextMetric):
+    """A corpus score of sacrebleu (Post 2018), with its defaults.
 
     Args:
-        metrics: names in TEXT_METRICS.
-        references: of each prediction one or more; their numbers may differ.
-        bleu_tokenize: sacrebleu's tokenisation for BLEU.
+        scorer: takes sacrebleu's tokenisation for BLEU and returns sacrebleu's object.
     """
-    assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
-    figures: dict[str, float] = {}
-    signatures: dict[str, str] = {}
-    for metric in metrics:
-        if metric in BY_SACREBLEU:
-            scorer = sacrebleu_scorer(metric, bleu_tokenize)
-            figures[metric] = scorer.corpus_score(predictions, reference_streams(references)).score
-            signatures[metric] = str(scorer.get_signature())
-        else:
-            counts = sentence_counts(metric, predictions, references)
-            figures |= {figure: percent(counts_E2) for figure, counts_E2 in counts.items()}
-            if metric == "rouge":
-                signatures[metric] = rouge_signature()
-    return TextScores(figures, signatures)
+
+    def __init__(self, metric: Metric, scorer: Callable[[str], Any]) -> None:
+        self.name, self.heading, self.gives = metric.name, metric.heading, (metric,)
+        self.scorer = scorer
+
+    def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
+        scorer = self.scorer(bleu_tokenize)
+        value = scorer.corpus_score(predictions, reference_streams(references)).score
+        return TextScores({self.name: value}, {self.name: str(scorer.get_signature())})
 
 
-def sacrebleu_scorer(metric: str, bleu_tokenize: str) -> Any:
-    """sacrebleu's object for `bleu`, `chrf` or `ter`."""
-    from sacrebleu.metrics import BLEU, CHRF, TER
+class CountedMetric(TextMetric):
+    """Metrics that are ratios of sums over examples.
 
-    if metric == "bleu":
-        # force: who says that the text is tokenised need not be warned of it.
-        return BLEU(tokenize=bleu_tokenize, force=bleu_tokenize == "none")
-    return {"chrf": CHRF, "ter": TER}[metric]()
+    Args:
+        count: takes a prediction and its references; returns the numerator and the denominator of each metric.
+        signature: says how it is computed, if there are several definitions.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        heading: str,
+        gives: tuple[Metric, ...],
+        count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]],
+        signature: Callable[[], str] = str,
+    ) -> None:
+        self.name, self.heading, self.gives, self.signature = name, heading, gives, signature
+        self._count = count
+
+    def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
+        """Returns for each metric an array (examples, 2) whose `percent` is its value."""
+        counts_EM2 = np.array(list(map(self._count, predictions, references)), np.float64)
+        return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
+
+    def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
+        values = {name: percent(counts_E2) for name, counts_E2 in self.counts(predictions, references).items()}
+        signature = self.signature()
+        return TextScores(values, {self.name: signature} if signature else {})
 
 
-def reference_streams(references: Sequence[tuple[str, ...]]) -> list[list[str | None]]:
-    """What sacrebleu takes: first references of all, then second ones..., None where there is no such."""
+def reference_streams(references: References) -> list[list[str | None]]:
+    """Returns references as sacrebleu takes them: all first ones, then all second ones..., None for a missing one."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
 def percent(counts_E2: np.ndarray) -> float:
-    """100 * sum of the first column / sum of the second. 0 / 0 is 0, and anything else / 0 is 100."""
+    """Returns 100 * sum of the first column / sum of the second. 0 / 0 is 0, and anything else / 0 is 100."""
     part, whole = counts_E2.sum(axis=0)
     return 100 * float(part / whole if whole else part > 0)
 
 
-def sentence_counts(
-    metric: str, predictions: Sequence[str], references: Sequence[tuple[str, ...]]
-) -> dict[str, np.ndarray]:
-    """Of each figure of a metric that is not sacrebleu's, an array (examples, 2) whose `percent` is the figure.
+def score(
+    metrics: Sequence[str], predictions: Sequence[str], references: References, *, bleu_tokenize: str
+) -> TextScores:
+    """Returns the scores of a whole corpus by some of TEXT_METRICS."""
+    assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
+    found = [TEXT_METRICS[name].score(predictions, references, bleu_tokenize) for name in metrics]
+    return TextScores(
+        {name: value for each in found for name, value in each.metrics.items()},
+        {name: text for each in found for name, text in each.signatures.items()},
+    )
 
-    `rouge`: F1 of n-grams (`rouge1`, `rouge2`) and of the longest common subsequence (`rougeL`; `rougeLsum` by
-    sentences, which are the lines of the text as it is), Lin 2004, by the rouge-score package with Porter's
-    stemmer; of several references the one with the best F1, for each figure. The mean over examples. It drops
-    all but a-z and 0-9, so it is of no use for text in other scripts.
-    `exact_match`: the share of predictions that equal one of their references but for white space around them.
-    `wer`: word error rate, edits (insertions, deletions, substitutions) over words of the reference, in all;
-    words are what white space separates; of several references the one with the fewest edits, then the longest.
+
+def _sacrebleu(kind: str, **options: Any) -> Any:
+    return getattr(importlib.import_module("sacrebleu.metrics"), kind)(**options)
+
+
+@functools.cache
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([metric.name for metric in ROUGE], use_stemmer=True)
+
+
+def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
+    """Counts F1 of n-grams and of the longest common subsequence (of rougeLsum by lines), of the best reference.
+
+    By the rouge-score package with Porter's stemmer. It drops everything except a-z and 0-9, so it is of no use for
+    text in other scripts.
     """
-    pairs = list(zip(predictions, references, strict=True))
-    if metric == "rouge":
-        from rouge_score.rouge_scorer import RougeScorer
-
-        names = TEXT_METRICS["rouge"]
-        scorer = RougeScorer(names, use_stemmer=True)
-        scores = [scorer.score_multi(several, prediction) for prediction, several in pairs]
-        return {name: np.array([(each[name].fmeasure, 1) for each in scores], np.float64) for name in names}
-    if metric == "exact_match":
-        equal = [prediction.strip() in {each.strip() for each in several} for prediction, several in pairs]
-        return {"exact_match": np.array([(each, 1) for each in equal], np.float64)}
-    assert metric == "wer", metric
-    return {"wer": np.array([_word_errors(*pair) for pair in pairs], np.float64)}
+    scores = _rouge_scorer().score_multi(references, prediction)
+    return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 
 
-def rouge_signature() -> str:
-    from importlib.metadata import version
-
-    return f"f1|refs:best|stem:porter|sentences:lines|rouge-score:{version('rouge-score')}"
+def _rouge_signature() -> str:
+    return f"f1|refs:best|stem:porter|sentences:lines|rouge-score:{importlib.metadata.version('rouge-score')}"
 
 
-def _word_errors(prediction: str, references: Sequence[str]) -> tuple[int, int]:
-    """(edits, words) of the closest reference."""
+def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
+    """Counts a prediction that equals one of its references except for white space around them."""
+    return [(prediction.strip() in {each.strip() for each in references}, 1)]
+
+
+def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
+    """Counts edits (insertions, deletions, substitutions) over words of the reference; white space separates words.
+
+    Of several references that with the fewest edits counts, then the longest.
+    """
+    from rapidfuzz.distance import Levenshtein
+
     words = prediction.split()
-    counts = [(edit_distance(words, reference.split()), len(reference.split())) for reference in references]
-    return min(counts, key=lambda each: (each[0], -each[1]))
+    counts = [(Levenshtein.distance(words, right), len(right)) for right in map(str.split, references)]
+    return [min(counts, key=lambda each: (each[0], -each[1]))]
 
 
-def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Fewest insertions, deletions and substitutions that turn one sequence into the other (Levenshtein)."""
-    numbers: dict[str, int] = {}
-    second_ids = np.array([numbers.setdefault(word, len(numbers)) for word in second], np.int64)
-    places = np.arange(len(second) + 1)
-    row = places  # of the table of distances between beginnings of `first` and of `second`
-    for count, word in enumerate(first, start=1):
-        best = np.minimum(row[1:] + 1, row[:-1] + (second_ids != numbers.get(word, -1)))
-        # An insertion costs 1 for each place to the right, so what is passed on is a running minimum.
-        row = np.minimum.accumulate(np.concatenate([[count], best]) - places) + places
-    return int(row[-1])
+_score = functools.partial(Metric, show=points, higher_is_better=True, drawn=True)
+_error = functools.partial(Metric, show=points, drawn=True)
+
+ROUGE = (
+    _score("rouge1", "ROUGE-1", recorded=True),
+    _score("rouge2", "ROUGE-2", recorded=True),
+    _score("rougeL", "ROUGE-L", recorded=True),
+    _score("rougeLsum", "ROUGE-Lsum"),
+)
+EXACT_MATCH = _score("exact_match", "exact match", recorded=True)
+
+TEXT_METRICS: dict[str, TextMetric] = {
+    metric.name: metric
+    for metric in (
+        # Papineni 2002. Forced: whoever says that the text is tokenised needs no warning about it.
+        SacrebleuMetric(
+            _score("bleu", "BLEU", recorded=True),
+            lambda tokenize: _sacrebleu("BLEU", tokenize=tokenize, force=tokenize == "none"),
+        ),
+        # chrF2, Popovic 2015.
+        SacrebleuMetric(_score("chrf", "chrF", recorded=True), lambda _: _sacrebleu("CHRF")),
+        # With words and pairs of words, Popovic 2017.
+        SacrebleuMetric(_score("chrf++", "chrF++"), lambda _: _sacrebleu("CHRF", word_order=2)),
+        # Snover 2006.
+        SacrebleuMetric(_error("ter", "TER"), lambda _: _sacrebleu("TER")),
+        # Lin 2004.
+        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, _rouge_signature),
+        CountedMetric("exact_match", "exact match", (EXACT_MATCH,), _exact_match),
+        CountedMetric("wer", "WER", (_error("wer", "WER"),), _word_errors),
+    )
+}

@@ -1,4 +1,4 @@
-"""Which label was taken for which, as a picture."""
+"""The confusion matrix of a classifier as a picture."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ import numpy as np
 
 from lm.files import replacing
 
-MOST_WITH_NUMBERS = 20  # labels; of more the cells are too small to write in
-MOST_NAMED = 60  # labels; of more only some stand at the sides
+MOST_WITH_NUMBERS = 20  # labels; the cells of more are too small to write in
+MOST_NAMED = 60  # labels; of more only some are named at the sides
 LONGEST_NAME = 24  # characters
-# Tried in this order for what the first lacks.
+# In this order: each is used for characters that those before it lack.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Draws `confusion_figure` into a PNG, which appears whole or not at all. May raise OSError."""
+    """Draws `confusion_figure` as a PNG, which appears whole or not at all. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
-        # A character that no font here has is drawn as a box; that needs no warning for each.
+        # A character that no installed font has is drawn as a box, without a warning for each.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        # tight: of a title that is longer than the picture is wide nothing is cut off.
+        # tight: a title that is longer than the picture is wide is not cut off.
         figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
-    """matplotlib's Figure. A cell is the darker the larger its share of its row.
-
-    Up to 20 labels count and share stand in the cell.
+    """Returns a matplotlib Figure with darker cells for larger shares of a row, and numbers for up to 20 labels.
 
     Args:
-        counts_CC: how often label r (row) was taken for label c (column).
+        counts_CC: how often label r (row) was predicted as label c (column).
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
     # matplotlib takes a second to import, and no other part of an evaluation needs it.
@@ -82,11 +80,11 @@ def _write_numbers(axes: Any, counts_CC: np.ndarray, shares_CC: np.ndarray) -> N
 
 def _name_sides(axes: Any, labels: Sequence[str]) -> None:
     step = -(-len(labels) // MOST_NAMED)
-    places, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
+    indices, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
     fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
-    level = max(map(len, names)) * len(names) <= 40  # they have room side by side
-    axes.set_xticks(places, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
-    axes.set_yticks(places, names, fontsize=fontsize, parse_math=False)
+    level = max(map(len, names)) * len(names) <= 40  # they fit side by side
+    axes.set_xticks(indices, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
+    axes.set_yticks(indices, names, fontsize=fontsize, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("right label")
 

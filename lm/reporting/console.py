@@ -1,4 +1,4 @@
-"""What a run prints, also above its progress line; nothing in processes other than the first."""
+"""The console of a run, which prints nothing in processes other than the first."""
 
 from __future__ import annotations
 

@@ -9,40 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from lm.config.training import SCORES, TEXT_METRICS
+from lm.evaluation import METRICS, metric_of
+from lm.evaluation.metric import Metric
 from lm.files import replacing
-from lm.reporting.table import heading
 
 # The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
-FRACTIONS = (
-    "accuracy",
-    "f1_macro",
-    "entity_f1",
-    "entity_precision",
-    "entity_recall",
-    "mlm_accuracy",
-    "next_sentence_accuracy",
-)
-# Drawn in percent, which the others are already.
-DRAWN = (*(figure for figures in TEXT_METRICS.values() for figure in figures), "f1", *FRACTIONS)
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
 COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
-    """Draws the lines of metrics.jsonl (dicts with `step`) into a PNG, which appears whole or not at all.
+    """Draws the lines of metrics.jsonl (dicts with `step`) as a PNG, which appears whole or not at all.
 
-    A figure that no line holds is left out; values that are missing or null are skipped. The first of the
-    scores is also drawn against minutes of training, if lines hold `train/seconds` (from the start of the run).
-    The loss is called what `heading` makes of `loss`.
+    Metrics that no line has are left out; values that are missing or null are skipped. The first of the scores is also
+    drawn against minutes of training, if lines have `train/seconds` (from the start of the run).
+
+    Args:
+        loss: the metric whose heading the loss gets.
     """
     # matplotlib takes a second to import, and no other part of training needs it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scores = [f"valid/{figure}" for figure in DRAWN if len(series(records, f"valid/{figure}")[0])]
+    scores = [each for each in METRICS.values() if each.drawn and len(series(records, f"valid/{each.name}")[0])]
     above = ["loss", "scores"] if scores else ["loss"]
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
@@ -51,7 +42,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
     # Six columns are divided by one, two and three panels.
     rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
-    _draw_loss(axes["loss"], records, title, heading(loss))
+    _draw_loss(axes["loss"], records, title, metric_of(loss).heading)
     if scores:
         _draw_scores(axes["scores"], records, scores)
     for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")):
@@ -68,21 +59,16 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one figure, ordered by step; of a step told twice the last value counts."""
+    """Returns steps and finite values of one metric, ordered by step; the last value of a repeated step counts."""
     values = {int(record["step"]): record[name] for record in records if _is_finite(record.get(name))}
     steps = sorted(values)
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
 
 
-def _percent(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    steps, values = series(records, name)
-    return steps, values * (100.0 if name.removeprefix("valid/") in FRACTIONS else 1.0)
-
-
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Median of the values up to `half_width` places away on both sides, fewer near the ends.
+    """Returns the median of the values up to `half_width` to each side, fewer near the ends.
 
-    Centred, so that a falling curve is not shown too high, and unmoved by single spikes.
+    It is centred, so that a falling curve is not shown too high, and ignores single spikes.
     """
     reach = np.minimum(half_width, np.minimum(np.arange(len(values)), np.arange(len(values))[::-1]))
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
@@ -122,14 +108,13 @@ def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str, labe
         axes.text(0.5, 0.5, "no loss was recorded", transform=axes.transAxes, ha="center", color=GREY)
 
 
-def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    for name, color in zip(names, COLORS, strict=False):
-        figure = name.removeprefix("valid/")
-        steps, values = _percent(records, name)
-        best = f"best {np.max(values):.2f}" if figure in SCORES else f"least {np.min(values):.2f}"
-        axes.plot(
-            steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=f"{heading(figure)}, {best}"
-        )
+def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequence[Metric]) -> None:
+    for metric, color in zip(scores, COLORS, strict=False):
+        steps, values = series(records, f"valid/{metric.name}")
+        values = metric.percent(values)
+        best = f"best {np.max(values):.2f}" if metric.higher_is_better else f"least {np.min(values):.2f}"
+        label = f"{metric.heading}, {best}"
+        axes.plot(steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=label)
     _frame(axes)
     axes.set_ylabel("score on validation (%)")
     axes.set_xlabel("step")
@@ -137,13 +122,13 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], names: Sequenc
     axes.legend(frameon=False, fontsize=9)
 
 
-def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], name: str) -> None:
-    """A score against minutes; of a step between two whose time is known, the time is interpolated."""
+def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    """Draws a score against minutes, which are interpolated between the steps whose time is known."""
     from matplotlib.ticker import MaxNLocator
 
-    steps, scores = _percent(records, name)
+    steps, scores = series(records, f"valid/{metric.name}")
     minutes = np.interp(steps, *series(records, SECONDS)) / 60
-    _draw_small(axes, minutes, scores, heading(name.removeprefix("valid/")))
+    _draw_small(axes, minutes, metric.percent(scores), metric.heading)
     axes.set_xlim(0, 1.02 * float(np.max(minutes)) or 1.0)
     axes.set_xlabel("minutes of training")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -175,7 +160,7 @@ def _frame(axes: Any, ticks: int = 8) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """A few values far above all others would press the rest of the curve flat: let them leave the picture."""
+    """Lets a few values far above all others leave the picture; otherwise they would flatten the rest."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))

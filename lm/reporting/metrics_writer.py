@@ -12,15 +12,14 @@ import jax
 
 from lm.config import Config, LogConfig
 from lm.errors import UserError
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.metric import finite_or_none
 
 
 class MetricsWriter:
     """Appends one JSON object per line to `metrics_path`: `{"step": ..., "train/loss": ..., ...}`.
 
-    Create it before training starts, so that a missing package is reported then, as a UserError. When a run resumes
-    from `start_step`, the caller has already removed later lines from metrics.jsonl, and TensorBoard drops its later
-    events. Only one process of a run has a writer.
+    Raises UserError if a package is missing. When a run resumes from `start_step`, the caller has already removed later
+    lines from metrics.jsonl, and TensorBoard drops its later events. Only one process of a run has a writer.
     """
 
     def __init__(
@@ -73,8 +72,8 @@ class MetricsWriter:
 class LateMetrics:
     """Holds the metrics of step n - 1 on the device until step n has been dispatched.
 
-    Reading a metric waits for the step that computes it. One step late, the device already has its next step to do
-    during that wait, so the wait costs nothing.
+    Reading a metric waits for the step that computes it. One step late the device is busy with the next step
+    during that wait, so it costs nothing.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,7 @@
 """The progress line: how far a run is, how fast it goes and when it will be done.
 
-On a terminal one line is redrawn in place (by rich) and messages appear above it. Elsewhere (a file, a pipe, the log
-of a cluster) plain lines without control characters are printed now and then. Nothing here waits for a device: metrics
-are shown once the caller has them.
+On a terminal rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, the log of a
+cluster) plain lines without control characters are printed now and then. Nothing here waits for a device.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 import rich.console
 from rich.live import Live
@@ -27,6 +25,14 @@ BAR_WIDTHS = 6, 24  # narrowest and widest
 
 # Texts from left to right as (importance, text), with 0 the most important, and the share that is done, 0 to 1.
 State = tuple[list[tuple[int, str]], float]
+# The metrics that `Progress.update` takes, from left to right: importance and form.
+SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
+    "loss": (1, "loss {:.4f}".format),
+    "valid_loss": (3, "valid {:.4f}".format),
+    "learning_rate": (6, "lr {:.2e}".format),
+    "tokens_per_second": (4, lambda value: f"{short_number(value)} tokens/s"),
+    "peak_share": (5, "{:.1%} of peak".format),  # of the devices' peak FLOP/s, 0 to 1
+}
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
@@ -47,8 +53,7 @@ def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.
 class Progress:
     """Shows the state of a run of `total_steps` that starts or continues after `start_step`.
 
-    Use it as a context manager, or call `close`. Nothing is written to a console that is quiet, as that of processes
-    other than the first.
+    Use it as a context manager, or call `close`. Nothing is written to a quiet console.
     """
 
     def __init__(
@@ -69,35 +74,17 @@ class Progress:
         self._drawn_at = -math.inf
         self._undrawn = False  # whether there is a state that no line has shown yet
 
-    def update(
-        self,
-        step: int,
-        *,
-        loss: float | None = None,
-        learning_rate: float | None = None,
-        tokens_per_second: float | None = None,
-        peak_share: float | None = None,
-        valid_loss: float | None = None,
-    ) -> None:
-        """Shows that `step` is done, with the metrics that are new; the others stay as they were.
+    def update(self, step: int, **metrics: float | None) -> None:
+        """Shows that `step` is done, with those of the metrics SHOWN that are new (not None).
 
         The time left is estimated from the steps after the first call, so that compilation does not count.
-
-        Args:
-            peak_share: achieved share of the devices' peak FLOP/s, 0 to 1.
         """
-        new = {
-            "loss": loss,
-            "learning_rate": learning_rate,
-            "tokens_per_second": tokens_per_second,
-            "peak_share": peak_share,
-            "valid_loss": valid_loss,
-        }
-        self._metrics |= {name: value for name, value in new.items() if value is not None}
+        assert metrics.keys() <= SHOWN.keys(), metrics
+        self._metrics |= {name: value for name, value in metrics.items() if value is not None}
         now, self._step = self._clock(), step
         if self._first is None:
             self._first = (step, now)
-        if not self._is_live and loss is None:
+        if not self._is_live and metrics.get("loss") is None:
             return  # a plain line is for a new loss
         self._undrawn = True
         wait = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
@@ -119,9 +106,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _draw(self, now: float) -> None:
@@ -136,28 +121,15 @@ class Progress:
             self._console.print("  ".join(text for _, text in parts), soft_wrap=True)
 
     def _state(self) -> State:
-        values = self._metrics
         parts = [(0, f"step {self._step:,}/{self._total:,}")]
-        if "loss" in values:
-            parts.append((1, f"loss {values['loss']:.4f}"))
-        if "valid_loss" in values:
-            parts.append((3, f"valid {values['valid_loss']:.4f}"))
-        if "learning_rate" in values:
-            parts.append((6, f"lr {values['learning_rate']:.2e}"))
-        if "tokens_per_second" in values:
-            parts.append((4, f"{short_number(values['tokens_per_second'])} tokens/s"))
-        if "peak_share" in values:
-            parts.append((5, f"{100 * values['peak_share']:.1f}% of peak"))
-        left = self._seconds_left()
-        if left is not None:
+        for name, (importance, form) in SHOWN.items():
+            if name in self._metrics:
+                parts.append((importance, form(self._metrics[name])))
+        if self._first is not None and self._first[0] < self._step < self._total:
+            first_step, first_time = self._first
+            left = (self._clock() - first_time) / (self._step - first_step) * (self._total - self._step)
             parts.append((2, f"{duration(left)} left"))
         return parts, self._step / max(1, self._total)
-
-    def _seconds_left(self) -> float | None:
-        if self._first is None or self._step <= self._first[0] or self._step >= self._total:
-            return None
-        first_step, first_time = self._first
-        return (self._clock() - first_time) / (self._step - first_step) * (self._total - self._step)
 
 
 @contextmanager
@@ -175,7 +147,7 @@ def counting(
     if not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    done, first = 0, (0, 0.0)  # of `first`, the number done and when: what comes before it is compiling
+    done, first = 0, (0, 0.0)  # `first` is the number and time of the first call: compiling comes before it
 
     def state() -> State:
         parts = [(0, f"{done:,} of {total:,} {noun}")]
@@ -196,14 +168,8 @@ def counting(
 
 def _live(line: Line, console: rich.console.Console, transient: bool = False) -> Live:
     """Returns a display that is redrawn on request, and whenever the console prints something above it."""
-    return Live(
-        line,
-        console=console,
-        auto_refresh=False,
-        transient=transient,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
+    options: Any = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
+    return Live(line, console=console, transient=transient, **options)
 
 
 class Line:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation import METRICS, metric_of
+from lm.evaluation.metric import finite_or_none
+from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.files import replacing
 
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation of one run.
-
-    `metrics` has `loss`, `perplexity`... of the whole split, and `SOURCE/loss`... where it has several
-    sources. `missing` gives the reason for each figure that it lacks, `signatures` how those were computed
-    that have several definitions. Where examples are no windows of a text, sequence_length and stride are None.
-    """
+    """One evaluation of one run."""
 
     run: str
-    step: int  # 0 where the figures are of several runs
+    step: int  # 0 for several runs
     split: str
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # `loss`... of the whole split, and `SOURCE/loss`... if it has several data sources
     rows: int
-    sequence_length: int | None
+    sequence_length: int | None  # this and the stride are None unless rows are windows of a text
     stride: int | None
     seconds: float
-    missing: dict[str, str] = field(default_factory=dict)
-    signatures: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)  # the reason for each metric that is missing
+    signatures: dict[str, str] = field(default_factory=dict)  # how those with several definitions were computed
     details: dict[str, Any] = field(default_factory=dict)  # JSON values: which data, parameters, devices, versions
 
     def to_json(self) -> str:
@@ -63,14 +59,14 @@ class Result:
 
     @property
     def windowed(self) -> bool:
-        """Whether windows overlap, so that tokens are scored with more context than a row's start gives."""
+        """Whether windows overlap, so that the first tokens of a row have context too."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
 def with_means(results: Sequence[Result]) -> list[Result]:
-    """The results and, of several, two more: the mean of each figure that all have, and its standard deviation.
+    """Returns the results and, if there are several, mean and standard deviation of each metric that all have.
 
-    The deviation is that of a sample (divided by their number less one).
+    The standard deviation is that of a sample (divided by their number minus one).
     """
     if len(results) < 2:
         return list(results)
@@ -87,9 +83,9 @@ def with_means(results: Sequence[Result]) -> list[Result]:
 
 
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
-    """A row for each result and source. Where the terminal is too narrow for that, a block for each."""
+    """Prints a row for each result and data source, or a block for each if the terminal is too narrow."""
     console = console or Console()
-    if not console.is_terminal:  # a log file has room, and a wrapped table is hard to read
+    if not console.is_terminal:  # a log file may be wide, and a wrapped table is hard to read
         console = Console(file=console.file, width=max(console.width, 240), highlight=False)
     header, rows = _cells(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -112,7 +108,7 @@ def print_table(results: Sequence[Result], console: Console | None = None) -> No
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table as it is printed, in Markdown."""
+    """Returns the table in Markdown."""
     header, rows = _cells(results)
     aligned = [":--" if name in ("run", "split") else "--:" for name in header]
     lines = [header, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
@@ -122,15 +118,15 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """The table with every digit: a line for each result and source; nothing where there is no figure."""
-    names = _figure_names(results)
+    """Returns the table with every digit: a line for each result and data source; missing metrics are empty."""
+    names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["run", "step", "split", "source", *names, "rows", "sequence_length", "stride"])
     for result in results:
         for source, metrics in _by_source(result).items():
             values = [repr(metrics[name]) if name in metrics else "" for name in names]
-            settings = [result.rows, result.sequence_length, result.stride]  # None is written as nothing
+            settings = [result.rows, result.sequence_length, result.stride]  # None becomes empty
             writer.writerow([result.run, result.step, result.split, source, *values, *settings])
     return file.getvalue()
 
@@ -147,65 +143,16 @@ def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
     return paths
 
 
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:.3e}"
-
-
-_points = "{:.2f}".format  # of a scale from 0 to 100
-_share = "{:.2%}".format  # of a fraction
-_four = "{:.4f}".format
-
-# figure -> (heading, form); others are shown with their own name and four digits
-FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "bleu": ("BLEU", _points),
-    "chrf": ("chrF", _points),
-    "ter": ("TER", _points),
-    "rouge1": ("ROUGE-1", _points),
-    "rouge2": ("ROUGE-2", _points),
-    "rougeL": ("ROUGE-L", _points),
-    "rougeLsum": ("ROUGE-Lsum", _points),
-    "exact_match": ("exact match", _points),
-    "f1": ("F1", _points),
-    "wer": ("WER", _points),
-    "accuracy": ("accuracy", _share),
-    "f1_macro": ("macro F1", _share),
-    "f1_micro": ("micro F1", _share),
-    "mcc": ("MCC", _four),
-    "calibration_error": ("calibration error", _share),
-    "pearson": ("Pearson", _four),
-    "spearman": ("Spearman", _four),
-    "mean_squared_error": ("mean squared error", "{:.4g}".format),
-    "entity_f1": ("entity F1", _share),
-    "entity_precision": ("entity precision", _share),
-    "entity_recall": ("entity recall", _share),
-    "mlm_loss": ("masked loss (nats/token)", _four),
-    "unigram_entropy": ("unigram entropy", _four),
-    "mlm_accuracy": ("masked accuracy", _share),
-    "next_sentence_accuracy": ("next-sentence accuracy", _share),
-    "loss": ("loss (nats/token)", _four),
-    "task_loss": ("loss", _four),
-    "nll": ("nll (nats/token)", _four),
-    "perplexity": ("perplexity", _number),
-    "bits_per_byte": ("bits/byte", _four),
-    "xz_bits_per_byte": ("xz -9 bits/byte", _four),
-    "token_accuracy": ("token accuracy", _share),
-    "word_perplexity": ("word perplexity", _number),
-    "tokens": ("tokens", "{:,.0f}".format),
-}
-
-
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of what is shown."""
-    names = _figure_names(results)
+    """Returns the heading and the rows of the table."""
+    names = _metric_names(results)
     strides = any(result.stride is not None for result in results)
-    header = ["run", "step", "split", *map(heading, names), *(["stride"] if strides else [])]
+    header = ["run", "step", "split", *(metric_of(name).heading for name in names), *(["stride"] if strides else [])]
     rows = []
     for result in results:
         for source, metrics in _by_source(result).items():
             split = f"{result.split}/{source}" if source else result.split
-            cells = [show(name, metrics[name]) if name in metrics else "-" for name in names]
+            cells = [metric_of(name).show(metrics[name]) if name in metrics else "-" for name in names]
             stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
             rows.append(
                 [result.run, f"{result.step:,}" if result.step else "-", split, *cells, *([stride] if strides else [])]
@@ -213,51 +160,39 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def heading(name: str) -> str:
-    """What a figure is called in tables and pictures."""
-    return FIGURES[name][0] if name in FIGURES else name
-
-
-def show(name: str, value: float) -> str:
-    """A figure as tables and lines have it."""
-    return FIGURES[name][1](value) if name in FIGURES else f"{value:.4g}"
-
-
-def _figure_names(results: Sequence[Result]) -> list[str]:
-    """Those that some result has or misses for a reason: the known ones first, in their order."""
-    found: dict[str, None] = {}  # which keeps their order
+def _metric_names(results: Sequence[Result]) -> list[str]:
+    """Returns the metrics that some result has or misses for a reason: the declared ones first, in their order."""
+    found: dict[str, None] = {}  # a dict keeps their order
     for result in results:
         for part in _by_source(result).values():
             found.update((name, None) for name in part)
         found.update((name, None) for name in result.missing)
-    return [name for name in FIGURES if name in found] + [name for name in found if name not in FIGURES]
+    return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
 
 def _by_source(result: Result) -> dict[str, dict[str, float]]:
-    """Figures of the whole split under "", then those of each source."""
+    """Returns the metrics of the whole split under "", then those of each data source."""
     parts: dict[str, dict[str, float]] = {"": {}}
     for name, value in result.metrics.items():
-        source, _, figure = name.rpartition("/")
-        parts.setdefault(source, {})[figure] = value
+        source, _, metric = name.rpartition("/")
+        parts.setdefault(source, {})[metric] = value
     return parts
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Why figures are missing, how those were computed that have signatures, and what a stride means."""
+    """Returns why metrics are missing, the signatures, and what a stride means."""
     notes = []
     for result in results:
         for name, reason in result.missing.items():
-            notes.append(f"No {heading(name)} for {result.run}, {result.split}: {reason}.")
-    # One line for all results that agree.
+            notes.append(f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}.")
+    # Results that agree share a line.
     signed: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for name, signature in result.signatures.items():
             signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
     for (name, signature), where in signed.items():
         agree = len(where) == sum(name in result.signatures for result in results)
-        label = (
-            heading(name) if name in FIGURES else name.upper() if name.isidentifier() else name
-        )  # a signature may be of several figures
+        label = TEXT_METRICS[name].heading if name in TEXT_METRICS else name
         of_these = "" if agree else f" ({'; '.join(where)})"
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):

@@ -11,8 +11,8 @@ from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.metrics import language_metrics, missing_figures
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import language_metrics, missing_metrics
 from lm.models.heads import NextToken
 from lm.tasks.documents import DocumentTask, token_stores
 from lm.tasks.task import SMOOTHING, EvaluationSetup
@@ -44,9 +44,6 @@ class Causal(DocumentTask):
                 "add text or shorten the rows."
             )
 
-    def batch_settings(self, config: Config) -> list[Any]:
-        return []
-
     def layout(self, config: Config) -> RowLayout:
         return RowLayout(config.data.sequence_length)
 
@@ -58,7 +55,7 @@ class Causal(DocumentTask):
         return {name: WindowEvalRows(store, length, stride) for name, store in token_stores(stores).items()}
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator.of(setup, self, language_metrics, missing_figures)]
+        return [TokenEvaluator(self, setup, language_metrics, missing_metrics)]
 
     def yardsticks(
         self, config: Config, stores: Mapping[str, Any], tokenizer: Tokenizer, metrics: Mapping[str, float]

@@ -12,24 +12,22 @@ from lm.config import Config, SourceConfig
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.texts import TextExamples, TextTokens
 from lm.data.reading.raw import Labelled
-from lm.data.storing.example_store import ExampleStore, Tokens
+from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.classification import classification_metrics, confusion_counts
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
+from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.predictions import write_objects
 from lm.models.heads import Classes
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, Refuse
 
-LABEL_FIELDS = ("label_field", "label_pattern", "pair_field")
-
 
 class TextTask(LabelledTask):
-    """What classification and regression share: texts, or pairs of texts, with one target each."""
+    """Base of classification and regression: texts, or pairs of texts, with one target each."""
 
-    wants = "labelled"
+    raw_kind = "labelled"
+    tokens = TextTokens
     cleans = True
 
     def check(self, config: Config, refuse: Refuse) -> None:
@@ -42,9 +40,6 @@ class TextTask(LabelledTask):
             refuse(f"{where}.label_pattern", "text files get their label from their path; give the pattern.")
         if source.kind != "text" and not source.label_field:
             refuse(f"{where}.label_field", "name the field of the label.")
-
-    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
-        return TextTokens.encode(examples, tokenizer)
 
 
 class Classification(TextTask):
@@ -63,7 +58,7 @@ class Classification(TextTask):
         return Classes(len(config.data.labels), config.model.pooling)
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "accuracy", "f1_macro", "f1_micro", "mcc", "calibration_error"
+        return "loss", *names(LABEL_METRICS)
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return TextExamples(store, config, tokenizer, train, real=False, pooling=config.model.pooling)
@@ -86,25 +81,21 @@ class Classified(Predictions):
         self._gold_E = np.array([numbers[each.label] for each in raw], np.int64)
         self._predicted_E = probabilities_EC.argmax(axis=1)
 
-    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
-        chosen = slice(None) if indices_E is None else indices_E
-        return classification_metrics(self._gold_E[chosen], self._probabilities_EC[chosen])
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
+
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns text, pair (if there is one), label, prediction and its probability (score)."""
+        example, score = self.raw[index], float(self._probabilities_EC[index].max())
+        prediction = self._labels[int(self._predicted_E[index])]
+        return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes text, pair (if there is one), label, prediction and its probability (score), and the confusion."""
-        predictions, picture = directory / f"{stem}.jsonl", directory / f"{stem}-confusion.png"
-        names = [self._labels[number] for number in self._predicted_E.tolist()]
-        scores = self._probabilities_EC.max(axis=1).tolist()
-        write_objects(
-            predictions,
-            (
-                {**texts_of(example), "label": example.label, "prediction": name, "score": finite_or_none(score)}
-                for example, name, score in zip(self.raw, names, scores, strict=True)
-            ),
-        )
+        picture = directory / f"{stem}-confusion.png"
+        paths = super().write(directory, stem)
         counts_CC = confusion_counts(self._gold_E, self._predicted_E, len(self._labels))
         draw_confusion(counts_CC, self._labels, picture, f"{len(self.raw):,} examples")
-        return [predictions, picture]
+        return [*paths, picture]
 
     def joined(self, others: Sequence[Classified]) -> Classified:
         probabilities_EC = np.concatenate([each._probabilities_EC for each in (self, *others)])

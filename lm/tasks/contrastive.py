@@ -10,11 +10,10 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
-from lm.data.packing import EvalRows, PackedEvalRows
 from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.metrics import contrastive_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import contrastive_loss, row_weight
@@ -68,12 +67,6 @@ class Contrastive(PairTask):
     ) -> dict[str, Examples]:
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}
 
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
-        layout = self.layout(config)
-        return {
-            name: PackedEvalRows(each, layout) for name, each in self.examples(config, tokenizer, stores, False).items()
-        }
-
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return contrastive_loss(output.embedding, output.paired_embedding, batch, config.temperature)
 
@@ -81,7 +74,7 @@ class Contrastive(PairTask):
         return row_weight(batch)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator.of(setup, self, contrastive_metrics)]
+        return [TokenEvaluator(self, setup, contrastive_metrics)]
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
         return None

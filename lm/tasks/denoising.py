@@ -1,4 +1,4 @@
-"""Denoising with an encoder-decoder: the source is a corrupted text, the target what the decoder has to write."""
+"""Denoising with an encoder-decoder: the source is a corrupted text, the target its missing or original text."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from lm.data.examples.example import Examples
 from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.metrics import token_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.packed import PackedTask
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
 
-class Denoising(DocumentTask):
+class Denoising(DocumentTask, PackedTask):
     """Base of the denoising tasks.
 
     Attributes:
         needed_ids: how many <extra_id_N> the tokenizer must have.
+        ids_advice: said if data.tokenizer.extra_ids is less.
     """
 
     families = ("encoder_decoder",)
+    settings = SEARCH | SMOOTHING | {"data.source_length"}
     loss_name = "nll"
     writes_text = True
+    spells_extra_ids = True
     needed_ids: int = 1
-    advised_ids: int = 100
+    ids_advice: str = "needs tokens for masked spans; set 100."
 
     def head(self, config: Config) -> Any:
         return NextToken()
@@ -43,7 +47,7 @@ class Denoising(DocumentTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
         if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
-            refuse("data.tokenizer.extra_ids", f"{self.name} needs tokens for masked spans; set {self.advised_ids}.")
+            refuse("data.tokenizer.extra_ids", f"{self.name} {self.ids_advice}")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "perplexity", "token_accuracy"
@@ -56,7 +60,7 @@ class Denoising(DocumentTask):
 
     @abc.abstractmethod
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
-        """Returns what corrupts chunks of text."""
+        """Returns the denoiser, which corrupts chunks of text."""
 
     def examples(
         self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
@@ -75,14 +79,13 @@ class Denoising(DocumentTask):
         }
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator.of(setup, self, token_metrics)]
+        return [TokenEvaluator(self, setup, token_metrics)]
 
 
 class SpanCorruptionTask(Denoising):
     name = "span_corruption"
     doc = "masked spans of a text (T5)"
-    settings = SEARCH | SMOOTHING | {"objective.noise_density", "objective.mean_span_length", "data.source_length"}
-    spells_extra_ids = True
+    settings = Denoising.settings | {"objective.noise_density", "objective.mean_span_length"}
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         objective = config.objective
@@ -92,14 +95,8 @@ class SpanCorruptionTask(Denoising):
 class Ul2Task(Denoising):
     name = "ul2"
     doc = "UL2's mixture of denoisers, each with a mode token"
-    settings = SEARCH | SMOOTHING | {"data.source_length"}
-    spells_extra_ids = True
     needed_ids = 103
-
-    def check(self, config: Config, refuse: Refuse) -> None:
-        tokenizer = config.data.tokenizer
-        if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
-            refuse("data.tokenizer.extra_ids", "ul2 needs 103: a hundred for spans and three for its modes.")
+    ids_advice = "needs 103: a hundred for spans and three for its modes."
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         return Ul2(extra_ids, tokenizer.eos_id)
@@ -108,17 +105,7 @@ class Ul2Task(Denoising):
 class InfillingTask(Denoising):
     name = "infilling"
     doc = "a text from which spans were replaced by one mask each, and whose sentences may be shuffled (BART)"
-    settings = (
-        SEARCH
-        | SMOOTHING
-        | {
-            "objective.noise_density",
-            "objective.mean_span_length",
-            "objective.permute_sentences",
-            "data.source_length",
-        }
-    )
-    spells_extra_ids = True
+    settings = SpanCorruptionTask.settings | {"objective.permute_sentences"}
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         objective = config.objective
@@ -129,7 +116,7 @@ class InfillingTask(Denoising):
 class PrefixLmTask(Denoising):
     name = "prefix_lm"
     doc = "the rest of a text from its beginning"
-    settings = SEARCH | SMOOTHING | {"data.source_length"}
+    spells_extra_ids = False
     needed_ids = 0
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:

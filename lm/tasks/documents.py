@@ -1,4 +1,4 @@
-"""What tasks of plain text have in common: documents, cleaned, tokenised once into a token store."""
+"""The base of tasks of plain text: documents, cleaned and tokenised once into a token store."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.storing import token_store
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.storing.token_store import TokenStore
-from lm.data.tokenizing.base import Tokenizer
-from lm.tasks.task import Task, Tokenizers
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.tasks.task import Task
 
 
 class DocumentRules(Cleaner):
@@ -50,7 +50,7 @@ class DocumentTask(Task):
 
 
 def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns what decides the content of a token store."""
+    """Returns everything that decides the content of a token store."""
     return {
         "source": fingerprint,
         "described": source.config.kind,

@@ -1,4 +1,4 @@
-"""What tasks with labels have in common: examples in memory, predictions for each, metrics of the predictions."""
+"""The base of tasks with labels: examples in memory, a prediction for each, metrics of the predictions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,17 @@ from typing import Any
 
 from lm.config import CleaningConfig, Config, SourceConfig
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing import PackedEvalRows
 from lm.data.packing.layout import RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.reading.raw import Labelled
 from lm.data.storing import example_store
-from lm.data.storing.example_store import ExampleStore, Tokens, texts_of
+from lm.data.storing.example_store import ExampleStore, texts_of
 from lm.data.storing.splits import SplitSource, named_errors
-from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.evaluator import RowEvaluator
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
-from lm.tasks.task import EvaluationSetup, Refuse, Task, Tokenizers
-
-ANY_FAMILY = ("decoder", "encoder_decoder", "encoder")
+from lm.tasks.packed import PackedTask
+from lm.tasks.task import EvaluationSetup, Refuse
 
 
 class LabelledRules:
@@ -43,26 +40,28 @@ class LabelledRules:
         return Labelled(clean_text(self.config, example.text), pair, example.label)
 
     def keeps(self, example: Any) -> bool:
-        """Of a pair both texts together count."""
+        """Whether an example is kept; a pair counts as one text."""
         return not isinstance(example, Labelled) or self._cleaner.keeps("\n".join(example.texts))
 
 
-class LabelledTask(Task):
+class LabelledTask(PackedTask):
     """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
 
     Attributes:
-        wants: the kind of raw example that its readers give.
+        raw_kind: the kind of raw example that its readers give.
+        tokens: encodes raw examples.
         has_classes: whether its labels are classes, named by data.labels or found in the training data.
         cleans: whether its texts are cleaned.
     """
 
-    families = ANY_FAMILY
+    families = ("decoder", "encoder_decoder", "encoder")
     noun = "examples"
     loss_name = "task_loss"
     reads_labels = True
     counts_examples = True
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
-    wants: str
+    raw_kind: str
+    tokens: Any  # a subclass of Tokens
     has_classes: bool = False
     cleans: bool = False
 
@@ -91,12 +90,9 @@ class LabelledTask(Task):
 
     # --- data -----------------------------------------------------------------------------------------------
 
-    def open_reader(self, source: SplitSource) -> Any:
-        return open_reader(source.config, self.wants)
-
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
-            reader = self.open_reader(source)
+            reader = open_reader(source.config, self.raw_kind)
         rules = LabelledRules(source.data.cleaning)
         return texts_of(example for example, _ in source.read(reader, rules, drop=source.split == "train"))
 
@@ -106,13 +102,8 @@ class LabelledTask(Task):
         with named_errors(source.label):
             identity = [self.name, *(example_store.cleaning_identity(config) if self.cleans else ())]
             rules = LabelledRules(config.data.cleaning)
-            return example_store.build(
-                source, self.open_reader(source), rules, tokenizers.target, self.encode, identity
-            )
-
-    @abc.abstractmethod
-    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
-        """Returns the tokens of raw examples."""
+            reader = open_reader(source.config, self.raw_kind)
+            return example_store.build(source, reader, rules, tokenizers.target, self.tokens.encode, identity)
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
         if not self.has_classes:
@@ -134,7 +125,7 @@ class LabelledTask(Task):
         return [*super().batch_settings(config), config.data.labels, config.data.context_overlap, weights, pooling]
 
     def pooling(self, config: Config) -> str:
-        """Returns what of a text stands for the whole of it."""
+        """Returns which token stands for a whole text."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
@@ -158,15 +149,4 @@ class LabelledTask(Task):
         """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example number."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        rows = {name: each for name, each in setup.rows.items() if isinstance(each, PackedEvalRows)}
-        evaluator: RowEvaluator = PredictionEvaluator(
-            self,
-            setup.config,
-            setup.model,
-            rows,
-            setup.mesh,
-            name=setup.name,
-            max_rows=setup.max_rows,
-            report=setup.report,
-        )
-        return [evaluator]
+        return [PredictionEvaluator(self, setup)]

@@ -16,19 +16,20 @@ from lm.data.examples.masking import build_masking
 from lm.data.packing.layout import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.compression import unigram_entropy
-from lm.evaluation.metrics import masked_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import masked_metrics
 from lm.models.heads import MaskedTokens
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import masked_loss
 from lm.tasks.documents import DocumentTask, token_stores
+from lm.tasks.packed import PackedTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse
 
 MASK = "<mask>"
 FOLLOWS = ("other text", "follows")  # what the preview says about the second text of a next-sentence pair
 
 
-class Masked(DocumentTask):
+class Masked(DocumentTask, PackedTask):
     """Predicts masked tokens; with objective.next_sentence also whether a second text follows the first."""
 
     name = "masked"
@@ -40,9 +41,9 @@ class Masked(DocumentTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns a little more than the share of a row that is masked; rows are packed so that it is never exceeded.
+        """Returns the most masked tokens of a row, a little more than their mean; rows are packed to respect it.
 
-        0 for whole words: the number of their tokens is not known before they are drawn.
+        0 (no limit) for whole words: the number of their tokens is not known before they are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
@@ -86,7 +87,7 @@ class Masked(DocumentTask):
         return masked_loss(output, batch, config)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator.of(setup, self, masked_metrics)]
+        return [TokenEvaluator(self, setup, masked_metrics)]
 
     def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {name: value for name, value in metrics.items() if name != "loss" or value != metrics["mlm_loss"]}

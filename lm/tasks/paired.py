@@ -1,4 +1,4 @@
-"""What tasks of pairs have in common: a source and a target text, each tokenised once into a token store."""
+"""The base of tasks of pairs: a source and a target text, each tokenised once into a token store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from lm.data.reading.raw import Pair
 from lm.data.storing import token_store
 from lm.data.storing.pair_store import PairStore
 from lm.data.storing.splits import SplitSource, named_errors, split_sources
-from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.tasks.documents import store_identity
-from lm.tasks.task import Refuse, Task, Tokenizers
+from lm.tasks.packed import PackedTask
+from lm.tasks.task import Refuse
 
 SIDES = ("source", "target")
 
@@ -41,8 +42,8 @@ class PairRules:
         return self._filter.keeps(pair)
 
 
-class PairTask(Task):
-    """Learns from pairs. Those of training are filtered; those of evaluation, held out or named, are all used."""
+class PairTask(PackedTask):
+    """Learns from pairs. Training pairs are filtered; evaluation pairs, held out or named, are all used."""
 
     noun = "pairs"
     reads_pairs = True
@@ -64,7 +65,7 @@ class PairTask(Task):
             refuse(f"{where}.document", "pairs in text files are read line by line: set it to 'line'.")
 
     def _read(self, source: SplitSource, rules: PairRules) -> Iterator[tuple[Pair, Pair]]:
-        """Each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
+        """Yields each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
         with named_errors(source.label):
             reader = open_reader(source.config, "pairs")
         for pair, raw in source.read(reader, rules, drop=source.split == "train"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,12 @@ from lm.config import Config, ObjectiveConfig
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.texts import TextExamples
 from lm.data.packing.layout import RowLayout
-from lm.data.reading import open_reader
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore
-from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.classification import regression_metrics
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
+from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.predictions import write_objects
 from lm.models.heads import Classes
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import squared_error
@@ -32,15 +28,13 @@ class Regression(TextTask):
     name = "regression"
     doc = "a number for a text or a pair of texts"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
+    raw_kind = "numbers"
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "pearson", "spearman", "mean_squared_error"
-
-    def open_reader(self, source: SplitSource) -> Any:
-        return open_reader(source.config, "numbers")
+        return "loss", *names(NUMBER_METRICS)
 
     def layout(self, config: Config) -> RowLayout:
         types = config.model.token_types > 0
@@ -68,21 +62,13 @@ class Regressed(Predictions):
         self.raw, self._predicted_E = list(raw), predicted_E
         self._gold_E = np.array([float(each.label) for each in raw], np.float64)
 
-    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
-        chosen = slice(None) if indices_E is None else indices_E
-        return regression_metrics(self._gold_E[chosen], self._predicted_E[chosen])
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        return regression_metrics(self._gold_E[indices_E], self._predicted_E[indices_E])
 
-    def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes text, pair (if there is one), label and prediction; the last two are numbers."""
-        path = directory / f"{stem}.jsonl"
-        write_objects(
-            path,
-            (
-                {**texts_of(example), "label": float(example.label), "prediction": finite_or_none(prediction)}
-                for example, prediction in zip(self.raw, self._predicted_E.tolist(), strict=True)
-            ),
-        )
-        return [path]
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns text, pair (if there is one), label and prediction; the last two are numbers."""
+        example, prediction = self.raw[index], finite_or_none(float(self._predicted_E[index]))
+        return {**texts_of(example), "label": float(example.label), "prediction": prediction}
 
     def joined(self, others: Sequence[Regressed]) -> Regressed:
         predicted_E = np.concatenate([each._predicted_E for each in (self, *others)])

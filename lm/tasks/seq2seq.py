@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
-from lm.config.schema import entries
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairExamples
 from lm.data.packing.layout import RowLayout
 from lm.data.reading.cleaning import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation
-from lm.evaluation.metrics import token_metrics
+from lm.evaluation.metric import names
+from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.tasks.paired import PairTask
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
@@ -64,12 +64,10 @@ class Seq2Seq(PairTask):
 
     @staticmethod
     def _text_metrics(config: Config) -> tuple[str, ...]:
-        text_metrics = entries("lm.evaluation.text_metrics.TEXT_METRICS")
-        return tuple(metric for name in config.eval.generation.metrics for metric in text_metrics[name])
+        return tuple(each for name in config.eval.generation.metrics for each in names(TEXT_METRICS[name].gives))
 
     def advice_on_metric(self, metric: str) -> str:
-        text_metrics = entries("lm.evaluation.text_metrics.TEXT_METRICS")
-        scores = any(metric.endswith(f"/{name}") for each in text_metrics.values() for name in each)
+        scores = any(metric.endswith(f"/{name}") for each in TEXT_METRICS.values() for name in names(each.gives))
         return "; scores of outputs are chosen in eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
@@ -92,25 +90,8 @@ class Seq2Seq(PairTask):
         )
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        found: list[Any] = [TokenEvaluator.of(setup, self, token_metrics)]
-        if not setup.references:
-            return found
-        settings = setup.config.eval.generation
-        if setup.in_training:
-            settings = dataclasses.replace(settings, num_beams=settings.training_beams)
-        generation = Generation(
-            setup.model,
-            setup.tokenizers.target,
-            setup.tokenizers.source,
-            setup.references,
-            settings,
-            setup.mesh,
-            source_length=setup.config.data.source_length,
-            name=setup.name,
-            max_examples=settings.max_examples if setup.in_training else 0,
-            report=setup.report,
-        )
-        return [*found, generation]
+        generation = [Generation(setup)] if setup.references else []
+        return [TokenEvaluator(self, setup, token_metrics), *generation]
 
     def clean_source(self, config: Config, text: str) -> str:
         return clean_text(config.data.cleaning, text)

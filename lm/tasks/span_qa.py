@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,12 @@ from lm.config import Config, ObjectiveConfig
 from lm.data.examples.answers import AnswerExamples, AnswerTokens
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.reading.raw import Question
-from lm.data.storing.example_store import ExampleStore, Tokens
+from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.answer_search import Answer, Window, best_answer
-from lm.evaluation.answers import answer_metrics, answer_scores
-from lm.evaluation.metrics import finite_or_none
+from lm.evaluation.answers import ANSWER_METRICS, answer_metrics, answer_scores
+from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.predictions import write_objects
 from lm.models.heads import AnswerSpan
 from lm.objectives.cross_entropy import LossSums
 from lm.objectives.losses import span_loss, span_weight
@@ -27,29 +25,27 @@ from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
 ENDS_OF_ANSWER = ("", "start", "end", "start+end")
-NO_ANSWER = "no answer"  # shown below the first token instead of both ends
+NO_ANSWER = "no answer"  # shown below the first token if neither end is in the text
 
 
 class SpanQa(LabelledTask):
     name = "span_qa"
     doc = "where in a text the answer to a question is"
     settings = frozenset({"data.context_overlap", "eval.bootstrap"})
-    wants = "questions"
+    raw_kind = "questions"
+    tokens = AnswerTokens
     own_formats = ("squad",)
 
     def head(self, config: Config) -> Any:
         return AnswerSpan()
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "exact_match", "f1"
+        return "loss", *names(ANSWER_METRICS)
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.data.context_overlap >= config.data.sequence_length // 2:
             refuse("data.context_overlap", "must be less than half of data.sequence_length.")
-
-    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
-        return AnswerTokens.encode(examples, tokenizer)
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return AnswerExamples(store, config, tokenizer, train)
@@ -77,7 +73,7 @@ class SpanQa(LabelledTask):
 
 
 class Answered(Predictions):
-    """`scores_E2` is that of `answer_scores`, by each data source's own rules: for Chinese, for missing answers."""
+    """`scores_E2` comes from `answer_scores`, by the rules of each data source: for Chinese, for missing answers."""
 
     def __init__(self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray):
         self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
@@ -89,26 +85,19 @@ class Answered(Predictions):
         chinese = any("\u4e00" <= character <= "\u9fff" for each in raw[:100] for character in each.question)
         return cls(raw, answers, answer_scores([each.text for each in answers], right, chinese=chinese))
 
-    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
-        return answer_metrics(self._scores_E2 if indices_E is None else self._scores_E2[indices_E])
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        return answer_metrics(self._scores_E2[indices_E])
 
-    def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes id, question, answers (texts; none if there is no answer), prediction and score."""
-        path = directory / f"{stem}.jsonl"
-        write_objects(
-            path,
-            (
-                {
-                    "id": example.id,
-                    "question": example.question,
-                    "answers": [text for text, _ in example.answers],
-                    "prediction": answer.text,
-                    "score": finite_or_none(answer.score),
-                }
-                for example, answer in zip(self.raw, self._answers, strict=True)
-            ),
-        )
-        return [path]
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns id, question, answers (texts; empty if there is no answer), prediction and score."""
+        example, answer = self.raw[index], self._answers[index]
+        return {
+            "id": example.id,
+            "question": example.question,
+            "answers": [text for text, _ in example.answers],
+            "prediction": answer.text,
+            "score": finite_or_none(answer.score),
+        }
 
     def joined(self, others: Sequence[Answered]) -> Answered:
         answers = [answer for each in (self, *others) for answer in each._answers]

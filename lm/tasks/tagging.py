@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.words import TaggingExamples, WordTokens
 from lm.data.reading.raw import Tagged
-from lm.data.storing.example_store import ExampleStore, Tokens
+from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.predictions import write_objects
-from lm.evaluation.tagging import entity_counts, scheme_of, tagging_metrics, word_counts
+from lm.evaluation.tagging import ENTITY_METRICS, entity_counts, scheme_of, tagging_metrics, word_counts
 from lm.models.heads import Classes
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup
@@ -31,7 +30,8 @@ class Tagging(LabelledTask):
     name = "tagging"
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
-    wants = "tagged"
+    raw_kind = "tagged"
+    tokens = WordTokens
     own_formats = ("conll",)
     has_classes = True
 
@@ -39,13 +39,10 @@ class Tagging(LabelledTask):
         return Classes(len(config.data.labels), "none")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "entity_f1", "entity_precision", "entity_recall", "token_accuracy"
+        return "loss", *names(ENTITY_METRICS), "token_accuracy"
 
     def pooling(self, config: Config) -> str:
         return "none"
-
-    def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
-        return WordTokens.encode(examples, tokenizer)
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return TaggingExamples(store, config, tokenizer, train)
@@ -78,22 +75,14 @@ class TaggedWords(Predictions):
         scheme = scheme_of(labels)
         self._entities_E3 = entity_counts(gold, predicted, scheme) if scheme else None
 
-    def metrics(self, indices_E: np.ndarray | None = None) -> dict[str, float]:
-        chosen = slice(None) if indices_E is None else indices_E
-        entities_E3 = None if self._entities_E3 is None else self._entities_E3[chosen]
-        return tagging_metrics(self._words_E2[chosen], entities_E3)
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        entities_E3 = None if self._entities_E3 is None else self._entities_E3[indices_E]
+        return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
-    def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes words, tags and prediction (as many tags)."""
-        path = directory / f"{stem}.jsonl"
-        write_objects(
-            path,
-            (
-                {"words": example.words, "tags": example.tags, "prediction": list(prediction)}
-                for example, prediction in zip(self.raw, self._predicted, strict=True)
-            ),
-        )
-        return [path]
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns words, tags and as many predicted tags."""
+        example = self.raw[index]
+        return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 
     def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
         predicted = [tags for each in (self, *others) for tags in each._predicted]

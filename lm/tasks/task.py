@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
-from lm.data.examples.example import Examples
-from lm.data.packing import EvalRows, PackedEvalRows, PackedTrainRows, TrainRows
+from lm.data.packing import EvalRows, TrainRows
 from lm.data.packing.layout import RowLayout
 from lm.data.storing.splits import SplitSource
 from lm.data.storing.store import Store
-from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
-from lm.evaluation.evaluator import Evaluator, Report
+from lm.evaluation.evaluator import EvaluationSetup, Evaluator
 from lm.evaluation.split import SplitEvaluation
 from lm.objectives.cross_entropy import LossSums, loss_sums
 from lm.objectives.losses import token_weight
@@ -46,33 +43,6 @@ SEARCH = frozenset(
     )
 )
 NOT_SCORED = "·"  # what the preview shows below a token without a target
-
-
-@dataclass(frozen=True)
-class Tokenizers:
-    """The tokenizers of a run."""
-
-    target: Tokenizer  # of the targets, or of all text
-    source: Tokenizer  # of the sources of pairs; the same object unless data.separate_vocabularies
-
-
-@dataclass(frozen=True)
-class EvaluationSetup:
-    """What the evaluators of a split are made from."""
-
-    config: Config
-    model: Any  # lm.models.protocol.Model
-    mesh: Mesh
-    tokenizers: Tokenizers
-    rows: Mapping[str, Any]  # EvalRows by data source
-    references: Mapping[str, Sequence[Any]]  # pairs whose outputs are scored, by data source; empty for none
-    name: str = "valid"
-    in_training: bool = False  # score only as much as the config allows during training
-    report: Report | None = None
-
-    @property
-    def max_rows(self) -> int:
-        return self.config.eval.max_rows if self.in_training else 0
 
 
 def default_pooling(config: Config) -> str:
@@ -186,49 +156,22 @@ class Task(abc.ABC):
 
         Their form is part of the fingerprints of existing run directories, so it stays as it is.
         """
-        objective = config.objective
-        return [
-            config.data.source_length,
-            config.data.pairs.overlong,
-            objective.name,
-            objective.noise_density,
-            objective.mean_span_length,
-            objective.permute_sentences,
-        ]
+        return []
 
     @abc.abstractmethod
     def layout(self, config: Config) -> RowLayout:
         """Returns the form of the rows, and so of the batches."""
 
-    def examples(
-        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
-    ) -> dict[str, Examples]:
-        """Returns the numbered examples of each source."""
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> TrainRows:
-        """Returns training rows without end. Raises UserError for a source that gives no example."""
-        examples = self.examples(config, tokenizer, stores, True)
-        for name, each in examples.items():
-            if not len(each):
-                raise UserError(f"config.data.train.{name}: {self.reason_without_examples(config)}")
-        return PackedTrainRows(config, examples, self.layout(config))
+        """Returns training rows without end. Raises UserError for a data source that gives no example."""
 
-    def reason_without_examples(self, config: Config) -> str:
-        """Returns why a source that is not empty may give no example, and what to do."""
-        return "no document has 2 tokens, so there is nothing to train on; give it more text."
-
+    @abc.abstractmethod
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
-        """Returns the evaluation rows of a split by source. What is too long is cut, never dropped.
+        """Returns the evaluation rows of a split by data source. What is too long is cut, never dropped.
 
-        Sources without any example are left out. Raises UserError if none is left.
+        Data sources without any example are left out. Raises UserError if none is left.
         """
-        layout = self.layout(config)
-        examples = self.examples(config, tokenizer, stores, False)
-        rows: dict[str, EvalRows] = {name: PackedEvalRows(each, layout) for name, each in examples.items() if len(each)}
-        if not rows:
-            raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
-        return rows
 
     # --- loss -----------------------------------------------------------------------------------------------
 

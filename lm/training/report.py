@@ -10,13 +10,14 @@ from jax.sharding import Mesh
 from lm.config import Config
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
+from lm.evaluation import metric_of
 from lm.evaluation.split import SplitEvaluation
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
 from lm.reporting.console import Console
 from lm.reporting.curves import draw_curves
-from lm.reporting.table import Result, print_table, show, write_results
+from lm.reporting.table import Result, print_table, write_results
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import Prepared
 from lm.tasks import task_of
@@ -56,7 +57,11 @@ class Reporter:
         if step == self._config.train.num_steps:  # `final` prints everything
             return values
         shown = {name: values.get(f"valid/{name}") for name in self._task.console_metrics(self._config)}
-        parts = [f"{name.replace('_', ' ')} {show(name, value)}" for name, value in shown.items() if value is not None]
+        parts = [
+            f"{name.replace('_', ' ')} {metric_of(name).show(value)}"
+            for name, value in shown.items()
+            if value is not None
+        ]
         self._console.print(f"step {step:,} valid: {', '.join(parts)}")
         for prompt, text in self._samples(state):
             self._console.print(f"step {step:,} sample: {_in_one_line(prompt + text)}")
@@ -110,8 +115,7 @@ class Reporter:
     def draw_curves(self) -> None:
         if is_first():
             directory = self._directory
-            loss = "task_loss" if self._task.reads_labels else "loss"
-            draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, loss)
+            draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, self._task.loss_name)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
         where = self._config, self._model, self._mesh, self._prepared.tokenizers

@@ -11,10 +11,10 @@ import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
 from lm.data.packing.windows import WindowEvalRows, Windows, next_token_batch
-from lm.evaluation.evaluator import choose_rows
-from lm.evaluation.metrics import language_metrics, missing_figures
-from lm.evaluation.scorer import forward_batch
+from lm.evaluation.evaluator import EvaluationSetup, choose
+from lm.evaluation.row_evaluator import forward_batch
 from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import language_metrics, missing_metrics
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, param_shardings
 from lm.tasks import TASKS
@@ -52,6 +52,9 @@ def store(lengths, seed=0, unknown=0):
     )
 
 
+PLAIN = ObjectiveConfig()
+
+
 def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
@@ -72,15 +75,13 @@ def params(boxed):
     return nn.unbox(boxed)
 
 
-def evaluator(model, rows, mesh=None, batch_size=4, **options):
+def evaluator(model, rows, mesh=None, batch_size=4, max_rows=0, objective=PLAIN, **options):
     mesh = one_device() if mesh is None else mesh
     rows = rows if isinstance(rows, dict) else {"text": rows}
-    return token_evaluator(model, rows, ObjectiveConfig(), mesh, batch_size=batch_size, **options)
-
-
-def token_evaluator(model, rows, objective, mesh, **options):
-    causal = TASKS["causal"]
-    return TokenEvaluator(model, rows, causal, objective, mesh, language_metrics, missing=missing_figures, **options)
+    evaluation = types.SimpleNamespace(batch_size=batch_size, max_rows=max_rows)
+    config = types.SimpleNamespace(eval=evaluation, objective=objective)
+    setup = EvaluationSetup(config, model, mesh, None, rows, {}, in_training=True, **options)
+    return TokenEvaluator(TASKS["causal"], setup, language_metrics, missing_metrics)
 
 
 def brute_force(model, params, data, stride):
@@ -176,10 +177,10 @@ def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):
     per_token = got["valid/loss"] / math.log(2)
     assert got["valid/bits_per_byte"] == pytest.approx(per_token * 501 / 1500)
     assert seen == [(4, 10), (8, 10), (10, 10)]
-    assert choose_rows({"a": 100}, 4)["a"].tolist() == [0, 25, 50, 75]
-    assert {k: len(v) for k, v in choose_rows({"a": 900, "b": 99, "c": 1}, 100).items()} == {"a": 90, "b": 10, "c": 1}
-    assert choose_rows({"a": 9, "none": 0}, 3)["none"].tolist() == []
-    assert len(choose_rows({"a": 5}, 5)["a"]) == len(choose_rows({"a": 5}, 99)["a"]) == 5
+    assert choose({"a": 100}, 4)["a"].tolist() == [0, 25, 50, 75]
+    assert {k: len(v) for k, v in choose({"a": 900, "b": 99, "c": 1}, 100).items()} == {"a": 90, "b": 10, "c": 1}
+    assert choose({"a": 9, "none": 0}, 3)["none"].tolist() == []
+    assert len(choose({"a": 5}, 5)["a"]) == len(choose({"a": 5}, 99)["a"]) == 5
 
 
 def test_a_token_that_is_not_scored_is_noticed(model, params):
@@ -199,7 +200,7 @@ def test_lossy_tokenizers_are_said(model, params):
 def test_the_loss_is_the_plain_cross_entropy(model, params):
     rows = {"text": WindowEvalRows(store([50]), LENGTH, LENGTH)}
     smoothed = ObjectiveConfig(label_smoothing=0.2, z_loss=0.1)
-    got = token_evaluator(model, rows, smoothed, one_device(), batch_size=4).evaluate(params, 0)
+    got = evaluator(model, rows, objective=smoothed).evaluate(params, 0)
     assert got == evaluator(model, rows).evaluate(params, 0)
 
 

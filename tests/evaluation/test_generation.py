@@ -4,15 +4,18 @@ import json
 import math
 import os
 import types
+from dataclasses import replace
 
 import jax
 import pytest
 
 from lm.config import GenerationConfig, MeshConfig
 from lm.data.reading.pairs import Pair
+from lm.data.tokenizing.base import Tokenizers
 from lm.decoding.beam import BeamSettings
 from lm.errors import UserError
 from lm.evaluation import generation
+from lm.evaluation.evaluator import EvaluationSetup
 from lm.evaluation.generation import Generation
 from lm.evaluation.predictions import Example, read_predictions, write_predictions
 from lm.evaluation.text_metrics import score
@@ -45,8 +48,11 @@ def pairs(*sources):
 
 
 def evaluator(pairs, settings=SETTINGS, **options):
+    config = types.SimpleNamespace(
+        eval=types.SimpleNamespace(generation=settings), data=types.SimpleNamespace(source_length=30)
+    )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return Generation(None, "target", "source", pairs, settings, mesh, source_length=30, **options)
+    return Generation(EvaluationSetup(config, None, mesh, Tokenizers("target", "source"), {}, pairs, **options))
 
 
 def test_figures_examples_and_settings(translator):
@@ -56,7 +62,7 @@ def test_figures_examples_and_settings(translator):
     got = each.evaluate("parameters", 7)
     predictions, references = ["A B C D", "wrong", "F G H I"], [("A B C D",), ("B C D E",), ("F G H I",)]
     expected = score(METRICS, predictions, references, bleu_tokenize="13a")
-    assert got == {f"valid/{name}": value for name, value in expected.figures.items()}
+    assert got == {f"valid/{name}": value for name, value in expected.metrics.items()}
     assert got["valid/exact_match"] == pytest.approx(200 / 3)
     assert each.signatures == expected.signatures and "tok:13a" in each.signatures["bleu"]
     assert each.examples[1] == Example("b c d e", ("B C D E",), "wrong", -1.0)
@@ -74,9 +80,10 @@ def test_every_setting_of_the_search_is_passed_on(translator):
         "max_new_tokens": 9,
         "min_new_tokens": 2,
         "no_repeat_ngram": 4,
+        "exact": False,
     }
-    settings = GenerationConfig(metrics=("wer",), **values)
-    evaluator({"text": pairs("a")}, settings, batch_size=5).evaluate(None, 0)
+    settings = GenerationConfig(metrics=("wer",), batch_size=5, **values)
+    evaluator({"text": pairs("a")}, settings).evaluate(None, 0)
     _, _, used, batch_size, _ = translator.calls[0]
     assert used == BeamSettings(**values, num_hypotheses=1) and batch_size == 5
 
@@ -97,12 +104,14 @@ def test_data_sources_are_scored_apart_and_together(translator):
 
 def test_some_examples_are_spread_over_the_split_and_said(translator):
     parts = {"a": pairs(*map(str, range(90))), "b": pairs(*(f"b{i}" for i in range(10))), "none": []}
-    each = evaluator(parts, max_examples=10)
+    each = evaluator(parts, replace(SETTINGS, max_examples=10), in_training=True)
     got = each.evaluate(None, 0)
     assert got["valid/examples"] == each.num_examples == 10
     assert [example.source for example in each.examples] == [str(i) for i in range(0, 90, 10)] + ["b0"]
     assert not [name for name in got if "none" in name]
-    assert "valid/examples" not in evaluator(parts, max_examples=100).evaluate(None, 0)
+    assert "valid/examples" not in evaluator(parts, replace(SETTINGS, max_examples=100), in_training=True).evaluate(
+        None, 0
+    )
 
 
 def test_an_output_too_few_is_noticed(translator, monkeypatch):

@@ -1,63 +1,91 @@
-"""Closed forms of the reported figures."""
+"""The registry of metrics: every metric that a task gives is declared, and every declared metric is computed."""
 
 import math
 
+import numpy as np
 import pytest
 
-from lm.evaluation.metrics import Sums, finite_or_none, language_metrics, missing_figures
+from lm.config import CheckpointConfig, Config
+from lm.evaluation import METRICS, metric_of
+from lm.evaluation.answers import ANSWER_METRICS, answer_metrics
+from lm.evaluation.classification import (
+    LABEL_METRICS,
+    NUMBER_METRICS,
+    classification_metrics,
+    regression_metrics,
+)
+from lm.evaluation.metric import Metric, share
+from lm.evaluation.tagging import ENTITY_METRICS, tagging_metrics
+from lm.evaluation.text_metrics import TEXT_METRICS, score
+from lm.evaluation.token_metrics import TOKEN_METRICS, Sums, contrastive_metrics, language_metrics, masked_metrics
+from lm.tasks import TASKS
+from tests.tasks.test_tasks import PAIRS, values_of
+
+OF_DATA = {"unigram_entropy", "xz_bits_per_byte"}  # `Task.yardsticks`
 
 
-def test_a_uniform_model_has_the_vocabulary_as_perplexity_and_its_logarithm_as_bits():
-    tokens, vocab = 120, 256
-    sums = Sums(nll=tokens * math.log(vocab), correct=30, weight=tokens, bytes=100, words=20)
-    got = language_metrics(sums)
-    assert got["loss"] == pytest.approx(math.log(256))
-    assert got["perplexity"] == pytest.approx(256)
-    assert got["token_accuracy"] == 0.25
-    assert got["bits_per_byte"] == pytest.approx(8 * 120 / 100)
-    assert got["word_perplexity"] == pytest.approx(256.0 ** (120 / 20))
-    assert got["tokens"] == 120
+@pytest.mark.parametrize(("task", "family"), PAIRS)
+def test_every_metric_of_a_task_is_declared(task, family):
+    options = {"eval.generation.metrics": tuple(TEXT_METRICS)} if task == "seq2seq" else {}
+    if task == "masked":
+        options = {"objective.next_sentence": True, "model.token_types": 2}
+    config = Config.from_dict(values_of(task, family, **options))
+    assert set(TASKS[task].metrics(config)) <= METRICS.keys()
+    assert set(TASKS[task].console_metrics(config)) <= set(TASKS[task].metrics(config))
+    assert TASKS[task].loss_name in METRICS
 
 
-def test_figures_that_do_not_depend_on_the_tokenizer():
-    """The same text and probability, cut into twice as many tokens."""
-    coarse = language_metrics(Sums(nll=300.0, correct=1, weight=50, bytes=400, words=80))
-    fine = language_metrics(Sums(nll=300.0, correct=1, weight=100, bytes=400, words=80))
-    assert coarse["loss"] == 2 * fine["loss"]
-    assert coarse["bits_per_byte"] == fine["bits_per_byte"]
-    assert coarse["word_perplexity"] == fine["word_perplexity"]
+def computed():
+    sums = Sums(nll=3.0, correct=1, weight=2, pair_nll=1, pair_correct=1, pairs=1, bytes=9, words=2)
+    two = np.array([[0, 1], [1, 1]])
+    yield score(tuple(TEXT_METRICS), ["a b"], [("a c",)], bleu_tokenize="13a").metrics
+    yield answer_metrics(two)
+    yield classification_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
+    yield regression_metrics(np.array([0.0, 1.0]), np.array([0.0, 2.0]))
+    yield tagging_metrics(two, np.array([[1, 2, 2]]))
+    yield from (language_metrics(sums), masked_metrics(sums), contrastive_metrics(sums))
+    yield from ({task.loss_name: 1.0} for task in TASKS.values())
 
 
-def test_totals_weigh_sources_by_their_tokens():
-    long, short = Sums(nll=900.0, correct=90, weight=900, bytes=900, words=9), Sums(nll=300.0, weight=100, bytes=1)
-    assert language_metrics(long + short)["loss"] == pytest.approx(1.2)
-    assert language_metrics(long + short)["token_accuracy"] == pytest.approx(0.09)
+def test_every_declared_metric_is_computed_and_every_computed_one_declared():
+    found = {name for metrics in computed() for name in metrics}
+    assert found | OF_DATA == METRICS.keys() and not found & OF_DATA
 
 
-def test_text_that_the_tokenizer_cannot_spell_has_no_bits_per_byte():
-    sums = Sums(nll=10.0, correct=1, weight=10, bytes=20, words=4, unknown=3)
-    assert "bits_per_byte" not in language_metrics(sums) and "word_perplexity" not in language_metrics(sums)
-    assert language_metrics(sums)["loss"] == 1.0
-    assert "3 unknown" in missing_figures(sums)["bits_per_byte"]
-    assert "unknown" in missing_figures(sums + Sums(bytes=5, words=1))["bits_per_byte"]
+def test_every_declaration_is_complete():
+    assert all(name == metric.name for name, metric in METRICS.items())
+    headings = [metric.heading for metric in METRICS.values()]
+    assert all(headings) and len(set(headings)) == len(headings)
+    assert all(metric.show(0.5) and "inf" in metric.show(math.inf) for metric in METRICS.values())
+    assert all(each.gives and each.heading and name == each.name for name, each in TEXT_METRICS.items())
 
 
-def test_text_without_words_has_no_word_perplexity():
-    sums = Sums(nll=1.0, weight=1, bytes=3)
-    assert "word_perplexity" not in language_metrics(sums) and "bits_per_byte" in language_metrics(sums)
+def test_no_declaration_replaces_another_of_its_name():
+    tuples = (ANSWER_METRICS, LABEL_METRICS, NUMBER_METRICS, ENTITY_METRICS, TOKEN_METRICS)
+    declared = [metric for each in TEXT_METRICS.values() for metric in each.gives]
+    declared += [metric for each in tuples for metric in each]
+    assert all(METRICS[metric.name] is metric for metric in declared)
 
 
-@pytest.mark.parametrize("nll", [1e6, math.inf])
-def test_a_huge_loss_is_an_infinite_perplexity(nll):
-    got = language_metrics(Sums(nll=nll, weight=1, bytes=1, words=1))
-    assert got["perplexity"] == math.inf and got["word_perplexity"] == math.inf
+@pytest.mark.parametrize(
+    ("metric", "highest"),
+    [("loss", False), ("bleu", True), ("ter", False), ("accuracy", True), ("calibration_error", False), ("mcc", True)],
+)
+def test_the_declaration_decides_which_checkpoint_is_the_best(metric, highest):
+    for prefix in ("valid/", "valid/news/"):
+        assert CheckpointConfig(best_metric=prefix + metric).highest_is_best == highest
 
 
-def test_nothing_scored_is_not_a_number_rather_than_an_error():
-    got = language_metrics(Sums())
-    assert math.isnan(got["loss"]) and math.isnan(got["perplexity"]) and got["tokens"] == 0
-    assert math.isnan(language_metrics(Sums(nll=math.nan, weight=2))["perplexity"])
+def test_shares_are_drawn_in_percent():
+    metric = Metric("x", "x", share)
+    assert metric.percent(0.25) == 25 and metric.percent(np.array([0.5, 1.0])).tolist() == [50, 100]
+    assert METRICS["bleu"].percent(25) == 25
 
 
-def test_json_numbers():
-    assert [finite_or_none(x) for x in (1.5, math.inf, -math.inf, math.nan)] == [1.5, None, None, None]
+def test_perplexities_of_any_size_are_short():
+    texts = [METRICS["perplexity"].show(value) for value in (3.43689, 12345.678, 123456.7, math.inf, math.nan)]
+    assert texts == ["3.44", "12,345.68", "1.235e+05", "inf", "nan"]
+
+
+def test_a_number_without_a_declaration_is_shown_by_its_name():
+    assert metric_of("rows").heading == "rows" and metric_of("rows").show(1234.0) == "1234"

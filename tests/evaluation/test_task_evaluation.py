@@ -15,16 +15,17 @@ import pytest
 
 from lm.batch import Output
 from lm.config import Config, MeshConfig
+from lm.config.experiment import replace_settings
 from lm.data.packing import PackedEvalRows
 from lm.data.reading.labelled import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
+from lm.evaluation.evaluator import EvaluationSetup
 from lm.evaluation.intervals import resamples
 from lm.evaluation.prediction_evaluator import PredictionEvaluator
 from lm.parallel.mesh import make_mesh
 from lm.tasks import task_of
-from lm.tasks.task import EvaluationSetup
 
 BYTES = ByteTokenizer()
 LABELS = ("bad", "fair", "good")
@@ -68,15 +69,19 @@ def metrics_of(objective):
 
 def rows_of(config, raw):
     task = task_of(config)
-    store = ExampleStore("s", list(raw), task.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, [])
+    store = ExampleStore(
+        "s", list(raw), task.tokens.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, []
+    )
     return PackedEvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
 
 
-def evaluation(config, sources, ahead=0, devices=1, **options):
+def evaluation(config, sources, ahead=0, devices=1, max_rows=0, **options):
     sources = sources if isinstance(sources, dict) else {"s": sources}
     rows = {name: rows_of(config, raw) for name, raw in sources.items()}
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    return PredictionEvaluator(task_of(config), config, TableModel(ahead), rows, mesh, **options)
+    config = replace_settings(config, {"eval.max_rows": max_rows})
+    setup = EvaluationSetup(config, TableModel(ahead), mesh, None, rows, {}, in_training=True, **options)
+    return PredictionEvaluator(task_of(config), setup)
 
 
 def random_table(labels, seed=0):
@@ -149,7 +154,7 @@ def test_labels_of_texts(tmp_path, pooling, ahead, pair, devices):
     right = np.array([example.label == name for example, (name, _) in zip(raw, said, strict=True)], float)
     drawn = [right[places_E].mean() for block in resamples(len(right), 40, config.seed) for places_E in block]
     assert each.intervals()["accuracy"] == tuple(np.percentile(drawn, (2.5, 97.5)))
-    assert each.whole().preview(4) == (raw[4].text, said[4][0], raw[4].label)
+    assert each.whole.preview(4) == (raw[4].text, said[4][0], raw[4].label)
 
     lines, picture = each.write(tmp_path, "predictions")
     assert (lines.name, picture.name) == ("predictions.jsonl", "predictions-confusion.png")
@@ -176,7 +181,7 @@ def test_numbers(tmp_path):
     (path,) = each.write(tmp_path, "predictions")
     for example, number, line in zip(raw, said, read(path), strict=True):
         assert line == {"text": example.text, "label": float(example.label), "prediction": pytest.approx(number)}
-    assert each.whole().preview(0) == (raw[0].text, f"{said[0]:.3g}", raw[0].label)
+    assert each.whole.preview(0) == (raw[0].text, f"{said[0]:.3g}", raw[0].label)
 
 
 # --- a tag for a word -----------------------------------------------------------------------------------------
@@ -289,7 +294,7 @@ def test_answers_in_contexts_of_several_windows(tmp_path, devices):
         (question.id, answer) for question, answer in zip(raw, said, strict=True)
     ]
     assert [line["answers"] for line in lines] == [[text for text, _ in each.answers] for each in raw]
-    assert each.whole().preview(1) == ("who?", said[1], said[1]) and each.whole().preview(0) == ("who?", "", "")
+    assert each.whole.preview(1) == ("who?", said[1], said[1]) and each.whole.preview(0) == ("who?", "", "")
 
 
 def test_each_source_of_questions_has_its_own_rules():
@@ -346,7 +351,7 @@ def test_examples_that_are_not_whole_are_left_out_of_a_part():
     touched = {int(rows.examples.example_of[piece]) for piece in chosen}
     assert 0 < len(whole) < len(touched), "of some examples only a part is scored"
     found = each.evaluate({"table": table}, 0)
-    assert found["valid/examples"] == len(whole) and each.whole().raw == whole
+    assert found["valid/examples"] == len(whole) and each.whole.raw == whole
     wanted = entity_scores(whole, tags_by_hand(whole, table))
     assert {name: found[f"valid/{name}"] for name in wanted} == pytest.approx(wanted)
     assert "valid/examples" not in evaluation(config, raw).evaluate({"table": table}, 0)

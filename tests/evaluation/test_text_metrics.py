@@ -8,15 +8,15 @@ import socket
 
 import pytest
 
-from lm.config.training import TEXT_METRICS
-from lm.evaluation.text_metrics import edit_distance, score, sentence_counts
+from lm.evaluation.text_metrics import TEXT_METRICS, score
 
+METRICS = tuple(TEXT_METRICS)
 SENTENCES = ["the cat sat on the mat today", "a dog barked at seven wizards", "it is late"]
 
 
 def figures(metrics, predictions, references, bleu_tokenize="13a"):
     references = [(each,) if isinstance(each, str) else each for each in references]
-    return score(metrics, predictions, references, bleu_tokenize=bleu_tokenize).figures
+    return score(metrics, predictions, references, bleu_tokenize=bleu_tokenize).metrics
 
 
 def figure(metric, prediction, *references):
@@ -24,9 +24,9 @@ def figure(metric, prediction, *references):
 
 
 def test_a_copy_is_perfect_by_every_metric():
-    got = figures(list(TEXT_METRICS), SENTENCES, SENTENCES)
-    errors = {"ter", "wer"}
-    assert got == {name: pytest.approx(0 if name in errors else 100) for each in TEXT_METRICS.values() for name in each}
+    got = figures(METRICS, SENTENCES, SENTENCES)
+    given = [metric for each in TEXT_METRICS.values() for metric in each.gives]
+    assert got == {metric.name: pytest.approx(100 if metric.higher_is_better else 0) for metric in given}
     assert got["bleu"] == pytest.approx(100, abs=1e-9)
 
 
@@ -51,16 +51,17 @@ def test_the_tokenisation_matters_and_stands_in_the_signature():
         each: score(["bleu"], predictions, references, bleu_tokenize=each)
         for each in ("13a", "zh", "char", "intl", "none")
     }
-    assert by["13a"].figures["bleu"] == pytest.approx(0, abs=1e-6)  # one long word, and it is wrong
+    assert by["13a"].metrics["bleu"] == pytest.approx(0, abs=1e-6)  # one long word, and it is wrong
     # One of 11 characters is wrong, and with it 2 of 10 pairs, 3 of 9 triples and 3 of 8 fours.
     expected = 100 * (10 / 11 * 8 / 10 * 6 / 9 * 5 / 8) ** 0.25
-    assert by["zh"].figures["bleu"] == by["char"].figures["bleu"] == pytest.approx(expected, rel=1e-9)
+    assert by["zh"].metrics["bleu"] == by["char"].metrics["bleu"] == pytest.approx(expected, rel=1e-9)
     assert all(f"tok:{each}" in by[each].signatures["bleu"] for each in by)
 
 
 def test_signatures_name_what_was_done():
-    got = score(list(TEXT_METRICS), SENTENCES, [(each,) for each in SENTENCES], bleu_tokenize="13a")
-    assert set(got.signatures) == {"bleu", "chrf", "ter", "rouge"}
+    metrics = ("bleu", "chrf", "ter", "rouge", "exact_match", "wer")
+    got = score(metrics, SENTENCES, [(each,) for each in SENTENCES], bleu_tokenize="13a")
+    assert set(got.signatures) == {"bleu", "chrf", "ter", "rouge"}, "the others have one definition"
     assert got.signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert "nc:6|nw:0" in got.signatures["chrf"] and "tok:tercom" in got.signatures["ter"]
     assert "stem:porter" in got.signatures["rouge"]
@@ -79,6 +80,17 @@ def test_chrf_by_hand():
     recall = 1.0
     expected = 100 * 5 * precision * recall / (4 * precision + recall)
     assert figure("chrf", "abcdefgh", "abcdefg")["chrf"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_chrf_with_words_by_hand():
+    """Popovic 2017 for one word of two: the mean of F2 over 6 orders of characters and 2 of words.
+
+    `ab cd` against `ab ce`: 3 of 4 characters, 2 of 3 pairs, 1 of 2 triples, 0 of 1 four; 1 of 2 words, 0 of 1 pair.
+    """
+    got = score(["chrf++"], ["ab cd"], [("ab ce",)], bleu_tokenize="13a")
+    shares = [3 / 4, 2 / 3, 1 / 2, 0, 1 / 2, 0]  # precision equals recall; orders without n-grams do not count
+    assert got.metrics["chrf++"] == pytest.approx(100 * sum(shares) / len(shares), rel=1e-9)
+    assert "nw:2" in got.signatures["chrf++"]
 
 
 def test_rouge_by_hand():
@@ -126,15 +138,22 @@ def recursive_distance(first, second):
     return between(len(first), len(second))
 
 
-def test_edit_distance_is_that_of_a_recursion():
+def word_errors(prediction, *references):
+    """(edits, words of the reference) by which the word error rate counts one example."""
+    (counts,) = TEXT_METRICS["wer"].counts([prediction], [references])["wer"].tolist()
+    return tuple(counts)
+
+
+def test_word_errors_are_the_edit_distance_of_a_recursion():
     for lengths in itertools.product(range(4), repeat=2):
         for words in itertools.product("ab", repeat=sum(lengths)):
             first, second = words[: lengths[0]], words[lengths[0] :]
-            assert edit_distance(first, second) == recursive_distance(first, second), (first, second)
+            found = word_errors(" ".join(first), " ".join(second))
+            assert found == (recursive_distance(first, second), len(second)), (first, second)
     draw = random.Random(0)
     for _ in range(100):
-        first, second = (draw.choices("abcde", k=draw.randrange(20)) for _ in range(2))
-        assert edit_distance(first, second) == recursive_distance(tuple(first), tuple(second))
+        first, second = (draw.choices(["a", "b", "cc", "dd", "日本"], k=draw.randrange(20)) for _ in range(2))
+        assert word_errors(" ".join(first), " ".join(second))[0] == recursive_distance(tuple(first), tuple(second))
 
 
 def test_word_error_rate_is_over_all_words_and_by_the_closest_reference():
@@ -142,7 +161,7 @@ def test_word_error_rate_is_over_all_words_and_by_the_closest_reference():
     predictions, references = ["a b x d", "e", "f g h"], ["a b c d", ("e e", "e"), "f"]
     assert figures(["wer"], predictions, references)["wer"] == pytest.approx(100 * 3 / 6)
     # Of references at the same distance the longest.
-    assert sentence_counts("wer", ["a"], [("b", "a c")])["wer"].tolist() == [[1, 2]]
+    assert word_errors("a", "b", "a c") == (1, 2)
     assert figure("wer", "", "a b")["wer"] == 100
     assert figure("wer", "", "")["wer"] == 0 and figure("wer", "a", "")["wer"] == 100
 
@@ -150,15 +169,15 @@ def test_word_error_rate_is_over_all_words_and_by_the_closest_reference():
 def test_references_of_unequal_number():
     """A missing reference is none, and not an empty one: it changes no count of its sentence."""
     predictions = ["the cat sat on the mat", "a dog barked"]
-    got = score(list(TEXT_METRICS), predictions, [("no", predictions[0]), (predictions[1],)], bleu_tokenize="13a")
-    assert got.figures["bleu"] == pytest.approx(100) and got.figures["wer"] == got.figures["exact_match"] - 100 == 0
+    got = score(METRICS, predictions, [("no", predictions[0]), (predictions[1],)], bleu_tokenize="13a")
+    assert got.metrics["bleu"] == pytest.approx(100) and got.metrics["wer"] == got.metrics["exact_match"] - 100 == 0
     assert "nrefs:var" in got.signatures["bleu"]
     # TER divides by the mean length of the references, so a reference that were empty would show.
     assert figures(["ter"], ["a b x", "c d"], [("a b y", "q q q q q"), ("c q",)])["ter"] == pytest.approx(100 * 2 / 6)
 
 
 def test_empty_predictions_have_figures():
-    got = figures(list(TEXT_METRICS), ["", ""], ["a b", "c"])
+    got = figures(METRICS, ["", ""], ["a b", "c"])
     assert got["bleu"] == got["chrf"] == got["rouge1"] == got["exact_match"] == 0 and got["wer"] == got["ter"] == 100
 
 
@@ -174,4 +193,4 @@ def test_nothing_is_fetched(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for tokenize in ("13a", "intl", "zh", "char", "none"):
-        score(list(TEXT_METRICS), ["a. b\nc"], [("a. b\nd",)], bleu_tokenize=tokenize)
+        score(METRICS, ["a. b\nc"], [("a. b\nd",)], bleu_tokenize=tokenize)

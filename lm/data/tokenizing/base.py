@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,11 @@ class Tokenizer(abc.ABC):
             (temporary / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             if directory.exists():
                 shutil.rmtree(directory)
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The tokenizers of a run."""
+
+    target: Tokenizer  # of the targets, or of all text
+    source: Tokenizer  # of the sources of pairs; the same object unless data.separate_vocabularies

@@ -1,0 +1,126 @@
+"""Metrics of language models: from sums over scored tokens to losses, perplexities and accuracies."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from dataclasses import dataclass
+
+from lm.evaluation.compression import UNIGRAM_ENTROPY, XZ_BITS_PER_BYTE
+from lm.evaluation.metric import Metric, share
+
+
+def _large(value: float) -> str:
+    return f"{value:,.2f}" if abs(value) < 1e5 or math.isinf(value) else f"{value:.3e}"
+
+
+TOKEN_METRICS = (
+    Metric("mlm_loss", "masked loss (nats/token)", recorded=True),
+    UNIGRAM_ENTROPY,
+    Metric("mlm_accuracy", "masked accuracy", share, higher_is_better=True, drawn=True, recorded=True),
+    Metric("next_sentence_accuracy", "next-sentence accuracy", share, higher_is_better=True, drawn=True),
+    # Every task has a loss. Tables show it under this name or under one of the next two (`Task.loss_name`).
+    Metric("loss", "loss (nats/token)", recorded=True),
+    Metric("task_loss", "loss"),
+    Metric("nll", "nll (nats/token)", recorded=True),
+    Metric("perplexity", "perplexity", _large),
+    Metric("bits_per_byte", "bits/byte", recorded=True),
+    XZ_BITS_PER_BYTE,
+    Metric("token_accuracy", "token accuracy", share, higher_is_better=True),
+    Metric("word_perplexity", "word perplexity", _large, recorded=True),
+    Metric("tokens", "tokens", "{:,.0f}".format),
+)
+OF_PLAIN_TEXT = ("bits_per_byte", "word_perplexity")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over scored tokens, and the size of the text that they spell.
+
+    `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are of `pairs` of texts, of
+    which the second follows the first or does not. `bytes` is the UTF-8 length of the text, `words` its words by the
+    WikiText convention (what white space separates, and an end-of-line mark per line), `unknown` the tokens that stand
+    for text the tokenizer could not spell.
+    """
+
+    nll: float = 0.0
+    correct: float = 0.0
+    weight: float = 0.0
+    pair_nll: float = 0.0
+    pair_correct: float = 0.0
+    pairs: float = 0.0
+    bytes: float = 0
+    words: float = 0
+    unknown: float = 0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
+
+
+def language_metrics(sums: Sums) -> dict[str, float]:
+    """Returns loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and tokens.
+
+    Bits per byte = nll / ln 2 / bytes and word perplexity = exp(nll / words) do not depend on the tokenizer, so they
+    compare models with different vocabularies; both are left out where `missing_metrics` gives a reason. Without any
+    token the metrics are NaN.
+    """
+    missing = missing_metrics(sums)
+    result = token_metrics(sums)
+    tokens = result.pop("tokens")
+    if "bits_per_byte" not in missing:
+        result["bits_per_byte"] = sums.nll / math.log(2) / sums.bytes
+    if "word_perplexity" not in missing:
+        result["word_perplexity"] = _exp(sums.nll / sums.words)
+    return result | {"tokens": tokens}
+
+
+def token_metrics(sums: Sums) -> dict[str, float]:
+    """Returns those of `language_metrics` that make sense for any targets, not only for plain text."""
+    loss = ratio(sums.nll, sums.weight)
+    accuracy = ratio(sums.correct, sums.weight)
+    return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
+
+
+def missing_metrics(sums: Sums) -> dict[str, str]:
+    """Returns the reason for each metric that this text and tokenizer do not allow."""
+    if sums.unknown > 0:
+        reason = (
+            f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens, "
+            "so the model does not account for every byte"
+        )
+        return dict.fromkeys(OF_PLAIN_TEXT, reason)
+    missing = {}
+    if sums.bytes <= 0:
+        missing["bits_per_byte"] = "the text is empty"
+    if sums.words <= 0:
+        missing["word_perplexity"] = "the text has no words"
+    return missing
+
+
+def masked_metrics(sums: Sums) -> dict[str, float]:
+    """Returns mlm_loss (nats) and mlm_accuracy of masked tokens, accuracy of pairs, and loss, which is minimised."""
+    masked = ratio(sums.nll, sums.weight)
+    result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": ratio(sums.correct, sums.weight)}
+    result["perplexity"] = _exp(masked)
+    if sums.pairs:
+        result["loss"] += sums.pair_nll / sums.pairs
+        result["next_sentence_accuracy"] = sums.pair_correct / sums.pairs
+    return result | {"tokens": sums.weight}
+
+
+def contrastive_metrics(sums: Sums) -> dict[str, float]:
+    """Returns the loss, and how often a text's own pair is the nearest in the batch (both ways)."""
+    return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
+
+
+def ratio(total: float, count: float) -> float:
+    return total / count if count > 0 else math.nan
+
+
+def _exp(value: float) -> float:
+    """Returns exp(value), infinity where that overflows."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
