@@ -15,24 +15,27 @@ SHOWN = sorted((each for each in METRICS.values() if each.recorded), key=lambda 
 
 
 def results_table() -> str:
-    """Returns Markdown with a line for each record and split."""
-    header = ["run", "parameters", "tokens trained", "split", "figures", "training time", "for comparison"]
+    """Returns Markdown with a line for each record: its headline split, else the test split, else the first one."""
+    header = ["run", "parameters", "tokens trained", "split", "metrics", "training time", "for comparison"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
         if "splits" not in record:  # README describes those of benchmarks in words
             continue
-        for split, metrics in record["splits"].items():
-            cells = [
-                f"[{record['name']}](results/{path.name})",
-                f"{record['parameters'] / 1e6:.2f} M",
-                f"{record['tokens_trained'] / 1e6:.1f} M",
-                split,
-                ", ".join(f"{_name(each)} {each.show(metrics[each.name])}" for each in SHOWN if each.name in metrics),
-                _duration(record["training_seconds"]),
-                record["reference"],
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
+        splits = record["splits"]
+        tests = [split for split in splits if split.startswith("test")]
+        split = record.get("headline") or next(iter(tests or splits))
+        shown = [each for each in SHOWN if each.name in splits[split]]
+        cells = [
+            f"[{record['name']}](results/{path.name})",
+            f"{record['parameters'] / 1e6:.2f} M",
+            f"{record['tokens_trained'] / 1e6:.1f} M",
+            split,
+            ", ".join(f"{_name(each)} {each.show(splits[split][each.name])}" for each in shown),
+            _duration(record["training_seconds"]),
+            record["reference"],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
