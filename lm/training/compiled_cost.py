@@ -93,7 +93,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
         train_flops=row.train * config.train.batch_size / len(devices),
         peak=peak_flops(kind, config.model.dtype),
         capacity=None if chip is None else chip.memory_gib * GIB,
-        estimate=estimate_memory(config, mesh.shape, kernel).total,
+        estimate=estimate_memory(config, mesh.shape, kernel, head).total,
         compile_seconds=time.perf_counter() - start,
         state=memory and memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory and memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
