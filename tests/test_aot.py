@@ -7,11 +7,15 @@ import jax
 import pytest
 
 from lm.config import Config, defaults, source
+from lm.costs import estimate_memory
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.topologies import absent_devices
+from lm.tasks import task_of
 from lm.training import compiled_cost
 from lm.training.compiled_cost import COLLECTIVES, compile_for, count_collectives, table
+
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 def small(**model):
@@ -59,10 +63,25 @@ def test_verdict_compares_the_needed_memory_with_that_of_the_chip(report, capaci
     assert ("does not fit" in table(known)) is not verdict
 
 
-def test_out_of_memory_in_the_compiler_becomes_a_verdict(monkeypatch):
-    def refuse(*args):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU ... Used 20.1G of 15.75G hbm. Exceeded by 4G.")
+def refuse(*args):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU ... Used 20.1G of 15.75G hbm. Exceeded by 4G.")
 
+
+def test_estimate_includes_the_head_of_the_task(monkeypatch):
+    monkeypatch.setattr(compiled_cost, "compile_train_step", refuse)
+    values = small(family="encoder")
+    values.data.train = {"mine": source(kind="tsv", path="mine.tsv", label_field="label")}
+    values.data.labels = tuple(f"label {i}" for i in range(1000))
+    values.objective.name = "classification"
+    config = Config.from_dict(values.to_dict())
+    report = compile_for(config, jax.devices()[:1], "cpu")
+    with_head, without = (build_model(config.model, head) for head in (task_of(config).head(config), None))
+    assert (
+        report.estimate == estimate_memory(config, with_head, ONE).total != estimate_memory(config, without, ONE).total
+    )
+
+
+def test_out_of_memory_in_the_compiler_becomes_a_verdict(monkeypatch):
     monkeypatch.setattr(compiled_cost, "compile_train_step", refuse)
     report = compile_for(Config.from_dict(small().to_dict()), jax.devices()[:1], "cpu")
     assert report.fits is False
