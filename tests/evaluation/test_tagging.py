@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_metrics, word_counts
+from lm.evaluation.tagging import entity_counts, entity_metrics, scheme_of, tagging_metrics, word_counts
 from lm.tasks import TASKS
 
 
@@ -138,7 +138,7 @@ def test_equal_to_seqeval_to_the_last_digit(scheme, prefixes):
 
 def test_sums_over_sentences_give_the_figures():
     counts_E3 = np.array([[1, 2, 1], [0, 0, 1], [2, 2, 2]])
-    got = entity_figures(counts_E3.sum(axis=0))
+    got = entity_metrics(counts_E3.sum(axis=0))
     assert got == {"entity_f1": pytest.approx(6 / 8), "entity_precision": 0.75, "entity_recall": 0.75}
 
 
