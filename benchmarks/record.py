@@ -2,10 +2,10 @@
 
     python -m benchmarks.record --workdir=runs/quickstart --name=quickstart --command="make train" [--note="..."]
 
-Then `python -m benchmarks.table` puts it into README.md. The record holds the figures of every split that eval.py
-has written for the newest evaluated step, and all that is needed to read them: config differences from the shipped
-one, commit, hardware, versions, data hashes, steps and training time. Of what `train.py --seeds` or `--folds` has made
-it holds the test figures of each run, their mean and deviation; the rest is that of the first.
+Then `python -m benchmarks.table` puts it into README.md. The record holds the metrics of every split that eval.py
+has written for the newest evaluated step, and what is needed to interpret them: commit, hardware, versions, hashes of
+the data, steps and training time. For the runs of `train.py --seeds` or `--folds` it holds the test metrics of each
+run, their mean and standard deviation; the rest is that of the first run.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run directory.")
     flags.DEFINE_string("name", None, "Name of the record, results/NAME.json.")
     flags.DEFINE_string("command", "", "The command that made the run, with data paths left out.")
-    flags.DEFINE_string("reference", "", "A published figure to compare with, and its source.")
-    flags.DEFINE_string("note", "", "What a reader has to know: what fell short, how long it really took.")
+    flags.DEFINE_string("reference", "", "A published result to compare with, and its source.")
+    flags.DEFINE_string("note", "", "What a reader has to know, for example what fell short of the reference.")
 
 
 def repeated_results(root: Path) -> list[Result]:
-    """Of each run below `root`, as train.py --seeds and --folds make them, what was measured on the test split.
+    """Returns the result on the test split of each run below `root` that train.py --seeds or --folds made.
 
     Raises UserError if there is none.
     """
@@ -73,7 +73,7 @@ def main() -> int:
     signatures: dict[str, str] = {}
     for path in sorted(newest.glob("results*.json")):
         found = json.loads(path.read_text())
-        # results-test-average5-beams5.json: what its name has besides the split is how the split was scored
+        # In results-test-average5-beams5.json the parts after the split are how it was scored.
         options = [part for part in path.stem.split("-")[1:] if part not in found["split"].split("/")]
         key = ", ".join([found["split"], *options])
         splits[key] = found["metrics"]
@@ -107,7 +107,7 @@ def main() -> int:
 
 
 def _training_seconds(run: RunDirectory) -> float:
-    """From the first step to the last line, evaluations included, stops and restarts not."""
+    """Returns the time from the first step to the last line, with evaluations, without stops and restarts."""
     return max(line.get("train/seconds", 0.0) for line in run.read_metrics())
 
 
@@ -117,18 +117,18 @@ def _parameters(checkpoints: Checkpoints) -> int:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """One JSON file, and a line that tells where."""
+    """Writes a JSON file and prints its path."""
     path.write_text(json.dumps(record, indent=2) + "\n")
     print(f"Written: {path}")
 
 
 def surroundings() -> dict[str, Any]:
-    """What every record of a measurement ends with."""
+    """Returns the entries with which every record of a measurement ends."""
     return {"commit": commit(), "hardware": hardware(), "versions": versions()}
 
 
 def commit() -> str:
-    """Of the code that runs, in short."""
+    """Returns the short hash of the commit of the running code."""
     run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     return run.stdout.strip() or "unknown"
 

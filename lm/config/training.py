@@ -105,12 +105,14 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every_steps: int = option(500, "Save every so many steps (and at the end, and on SIGTERM).", minimum=1)
+    every_steps: int = option(
+        500, "Save a checkpoint every this many steps (and at the end, and on SIGTERM).", minimum=1
+    )
     keep_latest: int = option(2, "Latest checkpoints kept.", minimum=1)
     keep_best: int = option(1, "Best checkpoints kept, by best_metric.", minimum=0)
     best_metric: str = option(
         "valid/loss",
-        "What best means: the lowest value of this metric, or, of scores such as valid/bleu, the highest.",
+        "The best checkpoint has the lowest value of this metric, or the highest of a score such as valid/bleu.",
     )
 
     @property
@@ -120,20 +122,20 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    every_steps: int = option(10, "A line in metrics.jsonl every so many steps.", minimum=1)
+    every_steps: int = option(10, "Write a line to metrics.jsonl every this many steps.", minimum=1)
     tensorboard: bool = option(True, "Write TensorBoard events into the run directory.")
     wandb_project: str = option("", "Also log to this Weights & Biases project (pip install wandb); empty for none.")
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How an encoder-decoder's outputs are made when they are scored, and by what."""
+    """How the outputs of an encoder-decoder are generated and scored."""
 
     metrics: tuple[str, ...] = option(
-        (), "Of outputs against references; empty for none.", registry="lm.evaluation.text_metrics.TEXT_METRICS"
+        (), "Scores of outputs against references; empty for none.", registry="lm.evaluation.text_metrics.TEXT_METRICS"
     )
     num_beams: int = option(1, "Hypotheses kept by beam search; 1 is greedy.", minimum=1, maximum=1000)
-    training_beams: int = option(1, "The same, for the evaluations during training.", minimum=1, maximum=1000)
+    training_beams: int = option(1, "The same for the evaluations during training.", minimum=1, maximum=1000)
     penalty: str = option(
         "power",
         "Scores are divided by length^a (power) or ((5 + length) / 6)^a (gnmt, Wu 2016).",
@@ -142,13 +144,13 @@ class GenerationConfig:
     length_penalty: float = option(1.0, "The a above: 0 for none, more for longer outputs.", minimum=-8.0, maximum=8.0)
     exact: bool = option(
         True,
-        "Search on until no hypothesis can win any more; False ends when none could win at once, as Hugging Face "
-        "does by default: faster, and seldom another output.",
+        "Search until no hypothesis can win any more; False ends when none could win at the next token, as in Hugging "
+        "Face by default: faster, and rarely a different output.",
     )
     max_new_tokens: int = option(0, "Longest output, end token included; 0 for data.sequence_length.", minimum=0)
-    min_new_tokens: int = option(0, "No end token before so many.", minimum=0)
+    min_new_tokens: int = option(0, "No end token before this many tokens.", minimum=0)
     no_repeat_ngram: int = option(
-        0, "No n-gram of so many tokens comes twice in an output; 0: no such rule.", minimum=0
+        0, "No n-gram of this many tokens occurs twice in an output; 0: no such rule.", minimum=0
     )
     batch_size: int = option(64, "Sources at a time, of similar length.", minimum=1)
     max_examples: int = option(
@@ -161,18 +163,18 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every_steps: int = option(500, "Evaluate every so many steps, and at the end.", minimum=1)
+    every_steps: int = option(500, "Evaluate every this many steps, and at the end.", minimum=1)
     batch_size: int = option(0, "Rows at a time; 0 for train.batch_size.", minimum=0)
     max_rows: int = option(
         0, "Rows scored during training, 0 for all; the table at the end and eval.py score all.", minimum=0
     )
     stride: int = option(0, "Tokens by which windows advance; 0 for sequence_length, less for overlap.", minimum=0)
     bootstrap: int = option(
-        0, "Resamplings for 95 % confidence intervals of a labelled task's figures in the table; 0: none.", minimum=0
+        0, "Resamples for 95 % confidence intervals of a labelled task's metrics in the table; 0: none.", minimum=0
     )
     prompts: tuple[str, ...] = field(
         default=("",), metadata={"doc": "Continued as sample text at each evaluation; empty tuple for none."}
     )
-    compare_with_xz: bool = option(False, "Show in the final table what `xz -9` makes of the same text.")
+    compare_with_xz: bool = option(False, "Show in the final table how well `xz -9` compresses the same text.")
     sample_tokens: int = option(64, "Length of sample text, in tokens.", minimum=1)
     generation: GenerationConfig = section(GenerationConfig)

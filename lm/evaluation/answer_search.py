@@ -1,4 +1,4 @@
-"""From scores of where an answer begins and ends to the answer.
+"""Finds the best answer in a text, given a score of each token as its start and as its end.
 
 Shape letters: T tokens of a window, A longest answer in tokens.
 """
@@ -14,33 +14,33 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Window:
-    """A question with a part of its context, and what a model says of it."""
+    """A question with a part of its context, and the scores of a model."""
 
     start_T: np.ndarray  # float32: score of each token as the first of the answer
-    end_T: np.ndarray  # float32: as its last
-    offsets_T2: np.ndarray  # int64: its characters of the context, first and behind the last; (-1, -1) outside of it
-    most_context_T: np.ndarray  # bool: of all windows that hold it, this is where the token has most context
+    end_T: np.ndarray  # float32: score of each token as the last of the answer
+    offsets_T2: np.ndarray  # int64: characters of the context, first and one past the last; (-1, -1) outside of it
+    most_context_T: np.ndarray  # bool: of all windows with the token, this is where it has most context
 
 
 @dataclass(frozen=True)
 class Answer:
-    text: str  # of the context; "" for no answer
+    text: str  # "" for no answer
     score: float  # sum of the scores of its first and its last token; -inf if no answer was possible
 
 
 def best_answer(
     context: str, windows: Sequence[Window], *, max_answer_tokens: int = 30, may_lack: bool = False
 ) -> Answer:
-    """The best of all answers in all windows of a question (Devlin 2019, section 4.2 and 4.3).
+    """Returns the best of all answers in all windows of a question (Devlin 2019, sections 4.2 and 4.3).
 
-    An answer begins and ends in the context of one window, is at most `max_answer_tokens` long, and its first
-    token has most context in this window. The published code looks through the 20 best first and last tokens,
-    here it is all. Of equal ones the first window's wins, then the first to begin, then the first to end.
-    White space at the ends of its text is left out.
+    An answer begins and ends in the context of one window, is at most `max_answer_tokens` long, and its first token has
+    most context in this window. All pairs of first and last tokens are tried; the published code tries the 20 best of
+    each. Ties go to the first window, then the earliest start, then the earliest end. White space around the text is
+    removed.
 
     Args:
-        may_lack: there are questions without an answer (SQuAD 2.0). To have none scores what the first tokens of
-            a window do, in the window where that is least, and wins unless an answer scores more.
+        may_lack: whether there are questions without an answer (SQuAD 2.0). "No answer" scores the start and end score
+            of a window's first token, the least of all windows, and wins unless an answer scores more.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -55,7 +55,7 @@ def best_answer(
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
-    """Score, first and last token of a window's best answer; the score is -inf if there is none."""
+    """Returns score, first and last token of a window's best answer; the score is -inf if there is none."""
     size = len(window.start_T)
     inside_T = window.offsets_T2[:, 0] >= 0
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)

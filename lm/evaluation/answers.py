@@ -1,6 +1,6 @@
-"""Answers to questions about a text against the right ones: exact match and F1 as SQuAD, or for Chinese CMRC, counts.
+"""Answers to questions about a text against the right ones: exact match and F1 as defined by SQuAD and CMRC.
 
-Both are in percent, and equal what the data sets' own scripts give for the same predictions.
+Both are in percent, and equal the results of the data sets' own scripts for the same predictions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -20,32 +21,33 @@ ANSWER_METRICS = (EXACT_MATCH, Metric("f1", "F1", points, higher_is_better=True,
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
-# What CMRC 2018 leaves out; no other punctuation, and of the quotation marks ‘ and … not.
+# The punctuation that CMRC 2018 removes; not all: for example ‘ and … stay.
 CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！·’“”（）《》「」『』－～")
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """exact_match and f1 in percent: means of `answer_scores`, added up one by one as the official scripts do."""
+    """Returns the means of `answer_scores` in percent, added up one by one as in the official scripts."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
 
 def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], *, chinese: bool = False) -> np.ndarray:
-    """Exact match (0 or 1) and F1 (0 to 1) of each question, float64 (E, 2), for its best right answer.
+    """Returns exact match (0 or 1) and F1 (0 to 1) of each question, float64 (E, 2), for its best right answer.
 
-    SQuAD (Rajpurkar 2016): texts are compared without case, ASCII punctuation, the words a, an and the, and
-    surplus white space. F1 is that of their words, as bags.
-    Chinese, as CMRC 2018 (Cui 2019): texts are compared without case and `CMRC_PUNCTUATION`. F1 is that of the
-    longest run of tokens they have in common; each Chinese character is one, other text is cut into words by
-    NLTK's tokenizer (the official script first cuts it into sentences, by a model that would have to be fetched:
-    of a full stop within an answer in Latin letters it may think differently).
+    SQuAD (Rajpurkar 2016): texts are compared without case, ASCII punctuation, the words a, an and the, and surplus
+    white space. F1 is that of their bags of words.
 
-    If there are questions without an answer, which "" answers, the rules are those of SQuAD 2.0 (Rajpurkar 2018):
-    a text of which nothing is left is equal to "", and right answers of which nothing is left do not count.
-    In SQuAD 1.1 such a text has an F1 of 0.
+    Chinese, as in CMRC 2018 (Cui 2019): texts are compared without case and `CMRC_PUNCTUATION`. F1 is that of the
+    longest run of tokens they have in common; each Chinese character is a token, other text is split into words by
+    NLTK's tokenizer. (The official script first splits it into sentences by a model that would have to be downloaded,
+    and may treat a full stop within Latin text differently.)
+
+    If some question has no answer, which "" answers, the rules are those of SQuAD 2.0 (Rajpurkar 2018): a text of which
+    nothing is left equals "", and right answers of which nothing is left do not count. In SQuAD 1.1 such a text has an
+    F1 of 0.
 
     Args:
-        answers: of each question the right ones; none if the text does not answer it.
+        answers: the right ones of each question; none if the text does not answer it.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
     may_lack = not all(answers)
@@ -67,7 +69,7 @@ def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], 
 
 
 def _f1(common: int, predicted: int, right: int) -> float:
-    """The harmonic mean in the official scripts' order of operations, for the same last digit."""
+    """Returns the harmonic mean in the official scripts' order of operations, for the same last digit."""
     if common == 0:
         return 0.0
     precision, recall = common / predicted, common / right
@@ -75,14 +77,14 @@ def _f1(common: int, predicted: int, right: int) -> float:
 
 
 def _read_english(text: str) -> tuple[str, list[str]]:
-    """What is compared as a whole, and its words."""
+    """Returns the text as it is compared as a whole, and its words."""
     words = ARTICLES.sub(" ", text.lower().translate(ASCII_PUNCTUATION)).split()
     return " ".join(words), words
 
 
 def _read_chinese(text: str) -> tuple[str, list[str]]:
-    """What is compared as a whole, and its characters and words."""
-    from nltk.tokenize import word_tokenize  # a second to import, and of use here only
+    """Returns the text as it is compared as a whole, and its characters and words."""
+    from nltk.tokenize import word_tokenize  # takes a second to import
 
     text = text.lower().strip().translate(CMRC_PUNCTUATION)
     tokens: list[str] = []
@@ -96,11 +98,5 @@ def _common_words(first: list[str], second: list[str]) -> int:
 
 
 def _longest_run(first: list[str], second: list[str]) -> int:
-    """Length of the longest sequence that occurs in both without a gap."""
-    second_words = np.array(second, dtype=object)
-    longest, before = 0, np.zeros(len(second) + 1, np.int64)  # runs that end at the last word and at each of second
-    for word in first:
-        now = np.zeros_like(before)
-        now[1:] = np.where(second_words == word, before[:-1] + 1, 0)
-        longest, before = max(longest, int(now.max())), now
-    return longest
+    """Returns the length of the longest sequence that occurs in both without a gap."""
+    return SequenceMatcher(None, first, second, autojunk=False).find_longest_match().size

@@ -1,7 +1,8 @@
 """Labels and numbers of whole texts against the right ones, by scikit-learn and SciPy.
 
-Shape letters: E examples, C labels. Both libraries take more than a second to import, so that is left to the
-first call.
+Both libraries take more than a second to import, so they are imported at the first call.
+
+Shape letters: E examples, C labels.
 """
 
 from __future__ import annotations
@@ -30,21 +31,19 @@ CALIBRATION_BINS = 15
 
 
 def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
-    """accuracy, f1_macro, f1_micro, mcc and calibration_error; mcc from -1 to 1, the others from 0 to 1.
+    """Returns LABEL_METRICS; mcc is from -1 to 1, the others from 0 to 1.
 
-    The prediction is the label of the highest probability, of equal ones the first. All follow scikit-learn:
+    The prediction is the label of the highest probability, the first of equals. As in scikit-learn:
 
-    `f1_macro` is the mean over the labels that occur among the right or the predicted ones; one that occurs in
-    neither does not count. `f1_micro` counts over all labels, which of one label each is the accuracy.
-    A label that is never right or never predicted has F1 0 (zero_division=0).
-    `mcc` (Matthews 1975; Gorodkin 2004 for more than two labels) is 0 where all predictions, or all right
-    labels, are the same.
-    `calibration_error`: see there.
+    `f1_macro` is the mean over the labels that occur among the right or the predicted ones; a label without any hit
+    has F1 0 (zero_division=0). `f1_micro` counts over all labels; with one label per example it equals the accuracy.
+    `mcc` (Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all right labels, are the
+    same.
 
-    All are NaN if a probability is not finite, as a model that has diverged gives them.
+    All are NaN if a probability is not finite, as those of a model that has diverged.
 
     Args:
-        gold_E: numbers of the right labels.
+        gold_E: indices of the right labels.
         probabilities_EC: of each label; a row sums to 1.
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
@@ -54,7 +53,7 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
     predicted_E = probabilities_EC.argmax(axis=1)
     with warnings.catch_warnings():
-        # Of a single label, which is told by its figures and needs no warning on the screen.
+        # Warnings of a single label, which the metrics show already.
         warnings.simplefilter("ignore")
         return {
             "accuracy": float(accuracy_score(gold_E, predicted_E)),
@@ -66,10 +65,10 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
 
 def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
-    """Expected calibration error (Naeini 2015) over 15 bins of equal width of the prediction's probability.
+    """Returns the expected calibration error (Naeini 2015) over 15 bins of equal width of the confidence.
 
-    The mean over examples of |share of correct ones in its bin - mean confidence in its bin|. A bin includes
-    its upper bound and not its lower one (Guo 2017).
+    The mean over examples of |share of correct ones in its bin - mean confidence in its bin|. A bin includes its upper
+    bound and not its lower one (Guo 2017).
     """
     bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
     # The size of a bin cancels: n / E * |correct / n - confidence / n|.
@@ -78,7 +77,7 @@ def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
 
 
 def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
-    """How often label r (row) was taken for label c (column), int64 (C, C)."""
+    """Returns how often label r (row) was predicted as label c (column), int64 (C, C)."""
     from sklearn.metrics import confusion_matrix
 
     with warnings.catch_warnings():
@@ -87,23 +86,23 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
 
 
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
-    """pearson and spearman (-1 to 1, by SciPy) and mean_squared_error (in the square of the labels' unit).
+    """Returns pearson and spearman (-1 to 1, by SciPy) and mean_squared_error (in the square of the labels' unit).
 
-    A correlation is 0 where it has no value, because all predictions or all labels are the same (or there is
-    only one). All figures are NaN if a prediction is not finite.
+    A correlation is 0 if it is undefined, because all predictions or all labels are the same (or there is only one).
+    All are NaN if a prediction is not finite.
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
     if not np.isfinite(predicted_E).all():
         return dict.fromkeys(names(NUMBER_METRICS), math.nan)
     gold_E, predicted_E = gold_E.astype(np.float64), predicted_E.astype(np.float64)
-    figures = {"pearson": 0.0, "spearman": 0.0}
+    metrics = {"pearson": 0.0, "spearman": 0.0}
     if np.ptp(gold_E) > 0 and np.ptp(predicted_E) > 0:
         from scipy.stats import pearsonr, spearmanr
 
         with warnings.catch_warnings():
-            # Of values that are all but the same, whose correlation is as uncertain as it looks.
+            # Warnings of values that are nearly constant.
             warnings.simplefilter("ignore")
             for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
                 value = float(correlation(gold_E, predicted_E).statistic)
-                figures[name] = value if math.isfinite(value) else 0.0
-    return figures | {"mean_squared_error": float(np.mean((gold_E - predicted_E) ** 2))}
+                metrics[name] = value if math.isfinite(value) else 0.0
+    return metrics | {"mean_squared_error": float(np.mean((gold_E - predicted_E) ** 2))}

@@ -1,10 +1,10 @@
-"""How sure a figure is: bootstrap intervals over examples (Efron 1979).
+"""How certain a metric is: bootstrap confidence intervals over examples (Efron 1979).
 
-As many examples are drawn, with replacement, as there are; the figure of these is taken; and so on. The interval
-lies between the percentiles 2.5 and 97.5 of these figures. It tells of the chance in which examples were
-evaluated, and not of that in training. The same seed draws the same examples, whatever the figure.
+Each resample draws as many examples as there are, with replacement, and computes the metric of these. The interval lies
+between the percentiles 2.5 and 97.5. It covers the choice of the evaluated examples, not the randomness of training.
+The same seed draws the same examples for every metric.
 
-Shape letters: E examples, S resamplings.
+Shape letters: E examples, S resamples.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ DRAWN_AT_ONCE = 2**20
 
 
 def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Places of the examples of all resamplings in blocks, int64 (some of the S, E).
+    """Yields the indices of the examples of all resamples in blocks, int64 (some of the S, E).
 
-    One after another they are what `default_rng(seed).choice(E, size=(S, E))` gives, which would not fit into
-    memory for large data.
+    Together they equal `default_rng(seed).choice(E, size=(S, E))`, which would not fit into memory for large data.
     """
     generator, left = np.random.default_rng(seed), samples
     while left > 0:
@@ -31,18 +30,18 @@ def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray
 
 
 def intervals(
-    figures: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
+    metrics: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
 ) -> dict[str, Interval]:
-    """Of any figures.
+    """Returns the interval of each metric.
 
     Args:
-        figures: of the examples at places_E, of which some come several times and some not at all.
+        metrics: takes the indices of examples, some of them several times, and returns the metrics of these.
     """
-    found = [figures(places_E) for block_SE in resamples(num_examples, samples, seed) for places_E in block_SE]
+    found = [metrics(indices_E) for block_SE in resamples(num_examples, samples, seed) for indices_E in block_SE]
     return {name: _percentiles(np.array([each[name] for each in found], np.float64)) for name in found[0]}
 
 
 def _percentiles(values_S: np.ndarray) -> Interval:
-    """NaN if one of the values is."""
+    """Returns NaN if one of the values is NaN."""
     low, high = np.percentile(values_S, (2.5, 97.5))
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""predictions.jsonl: what a model made of each source, beside the references; an object a line."""
+"""predictions.jsonl: the output of a model for each source beside the references, one object per line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Example:
     source: str
     references: tuple[str, ...]
     prediction: str
-    score: float  # the model's own, by which it chose the prediction; NaN where it is not known
+    score: float  # the model's own, by which it chose the prediction; NaN if unknown
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
@@ -48,7 +48,7 @@ def _object(example: Example) -> dict[str, Any]:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """What `write_predictions` wrote; `score` may be missing. UserError if it can't be read or has no line."""
+    """Reads a file of `write_predictions`; `score` may be missing. Raises UserError if it cannot or finds no line."""
     try:
         # Not splitlines(), which would also split at a U+2028 within a text.
         lines = path.read_bytes().decode("utf-8").split("\n")

@@ -1,4 +1,4 @@
-"""Tags of words against the right ones: entities as seqeval reads them in its strict mode, and single tags.
+"""Tags of words against the right ones: entities, as in the strict mode of seqeval, and single tags.
 
 Shape letters: E sentences.
 """
@@ -19,7 +19,7 @@ ENTITY_METRICS = (
 )
 
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
-# Scheme of seqeval -> the prefixes that it has, and what is called otherwise; the first that fits is taken.
+# Scheme of seqeval -> its prefixes, and those that seqeval calls differently; the first that fits is taken.
 SCHEMES: dict[str, tuple[str, dict[str, str]]] = {
     "IOB1": ("IO", {}),
     "IOB2": ("BIO", {}),
@@ -30,9 +30,9 @@ SCHEMES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def scheme_of(labels: Sequence[str]) -> str:
-    """Which scheme all labels of a task belong to, a key of SCHEMES; "" for tags without one, as parts of speech.
+    """Returns the scheme of the labels of a task, a key of SCHEMES; "" for tags without one, such as parts of speech.
 
-    IOB2 is the common BIO. Tags without any B- are IOB1, where an entity is what stands together under one type.
+    IOB2 is the common BIO. Tags without any B- are IOB1, where adjacent words of the same type are one entity.
     """
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
@@ -41,22 +41,23 @@ def scheme_of(labels: Sequence[str]) -> str:
 
 
 def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
-    """token_accuracy and, where the labels have a scheme, entity_f1, entity_precision and entity_recall; 0 to 1.
+    """Returns token_accuracy and, if the labels have a scheme, ENTITY_METRICS; all are from 0 to 1.
 
     Args:
         words_E2: `word_counts` of the sentences.
         entities_E3: their `entity_counts`; None for tags without a scheme.
     """
-    figures = accuracy_figures(words_E2.sum(axis=0))
-    return figures if entities_E3 is None else entity_figures(entities_E3.sum(axis=0)) | figures
+    correct, words = map(int, words_E2.sum(axis=0))
+    entities = {} if entities_E3 is None else entity_metrics(entities_E3.sum(axis=0))
+    return entities | {"token_accuracy": correct / max(1, words)}
 
 
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> np.ndarray:
-    """Entities of each sentence that are correct, predicted and right ones, int64 (E, 3), by seqeval's strict mode.
+    """Returns the numbers of correct, predicted and right entities of each sentence, int64 (E, 3).
 
-    An entity is correct if its first word, its last word and its type are. Tags that break the scheme make no
-    entity: in IOB2 an I- that follows no B- or I- of the same type is as good as O, in the right tags as in the
-    predicted ones; in BMES and the like so is one that has no end.
+    By the strict mode of seqeval an entity is correct if its first word, its last word and its type are. Tags that
+    break the scheme make no entity, be they right or predicted ones: in IOB2 an I- that follows no B- or I- of the same
+    type counts as O; in BMES and the like an entity without an end does.
 
     Args:
         scheme: a key of SCHEMES.
@@ -75,8 +76,8 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     return counts
 
 
-def entity_figures(counts_3: np.ndarray) -> dict[str, float]:
-    """entity_f1, entity_precision and entity_recall over all types (micro) of sums of `entity_counts`; 0 / 0 is 0."""
+def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
+    """Returns ENTITY_METRICS over all types (micro) of sums of `entity_counts`; 0 / 0 is 0."""
     correct, found, right = map(int, counts_3)
     precision, recall = correct / max(1, found), correct / max(1, right)
     f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
@@ -84,12 +85,6 @@ def entity_figures(counts_3: np.ndarray) -> dict[str, float]:
 
 
 def word_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
-    """Words of each sentence whose tag is right, and all words, int64 (E, 2)."""
+    """Returns the number of words of each sentence whose tag is right, and of all words, int64 (E, 2)."""
     pairs = [list(zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
     return np.array([(sum(a == b for a, b in pair), len(pair)) for pair in pairs], np.int64).reshape(-1, 2)
-
-
-def accuracy_figures(counts_2: np.ndarray) -> dict[str, float]:
-    """token_accuracy of sums of `word_counts`."""
-    correct, words = map(int, counts_2)
-    return {"token_accuracy": correct / max(1, words)}

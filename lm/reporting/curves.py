@@ -118,7 +118,7 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequen
     _frame(axes)
     axes.set_ylabel("score on validation (%)")
     axes.set_xlabel("step")
-    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # room for the legend
+    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # space for the legend
     axes.legend(frameon=False, fontsize=9)
 
 

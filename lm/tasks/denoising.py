@@ -30,7 +30,7 @@ class Denoising(DocumentTask, PackedTask):
 
     Attributes:
         needed_ids: how many <extra_id_N> the tokenizer must have.
-        ids_advice: said if data.tokenizer.extra_ids is less.
+        ids_advice: the message if data.tokenizer.extra_ids is less.
     """
 
     families = ("encoder_decoder",)

@@ -36,7 +36,7 @@ def by_trying(window, longest):
 
 
 @pytest.mark.parametrize("longest", [1, 3, 30])
-def test_equal_to_trying_every_pair(longest):
+def test_best_answer_equals_trying_every_pair(longest):
     draw = np.random.default_rng(longest)
     for _ in range(150):
         each = drawn(draw, int(draw.integers(2, 16)))
@@ -45,7 +45,7 @@ def test_equal_to_trying_every_pair(longest):
         assert got[0] == score and (score == -math.inf or got == (score, first, last))
 
 
-def test_equal_to_trying_every_pair_of_a_long_window():
+def test_best_answer_of_long_window_equals_trying_every_pair():
     draw = np.random.default_rng(0)
     each = drawn(draw, 512)
     each = Window(*draw.normal(size=(2, 512)).astype(np.float32), each.offsets_T2, each.most_context_T)
@@ -55,7 +55,7 @@ def test_equal_to_trying_every_pair_of_a_long_window():
 OFFSETS = [(-1, -1), (0, 2), (2, 7), (7, 11), (11, 17), (17, 21), (-1, -1)]  # [CLS] In 1889 the tower was [SEP]
 
 
-def test_the_text_is_that_of_the_context():
+def test_text_is_taken_from_the_context():
     each = window([9, 0, 0, 3, 0, 0, 0], [9, 5, 0, 0, 4, 0, 9], OFFSETS)
     # The white space before `the` belongs to its token and not to the answer.
     assert best_answer(CONTEXT, [each]) == Answer("the tower", 7.0)
@@ -81,13 +81,13 @@ def test_no_answer_wins_unless_another_scores_more():
     assert best_answer(CONTEXT, [same, other]) == Answer("1889 the", 4.0)
 
 
-def test_where_no_answer_is_possible():
+def test_window_without_possible_answer():
     nowhere = window([1, 2], [1, 2], [(-1, -1), (-1, -1)])
     assert best_answer(CONTEXT, [nowhere]) == Answer("", -math.inf)
     assert best_answer(CONTEXT, [nowhere], may_lack=True) == Answer("", 2.0)
 
 
-def test_scores_that_are_no_numbers_give_no_answer():
+def test_nan_scores_give_no_answer():
     """As a model that has diverged gives them."""
     broken = window([np.nan] * 2, [np.nan] * 2, [(0, 2), (2, 7)])
     got = best_answer(CONTEXT, [broken])

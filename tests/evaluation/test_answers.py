@@ -28,7 +28,7 @@ def one(prediction, *answers, chinese=False):
         ("a the an", ["the"], (1, 0.0)),
     ],
 )
-def test_squad(prediction, answers, expected):
+def test_squad_scores_equal_hand_calculation(prediction, answers, expected):
     assert one(prediction, *answers) == expected
 
 
@@ -49,11 +49,11 @@ def test_squad(prediction, answers, expected):
         ("don't (x)", ["do n't x"], (0, 0.5)),
     ],
 )
-def test_chinese(prediction, answers, expected):
+def test_cmrc_scores_equal_hand_calculation(prediction, answers, expected):
     assert one(prediction, *answers, chinese=True) == expected
 
 
-def test_questions_without_an_answer():
+def test_unanswerable_questions_follow_squad_2():
     """SQuAD 2.0: "" is right where there is none, and wrong elsewhere."""
     answers = [(), (), ("the Rhine",), ("Rhine", "The"), ("A",)]
     got = answer_scores(["", "Rhine", "", "the", "an"], answers)
@@ -62,15 +62,15 @@ def test_questions_without_an_answer():
     assert answer_scores(["", "an"], [("Rhine", "The"), ("A",)]).tolist() == [[1, 0], [1, 0]]
 
 
-def test_chinese_questions_without_an_answer():
+def test_unanswerable_chinese_questions():
     got = answer_scores(["", "。", "长江", "", "长江"], [(), (), (), ("长江",), ("长江",)], chinese=True)
     assert got.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0], [1, 1]]
 
 
-def test_the_figures_are_means_in_percent():
+def test_metrics_are_means_in_percent():
     got = answer_metrics(answer_scores(["x", "b c", "q"], [("x",), ("d b",), ("r",)]))
     assert got == {"exact_match": pytest.approx(100 / 3), "f1": pytest.approx(100 * 1.5 / 3)}
-    # Added one by one, not in pairs: the last digit of the official figures depends on it.
+    # Added one by one, not in pairs: the last digit of the official results depends on it.
     scores_E2 = np.random.default_rng(0).random((1000, 2))
     total = 0.0
     for each in scores_E2[:, 1].tolist():
@@ -78,13 +78,16 @@ def test_the_figures_are_means_in_percent():
     assert answer_metrics(scores_E2)["f1"] == 100.0 * total / 1000
 
 
-def test_the_longest_run_is_that_of_trying_all():
+def test_longest_run_equals_brute_force():
     draw = random.Random(0)
     for _ in range(200):
         first, second = (draw.choices("abc", k=draw.randrange(9)) for _ in range(2))
         runs = [
             end - start
             for start, end in itertools.combinations(range(len(first) + 1), 2)
-            if any(first[start:end] == second[place : place + end - start] for place in range(len(second)))
+            if any(
+                first[start:end] == second[start_of_second : start_of_second + end - start]
+                for start_of_second in range(len(second))
+            )
         ]
         assert _longest_run(first, second) == max(runs, default=0), (first, second)

@@ -20,7 +20,7 @@ def certain(predicted, num_labels):
     return np.eye(num_labels)[np.array(predicted)]
 
 
-def figures(gold, predicted, num_labels):
+def metrics(gold, predicted, num_labels):
     return classification_metrics(np.array(gold), certain(predicted, num_labels))
 
 
@@ -33,10 +33,10 @@ def nothing_on_the_screen(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_by_hand():
+def test_metrics_equal_hand_calculation():
     """Two labels: 3 true positives, 1 false one, 2 false negatives, 4 true negatives."""
     gold, predicted = [1, 1, 1, 0, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
-    got = figures(gold, predicted, 2)
+    got = metrics(gold, predicted, 2)
     assert set(got) == set(TASKS["classification"].metrics(None)[1:])
     assert got["accuracy"] == got["f1_micro"] == pytest.approx(0.7)
     assert got["f1_macro"] == pytest.approx((6 / 9 + 8 / 11) / 2)
@@ -60,35 +60,35 @@ def by_counting(gold, predicted):
     return sum(scores) / len(scores), (first * second).sum() / spread if spread else 0.0
 
 
-def test_against_counting_one_by_one():
+def test_metrics_equal_counting_one_by_one():
     draw = np.random.default_rng(0)
     for _ in range(30):
         num_labels, size = draw.integers(2, 5), draw.integers(1, 12)
         gold, predicted = draw.integers(num_labels, size=(2, size)).tolist()
-        got = figures(gold, predicted, num_labels)
+        got = metrics(gold, predicted, num_labels)
         f1_macro, mcc = by_counting(gold, predicted)
         assert got["f1_macro"] == pytest.approx(f1_macro) and got["mcc"] == pytest.approx(mcc), (gold, predicted)
         assert got["accuracy"] == pytest.approx(np.mean(np.equal(gold, predicted)))
 
 
-def test_labels_that_do_not_occur():
+def test_absent_labels_do_not_count_in_macro_f1():
     # Label 3 occurs nowhere and does not count; 1 is never predicted and 2 never right: both have 0.
-    assert figures([0, 0, 1], [0, 0, 2], 4)["f1_macro"] == pytest.approx((1 + 0 + 0) / 3)
+    assert metrics([0, 0, 1], [0, 0, 2], 4)["f1_macro"] == pytest.approx((1 + 0 + 0) / 3)
 
 
-def test_constant_predictions_and_a_single_example():
-    got = figures([0, 1, 1, 0], [1, 1, 1, 1], 2)
+def test_constant_predictions_and_single_examples_have_mcc_0():
+    got = metrics([0, 1, 1, 0], [1, 1, 1, 1], 2)
     assert (got["accuracy"], got["mcc"]) == (0.5, 0) and got["f1_macro"] == pytest.approx((0 + 2 / 3) / 2)
-    assert figures([2], [2], 3) == {"accuracy": 1, "f1_macro": 1, "f1_micro": 1, "mcc": 0, "calibration_error": 0}
-    assert figures([2], [1], 3) == {"accuracy": 0, "f1_macro": 0, "f1_micro": 0, "mcc": 0, "calibration_error": 1}
+    assert metrics([2], [2], 3) == {"accuracy": 1, "f1_macro": 1, "f1_micro": 1, "mcc": 0, "calibration_error": 0}
+    assert metrics([2], [1], 3) == {"accuracy": 0, "f1_macro": 0, "f1_micro": 0, "mcc": 0, "calibration_error": 1}
 
 
-def test_of_equal_probabilities_the_first_label_wins():
+def test_first_label_wins_ties():
     got = classification_metrics(np.array([0, 1]), np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4]], np.float32))
     assert got["accuracy"] == 1 and got["calibration_error"] == pytest.approx(0.6)
 
 
-def test_a_model_that_diverged_has_no_figures():
+def test_metrics_of_diverged_model_are_nan():
     got = classification_metrics(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, np.nan]]))
     assert set(got) == set(TASKS["classification"].metrics(None)[1:]) and all(map(math.isnan, got.values()))
     got = regression_metrics(np.array([0.0, 1.0]), np.array([0.0, np.inf]))
@@ -108,7 +108,7 @@ def test_calibration_error_bin_by_bin():
     assert calibration_error(correct, confidence) == pytest.approx(expected, rel=1e-9)
 
 
-def test_calibration_error_of_perfect_and_of_proud_predictions():
+def test_calibration_error_of_perfect_and_overconfident_predictions():
     correct = np.arange(100) % 4 != 0
     assert calibration_error(correct, np.full(100, 0.75, np.float32)) == pytest.approx(0)
     assert calibration_error(correct, np.full(100, 0.99)) == pytest.approx(0.24)
@@ -116,7 +116,7 @@ def test_calibration_error_of_perfect_and_of_proud_predictions():
     assert calibration_error(np.array([True]), np.array([1.0000001])) == pytest.approx(0, abs=1e-6)
 
 
-def test_regression_by_hand():
+def test_regression_metrics_equal_hand_calculation():
     gold, predicted = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 9.0], np.float32)
     got = regression_metrics(gold, predicted)
     assert got["mean_squared_error"] == pytest.approx((0 + 1 + 1 + 25) / 4)
@@ -126,7 +126,7 @@ def test_regression_by_hand():
     assert got["pearson"] == pytest.approx(expected)
 
 
-def test_a_line_correlates_fully_and_a_curve_by_rank():
+def test_line_has_full_correlation_and_curve_full_rank_correlation():
     gold = np.linspace(0, 3, 20)
     got = regression_metrics(gold, 5 - 2 * gold)
     assert got["pearson"] == pytest.approx(-1) and got["spearman"] == pytest.approx(-1)
@@ -135,11 +135,11 @@ def test_a_line_correlates_fully_and_a_curve_by_rank():
 
 
 @pytest.mark.parametrize(("gold", "predicted"), [([1, 2, 3], [2, 2, 2]), ([2, 2], [1, 3]), ([1], [3])])
-def test_no_correlation_of_what_does_not_vary(gold, predicted):
+def test_correlation_of_constant_values_is_0(gold, predicted):
     got = regression_metrics(np.array(gold, float), np.array(predicted, float))
     assert got["pearson"] == got["spearman"] == 0
     assert got["mean_squared_error"] == pytest.approx(np.mean((np.array(gold) - np.array(predicted)) ** 2))
 
 
-def test_all_but_constant_predictions_are_no_reason_for_a_warning():
+def test_nearly_constant_predictions_give_no_warning():
     assert -1 <= regression_metrics(np.arange(3.0), np.array([5.0, 5.0, 5.0 + 1e-15]))["pearson"] <= 1

@@ -89,13 +89,13 @@ def brute_force(model, params, data, stride):
     which no later token has been scored, and reaches back as far as the window and the document do."""
     apply = jax.jit(lambda batch: jax.nn.log_softmax(model.apply({"params": params}, batch).logits))
     nll, correct, counted = 0.0, 0, 0
-    for place in range(1, data.num_tokens):
-        document = np.searchsorted(data.starts, place, side="right") - 1
-        if data.starts[document] == place:
+    for index in range(1, data.num_tokens):
+        document = np.searchsorted(data.starts, index, side="right") - 1
+        if data.starts[document] == index:
             continue
-        windows = [s for s in range(0, data.num_tokens, stride) if s < place <= s + LENGTH]
+        windows = [s for s in range(0, data.num_tokens, stride) if s < index <= s + LENGTH]
         begin = max(min(windows), data.starts[document])
-        context = data.tokens[begin:place].astype(np.int32)
+        context = data.tokens[begin:index].astype(np.int32)
         row = np.zeros((1, LENGTH + 1), np.int32)
         row[0, : len(context)] = context
         segments = (np.arange(LENGTH + 1) < len(context))[None].astype(np.int32)
@@ -103,14 +103,14 @@ def brute_force(model, params, data, stride):
         log_probabilities = np.asarray(apply(next_token_batch(Windows(row, segments, positions))), np.float64)[
             0, len(context) - 1
         ]
-        nll -= log_probabilities[data.tokens[place]]
-        correct += int(np.argmax(log_probabilities) == data.tokens[place])
+        nll -= log_probabilities[data.tokens[index]]
+        correct += int(np.argmax(log_probabilities) == data.tokens[index])
         counted += 1
     return nll, correct, counted
 
 
 @pytest.mark.parametrize("stride", [LENGTH, LENGTH // 2, 3, 1])
-def test_figures_equal_a_loop_over_tokens(model, params, stride):
+def test_metrics_equal_loop_over_tokens(model, params, stride):
     data = store([30, 1, 0, 9, 22])
     nll, correct, counted = brute_force(model, params, data, stride)
     got = evaluator(model, WindowEvalRows(data, LENGTH, stride)).evaluate(params, step=7)
@@ -123,7 +123,7 @@ def test_figures_equal_a_loop_over_tokens(model, params, stride):
     assert "valid/rows" not in got
 
 
-def test_the_stride_matters_here(model, params):
+def test_stride_changes_the_loss_of_this_model(model, params):
     """Else the test above could not see a wrong window."""
     data = store([30, 1, 0, 9, 22])
     losses = [evaluator(model, WindowEvalRows(data, LENGTH, s)).evaluate(params, 0)["valid/loss"] for s in (16, 1)]
@@ -131,7 +131,7 @@ def test_the_stride_matters_here(model, params):
 
 
 @pytest.mark.parametrize(("sizes", "batch_size"), [((8, 1, 1), 3), ((2, 2, 2), 16)])
-def test_every_mesh_and_batch_size_gives_the_same(model, boxed, params, sizes, batch_size):
+def test_metrics_do_not_depend_on_mesh_and_batch_size(model, boxed, params, sizes, batch_size):
     rows = WindowEvalRows(store([50, 40, 33, 60, 7]), LENGTH, 5)
     want = evaluator(model, rows).evaluate(params, 0)
     mesh = make_mesh(MeshConfig(*sizes))
@@ -144,7 +144,7 @@ def test_every_mesh_and_batch_size_gives_the_same(model, boxed, params, sizes, b
     assert sharded.batch_size % (sizes[0] * sizes[1]) == 0
 
 
-def test_sources_are_scored_apart_and_together(model, params):
+def test_data_sources_are_scored_apart_and_together(model, params):
     parts = {
         "a": WindowEvalRows(store([40, 3], seed=1), LENGTH, LENGTH),
         "b": WindowEvalRows(store([9], seed=2), LENGTH, LENGTH),
@@ -158,7 +158,7 @@ def test_sources_are_scored_apart_and_together(model, params):
     assert got["test/tokens"] == 41 + 4 + 10
 
 
-def test_later_evaluations_reuse_the_compiled_pass(model, params):
+def test_later_evaluations_reuse_the_compiled_forward_pass(model, params):
     rows = {name: WindowEvalRows(store([length]), LENGTH, 4) for name, length in (("a", 100), ("b", 5))}
     each = evaluator(model, rows)
     first, compiled = each.evaluate(params, 1), forward_batch._cache_size()
@@ -167,7 +167,7 @@ def test_later_evaluations_reuse_the_compiled_pass(model, params):
     assert other["valid/loss"] != first["valid/loss"] and forward_batch._cache_size() == compiled
 
 
-def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):
+def test_limited_rows_are_spread_over_the_split_and_reported(model, params):
     rows = WindowEvalRows(store([500]), LENGTH, LENGTH)
     seen = []
     part = evaluator(model, rows, max_rows=10, report=lambda done, total: seen.append((done, total)))
@@ -183,28 +183,28 @@ def test_a_part_of_the_rows_is_spread_over_the_split_and_said(model, params):
     assert len(choose({"a": 5}, 5)["a"]) == len(choose({"a": 5}, 99)["a"]) == 5
 
 
-def test_a_token_that_is_not_scored_is_noticed(model, params):
+def test_missing_row_is_an_error(model, params):
     rows = WindowEvalRows(store([50]), LENGTH, LENGTH)
     rows.num_rows -= 1
     with pytest.raises(AssertionError, match="text"):
         evaluator(model, rows).evaluate(params, 0)
 
 
-def test_lossy_tokenizers_are_said(model, params):
+def test_lossy_tokenizer_is_the_reason_for_missing_metrics(model, params):
     each = evaluator(model, WindowEvalRows(store([20], unknown=2), LENGTH, LENGTH))
     assert "valid/bits_per_byte" not in each.evaluate(params, 0)
     assert "2 unknown tokens" in each.missing["bits_per_byte"]
     assert evaluator(model, WindowEvalRows(store([20]), LENGTH, LENGTH)).missing == {}
 
 
-def test_the_loss_is_the_plain_cross_entropy(model, params):
+def test_loss_is_the_plain_cross_entropy(model, params):
     rows = {"text": WindowEvalRows(store([50]), LENGTH, LENGTH)}
     smoothed = ObjectiveConfig(label_smoothing=0.2, z_loss=0.1)
     got = evaluator(model, rows, objective=smoothed).evaluate(params, 0)
     assert got == evaluator(model, rows).evaluate(params, 0)
 
 
-def test_a_model_that_is_not_finite_gives_figures_and_no_error(model, params):
+def test_model_that_is_not_finite_is_scored_without_error(model, params):
     broken = jax.tree.map(lambda x: x * np.float32(np.nan), params)
     got = evaluator(model, WindowEvalRows(store([20]), LENGTH, LENGTH)).evaluate(broken, 0)
     assert math.isnan(got["valid/loss"]) and got["valid/tokens"] == 21

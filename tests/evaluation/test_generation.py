@@ -55,7 +55,7 @@ def evaluator(pairs, settings=SETTINGS, **options):
     return Generation(EvaluationSetup(config, None, mesh, Tokenizers("target", "source"), {}, pairs, **options))
 
 
-def test_figures_examples_and_settings(translator):
+def test_metrics_examples_and_settings(translator):
     translator.answers["b c d e"] = "wrong"
     seen = []
     each = evaluator({"text": pairs("a b c d", "b c d e", "f g h i")}, report=lambda *counts: seen.append(counts))
@@ -102,7 +102,7 @@ def test_data_sources_are_scored_apart_and_together(translator):
     assert len(got) == 6 and got["test/exact_match"] == 60
 
 
-def test_some_examples_are_spread_over_the_split_and_said(translator):
+def test_limited_examples_are_spread_over_the_split_and_reported(translator):
     parts = {"a": pairs(*map(str, range(90))), "b": pairs(*(f"b{i}" for i in range(10))), "none": []}
     each = evaluator(parts, replace(SETTINGS, max_examples=10), in_training=True)
     got = each.evaluate(None, 0)
@@ -114,7 +114,7 @@ def test_some_examples_are_spread_over_the_split_and_said(translator):
     )
 
 
-def test_an_output_too_few_is_noticed(translator, monkeypatch):
+def test_missing_output_is_an_error(translator, monkeypatch):
     monkeypatch.setattr(generation, "generate_texts", lambda *_: [[("A", 0.0)]])
     with pytest.raises(AssertionError, match="every source"):
         evaluator({"text": pairs("a", "b")}).evaluate(None, 0)
@@ -144,7 +144,7 @@ def test_predictions_are_lines_of_utf8(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_an_error_leaves_the_old_predictions(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_predictions(tmp_path, monkeypatch):
     path = tmp_path / "predictions.jsonl"
     write_predictions(path, EXAMPLES[:1])
     before = path.read_bytes()
@@ -169,13 +169,13 @@ def test_an_error_leaves_the_old_predictions(tmp_path, monkeypatch):
         (b"[1]", "line 1"),
     ],
 )
-def test_files_that_are_no_predictions(tmp_path, content, message):
+def test_files_without_predictions_are_refused(tmp_path, content, message):
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_predictions(path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_predictions(tmp_path / "predictions.jsonl")

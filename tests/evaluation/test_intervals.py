@@ -10,10 +10,10 @@ from lm.evaluation.intervals import intervals, resamples
 
 def mean_interval(values, samples, seed):
     """Of the mean over examples."""
-    return intervals(lambda places: {"x": values[places].mean()}, len(values), samples=samples, seed=seed)["x"]
+    return intervals(lambda indices: {"x": values[indices].mean()}, len(values), samples=samples, seed=seed)["x"]
 
 
-def test_blocks_are_one_draw_cut_up(monkeypatch):
+def test_blocks_equal_a_single_draw(monkeypatch):
     whole = np.random.default_rng(7).choice(30, size=(11, 30))
     assert np.array_equal(np.concatenate(list(resamples(30, 11, 7))), whole)
     monkeypatch.setattr(module, "DRAWN_AT_ONCE", 100)
@@ -23,7 +23,7 @@ def test_blocks_are_one_draw_cut_up(monkeypatch):
     assert np.array_equal(np.concatenate(list(resamples(30, 11, 7))), whole)
 
 
-def test_of_a_share_the_interval_is_the_binomial_one():
+def test_interval_of_a_share_is_binomial():
     """Resampling n examples of which a share p is right is a binomial draw of n with p."""
     right = np.arange(200) % 5 == 0
     low, high = mean_interval(right, 4000, 1)
@@ -31,7 +31,7 @@ def test_of_a_share_the_interval_is_the_binomial_one():
     assert (low, high) == (pytest.approx(expected[0], abs=0.0051), pytest.approx(expected[1], abs=0.0051))
 
 
-def test_of_a_mean_the_interval_is_the_normal_one():
+def test_interval_of_a_mean_is_normal():
     values = np.random.default_rng(0).normal(3, 2, 500)
     low, high = mean_interval(values, 4000, 2)
     error = values.std() / 500**0.5
@@ -39,24 +39,24 @@ def test_of_a_mean_the_interval_is_the_normal_one():
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
-def test_all_figures_draw_the_same_by_seed():
+def test_equal_seeds_draw_the_same_for_all_metrics():
     draw = np.random.default_rng(3)
     values = {"one": draw.random(40), "two": draw.random(40) < 0.5}
 
-    def figures(places_E):
-        return {name: each[places_E].mean() for name, each in values.items()} | {"max": values["one"][places_E].max()}
+    def metrics(indices_E):
+        return {name: each[indices_E].mean() for name, each in values.items()} | {"max": values["one"][indices_E].max()}
 
-    got = intervals(figures, 40, samples=200, seed=5)
+    got = intervals(metrics, 40, samples=200, seed=5)
     assert all(got[name] == mean_interval(each, 200, 5) for name, each in values.items())
     assert got["max"][1] == values["one"].max()
-    assert intervals(figures, 40, samples=200, seed=5) == got != intervals(figures, 40, samples=200, seed=6)
+    assert intervals(metrics, 40, samples=200, seed=5) == got != intervals(metrics, 40, samples=200, seed=6)
 
 
-def test_the_interval_leaves_out_2_and_a_half_percent_at_each_end():
+def test_interval_excludes_2_and_a_half_percent_at_each_end():
     values = iter(np.random.default_rng(0).permutation(1001).tolist())
     assert intervals(lambda _: {"x": next(values)}, 3, samples=1001, seed=0) == {"x": (25.0, 975.0)}
 
 
-def test_what_does_not_vary_has_no_width():
+def test_interval_of_constant_metric_has_no_width():
     assert mean_interval(np.array([0.5]), 10, 0) == (0.5, 0.5)
     assert mean_interval(np.ones(9), 1, 0) == (1.0, 1.0)

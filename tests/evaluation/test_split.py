@@ -1,4 +1,4 @@
-"""All that is measured on a split: which metrics there are, and what the table calls them."""
+"""The metrics of a split, and their names in the table."""
 
 import types
 
@@ -63,7 +63,7 @@ def test_the_loss_of_a_target_with_a_source_is_called_nll_in_the_table(objective
     assert each.missing == {} and each.signatures == {} and each.previews(9) == []
 
 
-def test_outputs_are_scored_too_and_in_training_fewer_with_other_beams(monkeypatch):
+def test_training_evaluations_score_fewer_outputs_with_their_own_beams(monkeypatch):
     used = []
 
     def generate_texts(model, params, tokenizer, source_tokenizer, texts, settings, *_):

@@ -1,4 +1,4 @@
-"""Entities as seqeval's strict mode counts them: by hand, against its own figures, and in each scheme."""
+"""Entities as seqeval's strict mode counts them: by hand, against seqeval itself, and in each scheme."""
 
 import random
 import warnings
@@ -6,11 +6,11 @@ import warnings
 import numpy as np
 import pytest
 
-from lm.evaluation.tagging import entity_counts, entity_figures, scheme_of, tagging_metrics, word_counts
+from lm.evaluation.tagging import entity_counts, entity_metrics, scheme_of, tagging_metrics, word_counts
 from lm.tasks import TASKS
 
 
-def figures_of(gold, predicted, labels):
+def metrics_of(gold, predicted, labels):
     scheme = scheme_of(labels)
     return tagging_metrics(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
 
@@ -30,10 +30,10 @@ def counts(gold, predicted, scheme="IOB2"):
     return tuple(entity_counts([gold.split()], [predicted.split()], scheme)[0].tolist())
 
 
-def test_by_hand():
+def test_metrics_equal_hand_calculation():
     gold = ["B-per I-per O B-loc".split(), "O B-loc I-loc O".split()]
     predicted = ["B-per I-per O B-per".split(), "B-loc I-loc I-loc O".split()]
-    got = figures_of(gold, predicted, BIO)
+    got = metrics_of(gold, predicted, BIO)
     assert set(got) == set(TASKS["tagging"].metrics(None)[1:])
     # One of three is right in bounds and type; 2 + 2 of 8 words... of which the first sentence has 3 and the second 2.
     assert got == {
@@ -57,7 +57,7 @@ def test_by_hand():
         ("B I O B", "B I O B", (2, 2, 2)),  # tags without a type
     ],
 )
-def test_the_strict_mode(gold, predicted, expected):
+def test_tags_that_break_the_scheme_make_no_entity(gold, predicted, expected):
     assert counts(gold, predicted) == expected
 
 
@@ -71,7 +71,7 @@ def test_the_strict_mode(gold, predicted, expected):
         ("B M E S", "B E S S", (1, 3, 2)),  # words of Chinese, as they are cut: here the last is right
     ],
 )
-def test_bmes(gold, predicted, expected):
+def test_bmes_entities(gold, predicted, expected):
     assert counts(gold, predicted, "BMES") == expected
     renamed = [text.replace("M", "I") for text in (gold, predicted)]
     assert counts(*renamed, "IOBES") == expected
@@ -96,29 +96,29 @@ def test_bmes(gold, predicted, expected):
         (("Bx", "O"), ""),
     ],
 )
-def test_the_scheme_is_told_from_the_labels(labels, scheme):
+def test_scheme_follows_from_the_labels(labels, scheme):
     assert scheme_of(labels) == scheme
 
 
-def test_tags_without_a_scheme_have_an_accuracy_only():
-    assert figures_of([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"token_accuracy": 0.5}
+def test_tags_without_a_scheme_have_accuracy_only():
+    assert metrics_of([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"token_accuracy": 0.5}
 
 
-def test_tags_without_a_beginning_are_entities_by_their_type():
-    got = figures_of(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], ["I-a", "I-b", "O"])
+def test_iob1_entities_are_adjacent_words_of_a_type():
+    got = metrics_of(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], ["I-a", "I-b", "O"])
     assert (got["entity_precision"], got["entity_recall"], got["token_accuracy"]) == (0, 0, 0.75)
     assert counts("O I-a I-a O I-b", "O I-a I-a O I-b", "IOB1") == (2, 2, 2)
 
 
 @pytest.mark.parametrize("labels", [["O"], list(BIO)])
-def test_without_any_entity_the_figures_are_0(labels):
-    got = figures_of([["O", "O"]], [["O", "O"]], labels)
+def test_metrics_without_any_entity_are_0(labels):
+    got = metrics_of([["O", "O"]], [["O", "O"]], labels)
     assert got == {"entity_f1": 0, "entity_precision": 0, "entity_recall": 0, "token_accuracy": 1}
 
 
 @pytest.mark.parametrize(("scheme", "prefixes"), [("IOB2", "BI"), ("IOBES", "BIES"), ("BILOU", "BILU"), ("IOB1", "I")])
-def test_equal_to_seqeval_to_the_last_digit(scheme, prefixes):
-    """On sentences of random tags, most of them broken, with its own figures of the strict mode."""
+def test_metrics_equal_seqeval_to_the_last_digit(scheme, prefixes):
+    """On sentences of random tags, most of them broken, against seqeval's strict mode."""
     from seqeval import scheme as schemes
     from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
@@ -127,7 +127,7 @@ def test_equal_to_seqeval_to_the_last_digit(scheme, prefixes):
     gold = [draw.choices(labels, k=draw.randint(1, 12)) for _ in range(150)]
     predicted = [[tag if draw.random() < 0.8 else draw.choice(labels) for tag in tags] for tags in gold]
     assert scheme_of(labels) == scheme
-    got = figures_of(gold, predicted, labels)
+    got = metrics_of(gold, predicted, labels)
     strict = {"mode": "strict", "scheme": getattr(schemes, scheme), "zero_division": 0}
     assert 0.1 < got["entity_f1"] < 0.9
     assert got["entity_f1"] == f1_score(gold, predicted, **strict)
@@ -136,12 +136,12 @@ def test_equal_to_seqeval_to_the_last_digit(scheme, prefixes):
     assert got["token_accuracy"] == accuracy_score(gold, predicted)
 
 
-def test_sums_over_sentences_give_the_figures():
+def test_metrics_follow_from_sums_over_sentences():
     counts_E3 = np.array([[1, 2, 1], [0, 0, 1], [2, 2, 2]])
-    got = entity_figures(counts_E3.sum(axis=0))
+    got = entity_metrics(counts_E3.sum(axis=0))
     assert got == {"entity_f1": pytest.approx(6 / 8), "entity_precision": 0.75, "entity_recall": 0.75}
 
 
-def test_a_tag_too_few_is_noticed():
+def test_missing_tag_is_an_error():
     with pytest.raises(ValueError):
-        figures_of([["O", "O"]], [["O"]], BIO)
+        metrics_of([["O", "O"]], [["O"]], BIO)

@@ -1,7 +1,7 @@
-"""Predictions of packed rows come back to their examples: figures and files against loops over the examples.
+"""Predictions of packed rows are mapped back to their examples: metrics and files against loops over the examples.
 
-The model is a table: what it says at a place depends on one token beside it (or on the token itself), so that what
-it has to say of an example is known without any row.
+The model is a table: its output at a position depends on one token near it (or on the token itself), so that its
+prediction for an example is known without any row.
 """
 
 import json
@@ -34,7 +34,7 @@ TAGS = ("B-PER", "B-LOC", "O")
 
 @dataclass(frozen=True)
 class TableModel:
-    """Logits are rows of params["table"] (V, C): those of the token `ahead` places further on."""
+    """Logits are rows of params["table"] (V, C): those of the token `ahead` positions further on."""
 
     ahead: int
 
@@ -109,19 +109,19 @@ def texts(number, pair=False, seed=1):
     return [Labelled(text(), text() if pair else None, str(draw.choice(LABELS))) for _ in range(number)]
 
 
-def said_of(table, token):
+def predicted_for(table, token):
     probabilities = softmax(table[token])
     return LABELS[int(np.argmax(probabilities))], probabilities
 
 
-def by_hand(raw, said):
+def by_hand(raw, predicted):
     """Accuracy, macro F1 and loss, example by example."""
-    pairs = [(each.label, name) for each, (name, _) in zip(raw, said, strict=True)]
+    pairs = [(each.label, name) for each, (name, _) in zip(raw, predicted, strict=True)]
     f1 = []
     for label in {name for pair in pairs for name in pair}:
         hits = sum(pair == (label, label) for pair in pairs)
         f1.append(2 * hits / (sum(gold == label for gold, _ in pairs) + sum(name == label for _, name in pairs)))
-    losses = [-math.log(p[LABELS.index(each.label)]) for each, (_, p) in zip(raw, said, strict=True)]
+    losses = [-math.log(p[LABELS.index(each.label)]) for each, (_, p) in zip(raw, predicted, strict=True)]
     return {
         "accuracy": sum(gold == name for gold, name in pairs) / len(pairs),
         "f1_macro": sum(f1) / len(f1),
@@ -133,8 +133,8 @@ def by_hand(raw, said):
     ("pooling", "ahead", "pair", "devices"),
     [("first", 1, False, 1), ("mean", 1, True, 8), ("last", -1, False, 8), ("last", -1, True, 1)],
 )
-def test_labels_of_texts(tmp_path, pooling, ahead, pair, devices):
-    """The label is told at bos, by the text's first byte, or at eos, by its last one."""
+def test_classification_equals_loop_over_examples(tmp_path, pooling, ahead, pair, devices):
+    """The label is predicted at bos from the first byte of the text, or at eos from its last one."""
     raw, table = texts(31, pair), random_table(3)
     config = config_of("classification", length=30, pooling=pooling, bootstrap=40)
     each = evaluation(config, raw, ahead, devices)
@@ -144,44 +144,44 @@ def test_labels_of_texts(tmp_path, pooling, ahead, pair, devices):
     def deciding(example):
         return BYTES.encode(example.text)[0] if ahead == 1 else BYTES.encode(example.pair or example.text)[-1]
 
-    said = [said_of(table, deciding(example)) for example in raw]
-    wanted = by_hand(raw, said)
+    predicted = [predicted_for(table, deciding(example)) for example in raw]
+    wanted = by_hand(raw, predicted)
     assert list(found) == [f"valid/{name}" for name in metrics_of("classification")]
     for name, value in wanted.items():
         assert found[f"valid/{name}"] == pytest.approx(value, rel=1e-5), name
-    assert 0.1 < wanted["accuracy"] < 0.9, "else little is told apart"
+    assert 0.1 < wanted["accuracy"] < 0.9, "otherwise the test would distinguish little"
 
-    right = np.array([example.label == name for example, (name, _) in zip(raw, said, strict=True)], float)
+    right = np.array([example.label == name for example, (name, _) in zip(raw, predicted, strict=True)], float)
     drawn = [right[places_E].mean() for block in resamples(len(right), 40, config.seed) for places_E in block]
     assert each.intervals()["accuracy"] == tuple(np.percentile(drawn, (2.5, 97.5)))
-    assert each.whole.preview(4) == (raw[4].text, said[4][0], raw[4].label)
+    assert each.whole.preview(4) == (raw[4].text, predicted[4][0], raw[4].label)
 
     lines, picture = each.write(tmp_path, "predictions")
     assert (lines.name, picture.name) == ("predictions.jsonl", "predictions-confusion.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    for example, (name, probabilities), line in zip(raw, said, read(lines), strict=True):
+    for example, (name, probabilities), line in zip(raw, predicted, read(lines), strict=True):
         score = line.pop("score")
         assert score == pytest.approx(max(probabilities), rel=1e-5)
         second = {"pair": example.pair} if pair else {}
         assert line == {"text": example.text, **second, "label": example.label, "prediction": name}
 
 
-def test_numbers(tmp_path):
+def test_regression_equals_loop_over_examples(tmp_path):
     draw, table = np.random.default_rng(3), random_table(1)
     raw = [Labelled(each.text, None, f"{draw.normal():.3f}") for each in texts(20)]
     each = evaluation(config_of("regression", length=30), raw, ahead=1)
     found = each.evaluate({"table": table}, 0)
     gold = np.array([float(example.label) for example in raw])
-    said = np.array([float(table[BYTES.encode(example.text)[0], 0]) for example in raw])
-    error = np.mean((gold - said) ** 2)
+    predicted = np.array([float(table[BYTES.encode(example.text)[0], 0]) for example in raw])
+    error = np.mean((gold - predicted) ** 2)
     assert list(found) == [f"valid/{name}" for name in metrics_of("regression")]
     assert found["valid/loss"] == pytest.approx(error, rel=1e-5)
     assert found["valid/mean_squared_error"] == pytest.approx(error, rel=1e-6)
-    assert found["valid/pearson"] == pytest.approx(np.corrcoef(gold, said)[0, 1], rel=1e-6)
+    assert found["valid/pearson"] == pytest.approx(np.corrcoef(gold, predicted)[0, 1], rel=1e-6)
     (path,) = each.write(tmp_path, "predictions")
-    for example, number, line in zip(raw, said, read(path), strict=True):
+    for example, number, line in zip(raw, predicted, read(path), strict=True):
         assert line == {"text": example.text, "label": float(example.label), "prediction": pytest.approx(number)}
-    assert each.whole.preview(0) == (raw[0].text, f"{said[0]:.3g}", raw[0].label)
+    assert each.whole.preview(0) == (raw[0].text, f"{predicted[0]:.3g}", raw[0].label)
 
 
 # --- a tag for a word -----------------------------------------------------------------------------------------
@@ -203,9 +203,9 @@ def tags_by_hand(raw, table):
     ]
 
 
-def entity_scores(raw, said):
+def entity_scores(raw, predicted):
     """Every B- tag is an entity of one word, for there is no I-."""
-    pairs = [pair for each, tags in zip(raw, said, strict=True) for pair in zip(each.tags, tags, strict=True)]
+    pairs = [pair for each, tags in zip(raw, predicted, strict=True) for pair in zip(each.tags, tags, strict=True)]
     hits = sum(gold == tag != "O" for gold, tag in pairs)
     precision, recall = hits / sum(tag != "O" for _, tag in pairs), hits / sum(gold != "O" for gold, _ in pairs)
     return {
@@ -216,14 +216,14 @@ def entity_scores(raw, said):
     }
 
 
-def test_tags_of_sentences_in_several_pieces(tmp_path):
+def test_tags_of_sentences_in_several_parts(tmp_path):
     raw, table = sentences(25), random_table(3)
     each = evaluation(config_of("tagging", length=12), raw)
-    pieces = each._rows["s"].examples
-    assert np.bincount(pieces.example_of).max() > 2 and any("" in example.words for example in raw)
-    found, said = each.evaluate({"table": table}, 0), tags_by_hand(raw, table)
+    parts = each._rows["s"].examples
+    assert np.bincount(parts.example_of).max() > 2 and any("" in example.words for example in raw)
+    found, predicted = each.evaluate({"table": table}, 0), tags_by_hand(raw, table)
     assert {name: found[f"valid/{name}"] for name in metrics_of("tagging")[1:]} == pytest.approx(
-        entity_scores(raw, said)
+        entity_scores(raw, predicted)
     )
     losses = [
         -math.log(softmax(table[BYTES.encode(word)[0]])[TAGS.index(tag)])
@@ -235,7 +235,7 @@ def test_tags_of_sentences_in_several_pieces(tmp_path):
     (path,) = each.write(tmp_path, "predictions")
     wanted = [
         {"words": list(example.words), "tags": list(example.tags), "prediction": tags}
-        for example, tags in zip(raw, said, strict=True)
+        for example, tags in zip(raw, predicted, strict=True)
     ]
     assert read(path) == wanted
 
@@ -279,10 +279,10 @@ def answer_table():
 def test_answers_in_contexts_of_several_windows(tmp_path, devices):
     raw = questions()
     each = evaluation(config_of("span_qa", length=32), raw, devices=devices)
-    pieces = each._rows["s"].examples
-    assert np.bincount(pieces.example_of).max() > 2
+    parts = each._rows["s"].examples
+    assert np.bincount(parts.example_of).max() > 2
     found = each.evaluate({"table": answer_table()}, 0)
-    said = [
+    predicted = [
         f"[{number} é]" if number % 6 else "" for number in range(len(raw))
     ]  # to the character, and "" for no answer
     right = [number for number in range(len(raw)) if number % 4 != 3]
@@ -291,10 +291,10 @@ def test_answers_in_contexts_of_several_windows(tmp_path, devices):
     (path,) = each.write(tmp_path, "predictions")
     lines = read(path)
     assert [(line["id"], line["prediction"]) for line in lines] == [
-        (question.id, answer) for question, answer in zip(raw, said, strict=True)
+        (question.id, answer) for question, answer in zip(raw, predicted, strict=True)
     ]
     assert [line["answers"] for line in lines] == [[text for text, _ in each.answers] for each in raw]
-    assert each.whole.preview(1) == ("who?", said[1], said[1]) and each.whole.preview(0) == ("who?", "", "")
+    assert each.whole.preview(1) == ("who?", predicted[1], predicted[1]) and each.whole.preview(0) == ("who?", "", "")
 
 
 def test_each_source_of_questions_has_its_own_rules():
@@ -308,7 +308,7 @@ def test_each_source_of_questions_has_its_own_rules():
     assert found["valid/f1"] == (found["valid/e/f1"] + found["valid/c/f1"]) / 2
 
 
-def test_a_loss_of_nothing_is_no_number():
+def test_loss_of_nothing_is_nan():
     raw = [Question("1", "", "who?", "x y", (("elsewhere", 0),))]
     found = evaluation(config_of("span_qa", length=32), raw).evaluate({"table": answer_table()}, 0)
     assert math.isnan(found["valid/loss"]) and found["valid/f1"] == 0
@@ -317,7 +317,7 @@ def test_a_loss_of_nothing_is_no_number():
 # --- several sources, a part of the rows ------------------------------------------------------------------------
 
 
-def test_sources_are_scored_apart_and_together(tmp_path):
+def test_data_sources_are_scored_apart_and_together(tmp_path):
     sources = {"one": texts(11, seed=5), "two": texts(30, seed=6)}
     config, params = config_of("classification"), {"table": random_table(3)}
     seen = []
@@ -329,26 +329,26 @@ def test_sources_are_scored_apart_and_together(tmp_path):
             found.items()
         )
     together = [*sources["one"], *sources["two"]]
-    said = [said_of(params["table"], BYTES.encode(example.text)[0]) for example in together]
-    for name, value in by_hand(together, said).items():
+    predicted = [predicted_for(params["table"], BYTES.encode(example.text)[0]) for example in together]
+    for name, value in by_hand(together, predicted).items():
         assert found[f"test/{name}"] == pytest.approx(value, rel=1e-5), name
     assert seen[-1] == (each.num_rows, each.num_rows) and [done for done, _ in seen] == sorted({d for d, _ in seen})
     paths = each.write(tmp_path, "p")
     assert [line["text"] for line in read(paths[0])] == [example.text for example in together]
 
 
-def test_examples_that_are_not_whole_are_left_out_of_a_part():
+def test_incomplete_examples_of_limited_rows_are_left_out():
     raw, table = sentences(40), random_table(3)
     config = config_of("tagging", length=12)
     each = evaluation(config, raw, max_rows=25)
     rows = each._rows["s"]
-    chosen = {piece for row in each._row_ids["s"] for piece, _ in rows.starts(int(row))}
+    chosen = {part for row in each._row_ids["s"] for part, _ in rows.starts(int(row))}
     whole = [
         example
         for number, example in enumerate(raw)
         if set(np.flatnonzero(rows.examples.example_of == number).tolist()) <= chosen
     ]
-    touched = {int(rows.examples.example_of[piece]) for piece in chosen}
+    touched = {int(rows.examples.example_of[part]) for part in chosen}
     assert 0 < len(whole) < len(touched), "of some examples only a part is scored"
     found = each.evaluate({"table": table}, 0)
     assert found["valid/examples"] == len(whole) and each.whole.raw == whole
@@ -357,14 +357,14 @@ def test_examples_that_are_not_whole_are_left_out_of_a_part():
     assert "valid/examples" not in evaluation(config, raw).evaluate({"table": table}, 0)
 
 
-def test_a_part_without_a_whole_example_is_refused():
+def test_limit_without_any_whole_example_is_refused():
     raw = [Question(str(i), "", "who?", "abc " * 20, ()) for i in range(4)]
     with pytest.raises(UserError, match=r"eval\.max_rows: no example of s lies entirely within 3 of its \d+ rows"):
         evaluation(config_of("span_qa", length=32), raw, max_rows=3)
     assert evaluation(config_of("span_qa", length=32), raw, max_rows=99).num_rows > 3
 
 
-def test_a_model_that_is_not_finite_gives_figures_and_no_error(tmp_path):
+def test_model_that_is_not_finite_is_scored_without_error(tmp_path):
     for objective, raw, labels in (
         ("classification", texts(5), 3),
         ("regression", [Labelled("a", None, "1"), Labelled("b", None, "2")], 1),

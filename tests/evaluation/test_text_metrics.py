@@ -1,4 +1,4 @@
-"""Scores of text against figures worked out by hand and against plain recursion."""
+"""Scores of text against hand calculations and plain recursion."""
 
 import functools
 import itertools
@@ -14,17 +14,17 @@ METRICS = tuple(TEXT_METRICS)
 SENTENCES = ["the cat sat on the mat today", "a dog barked at seven wizards", "it is late"]
 
 
-def figures(metrics, predictions, references, bleu_tokenize="13a"):
+def scores(metrics, predictions, references, bleu_tokenize="13a"):
     references = [(each,) if isinstance(each, str) else each for each in references]
     return score(metrics, predictions, references, bleu_tokenize=bleu_tokenize).metrics
 
 
-def figure(metric, prediction, *references):
-    return figures([metric], [prediction], [references])
+def scores_of_one(metric, prediction, *references):
+    return scores([metric], [prediction], [references])
 
 
-def test_a_copy_is_perfect_by_every_metric():
-    got = figures(METRICS, SENTENCES, SENTENCES)
+def test_copy_has_perfect_scores():
+    got = scores(METRICS, SENTENCES, SENTENCES)
     given = [metric for each in TEXT_METRICS.values() for metric in each.gives]
     assert got == {metric.name: pytest.approx(100 if metric.higher_is_better else 0) for metric in given}
     assert got["bleu"] == pytest.approx(100, abs=1e-9)
@@ -35,17 +35,17 @@ def test_bleu_by_hand():
     which sacrebleu's smoothing counts a half; brevity penalty exp(1 - 8 / 6)."""
     precisions = [5 / 6, 3 / 5, 1 / 4, 0.5 / 3]
     expected = 100 * math.exp(1 - 8 / 6) * math.prod(precisions) ** 0.25
-    assert figure("bleu", "a b c X d e", "a b c d e f g h")["bleu"] == pytest.approx(expected, rel=1e-9)
+    assert scores_of_one("bleu", "a b c X d e", "a b c d e f g h")["bleu"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_bleu_counts_over_the_corpus_and_is_no_mean_of_sentences():
+def test_bleu_is_computed_over_the_corpus():
     predictions, references = ["a b c d e f", "x"], ["a b c d e f", "y z"]
     # 6 + 0 of 7 words, 5 of 5, 4 of 4, 3 of 3; seven words against eight.
     expected = 100 * math.exp(1 - 8 / 7) * (6 / 7) ** 0.25
-    assert figures(["bleu"], predictions, references)["bleu"] == pytest.approx(expected, rel=1e-9)
+    assert scores(["bleu"], predictions, references)["bleu"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_tokenisation_matters_and_stands_in_the_signature():
+def test_tokenisation_changes_bleu_and_its_signature():
     predictions, references = ["我们明天去北京看长城。"], [("我们今天去北京看长城。",)]
     by = {
         each: score(["bleu"], predictions, references, bleu_tokenize=each)
@@ -58,7 +58,7 @@ def test_the_tokenisation_matters_and_stands_in_the_signature():
     assert all(f"tok:{each}" in by[each].signatures["bleu"] for each in by)
 
 
-def test_signatures_name_what_was_done():
+def test_signatures_describe_the_computation():
     metrics = ("bleu", "chrf", "ter", "rouge", "exact_match", "wer")
     got = score(metrics, SENTENCES, [(each,) for each in SENTENCES], bleu_tokenize="13a")
     assert set(got.signatures) == {"bleu", "chrf", "ter", "rouge"}, "the others have one definition"
@@ -69,8 +69,8 @@ def test_signatures_name_what_was_done():
 
 def test_ter_by_hand():
     """Snover 2006: a shifted phrase is one edit: 1 of 6 words. The word error rate has to delete and insert it."""
-    assert figure("ter", "d e f a b c", "a b c d e f")["ter"] == pytest.approx(100 / 6)
-    assert figure("wer", "d e f a b c", "a b c d e f")["wer"] == 100
+    assert scores_of_one("ter", "d e f a b c", "a b c d e f")["ter"] == pytest.approx(100 / 6)
+    assert scores_of_one("wer", "d e f a b c", "a b c d e f")["wer"] == 100
 
 
 def test_chrf_by_hand():
@@ -79,7 +79,7 @@ def test_chrf_by_hand():
     precision = sum((8 - n) / (9 - n) for n in orders) / 6
     recall = 1.0
     expected = 100 * 5 * precision * recall / (4 * precision + recall)
-    assert figure("chrf", "abcdefgh", "abcdefg")["chrf"] == pytest.approx(expected, rel=1e-9)
+    assert scores_of_one("chrf", "abcdefgh", "abcdefg")["chrf"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_chrf_with_words_by_hand():
@@ -98,24 +98,24 @@ def test_rouge_by_hand():
 
     And `the gunman kill police`: all words, of the three pairs `the gunman` only, in order `the gunman`.
     """
-    got = figure("rouge", "police kill the gunman", "police killed the gunman")
+    got = scores_of_one("rouge", "police kill the gunman", "police killed the gunman")
     assert got == {name: pytest.approx(100) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
-    got = figure("rouge", "the gunman kill police", "police killed the gunman")
+    got = scores_of_one("rouge", "the gunman kill police", "police killed the gunman")
     assert got["rouge1"] == pytest.approx(100) and got["rouge2"] == pytest.approx(100 / 3)
     assert got["rougeL"] == got["rougeLsum"] == pytest.approx(50)
     # 2 of 3 words of the prediction, 2 of 5 of the reference: F1 = 2 * 2 / (3 + 5).
-    assert figure("rouge", "a b x", "a b c d e")["rouge1"] == pytest.approx(50)
+    assert scores_of_one("rouge", "a b x", "a b c d e")["rouge1"] == pytest.approx(50)
 
 
-def test_the_lines_of_a_text_are_the_sentences_of_rouge_lsum():
+def test_rouge_lsum_takes_lines_as_sentences():
     """Sentences in another order: each is found whole, but only one of them in order."""
-    got = figure("rouge", "seven red\nbig cats", "big cats\nseven red")
+    got = scores_of_one("rouge", "seven red\nbig cats", "big cats\nseven red")
     assert got["rougeLsum"] == pytest.approx(100) and got["rougeL"] == pytest.approx(50)
-    assert figure("rouge", "seven red big cats", "big cats seven red")["rougeLsum"] == pytest.approx(50)
+    assert scores_of_one("rouge", "seven red big cats", "big cats seven red")["rougeLsum"] == pytest.approx(50)
 
 
-def test_rouge_takes_the_best_reference_for_each_figure_and_the_mean_of_examples():
-    got = figures(["rouge"], ["a b c", "x"], [("c b a", "a b q"), ("y",)])
+def test_rouge_is_the_mean_over_examples_of_the_best_reference():
+    got = scores(["rouge"], ["a b c", "x"], [("c b a", "a b q"), ("y",)])
     assert got["rouge1"] == pytest.approx(50)  # 100 by the first reference
     assert got["rouge2"] == pytest.approx(25)  # 50 by the second
     assert got["rougeL"] == pytest.approx(100 * 2 / 3 / 2)
@@ -123,7 +123,7 @@ def test_rouge_takes_the_best_reference_for_each_figure_and_the_mean_of_examples
 
 def test_exact_match_ignores_outer_white_space_only():
     predictions = [" a b\n", "a  b", "A b", "c"]
-    assert figures(["exact_match"], predictions, ["a b", "a b", "a b", ("b", "c ")])["exact_match"] == 50
+    assert scores(["exact_match"], predictions, ["a b", "a b", "a b", ("b", "c ")])["exact_match"] == 50
 
 
 def recursive_distance(first, second):
@@ -144,7 +144,7 @@ def word_errors(prediction, *references):
     return tuple(counts)
 
 
-def test_word_errors_are_the_edit_distance_of_a_recursion():
+def test_word_errors_equal_recursive_edit_distance():
     for lengths in itertools.product(range(4), repeat=2):
         for words in itertools.product("ab", repeat=sum(lengths)):
             first, second = words[: lengths[0]], words[lengths[0] :]
@@ -156,37 +156,37 @@ def test_word_errors_are_the_edit_distance_of_a_recursion():
         assert word_errors(" ".join(first), " ".join(second))[0] == recursive_distance(tuple(first), tuple(second))
 
 
-def test_word_error_rate_is_over_all_words_and_by_the_closest_reference():
+def test_word_error_rate_is_over_all_words_by_the_closest_reference():
     # 1 of 4, 0 of 1 (the second reference), 2 of 1.
     predictions, references = ["a b x d", "e", "f g h"], ["a b c d", ("e e", "e"), "f"]
-    assert figures(["wer"], predictions, references)["wer"] == pytest.approx(100 * 3 / 6)
+    assert scores(["wer"], predictions, references)["wer"] == pytest.approx(100 * 3 / 6)
     # Of references at the same distance the longest.
     assert word_errors("a", "b", "a c") == (1, 2)
-    assert figure("wer", "", "a b")["wer"] == 100
-    assert figure("wer", "", "")["wer"] == 0 and figure("wer", "a", "")["wer"] == 100
+    assert scores_of_one("wer", "", "a b")["wer"] == 100
+    assert scores_of_one("wer", "", "")["wer"] == 0 and scores_of_one("wer", "a", "")["wer"] == 100
 
 
-def test_references_of_unequal_number():
+def test_examples_may_have_different_numbers_of_references():
     """A missing reference is none, and not an empty one: it changes no count of its sentence."""
     predictions = ["the cat sat on the mat", "a dog barked"]
     got = score(METRICS, predictions, [("no", predictions[0]), (predictions[1],)], bleu_tokenize="13a")
     assert got.metrics["bleu"] == pytest.approx(100) and got.metrics["wer"] == got.metrics["exact_match"] - 100 == 0
     assert "nrefs:var" in got.signatures["bleu"]
     # TER divides by the mean length of the references, so a reference that were empty would show.
-    assert figures(["ter"], ["a b x", "c d"], [("a b y", "q q q q q"), ("c q",)])["ter"] == pytest.approx(100 * 2 / 6)
+    assert scores(["ter"], ["a b x", "c d"], [("a b y", "q q q q q"), ("c q",)])["ter"] == pytest.approx(100 * 2 / 6)
 
 
-def test_empty_predictions_have_figures():
-    got = figures(METRICS, ["", ""], ["a b", "c"])
+def test_empty_predictions_are_scored():
+    got = scores(METRICS, ["", ""], ["a b", "c"])
     assert got["bleu"] == got["chrf"] == got["rouge1"] == got["exact_match"] == 0 and got["wer"] == got["ter"] == 100
 
 
-def test_a_prediction_too_few_is_noticed():
+def test_missing_prediction_is_an_error():
     with pytest.raises(AssertionError):
         score(["wer"], ["a"], [("a",), ("b",)], bleu_tokenize="13a")
 
 
-def test_nothing_is_fetched(monkeypatch):
+def test_nothing_is_downloaded(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("a connection was opened")
 

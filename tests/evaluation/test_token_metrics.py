@@ -1,4 +1,4 @@
-"""Closed forms of the reported figures."""
+"""Closed forms of the metrics of language models."""
 
 import math
 
@@ -8,7 +8,7 @@ from lm.evaluation.metric import finite_or_none
 from lm.evaluation.token_metrics import Sums, language_metrics, missing_metrics
 
 
-def test_a_uniform_model_has_the_vocabulary_as_perplexity_and_its_logarithm_as_bits():
+def test_uniform_model_has_the_vocabulary_size_as_perplexity():
     tokens, vocab = 120, 256
     sums = Sums(nll=tokens * math.log(vocab), correct=30, weight=tokens, bytes=100, words=20)
     got = language_metrics(sums)
@@ -20,7 +20,7 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity_and_its_logarithm_as_b
     assert got["tokens"] == 120
 
 
-def test_figures_that_do_not_depend_on_the_tokenizer():
+def test_bits_per_byte_and_word_perplexity_do_not_depend_on_the_tokenizer():
     """The same text and probability, cut into twice as many tokens."""
     coarse = language_metrics(Sums(nll=300.0, correct=1, weight=50, bytes=400, words=80))
     fine = language_metrics(Sums(nll=300.0, correct=1, weight=100, bytes=400, words=80))
@@ -49,16 +49,16 @@ def test_text_without_words_has_no_word_perplexity():
 
 
 @pytest.mark.parametrize("nll", [1e6, math.inf])
-def test_a_huge_loss_is_an_infinite_perplexity(nll):
+def test_huge_loss_has_infinite_perplexity(nll):
     got = language_metrics(Sums(nll=nll, weight=1, bytes=1, words=1))
     assert got["perplexity"] == math.inf and got["word_perplexity"] == math.inf
 
 
-def test_nothing_scored_is_not_a_number_rather_than_an_error():
+def test_metrics_of_nothing_are_nan():
     got = language_metrics(Sums())
     assert math.isnan(got["loss"]) and math.isnan(got["perplexity"]) and got["tokens"] == 0
     assert math.isnan(language_metrics(Sums(nll=math.nan, weight=2))["perplexity"])
 
 
-def test_json_numbers():
+def test_json_has_null_for_numbers_that_are_not_finite():
     assert [finite_or_none(x) for x in (1.5, math.inf, -math.inf, math.nan)] == [1.5, None, None, None]

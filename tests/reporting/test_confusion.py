@@ -65,7 +65,7 @@ def test_any_name_can_be_drawn_without_a_warning(tmp_path, capfd):
     assert shown[:4] == ["$x_1$", "$", "财经", "two lines"] and shown[4] == "long long long long lon…"
 
 
-def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "confusion.png"
     path.write_bytes(b"before")
 

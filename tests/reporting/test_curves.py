@@ -28,7 +28,7 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("records", [run(range(1, 101)), run([1]), run([1, 2, 3]), [{"step": 5}], []])
-def test_a_png_of_the_same_width_for_any_number_of_points(tmp_path, records):
+def test_png_has_the_same_width_for_any_number_of_points(tmp_path, records):
     path = tmp_path / "curves.png"
     draw_curves(records, path, "a run")
     data = path.read_bytes()
@@ -48,7 +48,7 @@ def test_panels_labels_and_data(tmp_path, drawn):
     assert any("best 2.2300" in text.get_text() and "step 100" in text.get_text() for text in loss.texts)
 
 
-def test_the_loss_of_a_task_is_not_one_of_tokens(tmp_path, drawn):
+def test_loss_has_the_heading_of_the_task(tmp_path, drawn):
     draw_curves(run([1, 2]), tmp_path / "curves.png", "reviews", "task_loss")
     assert "loss" in {axes.get_ylabel() for axes in drawn[0].axes}
 
@@ -62,7 +62,7 @@ def translating(steps):
     ]
 
 
-def test_scores_stand_beside_the_loss_and_the_first_is_drawn_by_time_too(tmp_path, drawn):
+def test_scores_are_drawn_beside_the_loss_and_the_first_also_by_time(tmp_path, drawn):
     draw_curves(translating(range(1, 101)), tmp_path / "curves.png", "translation")
     panels = {axes.get_ylabel(): axes for axes in drawn[0].axes}
     assert set(panels) == {"loss (nats/token)", "score on validation (%)", "learning rate", "tokens/s", "BLEU"}
@@ -87,7 +87,7 @@ def test_one_spike_does_not_flatten_the_rest(tmp_path, drawn):
     assert drawn[0].axes[0].get_ylim()[1] < 10
 
 
-def test_an_error_leaves_the_old_picture(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     path.write_bytes(b"old")
 
@@ -122,7 +122,7 @@ def test_running_median_follows_a_straight_line_exactly_and_ignores_a_spike():
     np.testing.assert_array_equal(running_median(spiked, 2), np.ones(30))
 
 
-def test_training_without_a_picture_does_not_import_matplotlib():
+def test_matplotlib_is_not_imported_before_drawing():
     import subprocess
 
     code = "import sys, lm.reporting.curves; sys.exit('matplotlib' in sys.modules)"

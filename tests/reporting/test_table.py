@@ -35,13 +35,13 @@ def lines_of(text):
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-def test_every_figure_with_its_unit():
+def test_every_metric_has_its_heading_and_format():
     first, second, _, row = lines_of(printed([result()]))
     assert first.split() == ["loss", "token", "word"]  # the first lines of long headings
     below = ["(nats/token)", "perplexity", "bits/byte", "accuracy", "perplexity"]
     assert second.split() == ["run", "step", "split", *below, "tokens", "stride"]
-    figures = ["1.2346", "3.44", "1.9877", "61.80%", "1.235e+05", "1,234,567"]
-    assert row.split() == ["tiny", "2,000", "valid", *figures, "64", "of", "64"]
+    values = ["1.2346", "3.44", "1.9877", "61.80%", "1.235e+05", "1,234,567"]
+    assert row.split() == ["tiny", "2,000", "valid", *values, "64", "of", "64"]
 
 
 def test_several_runs_are_one_table():
@@ -49,7 +49,7 @@ def test_several_runs_are_one_table():
     assert len(lines) == 5 and lines[3].startswith("a ") and lines[4].startswith("b ")
 
 
-def test_sources_follow_the_whole():
+def test_data_sources_follow_the_whole():
     metrics = METRICS | {"news/loss": 2.0, "news/tokens": 10.0, "talk/loss": 1.0}
     rows = lines_of(printed([result(metrics=metrics)]))[3:]
     assert [row.split()[2:4] for row in rows] == [
@@ -60,30 +60,30 @@ def test_sources_follow_the_whole():
     assert rows[2].split()[4:-3] == ["-"] * 5
 
 
-def test_a_missing_figure_is_a_dash_with_its_reason():
+def test_missing_metric_is_a_dash_with_its_reason():
     metrics = {name: value for name, value in METRICS.items() if name != "bits_per_byte"}
     text = printed([result(metrics=metrics, missing={"bits_per_byte": "the tokenizer is lossy"})])
     assert " - " in lines_of(text)[3]
     assert "No bits/byte for tiny, valid: the tokenizer is lossy." in text
 
 
-def test_a_narrow_terminal_gets_a_block_and_no_figure_is_lost():
+def test_narrow_terminal_gets_blocks_with_every_metric():
     text = printed([result("a"), result("b")], width=40)
     assert all(len(line) <= 40 for line in text.splitlines())
     assert text.count("loss (nats/token)  1.2346") == 2 and text.count("word perplexity    1.235e+05") == 2
 
 
-def test_a_log_file_gets_whole_lines_without_control_characters():
+def test_log_file_gets_whole_lines_without_control_characters():
     text = printed([result(run="r" * 60)], width=40, terminal=False)
     assert "\x1b" not in text and "r" * 60 in text
     assert len(lines_of(text)) == 4
 
 
-def test_brackets_in_names_are_text():
+def test_brackets_in_names_are_not_markup():
     assert "[bold]x" in printed([result(run="[bold]x")])
 
 
-def test_a_stride_is_explained():
+def test_stride_is_explained():
     assert "advance by S" in printed([result(stride=16)]) and "16 of 64" in printed([result(stride=16)])
     assert "advance by S" not in printed([result()])
 
@@ -105,14 +105,14 @@ def test_text_metrics_have_two_decimals_and_signatures_and_no_stride():
     assert lines_of(markdown([translations()]))[0].split(" | ")[3:5] == ["BLEU", "chrF"]
 
 
-def test_signatures_that_agree_are_told_once_and_others_with_their_run():
+def test_equal_signatures_are_printed_once_and_others_with_their_run():
     same = printed([translations("a"), translations("b")])
     assert same.count("nrefs:1") == 1 and "(a" not in same
     other = printed([translations("a"), translations("b"), translations("c", signatures={"bleu": "tok:zh"})])
     assert "BLEU (a, test; b, test): nrefs:1|tok:13a" in other and "BLEU (c, test): tok:zh" in other
 
 
-def test_a_stride_beside_a_result_without_one():
+def test_results_with_and_without_stride():
     first, second = lines_of(printed([result("a"), translations("b")], width=250))[3:5]
     assert first.endswith("64 of 64") and second.endswith(" -")
 

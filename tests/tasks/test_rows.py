@@ -223,7 +223,7 @@ def test_each_denoising_task_has_its_denoiser_and_refuses_vocabularies_with_too_
             task.examples(config, few, {}, True)
 
 
-def test_the_config_decides_the_layout():
+def test_layout_follows_from_the_config():
     def layout(name, family, source_options=(), **options):
         values = defaults()
         values.data.train.a = source(path="unread.txt", document="line", **dict(source_options))
