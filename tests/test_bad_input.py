@@ -113,7 +113,7 @@ def test_objectives_without_pairs(refused_settings, tiny, overrides, message):
         (["data.train.reversal.target_path="], "config.data.train.reversal.target_path: name the file of the targets"),
         (["data.train.reversal.pattern=x"], "config.data.train.reversal.target_path: name the file of the targets (or"),
         (["data.train.reversal.kind=jsonl"], "config.data.train.reversal.target_field: name the field of the target"),
-        (["data.train.reversal.kind=embedded"], "config.data.train.reversal.kind: the embedded corpus has no pairs"),
+        (["data.train.reversal.kind=embedded"], "config.data.train.reversal.kind: embedded holds no pairs; use"),
         (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
         (["data.holdout=tail"], "config.data.holdout: pairs are held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),

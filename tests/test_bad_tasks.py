@@ -42,9 +42,9 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll is not for objective.name=classificat"),
-        (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad is not for objective.name=classification"),
-        (["data.train.lines.kind=embedded"], "lines.kind: the embedded corpus has no labels for objective.name=class"),
+        (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll holds no labels; use text or jsonl or"),
+        (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad holds no labels; use text or jsonl or"),
+        (["data.train.lines.kind=embedded"], "lines.kind: embedded holds no labels; use"),
         (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a range within 0 to 1"),
         (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a range"),
         (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a range"),
@@ -88,7 +88,7 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has 1 layers"),
         (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not among what is measured: valid/ followed by loss, acc"),
-        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: objective.name=masked has no labels"),
+        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, and"),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
 )

@@ -74,7 +74,6 @@ def _get(config: Any, setting: str) -> Any:
 
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
-    of_one_task = [kind for each in entries("lm.tasks.TASKS").values() for kind in each.own_formats]
     if not data.train:
         refuse("data.train", "no source is named; give at least one, e.g. config.data.train.mine = source(path=...).")
     for split in SPLITS:
@@ -83,19 +82,8 @@ def _check_data(config: Any, task: Any) -> None:
             where = f"data.{split}.{name}"
             if not name.isidentifier():
                 refuse(f"data.{split}", f"source name {name!r} must be letters, digits and underscores.")
-            if each.kind != "embedded" and not each.path:
-                refuse(
-                    f"{where}.path",
-                    "is empty; name a file, a glob or a TFDS data set (after a colon: --config=FILE.py:PATH).",
-                )
-            if each.kind == "text" and each.document == "separator" and not each.separator:
-                refuse(f"{where}.separator", "is empty although document='separator'.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
                 refuse(f"{where}.part", f"{each.part} is not a range within 0 to 1, such as (0.0, 0.8).")
-            if each.kind in of_one_task and each.kind not in task.own_formats:
-                refuse(f"{where}.kind", f"{each.kind} is not for objective.name={task.name}.")
-            if not task.reads_labels and (each.label_field or each.label_pattern or each.pair_field):
-                refuse(f"{where}.label_field", f"objective.name={task.name} has no labels; leave it empty.")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give one source a positive weight.")

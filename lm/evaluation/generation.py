@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm.config import GenerationConfig
-from lm.data.reading.pairs import Pair
+from lm.data.reading.raw import Pair
 from lm.data.tokenizing.tokenizers import Tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.translate import generate_texts

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import Config, SourceConfig
+from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.texts import TextExamples, TextTokens
 from lm.data.reading.raw import Labelled
@@ -23,25 +23,16 @@ from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, Refuse
 
-LABEL_FIELDS = ("label_field", "label_pattern", "pair_field")
-
 
 class TextTask(LabelledTask):
     """What classification and regression share: texts, or pairs of texts, with one target each."""
 
-    wants = "labelled"
+    wants = "labels"
     cleans = True
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         check_pooling(config, refuse)
-
-    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        super().check_source(where, source, config, refuse)
-        if source.kind == "text" and not source.label_pattern:
-            refuse(f"{where}.label_pattern", "text files get their label from their path; give the pattern.")
-        if source.kind != "text" and not source.label_field:
-            refuse(f"{where}.label_field", "name the field of the label.")
 
     def encode(self, examples: Sequence[Any], tokenizer: Tokenizer) -> Tokens:
         return TextTokens.encode(examples, tokenizer)

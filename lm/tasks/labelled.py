@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lm.config import CleaningConfig, Config, SourceConfig
+from lm.config import CleaningConfig, Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing import PackedEvalRows
 from lm.data.packing.layout import RowLayout
@@ -51,7 +51,6 @@ class LabelledTask(Task):
     """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
 
     Attributes:
-        wants: the kind of raw example that its readers give.
         has_classes: whether its labels are classes, named by data.labels or found in the training data.
         cleans: whether its texts are cleaned.
     """
@@ -62,7 +61,6 @@ class LabelledTask(Task):
     reads_labels = True
     counts_examples = True
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
-    wants: str
     has_classes: bool = False
     cleans: bool = False
 
@@ -84,19 +82,11 @@ class LabelledTask(Task):
                 "takes a weight, 0 or more, for each of data.labels, which must be named too.",
             )
 
-    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        super().check_source(where, source, config, refuse)
-        if source.kind == "embedded":
-            refuse(f"{where}.kind", f"the embedded corpus has no labels for objective.name={self.name}.")
-
     # --- data -----------------------------------------------------------------------------------------------
-
-    def open_reader(self, source: SplitSource) -> Any:
-        return open_reader(source.config, self.wants)
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
-            reader = self.open_reader(source)
+            reader = open_reader(source.config, self.wants)
         rules = LabelledRules(source.data.cleaning)
         return texts_of(example for example, _ in source.read(reader, rules, drop=source.split == "train"))
 
@@ -107,7 +97,7 @@ class LabelledTask(Task):
             identity = [self.name, *(example_store.cleaning_identity(config) if self.cleans else ())]
             rules = LabelledRules(config.data.cleaning)
             return example_store.build(
-                source, self.open_reader(source), rules, tokenizers.target, self.encode, identity
+                source, open_reader(source.config, self.wants), rules, tokenizers.target, self.encode, identity
             )
 
     @abc.abstractmethod

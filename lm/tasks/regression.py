@@ -13,10 +13,8 @@ from lm.config import Config, ObjectiveConfig
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.texts import TextExamples
 from lm.data.packing.layout import RowLayout
-from lm.data.reading import open_reader
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore
-from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import regression_metrics
 from lm.evaluation.metrics import finite_or_none
@@ -32,15 +30,13 @@ class Regression(TextTask):
     name = "regression"
     doc = "a number for a text or a pair of texts"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
+    wants = "numbers"
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "pearson", "spearman", "mean_squared_error"
-
-    def open_reader(self, source: SplitSource) -> Any:
-        return open_reader(source.config, "numbers")
 
     def layout(self, config: Config) -> RowLayout:
         types = config.model.token_types > 0

@@ -35,7 +35,6 @@ class SpanQa(LabelledTask):
     doc = "where in a text the answer to a question is"
     settings = frozenset({"data.context_overlap", "eval.bootstrap"})
     wants = "questions"
-    own_formats = ("squad",)
 
     def head(self, config: Config) -> Any:
         return AnswerSpan()

@@ -31,8 +31,7 @@ class Tagging(LabelledTask):
     name = "tagging"
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
-    wants = "tagged"
-    own_formats = ("conll",)
+    wants = "tags"
     has_classes = True
 
     def head(self, config: Config) -> Any:

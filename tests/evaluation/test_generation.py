@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from lm.config import GenerationConfig, MeshConfig
-from lm.data.reading.pairs import Pair
+from lm.data.reading.raw import Pair
 from lm.decoding.beam import BeamSettings
 from lm.errors import UserError
 from lm.evaluation import generation

@@ -5,16 +5,40 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lm.config import SourceConfig
+from lm.data.reading.fields import Field, Record
+from lm.data.reading.format import Format
 from lm.errors import UserError
+
+# Packages that `import tensorflow_datasets` does not register, although importing them needs no TensorFlow.
+PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
+
+
+class Tfds(Format):
+    doc = "a TFDS data set"
+    settings = (*Format.settings, "data_dir")
+
+    def __init__(self, config: SourceConfig):
+        super().__init__(config)
+        self._data_set = TfdsDataSet(config.path, config.data_dir)
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        where = f"tfds {self.config.path}, split {self.config.split!r}"
+        data = self._data_set.open_split(self.config.split)
+        if not len(data):
+            raise UserError(f"{where}: there is no document in it.")
+        for i in range(len(data)):
+            yield data[i], f"{where}, example {i}"
+
+    def identity(self) -> list[str]:
+        return [self._data_set.full_name, self.config.split, self.config.field]
 
 
 class TfdsDataSet:
     """A data set by its TFDS name, with config and version if wanted. Raises UserError if there is none."""
-
-    # Not registered by `import tensorflow_datasets`, although TensorFlow is not needed to import them.
-    PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
     def __init__(self, name: str, data_dir: str = ""):
         self.name, self.data_dir = name, data_dir
@@ -22,11 +46,11 @@ class TfdsDataSet:
 
     @property
     def full_name(self) -> str:
-        """With config and version."""
+        """The name with config and version."""
         return self.builder.info.full_name
 
     def _build(self, **options: Any) -> Any:
-        """TFDS's builder, or None if it knows no such data set."""
+        """Returns TFDS's builder, or None if it knows no such data set."""
         import tensorflow_datasets as tfds
 
         if self.data_dir:
@@ -45,7 +69,7 @@ class TfdsDataSet:
 
         name = self.name.partition("/")[0].partition(":")[0]
         builder = self._build()
-        for package in self.PACKAGES:
+        for package in PACKAGES:
             if builder is not None:
                 return builder
             with contextlib.suppress(ModuleNotFoundError):
@@ -59,7 +83,7 @@ class TfdsDataSet:
         return builder
 
     def open_split(self, split: str) -> Any:
-        """The split, by random access; the data set is downloaded and prepared if it is not there yet."""
+        """Returns the split as a sequence; the data set is first downloaded and prepared if need be."""
         try:
             if not self.builder.info.splits:
                 self.builder = self._build(file_format="array_record")
@@ -70,7 +94,7 @@ class TfdsDataSet:
                 f"tfds {self.name}: it is prepared in {self.builder.data_path} without random access; "
                 f"prepare it with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
-        except Exception as error:  # TFDS and its download raise many kinds; all of them are about this data set
+        except Exception as error:  # TFDS and its downloads raise many kinds of error; all concern this data set
             if _needs_tensorflow(error):
                 raise UserError(_tensorflow_message(self.name)) from error
             raise UserError(
@@ -79,13 +103,12 @@ class TfdsDataSet:
             ) from error
 
 
-def _needs_tensorflow(error: BaseException) -> bool:
-    """Whether TensorFlow is what this error, or one that it came from, asked for and did not find."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ImportError) and "tensorflow" in (str(seen.name or ""), *str(seen).split("'")):
+def _needs_tensorflow(error: BaseException | None) -> bool:
+    """Returns whether this error, or one that caused it, is that TensorFlow could not be imported."""
+    while error is not None:
+        if isinstance(error, ImportError) and "tensorflow" in (str(error.name or ""), *str(error).split("'")):
             return True
-        seen = seen.__cause__ or seen.__context__
+        error = error.__cause__ or error.__context__
     return False
 
 

@@ -26,7 +26,7 @@ def build(cache, texts=TEXTS, tokenizer=None, identity="x", reads=None):
     def read(cleaner):
         if reads is not None:
             reads.append(1)
-        return cleaner.clean(iter(texts))
+        return (text for text in map(cleaner.clean, texts) if cleaner.keeps(text))
 
     tokenizer = tokenizer or tokenizers.ByteTokenizer()
     return token_store.open_or_build(
