@@ -62,7 +62,7 @@ def test_flags(refused, tiny, flags, message):
         ("train.accumulation=5", "config.train.accumulation: 5 microbatches do not divide"),
         ("model.max_length=16", "config.model.max_length: 16 is shorter than"),
         ("data.holdout_fraction=0.0", "config.data.holdout_fraction: is 0 and data.valid is empty"),
-        ("data.train.text.kind=csv", "config.data.train.text.kind: 'csv' is not one of"),
+        ("data.train.text.kind=docx", "config.data.train.text.kind: 'docx' is not one of"),
         ("data.train.other.path=x", "other"),
         ("data.train.text.pth=x", "did you mean path"),
         ("data.tokenizer.kind=huggingface", "config.data.tokenizer.path"),

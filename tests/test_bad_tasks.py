@@ -96,19 +96,22 @@ def test_settings_of_labels(refused_settings, tiny_labels, overrides, message):
     refused_settings(message, tiny_labels, overrides)
 
 
+SQUAD = ["objective.name=span_qa", "data.train.text.kind=squad"]
+CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a token for the mask; set 1"),
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
-        (["objective.name=span_qa", "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
-        (["objective.name=tagging", "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
-        (["objective.name=tagging"], "config.data.train.text: kind='text' is not read for this task"),
+        ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
+        ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
+        (["objective.name=tagging"], "config.data.train.text.kind: text holds no tags; use jsonl or parquet"),
         (["objective.name=contrastive"], "config.data.train.text.target_path: name the file of the targets"),
     ],
 )
 def test_settings_without_labels(refused, tiny, tmp_path, overrides, message):
-    """Some of them are told by those who read the data."""
     refused(message, "train.py", *tiny.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
 
 
