@@ -10,6 +10,7 @@ import dataclasses
 
 from lm.config import SourceConfig
 from lm.data.reading.conll import Conll
+from lm.data.reading.csv import CommaSeparated
 from lm.data.reading.embedded import Embedded
 from lm.data.reading.format import Format, Refuse
 from lm.data.reading.jsonl import JsonLines
@@ -27,6 +28,7 @@ FORMATS: dict[str, type[Format]] = {
     "text": Text,
     "jsonl": JsonLines,
     "tsv": TabSeparated,
+    "csv": CommaSeparated,
     "parquet": Parquet,
     "tfds": Tfds,
     "conll": Conll,
