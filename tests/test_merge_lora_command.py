@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.models.transformer.lora import adapters
 from lm.models.transformer.wiring import build_model, initial_params
 from lm.runs.directory import RunDirectory

@@ -91,8 +91,9 @@ def _check_data(config: Any, task: Any) -> None:
         refuse("data.holdout_fraction", "is 0 and data.valid is empty, so nothing could be evaluated; change one.")
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars: every document would be dropped.")
-    if data.tokenizer.kind == "huggingface" and not data.tokenizer.path:
-        refuse("data.tokenizer.path", "a huggingface tokenizer is loaded, not trained: name its tokenizer.json.")
+    tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
+    if tokenizer.needs_file and not data.tokenizer.path:
+        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}: such a tokenizer is loaded, not trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not one of the {data.folds} folds; they are counted from 0.")
     if len(set(data.labels)) < len(data.labels):

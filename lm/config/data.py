@@ -110,11 +110,7 @@ class PairsConfig:
 class TokenizerConfig:
     """How text becomes token ids. The tokenizer is trained on the training split unless `path` names a file."""
 
-    kind: str = option(
-        "sentencepiece",
-        "bytes, characters or words (of the training text), sentencepiece, or huggingface (a tokenizer.json).",
-        choices=("bytes", "characters", "words", "sentencepiece", "huggingface"),
-    )
+    kind: str = option("sentencepiece", "What the tokens are.", registry="lm.data.tokenizing.TOKENIZERS")
     path: str = option("", "Load this SentencePiece model or tokenizer.json instead of training a tokenizer.")
     vocab_size: int = option(
         8192,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import check_room, generate
 from lm.decoding.sampling import Sampling, row_keys

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lm.data.storing.token_store import TokenStore
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lm.config import GenerationConfig
 from lm.data.reading.raw import Pair
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.translate import generate_texts
 from lm.evaluation.evaluator import choose_rows

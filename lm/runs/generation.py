@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.checkpoints.averaging import averaged_params
 from lm.config import Config, MeshConfig
-from lm.data.tokenizing.tokenizers import load_tokenizer
+from lm.data.tokenizing import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import check_room

@@ -13,6 +13,7 @@ from lm.data.examples.corruption import Denoiser, Infilling, PrefixLm, SpanCorru
 from lm.data.examples.denoising import DenoisingExamples
 from lm.data.examples.example import Examples
 from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.metrics import token_metrics
@@ -42,7 +43,7 @@ class Denoising(DocumentTask):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
-        if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
+        if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
             refuse("data.tokenizer.extra_ids", f"{self.name} needs tokens for masked spans; set {self.advised_ids}.")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
@@ -98,7 +99,7 @@ class Ul2Task(Denoising):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
-        if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
+        if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
             refuse("data.tokenizer.extra_ids", "ul2 needs 103: a hundred for spans and three for its modes.")
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:

@@ -12,7 +12,7 @@ import pytest
 from lm.config import SourceConfig, TokenizerConfig
 from lm.data.examples.answers import AnswerTokens, covering
 from lm.data.reading import open_reader
-from lm.data.tokenizing import tokenizers
+from lm.data.tokenizing import build_tokenizer
 
 DATA = Path(os.environ.get("LM_SHARED_DATA", ""))
 
@@ -50,7 +50,7 @@ def test_xquad_answers_come_back_to_their_characters(language, vocab_size):
     assert len(questions) == 1190 and len({each.title for each in questions}) == 48
     contexts = list(dict.fromkeys(each.context for each in questions))
     for kind in ("bytes", "characters", "sentencepiece"):
-        tokenizer = tokenizers.build_tokenizer(TokenizerConfig(kind=kind, vocab_size=vocab_size), contexts)
+        tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=vocab_size), contexts)
         tokens = AnswerTokens.encode(questions, tokenizer)
         found = 0
         for number, question in enumerate(questions):

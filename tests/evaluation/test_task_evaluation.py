@@ -18,7 +18,7 @@ from lm.config import Config, MeshConfig
 from lm.data.packing import PackedEvalRows
 from lm.data.reading.raw import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.intervals import resamples
 from lm.evaluation.prediction_evaluator import PredictionEvaluator
