@@ -3,7 +3,6 @@
 import gzip
 import json
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -34,17 +33,8 @@ def parquet(tmp_path, *records):
 
 
 def tfds(monkeypatch, *records):
-    class DataSet:
-        full_name = "set/1.0.0"
-        rows: ClassVar = list(records)
-
-        def __init__(self, name, data_dir):
-            pass
-
-        def open_split(self, split):
-            return self.rows
-
-    monkeypatch.setattr("lm.data.reading.tfds.TfdsDataSet", DataSet)
+    monkeypatch.setattr("lm.data.reading.tfds.Tfds._find_builder", lambda self: None)
+    monkeypatch.setattr("lm.data.reading.tfds.Tfds._open_split", lambda self: list(records))
     return "set"
 
 

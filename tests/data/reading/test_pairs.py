@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import json
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -97,17 +96,9 @@ def test_fields_of_fields_templates_and_lists(write, tmp_path, kind, field, targ
 
 
 def test_pairs_of_tfds_arrive_as_bytes_and_arrays(monkeypatch):
-    class DataSet:
-        full_name = "set/1.0.0"
-        records: ClassVar = [{"en": b"a\r\nb", "de": np.array([b"A", "Ä".encode()], object)}]
-
-        def __init__(self, name, data_dir):
-            pass
-
-        def open_split(self, split):
-            return self.records
-
-    monkeypatch.setattr("lm.data.reading.tfds.TfdsDataSet", DataSet)
+    records = [{"en": b"a\r\nb", "de": np.array([b"A", "Ä".encode()], object)}]
+    monkeypatch.setattr("lm.data.reading.tfds.Tfds._find_builder", lambda self: None)
+    monkeypatch.setattr("lm.data.reading.tfds.Tfds._open_split", lambda self: records)
     assert read(kind="tfds", path="set", field="en", target_field="de") == [Pair("a\nb", ("A", "Ä"))]
 
 
