@@ -19,7 +19,7 @@ from absl import flags
 from benchmarks.record import repeated_results, surroundings, write_record
 from lm.config import Config, TokenizerConfig, command
 from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.tokenizers import build_tokenizer
+from lm.data.tokenizing import build_tokenizer
 from lm.errors import UserError
 from lm.evaluation.classification import classification_metrics
 from lm.reporting.table import Result, print_table, with_means

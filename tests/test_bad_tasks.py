@@ -42,9 +42,9 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll is not for objective.name=classificat"),
-        (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad is not for objective.name=classification"),
-        (["data.train.lines.kind=embedded"], "lines.kind: the embedded corpus has no labels for objective.name=class"),
+        (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll holds no labels; use text or jsonl or"),
+        (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad holds no labels; use text or jsonl or"),
+        (["data.train.lines.kind=embedded"], "lines.kind: embedded holds no labels; use"),
         (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a range within 0 to 1"),
         (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a range"),
         (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a range"),
@@ -88,7 +88,7 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has 1 layers"),
         (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not measured here, only valid/ followed by loss, acc"),
-        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: objective.name=masked has no labels"),
+        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, and"),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
 )
@@ -96,19 +96,22 @@ def test_settings_of_labels(refused_settings, tiny_labels, overrides, message):
     refused_settings(message, tiny_labels, overrides)
 
 
+SQUAD = ["objective.name=span_qa", "data.train.text.kind=squad"]
+CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a token for the mask; set 1"),
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
-        (["objective.name=span_qa", "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
-        (["objective.name=tagging", "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
-        (["objective.name=tagging"], "config.data.train.text: kind='text' is not read for this task"),
+        ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
+        ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
+        (["objective.name=tagging"], "config.data.train.text.kind: text holds no tags; use jsonl or parquet"),
         (["objective.name=contrastive"], "config.data.train.text.target_path: name the file of the targets"),
     ],
 )
 def test_settings_without_labels(refused, tiny, tmp_path, overrides, message):
-    """Some of them are told by those who read the data."""
     refused(message, "train.py", *tiny.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
 
 

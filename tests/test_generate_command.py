@@ -14,7 +14,8 @@ from absl import flags
 from lm import generate
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, TokenizerConfig
-from lm.data.tokenizing.tokenizers import ByteTokenizer, build_tokenizer
+from lm.data.tokenizing import build_tokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import generate as generate_tokens
 from lm.decoding.sampling import Sampling, row_keys

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.models import build_model
 from lm.models.lora import adapters
 from lm.runs.directory import RunDirectory

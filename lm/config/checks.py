@@ -50,7 +50,6 @@ def default_of(setting: str) -> Any:
 
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
-    of_one_task = [kind for each in entries("lm.tasks.TASKS").values() for kind in each.own_formats]
     if not data.train:
         refuse("data.train", "names no data source; give one, e.g. config.data.train.mine = source(path=...).")
     for split in ("train", "valid", "test"):
@@ -59,16 +58,8 @@ def _check_data(config: Any, task: Any) -> None:
             where = f"data.{split}.{name}"
             if not name.isidentifier():
                 refuse(f"data.{split}", f"the name {name!r} must consist of letters, digits and underscores.")
-            if each.kind != "embedded" and not each.path:
-                refuse(f"{where}.path", "is empty; name a file, a glob or a TFDS data set (--config=FILE.py:PATH).")
-            if each.kind == "text" and each.document == "separator" and not each.separator:
-                refuse(f"{where}.separator", "is empty although document='separator'.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
                 refuse(f"{where}.part", f"{each.part} is not a range within 0 to 1, such as (0.0, 0.8).")
-            if each.kind in of_one_task and each.kind not in task.own_formats:
-                refuse(f"{where}.kind", f"{each.kind} is not for objective.name={task.name}.")
-            if not task.reads_labels and (each.label_field or each.label_pattern or each.pair_field):
-                refuse(f"{where}.label_field", f"objective.name={task.name} has no labels; leave it empty.")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give one data source a positive weight.")
@@ -76,8 +67,9 @@ def _check_data(config: Any, task: Any) -> None:
         refuse("data.holdout_fraction", "is 0 and data.valid is empty, so nothing could be evaluated; change one.")
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
-    if data.tokenizer.kind == "huggingface" and not data.tokenizer.path:
-        refuse("data.tokenizer.path", "a huggingface tokenizer is loaded, not trained: name its tokenizer.json.")
+    tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
+    if tokenizer.needs_file and not data.tokenizer.path:
+        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}: such a tokenizer is loaded, not trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not one of the {data.folds} folds; they are counted from 0.")
     if len(set(data.labels)) < len(data.labels):

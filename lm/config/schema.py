@@ -164,11 +164,18 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
             default = getattr(cls(), spec.name)
             doc = spec.metadata["doc"]
             if choices := allowed_values(spec.metadata):
-                doc += f" One of: {', '.join(map(repr, choices))}."
+                doc += f"{_docs_of_entries(spec.metadata)} One of: {', '.join(map(repr, choices))}."
             found.append((name, default, doc))
             if typing.get_origin(kind) is dict:
                 found += describe_settings(typing.get_args(kind)[1], name + ".NAME.")
     return found
+
+
+def _docs_of_entries(rules: Mapping[str, Any]) -> str:
+    """Returns what the entries of a setting's registry say of themselves (`doc`)."""
+    registry = entries(rules["registry"]) if rules.get("registry") else {}
+    docs = [f"{name}: {entry.doc}" for name, entry in registry.items() if getattr(entry, "doc", "")]
+    return f" {'; '.join(docs)}." if docs else ""
 
 
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:

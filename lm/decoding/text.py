@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import check_fits, generate, stream
 from lm.decoding.sampling import Sampling, row_keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from lm.batch import Array
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm.config import Config, MeshConfig
-from lm.data.tokenizing.tokenizers import load_tokenizer
+from lm.data.tokenizing import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import check_fits

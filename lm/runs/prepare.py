@@ -19,7 +19,7 @@ from typing import Any
 from lm.config import Config
 from lm.data.storing.splits import nothing_in, split_sources
 from lm.data.storing.store import Store
-from lm.data.tokenizing import tokenizers
+from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.tasks import task_of
@@ -72,10 +72,10 @@ def prepare(
 
 def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
     """Returns the tokenizers of a run. Raises UserError if one is missing."""
-    target = tokenizers.load_tokenizer(Path(workdir) / "tokenizer")
+    target = load_tokenizer(Path(workdir) / "tokenizer")
     if not config.data.separate_vocabularies:
         return Tokenizers(target, target)
-    return Tokenizers(target, tokenizers.load_tokenizer(Path(workdir) / "tokenizer_source"))
+    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source"))
 
 
 def prepare_split(
@@ -137,7 +137,7 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
     """Trains, or copies from config.init_from, the tokenizers that the run directory does not have yet."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
-        if not tokenizers.needs_text(config.data.tokenizer):
+        if not needs_text(config.data.tokenizer):
             raise UserError(
                 "config.data.separate_vocabularies: each side's tokenizer is trained on its text, and a tokenizer of "
                 f"kind={config.data.tokenizer.kind} is not trained; set it to False."
@@ -146,16 +146,16 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
     for folder, sides in wanted.items():
         if not (workdir / folder).exists():
             source = Path(config.init_from) / folder
-            tokenizer = tokenizers.load_tokenizer(source) if config.init_from else _train_tokenizer(config, sides)
+            tokenizer = load_tokenizer(source) if config.init_from else _train_tokenizer(config, sides)
             tokenizer.save(workdir / folder)
 
 
 def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
     task = task_of(config)
-    sources = split_sources(config.data, "train") if tokenizers.needs_text(config.data.tokenizer) else []
+    sources = split_sources(config.data, "train") if needs_text(config.data.tokenizer) else []
     texts = (text for source in sources for text in task.texts(source, sides))
     try:
-        return tokenizers.build_tokenizer(config.data.tokenizer, texts)
+        return build_tokenizer(config.data.tokenizer, texts)
     except UserError as error:
         if not sources or str(error).startswith("config.data.train"):
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import Config, SourceConfig
+from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.texts import TextExamples, TextTokens
 from lm.data.reading.raw import Labelled
@@ -26,20 +26,13 @@ from lm.tasks.task import SMOOTHING, Refuse
 class TextTask(LabelledTask):
     """Base of classification and regression: texts, or pairs of texts, with one target each."""
 
-    raw_kind = "labelled"
+    wants = "labels"
     tokens = TextTokens
     cleans = True
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         check_pooling(config, refuse)
-
-    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        super().check_source(where, source, config, refuse)
-        if source.kind == "text" and not source.label_pattern:
-            refuse(f"{where}.label_pattern", "text files get their label from their path; give the pattern.")
-        if source.kind != "text" and not source.label_field:
-            refuse(f"{where}.label_field", "name the field of the label.")
 
 
 class Classification(TextTask):

@@ -13,6 +13,7 @@ from lm.data.examples.corruption import Denoiser, Infilling, PrefixLm, SpanCorru
 from lm.data.examples.denoising import DenoisingExamples
 from lm.data.examples.example import Examples
 from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.token_evaluator import TokenEvaluator
@@ -46,7 +47,7 @@ class Denoising(DocumentTask, PackedTask):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
-        if tokenizer.extra_ids < self.needed_ids and tokenizer.kind != "huggingface":
+        if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
             refuse("data.tokenizer.extra_ids", f"{self.name} {self.ids_advice}")
 
     def metrics(self, config: Config) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm.config import CleaningConfig, Config
+from lm.config import Config
 from lm.data.reading import open_reader
-from lm.data.reading.cleaning import Cleaner, clean_text
+from lm.data.reading.cleaning import Cleaner
 from lm.data.storing import token_store
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.storing.token_store import TokenStore
@@ -18,34 +18,25 @@ from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.tasks.task import Task
 
 
-class DocumentRules(Cleaner):
-    """The cleaning of documents (`lm.data.storing.splits.Rules`)."""
-
-    config: CleaningConfig
-
-    def clean(self, text: str) -> str:  # type: ignore[override]
-        return clean_text(self.config, text)
-
-
 class DocumentTask(Task):
     """Learns from documents."""
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
-            reader = open_reader(source.config, "documents")
-        return (text for text, _ in source.read(reader, DocumentRules(source.data.cleaning)))
+            reader = open_reader(source.config, self.wants)
+        return (text for text, _ in source.read(reader, Cleaner(source.data.cleaning)))
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> TokenStore:
         with named_errors(source.label):
-            reader = open_reader(source.config, "documents")
+            reader = open_reader(source.config, self.wants)
             identity = store_identity(source, reader.fingerprint(), tokenizers.target)
         if config.data.cleaning.unicode:
             identity["unicode"] = unicodedata.unidata_version
 
-        def read(rules: DocumentRules) -> Iterator[str]:
+        def read(rules: Cleaner) -> Iterator[str]:
             return (text for text, _ in source.read(reader, rules))
 
-        rules = DocumentRules(config.data.cleaning)
+        rules = Cleaner(config.data.cleaning)
         return token_store.open_or_build(cache, identity, source.label_of_side, tokenizers.target, read, rules)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lm.config import CleaningConfig, Config, SourceConfig
+from lm.config import CleaningConfig, Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.layout import RowLayout
 from lm.data.reading import open_reader
@@ -48,7 +48,6 @@ class LabelledTask(PackedTask):
     """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
 
     Attributes:
-        raw_kind: the kind of raw example that its readers give.
         tokens: encodes raw examples.
         has_classes: whether its labels are classes, named by data.labels or found in the training data.
         cleans: whether its texts are cleaned.
@@ -60,7 +59,6 @@ class LabelledTask(PackedTask):
     reads_labels = True
     counts_examples = True
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
-    raw_kind: str
     tokens: Any  # a subclass of Tokens
     has_classes: bool = False
     cleans: bool = False
@@ -83,16 +81,11 @@ class LabelledTask(PackedTask):
                 "takes a weight, 0 or more, for each of data.labels, which must be named too.",
             )
 
-    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        super().check_source(where, source, config, refuse)
-        if source.kind == "embedded":
-            refuse(f"{where}.kind", f"the embedded corpus has no labels for objective.name={self.name}.")
-
     # --- data -----------------------------------------------------------------------------------------------
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
-            reader = open_reader(source.config, self.raw_kind)
+            reader = open_reader(source.config, self.wants)
         rules = LabelledRules(source.data.cleaning)
         return texts_of(example for example, _ in source.read(reader, rules, drop=source.split == "train"))
 
@@ -102,7 +95,7 @@ class LabelledTask(PackedTask):
         with named_errors(source.label):
             identity = [self.name, *(example_store.cleaning_identity(config) if self.cleans else ())]
             rules = LabelledRules(config.data.cleaning)
-            reader = open_reader(source.config, self.raw_kind)
+            reader = open_reader(source.config, self.wants)
             return example_store.build(source, reader, rules, tokenizers.target, self.tokens.encode, identity)
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:

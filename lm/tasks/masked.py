@@ -14,6 +14,7 @@ from lm.data.examples.example import Examples
 from lm.data.examples.masked import MaskedExamples, NextSentenceExamples
 from lm.data.examples.masking import build_masking
 from lm.data.packing.layout import RowLayout
+from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.compression import unigram_entropy
 from lm.evaluation.token_evaluator import TokenEvaluator
@@ -50,7 +51,7 @@ class Masked(DocumentTask, PackedTask):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
-        if not tokenizer.extra_ids and tokenizer.kind != "huggingface":
+        if not tokenizer.extra_ids and not TOKENIZERS[tokenizer.kind].needs_file:
             refuse("data.tokenizer.extra_ids", "masked needs a token for the mask; set 1.")
         if config.objective.next_sentence and config.data.sequence_length < 16:
             refuse("objective.next_sentence", "needs rows of 16 tokens or more (data.sequence_length).")

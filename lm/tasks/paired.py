@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm.config import Config, DataConfig, SourceConfig
+from lm.config import Config
 from lm.data.reading import open_reader
-from lm.data.reading.pairs import PairFilter, clean_pair, with_prefix
+from lm.data.reading.cleaning import PairCleaner
 from lm.data.reading.raw import Pair
 from lm.data.storing import token_store
 from lm.data.storing.pair_store import PairStore
@@ -24,63 +24,34 @@ from lm.tasks.task import Refuse
 SIDES = ("source", "target")
 
 
-class PairRules:
-    """The cleaning and filtering of pairs (`lm.data.storing.splits.Rules`)."""
-
-    def __init__(self, data: DataConfig):
-        self.config = data
-        self._filter = PairFilter(data.cleaning, data.pairs)
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        return self._filter.dropped
-
-    def clean(self, pair: Pair) -> Pair:
-        return clean_pair(self.config.cleaning, pair)
-
-    def keeps(self, pair: Pair) -> bool:
-        return self._filter.keeps(pair)
-
-
 class PairTask(PackedTask):
     """Learns from pairs. Training pairs are filtered; evaluation pairs, held out or named, are all used."""
 
     noun = "pairs"
-    reads_pairs = True
+    wants = "pairs"
     plain_text_refusal = "needs pairs; name them in data.test of a config"
 
     def check(self, config: Config, refuse: Refuse) -> None:
         if config.data.holdout != "hash" and not config.data.valid:
             refuse("data.holdout", "pairs are held out by hash; set it to 'hash' or name validation sources.")
 
-    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        sides = [key for key in ("target_path", "target_field", "pattern") if getattr(source, key)]
-        if source.kind == "embedded":
-            refuse(f"{where}.kind", f"the embedded corpus has no pairs for objective.name={self.name}.")
-        if source.kind == "text" and (len(sides) != 1 or sides == ["target_field"]):
-            refuse(f"{where}.target_path", "name the file of the targets (or a `pattern`, if one file has both).")
-        if source.kind != "text" and sides != ["target_field"]:
-            refuse(f"{where}.target_field", f"name the field of the target (kind={source.kind}).")
-        if source.kind == "text" and source.document != "line":
-            refuse(f"{where}.document", "pairs in text files are read line by line: set it to 'line'.")
-
-    def _read(self, source: SplitSource, rules: PairRules) -> Iterator[tuple[Pair, Pair]]:
+    def _read(self, source: SplitSource, rules: PairCleaner) -> Iterator[tuple[Pair, Pair]]:
         """Yields each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
         with named_errors(source.label):
-            reader = open_reader(source.config, "pairs")
+            reader = open_reader(source.config, self.wants)
         for pair, raw in source.read(reader, rules, drop=source.split == "train"):
-            yield with_prefix(source.config, pair), raw
+            yield pair.with_prefix(source.config.prefix), raw
 
-    def _rules(self, source: SplitSource) -> PairRules:
+    def _rules(self, source: SplitSource) -> PairCleaner:
         with named_errors(source.label):
-            return PairRules(source.data)
+            return PairCleaner(source.data.cleaning, source.data.pairs)
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         return (getattr(pair, side) for pair, _ in self._read(source, self._rules(source)) for side in sides)
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> PairStore:
         with named_errors(source.label):
-            fingerprint = open_reader(source.config, "pairs").fingerprint()
+            fingerprint = open_reader(source.config, self.wants).fingerprint()
         one, other = (
             self._open_side(source, side, fingerprint, tokenizer, cache)
             for side, tokenizer in (("source", tokenizers.source), ("target", tokenizers.target))
@@ -104,7 +75,7 @@ class PairTask(PackedTask):
         if data.cleaning.unicode or data.pairs.source_script or data.pairs.target_script:
             identity["unicode"] = unicodedata.unidata_version
 
-        def read(rules: PairRules) -> Iterator[str]:
+        def read(rules: PairCleaner) -> Iterator[str]:
             return (getattr(pair, side) for pair, _ in self._read(source, rules))
 
         label = f"{source.label_of_side}, {side}s"

@@ -28,7 +28,7 @@ class Regression(TextTask):
     name = "regression"
     doc = "a number for a text or a pair of texts"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
-    raw_kind = "numbers"
+    wants = "numbers"
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)

@@ -32,9 +32,8 @@ class SpanQa(LabelledTask):
     name = "span_qa"
     doc = "where in a text the answer to a question is"
     settings = frozenset({"data.context_overlap", "eval.bootstrap"})
-    raw_kind = "questions"
+    wants = "questions"
     tokens = AnswerTokens
-    own_formats = ("squad",)
 
     def head(self, config: Config) -> Any:
         return AnswerSpan()

@@ -30,9 +30,8 @@ class Tagging(LabelledTask):
     name = "tagging"
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
-    raw_kind = "tagged"
+    wants = "tags"
     tokens = WordTokens
-    own_formats = ("conll",)
     has_classes = True
 
     def head(self, config: Config) -> Any:

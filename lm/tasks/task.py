@@ -16,6 +16,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.packing import EvalRows, TrainRows
 from lm.data.packing.layout import RowLayout
+from lm.data.reading import check_source
 from lm.data.storing.splits import SplitSource
 from lm.data.storing.store import Store
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
@@ -59,10 +60,9 @@ class Task(abc.ABC):
         families: values of model.family that can learn it.
         settings: dotted names of the settings that this task reads and some other task does not. One that the chosen
             task does not read is rejected if it was changed from its default.
-        own_formats: values of data.*.NAME.kind that only this task reads.
+        wants: the kind of raw example that it reads, a key of `lm.data.reading.readers.READERS`.
         noun: what one example is called in messages.
         loss_name: what tables call its loss: loss, nll (a target that follows from a source) or task_loss.
-        reads_pairs: whether each example is a pair of texts.
         reads_labels: whether each example has labels.
         counts_examples: whether an evaluation counts examples rather than tokens.
         writes_text: whether its models generate text.
@@ -73,10 +73,9 @@ class Task(abc.ABC):
     doc: str
     families: tuple[str, ...]
     settings: frozenset[str] = frozenset()
-    own_formats: tuple[str, ...] = ()
+    wants: str = "documents"
     noun: str = "documents"
     loss_name: str = "loss"
-    reads_pairs: bool = False
     reads_labels: bool = False
     counts_examples: bool = False
     writes_text: bool = False
@@ -93,9 +92,7 @@ class Task(abc.ABC):
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
         """Refuses settings of one data source that this task cannot read."""
-        sides = [key for key in ("target_path", "target_field", "pattern", "prefix") if getattr(source, key)]
-        if sides and not self.reads_pairs:
-            refuse(f"{where}.{sides[0]}", "is for pairs: set objective.name to seq2seq.")
+        check_source(source, self.wants, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
         """Returns the resolved value of a setting that is 0 or empty by default and that this task does not read."""

@@ -5,7 +5,8 @@ import jax
 import pytest
 
 from lm.config import ModelConfig, TokenizerConfig
-from lm.data.tokenizing.tokenizers import ByteTokenizer, build_tokenizer
+from lm.data.tokenizing import build_tokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding import text
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.config import ModelConfig
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import cut_sources, encode_sources, generate_texts, sample_texts, search_texts

@@ -17,9 +17,9 @@ from lm.batch import Output
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.data.packing import PackedEvalRows
-from lm.data.reading.labelled import Labelled, Question, Tagged
+from lm.data.reading.raw import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup
 from lm.evaluation.intervals import resamples
@@ -44,7 +44,8 @@ class TableModel:
 
 
 def config_of(objective, length=16, pooling="first", best="valid/loss", labels=(), **evaluation):
-    field = {"label_field": "label"} if objective in ("classification", "regression") else {}
+    texts = objective in ("classification", "regression")
+    field = {"label_field": "label"} if objective != "span_qa" else {}
     labels = labels or {"classification": LABELS, "tagging": TAGS}.get(objective, ())
     return Config.from_dict(
         {
@@ -55,7 +56,7 @@ def config_of(objective, length=16, pooling="first", best="valid/loss", labels=(
                 **({"context_overlap": 12} if objective == "span_qa" else {}),
             },
             "objective": {"name": objective, **({"label_smoothing": 0.1} if labels else {})},
-            "model": {"family": "encoder", **({"pooling": pooling} if field else {})},
+            "model": {"family": "encoder", **({"pooling": pooling} if texts else {})},
             "eval": {"batch_size": 3, **evaluation},
             "checkpoint": {"best_metric": best},
         }

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.errors import UserError
 from lm.runs.prepare import prepare_split
 from lm.runs.repeats import repetitions, train_all

@@ -8,7 +8,7 @@ from lm.config import Config, MeshConfig, defaults, source
 from lm.data.examples.corruption import Infilling, PrefixLm, SpanCorruption, Ul2
 from lm.data.packing import PackedEvalRows, PackedTrainRows, WindowEvalRows, WindowTrainRows
 from lm.data.packing.layout import RowLayout
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.errors import UserError
 from lm.parallel.mesh import batch_sharding, make_mesh
 from lm.runs.prepare import prepare

@@ -1,14 +1,17 @@
-"""What is done to each document before it is tokenised, and how many documents it dropped."""
+"""How documents and pairs are cleaned before they are tokenised, and which of them are dropped, counted by reason."""
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
-from lm.config import CleaningConfig
+from lm.config import CleaningConfig, PairsConfig
+from lm.data.reading.raw import Pair
+from lm.errors import UserError
 
 # A tag starts with a letter, "/" or "!" right after "<", so that "a < b and c > d" stays as it is.
 _TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>|<![A-Za-z][^<>]*>", re.DOTALL)
@@ -19,7 +22,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 def clean_text(config: CleaningConfig, text: str) -> str:
-    """One document with everything changed that the config asks for."""
+    """Returns a text with every change that the config asks for."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
@@ -35,42 +38,112 @@ def clean_text(config: CleaningConfig, text: str) -> str:
     return text
 
 
-REASONS = ("too_short", "too_long", "duplicate")
+class Rules(abc.ABC):
+    """Cleans the raw examples of one data source, and drops some of them.
 
-
-class Cleaner:
-    """Cleans the documents of one source and counts, by reason, those that it drops.
-
-    Duplicates are found by a 16-byte digest, which costs some 100 bytes of memory a document.
+    Attributes:
+        dropped: reason -> number of examples.
     """
+
+    reasons: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: CleaningConfig):
         self.config = config
-        self.dropped = dict.fromkeys(REASONS, 0)
+        self.dropped = dict.fromkeys(self.reasons, 0)
         self._seen: set[bytes] = set()
 
-    def clean(self, texts: Iterable[str]) -> Iterator[str]:
-        """The documents that are kept, cleaned, in their order."""
-        for text in texts:
-            text = clean_text(self.config, text)
-            if self.keeps(text):
-                yield text
+    @abc.abstractmethod
+    def clean(self, example: Any) -> Any: ...
 
-    def keeps(self, text: str) -> bool:
-        """Whether a document that is cleaned already is kept; if not, it is counted."""
-        reason = self._reason_to_drop(text)
+    @abc.abstractmethod
+    def _reason_to_drop(self, example: Any) -> str | None: ...
+
+    def keeps(self, example: Any) -> bool:
+        """Returns whether an example, already cleaned, is kept; if not, it is counted."""
+        reason = self._reason_to_drop(example)
         if reason:
             self.dropped[reason] += 1
         return not reason
 
-    def _reason_to_drop(self, text: str) -> str | None:
-        if len(text) < self.config.min_chars:
+    def _is_repeated(self, text: str) -> bool:
+        """Returns whether the text came before, by a 16-byte digest, which costs some 100 bytes of memory per text."""
+        if not self.config.deduplicate:
+            return False
+        size = len(self._seen)
+        self._seen.add(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest())
+        return len(self._seen) == size
+
+
+class Cleaner(Rules):
+    """Of documents."""
+
+    reasons = ("too_short", "too_long", "duplicate")
+
+    def clean(self, example: str) -> str:
+        return clean_text(self.config, example)
+
+    def _reason_to_drop(self, example: str) -> str | None:
+        if len(example) < self.config.min_chars:
             return "too_short"
-        if self.config.max_chars and len(text) > self.config.max_chars:
+        if self.config.max_chars and len(example) > self.config.max_chars:
             return "too_long"
-        if self.config.deduplicate:
-            digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-            if digest in self._seen:
-                return "duplicate"
-            self._seen.add(digest)
-        return None
+        return "duplicate" if self._is_repeated(example) else None
+
+
+class PairCleaner(Rules):
+    """Of pairs, both sides as documents are. Of several references only the first can be a reason to drop a pair."""
+
+    reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
+
+    def __init__(self, config: CleaningConfig, pairs: PairsConfig):
+        super().__init__(config)
+        self.pairs = pairs
+        self._scripts = {
+            setting: Script(name, setting) if name else None
+            for setting, name in (("source_script", pairs.source_script), ("target_script", pairs.target_script))
+        }
+
+    def clean(self, example: Pair) -> Pair:
+        references = tuple(clean_text(self.config, each) for each in example.references)
+        return Pair(clean_text(self.config, example.source), references)
+
+    def _reason_to_drop(self, example: Pair) -> str | None:
+        sides = example.source, example.target
+        shorter, longer = sorted(map(len, sides))
+        if shorter < self.config.min_chars:
+            return "too_short"
+        if self.config.max_chars and longer > self.config.max_chars:
+            return "too_long"
+        if self.pairs.max_ratio and longer > self.pairs.max_ratio * shorter:
+            return "ratio"
+        if self.pairs.drop_identical and example.source == example.target:
+            return "identical"
+        for (reason, script), text in zip(self._scripts.items(), sides, strict=True):
+            if script and not script.has_most_of(text):
+                return reason
+        return "duplicate" if self._is_repeated(repr(sides)) else None
+
+
+class Script:
+    """Letters whose Unicode name begins with a word: LATIN, CYRILLIC, CJK, ... Raises UserError if there are none."""
+
+    def __init__(self, name: str, setting: str):
+        self._prefix = name.strip().upper() + " "
+        self._known: dict[str, bool] = {}  # by letter, because looking up names is slow
+        if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
+            raise UserError(
+                f"config.data.pairs.{setting}: {name!r} begins the name of no letter in Unicode; "
+                "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
+            )
+        self._known.clear()
+
+    def _has(self, letter: str) -> bool:
+        found = self._known.get(letter)
+        if found is None:
+            found = self._known[letter] = unicodedata.name(letter, "").startswith(self._prefix)
+        return found
+
+    def has_most_of(self, text: str) -> bool:
+        """Returns whether more than half of the letters belong to the script, or there is no letter."""
+        letters = [character for character in text if character.isalpha()]
+        return not letters or 2 * sum(map(self._has, letters)) > len(letters)

@@ -1,8 +1,8 @@
 """The embedded corpus: the running Python's own documentation, so that a first run downloads nothing.
 
-It is made of the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard
-library, read with `ast`: no module is imported. A document is a topic, or about a page of a module's
-docstrings, in the order of the file. The same Python gives the same documents, in the same order.
+It consists of the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard library, read
+with `ast`: no module is imported. A document is a topic, or about a page of a module's docstrings, in the order of the
+file. The same Python gives the same documents, in the same order.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import importlib.util
 import inspect
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
+from lm.config import SourceConfig
+from lm.data.reading.fields import Field, Record
+from lm.data.reading.format import Format, Refuse
 from lm.errors import UserError
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
@@ -24,8 +28,29 @@ PAGE_CHARACTERS = 1200
 FEWEST_CHARACTERS = 500_000  # a whole Python has over 2 million; one without its topics or docstrings far less
 
 
+class Embedded(Format):
+    doc = "the running Python's own documentation; needs no path"
+    holds = ("documents",)
+    settings = ()
+    needs: ClassVar = {}
+    names_fields = True
+
+    @classmethod
+    def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
+        """Needs no path."""
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        return (({"text": text}, "") for text in documents())
+
+    def identity(self) -> list[str]:
+        digest = hashlib.sha256()
+        for name, path in _files():
+            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        return [digest.hexdigest()]
+
+
 def _files() -> list[tuple[str, Path]]:
-    """The files read, with names that do not depend on where Python is installed."""
+    """Returns the files that are read, with names that do not depend on where Python is installed."""
     library = Path(sysconfig.get_path("stdlib"))
     found = []
     for path in library.rglob("*.py"):
@@ -37,25 +62,17 @@ def _files() -> list[tuple[str, Path]]:
     return topics + sorted(found)
 
 
-def fingerprint() -> str:
-    """Hash of the names and contents of all files read."""
-    digest = hashlib.sha256()
-    for name, path in _files():
-        digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def _parse(path: Path) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old escape sequences in other people's files
+            warnings.simplefilter("ignore")  # about old escape sequences in other people's files
             return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # a template, say: not a module of this Python
+    except (SyntaxError, ValueError):  # e.g. a template, which is no module of this Python
         return None
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
-    """The texts of `topics = {name: text, ...}`, sorted by name."""
+    """Yields the texts of `topics = {name: text, ...}`, sorted by name."""
     for node in tree.body:
         value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
         if isinstance(value, ast.Dict):
@@ -65,7 +82,7 @@ def _topics(tree: ast.Module) -> Iterator[str]:
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    """Docstrings of a module or class and, in order of the file, of all that it defines."""
+    """Yields the docstrings of a module or class and, in the order of the file, of everything defined in it."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         text = ast.get_docstring(node, clean=False)
         if text and text.strip():
@@ -78,7 +95,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def _pages(docstrings: Iterator[str]) -> Iterator[str]:
-    """Neighbours put together, up to PAGE_CHARACTERS or one docstring."""
+    """Joins neighbours, up to PAGE_CHARACTERS; a longer docstring is a page of its own."""
     page: list[str] = []
     for text in docstrings:
         if page and sum(map(len, page)) + len(text) > PAGE_CHARACTERS:
@@ -91,7 +108,7 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """All documents, 2.3 MB in Python 3.11 to 3.13. Raises UserError where Python came without them."""
+    """Returns all documents, 2.3 MB in Python 3.11 to 3.13. Raises UserError if this Python came without them."""
     texts: list[str] = []
     for name, path in _files():
         tree = _parse(path)

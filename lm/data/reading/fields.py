@@ -1,7 +1,9 @@
-"""What a setting such as `field` takes from a record: one value, one within another, or a template of several."""
+"""Fields of records: which value a setting such as `field` names, and how it becomes a text, a list or a label."""
 
 from __future__ import annotations
 
+import math
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,15 +16,21 @@ Record = Mapping[str, Any]  # a line of JSON, a row of a table, an example of TF
 
 
 class Field:
-    """`text`, `answers.text`, or `question: {question} context: {context}` (doubled braces stand for themselves).
+    """One value of a record (`text`), one within another (`answers.text`), or a template of several.
 
-    A dotted name is looked up part by part, unless the record has a field of the whole name. `setting` is
-    what messages call it. Raises UserError for a template that cannot be read.
+    A template is a text with names in braces, as `question: {question} context: {context}`; doubled braces stand for
+    themselves. A dotted name is looked up part by part, unless the record has a field with the whole name.
+
+    Args:
+        setting: the setting that messages name.
+        optional: whether records may lack it; it is then an empty text.
+
+    Raises UserError for a template that cannot be parsed.
     """
 
-    def __init__(self, spec: str, setting: str = "field"):
-        self.spec = spec
-        self._parts: list[tuple[str, str | None]] | None = None  # of a template: text, and the name after it
+    def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
+        self.spec, self.optional = spec, optional
+        self._parts: list[tuple[str, str | None]] | None = None  # of a template: texts, each with the name after it
         self.names = [spec]
         if "{" not in spec and "}" not in spec:
             return
@@ -37,18 +45,14 @@ class Field:
         if not self.names:
             raise UserError(f"{setting} {spec!r}: no field is named in it.")
 
-    def columns(self, present: Sequence[str], where: str) -> list[str]:
-        """Those of a table's columns that are needed. Raises UserError if one is not `present`."""
-        found = []
-        for name in self.names:
-            column = name if name in present else name.partition(".")[0]
-            if column not in present:
-                raise UserError(_missing(where, name, present))
-            found.append(column)
-        return list(dict.fromkeys(found))
+    def value(self, record: Record, where: str) -> Any:
+        """Returns what the record holds, unchanged; of a template its text."""
+        if self.optional:
+            return record.get(self.spec) or ""
+        return _look_up(record, self.spec, where) if self._parts is None else self.text(record, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Each text of a list; the only one of all else. An empty list is one empty text."""
+        """Returns the texts of a list, or the only text. An empty list is one empty text."""
         if self._parts is None:
             return _as_texts(_look_up(record, self.spec, where), self.spec, where)
         filled = []
@@ -59,12 +63,40 @@ class Field:
         return ("".join(filled),)
 
     def text(self, record: Record, where: str) -> str:
-        """The texts of a list with spaces between them."""
+        """Returns the texts of a list, joined by spaces."""
         return " ".join(self.texts(record, where))
 
+    def verbatim(self, record: Record, where: str) -> str:
+        """Returns a text with its line ends as they are."""
+        return as_text(self.value(record, where), self.spec, where)
+
+
+class ReadyField(Field):
+    """A field that the format itself names and fills; its value is taken as it is."""
+
     def value(self, record: Record, where: str) -> Any:
-        """What the record holds there, as it is; of a template its text."""
-        return _look_up(record, self.spec, where) if self._parts is None else self.text(record, where)
+        return record[self.spec]
+
+    def texts(self, record: Record, where: str) -> tuple[str, ...]:
+        return (record[self.spec],)
+
+    def text(self, record: Record, where: str) -> str:
+        return record[self.spec]
+
+    verbatim = text
+
+
+def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
+    """Returns the columns of a table that the fields need. Raises UserError if one is not `present`."""
+    found = []
+    for field in fields:
+        for name in field.names:
+            column = name if name in present else name.partition(".")[0]
+            if column in present:
+                found.append(column)
+            elif not field.optional:
+                raise UserError(_missing(where, name, present))
+    return list(dict.fromkeys(found))
 
 
 def _look_up(record: Record, name: str, where: str) -> Any:
@@ -87,27 +119,74 @@ def _missing(where: str, name: str, present: Iterable[str], above: str = "") -> 
 
 
 def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
+    """Returns texts with LF line ends."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return tuple(_as_text(each, name, where) for each in value) or ("",)
-    return (_as_text(value, name, where),)
-
-
-def _as_text(value: Any, name: str, where: str) -> str:
-    """Text with LF line ends."""
-    return as_text(value, name, where).replace("\r\n", "\n")
+    values = (list(value) or [""]) if isinstance(value, (list, tuple)) else [value]
+    return tuple(as_text(each, name, where).replace("\r\n", "\n") for each in values)
 
 
 def as_text(value: Any, name: str, where: str) -> str:
-    """Text, character by character as it is. Lone surrogates, which JSON can spell but UTF-8 cannot, become U+FFFD."""
+    """Returns a text, character by character. Lone surrogates, which JSON can spell but UTF-8 cannot, become U+FFFD."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: field {name!r} is not valid UTF-8 at byte {error.start}.") from error
     if not isinstance(value, str):
-        raise UserError(f"{where}: field {name!r} should hold text and holds {type(value).__name__} {value!r:.40}.")
+        raise _unexpected(value, "text", name, where)
     if not value.isascii():
         value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return value
+
+
+def as_list(value: Any, name: str, where: str) -> list[Any]:
+    if value is None:
+        raise UserError(f"{where}: there is no list {name!r}.")
+    if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim == 1):
+        raise _unexpected(value, "a list", name, where)
+    return list(value)
+
+
+def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
+    """Returns a label as text. A number n is the n-th of `names`, if there are any.
+
+    Booleans are 0 and 1 if there are `names`, otherwise "false" and "true".
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bytes, str)):
+        text = as_text(value, name, where).strip()
+    elif isinstance(value, (bool, np.bool_)):
+        text = str(int(value)) if names else str(bool(value)).lower()
+    elif isinstance(value, (int, float, np.integer, np.floating)):
+        whole = names and float(value).is_integer()
+        text = str(int(value)) if whole else str(value)
+    elif value is None:
+        text = ""
+    else:
+        raise _unexpected(value, "a label", name, where)
+    if not text:
+        raise UserError(f"{where}: field {name!r} holds no label.")
+    if names and re.fullmatch(r"[+-]?[0-9]+", text):
+        number = int(text)
+        if not 0 <= number < len(names):
+            raise UserError(f"{where}: label {number} has no name; label_names has those of 0 to {len(names) - 1}.")
+        return names[number]
+    if names and text not in names:
+        raise UserError(f"{where}: label {text!r} is neither a number nor one of label_names.")
+    return text
+
+
+def check_number(text: str, where: str) -> None:
+    """Raises UserError if the label of a regression is not a finite number."""
+    try:
+        finite = math.isfinite(float(text))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise UserError(f"{where}: {text!r:.40} is not a number, which regression learns.")
+
+
+def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
+    return UserError(f"{where}: field {name!r} should hold {wanted} and holds {type(value).__name__} {value!r:.40}.")

@@ -1,7 +1,8 @@
-"""Text files: found by name or glob, unpacked, read line by line; what is wrong with one is told with its place."""
+"""Files: found by name or glob, unpacked, read line by line, hashed; errors name the file and the line."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob
 import gzip
@@ -10,13 +11,14 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from lm.errors import UserError
 
 T = TypeVar("T")
+FILES_NAMED = 4  # in a note; of more files only the sum is given
 
 
 class Files:
@@ -37,7 +39,7 @@ class Files:
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
-        """What `read` makes of each file. Raises UserError if that is nothing at all."""
+        """Yields what `read` yields for each file. Raises UserError if that is nothing at all."""
         empty = True
         for path in self.found:
             with read_errors(path):
@@ -47,11 +49,8 @@ class Files:
         if empty:
             raise UserError(f"{self.path}: there is no document in it (an empty file?).")
 
-    def describe(self) -> str:
-        return f"{self.path} ({len(self.found)} file{'s' if len(self.found) > 1 else ''})"
-
     def hashes(self) -> list[str]:
-        """Of each file's bytes, wherever it lies."""
+        """Returns a hash of each file's bytes, wherever it is."""
         hashes = []
         for path in self.found:
             with read_errors(path), open(path, "rb") as file:
@@ -60,13 +59,13 @@ class Files:
 
 
 def hash_of(*parts: str) -> str:
-    """One hash of several strings."""
+    """Returns one hash of several strings."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Raises UserError in place of what reading a file may raise."""
+    """Turns the errors that reading a file may raise into UserErrors."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -77,7 +76,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
-    """Raises UserError, with the place of the first bad byte, if the file is not text in this encoding."""
+    """Raises UserError, with the position of the first bad byte, if the file is not text in this encoding."""
     try:
         with _open_binary(path) as binary, io.TextIOWrapper(binary, encoding=encoding, newline="\n") as text:
             yield text
@@ -88,19 +87,34 @@ def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
 
 
 def lines_of(file: TextIO) -> Iterator[str]:
-    """Lines ended by LF or CR LF, without their end. Nothing else ends a line, as it does in str.splitlines."""
+    """Yields lines without the LF or CR LF that ends them. Unlike in str.splitlines, nothing else ends a line."""
     for line in file:
         yield line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
 def read_lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of one file, which is closed when they are at their end."""
+    """Yields the lines of one file, which is closed after the last one."""
     with read_errors(path), open_text(path, encoding) as file:
         yield from lines_of(file)
 
 
-def lines_over_ascii(path: Path) -> int:
-    """How many lines hold a byte over 127, which each encoding reads in its own way."""
+def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
+    """Returns how many lines have a byte over 127, which every encoding but UTF-8 reads differently; [] for UTF-8.
+
+    Raises UserError if a file cannot be read.
+    """
+    try:
+        if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
+            return []
+    except LookupError:
+        return []  # reading the file raises a better error
+    counts = {path: _lines_beyond_ascii(path) for path in paths}
+    by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
+    files = f" ({by_file})" if 1 < len(paths) <= FILES_NAMED else ""
+    return [f"{sum(counts.values()):,} lines with bytes over 127, read as {encoding}{files}"]
+
+
+def _lines_beyond_ascii(path: Path) -> int:
     with read_errors(path), _open_binary(path) as file:
         return sum(not line.isascii() for line in file)
 
@@ -110,17 +124,20 @@ def _open_binary(path: Path) -> Any:
 
 
 def _where_undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    """Reads once more, line by line, for the line and the offset: the decoder knows only its own buffer."""
-    offset, place = 0, ""
+    """Returns the message for a file that cannot be decoded.
+
+    The decoder knows only the position in its own buffer, so the file is read once more, line by line.
+    """
+    offset, position = 0, ""
     with _open_binary(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode(encoding)
             except UnicodeDecodeError as here:
-                place = f" at line {number}, byte {offset + here.start}: 0x{line[here.start]:02x}"
+                position = f" at line {number}, byte {offset + here.start}: 0x{line[here.start]:02x}"
                 break
             offset += len(line)
     return (
-        f"{path}: not valid {encoding}{place} ({error.reason}); set the source's encoding to that of the file "
+        f"{path}: not valid {encoding}{position} ({error.reason}); set the source's encoding to that of the file "
         "(e.g. cp1252, latin-1, gb18030)."
     )

@@ -5,47 +5,45 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lm.config import SourceConfig
+from lm.data.reading.fields import Field, Record
+from lm.data.reading.format import Format
 from lm.errors import UserError
 
+# Packages that `import tensorflow_datasets` does not register, although importing them needs no TensorFlow.
+PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
-class TfdsDataSet:
-    """A data set by its TFDS name, with config and version if wanted. Raises UserError if there is none."""
 
-    # Not registered by `import tensorflow_datasets`, although TensorFlow is not needed to import them.
-    PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
+class Tfds(Format):
+    """A data set by its TFDS name, with config and version if wanted."""
 
-    def __init__(self, name: str, data_dir: str = ""):
-        self.name, self.data_dir = name, data_dir
+    doc = "a TFDS data set"
+    settings = (*Format.settings, "data_dir")
+
+    def __init__(self, config: SourceConfig):
+        super().__init__(config)
         self.builder = self._find_builder()
 
-    @property
-    def full_name(self) -> str:
-        """With config and version."""
-        return self.builder.info.full_name
+    def identity(self) -> list[str]:
+        return [self.builder.info.full_name, self.config.split, self.config.field]
 
-    def _build(self, **options: Any) -> Any:
-        """TFDS's builder, or None if it knows no such data set."""
-        import tensorflow_datasets as tfds
-
-        if self.data_dir:
-            options["data_dir"] = os.path.expanduser(self.data_dir)
-        try:
-            return tfds.builder(self.name, try_gcs=False, **options)
-        except (tfds.core.registered.DatasetNotFoundError, ModuleNotFoundError) as error:
-            if _needs_tensorflow(error):
-                raise UserError(_tensorflow_message(self.name)) from error
-            return None
-        except (ValueError, AssertionError, OSError) as error:
-            raise UserError(f"tfds {self.name}: {_first_line(error)}") from error
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        where = f"tfds {self.config.path}, split {self.config.split!r}"
+        data = self._open_split()
+        if not len(data):
+            raise UserError(f"{where}: there is no document in it.")
+        for i in range(len(data)):
+            yield data[i], f"{where}, example {i}"
 
     def _find_builder(self) -> Any:
         import tensorflow_datasets as tfds
 
-        name = self.name.partition("/")[0].partition(":")[0]
+        name = self.config.path.partition("/")[0].partition(":")[0]
         builder = self._build()
-        for package in self.PACKAGES:
+        for package in PACKAGES:
             if builder is not None:
                 return builder
             with contextlib.suppress(ModuleNotFoundError):
@@ -53,13 +51,29 @@ class TfdsDataSet:
             builder = self._build()
         if builder is None:
             raise UserError(
-                f"tfds {self.name}: TFDS {tfds.__version__} has no data set {name!r}, nor is one prepared in "
-                f"{self.data_dir or tfds.core.constants.DATA_DIR}."
+                f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, nor is one prepared in "
+                f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
             )
         return builder
 
-    def open_split(self, split: str) -> Any:
-        """The split, by random access; the data set is downloaded and prepared if it is not there yet."""
+    def _build(self, **options: Any) -> Any:
+        """Returns TFDS's builder, or None if it knows no such data set."""
+        import tensorflow_datasets as tfds
+
+        if self.config.data_dir:
+            options["data_dir"] = os.path.expanduser(self.config.data_dir)
+        try:
+            return tfds.builder(self.config.path, try_gcs=False, **options)
+        except (tfds.core.registered.DatasetNotFoundError, ModuleNotFoundError) as error:
+            if _needs_tensorflow(error):
+                raise self._tensorflow_error() from error
+            return None
+        except (ValueError, AssertionError, OSError) as error:
+            raise UserError(f"tfds {self.config.path}: {_first_line(error)}") from error
+
+    def _open_split(self) -> Any:
+        """Returns the split as a sequence; the data set is first downloaded and prepared if need be."""
+        name, split = self.config.path, self.config.split
         try:
             if not self.builder.info.splits:
                 self.builder = self._build(file_format="array_record")
@@ -67,33 +81,32 @@ class TfdsDataSet:
             return self.builder.as_data_source(split=split)
         except NotImplementedError as error:
             raise UserError(
-                f"tfds {self.name}: it is prepared in {self.builder.data_path} without random access; "
+                f"tfds {name}: it is prepared in {self.builder.data_path} without random access; "
                 f"prepare it with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
-        except Exception as error:  # TFDS and its download raise many kinds; all of them are about this data set
+        except Exception as error:  # TFDS and its downloads raise many kinds of error; all concern this data set
             if _needs_tensorflow(error):
-                raise UserError(_tensorflow_message(self.name)) from error
+                raise self._tensorflow_error() from error
             raise UserError(
-                f"tfds {self.name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "
+                f"tfds {name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "
                 f"(splits: {', '.join(self.builder.info.splits or {}) or 'none yet'})"
             ) from error
 
+    def _tensorflow_error(self) -> UserError:
+        return UserError(
+            f"tfds {self.config.path}: this data set needs TensorFlow to be prepared. Prepare it once where TensorFlow "
+            "is installed (tfds build --file_format=array_record) and name the folder in data_dir; training needs no "
+            "TensorFlow."
+        )
 
-def _needs_tensorflow(error: BaseException) -> bool:
-    """Whether TensorFlow is what this error, or one that it came from, asked for and did not find."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ImportError) and "tensorflow" in (str(seen.name or ""), *str(seen).split("'")):
+
+def _needs_tensorflow(error: BaseException | None) -> bool:
+    """Returns whether this error, or one that caused it, is that TensorFlow could not be imported."""
+    while error is not None:
+        if isinstance(error, ImportError) and "tensorflow" in (str(error.name or ""), *str(error).split("'")):
             return True
-        seen = seen.__cause__ or seen.__context__
+        error = error.__cause__ or error.__context__
     return False
-
-
-def _tensorflow_message(name: str) -> str:
-    return (
-        f"tfds {name}: this data set needs TensorFlow to be prepared. Prepare it once where TensorFlow is installed "
-        "(tfds build --file_format=array_record) and name the folder in data_dir; training needs no TensorFlow."
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from lm.data.tokenizing.tokenizers import Tokenizer
+from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
 FORMAT = 1  # raise it when the same inputs would give another store

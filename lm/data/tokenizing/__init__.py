@@ -1,0 +1,68 @@
+"""How text becomes token ids and back: one file per kind of tokenizer, and TOKENIZERS, the registry of kinds.
+
+`base.py` is the protocol. A run directory keeps its tokenizer: `Tokenizer.save` writes it, `load_tokenizer` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from lm.config import TokenizerConfig
+from lm.data.tokenizing.base import INFO_FILE, Tokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
+from lm.data.tokenizing.characters import CharacterTokenizer
+from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
+from lm.data.tokenizing.sentencepiece import SentencePieceTokenizer
+from lm.data.tokenizing.words import WordTokenizer
+from lm.errors import UserError
+
+# The values of data.tokenizer.kind.
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    each.kind: each
+    for each in (ByteTokenizer, CharacterTokenizer, WordTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
+}
+
+
+def needs_text(config: TokenizerConfig) -> bool:
+    """Returns whether `build_tokenizer` reads its texts."""
+    return TOKENIZERS[config.kind].learns and not config.path
+
+
+def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """Returns a tokenizer trained on `texts`, or loaded from the file that the config names. Raises UserError."""
+    cls = TOKENIZERS[config.kind]
+    tokenizer = _from_file(cls, config) if config.path else cls.train(config, texts)
+    return tokenizer.with_extra_ids(config.extra_ids)
+
+
+def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
+    setting = "config.data.tokenizer.path"
+    if not cls.file_type:
+        raise UserError(f"{setting}: a {config.kind} tokenizer is not read from a file; leave it empty.")
+    path = Path(config.path).expanduser()
+    if not path.is_file():
+        raise UserError(f"{setting}: there is no file {config.path}.")
+    try:
+        return cls._from_content(path.read_bytes(), {name: getattr(config, name) for name in cls.option_names})
+    except Exception as error:  # the libraries raise plain Exception and RuntimeError for a bad file
+        raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
+
+
+def load_tokenizer(directory: Path | str) -> Tokenizer:
+    """Returns the tokenizer that `Tokenizer.save` wrote. Raises UserError if it is missing or damaged."""
+    directory = Path(directory)
+    try:
+        info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
+        cls = TOKENIZERS[info["kind"]]
+        options = dict(info["options"])
+        extra_ids = options.pop("extra_ids", 0)
+        tokenizer = cls._from_content((directory / cls.file_name).read_bytes(), options).with_extra_ids(extra_ids)
+    except FileNotFoundError as error:
+        raise UserError(f"{directory}: there is no tokenizer here ({error.filename} is missing).") from error
+    except Exception as error:
+        raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
+    if tokenizer.fingerprint != info["fingerprint"]:
+        raise UserError(f"{directory}: the tokenizer is not the one that was saved here (its file was changed).")
+    return tokenizer

@@ -1,8 +1,8 @@
-"""What every tokenizer is, whatever its kind: text to ids and back, saved and fingerprinted.
+"""The protocol of tokenizers: text to ids and back, saved and fingerprinted.
 
-Every tokenizer has a token before (`bos_id`) and after (`eos_id`) a document, which `encode` does not
-add. Text never turns into them, nor into an extra id: "<s>" in a document is ordinary text. Padding is
-marked by segments and weights, never by `pad_id` alone, so a vocabulary without a padding piece uses 0.
+Every tokenizer has a token before (`bos_id`) and after (`eos_id`) a document, which `encode` does not add. Text never
+becomes one of them, nor an extra id: "<s>" in a document is ordinary text. Padding is marked by segments and weights,
+never by `pad_id` alone, so a vocabulary without a padding token uses 0.
 """
 
 from __future__ import annotations
@@ -16,50 +16,75 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lm.config import TokenizerConfig
 from lm.errors import UserError
 from lm.files import new_directory
 
 INFO_FILE = "tokenizer_info.json"
 Offsets = list[tuple[int, int]]
 EXTRA_ID = re.compile(r"\s*<extra_id_([0-9]{1,9})>")
-PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that we make; bytes have no UNK
+PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that are made here; bytes have no UNK
 
 
 class Tokenizer(abc.ABC):
-    """Immutable; `fingerprint` is a hash of everything that decides what it does."""
+    """Immutable. The class describes the kind of tokenizer.
 
-    kind: str
-    file_name: str  # of its one file, beside tokenizer_info.json
-    base_size: int  # size of the vocabulary without what `with_extra_ids` has put behind it
+    Attributes:
+        kind: value of data.tokenizer.kind.
+        doc: a line for `--help`.
+        learns: whether `train` reads its texts.
+        file_type: what file data.tokenizer.path may name; empty for none.
+        needs_file: whether it always comes from a file, which may have a mask token and extra ids of its own.
+        option_names: settings of the tokenizer that its file does not hold; also attributes.
+        file_name: name of its one file, beside tokenizer_info.json.
+        base_size: size of the vocabulary without `extra_ids`.
+        extra_ids: number of tokens added behind the vocabulary, which stand for masked spans and for no text.
+    """
+
+    kind: ClassVar[str]
+    doc: ClassVar[str]
+    learns: ClassVar[bool] = True
+    file_type: ClassVar[str] = ""
+    needs_file: ClassVar[bool] = False
+    option_names: ClassVar[tuple[str, ...]] = ()
+    file_name: ClassVar[str]
+    base_size: int
     extra_ids: int = 0
-    pad_id: int = 0
+    pad_id: int = PAD
     bos_id: int
     eos_id: int
     unk_id: int | None = None
+
+    @classmethod
+    @abc.abstractmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+        """Returns a tokenizer with the vocabulary of the texts. Raises UserError if that is impossible."""
+
+    # --- extra ids and the mask -------------------------------------------------------------------------------
 
     @property
     def vocab_size(self) -> int:
         return self.base_size + self.extra_ids
 
     def with_extra_ids(self, number: int) -> Tokenizer:
-        """The same with so many tokens behind the vocabulary, which stand for masked spans and for no text."""
+        """Returns the same tokenizer with this number of extra ids."""
         extended = copy.copy(self)
         extended.extra_ids = number
         return extended
 
     @property
     def num_extra_ids(self) -> int:
-        """How many there are, in whatever way."""
+        """The number of extra ids, added or from the file."""
         return self.extra_ids
 
     def extra_id(self, number: int) -> int:
-        """Id of <extra_id_`number`>. As in T5 (Raffel 2020) the first one is the very last of the vocabulary.
+        """Returns the id of <extra_id_`number`>. As in T5 (Raffel 2020) the first is the very last of the vocabulary.
 
-        Raises UserError if there are not so many.
+        Raises UserError if there are fewer.
         """
         if not 0 <= number < self.num_extra_ids:
             raise UserError(
@@ -72,26 +97,28 @@ class Tokenizer(abc.ABC):
         return self.vocab_size - 1 - number
 
     def _extra_number(self, token: int) -> int | None:
-        """The inverse of `extra_id`; None for a token that is none of them."""
+        """Returns the inverse of `extra_id`; None for any other token."""
         return self.vocab_size - 1 - token if self.base_size <= token < self.vocab_size else None
 
     @property
     def mask_id(self) -> int:
-        """The token put in the place of a hidden one: <extra_id_0>, or what a file has for it. Raises UserError."""
+        """The token that replaces a masked one: the file's own mask, or <extra_id_0>. Raises UserError."""
         return self.extra_id(0)
+
+    # --- text to ids ------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Token ids, with no special tokens added."""
+        """Returns token ids, without any special token."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
     def encode_spelled(self, text: str) -> list[int]:
-        """The ids of a text in which <extra_id_N> stands for that token, as T5's sources have it: for generation.
+        """Returns the ids of a text in which <extra_id_N> stands for that token, as in T5's sources: for generation.
 
-        White space before one is dropped: it belongs to the word after it, which is what is hidden. Raises UserError
-        for a number that there is not.
+        White space before <extra_id_N> is dropped, because it belongs to the masked word. Raises UserError for an N
+        that does not exist.
         """
         first, *rest = EXTRA_ID.split(text)
         ids = self.encode(first)
@@ -101,49 +128,34 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """The ids of `encode`, and of each the characters of `text` that it stands for: [first, last + 1).
+        """Returns the ids of `encode` and, for each, the characters of `text` that it stands for: [first, last + 1).
 
-        Of a character that is several tokens each has the whole; a token that stands for nothing in the text, such
-        as a space that is put before it, is empty: (i, i).
+        If a character is several tokens, each of them has the whole character. A token that stands for nothing in the
+        text, such as a space that is put before it, is empty: (i, i).
         """
+
+    # --- ids to text ------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """Text of ids among which there is no special token."""
+        """Returns the text of ids none of which is special."""
 
     @abc.abstractmethod
     def _piece(self, token: int) -> str:
-        """Text of one ordinary token, or a visible stand-in for part of a character."""
-
-    @abc.abstractmethod
-    def _content(self) -> bytes:
-        """What is written to the file."""
-
-    @classmethod
-    @abc.abstractmethod
-    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
-        """The inverse of `_content` and `_options`."""
-
-    def _options(self) -> dict[str, Any]:
-        """Settings of this kind that the file does not hold."""
-        return {}
-
-    def _all_options(self) -> dict[str, Any]:
-        """Without extra ids it is what it was before there were any, and so is the fingerprint."""
-        return self._options() | ({"extra_ids": self.extra_ids} if self.extra_ids else {})
+        """Returns the text of one ordinary token, or a visible stand-in for part of a character."""
 
     def _special(self) -> dict[int, str]:
-        """Ids that stand for no text, with visible names."""
+        """Returns the ids that stand for no text, with visible names."""
         return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids without padding, bos, eos and extra ids. Bytes that are not UTF-8 become U+FFFD."""
+        """Returns the text of ids, ignoring padding, bos, eos and extra ids. Bytes that are not UTF-8 become U+FFFD."""
         special = self._special()
         known = (i for i in map(int, ids) if 0 <= i < self.vocab_size)
         return self._decode([i for i in known if i not in special and self._extra_number(i) is None])
 
     def decode_spelled(self, ids: Iterable[int]) -> str:
-        """The same with <extra_id_N> for these."""
+        """Returns the same text with extra ids spelled as <extra_id_N>."""
         texts: list[str] = []
         between: list[int] = []
         for token in map(int, ids):
@@ -155,12 +167,8 @@ class Tokenizer(abc.ABC):
                 between = []
         return "".join([*texts, self.decode(between)])
 
-    def is_special(self, token: int) -> bool:
-        """Whether the id stands for no text, as bos and eos do; padding too, unless it is an ordinary token."""
-        return token in self._special()
-
     def piece(self, token: int) -> str:
-        """Visible form of one token, for `lm.data.show`."""
+        """Returns a visible form of one token, for `lm.data.show`."""
         special = self._special()
         if token in special:
             return special[token]
@@ -170,9 +178,15 @@ class Tokenizer(abc.ABC):
             return f"<{token}>"
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
+    # --- kinds of tokens --------------------------------------------------------------------------------------
+
+    def is_special(self, token: int) -> bool:
+        """Returns whether the token stands for no text, as bos and eos; also padding, unless it is ordinary text."""
+        return token in self._special()
+
     @property
     def text_ids(self) -> np.ndarray:
-        """The tokens that spell text, int32, in order: none that is special, extra, unknown or not in use."""
+        """The tokens that spell text, int32, ascending: no special, extra, unknown or unused ones."""
         return np.array([i for i in range(self.vocab_size) if self._is_text(i)], np.int32)
 
     def _is_text(self, token: int) -> bool:
@@ -180,11 +194,11 @@ class Tokenizer(abc.ABC):
 
     @property
     def word_starts(self) -> np.ndarray:
-        """Bool (V,): whether a token begins a new word, as the first token of a text does in any case.
+        """Bool (V,): whether a token begins a new word; the first token of a text does so in any case.
 
-        White space belongs to the word after it, as in most vocabularies of pieces: a word begins with a token
-        that begins with white space, and all tokens up to the next such are part of it. Where white space is
-        no part of the text (WordPiece) tokens that continue a word are marked, and all others begin one.
+        White space belongs to the word after it, as in most vocabularies: a word begins with a token that begins with
+        white space and extends up to the next such token. If white space is no part of the text (WordPiece), tokens
+        that continue a word are marked, and all others begin one.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -192,9 +206,26 @@ class Tokenizer(abc.ABC):
     def _starts_word(self, token: int) -> bool:
         return self._piece(token)[:1].isspace()
 
+    # --- files ------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _content(self) -> bytes:
+        """Returns the content of its file."""
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
+        """Returns the tokenizer with this file and these options."""
+        return cls(content, **options)  # type: ignore[call-arg]
+
+    def _options(self) -> dict[str, Any]:
+        # No "extra_ids" without any: fingerprints stay what they were before this setting existed.
+        options = {name: getattr(self, name) for name in self.option_names}
+        return options | ({"extra_ids": self.extra_ids} if self.extra_ids else {})
+
     @property
     def fingerprint(self) -> str:
-        head = json.dumps([self.kind, self._all_options()], sort_keys=True).encode()
+        """A hash of everything that decides what the tokenizer does."""
+        head = json.dumps([self.kind, self._options()], sort_keys=True).encode()
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
     def save(self, directory: Path | str) -> None:
@@ -206,11 +237,33 @@ class Tokenizer(abc.ABC):
                 "kind": self.kind,
                 "fingerprint": self.fingerprint,
                 "vocab_size": self.vocab_size,
-                "options": self._all_options(),
+                "options": self._options(),
             }
             (temporary / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             if directory.exists():
                 shutil.rmtree(directory)
+
+
+class VocabularyTokenizer(Tokenizer):
+    """A list of strings as tokens, after four special ones; its file is the list as JSON."""
+
+    bos_id = BOS
+    eos_id = EOS
+    unk_id = UNK
+
+    def __init__(self, vocabulary: Sequence[str]):
+        self.vocabulary = list(vocabulary)
+        self.base_size = 4 + len(self.vocabulary)
+
+    def _piece(self, token: int) -> str:
+        return "<unk>" if token == UNK else self.vocabulary[token - 4]
+
+    def _content(self) -> bytes:
+        return json.dumps(self.vocabulary).encode()
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
+        return cls(json.loads(content))
 
 
 @dataclass(frozen=True)

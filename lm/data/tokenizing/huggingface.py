@@ -1,24 +1,29 @@
-"""Tokenizers of Hugging Face's `tokenizers` library, from their one file."""
+"""Tokenizers of Hugging Face's `tokenizers` library, each a single file."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
+from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.errors import UserError
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`. The pieces around a document are named, or guessed from its special tokens.
+    """A `tokenizer.json`. The tokens around a document are given, or guessed from its special tokens.
 
-    Pieces <extra_id_0>, <extra_id_1>, ... of the file are its extra ids, and then none are added.
+    If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are its extra ids, and none are added.
     """
 
     kind = "huggingface"
-    file_name = "tokenizer.json"
+    doc = "the tokenizer.json of `path`"
+    file_type = file_name = "tokenizer.json"
+    learns = False
+    needs_file = True
+    option_names = ("bos_token", "eos_token")
     MASKS = ("[MASK]", "<mask>")
     GUESSES = (
         ("<|begin_of_text|>", "<|end_of_text|>"),
@@ -28,7 +33,7 @@ class HuggingFaceTokenizer(Tokenizer):
         ("<|endoftext|>", "<|endoftext|>"),
     )
 
-    # How white space is written: as it is, in SentencePiece's way, and as a byte of what is not in the vocabulary.
+    # How white space is written: as it is, as SentencePiece does, and as a byte that is not in the vocabulary.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
@@ -57,8 +62,12 @@ class HuggingFaceTokenizer(Tokenizer):
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
 
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+        raise UserError("config.data.tokenizer.path: is empty, and a huggingface tokenizer is never trained.")
+
     def _extra_pieces(self) -> Iterator[int]:
-        """Ids of <extra_id_0>, <extra_id_1>, ... as far as there are any."""
+        """Yields the ids of <extra_id_0>, <extra_id_1>, ... up to the first that is missing."""
         for number in itertools.count():
             token = self._tokenizer.token_to_id(f"<extra_id_{number}>")
             if token is None:
@@ -86,9 +95,9 @@ class HuggingFaceTokenizer(Tokenizer):
         token = self._tokenizer.token_to_id(piece) if piece else None
         if token is None:
             raise ValueError(
-                f"it has no piece {piece!r}; set data.tokenizer.{setting}"
+                f"it has no token {piece!r}; set data.tokenizer.{setting}"
                 if piece
-                else f"no piece for the place around a document could be guessed; set data.tokenizer.{setting}"
+                else f"the tokens around a document could not be guessed; set data.tokenizer.{setting}"
             )
         return token
 
@@ -123,7 +132,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _byte_level(self) -> bool:
-        """Whether pieces are bytes, each written as a letter."""
+        """Whether tokens are bytes, each written as a letter."""
         parts = json.loads(self._json)
         return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
 
@@ -132,12 +141,5 @@ class HuggingFaceTokenizer(Tokenizer):
         names |= {self.pad_id: "<pad>"} if self._has_pad else {}
         return names | ({self._mask_id: "<mask>"} if self._mask_id is not None else {})
 
-    def _options(self) -> dict[str, Any]:
-        return {"bos_token": self.bos_token, "eos_token": self.eos_token}
-
     def _content(self) -> bytes:
         return self._json
-
-    @classmethod
-    def _from_content(cls, content: bytes, options: dict[str, Any]) -> HuggingFaceTokenizer:
-        return cls(content, **options)

@@ -10,7 +10,7 @@ from lm.data.examples.texts import TextTokens
 from lm.data.examples.words import WordTokens
 from lm.data.reading.raw import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 
 BYTES = ByteTokenizer()
 BOS, EOS = BYTES.bos_id, BYTES.eos_id
@@ -24,7 +24,8 @@ def make_store(raw, tokenizer=BYTES, counts=None):
 
 
 def make_config(objective, length=16, labels=("a", "b"), pooling="first", overlap=3, **settings_of_objective):
-    field = {"label_field": "label"} if objective in ("classification", "regression") else {}
+    texts = objective in ("classification", "regression")
+    field = {"label_field": "label"} if objective != "span_qa" else {}
     return Config.from_dict(
         {
             "data": {
@@ -34,7 +35,7 @@ def make_config(objective, length=16, labels=("a", "b"), pooling="first", overla
                 "context_overlap": overlap if objective == "span_qa" else 64,
             },
             "objective": {"name": objective, **settings_of_objective},
-            "model": {"family": "encoder", "pooling": pooling if field else ""},
+            "model": {"family": "encoder", "pooling": pooling if texts else ""},
         }
     )
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lm.data.examples.corruption import Infilling, PrefixLm, SpanCorruption
 from lm.data.examples.denoising import DenoisingExamples
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from tests.data.examples.stores import make_store
 
 TOKENIZER = ByteTokenizer()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lm.data.examples.masked import MaskedExamples, NextSentenceExamples
 from lm.data.examples.masking import Masking
-from lm.data.tokenizing.tokenizers import ByteTokenizer, CharacterTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
+from lm.data.tokenizing.characters import CharacterTokenizer
 from lm.errors import UserError
 from tests.data.examples.stores import make_store
 

@@ -9,7 +9,7 @@ from lm.data.examples.pairs import PairedTexts, PairExamples
 from lm.data.packing import PackedEvalRows
 from lm.data.packing.layout import RowLayout
 from lm.data.storing.pair_store import PairStore
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from tests.data.examples.stores import make_store
 
 TOKENIZER = ByteTokenizer()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lm.config import Config
 from lm.data.examples.words import TaggingExamples, WordTokens
 from lm.data.reading.raw import Tagged
-from lm.data.tokenizing import tokenizers
-from lm.data.tokenizing.tokenizers import KINDS, WordTokenizer
+from lm.data.tokenizing import TOKENIZERS, build_tokenizer
+from lm.data.tokenizing.words import WordTokenizer
 from tests.data.examples.labelled import BYTES, check, make_config, make_store, weighted
 
 TAGS = ("O", "B-X", "I-X")
@@ -80,7 +80,7 @@ def test_words_have_the_tokens_they_have_in_a_text():
     ]
     for algorithm in ("unigram", "bpe"):
         config = dataclasses.replace(Config().data.tokenizer, vocab_size=310, algorithm=algorithm)
-        tokenizer = tokenizers.build_tokenizer(config, sentences)
+        tokenizer = build_tokenizer(config, sentences)
         words = ("the", "cat", "zebra", "😀", "dog", "w12")
         tokens_of_words, firsts = encoded(tokenizer, *words)
         assert list(itertools.chain(*tokens_of_words)) == tokenizer.encode(" ".join(words))
@@ -115,6 +115,6 @@ def test_a_tokenizer_that_adds_the_space_by_itself_gets_no_second_one():
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
-    tokenizer = KINDS["sentencepiece"]._from_content(model.getvalue(), {})
+    tokenizer = TOKENIZERS["sentencepiece"]._from_content(model.getvalue(), {})
     tokens_of_words, _ = encoded(tokenizer, "the", "cat")
     assert list(itertools.chain(*tokens_of_words)) == tokenizer.encode("the cat")

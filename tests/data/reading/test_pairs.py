@@ -1,20 +1,21 @@
-"""Pairs are read exactly, in order; what does not fit is told; what is dropped is counted by reason."""
+"""Pairs are read exactly and in order; bad input is refused; dropped pairs are counted by reason."""
 
 import dataclasses
 import gzip
 import json
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from lm.config import CleaningConfig, PairsConfig, SourceConfig
-from lm.data.reading.pairs import Pair, PairFilter, open_pairs, read_pairs
+from lm.data.reading import open_reader
+from lm.data.reading.cleaning import PairCleaner
+from lm.data.reading.raw import Pair
 from lm.errors import UserError
 
 
 def read(**options):
-    return list(read_pairs(SourceConfig(**{"document": "line", **options})))
+    return list(open_reader(SourceConfig(**{"document": "line", **options}), "pairs").iterate())
 
 
 def pairs(*couples):
@@ -25,7 +26,7 @@ def test_line_i_belongs_to_line_i_and_only_line_feeds_end_lines(write):
     path, target = write("a.en", "one\r\n\ntwo\u2028\x85 x\nlast"), write("a.de", "eins\n\nzwei\x0b\nletzte\n")
     want = pairs(("one", "eins"), ("", ""), ("two\u2028\x85 x", "zwei\x0b"), ("last", "letzte"))
     assert read(path=path, target_path=target) == want
-    prefixed = read(path=path, target_path=target, prefix="to German: ")
+    prefixed = [pair.with_prefix("to German: ") for pair in read(path=path, target_path=target, prefix="to German: ")]
     assert [pair.source for pair in prefixed] == ["to German: " + pair.source for pair in want]
     assert [pair.references for pair in prefixed] == [pair.references for pair in want]
 
@@ -95,21 +96,13 @@ def test_fields_of_fields_templates_and_lists(write, tmp_path, kind, field, targ
 
 
 def test_pairs_of_tfds_arrive_as_bytes_and_arrays(monkeypatch):
-    class DataSet:
-        full_name = "set/1.0.0"
-        records: ClassVar = [{"en": b"a\r\nb", "de": np.array([b"A", "Ä".encode()], object)}]
-
-        def __init__(self, name, data_dir):
-            pass
-
-        def open_split(self, split):
-            return self.records
-
-    monkeypatch.setattr("lm.data.reading.records.TfdsDataSet", DataSet)
+    records = [{"en": b"a\r\nb", "de": np.array([b"A", "Ä".encode()], object)}]
+    monkeypatch.setattr("lm.data.reading.tfds.Tfds._find_builder", lambda self: None)
+    monkeypatch.setattr("lm.data.reading.tfds.Tfds._open_split", lambda self: records)
     assert read(kind="tfds", path="set", field="en", target_field="de") == [Pair("a\nb", ("A", "Ä"))]
 
 
-def test_bad_input_is_told_with_its_place(write, tmp_path):
+def test_bad_input_is_refused_with_its_position(write, tmp_path):
     two, three, empty = write("two", "1\n2"), write("three", "1\n2\n3\n"), write("empty", "")
     jsonl = write("a.jsonl", json.dumps(RECORD))
     bad_gzip = write("bad.gz", b"no")
@@ -141,7 +134,7 @@ def test_bad_input_is_told_with_its_place(write, tmp_path):
         ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text and holds int 0"),
         (
             {"kind": "jsonl", "path": jsonl, "field": "question", "columns": "a"},
-            "only kind='tsv' takes names of columns",
+            "columns: is for kind=tsv",
         ),
     ]
     for options, message in cases:
@@ -152,9 +145,9 @@ def test_bad_input_is_told_with_its_place(write, tmp_path):
         assert "\n" not in str(error.value), error.value
 
 
-def test_the_fingerprint_is_of_everything_that_is_read(write):
+def test_fingerprint_depends_on_everything_that_is_read(write):
     def fingerprint(**changes):
-        return open_pairs(dataclasses.replace(base, **changes)).fingerprint()
+        return open_reader(dataclasses.replace(base, **changes), "pairs").fingerprint()
 
     path, target = write("a.en", "a\n"), write("a.de", "A\n")
     base = SourceConfig(path=path, target_path=target, document="line")
@@ -171,8 +164,8 @@ def test_the_fingerprint_is_of_everything_that_is_read(write):
 
 
 def kept(raw, cleaning=None, **options):
-    chosen = PairFilter(CleaningConfig(**(cleaning or {})), PairsConfig(**options))
-    left = list(chosen.clean(raw))
+    chosen = PairCleaner(CleaningConfig(**(cleaning or {})), PairsConfig(**options))
+    left = [pair for pair in map(chosen.clean, raw) if chosen.keeps(pair)]
     return left, {reason: count for reason, count in chosen.dropped.items() if count}
 
 
@@ -193,10 +186,10 @@ def test_pairs_are_dropped_by_ratio_identity_and_repetition():
     assert kept(apart, {"deduplicate": True}) == (apart, {}), "what is hashed knows where the source ends"
 
 
-def test_scripts_go_by_the_names_of_most_letters():
+def test_script_of_most_letters_decides():
     raw = pairs(("Hi.", "嗨。"), ("你好", "嗨"), ("Привет", "Hi"), ("123!", "?"), ("abЯ", "中a"), ("ab中文", "中中b"))
     left, dropped = kept(raw, source_script="latin", target_script="CJK")
     assert left == pairs(("Hi.", "嗨。"), ("123!", "?"))  # no letters: nothing speaks against them
     assert dropped == {"source_script": 3, "target_script": 1}  # half of the letters are not most
     with pytest.raises(UserError, match=r"pairs\.source_script: 'KLINGON' begins the name of no letter"):
-        PairFilter(CleaningConfig(), PairsConfig(source_script="KLINGON"))
+        PairCleaner(CleaningConfig(), PairsConfig(source_script="KLINGON"))

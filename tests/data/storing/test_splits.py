@@ -10,7 +10,7 @@ import pytest
 from lm.config import Config, DataConfig, SourceConfig, defaults, source
 from lm.data.reading.raw import Labelled, Pair, Question, Tagged
 from lm.data.storing.splits import Subset, exact, split_sources
-from lm.data.tokenizing.tokenizers import ByteTokenizer
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.runs.prepare import prepare, prepare_split
 from lm.tasks.task import Tokenizers
 

@@ -16,7 +16,8 @@ import pytest
 from lm.config import CleaningConfig
 from lm.data.reading.cleaning import Cleaner
 from lm.data.storing import token_store
-from lm.data.tokenizing import tokenizers
+from lm.data.tokenizing.bytes import ByteTokenizer
+from lm.data.tokenizing.characters import CharacterTokenizer
 from lm.errors import UserError
 
 TEXTS = ["one two\n", "é", "", "three\n\nfour five"]
@@ -26,9 +27,9 @@ def build(cache, texts=TEXTS, tokenizer=None, identity="x", reads=None):
     def read(cleaner):
         if reads is not None:
             reads.append(1)
-        return cleaner.clean(iter(texts))
+        return (text for text in map(cleaner.clean, texts) if cleaner.keeps(text))
 
-    tokenizer = tokenizer or tokenizers.ByteTokenizer()
+    tokenizer = tokenizer or ByteTokenizer()
     return token_store.open_or_build(
         Path(cache), {"of": identity}, "test store", tokenizer, read, Cleaner(CleaningConfig())
     )
@@ -54,9 +55,9 @@ def test_a_store_has_the_tokens_documents_and_counts_of_its_texts(tmp_path, monk
 
 
 def test_unknown_characters_are_counted_and_large_vocabularies_fit(tmp_path):
-    store = build(tmp_path, ["abz", "zz"], tokenizers.CharacterTokenizer("ab"))
+    store = build(tmp_path, ["abz", "zz"], CharacterTokenizer("ab"))
     assert store.manifest["counts"]["unknown"] == 3
-    many = tokenizers.CharacterTokenizer(map(chr, range(0x10000, 0x10000 + 70_000)))
+    many = CharacterTokenizer(map(chr, range(0x10000, 0x10000 + 70_000)))
     store = build(tmp_path, [chr(0x10000 + 69_999)], many, identity="large")
     assert store.tokens.dtype == np.uint32 and store.tokens.tolist() == [1, 70_003, 2]
 
@@ -102,7 +103,7 @@ def test_an_error_while_reading_leaves_nothing(tmp_path):
         raise UserError("bad line")
 
     with pytest.raises(UserError, match="bad line"):
-        token_store.open_or_build(tmp_path, {}, "test", tokenizers.ByteTokenizer(), read, Cleaner(CleaningConfig()))
+        token_store.open_or_build(tmp_path, {}, "test", ByteTokenizer(), read, Cleaner(CleaningConfig()))
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -117,7 +118,7 @@ import sys, time
 from pathlib import Path
 from lm.config import CleaningConfig
 from lm.data.storing import token_store
-from lm.data.tokenizing import tokenizers
+from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.reading.cleaning import Cleaner
 token_store.BATCH_DOCUMENTS = 1
 def read(cleaner):
@@ -126,7 +127,7 @@ def read(cleaner):
         print("building", flush=True)
         time.sleep(30)
 cleaner = Cleaner(CleaningConfig())
-token_store.open_or_build(Path(sys.argv[1]), {"of": "x"}, "s", tokenizers.ByteTokenizer(), read, cleaner)
+token_store.open_or_build(Path(sys.argv[1]), {"of": "x"}, "s", ByteTokenizer(), read, cleaner)
 """
 
 

@@ -1,4 +1,4 @@
-"""Offsets of tokens: of every kind of tokenizer, of any text, in the characters of the text as it was given."""
+"""Offsets count characters of the original text, for every kind of tokenizer and any text."""
 
 import functools
 import io
@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing import tokenizers
-from lm.data.tokenizing.tokenizers import KINDS
+from lm.data.tokenizing import TOKENIZERS, build_tokenizer
 from lm.errors import UserError
 
 SENTENCES = [
@@ -32,17 +31,17 @@ def byte_level():
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = library.decoders.ByteLevel()
     tokenizer.add_special_tokens(["<s>", "</s>"])
-    return KINDS["huggingface"]._from_content(tokenizer.to_str().encode(), {})
+    return TOKENIZERS["huggingface"]._from_content(tokenizer.to_str().encode(), {})
 
 
 @functools.cache
 def lossless(kind):
-    """A tokenizer that loses nothing."""
+    """A lossless tokenizer."""
     if kind == "byte_level":
         return byte_level()
     kind, _, algorithm = kind.partition("-")
     config = TokenizerConfig(kind=kind, vocab_size=340, algorithm=algorithm or "unigram")
-    return tokenizers.build_tokenizer(config, [*SENTENCES, STRANGE])
+    return build_tokenizer(config, [*SENTENCES, STRANGE])
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece-unigram", "sentencepiece-bpe", "byte_level"])
@@ -55,22 +54,22 @@ def test_tokens_hold_all_characters_in_order(kind, text):
     ids, offsets = tokenizer.encode_with_offsets(text)
     assert ids == tokenizer.encode(text) and len(offsets) == len(ids)
     groups = [list(group) for _, group in itertools.groupby(zip(offsets, ids, strict=True), key=lambda each: each[0])]
-    place = 0
+    position = 0
     for group in groups:
         begin, end = group[0][0]
         # Parts of the same characters have the same offsets, and together they spell just these.
-        assert begin == place < end
+        assert begin == position < end
         if kind != "characters":
             assert tokenizer.decode([token for _, token in group]) == text[begin:end]
-        place = end
-    assert place == len(text)
+        position = end
+    assert position == len(text)
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=TEXT)
 @example(text="\x1c a\u3000b\u00a0c\x85d \u200b")
-def test_words_are_where_they_are(text):
-    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(kind="words"), ["a b"])
+def test_offsets_of_words_spell_the_words(text):
+    tokenizer = build_tokenizer(TokenizerConfig(kind="words"), ["a b"])
     ids, offsets = tokenizer.encode_with_offsets(text)
     assert ids == tokenizer.encode(text)
     assert [text[begin:end] for begin, end in offsets] == text.split()
@@ -78,7 +77,7 @@ def test_words_are_where_they_are(text):
 
 @functools.cache
 def foreign(**options):
-    """A SentencePiece model with the library's own habits: normalised text, one space before it, none twice."""
+    """A SentencePiece model with the library's defaults: normalised text, one space before it, no repeated spaces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES),
@@ -88,10 +87,10 @@ def foreign(**options):
         minloglevel=2,
         **options,
     )
-    return KINDS["sentencepiece"]._from_content(model.getvalue(), {})
+    return TOKENIZERS["sentencepiece"]._from_content(model.getvalue(), {})
 
 
-def test_a_model_that_normalises_tells_the_characters_of_the_raw_text():
+def test_offsets_of_a_normalising_model_refer_to_the_raw_text():
     tokenizer = foreign(model_type="bpe", byte_fallback=True)
     text = "  😀 ｆｏｘ e\u0301\ufb01  do\n"
     ids, offsets = tokenizer.encode_with_offsets(text)
@@ -119,17 +118,17 @@ def test_offsets_of_a_foreign_model_are_in_order_and_within_the_text(text):
         assert ids == tokenizer.encode(text) and len(offsets) == len(ids)
         flat = [0, *itertools.chain(*dict.fromkeys(offsets)), len(text)]
         assert flat == sorted(flat)
-        held = {place for begin, end in offsets for place in range(begin, end)}
+        held = {index for begin, end in offsets for index in range(begin, end)}
         assert {i for i, character in enumerate(text) if character.isalnum() and character.isascii()} <= held
 
 
-def test_wordpiece_tells_raw_characters_and_has_its_own_mask():
+def test_wordpiece_offsets_refer_to_the_raw_text_and_its_mask_is_kept():
     pieces = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "cafe", "##s", "the"]
     tokenizer = library.Tokenizer(library.models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[MASK]"])
-    ours = KINDS["huggingface"]._from_content(tokenizer.to_str().encode(), {})
+    ours = TOKENIZERS["huggingface"]._from_content(tokenizer.to_str().encode(), {})
     text = "😀 The CAFÉs cafe\u0301"
     ids, offsets = ours.encode_with_offsets(text)
     assert ids == ours.encode(text) == [0, 6, 4, 5, 4]
@@ -140,7 +139,7 @@ def test_wordpiece_tells_raw_characters_and_has_its_own_mask():
     assert ours.decode([1, 6, 3, 2]) == ours.decode([6])
 
 
-def test_the_mask_of_all_others_is_the_first_extra_id():
+def test_mask_of_other_tokenizers_is_the_first_extra_id():
     for kind in ("bytes", "byte_level"):
         tokenizer = lossless(kind)
         assert tokenizer.with_extra_ids(3).mask_id == tokenizer.vocab_size + 2

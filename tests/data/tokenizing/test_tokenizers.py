@@ -1,4 +1,4 @@
-"""Every tokenizer gives back what it was given; special tokens never come out of text."""
+"""Every tokenizer restores the text that it encoded; text never becomes a special token."""
 
 import dataclasses
 import functools
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from lm.config import TokenizerConfig
 from lm.data.examples.corruption import corrupt
-from lm.data.tokenizing import sentencepiece_training, tokenizers
+from lm.data.tokenizing import build_tokenizer, load_tokenizer
+from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.sentencepiece import LONGEST_LINE, even_sample, split_texts
 from lm.errors import UserError
 
 SENTENCES = [
@@ -25,15 +27,15 @@ STRANGE = "▁ a▁b  \n\n\t <s></s><unk><pad> \x00 \r\n \u2028\u2581\u2585 \uff
 
 
 @functools.cache
-def sentencepiece(algorithm: str = "unigram") -> tokenizers.Tokenizer:
+def sentencepiece(algorithm: str = "unigram") -> Tokenizer:
     config = TokenizerConfig(kind="sentencepiece", vocab_size=340, algorithm=algorithm)
-    return tokenizers.build_tokenizer(config, SENTENCES)
+    return build_tokenizer(config, SENTENCES)
 
 
-def make(kind: str, text: str = "") -> tokenizers.Tokenizer:
+def make(kind: str, text: str = "") -> Tokenizer:
     if kind.startswith("sentencepiece"):
         return sentencepiece(kind.partition("-")[2] or "unigram")
-    return tokenizers.build_tokenizer(TokenizerConfig(kind=kind), [text])
+    return build_tokenizer(TokenizerConfig(kind=kind), [text])
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=60) | st.text("▁ \n\tab<s>/", max_size=30)
@@ -57,32 +59,32 @@ def test_round_trip_of_any_text(kind, text, other):
 def test_saved_and_loaded_is_the_same(kind, tmp_path):
     tokenizer = make(kind, "".join(SENTENCES))
     tokenizer.save(tmp_path / "tokenizer")
-    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.encode(SENTENCES[1]) == tokenizer.encode(SENTENCES[1])
     assert [loaded.bos_id, loaded.eos_id, loaded.pad_id] == [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer"], "nothing temporary is left"
 
 
-def test_a_changed_file_is_told(tmp_path):
+def test_changed_file_is_refused(tmp_path):
     make("characters", "abc").save(tmp_path)
     (tmp_path / "characters.json").write_text(json.dumps(["a", "b", "d"]))
     with pytest.raises(UserError, match="was changed"):
-        tokenizers.load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no tokenizer"):
-        tokenizers.load_tokenizer(tmp_path / "missing")
+        load_tokenizer(tmp_path / "missing")
 
 
 def test_words_by_frequency_and_others_unknown(tmp_path):
     config = TokenizerConfig(kind="words", vocab_size=300)
-    tokenizer = tokenizers.build_tokenizer(config, ["jump twice", "walk  and\njump", "and jump"])
-    assert tokenizer.words == ["jump", "and", "twice", "walk"]
+    tokenizer = build_tokenizer(config, ["jump twice", "walk  and\njump", "and jump"])
+    assert tokenizer.vocabulary == ["jump", "and", "twice", "walk"]
     assert tokenizer.encode("walk and  run\njump") == [7, 5, tokenizer.unk_id, 4]
     assert tokenizer.decode([tokenizer.bos_id, 7, 5, 4, tokenizer.eos_id]) == "walk and jump"
     assert tokenizer.vocab_size == 8
     tokenizer.save(tmp_path / "saved")
-    assert tokenizers.load_tokenizer(tmp_path / "saved").encode("jump twice") == [4, 6]
-    bounded = tokenizers.build_tokenizer(TokenizerConfig(kind="words", vocab_size=300), (str(n) for n in range(1000)))
+    assert load_tokenizer(tmp_path / "saved").encode("jump twice") == [4, 6]
+    bounded = build_tokenizer(TokenizerConfig(kind="words", vocab_size=300), (str(n) for n in range(1000)))
     assert bounded.vocab_size == 300
 
 
@@ -101,34 +103,33 @@ def test_bytes_that_are_not_utf8_decode_to_the_replacement_character():
 
 def test_sentencepiece_training_is_deterministic_and_compresses():
     config = TokenizerConfig(kind="sentencepiece", vocab_size=340)
-    assert tokenizers.build_tokenizer(config, SENTENCES).fingerprint == sentencepiece().fingerprint
+    assert build_tokenizer(config, SENTENCES).fingerprint == sentencepiece().fingerprint
     text = "".join(SENTENCES)
     assert len(sentencepiece().encode(text)) < 0.6 * len(text.encode())
 
 
-def test_sentencepiece_vocabulary_that_does_not_suit_the_text():
+def test_sentencepiece_vocabulary_that_does_not_suit_the_text_is_refused():
     with pytest.raises(UserError, match=r"vocab_size: 20000 is more than .* set it to (\d+) or less"):
-        tokenizers.build_tokenizer(TokenizerConfig(vocab_size=20000), SENTENCES)
+        build_tokenizer(TokenizerConfig(vocab_size=20000), SENTENCES)
     with pytest.raises(UserError, match="cannot hold the characters"):
-        tokenizers.build_tokenizer(TokenizerConfig(vocab_size=300), ["".join(map(chr, range(0x4E00, 0x4F00)))])
+        build_tokenizer(TokenizerConfig(vocab_size=300), ["".join(map(chr, range(0x4E00, 0x4F00)))])
     with pytest.raises(UserError, match="no training text"):
-        tokenizers.build_tokenizer(TokenizerConfig(), [])
+        build_tokenizer(TokenizerConfig(), [])
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 6000))
 def test_even_sample_is_bounded_ordered_and_the_smallest_keys(sizes, max_bytes):
-    pieces = [f"{i:03d}" + "x" * size for i, size in enumerate(sizes)]
-    sample = sentencepiece_training.even_sample(iter(pieces), max_bytes)
-    assert sample == [piece for piece in pieces if piece in set(sample)]
+    lines = [f"{i:03d}" + "x" * size for i, size in enumerate(sizes)]
+    sample = even_sample(iter(lines), max_bytes)
+    assert sample == [line for line in lines if line in set(sample)]
     assert sum(map(len, sample)) <= max_bytes or len(sample) == 1
-    if sum(map(len, pieces)) <= max_bytes:
-        assert sample == pieces
+    if sum(map(len, lines)) <= max_bytes:
+        assert sample == lines
 
 
 def test_even_sample_covers_the_whole_corpus():
-    pieces = [f"{i:06d}" for i in range(20_000)]
-    kept = [int(piece) for piece in sentencepiece_training.even_sample(pieces, 12_000)]
+    kept = [int(line) for line in even_sample((f"{i:06d}" for i in range(20_000)), 12_000)]
     assert len(kept) == 2000
     thirds = [sum(1 for k in kept if k * 3 // 20_000 == part) for part in range(3)]
     assert min(thirds) > 550  # 667 expected, standard deviation about 20
@@ -136,9 +137,9 @@ def test_even_sample_covers_the_whole_corpus():
 
 def test_long_lines_are_cut_and_nothing_is_lost():
     text = "a" * 5000 + "\n" + "bc " * 3000
-    parts = list(sentencepiece_training.split_texts([text]))
+    parts = list(split_texts([text]))
     assert "".join(parts) == text.replace("\n", "")
-    assert max(map(len, parts)) <= sentencepiece_training.LONGEST_PIECE_OF_TEXT
+    assert max(map(len, parts)) <= LONGEST_LINE
     assert parts[3].startswith("bc") and parts[4].startswith(" bc")
 
 
@@ -161,38 +162,38 @@ def hugging_face_file(path, specials):
 
 def test_huggingface_file(tmp_path):
     config = hugging_face_file(tmp_path / "tokenizer.json", ["<|endoftext|>"])
-    tokenizer = tokenizers.build_tokenizer(config, [])
+    tokenizer = build_tokenizer(config, [])
     assert tokenizer.bos_id == tokenizer.eos_id == 0 and tokenizer.pad_id == 0
     text = "a <|endoftext|> b\n" + STRANGE
     ids = tokenizer.encode(text)
     assert 0 not in ids and tokenizer.decode([0, *ids, 0]) == text
     assert tokenizer.encode_batch([text, "x"])[0] == ids
     tokenizer.save(tmp_path / "saved")
-    assert tokenizers.load_tokenizer(tmp_path / "saved").encode(text) == ids
+    assert load_tokenizer(tmp_path / "saved").encode(text) == ids
 
 
-def test_huggingface_pieces_around_documents(tmp_path):
+def test_huggingface_tokens_around_documents(tmp_path):
     path = tmp_path / "tokenizer.json"
     config = hugging_face_file(path, ["<pad>", "<s>", "</s>"])
-    tokenizer = tokenizers.build_tokenizer(config, [])
+    tokenizer = build_tokenizer(config, [])
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
     config = hugging_face_file(path, ["<begin>"])
     with pytest.raises(UserError, match=r"set data\.tokenizer\.bos_token"):
-        tokenizers.build_tokenizer(config, [])
-    with pytest.raises(UserError, match="no piece '<nope>'"):
-        tokenizers.build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path), bos_token="<nope>"), [])
+        build_tokenizer(config, [])
+    with pytest.raises(UserError, match="no token '<nope>'"):
+        build_tokenizer(TokenizerConfig(kind="huggingface", path=str(path), bos_token="<nope>"), [])
 
 
-def test_files_that_are_no_tokenizers(tmp_path):
+def test_files_that_are_no_tokenizers_are_refused(tmp_path):
     bad = tmp_path / "bad"
     bad.write_text("nonsense")
     for kind in ("sentencepiece", "huggingface"):
         with pytest.raises(UserError, match="not a usable"):
-            tokenizers.build_tokenizer(TokenizerConfig(kind=kind, path=str(bad)), [])
+            build_tokenizer(TokenizerConfig(kind=kind, path=str(bad)), [])
         with pytest.raises(UserError, match="there is no file"):
-            tokenizers.build_tokenizer(TokenizerConfig(kind=kind, path=str(bad) + "x"), [])
+            build_tokenizer(TokenizerConfig(kind=kind, path=str(bad) + "x"), [])
     with pytest.raises(UserError, match="not read from a file"):
-        tokenizers.build_tokenizer(TokenizerConfig(kind="bytes", path=str(bad)), [])
+        build_tokenizer(TokenizerConfig(kind="bytes", path=str(bad)), [])
 
 
 def test_foreign_sentencepiece_model_without_padding(tmp_path):
@@ -210,7 +211,7 @@ def test_foreign_sentencepiece_model_without_padding(tmp_path):
         minloglevel=2,
     )
     (tmp_path / "other.model").write_bytes(out.getvalue())
-    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(path=str(tmp_path / "other.model")), [])
+    tokenizer = build_tokenizer(TokenizerConfig(path=str(tmp_path / "other.model")), [])
     assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 0, 1, 2)
     assert tokenizer.decode(tokenizer.encode("the quick fox")) == "the quick fox"
 
@@ -239,7 +240,7 @@ def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
     with pytest.raises(UserError, match="<extra_id_100> is needed, and the tokenizer has 100 of them"):
         tokenizer.extra_id(100)
     tokenizer.save(tmp_path / "tokenizer")
-    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
     assert (loaded.fingerprint, loaded.vocab_size, loaded.extra_id(3)) == (
         tokenizer.fingerprint,
         tokenizer.vocab_size,
@@ -268,28 +269,28 @@ def test_extra_ids_are_spelled_for_generation(kind):
 
 
 def test_without_extra_ids_files_and_fingerprints_are_what_they_were(tmp_path):
-    tokenizer = tokenizers.build_tokenizer(TokenizerConfig(kind="bytes"), [])
+    tokenizer = build_tokenizer(TokenizerConfig(kind="bytes"), [])
     tokenizer.save(tmp_path / "tokenizer")
     info = json.loads((tmp_path / "tokenizer" / "tokenizer_info.json").read_text())
     assert info["options"] == {}
     head = b'["bytes", {}]\0'
     assert tokenizer.fingerprint == hashlib.sha256(head + tokenizer._content()).hexdigest()
-    built = tokenizers.build_tokenizer(TokenizerConfig(kind="bytes", extra_ids=3), [])
+    built = build_tokenizer(TokenizerConfig(kind="bytes", extra_ids=3), [])
     assert built.vocab_size == 262 and built.extra_id(2) == 259
 
 
 def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
     path = tmp_path / "tokenizer.json"
     config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>"]), extra_ids=5)
-    appended = tokenizers.build_tokenizer(config, [])
+    appended = build_tokenizer(config, [])
     assert appended.extra_id(0) == appended.vocab_size - 1 and appended.num_extra_ids == 5
     assert appended.piece(appended.extra_id(4)) == "<extra_id_4>"
     appended.save(tmp_path / "saved")
-    assert tokenizers.load_tokenizer(tmp_path / "saved").fingerprint == appended.fingerprint
+    assert load_tokenizer(tmp_path / "saved").fingerprint == appended.fingerprint
 
     names = [f"<extra_id_{n}>" for n in (2, 0, 1)]
     config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>", *names]), extra_ids=5)
-    own = tokenizers.build_tokenizer(config, [])
+    own = build_tokenizer(config, [])
     assert own.vocab_size == own.base_size and own.num_extra_ids == 3
     assert [own.extra_id(n) for n in range(3)] == [4, 5, 3]
     assert [own.piece(token) for token in (3, 4, 5)] == names
@@ -297,4 +298,4 @@ def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
     assert own.decode([own.extra_id(0), *own.encode(text), own.extra_id(1)]) == text
     with pytest.raises(UserError, match="<extra_id_3> is needed, and the tokenizer has 3"):
         own.extra_id(3)
-    assert own.fingerprint == tokenizers.build_tokenizer(dataclasses.replace(config, extra_ids=0), []).fingerprint
+    assert own.fingerprint == build_tokenizer(dataclasses.replace(config, extra_ids=0), []).fingerprint

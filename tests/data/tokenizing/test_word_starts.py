@@ -1,4 +1,4 @@
-"""Which tokens spell text, and with which of them a word begins, for every kind of tokenizer."""
+"""Which tokens spell text, and which of them begin a word, for every kind of tokenizer."""
 
 import re
 
@@ -7,8 +7,7 @@ import pytest
 import tokenizers as library
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing import tokenizers
-from lm.data.tokenizing.tokenizers import KINDS
+from lm.data.tokenizing import TOKENIZERS, build_tokenizer
 
 TEXT = "The cat sat.\nOn  the\tmat, said\r\n\nthe hat.  "
 
@@ -18,7 +17,7 @@ def huggingface(model, special=("<s>", "</s>", "[MASK]"), **parts):
     for name, part in parts.items():
         setattr(tokenizer, name, part)
     tokenizer.add_special_tokens(list(special))
-    return KINDS["huggingface"]._from_content(tokenizer.to_str().encode(), {})
+    return TOKENIZERS["huggingface"]._from_content(tokenizer.to_str().encode(), {})
 
 
 def byte_level():
@@ -45,11 +44,11 @@ def made(kind, extra_ids=3):
     config = {"kind": kind, "extra_ids": extra_ids}
     if kind == "sentencepiece":
         config |= {"vocab_size": 300, "algorithm": "bpe"}
-    return tokenizers.build_tokenizer(TokenizerConfig(**config), [TEXT, "the cat the hat the mat\n" * 5])
+    return build_tokenizer(TokenizerConfig(**config), [TEXT, "the cat the hat the mat\n" * 5])
 
 
 def words_of(tokenizer, text):
-    """The text of each word, as the rule has it."""
+    """The text of each word, by the rule of `word_starts`."""
     ids = tokenizer.encode(text)
     begins = tokenizer.word_starts[ids]
     begins[0] = True
@@ -57,7 +56,7 @@ def words_of(tokenizer, text):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece", "byte_level"])
-def test_a_word_goes_from_white_space_to_white_space(kind):
+def test_word_extends_from_white_space_to_white_space(kind):
     tokenizer = made(kind)
     found = words_of(tokenizer, TEXT)
     assert "".join(found) == TEXT
@@ -72,7 +71,7 @@ def test_wordpiece_marks_what_continues():
     assert words_of(tokenizer, "cats xyz cat") == ["cat ##s", "[UNK]", "cat"], "what is unknown is a word"
 
 
-def test_every_word_of_a_word_model_is_one():
+def test_every_token_of_a_word_tokenizer_begins_a_word():
     tokenizer = made("words")
     ids = tokenizer.encode("the unheard cat")
     assert tokenizer.unk_id in ids and tokenizer.word_starts[ids].all()
@@ -86,7 +85,7 @@ def test_bytes_that_spell_a_space_begin_a_word():
     assert [pieces[i] for i in np.flatnonzero(starts)] == [f"<0x{byte:02X}>" for byte in (9, 10, 11, 12, 13, 32)]
 
 
-def test_a_letter_that_elsewhere_stands_for_a_byte_is_no_white_space():
+def test_letter_that_byte_level_bpe_uses_for_white_space_is_a_letter_elsewhere():
     pieces = ["<unk>", "\u2581ne", "\u010d", "\u2581", "e", "n"]  # n, e, c with caron: byte-level BPE's carriage return
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     model = library.models.BPE(vocabulary, [], unk_token="<unk>")
@@ -95,7 +94,7 @@ def test_a_letter_that_elsewhere_stands_for_a_byte_is_no_white_space():
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "words", "sentencepiece", "byte_level"])
-def test_text_ids_are_what_text_can_turn_into(kind):
+def test_text_ids_are_all_tokens_that_text_can_become(kind):
     tokenizer = made(kind)
     starts, ids = tokenizer.word_starts, tokenizer.text_ids
     assert starts.shape == (tokenizer.vocab_size,) and ids.dtype == np.int32

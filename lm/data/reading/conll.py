@@ -1,0 +1,75 @@
+"""CoNLL files: a word and its tag per line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from lm.config import SourceConfig
+from lm.data.reading.fields import Field, Record
+from lm.data.reading.files import read_lines
+from lm.data.reading.format import FileFormat, Refuse
+from lm.errors import UserError
+
+NEW_DOCUMENT = "-DOCSTART-"
+
+
+class Conll(FileFormat):
+    """Columns are separated by tabs or, in a line without a tab, by spaces; all lines of a file have equally many.
+
+    The tag is in the last column, or in column `label_field`, counted from 1, which is the word.
+    """
+
+    doc = "CoNLL: a word and its tag per line, an empty line after each sentence"
+    holds = ("tags",)
+    settings = ("label_field",)
+    needs: ClassVar = {}
+    names_fields = True
+
+    @classmethod
+    def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
+        super().check(config, wants, refuse)
+        column = config.label_field
+        if column and (not column.isdecimal() or int(column) < 2):
+            refuse(
+                "label_field",
+                f"{column!r} is not the number of a column of tags: 2 or more, since column 1 is the word; or leave "
+                "it empty for the last one.",
+            )
+
+    def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        """Yields sentences as lists of words and of tags; the position is that of the first word."""
+        tag = int(self.config.label_field or 0) - 1
+        words: list[str] = []
+        tags: list[str] = []
+        begin, columns = "", 0
+        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+            values = _columns(line)
+            where = f"{path}, line {number}"
+            if not values or values[0] == NEW_DOCUMENT:
+                if words:
+                    yield {"words": words, "tags": tags}, begin
+                words, tags = [], []
+                continue
+            if len(values) < 2 or not values[0]:
+                raise UserError(f"{where}: {line!r:.60} is not a word and its tag (columns end at a tab or a space).")
+            if columns and len(values) != columns:
+                raise UserError(f"{where}: has {len(values)} columns, the lines before {columns}: {line!r:.60}.")
+            columns = len(values)
+            if tag >= columns:
+                raise UserError(f"{where}: there is no column {tag + 1} (label_field), but {columns}.")
+            begin = begin if words else where
+            words.append(values[0])
+            tags.append(values[tag])
+        if words:
+            yield {"words": words, "tags": tags}, begin
+
+
+def _columns(line: str) -> list[str]:
+    """Returns the columns of a line, without empty ones at its end. White space that separates none stays in a word."""
+    if not line.strip():
+        return []
+    if "\t" in line:
+        return [value.strip(" ") for value in line.rstrip("\t ").split("\t")]
+    return [value for value in line.split(" ") if value]

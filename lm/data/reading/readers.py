@@ -1,0 +1,207 @@
+"""From records of any format to raw examples: one reader per kind of raw example."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lm.config import SourceConfig
+from lm.data.reading.fields import Record, as_label, as_list, as_text, check_number
+from lm.data.reading.files import hash_of
+from lm.data.reading.format import Format
+from lm.data.reading.raw import Labelled, Pair, Question, Tagged
+from lm.errors import UserError
+
+
+class Reader(abc.ABC):
+    """Reads the raw examples of one data source, in a fixed order.
+
+    Attributes:
+        settings: the settings of a source that this kind of raw example has a use for, out of those that are empty by
+            default.
+        roles: role of a field -> the setting that names the field; empty if the field is called after its role.
+    """
+
+    settings: ClassVar[Collection[str]] = ()
+    roles: ClassVar[Mapping[str, str]]
+
+    def __init__(self, config: SourceConfig, source: Format):
+        self.config, self.source = config, source
+        self.fields = {
+            role: source.field(role, setting)
+            for role, setting in self.roles.items()
+            if role != "pair" or config.pair_field
+        }
+
+    def iterate(self) -> Iterator[Any]:
+        """Yields all examples. Raises UserError at the first one that cannot be read."""
+        for record, where in self.source.records(list(self.fields.values())):
+            if (example := self.example(record, where)) is not None:
+                yield example
+
+    @abc.abstractmethod
+    def example(self, record: Record, where: str) -> Any:
+        """Returns the raw example of a record; None to leave it out."""
+
+    def fingerprint(self) -> str:
+        """Returns a hash of everything that decides the examples, wherever the files are."""
+        config = self.config
+        options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
+        return hash_of("labelled", *options, *self.source.identity())
+
+    def notes(self) -> list[str]:
+        """Returns what a person should know about what `iterate` has read; to be called afterwards."""
+        return self.source.notes()
+
+
+class DocumentReader(Reader):
+    """Documents: `str`."""
+
+    roles: ClassVar = {"text": "field"}
+
+    def example(self, record: Record, where: str) -> str:
+        return self.fields["text"].text(record, where)
+
+    def fingerprint(self) -> str:
+        return hash_of(self.config.kind, *self.source.identity())
+
+
+class PairReader(Reader):
+    """Pairs without the prefix. A target that is a list of texts gives several references."""
+
+    settings = ("target_path", "target_field", "pattern", "prefix")
+    roles: ClassVar = {"source": "field", "target": "target_field"}
+
+    def example(self, record: Record, where: str) -> Pair:
+        return Pair(self.fields["source"].text(record, where), self.fields["target"].texts(record, where))
+
+    def fingerprint(self) -> str:
+        named = [] if self.source.names_fields else [self.config.target_field]
+        return hash_of("pairs", self.config.kind, self.config.prefix, *named, *self.source.identity())
+
+
+class LabelReader(Reader):
+    """Texts, or pairs of texts, with a label."""
+
+    settings = ("label_field", "label_pattern", "pair_field")
+    roles: ClassVar = {"text": "field", "label": "label_field", "pair": "pair_field"}
+
+    def example(self, record: Record, where: str) -> Labelled:
+        label = self.fields["label"]
+        name = as_label(label.value(record, where), self.config.label_names, label.spec, where)
+        pair = self.fields["pair"].text(record, where) if "pair" in self.fields else None
+        return Labelled(self.fields["text"].text(record, where), pair, name)
+
+
+class NumberReader(LabelReader):
+    """Texts, or pairs of texts, with a number."""
+
+    def example(self, record: Record, where: str) -> Labelled:
+        example = super().example(record, where)
+        check_number(example.label, where)
+        return example
+
+
+class TagReader(Reader):
+    """Lists of words with a tag for each; records without words are left out.
+
+    Tags are labels and nothing more here: neither BIO nor BMES is checked, and an I- that follows no B- is accepted.
+    """
+
+    settings = ("label_field",)
+    roles: ClassVar = {"words": "field", "tags": "label_field"}
+    _without_words = 0
+
+    def iterate(self) -> Iterator[Tagged]:
+        self._without_words = 0
+        return super().iterate()
+
+    def example(self, record: Record, where: str) -> Tagged | None:
+        words, tags = (
+            as_list(field.value(record, where), field.spec, where)
+            for field in (self.fields["words"], self.fields["tags"])
+        )
+        name, tag = self.fields["words"].spec, self.fields["tags"].spec
+        if len(words) != len(tags):
+            raise UserError(f"{where}: {len(words)} words in {name!r} and {len(tags)} tags.")
+        if not words:
+            self._without_words += 1
+            return None
+        return Tagged(
+            tuple(as_text(word, name, where) for word in words),
+            tuple(
+                as_label(each, self.config.label_names, tag, f"{where}, word {number}")
+                for number, each in enumerate(tags, start=1)
+            ),
+        )
+
+    def notes(self) -> list[str]:
+        left_out = [f"{self._without_words:,} records without words are left out"] if self._without_words else []
+        return left_out + super().notes()
+
+
+class QuestionReader(Reader):
+    """Questions: records with the fields id, question, context, answers (with text and answer_start), maybe title.
+
+    Texts are taken character by character, since an answer is given by its first character. An answer that is not
+    where `answer_start` says is kept for scoring and never learnt; `notes` counts them.
+    """
+
+    roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers"), "")
+    _misplaced, _first = 0, ""
+
+    def __init__(self, config: SourceConfig, source: Format):
+        super().__init__(config, source)
+        self.fields["title"] = source.field("title", optional=True)
+
+    def iterate(self) -> Iterator[Question]:
+        self._misplaced, self._first = 0, ""
+        return super().iterate()
+
+    def example(self, record: Record, where: str) -> Question:
+        texts = {name: self.fields[name].verbatim(record, where) for name in ("id", "title", "question", "context")}
+        answers = _answers(self.fields["answers"].value(record, where), where)
+        question = Question(**texts, answers=answers)
+        wrong = len(answers) - len(question.placed)
+        if wrong and not self._misplaced:
+            self._first = question.id
+        self._misplaced += wrong
+        return question
+
+    def notes(self) -> list[str]:
+        if not self._misplaced:
+            return []
+        return [
+            f"{self._misplaced:,} answers are not in the context where answer_start says (the first: question "
+            f"{self._first!r}): they are scored against, but not learnt"
+        ]
+
+
+def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
+    """Returns (text, start) of each answer, from a list of {text, answer_start} or a record with a list of each."""
+    if isinstance(value, Mapping):
+        texts, starts = (as_list(value.get(name), name, where) for name in ("text", "answer_start"))
+    else:
+        entries = as_list(value, "answers", where)
+        if any(not isinstance(entry, Mapping) for entry in entries):
+            raise UserError(f"{where}: each answer should be a record with text and answer_start.")
+        texts, starts = ([entry.get(name) for entry in entries] for name in ("text", "answer_start"))
+    if len(texts) != len(starts):
+        raise UserError(f"{where}: has {len(texts)} texts of answers and {len(starts)} indices of their beginnings.")
+    for start in starts:
+        if isinstance(start, bool) or not isinstance(start, (int, np.integer)) or start < 0:
+            raise UserError(f"{where}: answer_start {start!r:.40} is not the number of a character.")
+    return tuple((as_text(text, "answers.text", where), int(start)) for text, start in zip(texts, starts, strict=True))
+
+
+READERS: dict[str, type[Reader]] = {
+    "documents": DocumentReader,
+    "pairs": PairReader,
+    "labels": LabelReader,
+    "numbers": NumberReader,
+    "tags": TagReader,
+    "questions": QuestionReader,
+}

@@ -1,0 +1,166 @@
+"""Text files: cut into documents, with labels in their paths, or with pairs in their lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import ClassVar, TextIO
+
+from lm.config import SourceConfig
+from lm.data.reading.fields import Field, Record, as_label
+from lm.data.reading.files import Files, hash_of, lines_of, open_text, read_lines
+from lm.data.reading.format import FileFormat, Refuse
+from lm.errors import UserError
+
+READ_CHARACTERS = 1 << 20
+
+
+class Text(FileFormat):
+    """Documents as `document` says, in bounded memory unless one is a whole file.
+
+    With `label_pattern` each has the label that is found in the path of its file, and empty ones are left out. With
+    `pattern` a line is a pair, and with `target_path` it is paired with the same line of another file.
+    """
+
+    doc = "text files: documents, texts with labels in their paths, or lines that are pairs"
+    holds = ("documents", "pairs", "labels", "numbers")
+    settings = ("target_path", "pattern", "label_pattern")
+    needs: ClassVar = dict.fromkeys(
+        ("labels", "numbers"), ("label_pattern", "text files get their label from their path; give the pattern.")
+    )
+    names_fields = True
+
+    @classmethod
+    def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
+        super().check(config, wants, refuse)
+        if config.document == "separator" and not config.separator:
+            refuse("separator", "is empty although document='separator'.")
+        if wants != "pairs":
+            return
+        if bool(config.target_path) == bool(config.pattern):
+            refuse("target_path", "name the file of the targets (or a `pattern`, if one file has both).")
+        if config.document != "line":
+            refuse("document", "pairs in text files are read line by line: set it to 'line'.")
+
+    def __init__(self, config: SourceConfig):
+        super().__init__(config)
+        self._pair = _compiled(config, "pattern", ("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")
+        examples = r"'/(?P<label>neg|pos)/' or '\.(?P<label>neg|pos)$'"
+        self._label = _compiled(config, "label_pattern", ("label",), examples)
+        self._targets = Files(config.target_path) if config.target_path else None
+        if self._targets and len(self.files.found) != len(self._targets.found):
+            raise UserError(
+                f"{config.path} has {len(self.files.found)} files and {config.target_path} "
+                f"{len(self._targets.found)}: they are aligned one by one, in the order of their names."
+            )
+
+    def identity(self) -> list[str]:
+        config, hashes = self.config, self.files.hashes()
+        if self._targets:
+            return ["aligned", config.encoding, *hashes, *self._targets.hashes()]
+        if self._pair:
+            return ["pattern", config.pattern, config.encoding, *hashes]
+        documents = [config.document, config.separator, config.encoding, *hashes]
+        if not self._label:
+            return documents
+        found = [as_label(self._label_in(path), config.label_names, "label", str(path)) for path in self.files.found]
+        return [hash_of("text", *documents), *found]
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        if not self._targets:
+            yield from super().records(fields)
+            return
+        for source, target in zip(self.files.found, self._targets.found, strict=True):
+            yield from self._read_aligned(source, target)
+
+    def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        return self._read_pairs(path, self._pair) if self._pair else self._read_documents(path)
+
+    def _read_documents(self, path: Path) -> Iterator[tuple[Record, str]]:
+        where, label = str(path), self._label_in(path)
+        split = {"file": _whole, "line": lines_of, "paragraph": _paragraphs, "separator": self._separated}
+        with open_text(path, self.config.encoding) as file:
+            for text in split[self.config.document](file):
+                if not self._label or text.strip():
+                    yield {"text": text, "label": label}, where
+
+    def _label_in(self, path: Path) -> str:
+        if not self._label:
+            return ""
+        match = self._label.search(path.as_posix())
+        if match is None or not match["label"]:
+            raise UserError(f"{path}: label_pattern {self._label.pattern!r} finds no label in this path.")
+        return match["label"]
+
+    def _read_pairs(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
+        """Yields each line by the groups of the pattern, which must match the whole line."""
+        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+            if not line.strip():
+                continue
+            where, match = f"{path}, line {number}", pattern.fullmatch(line)
+            if match is None or match["source"] is None or match["target"] is None:
+                raise UserError(f"{where}: pattern {pattern.pattern!r} does not match {line!r:.60}.")
+            yield match.groupdict(), where
+
+    def _read_aligned(self, source: Path, target: Path) -> Iterator[tuple[Record, str]]:
+        """Yields line i of one file with line i of the other."""
+        lines = read_lines(source, self.config.encoding), read_lines(target, self.config.encoding)
+        number = 0
+        for number, (one, other) in enumerate(zip_longest(*lines), start=1):
+            if one is None or other is None:
+                shorter, longer = number - 1, number + sum(1 for side in lines for _ in side)
+                counts = (shorter, longer) if one is None else (longer, shorter)
+                raise UserError(
+                    f"{source} has {counts[0]:,} lines and {target} {counts[1]:,}: line i of one belongs to line i of "
+                    "the other, so one of them is the wrong file, or incomplete."
+                )
+            yield {"source": one, "target": other}, f"{source}, line {number}"
+        if number == 0:
+            raise UserError(f"{source} and {target}: there is no line in them.")
+
+    def _separated(self, file: TextIO) -> Iterator[str]:
+        """Yields the texts between separators, without the line ends beside these."""
+        separator, rest = self.config.separator, ""
+        while block := file.read(READ_CHARACTERS):
+            if block.endswith("\r"):
+                block += file.read(1)  # so that no CR LF is cut in two
+            *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)
+            yield from (text.strip("\n") for text in texts)
+        if rest.strip("\n"):
+            yield rest.strip("\n")
+
+
+def _whole(file: TextIO) -> Iterator[str]:
+    text = file.read().replace("\r\n", "\n")
+    if text:
+        yield text
+
+
+def _paragraphs(file: TextIO) -> Iterator[str]:
+    lines: list[str] = []
+    for line in lines_of(file):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield "\n".join(lines)
+            lines = []
+    if lines:
+        yield "\n".join(lines)
+
+
+def _compiled(config: SourceConfig, setting: str, groups: Iterable[str], examples: str) -> re.Pattern[str] | None:
+    """Returns the regular expression of a setting; None if it is empty. Raises UserError if a group is missing."""
+    pattern = getattr(config, setting)
+    if not pattern:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{setting} {pattern!r}: not a regular expression ({error}).") from error
+    if missing := sorted(set(groups) - set(compiled.groupindex)):
+        raise UserError(
+            f"{setting} {pattern!r}: it has no group named {' and none named '.join(missing)}; write e.g. {examples}."
+        )
+    return compiled

@@ -1,0 +1,50 @@
+"""UTF-8 bytes as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from lm.config import TokenizerConfig
+from lm.data.tokenizing.base import BOS, EOS, Offsets, Tokenizer
+
+
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes, after three special tokens."""
+
+    kind = "bytes"
+    doc = "UTF-8 bytes"
+    learns = False
+    file_name = "bytes.txt"
+    base_size = 3 + 256
+    bos_id = BOS
+    eos_id = EOS
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> ByteTokenizer:
+        return cls()
+
+    def encode(self, text: str) -> list[int]:
+        return (np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist()
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [(i, i + 1) for i, character in enumerate(text) for _ in character.encode("utf-8")]
+
+    def _decode(self, ids: list[int]) -> str:
+        return bytes(i - 3 for i in ids).decode("utf-8", errors="replace")
+
+    def _piece(self, token: int) -> str:
+        value = token - 3
+        return chr(value) if 32 <= value < 127 or value in (9, 10) else f"<0x{value:02X}>"
+
+    def _starts_word(self, token: int) -> bool:
+        return bytes([token - 3]).isspace()
+
+    def _content(self) -> bytes:
+        return b"id = byte + 3; 0, 1 and 2 are padding, bos and eos\n"
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> ByteTokenizer:
+        return cls()

@@ -1,0 +1,219 @@
+"""SentencePiece models: their training on an even sample of the text, in bounded memory, and their use."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lm.config import TokenizerConfig
+from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.errors import UserError
+
+LONGEST_LINE = 2000  # characters given to SentencePiece at a time; it skips longer ones
+LONGEST_IN_BYTES = 4 * LONGEST_LINE
+THREADS = 4  # fixed, because the sums of the expectation step depend on it
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model: our own, which is lossless, or a published one, which may normalise the text."""
+
+    kind = "sentencepiece"
+    doc = "a model trained on the text, or that of `path`"
+    file_type = "SentencePiece model"
+    file_name = "sentencepiece.model"
+
+    def __init__(self, model: bytes):
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.load_from_serialized_proto(model)
+        processor = self._processor
+        self.base_size = processor.get_piece_size()
+        self.unk_id = processor.unk_id()
+        if max(processor.bos_id(), processor.eos_id()) < 0:
+            raise ValueError("it has neither a bos nor an eos piece")
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else processor.eos_id()
+        self.eos_id = processor.eos_id() if processor.eos_id() >= 0 else processor.bos_id()
+        self.pad_id = max(processor.pad_id(), 0)
+        self._joints = self._find_joints()
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
+        return cls(train_model(config, texts))
+
+    def _find_joints(self) -> dict[str, list[int]]:
+        """Returns the characters at which text can be cut and encoded in parts, with their ids.
+
+        In our own models no piece but "\\n" holds a line end, so long documents are encoded line by line. U+2581 is
+        written as bytes, because SentencePiece would decode it as a space. Published models have no joints.
+        """
+        processor = self._processor
+        newline = processor.piece_to_id("\n")
+        space_symbol = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in "\u2581".encode()]
+        probe = "  a\n\n  b "
+        exact = newline != self.unk_id and processor.encode("\n") == [newline]
+        exact = exact and self.unk_id not in space_symbol and processor.decode(processor.encode(probe)) == probe
+        return {"\n": [newline], "\u2581": space_symbol} if exact else {}
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if not self._joints:
+            return self._processor.encode(list(texts))
+        cut = [self._cut(text) for text in texts]
+        encoded = iter(self._processor.encode([part for parts in cut for part in parts[::2]]))
+        batch = []
+        for parts in cut:
+            ids = list(next(encoded))
+            for joint in parts[1::2]:
+                ids += self._joints[joint]
+                ids += next(encoded)
+            batch.append(ids)
+        return batch
+
+    def _cut(self, text: str) -> list[str]:
+        """Returns text and joints in turn, with text at both ends."""
+        return re.split("([\n\u2581])", text) if self._joints else [text]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        ids: list[int] = []
+        offsets: Offsets = []
+        position = 0
+        for part in self._cut(text):
+            joint = self._joints.get(part)
+            found, spans = (joint, [(0, 1)] * len(joint)) if joint else self._part_with_offsets(part)
+            ids += found
+            offsets += [(position + begin, position + end) for begin, end in spans]
+            position += len(part)
+        return ids, offsets
+
+    def _part_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        """Returns ids and offsets as the library finds them, although it may normalise the text.
+
+        If a character becomes several tokens (the bytes of one that is no piece, the letters of a ligature), the
+        library assigns it to the last of them and nothing to the others. Here all of them get the character. A space
+        that was put before the text gets nothing.
+        """
+        try:
+            found = self._processor.encode(text, out_type="offset_mapping")
+            ids, spans = list(found["ids"]), found["offsets"]
+        except (RuntimeError, ValueError):  # an older release without them
+            older: Any = "immutable_proto"
+            pieces = self._processor.encode(text, out_type=older).pieces
+            ids, spans = [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+        offsets: Offsets = []
+        following = len(text), len(text)
+        for token, (begin, end) in zip(reversed(ids), reversed(spans), strict=True):
+            if begin == end == following[0] and self._processor.id_to_piece(token) != "\u2581":
+                begin, end = following
+            following = begin, end
+            offsets.append(following)
+        return ids, offsets[::-1]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+    def _piece(self, token: int) -> str:
+        if token == self.unk_id:
+            return "<unk>"
+        return self._processor.id_to_piece(token).replace("\u2581", " ")
+
+    def _is_text(self, token: int) -> bool:
+        if token < self.base_size and (self._processor.is_control(token) or self._processor.is_unused(token)):
+            return False
+        return super()._is_text(token)
+
+    def _starts_word(self, token: int) -> bool:
+        if self._processor.is_byte(token):
+            return bytes([int(self._processor.id_to_piece(token)[1:-1], 16)]).isspace()
+        return super()._starts_word(token)
+
+    def _special(self) -> dict[int, str]:
+        names = {self.bos_id: "<bos>", self.eos_id: "<eos>"}
+        return names | ({self.pad_id: "<pad>"} if self._processor.pad_id() >= 0 else {})
+
+    def _content(self) -> bytes:
+        return self._model
+
+
+def train_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
+    """Returns a serialised, lossless model. Raises UserError if the vocabulary does not suit the text."""
+    import sentencepiece
+
+    sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
+    if not sample:
+        raise UserError("config.data.tokenizer: there is no training text to train a vocabulary on.")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample),
+            model_writer=model,
+            model_type=config.algorithm,
+            vocab_size=config.vocab_size,
+            # Decoding restores the text to the byte:
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            byte_fallback=True,
+            user_defined_symbols=["\n"],
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            max_sentence_length=LONGEST_IN_BYTES,
+            num_threads=THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_explain(config, str(error))) from error
+    return model.getvalue()
+
+
+def _explain(config: TokenizerConfig, message: str) -> str:
+    """Returns the message for an error of SentencePiece, with the setting to change and the value to set."""
+    where = f"config.data.tokenizer.vocab_size: {config.vocab_size}"
+    if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
+        return f"{where} is more than this training text can fill; set it to {found[1]} or less, or add text."
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return f"{where} cannot hold the characters of this training text; set it to more than {found[1]}."
+    return f"{where}: SentencePiece could not be trained on this text ({message.splitlines()[0]})."
+
+
+def split_texts(texts: Iterable[str]) -> Iterator[str]:
+    """Yields lines of bounded length, cut before a space if there is one. No vocabulary piece spans a cut."""
+    for text in texts:
+        for line in text.split("\n"):
+            while len(line) > LONGEST_LINE:
+                cut = line.rfind(" ", 1, LONGEST_LINE)
+                cut = cut if cut > 0 else LONGEST_LINE
+                yield line[:cut]
+                line = line[cut:]
+            if line:
+                yield line
+
+
+def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
+    """Returns as many lines as fit into `max_bytes` of UTF-8, a uniform sample of all lines, in their order.
+
+    Each line has a pseudo-random key that depends on its number alone; those with the smallest keys are kept. So one
+    pass is enough, memory is bounded, and the same lines give the same sample.
+    """
+    kept: list[tuple[int, int, str, int]] = []  # a heap with the largest key first: (-key, number, line, bytes)
+    total = 0
+    for number, line in enumerate(lines):
+        size = len(line.encode("utf-8"))
+        key = int.from_bytes(hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8).digest(), "little")
+        if total + size > max_bytes and kept and -key <= kept[0][0]:
+            continue  # full, and this line would be the first to be removed
+        heapq.heappush(kept, (-key, number, line, size))
+        total += size
+        while total > max_bytes and len(kept) > 1:
+            total -= heapq.heappop(kept)[3]
+    return [line for _, _, line, _ in sorted(kept, key=lambda each: each[1])]
