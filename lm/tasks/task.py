@@ -19,8 +19,8 @@ from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Examples
 from lm.data.packing import EvalRows, PackedEvalRows, PackedTrainRows, TrainRows
 from lm.data.packing.layout import RowLayout
+from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
-from lm.data.storing.store import Store
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.evaluator import Evaluator, Report
