@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
-from lm.data.packing import EvalRows, TrainRows, WindowEvalRows, WindowTrainRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing import EvalRows, RowLayout, TrainRows, WindowEvalRows, WindowTrainRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.compression import xz_bits_per_byte

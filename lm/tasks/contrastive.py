@@ -10,8 +10,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
-from lm.data.packing import EvalRows, PackedEvalRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing import EvalRows, PackedEvalRows, RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.metrics import contrastive_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator

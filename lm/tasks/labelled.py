@@ -9,8 +9,7 @@ from typing import Any
 
 from lm.config import CleaningConfig, Config, SourceConfig
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing import PackedEvalRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing import PackedEvalRows, RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.reading.raw import Labelled

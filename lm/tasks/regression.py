@@ -10,9 +10,8 @@ import numpy as np
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
-from lm.data.examples.labelled import LabelledExamples
-from lm.data.examples.texts import TextExamples
-from lm.data.packing.layout import RowLayout
+from lm.data.examples.labelled import LabelledExamples, TextExamples
+from lm.data.packing import RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore

@@ -17,8 +17,7 @@ from jax.sharding import Mesh
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Examples
-from lm.data.packing import EvalRows, PackedEvalRows, PackedTrainRows, TrainRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing import EvalRows, PackedEvalRows, PackedTrainRows, RowLayout, TrainRows
 from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
-from lm.data.examples.corruption import Infilling, PrefixLm, SpanCorruption, Ul2
-from lm.data.packing import PackedEvalRows, PackedTrainRows, WindowEvalRows, WindowTrainRows
-from lm.data.packing.layout import RowLayout
+from lm.data.examples.denoising import Infilling, PrefixLm, SpanCorruption, Ul2
+from lm.data.packing import PackedEvalRows, PackedTrainRows, RowLayout, WindowEvalRows, WindowTrainRows
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from lm.errors import UserError
 from lm.parallel.mesh import batch_sharding, make_mesh

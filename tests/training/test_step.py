@@ -12,7 +12,7 @@ import pytest
 from lm.batch import Batch
 from lm.config import Config, defaults, source
 from lm.data.examples.example import from_pair
-from lm.data.packing.layout import RowLayout
+from lm.data.packing import RowLayout
 from lm.data.packing.windows import Windows, next_token_batch
 from lm.models.transformer.stack import stack_layers, unstack_layers
 from lm.models.transformer.wiring import build_model

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -28,8 +27,7 @@ from lm.data import order
 from lm.data.storing.token_store import TokenStore
 
 
-@dataclass(frozen=True)
-class Windows:
+class Windows(NamedTuple):
     """Packed windows, before they become inputs and targets. All int32."""
 
     tokens_RM: np.ndarray  # 0 for padding
@@ -88,20 +86,20 @@ def next_token_batch(windows: Windows) -> Batch:
 
 
 def num_training_rows(num_tokens: int, sequence_length: int) -> int:
-    """Returns the rows of an epoch: how often L targets fit into the stream, which must hold one window."""
+    """Returns the number of rows of an epoch: how often L targets fit into the stream, which must hold one window."""
     assert num_tokens > sequence_length, (num_tokens, sequence_length)
     return num_tokens // sequence_length
 
 
 def num_evaluation_rows(num_tokens: int, sequence_length: int, stride: int) -> int:
-    """Returns the windows, each `stride` further, until the stream's last token has been a target."""
+    """Returns the number of windows, each `stride` further, until the stream's last token has been a target."""
     assert 0 < stride <= sequence_length, (stride, sequence_length)
     beyond_first = max(0, num_tokens - 1 - sequence_length)
     return 1 + -(-beyond_first // stride)
 
 
 def scored_targets(row_ids: np.ndarray, sequence_length: int, stride: int) -> np.ndarray:
-    """Returns which targets no earlier window has scored, bool (R, L). The first window scores all of its own."""
+    """Returns which targets no earlier window has scored, bool (R, L). The first window scores all its targets."""
     columns_L = np.arange(sequence_length)
     return (np.asarray(row_ids)[:, None] == 0) | (columns_L >= sequence_length - stride)[None, :]
 
@@ -119,7 +117,7 @@ class WindowTrainRows:
         self._weights = {name: config.data.train[name].weight for name in self._stores}
 
     def rows_per_epoch(self) -> dict[str, int]:
-        """Returns the rows of an epoch by source."""
+        """Returns the number of rows of an epoch by source."""
         return {name: num_training_rows(s.num_tokens, self._length) for name, s in self._stores.items()}
 
     def notes(self) -> dict[str, list[str]]:
@@ -147,21 +145,15 @@ class WindowTrainRows:
 
     def rows(self, step: int, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids` of the global batch of `step`, in that order, as NumPy arrays (R, L)."""
-        return next_token_batch(self.windows(step, row_ids))
-
-    def windows(self, step: int, row_ids: Sequence[int]) -> Windows:
-        """Returns the same rows as windows (R, M)."""
         located = self.locate(step, row_ids)
-        whole = Windows(*(np.zeros((len(located), self._length + 1), np.int32) for _ in range(3)))
+        whole = Windows(*np.zeros((3, len(located), self._length + 1), np.int32))
         for name, store in self._stores.items():
-            chosen = [i for i, place in enumerate(located) if place[0] == name]
-            if not chosen:
-                continue
-            starts = [self._start(*located[i]) for i in chosen]
-            some = cut_windows(store.tokens, store.starts, np.array(starts), self._length + 1, circular=True)
-            for field in ("tokens_RM", "segments_RM", "positions_RM"):
-                getattr(whole, field)[chosen] = getattr(some, field)
-        return whole
+            chosen = [i for i, (source, _, _) in enumerate(located) if source == name]
+            starts = np.array([self._start(*located[i]) for i in chosen])
+            some = cut_windows(store.tokens, store.starts, starts, self._length + 1, circular=True)
+            for whole_RM, some_RM in zip(whole, some, strict=True):
+                whole_RM[chosen] = some_RM
+        return next_token_batch(whole)
 
     def _start(self, name: str, epoch: int, row: int) -> int:
         # Another offset in each epoch, so that rows are not cut at the same tokens again.
@@ -176,11 +168,9 @@ class WindowEvalRows:
     """All windows of one store, each target scored exactly once; ids past the end give padding.
 
     Attributes:
-        totals: what the losses are divided by: `targets` (scored tokens: all except each document's bos),
+        totals: the divisors of the losses: `targets` (scored tokens: all except the bos of each document),
             `documents`, `bytes`, `words`, `unknown` (see `token_store`).
     """
-
-    missing = ""
 
     def __init__(self, store: TokenStore, sequence_length: int, stride: int):
         self._store, self._length, self._stride = store, sequence_length, stride
@@ -191,7 +181,7 @@ class WindowEvalRows:
         }
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
-        """Returns rows `row_ids`, in that order, (R, L), with weight 0 where an earlier window has scored."""
+        """Returns rows `row_ids`, in that order, (R, L); targets that an earlier window has scored have weight 0."""
         ids_R = np.asarray(row_ids, np.int64)
         # With a short stride a row past the last one could start within the stream; it is padding all the same.
         starts_R = np.where(ids_R < self.num_rows, ids_R * self._stride, self._store.num_tokens)

@@ -13,7 +13,7 @@ import pytest
 from lm.config import Config, defaults, source
 from lm.data.examples.example import Example, Examples
 from lm.data.packing import PackedEvalRows, PackedTrainRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.packed import RowLayout
 from lm.data.packing.prefetch import prefetch
 
 BATCH, SOURCE, LENGTH = 8, 24, 20
@@ -30,7 +30,6 @@ class Numbered(Examples):
         self.count, self.seed = count, seed
 
     text = property(lambda self: {"documents": self.count + 7, "bytes": 0, "words": 0, "unknown": 3})
-    missing = "made up"
 
     def __len__(self):
         return self.count
@@ -200,35 +199,9 @@ def test_evaluation_has_each_example_of_epoch_0_once_and_then_padding(kind):
     assert rows.num_rows < len(found) and not found[rows.num_rows]
     weights = sum(batch.weights.sum() for batch in batches)
     assert weights == rows.totals["targets"] == sum(examples.make(0, i).weights_T.sum() for i in range(100))
-    assert rows.totals == {"targets": weights, **examples.text} and rows.missing == "made up"
+    assert rows.totals == {"targets": weights, **examples.text}
     least = max(math.ceil(sizes.sum() / each) for sizes, each in zip(examples.sizes(0), layout.capacities, strict=True))
     assert least <= rows.num_rows < 100
     beyond = rows.rows([rows.num_rows, rows.num_rows + 7])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(beyond)) and beyond.shape == (2, LENGTH)
     assert (rows.rows([0]).types is not None) == layout.with_types
-
-
-class Halves(OneSided):
-    """Each example as two segments."""
-
-    def segments(self, epoch, index):
-        whole = self.make(epoch, index)
-        cut = len(whole.tokens_T) // 2
-        return [
-            Example(*(each[part] for each in (whole.tokens_T, whole.targets_T, whole.weights_T, whole.types_T)))
-            for part in (slice(cut), slice(cut, None))
-        ]
-
-
-def test_the_segments_of_an_example_lie_next_to_each_other_in_one_row():
-    whole, halves = OneSided(30), Halves(30)
-    evaluated = [PackedEvalRows(each, ONE_SIDED) for each in (whole, halves)]
-    trained = [PackedTrainRows(make_config(a=1.0), {"a": each}, ONE_SIDED) for each in (whole, halves)]
-    batches = [tuple(each.rows(range(5)) for each in evaluated)]
-    batches += [tuple(each.rows(step, range(BATCH)) for each in trained) for step in (0, 3)]
-    for one, other in batches:
-        assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.weights, other.weights)
-        assert np.array_equal(one.segments, (other.segments + 1) // 2)
-        begins = np.diff(other.segments, axis=1, prepend=0) > 0
-        assert not other.positions[begins].any() and begins.sum() == other.segments.max(axis=1).sum()
-    assert evaluated[0].totals == evaluated[1].totals
