@@ -1,4 +1,4 @@
-"""Random draws by key, values kept by epoch, and the mixture of data sources: whatever decides an order.
+"""Random draws by key, and values that are kept by epoch.
 
 A key is a row of plain values such as ("offset", seed, source name, epoch). The same key gives the same draw in every
 process, so nothing random has a state that would have to be saved or sent.
@@ -7,10 +7,9 @@ process, so nothing random has a state that would have to be saved or sent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import grain
 import numpy as np
 
 T = TypeVar("T")
@@ -51,10 +50,3 @@ class EpochCache(Generic[T]):
                 self._values.pop(next(iter(self._values)))
             self._values[epoch] = make(epoch)
         return self._values[epoch]
-
-
-def mix(orders: Mapping[str, grain.MapDataset], weights: Mapping[str, float]) -> grain.MapDataset:
-    """Returns endless data sets, by data source, as one in which each has its share of every stretch."""
-    if len(orders) == 1:
-        return next(iter(orders.values()))
-    return grain.MapDataset.mix(list(orders.values()), weights=[weights[name] for name in orders])

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing import PackedEvalRows
+from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
 from lm.evaluation.evaluator import HasLoss, Report, choose_rows
 from lm.evaluation.intervals import Interval, intervals
@@ -76,7 +76,7 @@ class PredictionEvaluator:
         task: PredictsLabels,
         config: Config,
         model: Any,
-        rows: Mapping[str, PackedEvalRows],
+        rows: Mapping[str, EvalRows],
         mesh: Mesh,
         *,
         name: str = "valid",
@@ -169,7 +169,7 @@ def whole_examples(examples: LabelledExamples, present: Container[int]) -> dict[
     return {raw: numbers for raw, numbers in of_raw.items() if all(number in present for number in numbers)}
 
 
-def _labelled(rows: PackedEvalRows) -> LabelledExamples:
+def _labelled(rows: EvalRows) -> LabelledExamples:
     assert isinstance(rows.examples, LabelledExamples), rows.examples
     return rows.examples
 
@@ -178,7 +178,7 @@ def _with_loss(sums: Sums, metrics: dict[str, float]) -> dict[str, float]:
     return {"loss": sums.nll / sums.weight if sums.weight else math.nan, **metrics}
 
 
-def _by_example(rows: PackedEvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _by_example(rows: EvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     sizes = rows.examples.sizes(0)[0]
     for row, logits_LC in zip(row_ids.tolist(), logits_RLC, strict=True):
         for example, first in rows.starts(row):

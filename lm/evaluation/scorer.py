@@ -15,8 +15,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
-from lm.data.packing import EvalRows
 from lm.data.packing.prefetch import prefetch
+from lm.data.packing.rows import EvalRows
 from lm.evaluation.evaluator import HasLoss
 from lm.models.transformer.wiring import Model
 from lm.objectives.cross_entropy import LossSums

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm.config import ObjectiveConfig
-from lm.data.packing import EvalRows
+from lm.data.packing.rows import EvalRows
 from lm.evaluation.evaluator import HasLoss, Report, choose_rows
 from lm.evaluation.metrics import Sums, loss_of
 from lm.evaluation.scorer import Scorer

@@ -10,7 +10,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
-from lm.data.packing import EvalRows, PackedEvalRows, RowLayout
+from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.metrics import contrastive_metrics
 from lm.evaluation.token_evaluator import TokenEvaluator
@@ -69,9 +69,7 @@ class Contrastive(PairTask):
 
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
         layout = self.layout(config)
-        return {
-            name: PackedEvalRows(each, layout) for name, each in self.examples(config, tokenizer, stores, False).items()
-        }
+        return {name: EvalRows(each, layout) for name, each in self.examples(config, tokenizer, stores, False).items()}
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return contrastive_loss(output.embedding, output.source_embedding, batch, config.temperature)

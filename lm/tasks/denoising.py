@@ -11,7 +11,7 @@ import numpy as np
 from lm.config import Config
 from lm.data.examples.denoising import Denoiser, DenoisingExamples, Infilling, PrefixLm, SpanCorruption, Ul2
 from lm.data.examples.example import Examples
-from lm.data.packing import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.metrics import token_metrics

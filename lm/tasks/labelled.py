@@ -9,7 +9,7 @@ from typing import Any
 
 from lm.config import CleaningConfig, Config, SourceConfig
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing import PackedEvalRows, RowLayout
+from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.reading.raw import Labelled
@@ -157,7 +157,7 @@ class LabelledTask(Task):
         """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example number."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        rows = {name: each for name, each in setup.rows.items() if isinstance(each, PackedEvalRows)}
+        rows = {name: each for name, each in setup.rows.items() if isinstance(each, EvalRows)}
         evaluator: RowEvaluator = PredictionEvaluator(
             self,
             setup.config,

@@ -12,7 +12,7 @@ from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.masked import MaskedExamples, NextSentenceExamples, build_masking
-from lm.data.packing import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.compression import unigram_entropy
 from lm.evaluation.metrics import masked_metrics

@@ -11,7 +11,7 @@ import numpy as np
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.labelled import LabelledExamples, TextExamples
-from lm.data.packing import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore

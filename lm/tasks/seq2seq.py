@@ -10,7 +10,7 @@ from lm.config import Config
 from lm.config.schema import entries
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairExamples
-from lm.data.packing import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.reading.cleaning import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation

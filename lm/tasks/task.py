@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Examples
-from lm.data.packing import EvalRows, PackedEvalRows, PackedTrainRows, RowLayout, TrainRows
+from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
@@ -211,7 +211,9 @@ class Task(abc.ABC):
         for name, each in examples.items():
             if not len(each):
                 raise UserError(f"config.data.train.{name}: {self.reason_without_examples(config)}")
-        return PackedTrainRows(config, examples, self.layout(config))
+        layout = self.layout(config)
+        sources = {name: PackedRows(name, each, config.seed, layout) for name, each in examples.items()}
+        return TrainRows(config, sources, layout)
 
     def reason_without_examples(self, config: Config) -> str:
         """Returns why a source that is not empty may give no example, and what to do."""
@@ -224,7 +226,7 @@ class Task(abc.ABC):
         """
         layout = self.layout(config)
         examples = self.examples(config, tokenizer, stores, False)
-        rows: dict[str, EvalRows] = {name: PackedEvalRows(each, layout) for name, each in examples.items() if len(each)}
+        rows: dict[str, EvalRows] = {name: EvalRows(each, layout) for name, each in examples.items() if len(each)}
         if not rows:
             raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
         return rows

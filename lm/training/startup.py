@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lm import costs as flops
 from lm.config import Config
-from lm.data.packing import TrainRows
+from lm.data.packing.rows import TrainRows
 from lm.models.transformer.wiring import count_parameters
 from lm.parallel.distributed import describe_processes
 from lm.reporting.progress import short_number

@@ -15,7 +15,7 @@ import pytest
 
 from lm.batch import Output
 from lm.config import Config, MeshConfig
-from lm.data.packing import PackedEvalRows
+from lm.data.packing.rows import EvalRows
 from lm.data.reading.labelled import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.tokenizers import ByteTokenizer
@@ -69,7 +69,7 @@ def metrics_of(objective):
 def rows_of(config, raw):
     task = task_of(config)
     store = ExampleStore("s", list(raw), task.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, [])
-    return PackedEvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
+    return EvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
 
 
 def evaluation(config, sources, ahead=0, devices=1, **options):

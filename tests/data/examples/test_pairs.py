@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from lm.data.examples.pairs import PairedTexts, PairExamples
-from lm.data.packing import PackedEvalRows
-from lm.data.packing.packed import RowLayout
+from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.storing.token_store import PairStore
 from lm.data.tokenizing.tokenizers import ByteTokenizer
 from tests.data.examples.stores import make_store
@@ -83,7 +82,7 @@ def test_paired_texts_are_cut_and_ended_once_and_each_pair_fills_a_row(tmp_path)
     pairs = [tuple("abcdefghijklmnop"[:size] for size in each) for each in sizes]
     examples = PairedTexts(make_pairs(tmp_path, pairs), LENGTH)
     assert all(each.tolist() == [LENGTH] * 5 for each in examples.sizes(0)) and len(examples.sizes(0)) == 2
-    rows = PackedEvalRows(examples, RowLayout(LENGTH, LENGTH))
+    rows = EvalRows(examples, RowLayout(LENGTH, LENGTH))
     assert rows.num_rows == rows.totals["targets"] == 5
     assert rows.totals == {"targets": 5, "documents": 5, "bytes": 0, "words": 0, "unknown": 0}
     numbers = [4, 1, 2, 0, 3]

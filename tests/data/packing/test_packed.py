@@ -12,9 +12,8 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.data.examples.example import Example, Examples
-from lm.data.packing import PackedEvalRows, PackedTrainRows
-from lm.data.packing.packed import RowLayout
 from lm.data.packing.prefetch import prefetch
+from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 
 BATCH, SOURCE, LENGTH = 8, 24, 20
 ONE_SIDED, TWO_SIDED = RowLayout(LENGTH, with_types=True), RowLayout(LENGTH, SOURCE)
@@ -70,6 +69,12 @@ def make_config(**weights):
     return Config.from_dict(values.to_dict())
 
 
+def train_rows(config, examples, layout):
+    return TrainRows(
+        config, {name: PackedRows(name, each, config.seed, layout) for name, each in examples.items()}, layout
+    )
+
+
 @pytest.fixture(params=KINDS)
 def kind(request):
     return KINDS[request.param]
@@ -78,12 +83,12 @@ def kind(request):
 @pytest.fixture
 def rows(kind):
     examples, layout = kind
-    return PackedTrainRows(make_config(a=1.0), {"a": examples(150)}, layout)
+    return train_rows(make_config(a=1.0), {"a": examples(150)}, layout)
 
 
 @pytest.fixture
 def mixed():
-    return PackedTrainRows(make_config(a=3.0, b=1.0), {"a": Numbered(40), "b": Numbered(150, seed=1)}, TWO_SIDED)
+    return train_rows(make_config(a=3.0, b=1.0), {"a": Numbered(40), "b": Numbered(150, seed=1)}, TWO_SIDED)
 
 
 def equal(one, other):
@@ -161,7 +166,7 @@ def test_sources_are_mixed_by_weight_and_each_repeats_for_itself(mixed):
 def test_the_seed_decides():
     config = make_config(a=1.0)
     one, same, other = (
-        PackedTrainRows(dataclasses.replace(config, seed=seed), {"a": Numbered(150)}, TWO_SIDED) for seed in (0, 0, 1)
+        train_rows(dataclasses.replace(config, seed=seed), {"a": Numbered(150)}, TWO_SIDED) for seed in (0, 0, 1)
     )
     assert equal(one.rows(3, range(BATCH)), same.rows(3, range(BATCH)))
     assert not equal(one.rows(3, range(BATCH)), other.rows(3, range(BATCH)))
@@ -179,7 +184,7 @@ def test_a_worker_process_makes_the_same_rows(mixed):
 
 
 def test_one_small_example_is_a_whole_epoch():
-    rows = PackedTrainRows(make_config(a=1.0), {"a": Numbered(1)}, TWO_SIDED)
+    rows = train_rows(make_config(a=1.0), {"a": Numbered(1)}, TWO_SIDED)
     assert rows.locate(2, range(BATCH)) == [("a", 16 + r, 0) for r in range(BATCH)]
 
 
@@ -191,7 +196,7 @@ def test_only_the_plans_of_the_last_epochs_are_kept_and_none_is_sent_to_workers(
 
 def test_evaluation_has_each_example_of_epoch_0_once_and_then_padding(kind):
     examples, layout = kind[0](100), kind[1]
-    rows = PackedEvalRows(examples, layout)
+    rows = EvalRows(examples, layout)
     batches = [rows.rows(np.arange(i, i + BATCH)) for i in range(0, rows.num_rows + BATCH, BATCH)]
     found = [examples_of(batch, row) for batch in batches for row in range(BATCH)]
     assert [index for row in found for index, _ in row] == list(range(100))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lm.data.packing import WindowTrainRows
 from lm.data.packing.prefetch import prefetch
 from lm.errors import UserError
 from lm.runs.prepare import prepare
+from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, equal, make_config
 
 
@@ -23,7 +23,8 @@ from tests.data.packing.texts import BATCH, equal, make_config
 def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     config = make_config(folder, a=(60, 3.0), b=(200, 1.0))
-    return WindowTrainRows(config, prepare(config, folder / "run").stores["train"])
+    prepared = prepare(config, folder / "run")
+    return task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
 
 
 def make_batch(rows, step):

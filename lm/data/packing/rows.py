@@ -1,20 +1,19 @@
-"""Packed rows of numbered examples: which of them share a row, where its tokens are, and `batch = f(config, step)`.
+"""Rows of examples, and `batch = f(config, step)`: which examples share a row, and where in it their tokens are.
 
 A row has one capacity or several: tokens, source tokens, masked tokens. Examples are taken in a given order and put
 into the row until the next one exceeds one of its capacities; that one opens a new row (next-fit). No example is
 cut, each is in one row, and none sees another. Segment i of each side of a row is the i-th of its examples.
 
-In each epoch of training the examples of a source are shuffled and packed anew, by random numbers with a key. The
-rows of a source are those of epoch 0, then of epoch 1, and so on without end; element i of the mixture of all sources
-depends on (seed, i) alone, and row r of the global batch of step s is element s * batch_size + r. The number of rows
-of an epoch is known only once it is packed, so a start at a late step packs the earlier epochs once (about a second
-for five million examples). Resuming costs nothing else.
+The training rows of a data source are those of epoch 0, then of epoch 1, and so on without end. Element i of the
+mixture of all sources depends on (seed, i) alone, and row r of the global batch of step s is element
+s * batch_size + r. So a host computes only its own rows, and there is no iterator state to save.
 
 Shape letters: E examples, R rows, T tokens of one side of all examples.
 """
 
 from __future__ import annotations
 
+import abc
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,17 +116,46 @@ class _Side:
         return flat.reshape(self._shape)
 
 
-class _Epochs:
-    """The rows of one source, numbered through all epochs."""
+class RowSource(abc.ABC):
+    """The training rows of one data source. Picklable.
+
+    Attributes:
+        kind: what a row is called.
+        notes: messages about how its examples were made.
+    """
+
+    kind: str
+    notes: Sequence[str] = ()
+
+    @abc.abstractmethod
+    def num_rows(self, epoch: int) -> int: ...
+
+    @abc.abstractmethod
+    def locate(self, index: int) -> tuple[int, int]:
+        """Returns (epoch, row of the epoch) of the row with this number, counted through all epochs."""
+
+    @abc.abstractmethod
+    def row(self, epoch: int, row: int) -> list[Example]:
+        """Returns the examples of a row."""
+
+
+class PackedRows(RowSource):
+    """Examples that are shuffled and packed anew in each epoch, by random numbers with a key.
+
+    The number of rows of an epoch is known only once it is packed, so a start at a late step packs the earlier epochs
+    once (about a second for five million examples). Resuming costs nothing else.
+    """
+
+    kind = "packed row"
 
     def __init__(self, name: str, examples: Examples, seed: int, layout: RowLayout):
         assert len(examples), f"{name} has no examples"
-        self._name, self.examples, self._seed, self._layout = name, examples, seed, layout
+        self._examples, self._key, self._capacities = examples, (seed, name), layout.capacities
+        self.notes = examples.notes
         self._ends: list[int] = []  # number of rows in all epochs up to and including this one
         self._kept = order.EpochCache[tuple[np.ndarray, np.ndarray]]()
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row of the epoch) of the row with this number."""
         while not self._ends or self._ends[-1] <= index:
             self._ends.append((self._ends or [0])[-1] + self.num_rows(len(self._ends)))
         epoch = bisect.bisect_right(self._ends, index)
@@ -137,46 +165,33 @@ class _Epochs:
         return len(self._kept.get(epoch, self._pack)[1]) - 1
 
     def row(self, epoch: int, row: int) -> list[Example]:
-        """Returns the examples of a row."""
         order_E, bounds = self._kept.get(epoch, self._pack)
-        return [self.examples.make(epoch, i) for i in order_E[bounds[row] : bounds[row + 1]].tolist()]
+        return [self._examples.make(epoch, i) for i in order_E[bounds[row] : bounds[row + 1]].tolist()]
 
     def _pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        order_E = order.generator("shuffle", self._seed, self._name, epoch).permutation(len(self.examples))
-        return order_E, plan(self.examples.sizes(epoch), order_E, self._layout.capacities)
+        order_E = order.generator("shuffle", *self._key, epoch).permutation(len(self._examples))
+        return order_E, plan(self._examples.sizes(epoch), order_E, self._capacities)
 
 
-class PackedTrainRows:
-    """Packed rows of training batches, without end. Picklable, so worker processes can make them too.
+class TrainRows:
+    """Rows of training batches, without end. Picklable, so worker processes can make them too."""
 
-    Args:
-        examples: by source name, none of them without an example.
-    """
-
-    kind = "packed row"
-
-    def __init__(self, config: Config, examples: Mapping[str, Examples], layout: RowLayout):
-        self._batch_size, self._layout = config.train.batch_size, layout
-        self._weights = {name: config.data.train[name].weight for name in examples}
-        self._sources = {name: _Epochs(name, each, config.seed, layout) for name, each in examples.items()}
-
-    @cached_property
-    def _order(self) -> grain.MapDataset:
-        """Element i is (source name, number of the row)."""
+    def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
+        self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
+        self.kind = next(iter(sources.values())).kind
         one = grain.MapDataset.range(1)
-        orders = {name: one.map_with_index(partial(_number_row, name)).repeat() for name in self._sources}
-        return order.mix(orders, self._weights)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_order"}
+        orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
+        weights = [config.data.train[name].weight for name in sources]
+        # Element i is (source name, number of the row). In every stretch each source has its share.
+        self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self) -> dict[str, int]:
-        """Returns the number of rows of epoch 0 by source; later epochs are packed anew and may differ a little."""
-        return {name: epochs.num_rows(0) for name, epochs in self._sources.items()}
+        """Returns the number of rows of epoch 0 by source; packed anew, later epochs may differ a little."""
+        return {name: source.num_rows(0) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
-        """Returns the notes of the examples by source."""
-        return {name: list(epochs.examples.notes) for name, epochs in self._sources.items()}
+        """Returns the notes of the sources."""
+        return {name: list(source.notes) for name, source in self._sources.items()}
 
     def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
         """Returns (source name, epoch, row of the epoch) of rows of the global batch of `step`."""
@@ -194,15 +209,17 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
     return name, index
 
 
-class PackedEvalRows:
-    """All examples of one source as packed rows, each example once and in order; ids past the end give padding.
+class EvalRows:
+    """All examples of one source in rows, each example once and in order; ids past the end give padding.
 
     Examples that are drawn at random are those of epoch 0, so every evaluation scores the same ones.
     """
 
     def __init__(self, examples: Examples, layout: RowLayout):
         self.examples, self._layout = examples, layout
-        self._bounds = plan(examples.sizes(0), np.arange(len(examples)), layout.capacities)
+        sizes = examples.sizes(0)
+        self._sizes_E = sizes[0]
+        self._bounds = plan(sizes, np.arange(len(examples)), layout.capacities)
         self.num_rows = len(self._bounds) - 1
 
     @cached_property
@@ -219,10 +236,6 @@ class PackedEvalRows:
         numbers = self._examples_of(row)
         sizes = self._sizes_E[numbers.start : numbers.stop]
         return list(zip(numbers, (np.cumsum(sizes) - sizes).tolist(), strict=True))
-
-    @cached_property
-    def _sizes_E(self) -> np.ndarray:
-        return self.examples.sizes(0)[0]
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids`, in that order, as NumPy arrays."""
