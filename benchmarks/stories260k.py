@@ -22,7 +22,8 @@ import numpy as np
 
 from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
-from lm.data.packing.windows import Windows, next_token_batch
+from lm.data.examples.example import Example
+from lm.data.packing.rows import RowLayout
 from lm.decoding.loop import generate
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import Vocabulary
@@ -159,10 +160,9 @@ def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> lis
 
     found = []
     for document in documents:
-        tokens_1M = np.zeros((1, model.max_length + 1), np.int32)  # one length: compiled once
-        tokens_1M[0, : len(document)] = document
-        positions_1M = np.arange(tokens_1M.shape[1], dtype=np.int32)[None]
-        batch = next_token_batch(Windows(tokens_1M, (positions_1M < len(document)).astype(np.int32), positions_1M))
+        inputs_T, targets_T = np.array(document[:-1], np.int32), np.array(document[1:], np.int32)
+        example = Example(inputs_T, targets_T, np.ones(len(targets_T), np.float32))
+        batch = RowLayout(model.max_length).lay_out([[example]])  # one length: compiled once
         sums = sums_of(params, batch)
         found.append((float(sums.nll), int(sums.weight)))
     return found

@@ -1,26 +1,29 @@
-"""What decides an order: numbers and generators drawn by key, and the mixture of sources.
+"""Random draws by key, and values that are kept by epoch.
 
-A key is a row of plain values such as ("offset", seed, source name, epoch). The same key gives the same
-draw in every process, so nothing random has a state that would have to be saved or sent.
+A key is a row of plain values such as ("offset", seed, source name, epoch). The same key gives the same draw in every
+process, so nothing random has a state that would have to be saved or sent.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-import grain
 import numpy as np
+
+T = TypeVar("T")
+
+EPOCHS_KEPT = 2  # batches prepared ahead may already belong to the next epoch
 
 
 def number(*key: Any, below: int) -> int:
-    """A whole number in [0, below)."""
+    """Returns a whole number in [0, below)."""
     return int.from_bytes(_digest(key)[:8], "big") % below
 
 
 def generator(*key: Any) -> np.random.Generator:
-    """A generator of its own for this key. Philox is cheap to start: about 15 microseconds."""
+    """Returns a new generator for this key. Philox is cheap to start: about 15 microseconds."""
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key)[:16], "big")))
 
 
@@ -28,8 +31,22 @@ def _digest(key: tuple[Any, ...]) -> bytes:
     return hashlib.sha256("/".join(map(str, key)).encode()).digest()
 
 
-def mix(orders: Mapping[str, grain.MapDataset], weights: Mapping[str, float]) -> grain.MapDataset:
-    """Endless data sets by source name, as one in which each has its share in every stretch."""
-    if len(orders) == 1:
-        return next(iter(orders.values()))
-    return grain.MapDataset.mix(list(orders.values()), weights=[weights[name] for name in orders])
+class EpochCache(Generic[T]):
+    """Values by epoch, of which the last few are kept. It pickles empty: what a key decides can be made again."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, T] = {}
+
+    def __reduce__(self) -> tuple[type[EpochCache], tuple[()]]:
+        return EpochCache, ()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, epoch: int, make: Callable[[int], T]) -> T:
+        """Returns the value of this epoch, made by `make(epoch)` if it is not kept."""
+        if epoch not in self._values:
+            while len(self._values) >= EPOCHS_KEPT:
+                self._values.pop(next(iter(self._values)))
+            self._values[epoch] = make(epoch)
+        return self._values[epoch]

@@ -14,7 +14,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing import PackedEvalRows
+from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.evaluator import EvaluationSetup
@@ -131,7 +131,7 @@ def whole_examples(examples: LabelledExamples, present: Container[int]) -> dict[
     return {raw: numbers for raw, numbers in of_raw.items() if all(number in present for number in numbers)}
 
 
-def _by_example(rows: PackedEvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _by_example(rows: EvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     sizes = rows.examples.sizes(0)[0]
     for row, logits_LC in zip(row_ids.tolist(), logits_RLC, strict=True):
         for example, first in rows.starts(row):

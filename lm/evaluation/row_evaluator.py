@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec
 
 from lm.batch import Array, Batch, Output
 from lm.config import ObjectiveConfig
-from lm.data.packing import EvalRows
 from lm.data.packing.prefetch import prefetch
+from lm.data.packing.rows import EvalRows
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lm.data.packing import EvalRows
+from lm.data.packing.rows import EvalRows
 from lm.evaluation.evaluator import EvaluationSetup
 from lm.evaluation.row_evaluator import HasLoss, RowEvaluator, Scored
 from lm.evaluation.token_metrics import Sums

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import Config
+from lm.data.storing import Store
 from lm.data.storing.splits import nothing_in, split_sources
-from lm.data.storing.store import Store
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError

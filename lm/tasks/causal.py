@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
-from lm.data.packing import EvalRows, TrainRows, WindowEvalRows, WindowTrainRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
+from lm.data.packing.windows import WindowExamples, WindowRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.compression import xz_bits_per_byte
@@ -48,11 +48,16 @@ class Causal(DocumentTask):
         return RowLayout(config.data.sequence_length)
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> TrainRows:
-        return WindowTrainRows(config, stores)
+        length = config.data.sequence_length
+        sources = {name: WindowRows(name, store, config.seed, length) for name, store in token_stores(stores).items()}
+        return TrainRows(config, sources, self.layout(config))
 
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
-        length, stride = config.data.sequence_length, config.eval.stride
-        return {name: WindowEvalRows(store, length, stride) for name, store in token_stores(stores).items()}
+        length, stride, layout = config.data.sequence_length, config.eval.stride, self.layout(config)
+        return {
+            name: EvalRows(WindowExamples(store, length, stride), layout)
+            for name, store in token_stores(stores).items()
+        }
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [TokenEvaluator(self, setup, language_metrics, missing_metrics)]

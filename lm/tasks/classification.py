@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.labelled import LabelledExamples
-from lm.data.examples.texts import TextExamples, TextTokens
+from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer

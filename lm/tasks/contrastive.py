@@ -10,7 +10,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics

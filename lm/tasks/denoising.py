@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.corruption import Denoiser, Infilling, PrefixLm, SpanCorruption, Ul2
-from lm.data.examples.denoising import DenoisingExamples
+from lm.data.examples.denoising import Denoiser, DenoisingExamples, Infilling, PrefixLm, SpanCorruption, Ul2
 from lm.data.examples.example import Examples
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError

@@ -32,12 +32,9 @@ class DocumentTask(Task):
             identity = store_identity(source, reader.fingerprint(), tokenizers.target)
         if config.data.cleaning.unicode:
             identity["unicode"] = unicodedata.unidata_version
-
-        def read(rules: Cleaner) -> Iterator[str]:
-            return (text for text, _ in source.read(reader, rules))
-
         rules = Cleaner(config.data.cleaning)
-        return token_store.open_or_build(cache, identity, source.label_of_side, tokenizers.target, read, rules)
+        texts = (text for text, _ in source.read(reader, rules))
+        return token_store.open_or_build(cache, identity, source.label_of_side, tokenizers.target, texts, rules)
 
 
 def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm.config import CleaningConfig, Config
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import Cleaner, clean_text
 from lm.data.reading.raw import Labelled

@@ -11,9 +11,8 @@ import numpy as np
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
-from lm.data.examples.masked import MaskedExamples, NextSentenceExamples
-from lm.data.examples.masking import build_masking
-from lm.data.packing.layout import RowLayout
+from lm.data.examples.masked import MaskedExamples, NextSentenceExamples, build_masking
+from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.compression import unigram_entropy

@@ -8,7 +8,7 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.examples.example import Examples
-from lm.data.packing import EvalRows, PackedEvalRows, PackedTrainRows, TrainRows
+from lm.data.packing.rows import EvalRows, PackedRows, TrainRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.tasks.task import Task
@@ -43,11 +43,13 @@ class PackedTask(Task):
         for name, each in examples.items():
             if not len(each):
                 raise UserError(f"config.data.train.{name}: {self.reason_without_examples(config)}")
-        return PackedTrainRows(config, examples, self.layout(config))
+        layout = self.layout(config)
+        sources = {name: PackedRows(name, each, config.seed, layout) for name, each in examples.items()}
+        return TrainRows(config, sources, layout)
 
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
         layout, examples = self.layout(config), self.examples(config, tokenizer, stores, False)
-        rows: dict[str, EvalRows] = {name: PackedEvalRows(each, layout) for name, each in examples.items() if len(each)}
+        rows = {name: EvalRows(each, layout) for name, each in examples.items() if len(each)}
         if not rows:
             raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
         return rows

@@ -13,8 +13,8 @@ from lm.data.reading import open_reader
 from lm.data.reading.cleaning import PairCleaner
 from lm.data.reading.raw import Pair
 from lm.data.storing import token_store
-from lm.data.storing.pair_store import PairStore
 from lm.data.storing.splits import SplitSource, named_errors, split_sources
+from lm.data.storing.token_store import PairStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.tasks.documents import store_identity
@@ -74,12 +74,9 @@ class PairTask(PackedTask):
             }
         if data.cleaning.unicode or data.pairs.source_script or data.pairs.target_script:
             identity["unicode"] = unicodedata.unidata_version
-
-        def read(rules: PairCleaner) -> Iterator[str]:
-            return (getattr(pair, side) for pair, _ in self._read(source, rules))
-
-        label = f"{source.label_of_side}, {side}s"
-        return token_store.open_or_build(cache, identity, label, tokenizer, read, self._rules(source))
+        label, rules = f"{source.label_of_side}, {side}s", self._rules(source)
+        texts = (getattr(pair, side) for pair, _ in self._read(source, rules))
+        return token_store.open_or_build(cache, identity, label, tokenizer, texts, rules)
 
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs of a split by source name, in the order of its stores.

@@ -9,9 +9,8 @@ import numpy as np
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
-from lm.data.examples.labelled import LabelledExamples
-from lm.data.examples.texts import TextExamples
-from lm.data.packing.layout import RowLayout
+from lm.data.examples.labelled import LabelledExamples, TextExamples
+from lm.data.packing.rows import RowLayout
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 from lm.config import Config
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairExamples
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.rows import RowLayout
 from lm.data.reading.cleaning import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation

@@ -14,11 +14,10 @@ import numpy as np
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
-from lm.data.packing import EvalRows, TrainRows
-from lm.data.packing.layout import RowLayout
+from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
 from lm.data.reading import check_source
+from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
-from lm.data.storing.store import Store
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator

@@ -19,8 +19,8 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.config.command import DONE, SAVED_ON_SIGNAL
 from lm.costs import peak_flops
-from lm.data.packing import TrainRows
 from lm.data.packing.prefetch import prefetch
+from lm.data.packing.rows import TrainRows
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.protocol import Model

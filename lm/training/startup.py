@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lm.config import Config
 from lm.costs import estimate_memory
-from lm.data.packing import TrainRows
+from lm.data.packing.rows import TrainRows
 from lm.models.parameters import count_parameters
 from lm.models.protocol import Model
 from lm.parallel.distributed import describe_processes

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
-from lm.data.packing.windows import WindowEvalRows, Windows, next_token_batch
+from lm.data.examples.example import Example
+from lm.data.packing.rows import EvalRows, RowLayout
+from lm.data.packing.windows import WindowExamples
 from lm.evaluation.evaluator import EvaluationSetup, choose
 from lm.evaluation.row_evaluator import forward_batch
 from lm.evaluation.token_evaluator import TokenEvaluator
@@ -55,6 +57,10 @@ def store(lengths, seed=0, unknown=0):
 PLAIN = ObjectiveConfig()
 
 
+def window_rows(data, length, stride):
+    return EvalRows(WindowExamples(data, length, stride), RowLayout(length))
+
+
 def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
@@ -96,13 +102,9 @@ def brute_force(model, params, data, stride):
         windows = [s for s in range(0, data.num_tokens, stride) if s < index <= s + LENGTH]
         begin = max(min(windows), data.starts[document])
         context = data.tokens[begin:index].astype(np.int32)
-        row = np.zeros((1, LENGTH + 1), np.int32)
-        row[0, : len(context)] = context
-        segments = (np.arange(LENGTH + 1) < len(context))[None].astype(np.int32)
-        positions = np.arange(LENGTH + 1, dtype=np.int32)[None] * segments
-        log_probabilities = np.asarray(apply(next_token_batch(Windows(row, segments, positions))), np.float64)[
-            0, len(context) - 1
-        ]
+        example = Example(context, np.zeros_like(context), np.zeros(len(context), np.float32))
+        batch = RowLayout(LENGTH).lay_out([[example]])
+        log_probabilities = np.asarray(apply(batch), np.float64)[0, len(context) - 1]
         nll -= log_probabilities[data.tokens[index]]
         correct += int(np.argmax(log_probabilities) == data.tokens[index])
         counted += 1
@@ -113,7 +115,7 @@ def brute_force(model, params, data, stride):
 def test_metrics_equal_loop_over_tokens(model, params, stride):
     data = store([30, 1, 0, 9, 22])
     nll, correct, counted = brute_force(model, params, data, stride)
-    got = evaluator(model, WindowEvalRows(data, LENGTH, stride)).evaluate(params, step=7)
+    got = evaluator(model, window_rows(data, LENGTH, stride)).evaluate(params, step=7)
     assert got["valid/tokens"] == counted == data.num_tokens - data.num_documents
     assert got["valid/loss"] == pytest.approx(nll / counted, rel=1e-5)
     assert got["valid/perplexity"] == pytest.approx(math.exp(nll / counted), rel=1e-4)
@@ -126,13 +128,13 @@ def test_metrics_equal_loop_over_tokens(model, params, stride):
 def test_stride_changes_the_loss_of_this_model(model, params):
     """Else the test above could not see a wrong window."""
     data = store([30, 1, 0, 9, 22])
-    losses = [evaluator(model, WindowEvalRows(data, LENGTH, s)).evaluate(params, 0)["valid/loss"] for s in (16, 1)]
+    losses = [evaluator(model, window_rows(data, LENGTH, s)).evaluate(params, 0)["valid/loss"] for s in (16, 1)]
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
 @pytest.mark.parametrize(("sizes", "batch_size"), [((8, 1, 1), 3), ((2, 2, 2), 16)])
 def test_metrics_do_not_depend_on_mesh_and_batch_size(model, boxed, params, sizes, batch_size):
-    rows = WindowEvalRows(store([50, 40, 33, 60, 7]), LENGTH, 5)
+    rows = window_rows(store([50, 40, 33, 60, 7]), LENGTH, 5)
     want = evaluator(model, rows).evaluate(params, 0)
     mesh = make_mesh(MeshConfig(*sizes))
     placed = jax.device_put(params, param_shardings(boxed, mesh))
@@ -146,8 +148,8 @@ def test_metrics_do_not_depend_on_mesh_and_batch_size(model, boxed, params, size
 
 def test_data_sources_are_scored_apart_and_together(model, params):
     parts = {
-        "a": WindowEvalRows(store([40, 3], seed=1), LENGTH, LENGTH),
-        "b": WindowEvalRows(store([9], seed=2), LENGTH, LENGTH),
+        "a": window_rows(store([40, 3], seed=1), LENGTH, LENGTH),
+        "b": window_rows(store([9], seed=2), LENGTH, LENGTH),
     }
     got = evaluator(model, parts, name="test").evaluate(params, 0)
     alone = {source: evaluator(model, rows, name="test").evaluate(params, 0) for source, rows in parts.items()}
@@ -159,7 +161,7 @@ def test_data_sources_are_scored_apart_and_together(model, params):
 
 
 def test_later_evaluations_reuse_the_compiled_forward_pass(model, params):
-    rows = {name: WindowEvalRows(store([length]), LENGTH, 4) for name, length in (("a", 100), ("b", 5))}
+    rows = {name: window_rows(store([length]), LENGTH, 4) for name, length in (("a", 100), ("b", 5))}
     each = evaluator(model, rows)
     first, compiled = each.evaluate(params, 1), forward_batch._cache_size()
     assert compiled > 0 and each.evaluate(params, 2) == first
@@ -168,7 +170,7 @@ def test_later_evaluations_reuse_the_compiled_forward_pass(model, params):
 
 
 def test_limited_rows_are_spread_over_the_split_and_reported(model, params):
-    rows = WindowEvalRows(store([500]), LENGTH, LENGTH)
+    rows = window_rows(store([500]), LENGTH, LENGTH)
     seen = []
     part = evaluator(model, rows, max_rows=10, report=lambda done, total: seen.append((done, total)))
     got = part.evaluate(params, 0)
@@ -184,21 +186,21 @@ def test_limited_rows_are_spread_over_the_split_and_reported(model, params):
 
 
 def test_missing_row_is_an_error(model, params):
-    rows = WindowEvalRows(store([50]), LENGTH, LENGTH)
+    rows = window_rows(store([50]), LENGTH, LENGTH)
     rows.num_rows -= 1
     with pytest.raises(AssertionError, match="text"):
         evaluator(model, rows).evaluate(params, 0)
 
 
 def test_lossy_tokenizer_is_the_reason_for_missing_metrics(model, params):
-    each = evaluator(model, WindowEvalRows(store([20], unknown=2), LENGTH, LENGTH))
+    each = evaluator(model, window_rows(store([20], unknown=2), LENGTH, LENGTH))
     assert "valid/bits_per_byte" not in each.evaluate(params, 0)
     assert "2 unknown tokens" in each.missing["bits_per_byte"]
-    assert evaluator(model, WindowEvalRows(store([20]), LENGTH, LENGTH)).missing == {}
+    assert evaluator(model, window_rows(store([20]), LENGTH, LENGTH)).missing == {}
 
 
 def test_loss_is_the_plain_cross_entropy(model, params):
-    rows = {"text": WindowEvalRows(store([50]), LENGTH, LENGTH)}
+    rows = {"text": window_rows(store([50]), LENGTH, LENGTH)}
     smoothed = ObjectiveConfig(label_smoothing=0.2, z_loss=0.1)
     got = evaluator(model, rows, objective=smoothed).evaluate(params, 0)
     assert got == evaluator(model, rows).evaluate(params, 0)
@@ -206,6 +208,6 @@ def test_loss_is_the_plain_cross_entropy(model, params):
 
 def test_model_that_is_not_finite_is_scored_without_error(model, params):
     broken = jax.tree.map(lambda x: x * np.float32(np.nan), params)
-    got = evaluator(model, WindowEvalRows(store([20]), LENGTH, LENGTH)).evaluate(broken, 0)
+    got = evaluator(model, window_rows(store([20]), LENGTH, LENGTH)).evaluate(broken, 0)
     assert math.isnan(got["valid/loss"]) and got["valid/tokens"] == 21
     json.dumps(got)

@@ -16,7 +16,7 @@ import pytest
 from lm.batch import Output
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
-from lm.data.packing import PackedEvalRows
+from lm.data.packing.rows import EvalRows
 from lm.data.reading.raw import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.bytes import ByteTokenizer
@@ -73,7 +73,7 @@ def rows_of(config, raw):
     store = ExampleStore(
         "s", list(raw), task.tokens.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, []
     )
-    return PackedEvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
+    return EvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
 
 
 def evaluation(config, sources, ahead=0, devices=1, max_rows=0, **options):

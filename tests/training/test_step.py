@@ -12,8 +12,7 @@ import pytest
 from lm.batch import Batch
 from lm.config import Config, defaults, source
 from lm.data.examples.example import from_pair
-from lm.data.packing.layout import RowLayout
-from lm.data.packing.windows import Windows, next_token_batch
+from lm.data.packing.rows import RowLayout
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.objectives.cross_entropy import loss_sums
@@ -59,7 +58,9 @@ def ragged_batch(seed: int = 0) -> Batch:
         first, second = rng.integers(2, 6), rng.integers(1, 7)
         segments[row, :first], segments[row, first : first + second] = 1, 2
         positions[row, :first], positions[row, first : first + second] = np.arange(first), np.arange(second)
-    return next_token_batch(Windows(tokens, segments, positions))
+    scored = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    targets = np.where(scored, tokens[:, 1:], 0)
+    return Batch(tokens[:, :-1], targets, scored.astype(np.float32), positions[:, :-1], segments[:, :-1])
 
 
 def ragged_pairs(seed: int = 0) -> Batch:

@@ -1,7 +1,6 @@
-"""Examples of questions whose answer is a span of a context: `bos question eos context eos` (Devlin 2019).
+"""Question-answering examples: the answer is a span of a context, `bos question eos context eos` (Devlin 2019).
 
-Shape letters: E examples (windows), T tokens of one of them, X questions, U different contexts, N tokens of all
-contexts.
+Shape letters: E examples (windows), T tokens of one, X questions, U different contexts, N tokens of all contexts.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.example import Example
-from lm.data.examples.labelled import LabelledExamples
-from lm.data.examples.ragged import Ragged
+from lm.data.examples.labelled import LabelledExamples, Ragged
 from lm.data.reading.raw import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
@@ -26,11 +24,11 @@ UNANSWERABLE, UNKNOWN = -1, -2  # instead of token indices: a question without a
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """The tokens of questions and of their contexts, each of which is kept once."""
+    """The tokens of questions and of their contexts. A context of several questions is kept once."""
 
     questions: Ragged  # X rows
     contexts: Ragged  # U rows
-    offsets_N2: np.ndarray  # int32: the characters of each context token, without white space at the ends
+    offsets_N2: np.ndarray  # int32: the range of characters of each context token, without white space at the ends
     context_of_X: np.ndarray  # int64
 
     @classmethod
@@ -52,7 +50,7 @@ class AnswerTokens:
         return [self.questions.flat_N, self.contexts.flat_N]
 
     def context(self, question: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the tokens (T,) and the characters (T, 2) of a question's context."""
+        """Returns the tokens (T,) of a question's context and their ranges of characters (T, 2)."""
         row = self.context_of_X[question]
         return self.contexts[row], self.offsets_N2[self.contexts.starts[row] : self.contexts.starts[row + 1]]
 
@@ -61,10 +59,10 @@ class AnswerExamples(LabelledExamples):
     """A long context becomes several windows that overlap.
 
     A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, at most half of a
-    window. A target is 1 at the answer's first token, 2 at its last, 3 if they are the same, each with weight 1; for
-    a question without an answer it is 3 at bos in every window. An answer that is not entirely within a window is not
-    learnt there; in training such windows are left out. Of several answers the first that stands where its position
-    says is learnt.
+    window. The target is 1 at the answer's first token, 2 at its last, 3 if they are the same, with weight 1; for a
+    question without an answer it is 3 at bos in every window. An answer that is not entirely within a window is not
+    learnt there; in training such windows are left out. Of several answers the first one is learnt that stands in
+    the context at its given position.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -77,33 +75,27 @@ class AnswerExamples(LabelledExamples):
         self._stride_X = self._capacity_X - np.minimum(config.data.context_overlap, self._capacity_X // 2)
         self._context_X = self._tokens.contexts.lengths[self._tokens.context_of_X]
         self._windows_X = 1 + np.maximum(0, -(-(self._context_X - self._capacity_X) // self._stride_X))
-        self._answer_X2 = np.array(
-            [self._answer_of(number, example) for number, example in enumerate(store.raw)], np.int64
-        ).reshape(-1, 2)
+        answers = [self._answer_of(number, example) for number, example in enumerate(store.raw)]
+        self._answer_X2 = np.array(answers, np.int64).reshape(-1, 2)
         self.example_of = np.repeat(np.arange(len(questions)), self._windows_X)
-        nth_E = np.arange(len(self.example_of)) - np.repeat(
-            np.cumsum(self._windows_X) - self._windows_X, self._windows_X
-        )
+        first_windows_X = np.cumsum(self._windows_X) - self._windows_X
+        nth_E = np.arange(len(self.example_of)) - first_windows_X[self.example_of]
         self._start_E = nth_E * self._stride_X[self.example_of]
         self._end_E = np.minimum(self._start_E + self._capacity_X[self.example_of], self._context_X[self.example_of])
         first_E, last_E = self._answer_X2[self.example_of].T
         self._has_E = (first_E == UNANSWERABLE) | ((first_E >= self._start_E) & (last_E < self._end_E))
         if train:
-            kept = self._has_E
-            self.example_of, self._start_E, self._end_E, self._has_E = (
-                each[kept] for each in (self.example_of, self._start_E, self._end_E, self._has_E)
-            )
+            every = self.example_of, self._start_E, self._end_E, self._has_E
+            self.example_of, self._start_E, self._end_E, self._has_E = (each[self._has_E] for each in every)
         self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + 3
         total = len(questions)
         self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
         if train:
-            learnt = len(np.unique(self.example_of))
-            self._note_cut(
-                total - learnt, total, "questions are left out because no window has the whole of their answer"
-            )
+            lost = total - len(np.unique(self.example_of))
+            self._note_cut(lost, total, "questions are left out because no window has the whole of their answer")
 
     def _answer_of(self, number: int, example: Any) -> tuple[int, int]:
-        """The first and the last token of the answer that is learnt."""
+        """Returns the first and the last token of the answer that is learnt."""
         assert isinstance(example, Question), example
         if not example.answers:
             return UNANSWERABLE, UNANSWERABLE
@@ -114,7 +106,7 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns the characters of the context that each token stands for, without white space at their ends.
+        """Returns the range of the context's characters that each token stands for, without white space at its ends.
 
         int64 (T, 2); (-1, -1) outside the context. An answer from token i to token j is
         context[offsets[i, 0] : offsets[j, 1]].

@@ -1,14 +1,16 @@
-"""Chunks: the documents of a store, without bos and eos, cut into stretches that fit a row.
+"""Examples made from chunks: the documents of a store, without bos and eos, cut into stretches that fit a row.
 
-Shape letters: E chunks.
+Shape letters: E examples.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm.data.examples.example import Examples
 from lm.data.storing.token_store import TokenStore
 
 
@@ -20,38 +22,55 @@ class Chunks(NamedTuple):
     document_E: np.ndarray  # number of the document that the chunk was cut from
 
 
-def cut_documents(store: TokenStore, longest: int, shortest: int = 1) -> Chunks:
+class ChunkExamples(Examples):
+    """Base of the examples that are made from one chunk each, anew in each epoch.
+
+    Args:
+        longest, shortest: bounds of a chunk's tokens, as in `cut_documents`.
+        name: the data source. With the seed it decides all draws.
+    """
+
+    def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
+        self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_chunks"}
+
+    @cached_property
+    def _chunks(self) -> Chunks:
+        return cut_documents(self._store, self._longest, self._shortest)
+
+    @property
+    def text(self) -> dict[str, int]:
+        counts = self._store.counts
+        return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
+
+    def __len__(self) -> int:
+        return len(self._chunks.first_E)
+
+    def _tokens(self, first: int, length: int) -> np.ndarray:
+        """Returns tokens of the store, int32 (length,)."""
+        return np.asarray(self._store.tokens[first : first + length], np.int32)
+
+
+def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:
     """Returns each document as chunks of `longest` tokens and a rest, in order; `shortest` is 1 or 2.
 
     If `shortest` is 2 and the rest is a single token, it takes over a second token from the chunk before it (and is
     left out if that chunk has only two). Documents shorter than `shortest` give no chunk.
     """
     assert 1 <= shortest <= min(2, longest), (shortest, longest)
-    lengths = text_lengths(store)
+    lengths = store.text_lengths
     counts = -(-lengths // longest)
     rests = lengths - (counts - 1) * longest  # length of each document's last chunk
     lone = (lengths > 0) & (rests < shortest)
-    counts -= lone & (lengths < 2)
-    helped = lone & (lengths >= 2) & (longest > 2)
-    counts -= lone & (lengths >= 2) & (longest == 2)  # nothing can be given, so the token is left out
+    borrows = lone & (lengths >= 2) & (longest > 2)
+    counts -= lone & ~borrows
     document_E = np.repeat(np.arange(len(lengths)), counts)
     nth_E = np.arange(len(document_E)) - np.repeat(np.cumsum(counts) - counts, counts)
-    left_E = lengths[document_E] - nth_E * longest
-    is_last_E = nth_E == counts[document_E] - 1
-    helped_E = helped[document_E]
-    first_E = np.asarray(store.starts)[document_E] + 1 + nth_E * longest - (helped_E & is_last_E)
-    length_E = np.minimum(left_E, longest) + (helped_E & is_last_E)
-    length_E -= helped_E & (nth_E == counts[document_E] - 2)
+    borrows_E, chunks_after_E = borrows[document_E], counts[document_E] - 1 - nth_E
+    borrowed_E = borrows_E & (chunks_after_E == 0)
+    first_E = np.asarray(store.starts)[document_E] + 1 + nth_E * longest - borrowed_E
+    length_E = np.minimum(lengths[document_E] - nth_E * longest, longest) + borrowed_E
+    length_E -= borrows_E & (chunks_after_E == 1)
     return Chunks(first_E, length_E, document_E)
-
-
-def text_lengths(store: TokenStore) -> np.ndarray:
-    """Returns the number of tokens of each document without its bos and eos, int64."""
-    return np.diff(np.append(store.starts, store.num_tokens)) - 2
-
-
-def text_counts(store: TokenStore, documents: int, *, whole: bool) -> dict[str, int]:
-    """Returns `documents`, `bytes`, `words` and `unknown` of a store's text; bytes and words are 0 unless all of the
-    text is scored (`whole`)."""
-    text = {name: store.counts[name] if whole else 0 for name in ("bytes", "words")}
-    return {"documents": documents, **text, "unknown": store.counts["unknown"]}

@@ -1,27 +1,262 @@
-"""Examples for denoising: chunks of documents, corrupted anew in each epoch.
+"""Denoising: chunks of text, each corrupted anew in each epoch into a source and what the decoder has to write.
 
-Shape letters: E examples, D numbers drawn for an example.
+Each kind of corruption is a `Denoiser`, in pure NumPy. The sizes of an example depend on the length of its chunk and
+on a few numbers that are drawn for all chunks at once (`draw`), so rows can be packed before any example is made;
+`make` then draws the rest and keeps to these sizes. The caller supplies the random generator.
+
+Shape letters: n tokens of a chunk, E examples, D numbers drawn for an example.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
+import abc
+from collections.abc import Sequence
 
 import numpy as np
 
 from lm.data import order
-from lm.data.examples.chunks import Chunks, cut_documents, text_counts
-from lm.data.examples.corruption import Denoiser
-from lm.data.examples.epochs import KeptEpochs
-from lm.data.examples.example import Example, Examples, from_pair
+from lm.data.examples.chunks import ChunkExamples
+from lm.data.examples.example import Example, from_pair
 from lm.data.storing.token_store import TokenStore
+from lm.errors import UserError
+
+UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))  # mean length, share of the tokens
+UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # of these spans, and of the prefix LM
+UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # extra ids after the hundred for spans
+
+Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each with its end token
+Sizes = tuple[np.ndarray, np.ndarray]  # of source and target, int64 (E,) each
 
 
-class DenoisingExamples(Examples):
-    """Documents cut into chunks of `denoiser.longest_chunk` tokens and a rest. A single token gives no example."""
+def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the masked tokens and masked spans of chunks of 2 tokens or more, int64 (E,) each (Raffel 2020).
 
-    missing = "the targets are not the text as it was"
+    round(n density) tokens are masked, at least one and not all, in round(masked / mean_span) spans, at least one
+    and no more than the tokens that remain between them. Halves are rounded to even, as in T5.
+    """
+    lengths_E = np.asarray(lengths_E, np.int64)
+    noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
+    spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
+    return noise_E, np.minimum(spans_E, lengths_E - noise_E)
+
+
+def random_segments(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the sizes of `parts` segments, none empty, that add up to `total`; all cuts are equally likely."""
+    cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns T5's random spans, bool (n,). Kept and masked spans alternate, beginning with a kept one.
+
+    So the first token is never masked and the last one always is.
+    """
+    noise, spans = (int(each) for each in noise_counts(np.array(length), density, mean_span))
+    kept = random_segments(length - noise, spans, rng)
+    masked = random_segments(noise, spans, rng)
+    return np.repeat(np.tile([False, True], spans), np.stack([kept, masked], axis=1).reshape(-1))
+
+
+def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Corrupted:
+    """Returns T5's source and target (Raffel 2020, figure 2): masked span i becomes sentinel i, counted from 0.
+
+    Source: the text with each masked span replaced by its sentinel, then eos. Target: sentinel 0, the tokens of
+    span 0, sentinel 1, the tokens of span 1, ..., then eos. If the last token of the text is not masked, one more
+    sentinel comes before the target's eos, as in the figure: it stands for the kept text at the end, as every other
+    sentinel of the target stands for the kept text before its span. Masks from `noise_mask` end in a masked token, so
+    they have no such last sentinel; neither have T5's own: 512 source tokens go with 114 target tokens.
+    """
+    begins = mask & ~np.concatenate([[False], mask[:-1]])
+    spans = int(begins.sum())
+    closing = int(not mask[-1])
+    assert spans + closing <= len(sentinels), (spans, closing, len(sentinels))
+    source = np.array(tokens, np.int32)
+    source[begins] = sentinels[:spans]
+    masked = np.asarray(tokens, np.int32)[mask]
+    target = np.insert(masked, np.flatnonzero(begins[mask]), sentinels[:spans])
+    return _ended(source[~mask | begins], eos_id), _ended(target, *sentinels[spans : spans + closing], eos_id)
+
+
+def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
+    return np.concatenate([tokens, end]).astype(np.int32)
+
+
+class Denoiser(abc.ABC):
+    """One kind of corruption. Chunks have 2 tokens or more, and neither bos nor eos."""
+
+    @abc.abstractmethod
+    def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
+        """Returns whether an example of a chunk of this length fits the row, whatever is drawn, bool (E,)."""
+
+    @abc.abstractmethod
+    def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
+        """Returns the tokens of source and of target, int64 (E,) and (E,), end token included."""
+
+    @abc.abstractmethod
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
+        """Returns source and target of a chunk (n,), of exactly those sizes."""
+
+    def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns everything random that the sizes depend on, (E, D). By default there is nothing."""
+        return np.zeros((len(lengths_E), 0))
+
+    def longest_chunk(self, source_length: int, target_length: int) -> int:
+        """Returns the length up to which every chunk (of 2 tokens or more) fits a row of these lengths.
+
+        For span corruption this is T5's computation: 512 source tokens hold chunks of 568 at 15 % and a mean of 3.
+        Raises UserError if no chunk fits the row.
+        """
+        lengths = np.arange(2, source_length + target_length + 1)  # all tokens of a row come from the text
+        fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
+        if not fitting:
+            raise UserError(
+                f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
+                "too short for any example; lengthen them (or data.source_length)."
+            )
+        return fitting + 1
+
+
+class SpanCorruption(Denoiser):
+    """T5's corruption: the decoder writes the masked spans. Chunks have no more spans than there are sentinels."""
+
+    def __init__(self, density: float, mean_span: float, sentinels: Sequence[int], eos_id: int):
+        self._density, self._mean_span, self._eos_id = density, mean_span, eos_id
+        self._sentinels = np.array(sentinels, np.int32)
+
+    def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
+        _, spans_E = noise_counts(lengths_E, self._density, self._mean_span)
+        source_sizes_E, target_sizes_E = self.sizes(lengths_E, self.draw(lengths_E, np.random.default_rng(0)))
+        fits_E = (source_sizes_E <= source_length) & (target_sizes_E <= target_length)
+        return fits_E & (spans_E <= len(self._sentinels))
+
+    def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
+        noise_E, spans_E = noise_counts(lengths_E, self._density, self._mean_span)
+        return lengths_E - noise_E + spans_E + 1, noise_E + spans_E + 1
+
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
+        mask = noise_mask(len(tokens), self._density, self._mean_span, rng)
+        return corrupt(tokens, mask, self._sentinels, self._eos_id)
+
+
+class PrefixLm(Denoiser):
+    """The decoder continues the beginning of the text. All cuts are equally likely; neither side is empty."""
+
+    def __init__(self, eos_id: int):
+        self._eos_id = eos_id
+
+    def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
+        return lengths_E <= min(source_length, target_length)  # n - 1 tokens on one side, and eos
+
+    def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns where the text is cut, int64 (E, 1), from 1 to n - 1."""
+        return rng.integers(1, lengths_E)[:, None]
+
+    def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
+        return draws_ED[:, 0] + 1, lengths_E - draws_ED[:, 0] + 1
+
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
+        cut = int(draws_D[0])
+        return _ended(tokens[:cut], self._eos_id), _ended(tokens[cut:], self._eos_id)
+
+
+class Ul2(Denoiser):
+    """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), named by a mode token before the source.
+
+    R: spans of mean 3 and 8, 15 % of the tokens. X: spans of mean 3 and 8 at 50 %, of mean 64 at 15 % and 50 %.
+    S: prefix LM, cut anywhere, as in the code of the paper's appendix. Extra ids 100, 101 and 102 are the modes R, S
+    and X; the hundred before them are for the spans.
+    """
+
+    def __init__(self, extra_ids: Sequence[int], eos_id: int):
+        spans = [SpanCorruption(density, mean, extra_ids[:100], eos_id) for mean, density in UL2_SPANS]
+        self._denoisers: list[Denoiser] = [*spans, PrefixLm(eos_id)]
+        self._modes = [extra_ids[UL2_MODE_IDS[mode]] for mode in UL2_MODES]
+
+    def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
+        return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)
+
+    def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns the number of the denoiser and where a prefix LM would cut, int64 (E, 2)."""
+        which_E = rng.integers(0, len(self._denoisers), len(lengths_E))
+        return np.concatenate([which_E[:, None], self._denoisers[-1].draw(lengths_E, rng)], axis=1)
+
+    def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
+        source_sizes_E, target_sizes_E = np.zeros_like(lengths_E), np.zeros_like(lengths_E)
+        for number, denoiser in enumerate(self._denoisers):
+            mine = draws_ED[:, 0] == number
+            source_sizes_E[mine], target_sizes_E[mine] = denoiser.sizes(lengths_E[mine], draws_ED[mine, 1:])
+        return source_sizes_E + 1, target_sizes_E
+
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
+        number = int(draws_D[0])
+        source, target = self._denoisers[number].make(tokens, draws_D[1:], rng)
+        return np.concatenate([[self._modes[number]], source]).astype(np.int32), target
+
+
+class Infilling(Denoiser):
+    """BART's text infilling (Lewis 2020): spans of Poisson length become one mask each; the decoder writes all text.
+
+    Spans are drawn until they have round(n density) tokens (at least one, not all), and the last one is cut to that
+    number. Some have length 0: masks that replace nothing. Spans may lie anywhere in the text and next to each other.
+    There are never more spans than masked tokens, so a source is never longer than its target.
+
+    Sizes depend only on the number of spans k, which has a closed form: cut a Poisson process of rate 1 into stretches
+    of length lambda; the counts of the stretches are the lengths, and the last of m tokens falls at a time G, drawn
+    from Gamma(m), into stretch k = ceil(G / lambda). Given G, the other m - 1 tokens fall uniformly before it.
+
+    Args:
+        ends_sentence: bool (V,), the tokens that end a sentence, so that the sentences of the source are shuffled
+            before it is masked; None to leave them in order.
+    """
+
+    def __init__(
+        self, density: float, mean_span: float, mask_id: int, eos_id: int, ends_sentence: np.ndarray | None = None
+    ):
+        self._density, self._mean_span, self._mask_id, self._eos_id = density, mean_span, mask_id, eos_id
+        self._ends_sentence = ends_sentence
+
+    def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
+        return lengths_E + 1 <= min(source_length, target_length)
+
+    def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns the time G of the last masked token, float64 (E, 1)."""
+        noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
+        return np.minimum(rng.standard_gamma(noise_E), self._mean_span * noise_E)[:, None]
+
+    def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
+        noise_E, spans_E = self._counts(lengths_E, draws_ED)
+        return lengths_E - noise_E + spans_E + 1, lengths_E + 1
+
+    def _counts(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Masked tokens and spans."""
+        noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
+        spans_E = np.ceil(draws_ED[:, 0] / self._mean_span).astype(np.int64)
+        return noise_E, np.clip(spans_E, 1, noise_E)
+
+    def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
+        noise, spans = (int(each[0]) for each in self._counts(np.array([len(tokens)]), draws_D[None]))
+        target = _ended(tokens, self._eos_id)
+        if self._ends_sentence is not None:
+            tokens = permute_sentences(tokens, self._ends_sentence, rng)
+        stretches = (rng.random(noise - 1) * draws_D[0] / self._mean_span).astype(np.int64)
+        lengths = np.bincount(np.minimum(stretches, spans - 1), minlength=spans)
+        lengths[-1] += 1
+        # The kept tokens and the masks in order, and how many tokens of the text each stands for.
+        is_mask = rng.permutation(len(tokens) - noise + spans) < spans
+        widths = np.ones(len(is_mask), np.int64)
+        widths[is_mask] = rng.permutation(lengths)
+        begins = np.minimum(np.cumsum(widths) - widths, len(tokens) - 1)
+        return _ended(np.where(is_mask, self._mask_id, tokens[begins]), self._eos_id), target
+
+
+def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns the sentences of a chunk (n,) in a random order. `ends_sentence`, bool (V,): the tokens that end one."""
+    sentence = np.concatenate([[0], np.cumsum(ends_sentence[tokens[:-1]])])
+    return tokens[np.argsort(rng.permutation(int(sentence[-1]) + 1)[sentence], kind="stable")]
+
+
+class DenoisingExamples(ChunkExamples):
+    """Chunks of `denoiser.longest_chunk` tokens and a rest, corrupted. A single token gives no example."""
 
     def __init__(
         self,
@@ -33,24 +268,9 @@ class DenoisingExamples(Examples):
         seed: int,
         name: str,
     ):
-        self._store, self._denoiser, self._bos_id = store, denoiser, bos_id
-        self._seed, self._name = seed, name
-        self._longest = denoiser.longest_chunk(source_length, target_length)
-        self._kept = KeptEpochs[np.ndarray]()  # draws
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_chunks"}
-
-    @cached_property
-    def _chunks(self) -> Chunks:
-        return cut_documents(self._store, self._longest, shortest=2)
-
-    @property
-    def text(self) -> dict[str, int]:
-        return text_counts(self._store, self._store.num_documents, whole=False)
-
-    def __len__(self) -> int:
-        return len(self._chunks.first_E)
+        super().__init__(store, denoiser.longest_chunk(source_length, target_length), 2, seed, name)
+        self._denoiser, self._bos_id = denoiser, bos_id
+        self._kept = order.EpochCache[np.ndarray]()  # draws
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         source_sizes_E, target_sizes_E = self._denoiser.sizes(self._chunks.length_E, self._draws(epoch))
@@ -60,14 +280,12 @@ class DenoisingExamples(Examples):
         return int(self.sizes(0)[0].sum())
 
     def make(self, epoch: int, index: int) -> Example:
-        first, length = int(self._chunks.first_E[index]), int(self._chunks.length_E[index])
-        tokens = np.asarray(self._store.tokens[first : first + length], np.int32)
-        rng = order.generator("corrupt", self._seed, self._name, epoch, index)
-        source_S, target_T = self._denoiser.make(tokens, self._draws(epoch)[index], rng)
-        return from_pair(source_S, target_T, self._bos_id)
+        tokens = self._tokens(int(self._chunks.first_E[index]), int(self._chunks.length_E[index]))
+        rng = order.generator("corrupt", *self._key, epoch, index)
+        return from_pair(*self._denoiser.make(tokens, self._draws(epoch)[index], rng), self._bos_id)
 
     def _draws(self, epoch: int) -> np.ndarray:
         return self._kept.get(epoch, self._draw)
 
     def _draw(self, epoch: int) -> np.ndarray:
-        return self._denoiser.draw(self._chunks.length_E, order.generator("draw", self._seed, self._name, epoch))
+        return self._denoiser.draw(self._chunks.length_E, order.generator("draw", *self._key, epoch))

@@ -26,16 +26,14 @@ class Example:
 class Examples(abc.ABC):
     """Numbered examples of one data source, whose sizes are known before they are made. Picklable.
 
-    Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is asked for.
+    Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is requested.
     Every random draw has a key (seed, source name, epoch, number of the example), so all processes make the same
     examples, and each epoch has new ones.
 
     Attributes:
-        missing: why the counts of bytes and words in `text` are 0, or "" where they are right.
-        notes: what a person should know about how the examples were made.
+        notes: messages about how the examples were made, such as the number that were cut.
     """
 
-    missing: str = "the text is not what is predicted"
     notes: Sequence[str] = ()
 
     @abc.abstractmethod
@@ -43,34 +41,34 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns what each example takes of each capacity of a row, int64 (E,) each, in the order of
-        `RowLayout.capacities`: tokens, then source tokens, then masked tokens, as far as the layout has them."""
+        """Returns what each example takes of each capacity of a row, int64 (E,) each.
+
+        In the order of `RowLayout.capacities`: tokens, then source tokens, then masked tokens, as far as the layout
+        limits them.
+        """
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
         """Returns one example, of exactly the sizes that `sizes` gives."""
 
-    def segments(self, epoch: int, index: int) -> list[Example]:
-        """Returns the segments of one example, which lie next to each other in a row; by default there is one.
-
-        Segments do not see each other. Sizes are those of all segments together.
-        """
-        return [self.make(epoch, index)]
-
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """`documents`, `bytes`, `words` and `unknown` of the text that all targets spell (see `token_store`)."""
+        """`documents`, `bytes`, `words` and `unknown` of the text that all targets spell (see `token_store`).
+
+        Bytes and words are 0 unless the targets are all of the text.
+        """
 
     def num_targets(self) -> int:
         """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""
-        made = (segment for i in range(len(self)) for segment in self.segments(0, i))
-        return sum(int(np.count_nonzero(segment.weights_T)) for segment in made)
+        return sum(int(np.count_nonzero(self.make(0, i).weights_T)) for i in range(len(self)))
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
-    """Returns the example in which the decoder reads bos and the target without its last token, and predicts the
-    whole target. Both sides end with their end token."""
+    """Returns the example whose decoder reads bos and the target without its last token, and predicts all of it.
+
+    Both sides end with their end token.
+    """
     target_T = np.asarray(target_T, np.int32)
     inputs_T = np.concatenate([[bos_id], target_T[:-1]]).astype(np.int32)
     return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=np.asarray(source_S, np.int32))

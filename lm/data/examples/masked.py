@@ -1,25 +1,121 @@
-"""Examples for masked language modelling: chunks of documents, some of their tokens masked, anew in each epoch.
+"""Masked language modelling (Devlin 2019, section 3.1): which tokens are masked, and the examples made so.
 
-Shape letters: E examples, T tokens of one example.
+Shape letters: E examples, T tokens of one, n of its text (without special tokens), k masked, W words.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm.config import ObjectiveConfig
 from lm.data import order
-from lm.data.examples.chunks import Chunks, cut_documents, text_counts, text_lengths
-from lm.data.examples.epochs import KeptEpochs
-from lm.data.examples.example import Example, Examples
-from lm.data.examples.masking import Masking
+from lm.data.examples.chunks import ChunkExamples
+from lm.data.examples.example import Example
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
+MASK, RANDOM = 0.8, 0.1  # shares of the masked tokens; the others are read as they are
 
-class MaskedExamples(Examples):
+MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens read int32, targets int32, weights float32: (T,) each
+
+
+class Masking:
+    """Masks max(1, round(density n)) tokens of the text, with halves rounded to even; never a special token.
+
+    Each masked token, independently, is read as the mask (80 %), as a random token (10 %) or as it is (10 %).
+
+    With `word_starts` whole words are masked, as in BERT's later release: words in random order, as long as they fit
+    into that number of tokens, which may not be reached exactly. If no word fits, one of the shortest is masked. A
+    word is a token that starts one, or the first token of the text, with all tokens up to the next start. A special
+    token ends no word: if [SEP] cuts a word in two, both parts are masked or neither.
+
+    Args:
+        text_ids: int32, the tokens from which random ones are drawn uniformly.
+        word_starts: bool (V,), whether a token begins a word; None to mask single tokens.
+    """
+
+    def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
+        self._density, self._mask_id, self._word_starts = density, mask_id, word_starts
+        self._text_ids = np.asarray(text_ids, np.int32)
+
+    def number(self, texts_E: np.ndarray) -> np.ndarray:
+        """Returns the number of masked tokens of texts of these lengths, int64 (E,); a bound for whole words."""
+        return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
+
+    def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
+        """Returns the tokens to read, targets and weights of an example; `is_text_T` is False at its special tokens.
+
+        Targets are the masked tokens, with weight 1; elsewhere both are 0. Without text nothing is masked.
+        """
+        read_T = np.array(tokens_T, np.int32)
+        targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
+        text_n = np.flatnonzero(is_text_T)
+        if not len(text_n):
+            return read_T, targets_T, weights_T
+        wanted = int(self.number(np.array(len(text_n))))
+        if self._word_starts is None:
+            masked_k = text_n[rng.permutation(len(text_n))[:wanted]]
+        else:
+            masked_k = text_n[choose_words(self._word_starts[read_T[text_n]], wanted, rng)]
+        tokens_k = read_T[masked_k]
+        chance_k = rng.random(len(masked_k))
+        random_k = self._text_ids[rng.integers(0, len(self._text_ids), len(masked_k))]
+        kept_k = np.where(chance_k < MASK + RANDOM, random_k, tokens_k)
+        read_T[masked_k] = np.where(chance_k < MASK, self._mask_id, kept_k)
+        targets_T[masked_k] = tokens_k
+        weights_T[masked_k] = 1.0
+        return read_T, targets_T, weights_T
+
+
+def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the tokens of random words that have at most `wanted` tokens together, bool (n,); see `Masking`.
+
+    `starts_n` says where words begin; the first token always begins one.
+    """
+    begins_W = np.flatnonzero(starts_n[1:]) + 1
+    begins_W = np.concatenate([[0], begins_W])
+    sizes_W = np.diff(np.append(begins_W, len(starts_n)))
+    order_W = rng.permutation(len(sizes_W))
+    ordered_W = sizes_W[order_W]
+    # Words as long as they fit, up to the first that does not; after that every word that still fits.
+    count = int(np.searchsorted(np.cumsum(ordered_W), wanted, side="right"))
+    chosen_W = np.zeros(len(sizes_W), bool)
+    chosen_W[order_W[:count]] = True
+    left = wanted - int(ordered_W[:count].sum())
+    while left:
+        fitting = np.flatnonzero(ordered_W[count:] <= left)
+        if not len(fitting):
+            break
+        count += int(fitting[0]) + 1
+        chosen_W[order_W[count - 1]] = True
+        left -= int(ordered_W[count - 1])
+    if not chosen_W.any():
+        chosen_W[order_W[np.argmin(ordered_W)]] = True
+    return np.repeat(chosen_W, sizes_W)
+
+
+def build_masking(
+    objective: ObjectiveConfig, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None
+) -> Masking:
+    """Returns the masking of a config; `word_starts` is used only with objective.whole_words.
+
+    Raises UserError if the vocabulary does not mark where words begin.
+    """
+    text_ids = text_ids[text_ids != mask_id]
+    if not objective.whole_words:
+        return Masking(objective.noise_density, mask_id, text_ids)
+    assert word_starts is not None, "masking whole words requires to know where they begin"
+    if not word_starts.any():
+        raise UserError(
+            "config.objective.whole_words: no token of this vocabulary begins with white space or is marked as the "
+            "beginning of a word, so words cannot be recognised; set it to False."
+        )
+    return Masking(objective.noise_density, mask_id, text_ids, word_starts)
+
+
+class MaskedExamples(ChunkExamples):
     """Each chunk of a document as `bos chunk eos`, of which some tokens other than those two are masked.
 
     Args:
@@ -27,9 +123,8 @@ class MaskedExamples(Examples):
         count_masked: whether `sizes` also gives the number of masked tokens. It is not known for whole words.
     """
 
-    missing = "only masked tokens are predicted, not the text as it was"
     _specials = 2  # tokens of an example that are not from its chunk
-    _shortest = 1
+    _least = 1  # tokens of a chunk
 
     def __init__(
         self,
@@ -43,27 +138,14 @@ class MaskedExamples(Examples):
         *,
         count_masked: bool,
     ) -> None:
-        self._store, self._masking, self._bos_id, self._eos_id = store, masking, bos_id, eos_id
-        self._longest, self._key, self._count_masked = length - self._specials, (seed, name), count_masked
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_chunks"}
-
-    @cached_property
-    def _chunks(self) -> Chunks:
-        if self._longest < self._shortest:
+        longest = length - self._specials
+        if longest < self._least:
             raise UserError(
-                f"config.data.sequence_length: rows of {self._longest + self._specials} tokens have no space for text "
-                "beside the tokens around it; lengthen the rows."
+                f"config.data.sequence_length: rows of {length} tokens have no space for text beside the tokens "
+                "around it; lengthen the rows."
             )
-        return cut_documents(self._store, self._longest, self._shortest)
-
-    @property
-    def text(self) -> dict[str, int]:
-        return text_counts(self._store, self._store.num_documents, whole=False)
-
-    def __len__(self) -> int:
-        return len(self._chunks.first_E)
+        super().__init__(store, longest, self._least, seed, name)
+        self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         sizes_E = self._token_counts(epoch)
@@ -74,31 +156,23 @@ class MaskedExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         """Returns an example whose targets are the masked tokens, and 0 elsewhere."""
-        first, length = int(self._chunks.first_E[index]), int(self._chunks.length_E[index])
-        return self._example(epoch, index, [self._tokens(first, length)])
+        chunk = self._tokens(int(self._chunks.first_E[index]), int(self._chunks.length_E[index]))
+        return self._example(epoch, index, chunk)
 
-    def _tokens(self, first: int, length: int) -> np.ndarray:
-        return np.asarray(self._store.tokens[first : first + length], np.int32)
-
-    def _example(self, epoch: int, index: int, texts: list[np.ndarray]) -> Example:
-        """`bos text eos text eos ...`, masked."""
-        whole = [np.array([self._bos_id], np.int32)]
-        for text in texts:
-            whole += [text, np.array([self._eos_id], np.int32)]
-        tokens_T = np.concatenate(whole)
+    def _example(self, epoch: int, index: int, *texts: np.ndarray) -> Example:
+        """Returns `bos text eos text eos ...`, masked."""
+        ends = np.cumsum([len(text) + 1 for text in texts])
+        parts = [[self._bos_id], *(part for text in texts for part in (text, [self._eos_id]))]
+        tokens_T = np.concatenate(parts).astype(np.int32)
         is_text_T, types_T = np.ones(len(tokens_T), bool), np.zeros(len(tokens_T), np.int32)
-        is_text_T[0] = False
-        end = 0
-        for text in texts:
-            types_T[end + 1 :] = int(end > 0)
-            end += len(text) + 1
-            is_text_T[end] = False
+        is_text_T[[0, *ends]] = False
+        types_T[ends[0] + 1 :] = 1
         rng = order.generator("mask", *self._key, epoch, index)
         return Example(*self._masking.mask(tokens_T, is_text_T, rng), types_T)
 
 
 class _Pairs(NamedTuple):
-    """What is drawn for the pairs of an epoch: (E,) each."""
+    """The random choices of an epoch: (E,) each."""
 
     follows_E: np.ndarray  # bool
     cut_E: np.ndarray  # tokens of A
@@ -117,12 +191,12 @@ class NextSentenceExamples(MaskedExamples):
     """
 
     _specials = 3
-    _shortest = 2
+    _least = 2
 
     def __init__(self, store: TokenStore, *args: Any, **options: Any) -> None:
         super().__init__(store, *args, **options)
-        self._kept = KeptEpochs[_Pairs]()
-        if np.count_nonzero(text_lengths(store)) == 1:
+        self._kept = order.EpochCache[_Pairs]()
+        if np.count_nonzero(store.text_lengths) == 1:
             raise UserError(
                 f"config.data: source {self._key[1]} has only one document, and objective.next_sentence needs text "
                 "from another one; set it to False, or separate the documents of the text (`document`)."
@@ -136,7 +210,8 @@ class NextSentenceExamples(MaskedExamples):
         """Returns an example with types 0 up to the eos of A and then 1."""
         pairs = self._kept.get(epoch, self._draw)
         a = self._tokens(int(self._chunks.first_E[index]), int(pairs.cut_E[index]))
-        example = self._example(epoch, index, [a, self._tokens(int(pairs.first_E[index]), int(pairs.length_E[index]))])
+        b = self._tokens(int(pairs.first_E[index]), int(pairs.length_E[index]))
+        example = self._example(epoch, index, a, b)
         example.targets_T[0] = pairs.follows_E[index]
         return example
 
@@ -146,7 +221,7 @@ class NextSentenceExamples(MaskedExamples):
         follows_E = rng.random(len(document_E)) < 0.5
         cut_E = rng.integers(1, chunk_length_E)
         # The n-th token of all text outside the example's own document, and the document it lies in.
-        lengths = text_lengths(self._store)
+        lengths = self._store.text_lengths
         ends = np.cumsum(lengths)
         nth_E = rng.integers(0, ends[-1] - lengths[document_E])
         nth_E += np.where(nth_E >= (ends - lengths)[document_E], lengths[document_E], 0)

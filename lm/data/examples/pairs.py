@@ -1,4 +1,4 @@
-"""Examples of pairs: a source and its target for an encoder-decoder, or two texts with similar meaning.
+"""Examples of pairs: a source and a target for an encoder-decoder, or two texts with similar meaning.
 
 Shape letters: E examples.
 """
@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.examples.chunks import text_counts, text_lengths
 from lm.data.examples.example import Example, Examples, from_pair
-from lm.data.storing.pair_store import PairStore
+from lm.data.storing.token_store import PairStore
 
 
 class PairExamples(Examples):
-    """The pairs of a store, the same in every epoch: the tokens and the end token of either side.
+    """The pairs of a store, the same in every epoch: the tokens and the end token of each side.
 
     Args:
-        source_length, target_length: tokens per row on either side.
+        source_length, target_length: tokens per row on each side.
         drop: leave out pairs that are longer than a row; otherwise their text is cut and the end token kept.
     """
 
@@ -36,25 +35,21 @@ class PairExamples(Examples):
         """Numbers of the pairs that are not dropped."""
         fits = np.ones(self._source.num_documents, bool)
         if self._drop:
-            fits &= text_lengths(self._source) < self._source_length
-            fits &= text_lengths(self._target) < self._target_length
+            fits = self._source.text_lengths < self._source_length
+            fits &= self._target.text_lengths < self._target_length
         return np.flatnonzero(fits)
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        source_sizes_E = text_lengths(self._source)[self._kept_E] + 1
-        target_sizes_E = text_lengths(self._target)[self._kept_E] + 1
+        source_sizes_E, target_sizes_E = (side.text_lengths[self._kept_E] + 1 for side in (self._source, self._target))
         return np.minimum(target_sizes_E, self._target_length), np.minimum(source_sizes_E, self._source_length)
 
     @property
     def text(self) -> dict[str, int]:
-        return text_counts(self._target, len(self), whole=not self.missing)
-
-    @property
-    def missing(self) -> str:  # type: ignore[override]
-        whole = len(self) == self._target.num_documents
-        whole = whole and bool(np.all(text_lengths(self._target) < self._target_length))
-        return "" if whole else "truncated: targets that are longer than a row are not scored whole"
+        counts = self._target.counts
+        whole = len(self) == counts["documents"] and np.all(self._target.text_lengths < self._target_length)
+        text = {name: counts[name] if whole else 0 for name in ("bytes", "words")}
+        return {"documents": len(self), **text, "unknown": counts["unknown"]}
 
     def __len__(self) -> int:
         return len(self._kept_E)
@@ -67,17 +62,16 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        source_S = _cut(self._source.document(pair), self._source_length)
-        return from_pair(source_S, _cut(self._target.document(pair), self._target_length), self._bos_id)
+        # Without bos: the decoder's is put before the target, and the source has none.
+        source_S = _cut(self._source.document(pair)[1:], self._source_length)
+        return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 
 
 class PairedTexts(Examples):
-    """Pairs of texts with similar meaning, each `bos text eos`. A pair fills a row, and its first token has the weight.
+    """Pairs of texts with similar meaning, each `bos text eos`, cut to `length` tokens before its eos.
 
-    A text that is longer than a row loses its end and keeps eos.
+    A pair fills a row, and its first token has the weight.
     """
-
-    missing = "no text is predicted"
 
     def __init__(self, pairs: PairStore, length: int):
         self._source, self._target, self._length = pairs.source, pairs.target, length
@@ -97,21 +91,14 @@ class PairedTexts(Examples):
         return len(self)
 
     def make(self, epoch: int, index: int) -> Example:
-        source_S, tokens_T = (_fitting(side.document(index), self._length) for side in (self._source, self._target))
+        source_S, tokens_T = (_cut(side.document(index), self._length) for side in (self._source, self._target))
         weights_T = np.zeros(len(tokens_T), np.float32)
         weights_T[0] = 1.0
         return Example(tokens_T, np.zeros_like(tokens_T), weights_T, source_S=source_S)
 
 
-def _fitting(document: np.ndarray, length: int) -> np.ndarray:
-    """`bos text eos` of at most `length` tokens."""
-    tokens = np.array(document[:length], np.int32)
-    tokens[-1] = document[-1]
-    return tokens
-
-
 def _cut(document: np.ndarray, length: int) -> np.ndarray:
-    """`[bos] text [eos]` without its bos, its text cut such that at most `length` tokens remain."""
-    tokens = np.array(document[1 : length + 1], np.int32)
+    """Returns at most `length` tokens, the last of which is that of the document."""
+    tokens = np.array(document[:length], np.int32)
     tokens[-1] = document[-1]
     return tokens

@@ -12,8 +12,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.example import Example
-from lm.data.examples.labelled import LabelledExamples, label_numbers, label_weights
-from lm.data.examples.ragged import Ragged
+from lm.data.examples.labelled import LabelledExamples, Ragged, label_numbers, label_weights
 from lm.data.reading.raw import Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -44,8 +43,7 @@ class WordTokens:
                     known[spaced, word] = _encode_word(tokenizer, space if spaced else "", word)
                 found.append(known[spaced, word])
                 before = word or before
-        starts = np.zeros(len(examples) + 1, np.int64)
-        np.cumsum([len(each.words) for each in examples], out=starts[1:])
+        starts = np.cumsum([0, *(len(each.words) for each in examples)], dtype=np.int64)
         return cls(Ragged.of(ids for ids, _ in found), np.array([first for _, first in found], np.int32), starts)
 
     @property
@@ -55,7 +53,7 @@ class WordTokens:
 
 
 class TaggingExamples(LabelledExamples):
-    """Tokens other than the first of a word weigh nothing.
+    """Tokens other than the first of a word have weight 0.
 
     A sentence that is too long becomes several examples, cut between words; a word that is too long itself is cut.
     """
@@ -87,7 +85,7 @@ class TaggingExamples(LabelledExamples):
         )
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """As many words in each example as it has space for."""
+        """Returns the bounds of a sentence's examples, each of which has as many words as fit."""
         bounds, first, used = [], begin, 0
         for word in range(begin, end):
             size = int(self._sizes_W[word])
@@ -119,9 +117,9 @@ class TaggingExamples(LabelledExamples):
 
 
 def _space_before_words(tokenizer: Tokenizer) -> str:
-    """The text to put before words so that they get the tokens that they have within a text.
+    """Returns the text to put before words so that they get the tokens that they have within a text.
 
-    It is empty for a tokenizer that puts a space before every text by itself.
+    It is empty for a tokenizer that itself puts a space before every text.
     """
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")

@@ -1,201 +1,126 @@
 """Windows of a token stream: concatenate and cut, for causal language modelling.
 
 The documents of a source follow one another in one stream, each as `[bos] tokens [eos]`. A row is a window of that
-stream, so it can be computed from its start alone: nothing is planned or stored, and `batch = f(config, step)` for
-every process and every number of workers.
+stream: each stretch of a document in it is an example, whose targets are the tokens one position later. So a row can
+be computed from its start alone: nothing is planned or stored for training.
 
-The order of training rows is a `grain.MapDataset`: each source's rows are shuffled anew in each epoch, repeated, and
-mixed by weight; element i depends on (seed, i) alone. Row r of the global batch of step s is element
-s * batch_size + r, so a host computes only its own rows, and there is no iterator state to save.
-
-Shape letters: R rows of a call, L sequence length, M = L + 1 tokens of a window (L inputs and the target of the last).
+Shape letters: E examples, W windows.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from itertools import pairwise
 
 import grain
 import numpy as np
 
-from lm.batch import Batch
-from lm.config import Config
 from lm.data import order
+from lm.data.examples.example import Example, Examples
+from lm.data.packing.rows import RowSource
 from lm.data.storing.token_store import TokenStore
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Packed windows, before they become inputs and targets. All int32."""
+def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
+    """Returns tokens `begin` to `end` of one document and, as their targets, the tokens one position later.
 
-    tokens_RM: np.ndarray  # 0 for padding
-    segments_RM: np.ndarray  # document within the row, from 1; 0 for padding
-    positions_RM: np.ndarray  # position within the stretch of the document that lies in this row, from 0
-
-
-def cut_windows(
-    tokens: np.ndarray, starts_of_documents: np.ndarray, starts_R: np.ndarray, length: int, *, circular: bool
-) -> Windows:
-    """Returns windows of `length` tokens that begin at `starts_R`.
-
-    Args:
-        starts_of_documents: increasing offsets of the documents' first tokens; the first is 0.
-        circular: a window that passes the end of the stream continues at its beginning. Otherwise it is padded, and a
-            start at or past the end gives a row of padding.
+    The last token of the document has no target: the first one of a document (its begin token) is never predicted
+    from the document before.
     """
-    size = len(tokens)
-    indices_RM = np.asarray(starts_R, np.int64)[:, None] + np.arange(length, dtype=np.int64)[None, :]
-    if circular:
-        indices_RM %= size
-        real_RM = np.ones(indices_RM.shape, bool)
-    else:
-        real_RM = indices_RM < size
-        indices_RM = np.minimum(indices_RM, size - 1)
-    tokens_RM = np.where(real_RM, tokens[indices_RM].astype(np.int32), np.int32(0))
-
-    nearest_RM = np.searchsorted(starts_of_documents, indices_RM)
-    nearest_RM = np.minimum(nearest_RM, len(starts_of_documents) - 1)
-    begins_RM = np.asarray(starts_of_documents)[nearest_RM] == indices_RM
-    begins_RM[:, 0] = True  # the window's first stretch, whether or not its document begins here
-    columns_RM = np.broadcast_to(np.arange(length, dtype=np.int32), begins_RM.shape)
-    stretch_begins_RM = np.maximum.accumulate(np.where(begins_RM, columns_RM, 0), axis=1)
-    return Windows(
-        tokens_RM=tokens_RM,
-        segments_RM=np.where(real_RM, np.cumsum(begins_RM, axis=1, dtype=np.int32), np.int32(0)),
-        positions_RM=np.where(real_RM, columns_RM - stretch_begins_RM, np.int32(0)).astype(np.int32),
-    )
+    tokens_T = np.array(store.tokens[begin:end], np.int32)
+    targets_T, weights_T = np.zeros_like(tokens_T), np.zeros(len(tokens_T), np.float32)
+    after = np.searchsorted(store.starts, end)
+    is_end = end == store.num_tokens if after == len(store.starts) else store.starts[after] == end
+    scored = len(tokens_T) - int(is_end)
+    targets_T[:scored] = store.tokens[begin + 1 : begin + 1 + scored]
+    weights_T[:scored] = 1.0
+    return Example(tokens_T, targets_T, weights_T)
 
 
-def next_token_batch(windows: Windows) -> Batch:
-    """Returns inputs (R, L) and the targets one position later.
+class WindowRows(RowSource):
+    """Windows of one source in an order that is shuffled anew in each epoch.
 
-    A target counts only if it belongs to the same document as its input: the first token of a document (its begin
-    token) is never predicted from the document before.
+    A window that passes the end of the stream continues at its beginning. An epoch has as many rows of `length` tokens
+    as fit into the stream.
     """
-    segments_RM = windows.segments_RM
-    same_RL = (segments_RM[:, 1:] == segments_RM[:, :-1]) & (segments_RM[:, 1:] > 0)
-    return Batch(
-        tokens=windows.tokens_RM[:, :-1],
-        targets=np.where(same_RL, windows.tokens_RM[:, 1:], 0).astype(np.int32),
-        weights=same_RL.astype(np.float32),
-        positions=windows.positions_RM[:, :-1],
-        segments=segments_RM[:, :-1],
-    )
-
-
-def num_training_rows(num_tokens: int, sequence_length: int) -> int:
-    """Returns the rows of an epoch: how often L targets fit into the stream, which must hold one window."""
-    assert num_tokens > sequence_length, (num_tokens, sequence_length)
-    return num_tokens // sequence_length
-
-
-def num_evaluation_rows(num_tokens: int, sequence_length: int, stride: int) -> int:
-    """Returns the windows, each `stride` further, until the stream's last token has been a target."""
-    assert 0 < stride <= sequence_length, (stride, sequence_length)
-    beyond_first = max(0, num_tokens - 1 - sequence_length)
-    return 1 + -(-beyond_first // stride)
-
-
-def scored_targets(row_ids: np.ndarray, sequence_length: int, stride: int) -> np.ndarray:
-    """Returns which targets no earlier window has scored, bool (R, L). The first window scores all of its own."""
-    columns_L = np.arange(sequence_length)
-    return (np.asarray(row_ids)[:, None] == 0) | (columns_L >= sequence_length - stride)[None, :]
-
-
-class WindowTrainRows:
-    """Rows of training batches, without end. Picklable, so worker processes can make them too."""
 
     kind = "window"
 
-    def __init__(self, config: Config, stores: Mapping[str, TokenStore]):
-        self._seed = config.seed
-        self._length = config.data.sequence_length
-        self._batch_size = config.train.batch_size
-        self._stores = dict(stores)
-        self._weights = {name: config.data.train[name].weight for name in self._stores}
+    def __init__(self, name: str, store: TokenStore, seed: int, length: int):
+        assert store.num_tokens > length, (store.num_tokens, length)
+        self._store, self._key, self._length = store, (seed, name), length
+        self._count = store.num_tokens // length
+        shuffle = order.number("shuffle", *self._key, below=2**32)
+        self._order = grain.MapDataset.range(self._count).shuffle(seed=shuffle).repeat()
 
-    def rows_per_epoch(self) -> dict[str, int]:
-        """Returns the rows of an epoch by source."""
-        return {name: num_training_rows(s.num_tokens, self._length) for name, s in self._stores.items()}
+    def num_rows(self, epoch: int) -> int:
+        return self._count
 
-    def notes(self) -> dict[str, list[str]]:
-        return {}
+    def locate(self, index: int) -> tuple[int, int]:
+        return index // self._count, self._order[index]
 
-    @cached_property
-    def _order(self) -> grain.MapDataset:
-        """Element i is (source name, epoch, row of the epoch)."""
-        orders = {}
-        for name, count in self.rows_per_epoch().items():
-            number_rows = partial(_number_row, name, count)
-            seed = order.number("shuffle", self._seed, name, below=2**32)
-            # Numbered before the shuffle: there the index still counts on over the epochs.
-            rows = grain.MapDataset.range(count).map_with_index(number_rows)
-            orders[name] = rows.shuffle(seed=seed).repeat()
-        return order.mix(orders, self._weights)
+    def row(self, epoch: int, row: int) -> list[Example]:
+        store, start = self._store, self._start(epoch, row)
+        end = min(start + self._length, store.num_tokens)
+        stretches = _cut(store, start, end)
+        if start + self._length > end:
+            stretches += _cut(store, 0, start + self._length - end)
+        return [next_tokens(store, *each) for each in stretches]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_order"}
-
-    def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Returns (source name, epoch, row of the epoch) of rows of the global batch of `step`."""
-        assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
-        return [self._order[step * self._batch_size + int(r)] for r in row_ids]
-
-    def rows(self, step: int, row_ids: Sequence[int]) -> Batch:
-        """Returns rows `row_ids` of the global batch of `step`, in that order, as NumPy arrays (R, L)."""
-        return next_token_batch(self.windows(step, row_ids))
-
-    def windows(self, step: int, row_ids: Sequence[int]) -> Windows:
-        """Returns the same rows as windows (R, M)."""
-        located = self.locate(step, row_ids)
-        whole = Windows(*(np.zeros((len(located), self._length + 1), np.int32) for _ in range(3)))
-        for name, store in self._stores.items():
-            chosen = [i for i, place in enumerate(located) if place[0] == name]
-            if not chosen:
-                continue
-            starts = [self._start(*located[i]) for i in chosen]
-            some = cut_windows(store.tokens, store.starts, np.array(starts), self._length + 1, circular=True)
-            for field in ("tokens_RM", "segments_RM", "positions_RM"):
-                getattr(whole, field)[chosen] = getattr(some, field)
-        return whole
-
-    def _start(self, name: str, epoch: int, row: int) -> int:
+    def _start(self, epoch: int, row: int) -> int:
         # Another offset in each epoch, so that rows are not cut at the same tokens again.
-        return order.number("offset", self._seed, name, epoch, below=self._length) + row * self._length
+        return order.number("offset", *self._key, epoch, below=self._length) + row * self._length
 
 
-def _number_row(name: str, count: int, index: int, row: int) -> tuple[str, int, int]:
-    return name, index // count, row
+def _cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
+    """Returns the bounds of the stretches of documents between two tokens of the stream."""
+    first, last = np.searchsorted(store.starts, (start + 1, end))
+    return list(pairwise([start, *store.starts[first:last].tolist(), end]))
 
 
-class WindowEvalRows:
-    """All windows of one store, each target scored exactly once; ids past the end give padding.
+class WindowExamples(Examples):
+    """The stretches of documents in all windows of a store, each target scored exactly once.
 
-    Attributes:
-        totals: what the losses are divided by: `targets` (scored tokens: all except each document's bos),
-            `documents`, `bytes`, `words`, `unknown` (see `token_store`).
+    Window i begins at token i * stride. A target that an earlier window has scored has weight 0. Every window except
+    the last is full, so no two share a row of `length` tokens.
     """
 
-    missing = ""
+    def __init__(self, store: TokenStore, length: int, stride: int):
+        self._store, self._length, self._stride = store, length, stride
+        starts_W = stride * np.arange(num_windows(store.num_tokens, length, stride))
+        ends_W = np.minimum(starts_W + length, store.num_tokens)
+        first_W, last_W = np.searchsorted(store.starts, starts_W, side="right"), np.searchsorted(store.starts, ends_W)
+        counts_W = last_W - first_W + 1
+        self._window_E = np.repeat(np.arange(len(starts_W)), counts_W)
+        nth_E = np.arange(len(self._window_E)) - (np.cumsum(counts_W) - counts_W)[self._window_E]
+        document_E = first_W[self._window_E] + nth_E - 1
+        self._begin_E = np.where(nth_E == 0, starts_W[self._window_E], np.asarray(store.starts)[document_E])
+        is_last_E = nth_E == counts_W[self._window_E] - 1
+        self._end_E = np.where(is_last_E, ends_W[self._window_E], np.append(self._begin_E[1:], 0))
 
-    def __init__(self, store: TokenStore, sequence_length: int, stride: int):
-        self._store, self._length, self._stride = store, sequence_length, stride
-        self.num_rows = num_evaluation_rows(store.num_tokens, sequence_length, stride)
-        self.totals: dict[str, int] = {
-            "targets": store.num_tokens - store.num_documents,
-            **{name: store.counts[name] for name in ("documents", "bytes", "words", "unknown")},
-        }
+    def __len__(self) -> int:
+        return len(self._begin_E)
 
-    def rows(self, row_ids: Sequence[int]) -> Batch:
-        """Returns rows `row_ids`, in that order, (R, L), with weight 0 where an earlier window has scored."""
-        ids_R = np.asarray(row_ids, np.int64)
-        # With a short stride a row past the last one could start within the stream; it is padding all the same.
-        starts_R = np.where(ids_R < self.num_rows, ids_R * self._stride, self._store.num_tokens)
-        windows = cut_windows(self._store.tokens, self._store.starts, starts_R, self._length + 1, circular=False)
-        batch = next_token_batch(windows)
-        scored_RL = scored_targets(ids_R, self._length, self._stride)
-        return dataclasses.replace(batch, weights=np.where(scored_RL, batch.weights, np.float32(0.0)))
+    def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
+        return (self._end_E - self._begin_E,)
+
+    def make(self, epoch: int, index: int) -> Example:
+        window, begin = int(self._window_E[index]), int(self._begin_E[index])
+        example = next_tokens(self._store, begin, int(self._end_E[index]))
+        if window:
+            column = begin - window * self._stride
+            example.weights_T[: max(0, self._length - self._stride - column)] = 0.0
+        return example
+
+    @property
+    def text(self) -> dict[str, int]:
+        return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown")}
+
+    def num_targets(self) -> int:
+        """All tokens except the bos of each document."""
+        return self._store.num_tokens - self._store.num_documents
+
+
+def num_windows(num_tokens: int, length: int, stride: int) -> int:
+    """Returns the number of windows, each `stride` further, until the stream's last token has been a target."""
+    assert 0 < stride <= length, (stride, length)
+    return 1 + -(-max(0, num_tokens - 1 - length) // stride)

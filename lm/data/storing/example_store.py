@@ -1,4 +1,4 @@
-"""Labelled examples of one source in memory: read, cleaned, restricted to the split, tokenised once."""
+"""Labelled examples of one data source in memory: read, cleaned, restricted to the split, tokenised once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
 FORMAT = 1  # raise it when the same inputs would give another store
-FEW = 10  # examples of which each may have a label of its own
-MOST_LABELS = 6  # shown with their counts
+FEW = 10  # up to this number of examples, all labels may be different
+MOST_LABELS = 6  # that are shown with their counts
 
 
 class Tokens(Protocol):
@@ -35,7 +35,7 @@ class ExampleStore:
 
     name: str
     raw: list[Any]  # Labelled (cleaned, as the model reads them), Tagged or Question
-    tokens: Any  # Tokens of the task's own type
+    tokens: Any  # `Tokens` of the task's own type
     fingerprint: str  # of everything that decides examples and tokens
     counts: dict[str, int]  # examples, documents, tokens (none of them special), bytes (UTF-8), words, unknown
     label_counts: dict[str, int]  # of the whole split, all its sources; empty where there are no classes
@@ -69,9 +69,7 @@ def build(
 ) -> ExampleStore | None:
     """Returns the store of one source in a split; None if the split gets none of its examples.
 
-    Args:
-        encode: examples -> tokens.
-        identity: what decides examples and tokens beside the source, the tokenizer and the subset.
+    `identity` is everything that decides examples and tokens except the source, the tokenizer and the subset.
     """
     train = source.split == "train"
     raw = [example for example, _ in source.read(reader, rules, drop=train)]
@@ -97,12 +95,9 @@ def build(
 
 
 def cleaning_identity(config: Config) -> list[str]:
-    """What decides the text of examples that are cleaned."""
+    """Returns what decides how texts are cleaned."""
     cleaning = config.data.cleaning
-    return [
-        str(sorted(dataclasses.asdict(cleaning).items())),
-        unicodedata.unidata_version if cleaning.unicode else "",
-    ]
+    return [str(sorted(dataclasses.asdict(cleaning).items())), unicodedata.unidata_version if cleaning.unicode else ""]
 
 
 def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:

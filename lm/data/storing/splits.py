@@ -1,4 +1,4 @@
-"""What a split takes from each of its sources: all of it, a subset, a fold, or its side of the holdout.
+"""The share of each data source that a split takes: all of it, a subset, a fold, or its side of the holdout.
 
 There is one mechanism for every kind of data. Each raw example has a key (a document itself, the source text of a
 pair, the text of a labelled example, ...), and the hash of the key decides. So equal texts are always on the same
@@ -8,6 +8,7 @@ side, subsets that do not overlap share no example, and adding data moves no exa
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,12 +41,12 @@ class Subset:
         return cls(low, high, data.fold, data.folds)
 
     def narrow(self, begin: Fraction | float, end: Fraction | float) -> Subset:
-        """Returns the part of this range from `begin` to `end`, both of 0 to 1."""
+        """Returns the subset of this range from `begin` to `end`, which are shares of it."""
         size = self.high - self.low
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
     def holds(self, key: str) -> bool:
-        """Whether the example with this key belongs to the subset."""
+        """Returns whether the example with this key belongs to the subset."""
         if (self.low, self.high) == (0, 1):
             return True
         low, high = (each * self.folds * HASHES for each in (self.low, self.high))
@@ -54,10 +55,8 @@ class Subset:
 
 
 def exact(number: float | Fraction) -> Fraction:
-    """Returns a tenth for 0.1, and never 0 for a number above 0."""
-    if isinstance(number, Fraction):
-        return number
-    return Fraction(number).limit_denominator(FINEST) or Fraction(number)
+    """Returns 1/10 for 0.1, and never 0 for a number above 0."""
+    return number if isinstance(number, Fraction) else Fraction(number).limit_denominator(FINEST) or Fraction(number)
 
 
 class Rules(Protocol):
@@ -65,25 +64,28 @@ class Rules(Protocol):
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many were dropped, by reason."""
+        """The number of examples that were dropped, by reason."""
         ...
 
     def clean(self, example: Any) -> Any: ...
 
     def keeps(self, example: Any) -> bool:
-        """Whether a cleaned example is kept; if not, it is counted in `dropped`."""
+        """Returns whether a cleaned example is kept; if not, it is counted in `dropped`."""
         ...
 
 
-class Iterable(Protocol):
+class Reader(Protocol):
+    """Raw examples in a fixed order (`lm.data.reading`)."""
+
     def iterate(self) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
 class SplitSource:
-    """What a split takes from one source.
+    """One data source of a split, and the share of it that the split takes.
 
     Attributes:
+        section: "train", "valid" or "test" of config.data, which names the source.
         side: "all" if nothing is held out from the source, otherwise "train" or "valid".
     """
 
@@ -104,14 +106,17 @@ class SplitSource:
     def label_of_side(self) -> str:
         return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
 
-    def read(self, reader: Iterable, rules: Rules, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
+    def read(self, reader: Reader, rules: Rules, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
         """Yields each example of the split, cleaned and as it was read. With `drop` the rules may leave some out.
 
         Errors name the source.
         """
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
-                boundary = self._boundary(reader, type(rules)(rules.config))  # type: ignore[attr-defined, call-arg]
+                # The tail begins where a first pass has counted enough characters. That pass has rules of its own,
+                # since they count what they drop and remember what they have seen.
+                characters = sum(map(len, self._kept(reader, copy.deepcopy(rules))))
+                boundary = int((1 - self.data.holdout_fraction) * characters)
                 yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
                 return
             for raw in reader.iterate():
@@ -119,16 +124,12 @@ class SplitSource:
                 if self.subset.holds(_key(example)) and (not drop or rules.keeps(example)):
                     yield example, raw
 
-    def _kept(self, reader: Iterable, rules: Rules) -> Iterator[str]:
-        """Documents of the subset, on both sides of the holdout."""
+    def _kept(self, reader: Reader, rules: Rules) -> Iterator[str]:
+        """Yields the documents of the subset, on both sides of the holdout."""
         return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
 
-    def _boundary(self, reader: Iterable, counting: Rules) -> int:
-        """Characters of all documents that belong to training."""
-        return int((1 - self.data.holdout_fraction) * sum(map(len, self._kept(reader, counting))))
-
     def identity(self) -> Any:
-        """Returns JSON values that say which examples of the source these are."""
+        """Returns JSON values that decide which examples of the source these are."""
         side = self.side if self.side == "all" else [self.side, self.data.holdout, self.data.holdout_fraction]
         is_whole = exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
         return side if is_whole else [side, self.spelled_subset]
@@ -141,10 +142,10 @@ class SplitSource:
 
 
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
-    """Returns the sources of "train", "valid" or "test", in the order of their names.
+    """Returns the data sources of "train", "valid" or "test", in the order of their names.
 
     `valid` is held out from the training sources if no validation source is named. A training source with weight 0
-    is switched off.
+    is left out.
     """
     section = split if split == "test" or data.valid else "train"
     held_out = section == "train" and not data.valid
@@ -163,7 +164,7 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
 
 
 def nothing_in(data: DataConfig, split: str, what: str) -> str:
-    """Returns the message for a split without any example; `what` names the examples, as "documents"."""
+    """Returns the message for a split without any example; `what` names the examples, such as "documents"."""
     if split == "test" and not data.test:
         return "config.data.test: names no source, so there is no test split; add one, or use --split=valid."
     sources = split_sources(data, split)
@@ -182,7 +183,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Puts the name of the source before errors that do not begin with a setting."""
+    """Puts the name of the data source before messages that do not begin with a setting."""
     try:
         yield
     except UserError as error:
@@ -196,7 +197,7 @@ def _key(example: Any) -> str:
 
 
 def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
-    """The characters before `boundary` (train) or after it (valid); the document that it falls into is cut in two."""
+    """Yields the text before character `boundary` (train) or from it on (valid); a document across it is cut in two."""
     end = 0
     for text in texts:
         begin, end = end, end + len(text)

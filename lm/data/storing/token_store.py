@@ -1,4 +1,4 @@
-"""Tokens of a set of documents on disk, memory-mapped, with a manifest that says what they are.
+"""Tokens of documents on disk, memory-mapped, with a manifest that says what they are; for pairs two such stores.
 
 A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after another, uint16 or
 uint32), `starts.bin` (int64, where each document begins) and `manifest.json`. Its name is a hash of everything that
@@ -21,12 +21,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
+from lm.data.reading.files import hash_of
+from lm.data.storing.splits import Rules
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
@@ -34,16 +37,6 @@ FORMAT = 1  # raise it when the same inputs would give another store
 BATCH_CHARACTERS = 1 << 20  # text tokenised at a time
 BATCH_DOCUMENTS = 1024
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
-
-
-class Counting(Protocol):
-    """What drops documents while they are read, and counts them by reason."""
-
-    @property
-    def dropped(self) -> dict[str, int]: ...
-
-
-C = TypeVar("C", bound=Counting)
 
 
 class DamagedStore(Exception):
@@ -88,12 +81,17 @@ class TokenStore:
 
     @property
     def num_tokens_of_text(self) -> int:
-        """Tokens without bos and eos."""
+        """The number of tokens without bos and eos."""
         return self.num_tokens - 2 * self.num_documents
 
     @property
+    def text_lengths(self) -> np.ndarray:
+        """The number of tokens of each document without bos and eos, int64 (num_documents,)."""
+        return np.diff(np.append(self.starts, self.num_tokens)) - 2
+
+    @property
     def notes(self) -> list[str]:
-        """How many documents were dropped, by reason."""
+        """The number of documents that were dropped, by reason."""
         return [f"{number:,} {reason}" for reason, number in self.manifest["dropped"].items() if number]
 
     def sides(self) -> dict[str, TokenStore]:
@@ -123,19 +121,55 @@ def _map(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def open_or_build(
-    cache: Path,
-    identity: dict[str, Any],
-    label: str,
-    tokenizer: Tokenizer,
-    read: Callable[[C], Iterator[str]],
-    cleaner: C,
-) -> TokenStore:
-    """Returns the store of `identity` in `cache`, built from `read(cleaner)` if it is absent or damaged.
+@dataclass(frozen=True)
+class PairStore:
+    """Document i of `source` and document i of `target` are pair i. It pickles as its stores do."""
 
-    `identity` names everything that decides the content; `label` is what messages call the store. Any number of
-    processes may ask for the same store at once: one builds it, the others wait and use it. Raises UserError if the
-    cache cannot be written, and whatever reading the documents raises.
+    source: TokenStore
+    target: TokenStore
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of both sides' tokens."""
+        return hash_of(self.source.fingerprint, self.target.fingerprint)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.target.counts
+
+    @property
+    def num_tokens_of_text(self) -> int:
+        return self.target.num_tokens_of_text
+
+    @property
+    def notes(self) -> list[str]:
+        return self.target.notes
+
+    def sides(self) -> dict[str, TokenStore]:
+        return {"source": self.source, "target": self.target}
+
+    def describe(self, short: Callable[[float], str]) -> str:
+        source, target = self.source.counts, self.target.counts
+        tokens = f"{short(source['tokens'])} and {short(target['tokens'])} tokens"
+        return f"{source['documents']:,} pairs, {short(source['bytes'] + target['bytes'])} bytes, {tokens}"
+
+    def record(self) -> dict[str, Any]:
+        return {"source": self.source.record(), "target": self.target.record()}
+
+
+def open_or_build(
+    cache: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Rules
+) -> TokenStore:
+    """Returns the store of `identity` in `cache`, built from `texts` if it is absent or damaged.
+
+    Any number of processes may request the same store at once: one builds it, the others wait and use it. Raises
+    UserError if the cache cannot be written, and whatever reading the texts raises.
+
+    Args:
+        identity: everything that decides the content.
+        label: the name of the store in messages.
+        texts: the documents; a generator, so that they are read only if the store is built.
+        rules: what `texts` is cleaned by. The numbers of dropped documents are taken from it.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -150,7 +184,7 @@ def open_or_build(
             if store := _open(directory, label):
                 return store
             shutil.rmtree(directory, ignore_errors=True)
-            _build(directory, identity, label, tokenizer, read, cleaner)
+            _build(directory, identity, label, tokenizer, texts, rules)
     except OSError as error:
         raise UserError(
             f"the cache {cache} cannot be written ({error.strerror or error}); "
@@ -182,12 +216,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _build(
-    directory: Path,
-    identity: dict[str, Any],
-    label: str,
-    tokenizer: Tokenizer,
-    read: Callable[[C], Iterator[str]],
-    cleaner: C,
+    directory: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Rules
 ) -> None:
     began = time.monotonic()
     temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
@@ -196,17 +225,17 @@ def _build(
         counts = dict.fromkeys(COUNTS, 0)
         content = hashlib.sha256(dtype.encode())
         with open(temporary / "tokens.bin", "wb") as tokens_file, open(temporary / "starts.bin", "wb") as starts_file:
-            for texts in _batches(read(cleaner)):
-                tokens, lengths = _tokenise(tokenizer, texts, dtype)
+            for batch in _batches(texts):
+                tokens, lengths = _tokenise(tokenizer, batch, dtype)
                 starts = counts["tokens"] + np.cumsum(lengths, dtype=np.int64) - lengths
                 for file, array in ((tokens_file, tokens), (starts_file, starts)):
                     file.write(array.tobytes())
                     content.update(array.tobytes())
-                counts["documents"] += len(texts)
+                counts["documents"] += len(batch)
                 counts["tokens"] += len(tokens)
-                counts["characters"] += sum(map(len, texts))
-                counts["bytes"] += sum(len(text.encode("utf-8")) for text in texts)
-                counts["words"] += sum(len(text.split()) + text.count("\n") for text in texts)
+                counts["characters"] += sum(map(len, batch))
+                counts["bytes"] += sum(len(text.encode("utf-8")) for text in batch)
+                counts["words"] += sum(len(text.split()) + text.count("\n") for text in batch)
                 if tokenizer.unk_id is not None:
                     counts["unknown"] += int(np.count_nonzero(tokens == tokenizer.unk_id))
             for file in (tokens_file, starts_file):
@@ -217,7 +246,7 @@ def _build(
             "label": label,
             "identity": identity,
             "counts": counts,
-            "dropped": cleaner.dropped,
+            "dropped": rules.dropped,
             "dtype": dtype,
             "files": {name: (temporary / name).stat().st_size for name in ("tokens.bin", "starts.bin")},
             "content": content.hexdigest(),
@@ -226,8 +255,11 @@ def _build(
         }
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
-        with contextlib.suppress(FileExistsError):  # without locks another builder may have been first
-            _rename(temporary, directory)
+        try:
+            os.rename(temporary, directory)
+        except OSError:
+            if not directory.exists():  # without locks another builder may have been first
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(
@@ -237,16 +269,7 @@ def _build(
     )
 
 
-def _rename(temporary: Path, directory: Path) -> None:
-    try:
-        os.rename(temporary, directory)
-    except OSError as error:
-        if directory.exists():
-            raise FileExistsError(str(directory)) from error
-        raise
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -264,10 +287,8 @@ def _tokenise(tokenizer: Tokenizer, texts: list[str], dtype: str) -> tuple[np.nd
     documents = tokenizer.encode_batch(texts)
     lengths = np.array([len(ids) + 2 for ids in documents], np.int64)
     tokens = np.empty(int(lengths.sum()), dtype)
-    at = 0
-    for ids in documents:
-        tokens[at] = tokenizer.bos_id
-        tokens[at + 1 : at + 1 + len(ids)] = ids
-        tokens[at + 1 + len(ids)] = tokenizer.eos_id
-        at += len(ids) + 2
+    for end, length, ids in zip(np.cumsum(lengths).tolist(), lengths.tolist(), documents, strict=True):
+        tokens[end - length] = tokenizer.bos_id
+        tokens[end - length + 1 : end - 1] = ids
+        tokens[end - 1] = tokenizer.eos_id
     return tokens, lengths

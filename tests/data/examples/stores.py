@@ -7,4 +7,4 @@ from lm.data.storing import token_store
 
 def make_store(cache, texts, tokenizer):
     cleaner = Cleaner(CleaningConfig(min_chars=0))
-    return token_store.open_or_build(cache, {"texts": texts}, "test", tokenizer, lambda _: iter(texts), cleaner)
+    return token_store.open_or_build(cache, {"texts": texts}, "test", tokenizer, iter(texts), cleaner)

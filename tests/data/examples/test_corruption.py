@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data.examples.corruption import (
+from lm.data.examples.denoising import (
     Infilling,
     PrefixLm,
     SpanCorruption,

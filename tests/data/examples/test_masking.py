@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import ObjectiveConfig
-from lm.data.examples.masking import Masking, build_masking, choose_words
+from lm.data.examples.masked import Masking, build_masking, choose_words
 from lm.errors import UserError
 
 MASK, BOS, EOS, V = 99, 1, 2, 100

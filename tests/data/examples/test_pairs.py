@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from lm.data.examples.pairs import PairedTexts, PairExamples
-from lm.data.packing import PackedEvalRows
-from lm.data.packing.layout import RowLayout
-from lm.data.storing.pair_store import PairStore
+from lm.data.packing.rows import EvalRows, RowLayout
+from lm.data.storing.token_store import PairStore
 from lm.data.tokenizing.bytes import ByteTokenizer
 from tests.data.examples.stores import make_store
 
@@ -48,7 +47,6 @@ def test_pairs_are_text_and_end_token(pairs):
     examples = PairExamples(pairs, 20, 20, BOS)
     assert [texts(examples.make(3, i)) for i in range(len(examples))] == PAIRS
     check_sizes(examples)
-    assert examples.missing == ""
     assert examples.text == {"documents": 6, "bytes": 14, "words": 5, "unknown": 0}
 
 
@@ -57,7 +55,7 @@ def test_long_pairs_are_cut_before_the_end_token(pairs):
     cut = [(source[:4], target[:3]) for source, target in PAIRS]
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == cut
     check_sizes(examples)
-    assert examples.missing.startswith("truncated") and examples.text["bytes"] == examples.text["words"] == 0
+    assert examples.text["bytes"] == examples.text["words"] == 0
     # If only sources are cut, all of every target is still scored.
     assert PairExamples(pairs, 5, 7, BOS).text["bytes"] == 14
 
@@ -84,8 +82,8 @@ def test_paired_texts_are_cut_and_ended_once_and_each_pair_fills_a_row(tmp_path)
     pairs = [tuple("abcdefghijklmnop"[:size] for size in each) for each in sizes]
     examples = PairedTexts(make_pairs(tmp_path, pairs), LENGTH)
     assert all(each.tolist() == [LENGTH] * 5 for each in examples.sizes(0)) and len(examples.sizes(0)) == 2
-    rows = PackedEvalRows(examples, RowLayout(LENGTH, LENGTH))
-    assert rows.num_rows == rows.totals["targets"] == 5 and rows.missing == "no text is predicted"
+    rows = EvalRows(examples, RowLayout(LENGTH, LENGTH))
+    assert rows.num_rows == rows.totals["targets"] == 5
     assert rows.totals == {"targets": 5, "documents": 5, "bytes": 0, "words": 0, "unknown": 0}
     numbers = [4, 1, 2, 0, 3]
     batch = rows.rows([*numbers, 7])

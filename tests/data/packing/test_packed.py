@@ -12,9 +12,8 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.data.examples.example import Example, Examples
-from lm.data.packing import PackedEvalRows, PackedTrainRows
-from lm.data.packing.layout import RowLayout
 from lm.data.packing.prefetch import prefetch
+from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 
 BATCH, SOURCE, LENGTH = 8, 24, 20
 ONE_SIDED, TWO_SIDED = RowLayout(LENGTH, with_types=True), RowLayout(LENGTH, SOURCE)
@@ -30,7 +29,6 @@ class Numbered(Examples):
         self.count, self.seed = count, seed
 
     text = property(lambda self: {"documents": self.count + 7, "bytes": 0, "words": 0, "unknown": 3})
-    missing = "made up"
 
     def __len__(self):
         return self.count
@@ -71,6 +69,12 @@ def make_config(**weights):
     return Config.from_dict(values.to_dict())
 
 
+def train_rows(config, examples, layout):
+    return TrainRows(
+        config, {name: PackedRows(name, each, config.seed, layout) for name, each in examples.items()}, layout
+    )
+
+
 @pytest.fixture(params=KINDS)
 def kind(request):
     return KINDS[request.param]
@@ -79,12 +83,12 @@ def kind(request):
 @pytest.fixture
 def rows(kind):
     examples, layout = kind
-    return PackedTrainRows(make_config(a=1.0), {"a": examples(150)}, layout)
+    return train_rows(make_config(a=1.0), {"a": examples(150)}, layout)
 
 
 @pytest.fixture
 def mixed():
-    return PackedTrainRows(make_config(a=3.0, b=1.0), {"a": Numbered(40), "b": Numbered(150, seed=1)}, TWO_SIDED)
+    return train_rows(make_config(a=3.0, b=1.0), {"a": Numbered(40), "b": Numbered(150, seed=1)}, TWO_SIDED)
 
 
 def equal(one, other):
@@ -162,7 +166,7 @@ def test_sources_are_mixed_by_weight_and_each_repeats_for_itself(mixed):
 def test_the_seed_decides():
     config = make_config(a=1.0)
     one, same, other = (
-        PackedTrainRows(dataclasses.replace(config, seed=seed), {"a": Numbered(150)}, TWO_SIDED) for seed in (0, 0, 1)
+        train_rows(dataclasses.replace(config, seed=seed), {"a": Numbered(150)}, TWO_SIDED) for seed in (0, 0, 1)
     )
     assert equal(one.rows(3, range(BATCH)), same.rows(3, range(BATCH)))
     assert not equal(one.rows(3, range(BATCH)), other.rows(3, range(BATCH)))
@@ -180,7 +184,7 @@ def test_a_worker_process_makes_the_same_rows(mixed):
 
 
 def test_one_small_example_is_a_whole_epoch():
-    rows = PackedTrainRows(make_config(a=1.0), {"a": Numbered(1)}, TWO_SIDED)
+    rows = train_rows(make_config(a=1.0), {"a": Numbered(1)}, TWO_SIDED)
     assert rows.locate(2, range(BATCH)) == [("a", 16 + r, 0) for r in range(BATCH)]
 
 
@@ -192,7 +196,7 @@ def test_only_the_plans_of_the_last_epochs_are_kept_and_none_is_sent_to_workers(
 
 def test_evaluation_has_each_example_of_epoch_0_once_and_then_padding(kind):
     examples, layout = kind[0](100), kind[1]
-    rows = PackedEvalRows(examples, layout)
+    rows = EvalRows(examples, layout)
     batches = [rows.rows(np.arange(i, i + BATCH)) for i in range(0, rows.num_rows + BATCH, BATCH)]
     found = [examples_of(batch, row) for batch in batches for row in range(BATCH)]
     assert [index for row in found for index, _ in row] == list(range(100))
@@ -200,35 +204,9 @@ def test_evaluation_has_each_example_of_epoch_0_once_and_then_padding(kind):
     assert rows.num_rows < len(found) and not found[rows.num_rows]
     weights = sum(batch.weights.sum() for batch in batches)
     assert weights == rows.totals["targets"] == sum(examples.make(0, i).weights_T.sum() for i in range(100))
-    assert rows.totals == {"targets": weights, **examples.text} and rows.missing == "made up"
+    assert rows.totals == {"targets": weights, **examples.text}
     least = max(math.ceil(sizes.sum() / each) for sizes, each in zip(examples.sizes(0), layout.capacities, strict=True))
     assert least <= rows.num_rows < 100
     beyond = rows.rows([rows.num_rows, rows.num_rows + 7])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(beyond)) and beyond.shape == (2, LENGTH)
     assert (rows.rows([0]).types is not None) == layout.with_types
-
-
-class Halves(OneSided):
-    """Each example as two segments."""
-
-    def segments(self, epoch, index):
-        whole = self.make(epoch, index)
-        cut = len(whole.tokens_T) // 2
-        return [
-            Example(*(each[part] for each in (whole.tokens_T, whole.targets_T, whole.weights_T, whole.types_T)))
-            for part in (slice(cut), slice(cut, None))
-        ]
-
-
-def test_the_segments_of_an_example_lie_next_to_each_other_in_one_row():
-    whole, halves = OneSided(30), Halves(30)
-    evaluated = [PackedEvalRows(each, ONE_SIDED) for each in (whole, halves)]
-    trained = [PackedTrainRows(make_config(a=1.0), {"a": each}, ONE_SIDED) for each in (whole, halves)]
-    batches = [tuple(each.rows(range(5)) for each in evaluated)]
-    batches += [tuple(each.rows(step, range(BATCH)) for each in trained) for step in (0, 3)]
-    for one, other in batches:
-        assert np.array_equal(one.tokens, other.tokens) and np.array_equal(one.weights, other.weights)
-        assert np.array_equal(one.segments, (other.segments + 1) // 2)
-        begins = np.diff(other.segments, axis=1, prepend=0) > 0
-        assert not other.positions[begins].any() and begins.sum() == other.segments.max(axis=1).sum()
-    assert evaluated[0].totals == evaluated[1].totals

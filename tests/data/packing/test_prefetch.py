@@ -5,16 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lm.data.packing import WindowTrainRows
 from lm.data.packing.prefetch import prefetch
 from lm.errors import UserError
 from lm.runs.prepare import prepare
+from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, equal, make_config
 
 
@@ -22,7 +23,8 @@ from tests.data.packing.texts import BATCH, equal, make_config
 def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     config = make_config(folder, a=(60, 3.0), b=(200, 1.0))
-    return WindowTrainRows(config, prepare(config, folder / "run").stores["train"])
+    prepared = prepare(config, folder / "run")
+    return task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
 
 
 def make_batch(rows, step):
@@ -41,11 +43,12 @@ def test_the_stream_and_its_errors_are_the_same_for_every_number_of_workers(rows
 
 
 def test_close_ends_the_thread():
-    results = prefetch(lambda i: i, 0, 10**9, depth=2)
-    assert next(results) == 0
-    results.close()
-    assert not results._thread.is_alive()
-    with pytest.raises(StopIteration):
+    before = set(threading.enumerate())
+    with prefetch(lambda i: i, 0, 10**9, depth=2) as results:
+        assert next(results) == 0
+        assert set(threading.enumerate()) - before
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(ValueError, match="closed"):
         next(results)
 
 
@@ -55,7 +58,8 @@ def test_no_more_results_are_computed_than_the_depth_allows():
         next(results)
         time.sleep(0.3)
         assert len(asked) <= 1 + 2 + 1  # one taken, two waiting, and the one being computed
-    assert list(prefetch(lambda i: i, 4, 4)) == []
+    with prefetch(lambda i: i, 4, 4) as results:
+        assert list(results) == []
 
 
 PARENT = """
@@ -64,9 +68,9 @@ from lm.data.packing.prefetch import prefetch
 def worker_pid(i):
     return os.getpid()
 if __name__ == "__main__":
-    results = prefetch(worker_pid, 0, 10**9, workers=1, depth=4)
-    print(next(results), flush=True)
-    time.sleep(600)
+    with prefetch(worker_pid, 0, 10**9, workers=1, depth=4) as results:
+        print(next(results), flush=True)
+        time.sleep(600)
 """
 
 

@@ -4,6 +4,8 @@ Evaluation scores each target once.
 """
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,16 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import Config, source
-from lm.data.packing.windows import (
-    WindowEvalRows,
-    Windows,
-    WindowTrainRows,
-    cut_windows,
-    next_token_batch,
-    num_evaluation_rows,
-    num_training_rows,
-    scored_targets,
-)
+from lm.data.packing.rows import EvalRows, RowLayout
+from lm.data.packing.windows import WindowExamples, WindowRows, next_tokens, num_windows
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, LENGTH, equal, make_config
@@ -46,74 +40,119 @@ def brute_force(documents, start, length, circular):
     return tokens, segments, positions
 
 
+def make_store(lengths):
+    """Returns a store in memory: documents of these lengths, all of whose tokens are different."""
+    tokens = np.arange(1, sum(lengths) + 1, dtype=np.uint16)
+    counts = {"documents": len(lengths), "tokens": len(tokens), "bytes": 0, "words": 0, "unknown": 0}
+    return SimpleNamespace(
+        tokens=tokens,
+        starts=np.cumsum([0, *lengths])[:-1],
+        num_tokens=len(tokens),
+        num_documents=len(lengths),
+        counts=counts,
+    )
+
+
+def documents_of(store):
+    return [document.tolist() for document in np.split(store.tokens, store.starts[1:])]
+
+
+def check_row(batch, row, documents, start, length, *, circular):
+    """Compares a row with a loop over tokens. A target is the next token of the same document."""
+    tokens, segments, positions = brute_force(documents, start, length + 1, circular)
+    same = [a == b != 0 for a, b in itertools.pairwise(segments)]
+    assert batch.tokens[row].tolist() == tokens[:-1]
+    assert batch.segments[row].tolist() == segments[:-1]
+    assert batch.positions[row].tolist() == positions[:-1]
+    assert batch.targets[row].tolist() == [token * is_same for token, is_same in zip(tokens[1:], same, strict=True)]
+    return same
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
-    starts=st.lists(st.integers(0, 120), min_size=1, max_size=5),
     length=st.integers(1, 40),
-    circular=st.booleans(),
+    epoch=st.integers(0, 3),
 )
-def test_windows_are_cut_as_in_a_loop_over_tokens(lengths, starts, length, circular):
-    counter = iter(range(1, 1000))
-    documents = [[next(counter) for _ in range(n)] for n in lengths]
-    tokens = np.array([t for d in documents for t in d], np.uint16)
-    offsets = np.cumsum([0, *lengths])[:-1]
-    rows = cut_windows(tokens, offsets, np.array(starts), length, circular=circular)
-    for r, start in enumerate(starts):
-        want = brute_force(documents, start, length, circular)
-        assert rows.tokens_RM[r].tolist() == want[0]
-        assert rows.segments_RM[r].tolist() == want[1]
-        assert rows.positions_RM[r].tolist() == want[2]
-    assert {a.dtype for a in (rows.tokens_RM, rows.segments_RM, rows.positions_RM)} == {np.dtype(np.int32)}
+def test_training_windows_are_cut_as_in_a_loop_over_tokens(lengths, length, epoch):
+    store = make_store(lengths)
+    length = min(length, store.num_tokens - 1) or 1
+    if store.num_tokens <= length:
+        store = make_store([*lengths, 2])
+    rows = WindowRows("a", store, 0, length)
+    batch = RowLayout(length).lay_out([rows.row(epoch, row) for row in range(rows.num_rows(epoch))])
+    for row in range(rows.num_rows(epoch)):
+        same = check_row(batch, row, documents_of(store), rows._start(epoch, row), length, circular=True)
+        assert batch.weights[row].tolist() == same
+    arrays = batch.tokens, batch.targets, batch.positions, batch.segments
+    assert {each.dtype for each in arrays} == {np.dtype(np.int32)} and batch.weights.dtype == np.float32
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
+    length=st.integers(1, 40),
+    stride=st.integers(1, 40),
+)
+def test_evaluation_windows_are_cut_as_in_a_loop_over_tokens(lengths, length, stride):
+    store, stride = make_store(lengths), min(stride, length)
+    rows = EvalRows(WindowExamples(store, length, stride), RowLayout(length))
+    assert rows.num_rows == num_windows(store.num_tokens, length, stride)
+    batch = rows.rows(range(rows.num_rows + 2))
+    for row in range(rows.num_rows):
+        same = check_row(batch, row, documents_of(store), row * stride, length, circular=False)
+        scored = [each and (row == 0 or column >= length - stride) for column, each in enumerate(same)]
+        assert batch.weights[row].tolist() == scored
+    assert not any(np.any(each[rows.num_rows :]) for each in jax.tree.leaves(batch)), "rows past the end are padding"
 
 
 def test_one_document_that_wraps_is_cut_where_it_begins_again():
-    rows = cut_windows(np.array([7, 8, 9]), np.array([0]), np.array([1]), 5, circular=True)
-    assert rows.tokens_RM.tolist() == [[8, 9, 7, 8, 9]]
-    assert rows.segments_RM.tolist() == [[1, 1, 2, 2, 2]]
-    assert rows.positions_RM.tolist() == [[0, 1, 0, 1, 2]]
+    rows = WindowRows("a", make_store([3]), 0, 2)
+    epoch = next(epoch for epoch in range(20) if rows._start(epoch, 0) == 1)
+    one, other = rows.row(epoch, 0), WindowRows("a", make_store([2, 1]), 0, 2).row(epoch, 0)
+    assert [each.tokens_T.tolist() for each in one] == [[2, 3]]
+    assert [each.tokens_T.tolist() for each in other] == [[2], [3]]
+    rows._start = lambda epoch, row: 2
+    assert [each.tokens_T.tolist() for each in rows.row(epoch, 0)] == [[3], [1]]
+    assert [each.weights_T.tolist() for each in rows.row(epoch, 0)] == [[0], [1]]
 
 
 def test_a_target_is_the_next_token_of_the_same_document():
-    tokens = np.array([[1, 7, 8, 2, 1, 9, 0]], np.int32)
-    segments = np.array([[1, 1, 1, 1, 2, 2, 0]], np.int32)
-    positions = np.array([[0, 1, 2, 3, 0, 1, 0]], np.int32)
-    batch = next_token_batch(Windows(tokens, segments, positions))
-    np.testing.assert_array_equal(batch.tokens, [[1, 7, 8, 2, 1, 9]])
-    np.testing.assert_array_equal(batch.targets, [[7, 8, 2, 0, 9, 0]])
-    np.testing.assert_array_equal(batch.weights, [[1, 1, 1, 0, 1, 0]])
-    np.testing.assert_array_equal(batch.segments, [[1, 1, 1, 1, 2, 2]])
-    np.testing.assert_array_equal(batch.positions, [[0, 1, 2, 3, 0, 1]])
+    store = make_store([4, 3])
+    found = [next_tokens(store, *bounds) for bounds in ((0, 4), (0, 3), (4, 7), (6, 7))]
+    assert [each.tokens_T.tolist() for each in found] == [[1, 2, 3, 4], [1, 2, 3], [5, 6, 7], [7]]
+    assert [each.targets_T.tolist() for each in found] == [[2, 3, 4, 0], [2, 3, 4], [6, 7, 0], [0]]
+    assert [each.weights_T.tolist() for each in found] == [[1, 1, 1, 0], [1, 1, 1], [1, 1, 0], [0]]
 
 
 @pytest.mark.parametrize("num_tokens", [2, 3, 16, 17, 18, 33, 100])
 @pytest.mark.parametrize("stride", [1, 3, 8, 16])
 def test_every_target_is_scored_once_and_with_the_most_context(num_tokens, stride):
     length = 16
-    n = num_evaluation_rows(num_tokens, length, stride)
-    ids = np.arange(n)
-    scored = scored_targets(ids, length, stride)
+    n = num_windows(num_tokens, length, stride)
+    weights = (
+        EvalRows(WindowExamples(make_store([num_tokens]), length, stride), RowLayout(length)).rows(range(n)).weights
+    )
     count = np.zeros(num_tokens + 2 * length, int)
-    for i in ids:
+    for i in range(n):
         for column in range(length):
-            count[i * stride + column + 1] += scored[i, column]
-            if scored[i, column] and i > 0:
+            count[i * stride + column + 1] += weights[i, column]
+            if weights[i, column] and i > 0:
                 assert column >= length - stride  # at least this many tokens of the window come before it
     assert count[0] == 0
-    assert (count[1:num_tokens] == 1).all()
+    assert (count[1:num_tokens] == 1).all() and not count[num_tokens:].any()
     assert n == 1 or (n - 2) * stride + length < num_tokens - 1, "the last window is needed"
 
 
 def test_an_epoch_has_as_many_rows_as_fit_the_stream():
-    assert num_training_rows(17, 16) == 1
-    assert num_training_rows(32, 16) == 2
-    assert num_training_rows(1000, 16) == 62
+    counts = [WindowRows("a", make_store([num_tokens]), 0, 16).num_rows(0) for num_tokens in (17, 32, 1000)]
+    assert counts == [1, 2, 62]
 
 
 def train_rows(folder, **sizes):
     config = make_config(folder, **sizes)
     prepared = prepare(config, folder / "run")
-    return WindowTrainRows(config, prepared.stores["train"]), prepared
+    return task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"]), prepared
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +186,7 @@ def test_an_epoch_reads_each_token_once_except_for_less_than_a_row(single):
     for epoch in range(3):
         seen = np.zeros(len(stream), int)
         for row in range(count):
-            start = rows._start("a", epoch, row)
+            start = rows._sources["a"]._start(epoch, row)
             offsets.add(start % LENGTH)
             seen[(start + np.arange(LENGTH)) % len(stream)] += 1
         assert seen.max() == 1 and (seen == 0).sum() < LENGTH
@@ -159,7 +198,7 @@ def test_rows_are_windows_of_the_stream(single):
     stream = prepared.stores["train"]["a"].tokens
     batch = rows.rows(5, range(BATCH))
     for r, (name, epoch, row) in enumerate(rows.locate(5, range(BATCH))):
-        at = (rows._start(name, epoch, row) + np.arange(LENGTH + 1)) % len(stream)
+        at = (rows._sources[name]._start(epoch, row) + np.arange(LENGTH + 1)) % len(stream)
         assert batch.tokens[r].tolist() == stream[at[:-1]].tolist()
         scored = batch.weights[r] > 0
         assert batch.targets[r][scored].tolist() == stream[at[1:]][scored].tolist()
@@ -185,9 +224,10 @@ def test_the_mixture_follows_the_weights(mixed):
 
 def test_the_seed_decides(single):
     rows, prepared = single
-    stores = prepared.stores["train"]
-    other = WindowTrainRows(dataclasses.replace(prepared.config, seed=1), stores)
-    again = WindowTrainRows(prepared.config, stores)
+    other, again = (
+        task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
+        for config in (dataclasses.replace(prepared.config, seed=1), prepared.config)
+    )
     assert equal(rows.rows(3, range(BATCH)), again.rows(3, range(BATCH)))
     assert not equal(rows.rows(3, range(BATCH)), other.rows(3, range(BATCH)))
 
@@ -200,7 +240,7 @@ def test_evaluation_scores_every_token_except_the_first_of_each_document_once(tm
     prepared = prepare(Config.from_dict(values), tmp_path / "run")
     store = prepared.stores["valid"]["lines"]
     for stride in (1, 5, 16):
-        rows = WindowEvalRows(store, LENGTH, stride)
+        rows = EvalRows(WindowExamples(store, LENGTH, stride), RowLayout(LENGTH))
         batches = [rows.rows(range(i, i + BATCH)) for i in range(0, rows.num_rows + BATCH, BATCH)]
         scored = np.concatenate([b.targets[b.weights > 0] for b in batches])
         assert scored.tolist() == store.tokens[store.tokens != prepared.tokenizer.bos_id].tolist()
@@ -217,4 +257,4 @@ def test_sources_are_kept_apart_in_evaluation_and_the_stride_is_that_of_the_conf
     assert rows["a"].totals["targets"] == stores["a"].num_tokens - 1
     short = dataclasses.replace(config, eval=dataclasses.replace(config.eval, stride=5))
     for name, each in task_of(short).eval_rows(short, prepared.tokenizer, stores).items():
-        assert each.num_rows == num_evaluation_rows(stores[name].num_tokens, LENGTH, 5) > rows[name].num_rows
+        assert each.num_rows == num_windows(stores[name].num_tokens, LENGTH, 5) > rows[name].num_rows

@@ -24,15 +24,13 @@ TEXTS = ["one two\n", "é", "", "three\n\nfour five"]
 
 
 def build(cache, texts=TEXTS, tokenizer=None, identity="x", reads=None):
-    def read(cleaner):
+    def read():
         if reads is not None:
             reads.append(1)
-        return (text for text in map(cleaner.clean, texts) if cleaner.keeps(text))
+        yield from cleaner.clean(iter(texts))
 
-    tokenizer = tokenizer or ByteTokenizer()
-    return token_store.open_or_build(
-        Path(cache), {"of": identity}, "test store", tokenizer, read, Cleaner(CleaningConfig())
-    )
+    tokenizer, cleaner = tokenizer or ByteTokenizer(), Cleaner(CleaningConfig())
+    return token_store.open_or_build(Path(cache), {"of": identity}, "test store", tokenizer, read(), cleaner)
 
 
 def test_a_store_has_the_tokens_documents_and_counts_of_its_texts(tmp_path, monkeypatch):
@@ -98,12 +96,12 @@ def test_a_damaged_store_is_reported_and_built_again(tmp_path, capsys, damage):
 
 
 def test_an_error_while_reading_leaves_nothing(tmp_path):
-    def read(cleaner):
+    def read():
         yield "text"
         raise UserError("bad line")
 
     with pytest.raises(UserError, match="bad line"):
-        token_store.open_or_build(tmp_path, {}, "test", ByteTokenizer(), read, Cleaner(CleaningConfig()))
+        token_store.open_or_build(tmp_path, {}, "test", ByteTokenizer(), read(), Cleaner(CleaningConfig()))
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -121,13 +119,13 @@ from lm.data.storing import token_store
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.reading.cleaning import Cleaner
 token_store.BATCH_DOCUMENTS = 1
-def read(cleaner):
+def read():
     for text in ("one two\\n", "é", "three\\n\\nfour five"):
         yield text
         print("building", flush=True)
         time.sleep(30)
 cleaner = Cleaner(CleaningConfig())
-token_store.open_or_build(Path(sys.argv[1]), {"of": "x"}, "s", ByteTokenizer(), read, cleaner)
+token_store.open_or_build(Path(sys.argv[1]), {"of": "x"}, "s", ByteTokenizer(), read(), cleaner)
 """
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lm.config import TokenizerConfig
-from lm.data.examples.corruption import corrupt
+from lm.data.examples.denoising import corrupt
 from lm.data.tokenizing import build_tokenizer, load_tokenizer
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.sentencepiece import LONGEST_LINE, even_sample, split_texts

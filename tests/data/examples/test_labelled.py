@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.data.examples.ragged import Ragged
-from lm.data.examples.texts import TextExamples
+from lm.data.examples.labelled import Ragged, TextExamples
 from lm.data.reading.raw import Labelled
 from lm.errors import UserError
 from tests.data.examples.labelled import BOS, BYTES, EOS, check, make_config, make_store, weighted
