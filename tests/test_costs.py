@@ -1,4 +1,4 @@
-"""Closed forms against the real model and against what XLA counts."""
+"""Closed forms of parameters, FLOPs and memory against the real model and the FLOPs that XLA counts."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def abstract_params(config):
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_parameter_count_is_that_of_the_model(changes):
+def test_parameter_counts_match_the_model(changes):
     config = dataclasses.replace(SMALL, **changes)
     params, counts = abstract_params(config), parameter_counts(config)
     assert counts.total == count_parameters(params)
@@ -55,8 +55,8 @@ def test_parameter_count_is_that_of_the_model(changes):
 
 
 @pytest.mark.parametrize("changes", VARIANTS[:3])
-def test_flops_agree_with_what_xla_counts(changes):
-    """XLA also counts norms, softmax, activations, loss and the like: a few percent more at this width, never less."""
+def test_flops_match_the_count_of_xla(changes):
+    """XLA also counts norms, softmax, activations and the loss: a few percent more at this width, never less."""
     config, rows, length = dataclasses.replace(SMALL, **changes), 4, 64
     ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     batch = Batch(ids, ids, ids, ids, ids)
@@ -82,7 +82,7 @@ TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_lay
         {"activation": "geglu_tanh", "norm": "rmsnorm", "share_embeddings": False, "source_vocab_size": 300},
     ],
 )
-def test_encoder_decoder_parameters_and_flops(changes):
+def test_encoder_decoder_parameters_and_flops_match_the_model(changes):
     config, rows, L, S = dataclasses.replace(TWO_SIDED, **changes), 4, 64, 48
     params = abstract_params(config)
     assert parameter_counts(config).total == count_parameters(params)
@@ -106,8 +106,8 @@ def test_encoder_decoder_parameters_and_flops(changes):
     ],
     ids=str,
 )
-def test_flops_of_heads(changes):
-    """Of few tokens' logits, of small classes, of a text and its partner, of the same text on both sides."""
+def test_flops_of_heads_match_the_count_of_xla(changes):
+    """Logits at a few positions, a few classes, two paired texts, and the same text on both sides."""
     config, rows, length = dataclasses.replace(SMALL, **({"family": "encoder"} | changes)), 4, 64
     ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     batch = Batch(ids, ids, ids, ids, ids, Source(ids, ids, ids) if config.head == "embedding" else None)
@@ -121,14 +121,14 @@ def test_flops_of_heads(changes):
     assert 1.0 < counted / (rows * flops_per_row(config, length, length).forward) < 1.065
 
 
-def test_flops_of_gpt2_by_hand():
-    """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
+def test_flops_of_gpt2_match_the_published_formula():
+    """24 D^2 + 4 L D for each layer and 2 V D for the logits, as in Chowdhery 2022, appendix B."""
     D, N, V, L = 768, 12, 50257, 1024
     config = HeadedConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
     assert flops_per_row(config, L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
 
 
-def test_an_unknown_chip_has_no_peak():
+def test_only_known_chips_have_a_peak():
     assert peak_flops("cpu", "float32") is None
     assert peak_flops("NVIDIA H100", "bfloat16") is None
     assert peak_flops("Tesla T4", "bfloat16") is None
@@ -163,7 +163,7 @@ def test_memory_of_parameters_and_optimizer_is_exact_on_one_device(changes, mome
     assert estimate.gradients == size
 
 
-def test_memory_falls_where_it_should():
+def test_memory_falls_with_sharding_accumulation_remat_and_fused_attention():
     base = estimate_memory(config_with(), ONE)
     assert estimate_memory(config_with(), ONE | {"data": 4}).activations * 4 == base.activations
     assert estimate_memory(config_with(), ONE | {"data": 4}).parameters == base.parameters

@@ -11,7 +11,7 @@ from tests.training.test_step import ONE_DEVICE, ROWS, VOCAB, assert_same, ragge
 from tests.trees import flatten
 
 LABELS = ("a", "b", "c")
-# Objective, settings of it, and what its rows' targets are.
+# Each objective with its settings.
 TASKS = {
     "masked": {"objective__next_sentence": True, "model__token_types": 2, "data__tokenizer__extra_ids": 1},
     "classification": {"data__labels": LABELS, "model__pooling": "mean", "model__pooler": True},
@@ -19,7 +19,7 @@ TASKS = {
     "tagging": {"data__labels": LABELS},
     "span_qa": {"data__context_overlap": 2},
 }
-# These add the same to all scores of a query, or of an answer's start, which a softmax does not see.
+# These add the same number to all scores of a query, or of an answer's start, so a softmax ignores them.
 UNSEEN = {"span_qa": ("key/bias", "final_norm/bias", "span/bias")}
 
 
@@ -39,14 +39,14 @@ def config_of(objective: str, **changes) -> Config:
 
 def _fields(objective: str) -> dict[str, str]:
     if objective == "contrastive":
-        return {"target_field": "partner"}
+        return {"target_field": "paired"}
     if objective in ("classification", "regression"):
         return {"label_field": "label"}
     return {"label_field": "tags"} if objective == "tagging" else {}
 
 
 def batch_of(objective: str) -> Batch:
-    """Ragged rows of two texts, as `ragged_batch` has them, with targets of the task."""
+    """Returns the rows of `ragged_batch`, of two texts each, with targets of the task."""
     plain, rng = ragged_batch(), np.random.default_rng(1)
     pad = ((0, 0), (0, 16 - plain.shape[1]))
     names = ("tokens", "targets", "weights", "positions", "segments")
@@ -71,7 +71,7 @@ def _with(batch: Batch, targets: np.ndarray, weights: np.ndarray, types: np.ndar
 
 
 @pytest.mark.parametrize("objective", TASKS)
-def test_a_task_gives_the_same_on_a_mesh_and_in_microbatches(objective):
+def test_step_is_the_same_on_a_mesh_and_in_microbatches(objective):
     batch = batch_of(objective)
     one = sgd_gradients(config_of(objective, **TASKS[objective]), ONE_DEVICE, batch, drawn=True)
     assert one[0]["train/loss"] > 0.1
@@ -82,15 +82,15 @@ def test_a_task_gives_the_same_on_a_mesh_and_in_microbatches(objective):
     assert_same(sgd_gradients(both, mesh_shape, batch, drawn=True), one)
 
 
-def test_texts_and_partners_give_the_same_on_a_mesh():
+def test_contrastive_step_is_the_same_on_a_mesh():
     config = config_of("contrastive", model__pooling="mean")
     plain = batch_of("tagging")
     alone = np.minimum(plain.segments, 1) * (np.cumsum(plain.segments != 1, axis=1) == 0)
     weights = np.zeros(plain.shape, np.float32)
     weights[:, 0] = alone[:, 0]
-    partner = Source(np.roll(plain.tokens, 3, axis=1), plain.positions * alone, alone)
+    paired = Source(np.roll(plain.tokens, 3, axis=1), plain.positions * alone, alone)
     batch = dataclasses.replace(
-        plain, weights=weights, segments=alone, positions=plain.positions * alone, source=partner
+        plain, weights=weights, segments=alone, positions=plain.positions * alone, source=paired
     )
     one = sgd_gradients(config, ONE_DEVICE, batch, drawn=True)
     assert_same(sgd_gradients(config, {"data": 4, "fsdp": 2, "tensor": 1}, batch, drawn=True), one)
