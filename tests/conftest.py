@@ -195,7 +195,7 @@ class Process:
         while not condition():
             assert self.status is None, f"it ended with {self.status}\n{self.stdout}{self.stderr}"
             assert time.monotonic() < end, f"still running after {seconds} s\n{self.stdout}{self.stderr}"
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def wait(self, seconds: float = 300) -> int:
         end = time.monotonic() + seconds

@@ -144,6 +144,7 @@ def test_a_finished_run_is_left_unchanged(tiny, launch, straight):
             assert path.read_bytes() == content, path
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["span_corruption"], indirect=True)
 def test_resume_after_kill_with_sources_matches_uninterrupted_run(family, launch, tmp_path):
     """SIGKILL at a random step, with a worker that holds sources and masks; then continues without workers."""
