@@ -1,35 +1,38 @@
-# `make train` and `make test` need Python 3.11, 3.12 or 3.13 and nothing else: they make .venv, install
-# the exact versions of the lock files into it, and run. Another interpreter: make PYTHON=python3.12 ...
+# `make train` and `make test` need only Python 3.11, 3.12 or 3.13: they create .venv, install the exact
+# versions of the lock files into it, and run. To choose the interpreter: make PYTHON=python3.12 ...
 
 PYTHON =
 TRAIN_ARGS =
 PYTEST_ARGS =
-export PYTHONDONTWRITEBYTECODE = # installing compiles nothing, so keep what the first import compiles
+export PYTHONDONTWRITEBYTECODE = # the install compiles nothing, so the first import must store its bytecode
 
 VENV = .venv
 RUN_ENVIRONMENT = @.ci/environment $(VENV) requirements.lock "$(PYTHON)"
 DEV_ENVIRONMENT = @.ci/environment $(VENV) requirements-dev.lock "$(PYTHON)"
 COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 
-.PHONY: help train test lint types lock clean
+.PHONY: help train test test-all lint types lock clean
 .NOTPARALLEL:
 
 help:
-	@echo "make train   train the quickstart model into runs/quickstart, or go on where it stopped"
-	@echo "make test    run the tests; PYTEST_ARGS='-k packing' for some of them"
-	@echo "make lint    check format and style"
-	@echo "make types   check types"
-	@echo "make lock    renew requirements*.lock with the newest versions within the bounds"
-	@echo "make clean   remove the environment and caches; runs/ stays"
+	@echo "make train      train the quickstart model into runs/quickstart, or continue where it stopped"
+	@echo "make test       run the tests; PYTEST_ARGS='-k packing' for some of them"
+	@echo "make test-all   run the tests and the further variants that are marked exhaustive"
+	@echo "make lint       check format and style"
+	@echo "make types      check types"
+	@echo "make lock       update requirements*.lock to the newest versions within the bounds"
+	@echo "make clean      remove the environment and caches; runs/ stays"
 
 train:
 	$(RUN_ENVIRONMENT)
 	@$(VENV)/bin/python train.py --config=configs/quickstart.py --workdir=runs/quickstart $(TRAIN_ARGS)
 
-# A file stays with one process: its tests share what they have compiled and trained. Long files come first.
-test:
+# All tests of a file run in one process, where they share compiled programs and trained models. tests/conftest.py
+# puts the longest files first.
+test test-all:
 	$(DEV_ENVIRONMENT)
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	    $(if $(filter test,$@),-m "not exhaustive") $(PYTEST_ARGS)
 
 lint:
 	$(DEV_ENVIRONMENT)
@@ -40,8 +43,8 @@ types:
 	$(DEV_ENVIRONMENT)
 	@$(VENV)/bin/python -m mypy
 
-# uv does what pip cannot: one file for every Python and platform. It stays out of .venv. Its own locks
-# are not kept, since they embed the address of the index.
+# uv, unlike pip, writes one file for every Python version and platform. It is not installed into .venv. Its own
+# lock format is not used, since it embeds the address of the package index.
 lock:
 	@set -e; directory=$$(mktemp -d); trap 'rm -rf "$$directory"' EXIT; \
 	if ! command -v uv >/dev/null; then \

@@ -1,9 +1,10 @@
-"""Eight CPU devices for every test, no silent broadcasting, exact products, little time spent compiling.
+"""Sets up JAX for all tests: eight CPU devices, no silent broadcasting, exact matrix products, quick compilation.
 
-And the means to test whole commands: tiny experiments (`tiny`, with pairs `tiny_pairs`, with labels `tiny_labels`),
-processes (`launch`), and commands run inside the process of the tests (`call`).
+Also defines the fixtures that test whole commands: tiny experiments (`tiny`; with pairs, `tiny_pairs`; with labels,
+`tiny_labels`), commands in processes of their own (`launch`) and commands inside the process of the tests (`call`).
 """
 
+import gc
 import json
 import os
 import random
@@ -18,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 CHEAP_COMPILATION = [
-    # The tests' programs are tiny: compiling them costs more than running them.
+    # The tests' programs are tiny, so compiling them costs more than running them.
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",  # the older code generator takes a third of the time
 ]
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *CHEAP_COMPILATION]
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # commands share all that they compile
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # commands share every compiled program
 
 import jax
 import pytest
@@ -36,7 +38,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 ROOT = Path(__file__).resolve().parent.parent
-# Files that take long, to begin with: none is left alone with one of the workers at the end.
+# The slowest files, which run first, in this order: so none of them occupies one worker alone at the end.
 LONG_FILES = (
     "test_resume.py",
     "test_resume_tasks.py",
@@ -109,14 +111,14 @@ def get_config(path):
 
 @dataclass(frozen=True)
 class Tiny:
-    """An experiment that trains in a second."""
+    """An experiment whose training takes a second."""
 
     text: Path
     config: Path
     cache: Path
 
     def flags(self, workdir: Path, **changes: object) -> list[str]:
-        """Those of train.py; `train__num_steps=5` becomes --config.train.num_steps=5."""
+        """Returns flags for train.py; `train__num_steps=5` becomes --config.train.num_steps=5."""
         flags = [f"--config={self.config}:{self.text}", f"--workdir={workdir}"]
         return flags + [f"--config.{key.replace('__', '.')}={value}" for key, value in changes.items()]
 
@@ -134,7 +136,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="session")
 def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The same for an encoder-decoder: "a b c" (`text`) becomes "c b a" (beside it, in text.target)."""
+    """An experiment for an encoder-decoder: "a b c" (in `text`) becomes "c b a" (in text.target beside it)."""
     folder = tmp_path_factory.mktemp("tiny_pairs")
     draw = random.Random(1)
     sources = [draw.choices("abcdefgh", k=draw.randint(2, 10)) for _ in range(300)]
@@ -146,7 +148,7 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="session")
 def tiny_labels(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The same for classification: lines with an x, or with a y."""
+    """An experiment for classification: lines with an x against lines with a y."""
     folder = tmp_path_factory.mktemp("tiny_labels")
     draw = random.Random(2)
     lines = ["text\tlabel"]
@@ -161,12 +163,12 @@ def tiny_labels(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # compiled programs for all workers
+        shared = shared.parent  # all workers share compiled programs
     return shared / "cache"
 
 
 class Process:
-    """A command that runs; see launcher.py."""
+    """A command that was started by launcher.py."""
 
     def __init__(self, pid: int, folder: Path, ask: Callable[..., Any]) -> None:
         self.pid, self.folder, self._ask = pid, folder, ask
@@ -174,7 +176,7 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None while the command runs."""
         if self._status is None:
             self._status = self._ask(poll=self.pid)
         return self._status
@@ -188,12 +190,12 @@ class Process:
         return (self.folder / "stderr").read_text()
 
     def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
-        """Returns when the condition holds; fails if the command ends, or the time, before that."""
+        """Waits until the condition holds; fails if the command ends or the time runs out before that."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.status is None, f"it ended with {self.status}\n{self.stdout}{self.stderr}"
             assert time.monotonic() < end, f"still running after {seconds} s\n{self.stdout}{self.stderr}"
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def wait(self, seconds: float = 300) -> int:
         end = time.monotonic() + seconds
@@ -207,7 +209,7 @@ class Process:
         os.kill(self.pid, number)
 
     def family(self) -> list[int]:
-        """Processes alive in its session: itself and all that it started."""
+        """Returns the ids of the live processes of its session: itself and those it started."""
         alive = []
         for name in os.listdir("/proc"):
             try:
@@ -224,7 +226,7 @@ Launch = Callable[..., Process]
 
 @pytest.fixture(scope="session")
 def launch(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
-    """`launch("train.py", flag, ..., devices=1, HOME=...)` starts a command; `.wait()` gives its exit status."""
+    """`launch("train.py", flag, ..., devices=1, HOME=...)` starts a command; `.wait()` returns its exit status."""
     launcher = subprocess.Popen(
         [sys.executable, ROOT / "tests" / "launcher.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -265,9 +267,9 @@ class Outcome:
 
 @pytest.fixture
 def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """`call("train.py", flag, ...)` runs a command in this process, up to its exit."""
+    """`call("train.py", flag, ...)` runs a command in this process until it exits."""
 
-    import grain  # noqa: F401  (defines flags of its own, which have to stay)
+    import grain  # noqa: F401  (defines flags of its own, which must stay defined)
 
     def run(*argv: object) -> Outcome:
         defined = set(FLAGS)
@@ -284,7 +286,7 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         finally:
             for name in set(FLAGS) - defined:
                 delattr(FLAGS, name)
-            sys.modules.pop("config_config", None)  # which the next config file would be read into
+            sys.modules.pop("config_config", None)  # or the next config file would be read into it
             jax.config.update("jax_compilation_cache_dir", cache)
         output = capsys.readouterr()
         return Outcome(int(caught.value.code or 0), output.out, output.err)
@@ -293,13 +295,16 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def content_of(root: Path) -> dict[Path, bytes]:
-    """What is written there; the lock names whoever asked last and is not part of it."""
+    """Returns the content of every file below `root`, except the lock, which names the process that last asked."""
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 @pytest.fixture
 def refused(call: Callable[..., Outcome]) -> Callable[..., None]:
-    """`refused(message, command, flag, ...)`: runs it and checks what every refusal has in common."""
+    """`refused(message, command, flag, ...)` runs a command and checks that it fails with one line, the message.
+
+    Nothing below the directory `keeping` may change.
+    """
 
     def check(message: str, *argv: object, keeping: Path | None = None) -> None:
         before = content_of(keeping) if keeping else {}
@@ -317,7 +322,7 @@ def refused(call: Callable[..., Outcome]) -> Callable[..., None]:
 
 @pytest.fixture
 def refused_settings(refused: Callable[..., None], tmp_path: Path) -> Callable[..., None]:
-    """`refused_settings(message, tiny, ["data.holdout=no", ...])`: train.py says so before it writes anything."""
+    """`refused_settings(message, tiny, ["data.holdout=no", ...])`: train.py fails before it writes anything."""
 
     def check(message: str, experiment: Tiny, overrides: list[str]) -> None:
         settings = [f"--config.{each}" for each in overrides]
@@ -328,4 +333,9 @@ def refused_settings(refused: Callable[..., None], tmp_path: Path) -> Callable[.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    order = {name: index for index, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the imported modules stay, so garbage collection need not scan them again and again

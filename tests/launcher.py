@@ -1,13 +1,13 @@
-"""Runs commands of this project as processes of their own, without importing JAX anew for each.
+"""Runs commands of this project in processes of their own without importing JAX again for each.
 
-The fixture `launch` in conftest.py starts it and talks to it in lines of JSON on stdin and stdout:
+The fixture `launch` in conftest.py starts this program and exchanges lines of JSON with it on stdin and stdout:
 
     {"argv": ["train.py", ...], "environment": {...}, "folder": PATH} -> pid of the new process
-    {"poll": pid} -> its exit status (negative: killed by this signal), or null while it runs
+    {"poll": pid} -> its exit status (negative: the signal that killed it), or null while it runs
 
-A command is a fork of this process that runs the real script as `__main__`, in a session of its own, in
-`folder`, with its output in the files `stdout` and `stderr` there. Neither TensorFlow nor PyTorch can be
-imported, so all that these commands do, they do without.
+A command is a fork of this process that runs the real script as `__main__`, in a session of its own, in `folder`, with
+its output in the files `stdout` and `stderr` there. Neither TensorFlow nor PyTorch can be imported, which shows that
+the commands do not need them.
 """
 
 import importlib.abc
@@ -23,7 +23,7 @@ sys.path[0] = str(ROOT)
 
 
 class NoTorch(importlib.abc.MetaPathFinder):
-    """As if it were not installed. (SciPy would take a None in sys.modules, the shorter way, for PyTorch.)"""
+    """Makes PyTorch look as if it were not installed. (None in sys.modules would be shorter, but misleads SciPy.)"""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "torch":
@@ -33,7 +33,7 @@ class NoTorch(importlib.abc.MetaPathFinder):
 sys.modules["tensorflow"] = None  # type: ignore[assignment]
 sys.meta_path.insert(0, NoTorch())
 
-# What the commands import, in part only when they need it. None of it starts a thread of Python or JAX.
+# Imports what the commands import, some of it lazily. None of these starts a thread, so forking stays safe.
 import matplotlib.pyplot  # noqa: F401
 import tensorboardX  # noqa: F401
 
@@ -42,7 +42,7 @@ import lm.training.loop  # noqa: F401
 
 
 def run(argv: list[str], environment: dict[str, str], folder: str) -> None:
-    """In the child: becomes the command. Does not return."""
+    """Turns the child process into the command."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
@@ -70,7 +70,7 @@ def main() -> None:
             answer = poll(request["poll"])
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # JAX warns of forks, for the sake of threads that are not there yet
+                warnings.simplefilter("ignore")  # JAX warns about forks because of threads, which do not exist yet
                 answer = os.fork()
             if answer == 0:
                 return run(**request)

@@ -1,4 +1,4 @@
-"""Runs inside the process of the tests, and what is told of two that should be the same one."""
+"""Trains inside the process of the tests, and reads and compares what runs have written."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
 
 
 def config_of(tiny, **changes) -> Config:
-    """Of an experiment of conftest.py, with such changes as `tiny.flags` takes."""
+    """Returns the config of an experiment of conftest.py with changes, named as for `tiny.flags`."""
     values = runpy.run_path(str(tiny.config))["get_config"](str(tiny.text))
     values.data.cache_dir = str(tiny.cache)
     values.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
@@ -29,7 +29,7 @@ def config_of(tiny, **changes) -> Config:
 
 
 def train_here(tiny, root: Path, **changes) -> int:
-    """Trains or continues in this process, on eight devices; gives the exit status."""
+    """Trains or continues in this process, on eight devices; returns the exit status."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tiny.cache / "xla"))
     try:
@@ -39,7 +39,7 @@ def train_here(tiny, root: Path, **changes) -> int:
 
 
 def final_state(root: Path):
-    """Parameters, their average, optimizer state and counters of the last checkpoint, as NumPy arrays."""
+    """Returns the parameters, their average, the optimizer state and the counters of the last checkpoint in NumPy."""
     config = RunDirectory.existing(root).load_config()
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     optimizer = make_optimizer(config.optimizer, config.train.num_steps)
@@ -51,7 +51,7 @@ def final_state(root: Path):
 
 
 def metrics(root: Path) -> list[dict]:
-    """Lines of metrics.jsonl, without the last if it is torn, and without what measures time."""
+    """Returns the lines of metrics.jsonl without their timings, and without the last line if it is torn."""
     lines = (root / "metrics.jsonl").read_text().split("\n")[:-1] if (root / "metrics.jsonl").exists() else []
     return [{name: value for name, value in json.loads(line).items() if name not in TIMING} for line in lines]
 
@@ -65,7 +65,7 @@ def checkpoints_of(root: Path) -> list[int]:
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    """Equal to the bit."""
+    """Asserts that the final states and the metrics of two runs are equal to the bit."""
     states = final_state(one), final_state(two)
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
     jax.tree.map(np.testing.assert_array_equal, *states)

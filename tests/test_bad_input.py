@@ -1,4 +1,4 @@
-"""Bad input to whole commands: exit status 1, one line that names the culprit, and nothing written is harmed."""
+"""Bad input to whole commands: exit status 1, one line that names the culprit, and no written file is damaged."""
 
 import gzip
 import shutil
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_colle
 
 @pytest.fixture(scope="module")
 def trained(tiny, launch, tmp_path_factory) -> Path:
-    """A run of two steps, with a checkpoint of each."""
+    """A run of two steps with a checkpoint after each."""
     root = tmp_path_factory.mktemp("trained") / "run"
     process = launch("train.py", *tiny.flags(root, **SHORT))
     assert process.wait() == 0, process.stderr
@@ -40,7 +40,7 @@ SHORT = {"train__num_steps": 2, "optimizer__warmup_steps": 1, "checkpoint__every
         (["--workdir=w", "--config.train.num_steps=5"], "--config=FILE.py"),
     ],
 )
-def test_flags(refused, tiny, flags, message):
+def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
     refused(message, "train.py", *(flag.replace("CONFIG", f"{tiny.config}:{tiny.text}") for flag in flags))
 
 
@@ -73,7 +73,7 @@ def test_flags(refused, tiny, flags, message):
         ("model.vocab_size=100", "config.model.vocab_size: 100 is smaller than the tokenizer's vocabulary"),
     ],
 )
-def test_settings(refused, tiny, tmp_path, override, message):
+def test_bad_settings_are_refused(refused, tiny, tmp_path, override, message):
     refused(message, "train.py", *tiny.flags(tmp_path / "run"), f"--config.{override}")
     assert not Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).steps()
 
@@ -101,7 +101,7 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
         ([*TWO_SIDED, "objective.name=infiling"], "did you mean infilling"),
     ],
 )
-def test_objectives_without_pairs(refused_settings, tiny, overrides, message):
+def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings, tiny, overrides, message):
     refused_settings(message, tiny, overrides)
 
 
@@ -134,7 +134,7 @@ def test_objectives_without_pairs(refused_settings, tiny, overrides, message):
         (["objective.label_smoothing_over=other"], "did you mean others"),
     ],
 )
-def test_settings_of_pairs(refused_settings, tiny_pairs, overrides, message):
+def test_bad_settings_of_pairs_are_refused(refused_settings, tiny_pairs, overrides, message):
     refused_settings(message, tiny_pairs, overrides)
 
 
@@ -155,7 +155,7 @@ def test_settings_of_pairs(refused_settings, tiny_pairs, overrides, message):
         ("config.eval.prompts = (1,)", "config.eval.prompts: expected a tuple of strings"),
     ],
 )
-def test_config_files(refused, tiny, tmp_path, change, message):
+def test_broken_config_files_are_refused(refused, tiny, tmp_path, change, message):
     path = tmp_path / "changed.py"
     path.write_text(tiny.config.read_text().replace("    return config", f"    {change}\n    return config"))
     refused(
@@ -164,7 +164,7 @@ def test_config_files(refused, tiny, tmp_path, change, message):
     assert sorted(tmp_path.iterdir()) == [path], "nothing is written, not even bytecode"
 
 
-def test_files_that_are_no_configs(refused, tiny, tmp_path):
+def test_files_without_a_config_are_refused(refused, tiny, tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     refused(f"{tiny.text}, line 1: SyntaxError", "train.py", f"--config={tiny.text}", workdir)
     refused("has no attribute 'get_config'", "train.py", f"--config={Path(__file__)}", workdir)
@@ -196,7 +196,7 @@ JSONL = '{"text": "one"}\n{"text": "two"\n{"text": "three"}\n'
         ("a.parquet", b"PAR1 not really", {"kind": "parquet"}, "a.parquet: not a readable Parquet file"),
     ],
 )
-def test_data(refused, tiny, tmp_path, name, content, changes, message):
+def test_bad_data_files_are_refused(refused, tiny, tmp_path, name, content, changes, message):
     folder = tmp_path / "data"
     folder.mkdir()
     if content is not None:
@@ -230,7 +230,7 @@ LINES = b"one two\nthree four\nfive six\nseven eight\nnine ten\neleven twelve\n"
         ),
     ],
 )
-def test_files_of_pairs(refused, tiny_pairs, tmp_path, source, target, changes, message):
+def test_bad_files_of_pairs_are_refused(refused, tiny_pairs, tmp_path, source, target, changes, message):
     folder = tmp_path / "data"
     folder.mkdir()
     for side, content in (("source", source), ("target", target)):
@@ -248,7 +248,7 @@ def test_files_of_pairs(refused, tiny_pairs, tmp_path, source, target, changes, 
         ("IN: (?P<source>.*) OUT: (?P<target>.*)", "text.source, line 1: pattern"),
     ],
 )
-def test_patterns(refused, tiny_pairs, tmp_path, pattern, message):
+def test_bad_patterns_of_pairs_are_refused(refused, tiny_pairs, tmp_path, pattern, message):
     changes = {"data__train__reversal__target_path": "", "data__train__reversal__pattern": pattern}
     refused(message, "train.py", *tiny_pairs.flags(tmp_path / "run", **changes))
 
@@ -261,7 +261,7 @@ def test_patterns(refused, tiny_pairs, tmp_path, pattern, message):
         ("sentencepiece", b"not a model", "not a usable SentencePiece model"),
     ],
 )
-def test_tokenizer_files(refused, tiny, tmp_path, kind, content, message):
+def test_bad_tokenizer_files_are_refused(refused, tiny, tmp_path, kind, content, message):
     path = tmp_path / "tokenizer.file"
     if content is not None:
         path.write_bytes(content)
@@ -269,7 +269,7 @@ def test_tokenizer_files(refused, tiny, tmp_path, kind, content, message):
     refused(message, "train.py", *tiny.flags(tmp_path / "run", **changes))
 
 
-def test_run_directories(refused, tiny, trained, tmp_path):
+def test_unusable_run_directories_are_refused(refused, tiny, trained, tmp_path):
     (tmp_path / "file").write_text("mine")
     refused("file: is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
     refused("is not a directory, or lies below a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
@@ -282,7 +282,7 @@ def test_run_directories(refused, tiny, trained, tmp_path):
     refused("optimizer.learning_rate: 0.001 -> 0.5", "train.py", *flags, keeping=trained)
 
 
-def test_a_run_directory_in_use(refused, tiny, trained):
+def test_a_run_directory_in_use_is_refused(refused, tiny, trained):
     code = "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
     arguments = [sys.executable, "-c", code, trained / ".lock"]
     holder = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -300,7 +300,7 @@ def test_a_run_directory_in_use(refused, tiny, trained):
         ("checkpoints/*/record/metadata", "no checkpoint is intact (damaged: 2, 1)"),
     ],
 )
-def test_damaged_runs(refused, tiny, trained, tmp_path, command, broken, message):
+def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, broken, message):
     root = tmp_path / "run"
     shutil.copytree(trained, root)
     for path in root.glob(broken):
@@ -330,13 +330,13 @@ def test_damaged_runs(refused, tiny, trained, tmp_path, command, broken, message
         ("lm.data.show", [], "--config=FILE.py is missing"),
     ],
 )
-def test_what_comes_after_training(refused, trained, command, flags, message):
+def test_bad_flags_of_other_commands_are_refused(refused, trained, command, flags, message):
     refused(message, command, *(flag.replace("RUN", str(trained)) for flag in flags), keeping=trained)
 
 
 @pytest.fixture(scope="module")
 def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
-    """The same with pairs."""
+    """The same for pairs."""
     root = tmp_path_factory.mktemp("trained_pairs") / "run"
     process = launch("train.py", *tiny_pairs.flags(root, **SHORT))
     assert process.wait() == 0, process.stderr
@@ -357,12 +357,12 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
         (["--split=valid/other"], "valid has no source 'other'; it has reversal"),
     ],
 )
-def test_evaluations_of_pairs(refused, trained_pairs, flags, message):
+def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, flags, message):
     argv = ["eval.py", f"--workdir={trained_pairs}", *flags]
     refused(message.replace("RUN", str(trained_pairs)), *argv, keeping=trained_pairs)
 
 
-def test_a_real_process_says_it_on_stderr_alone(tiny, launch, tmp_path):
+def test_a_process_prints_the_refusal_to_stderr_only(tiny, launch, tmp_path):
     process = launch("train.py", *tiny.flags(tmp_path / "run"), "--config.train.num_step=5")
     assert process.wait() == 1
     assert (

@@ -1,4 +1,4 @@
-"""Bad settings and data of encoders, labels and heads: one line that names the culprit, as in test_bad_input.py."""
+"""Bad settings and data of tasks with labels, heads or encoders: one line names the culprit (see test_bad_input.py)."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from tests.run_helpers import config_of
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 
 ALL = ("decoder", "encoder_decoder", "encoder")
-# What turns `tiny` and `tiny_labels` into other tasks.
+# Overrides that turn `tiny` and `tiny_labels` into other tasks.
 MASKED = ["model.family=encoder", "objective.name=masked", "data.tokenizer.extra_ids=1"]
 WITHOUT_LABEL = [f"data.{split}.lines.label_field=" for split in ("train", "valid", "test")]
 PLAIN_BEST = "checkpoint.best_metric=valid/loss"
@@ -29,7 +29,7 @@ def of_all(setting):
     ("objective", "family"),
     [(name, family) for name, task in TASKS.items() for family in ALL if family not in task.families],
 )
-def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
+def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny, objective, family):
     values = config_of(tiny).to_dict()
     values["objective"]["name"], values["model"]["family"] = objective, family
     message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; use "
@@ -92,7 +92,7 @@ def test_objectives_and_families_that_do_not_fit(tiny, objective, family):
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
 )
-def test_settings_of_labels(refused_settings, tiny_labels, overrides, message):
+def test_bad_settings_of_labels_are_refused(refused_settings, tiny_labels, overrides, message):
     refused_settings(message, tiny_labels, overrides)
 
 
@@ -111,7 +111,8 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
         (["objective.name=contrastive"], "config.data.train.text.target_path: name the file of the targets"),
     ],
 )
-def test_settings_without_labels(refused, tiny, tmp_path, overrides, message):
+def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overrides, message):
+    """Some of them are found only when the data is read."""
     refused(message, "train.py", *tiny.flags(tmp_path / "run"), *(f"--config.{each}" for each in overrides))
 
 
@@ -127,7 +128,7 @@ def test_settings_without_labels(refused, tiny, tmp_path, overrides, message):
         (["checkpoint.best_metric=valid/f1"], "valid/ followed by loss, accuracy."),
     ],
 )
-def test_settings_of_contrastive_pairs(refused_settings, tiny_pairs, overrides, message):
+def test_bad_settings_of_contrastive_pairs_are_refused(refused_settings, tiny_pairs, overrides, message):
     task = ["objective.name=contrastive", "model.family=decoder", "data.source_length=0"]
     refused_settings(message, tiny_pairs, [*task, *overrides])
 
@@ -167,7 +168,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         ),
     ],
 )
-def test_files_with_labels(refused, tiny_labels, tmp_path, content, overrides, message):
+def test_bad_files_with_labels_are_refused(refused, tiny_labels, tmp_path, content, overrides, message):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "lines.tsv").write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -193,7 +194,7 @@ def squad(**changes):
         ("squad", squad(answers=[{"text": "b", "answer_start": -2}]), "answer_start -2 is not the number of a char"),
     ],
 )
-def test_files_with_tags_and_answers(refused, tiny_labels, tmp_path, kind, content, message):
+def test_bad_files_with_tags_and_answers_are_refused(refused, tiny_labels, tmp_path, kind, content, message):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "file").write_text(content)
@@ -211,7 +212,7 @@ def test_files_with_tags_and_answers(refused, tiny_labels, tmp_path, kind, conte
 
 @pytest.fixture(scope="module")
 def started(tiny_labels, tmp_path_factory):
-    """A run with labels and a tokenizer, and without a checkpoint."""
+    """A run with labels and a tokenizer but no checkpoint."""
     root = tmp_path_factory.mktemp("started") / "run"
     with RunDirectory.open(root, config_of(tiny_labels)) as directory:
         directory.write_config(prepare(config_of(tiny_labels), root).config)
@@ -232,7 +233,7 @@ def started(tiny_labels, tmp_path_factory):
         ("eval.py", [], "there is no checkpoint"),
     ],
 )
-def test_what_comes_after_training(refused, tiny_labels, started, command, flags, message):
+def test_bad_uses_of_a_run_with_labels_are_refused(refused, tiny_labels, started, command, flags, message):
     for name, value in (("TEXT", tiny_labels.text), ("CONFIG", tiny_labels.config), ("RUN", started)):
         flags = [flag.replace(name, str(value)) for flag in flags]
         message = message.replace(name, str(value))
@@ -243,7 +244,7 @@ def test_what_comes_after_training(refused, tiny_labels, started, command, flags
     ("family", "objective"),
     [("decoder", "contrastive"), ("encoder", "contrastive"), ("encoder", "masked"), ("encoder_decoder", "tagging")],
 )
-def test_nothing_is_generated_by_other_heads(refused, tiny, tmp_path, family, objective):
+def test_heads_without_text_cannot_generate(refused, tiny, tmp_path, family, objective):
     config = config_of(tiny)
     config = dataclasses.replace(
         config,

@@ -1,4 +1,4 @@
-"""Texts that belong together, from a TSV of pairs to the table: trained, continued, scored."""
+"""Contrastive learning from a TSV of paired texts to the table of results: trained, resumed, scored."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def get_config(path):
 
 @pytest.fixture(scope="module")
 def words(tiny, tmp_path_factory) -> Tiny:
-    """A word, and the same letters in another order and in capitals."""
+    """Pairs of a word and the same letters in another order and in capitals."""
     folder, draw = tmp_path_factory.mktemp("words"), random.Random(0)
     for split, count in (("train", 200), ("valid", 40)):
         lines = ["one\tother"]
@@ -60,18 +60,18 @@ def trained(words, tmp_path_factory):
     return root
 
 
-def test_partners_are_found(trained):
+def test_training_finds_paired_texts_better_than_chance(trained):
     measured = [line for line in metrics(trained) if "valid/loss" in line]
     assert [line["step"] for line in measured] == [12, 24]
-    assert measured[-1]["valid/accuracy"] > 4 / 16, "by chance it is one of sixteen"
-    assert measured[-1]["valid/loss"] < np.log(16), "by chance"
+    assert measured[-1]["valid/accuracy"] > 4 / 16, "chance is one in sixteen"
+    assert measured[-1]["valid/loss"] < np.log(16), "the loss of chance"
     (path,) = trained.glob("eval/24/results.json")
-    figures = json.loads(path.read_text())["metrics"]
-    assert set(figures) == {"loss", "accuracy"}
-    assert figures == {name: measured[-1][f"valid/{name}"] for name in figures}
+    written = json.loads(path.read_text())["metrics"]
+    assert set(written) == {"loss", "accuracy"}
+    assert written == {name: measured[-1][f"valid/{name}"] for name in written}
 
 
-def test_a_run_goes_on_to_the_bit(words, trained, tmp_path):
+def test_resumed_run_matches_uninterrupted_run(words, trained, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(trained, root)
     shutil.rmtree(root / "checkpoints" / "24")
@@ -81,8 +81,8 @@ def test_a_run_goes_on_to_the_bit(words, trained, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
-def test_eval_scores_what_the_vectors_say(trained, call):
-    """Against every vector of its own, computed row by row, and compared in the same batches."""
+def test_eval_metrics_follow_from_the_vectors(trained, call):
+    """Compares eval.py with loss and accuracy computed here from each text's vector, in the same batches."""
     outcome = call("eval.py", f"--workdir={trained}", "--step=latest", "--split=train")
     assert outcome.status == 0, outcome.stderr
     assert "train, 200 examples in 200 rows" in outcome.stdout
@@ -111,7 +111,7 @@ def vectors(root):
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")
-def test_a_text_without_partner_cannot_be_scored(trained, words, call):
+def test_eval_of_single_texts_is_refused(trained, words, call):
     outcome = call("eval.py", f"--workdir={trained}", f"--text={words.text}")
     assert outcome.status == 1
     assert outcome.stderr == f"error: --text: {trained} needs pairs; name them in data.test of a config.\n"

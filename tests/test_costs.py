@@ -1,4 +1,4 @@
-"""Closed forms against the real model and against what XLA counts."""
+"""Closed forms of parameters, FLOPs and memory against the real model and the FLOPs that XLA counts."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def abstract_params(model):
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_parameter_count_is_that_of_the_model(changes):
+def test_parameter_counts_match_the_model(changes):
     config = dataclasses.replace(SMALL, **changes)
     model = build_model(config)
     params, counts = abstract_params(model), model.parameter_counts()
@@ -57,8 +57,8 @@ def test_parameter_count_is_that_of_the_model(changes):
 
 
 @pytest.mark.parametrize("changes", VARIANTS[:3])
-def test_flops_agree_with_what_xla_counts(changes):
-    """XLA also counts norms, softmax, activations, loss and the like: a few percent more at this width, never less."""
+def test_flops_match_the_count_of_xla(changes):
+    """XLA also counts norms, softmax, activations and the loss: a few percent more at this width, never less."""
     model, rows, length = build_model(dataclasses.replace(SMALL, **changes)), 4, 64
     ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     batch = Batch(ids, ids, ids, ids, ids)
@@ -84,7 +84,7 @@ TWO_SIDED = dataclasses.replace(SMALL, family="encoder_decoder", num_encoder_lay
         {"activation": "geglu_tanh", "norm": "rmsnorm", "share_embeddings": False, "source_vocab_size": 300},
     ],
 )
-def test_encoder_decoder_parameters_and_flops(changes):
+def test_encoder_decoder_parameters_and_flops_match_the_model(changes):
     model, rows, L, S = build_model(dataclasses.replace(TWO_SIDED, **changes)), 4, 64, 48
     params = abstract_params(model)
     assert model.parameter_counts().total == count_parameters(params)
@@ -108,8 +108,8 @@ def test_encoder_decoder_parameters_and_flops(changes):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_flops_of_heads(head, changes):
-    """Of few tokens' logits, of small classes, of a text and its partner, of the same text on both sides."""
+def test_flops_of_heads_match_the_count_of_xla(head, changes):
+    """Logits at a few positions, a few classes, two paired texts, and the same text on both sides."""
     config, rows, length = dataclasses.replace(SMALL, **({"family": "encoder"} | changes)), 4, 64
     model = build_model(config, head)
     ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
@@ -124,14 +124,14 @@ def test_flops_of_heads(head, changes):
     assert 1.0 < counted / (rows * model.flops_per_row(length, length).forward) < 1.065
 
 
-def test_flops_of_gpt2_by_hand():
-    """Per layer 24 D^2 + 4 L D, and 2 V D: the figures of Chowdhery 2022, appendix B."""
+def test_flops_of_gpt2_match_the_published_formula():
+    """24 D^2 + 4 L D for each layer and 2 V D for the logits, as in Chowdhery 2022, appendix B."""
     D, N, V, L = 768, 12, 50257, 1024
     config = ModelConfig(vocab_size=V, num_layers=N, d_model=D, num_heads=12, num_kv_heads=12, head_dim=64, d_ff=4 * D)
     assert build_model(config).flops_per_row(L).forward == L * (N * (24 * D * D + 4 * L * D) + 2 * V * D)
 
 
-def test_an_unknown_chip_has_no_peak():
+def test_only_known_chips_have_a_peak():
     assert peak_flops("cpu", "float32") is None
     assert peak_flops("NVIDIA H100", "bfloat16") is None
     assert peak_flops("Tesla T4", "bfloat16") is None
@@ -170,7 +170,7 @@ def test_memory_of_parameters_and_optimizer_is_exact_on_one_device(changes, mome
     assert found.gradients == size
 
 
-def test_memory_falls_where_it_should():
+def test_memory_falls_with_sharding_accumulation_remat_and_fused_attention():
     base = estimate(config_with(), ONE)
     assert estimate(config_with(), ONE | {"data": 4}).activations * 4 == base.activations
     assert estimate(config_with(), ONE | {"data": 4}).parameters == base.parameters

@@ -33,7 +33,7 @@ def assert_equal_batches_and_close_losses(root: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def flags(tiny):
-    """Those of train.py for a short run."""
+    """Returns the flags of train.py for a short run."""
 
     def make(workdir: Path) -> list[str]:
         changes = {"train__num_steps": STEPS, "checkpoint__every_steps": 10, "eval__every_steps": 10}
@@ -56,7 +56,7 @@ def launch_pair(launch, *flags):
     return [launch("train.py", *shared, f"--process_id={i}", devices=2) for i in range(2)]
 
 
-def test_two_processes_stop_together_and_any_number_goes_on(launch, flags, reference, tmp_path):
+def test_two_processes_stop_together_and_one_or_two_resume(launch, flags, reference, tmp_path):
     root = tmp_path / "run"
     pair = launch_pair(launch, *flags(root))
     pair[0].until(lambda: len(metrics(root)) >= 3)
@@ -76,11 +76,11 @@ def test_two_processes_stop_together_and_any_number_goes_on(launch, flags, refer
     assert [process.wait() for process in pair] == [0, 0], pair[0].stderr + pair[1].stderr
     assert_equal_batches_and_close_losses(root, reference)
     assert "Sample after 'a quick'" in pair[0].stdout and (root / "eval" / str(STEPS) / "results.json").exists()
-    said = [line for line in pair[1].stdout.splitlines() if "Gloo" not in line and "peer ranks" not in line]
-    assert said == [], "only process 0 speaks"
+    printed = [line for line in pair[1].stdout.splitlines() if "Gloo" not in line and "peer ranks" not in line]
+    assert printed == [], "only process 0 prints"
 
 
-def test_a_missing_process_is_named_within_the_time_given(launch, flags, tmp_path):
+def test_a_missing_process_is_named_within_the_startup_timeout(launch, flags, tmp_path):
     coordinator = f"--coordinator=localhost:{free_port()}"
     limits = [coordinator, "--num_processes=2", "--startup_timeout=1"]
     process = launch("train.py", *flags(tmp_path / "run"), *limits, "--process_id=0")

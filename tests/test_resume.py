@@ -1,4 +1,4 @@
-"""A run that was stopped, killed, moved or damaged ends as if nothing had happened, or says why it can't."""
+"""A run that was stopped, killed, moved or damaged ends as if nothing had happened, or says why it cannot."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from lm.checkpoints.keeping import TORN
 from tests.run_helpers import assert_same_run, checkpoints_of, last_step, metrics
 
 STEPS = 40
-# What differs from `tiny`. Pairs go through the same rows as spans do, with nothing left to draw.
+# Changes to `tiny`. Pairs need no case of their own: their rows are made like those of spans, without random draws.
 FAMILIES = {
     "decoder": {},
     "span_corruption": {
@@ -32,7 +32,7 @@ FAMILIES = {
 
 
 def killed_after(straight: Path, root: Path, step: int) -> Path:
-    """What the straight run would have left if it had been killed a little after the checkpoint of `step`."""
+    """Copies to `root` what the straight run would have left if killed shortly after the checkpoint of `step`."""
     shutil.copytree(straight, root)
     for each in checkpoints_of(root):
         if each > step:
@@ -54,20 +54,20 @@ def undisturbed(launch, flags: list[str], root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(tiny, launch, tmp_path_factory) -> Path:
-    """A run from start to end that nothing disturbed."""
+    """A run from start to end without interruption."""
     root = tmp_path_factory.mktemp("straight") / "run"
     return undisturbed(launch, tiny.flags(root), root)
 
 
 @dataclass(frozen=True)
 class Family:
-    flags: Callable[..., list[str]]  # of a run directory
-    straight: Path  # the run that nothing disturbed
+    flags: Callable[..., list[str]]  # of train.py, for a run directory
+    straight: Path  # the uninterrupted run
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tiny, launch, tmp_path_factory) -> Family:
-    """All have dropout; masks are drawn anew in the second epoch."""
+    """An experiment with dropout, and with masks that are drawn again in the second epoch."""
     flags = partial(tiny.flags, **FAMILIES[request.param])
     if request.param == "decoder":
         return Family(flags, request.getfixturevalue("straight"))
@@ -75,8 +75,8 @@ def family(request, tiny, launch, tmp_path_factory) -> Family:
     return Family(flags, undisturbed(launch, flags(root), root))
 
 
-def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
-    """SIGKILL at a random step, with workers; while a checkpoint is being written; and at a random step again."""
+def test_resume_after_three_kills_matches_uninterrupted_run(tiny, launch, straight, tmp_path):
+    """SIGKILL at a random step, with workers; while a checkpoint is written; and at a random step again."""
     root, draw = tmp_path / "run", random.Random()
     first, last = draw.randint(1, 7), draw.randint(26, 32)
     print("killed at steps", first, "and", last)
@@ -88,7 +88,7 @@ def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
         return root.joinpath("checkpoints").exists() and any(TORN in name for name in os.listdir(root / "checkpoints"))
 
     def writing() -> bool:
-        """Whether it is at work on a checkpoint: told of a process that stands still."""
+        """Returns whether a checkpoint is being written; if so, the process is stopped at that point."""
         if last_step(root) <= 10 or not torn():
             return False
         process.send(signal.SIGSTOP)
@@ -118,7 +118,7 @@ def test_three_kills_change_nothing(tiny, launch, straight, tmp_path):
     assert sorted(os.listdir(process.folder)) == ["stderr", "stdout"], "the working directory"
 
 
-def test_signals_save_and_exit(tiny, launch, straight, tmp_path):
+def test_resume_after_signals_that_save_matches_uninterrupted_run(tiny, launch, straight, tmp_path):
     root = killed_after(straight, tmp_path / "run", 8)
     for number, step in ((signal.SIGTERM, 10), (signal.SIGINT, 24)):
         process = launch("train.py", *tiny.flags(root))
@@ -134,19 +134,20 @@ def test_signals_save_and_exit(tiny, launch, straight, tmp_path):
     assert_same_run(straight, root)
 
 
-def test_a_run_that_is_done_is_left_alone(tiny, launch, straight):
+def test_a_finished_run_is_left_unchanged(tiny, launch, straight):
     before = {path: path.read_bytes() for path in straight.glob("**/*") if path.is_file() and path.suffix != ".png"}
     process = launch("train.py", *tiny.flags(straight))
     assert process.wait() == 0
     assert f"Already done: step {STEPS} of {STEPS}." in process.stdout and "Compiled" not in process.stdout
     for path, content in before.items():
-        if path.name not in (".lock", "results.json"):  # the process, and the seconds taken
+        if path.name not in (".lock", "results.json"):  # hold the process id and the seconds taken
             assert path.read_bytes() == content, path
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["span_corruption"], indirect=True)
-def test_a_kill_changes_nothing_with_a_source(family, launch, tmp_path):
-    """SIGKILL at a random step, with workers that hold sources and masks; then on without them."""
+def test_resume_after_kill_with_sources_matches_uninterrupted_run(family, launch, tmp_path):
+    """SIGKILL at a random step, with a worker that holds sources and masks; then continues without workers."""
     root, step = tmp_path / "run", random.Random().randint(9, 32)
     print("killed at step", step)
     process = launch("train.py", *family.flags(root, data__num_workers=1))
@@ -160,7 +161,7 @@ def test_a_kill_changes_nothing_with_a_source(family, launch, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["decoder"], indirect=True)
-def test_from_one_device_to_eight_and_back(family, launch, tmp_path):
+def test_moving_from_one_device_to_eight_and_back_keeps_batches_and_losses(family, launch, tmp_path):
     root = killed_after(family.straight, tmp_path / "run", 8)
     process = launch("train.py", *family.flags(root), devices=8)
     process.until(lambda: last_step(root) >= 12)
@@ -177,7 +178,7 @@ def test_from_one_device_to_eight_and_back(family, launch, tmp_path):
             assert here.get(name, 0) == pytest.approx(there.get(name, 0), abs=1e-5), (here["step"], name)
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tiny, launch, straight, tmp_path):
+def test_resume_skips_a_damaged_newest_checkpoint_and_reports_it(tiny, launch, straight, tmp_path):
     root = killed_after(straight, tmp_path / "run", 24)
     arrays = max((root / "checkpoints" / "24" / "state").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(arrays.read_bytes())
@@ -192,7 +193,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(tiny, l
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
-def test_other_data_is_refused(tiny, call, straight, tmp_path):
+def test_resume_with_other_data_is_refused(tiny, call, straight, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(tiny.text.read_text() + "one more line that was not there\n")
     root = killed_after(straight, tmp_path / "run", 24)
@@ -200,7 +201,7 @@ def test_other_data_is_refused(tiny, call, straight, tmp_path):
     outcome = call("train.py", config.replace(str(tiny.text), str(text)), workdir)
     assert outcome.status == 1
     assert "data.train.text.path" in outcome.stderr, "the path is part of the config"
-    # The same path, but another content.
+    # The same path with other content.
     saved = (root / "config.json").read_text()
     (root / "config.json").write_text(saved.replace(str(tiny.text), str(text)))
     outcome = call("train.py", config.replace(str(tiny.text), str(text)), workdir)

@@ -1,4 +1,4 @@
-"""Runs of encoders go on to the bit, read the same batches on any devices, and begin with another run's parameters."""
+"""Encoder runs resume to the bit, read the same batches on any devices, and start from another run's parameters."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ from lm.training.step import batch_hash
 from tests.run_helpers import assert_same_run, checkpoints_of, config_of, last_step, metrics, train_here
 from tests.trees import flatten
 
-# What differs from `tiny`, so that as few steps as `tiny_labels` has are enough.
+# Changes to `tiny` that make the few steps of `tiny_labels` enough.
 MASKED = {
     "model__family": "encoder",
     "model__token_types": 2,
@@ -42,7 +42,7 @@ STEPS = 16
 
 @pytest.fixture(scope="module", params=["labels", "masked"])
 def family(request, tiny_labels, tiny, tmp_path_factory):
-    """The experiment, what differs from it, and a run that nothing disturbed."""
+    """An experiment, changes to it, and an uninterrupted run."""
     experiment, changes = {"labels": (tiny_labels, {}), "masked": (tiny, MASKED)}[request.param]
     root = tmp_path_factory.mktemp("straight") / "run"
     assert train_here(experiment, root, **changes) == 0
@@ -57,7 +57,7 @@ masked = pytest.mark.parametrize("family", ["masked"], indirect=True)
 
 
 def test_every_number_of_devices_reads_the_same_batches(family, tmp_path):
-    """The hashes that eight devices have written, from the rows on one."""
+    """Rows made here, on one device, have the batch hashes that a run on eight devices has written."""
     experiment, changes, root = family
     shutil.copytree(root / "tokenizer", tmp_path / "tokenizer")
     prepared = prepare(config_of(experiment, **changes), tmp_path)
@@ -68,13 +68,13 @@ def test_every_number_of_devices_reads_the_same_batches(family, tmp_path):
 
 
 @labels
-def test_a_kill_changes_nothing_with_labels(family, launch, tmp_path):
-    """SIGKILL at a random step, with a worker that has tokens and labels; then on without it."""
+def test_resume_after_kill_with_labels_matches_uninterrupted_run(family, launch, tmp_path):
+    """SIGKILL at a random step, with a worker that holds tokens and labels; then continues without workers."""
     experiment, changes, straight = family
     root, step = tmp_path / "run", random.Random().randint(9, STEPS - 4)
     print("killed at step", step)
     flags = experiment.flags(root, data__num_workers=1, **changes)
-    process = launch("train.py", *flags, devices=8, JAX_DEFAULT_MATMUL_PRECISION="highest")  # the programs as here
+    process = launch("train.py", *flags, devices=8, JAX_DEFAULT_MATMUL_PRECISION="highest")  # as in this process
     process.until(lambda: last_step(root) >= step and checkpoints_of(root))
     process.send(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -83,7 +83,7 @@ def test_a_kill_changes_nothing_with_labels(family, launch, tmp_path):
 
 
 @masked
-def test_a_signal_changes_nothing_with_hidden_tokens(family, capsys, tmp_path):
+def test_resume_after_signal_with_masked_tokens_matches_uninterrupted_run(family, capsys, tmp_path):
     """SIGTERM at a random step, in the middle of an epoch."""
     experiment, changes, straight = family
     root, step = tmp_path / "run", random.Random().randint(2, STEPS - 6)
@@ -94,7 +94,7 @@ def test_a_signal_changes_nothing_with_hidden_tokens(family, capsys, tmp_path):
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for a signal that comes too late
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # if the signal comes too late
     thread = threading.Thread(target=stop)
     try:
         thread.start()
@@ -117,8 +117,8 @@ def saved_params(root, step, ema):
 
 
 @masked
-def test_a_run_begins_with_the_parameters_of_another_once(family, tiny_labels, capsys, monkeypatch, tmp_path):
-    """With a learning rate of 0 a checkpoint holds what the run began with."""
+def test_a_run_loads_the_parameters_of_another_only_at_its_start(family, tiny_labels, capsys, monkeypatch, tmp_path):
+    """With a learning rate of 0 a checkpoint holds the initial parameters of the run."""
     pretrained = tmp_path / "pretrained"
     shutil.copytree(family[2], pretrained)
     root = tmp_path / "run"
@@ -147,7 +147,7 @@ def test_a_run_begins_with_the_parameters_of_another_once(family, tiny_labels, c
     for one in (root / "tokenizer").iterdir():
         assert one.read_bytes() == (pretrained / "tokenizer" / one.name).read_bytes()
 
-    # The run goes on where it was, and needs the other one no more.
+    # The run continues where it stopped and no longer needs the other run.
     shutil.rmtree(root / "checkpoints" / "2")
     shutil.rmtree(pretrained)
     monkeypatch.setattr(lm.training.loop, "load_initial", lambda *_: pytest.fail("loaded again"))
@@ -155,7 +155,7 @@ def test_a_run_begins_with_the_parameters_of_another_once(family, tiny_labels, c
     assert "Continuing from the checkpoint of step 1." in capsys.readouterr().out
 
 
-def test_a_wrong_run_to_begin_with_writes_nothing(tiny_labels, tmp_path):
+def test_a_missing_run_to_start_from_is_refused_before_anything_is_written(tiny_labels, tmp_path):
     config = dataclasses.replace(config_of(tiny_labels), init_from=str(tmp_path / "elsewhere"))
     with pytest.raises(UserError, match=r"config\.init_from: .*elsewhere is not a run directory"):
         lm.training.loop.train(config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Trees of parameters and states, leaf by path."""
+"""Converts trees of parameters and states to and from a flat dict by path."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from flax import traverse_util
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Path -> leaf; "layers/mlp/up/kernel"."""
+    """Returns {path: leaf}, with paths such as "layers/mlp/up/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 

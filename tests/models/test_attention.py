@@ -1,4 +1,4 @@
-"""Attention against brute force; packing and the cache against each document alone."""
+"""Attention against brute force, and packed or cached documents against each document alone."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ POSITIONS = np.array([[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 1, 2, 3, 4, 0, 1]])
 
 
 @pytest.mark.parametrize(("causal", "window"), [(True, 0), (True, 2), (False, 0), (False, 3)])
-def test_mask_is_its_definition(causal, window):
+def test_mask_matches_its_definition(causal, window):
     mask = attention_mask(*map(jnp.asarray, (POSITIONS, SEGMENTS, POSITIONS, SEGMENTS)), causal=causal, window=window)
     for row in range(2):
         for q in range(8):
@@ -37,13 +37,13 @@ def test_mask_is_its_definition(causal, window):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_attention_is_its_definition(kv_heads):
-    """Head by head, query by query, over the allowed keys only."""
+def test_attention_matches_its_definition(kv_heads):
+    """Computed again head by head and query by query, over the allowed keys only."""
     random = np.random.default_rng(0)
     q, k, v = (random.normal(size=(2, 8, heads, 4)).astype(np.float32) for heads in (4, kv_heads, kv_heads))
     mask = np.asarray(attention_mask(*map(jnp.asarray, (POSITIONS, SEGMENTS) * 2), causal=True, window=0))
     y = np.asarray(dot_product_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask)))
-    assert np.isfinite(y).all()  # padding, which has no key at all, too
+    assert np.isfinite(y).all()  # also at padding, which has no key at all
     for row, n, head in np.ndindex(2, 8, 4):
         keys = np.flatnonzero(mask[row, n])
         if len(keys):
@@ -54,7 +54,7 @@ def test_attention_is_its_definition(kv_heads):
 
 
 def random_params(config):
-    """Larger than at the start of training, so that attention is far from uniform."""
+    """Returns parameters larger than initial ones, so that attention is far from uniform."""
     shapes = nn.unbox(jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0)))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
@@ -75,7 +75,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_packed_documents_give_what_each_gives_alone(changes):
+def test_packed_documents_have_the_logits_of_each_document_alone(changes):
     config = dataclasses.replace(CONFIG, **changes)
     params = random_params(config)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, SEGMENTS.shape)

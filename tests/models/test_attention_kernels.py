@@ -1,4 +1,4 @@
-"""The fused kernels against our own products, and which one is chosen where."""
+"""The fused attention kernels against our own attention, and which of them is chosen where."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ LENGTH = 128
 
 
 def packed_rows(rows=2):
-    """Documents of several lengths in each row, with padding at the end of the first."""
+    """Returns segments and positions of rows with documents of several lengths; the first row ends with padding."""
     segments_BL, positions_BL = np.zeros((2, rows, LENGTH), np.int32)
     for row in range(rows):
         cuts = np.cumsum([17 + 5 * row, 40, 3, 1])
@@ -45,7 +45,7 @@ def ours(q, k, v, segments, positions, window):
 
 
 def values_and_gradients(function, inputs, segments):
-    """Of a scalar that weighs every real output differently; padding is left out."""
+    """Returns outputs, and gradients of a scalar in which every output but padding has a weight of its own."""
 
     def scalar(*inputs):
         y = function(*inputs) * (segments > 0)[:, :, None, None]
@@ -61,7 +61,7 @@ def assert_same(actual, expected, tolerance=2e-5):
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (2, 2, 9)])
-def test_splash_equals_our_products(heads, kv_heads, window):
+def test_splash_matches_our_attention(heads, kv_heads, window):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
     actual = values_and_gradients(
@@ -72,7 +72,7 @@ def test_splash_equals_our_products(heads, kv_heads, window):
 
 
 @pytest.mark.parametrize(("kv_heads", "split_kv"), [(2, True), (2, False)])
-def test_splash_over_a_mesh_equals_one_device(kv_heads, split_kv):
+def test_splash_on_a_mesh_matches_one_device(kv_heads, split_kv):
     segments, positions = packed_rows(4)
     inputs = query_key_value(4, kv_heads, rows=4)
     expected = ours(*inputs, segments, positions, 0) * (segments > 0)[:, :, None, None]
@@ -89,7 +89,7 @@ def test_splash_over_a_mesh_equals_one_device(kv_heads, split_kv):
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (4, 1, 9)])
-def test_the_arguments_given_to_cudnn_mean_what_our_products_compute(heads, kv_heads, window):
+def test_cudnn_arguments_match_our_attention(heads, kv_heads, window):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
     actual = values_and_gradients(
@@ -119,7 +119,7 @@ def random_params(config):
 
 
 @pytest.mark.parametrize(("backend", "remat"), [("splash", "dots"), ("cudnn", "none")])
-def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(backend, remat, monkeypatch):
+def test_model_with_a_fused_kernel_has_the_same_loss_and_gradients(backend, remat, monkeypatch):
     monkeypatch.setitem(attention_kernels.FUSED, "splash", functools.partial(attention_kernels.splash, interpret=True))
     monkeypatch.setitem(
         attention_kernels.FUSED, "cudnn", functools.partial(attention_kernels.cudnn, implementation="xla")
@@ -142,7 +142,7 @@ def test_the_whole_model_gives_the_same_loss_and_gradients_with_a_fused_kernel(b
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
 
 
-def test_auto_takes_the_fused_kernel_where_it_can():
+def test_auto_chooses_the_fused_kernel_where_possible():
     def choice(platform, **changes):
         return build_model(dataclasses.replace(CONFIG, **changes), platform=platform).kernel
 
@@ -174,7 +174,7 @@ def test_an_explicit_choice_that_cannot_work_is_refused(platform, changes, reaso
         build_model(dataclasses.replace(CONFIG, **changes), platform=platform)
 
 
-def test_a_call_that_a_fused_kernel_cannot_serve_takes_xla():
+def test_calls_that_a_fused_kernel_cannot_serve_use_xla():
     assert attention_kernels.kernel_for_call("splash", 256, cached=False) == "splash"
     assert attention_kernels.kernel_for_call("splash", 200, cached=False) == "xla"
     assert attention_kernels.kernel_for_call("cudnn", 201, cached=False) == "xla"
@@ -182,7 +182,7 @@ def test_a_call_that_a_fused_kernel_cannot_serve_takes_xla():
 
 
 def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
-    """The (B, L, S) mask of the plain products is traced only for them."""
+    """The (B, L, S) mask is traced only for our own attention."""
     calls = []
 
     def spy(*args, **kwargs):

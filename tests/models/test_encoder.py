@@ -1,4 +1,4 @@
-"""Encoders: what a token sees, packing and padding, types of tokens, layers with a window and layers without."""
+"""Encoders: which tokens a token sees, packing and padding, token types, layers with and without a window."""
 
 import dataclasses
 
@@ -32,8 +32,8 @@ SPAN = dataclasses.replace(ENCODER, positions="relative", relative_buckets=8, re
     [(BERT, NEXT_SENTENCE), (LABELS, Classes(3, "mean")), (SPAN, AnswerSpan())],
     ids=["masked", "classes", "span"],
 )
-def test_packed_texts_and_padding_give_what_each_text_gives_alone(config, head):
-    """The logits of every head at every token."""
+def test_packed_texts_have_the_logits_of_each_text_alone(config, head):
+    """Compares the logits of every head at every token."""
     (a, b, c), params = texts(5, 4, 3), random_params(config, head)
     packed = applied(config, head)(params, rows_of([[a, b, c], [b]]))
     alone = applied(config, head)(params, rows_of([[a], [b], [c], []], length=L + 4))
@@ -48,13 +48,13 @@ def test_packed_texts_and_padding_give_what_each_text_gives_alone(config, head):
 
 
 def reach(config, params, batch):
-    """bool (L, L): which token's output answers to which token's change, by trying each. `batch` has one row."""
+    """Returns bool (L, L): which token's output changes with which token, by changing each. `batch` has one row."""
     tokens = np.repeat(batch.tokens, L + 1, axis=0)
     tokens[np.arange(L), np.arange(L)] = (tokens[0] + 1) % V  # the last row is as it was
     many = jax.tree.map(lambda x: np.repeat(x, L + 1, axis=0), batch)
     logits = np.asarray(applied(config)(params, dataclasses.replace(many, tokens=tokens)).logits)
     answers = np.abs(logits[:L] - logits[L:]).max(axis=-1).T
-    assert not np.any((answers > 1e-5) & (answers < 1e-4)), "neither an answer nor none"
+    assert not np.any((answers > 1e-5) & (answers < 1e-4)), "neither clearly changed nor unchanged"
     return answers > 1e-4
 
 
@@ -65,7 +65,7 @@ def test_a_token_sees_all_of_its_segment_and_nothing_else():
     np.testing.assert_array_equal(reach(BERT, random_params(BERT), batch)[:10, :10], expected[:10, :10])
 
 
-def test_types_matter_and_none_are_zeros():
+def test_token_types_matter_and_default_to_zeros():
     batch = rows_of([texts(8)])
 
     def logits(types):
@@ -77,7 +77,7 @@ def test_types_matter_and_none_are_zeros():
 
 
 def one_layer_attends(params, layer):
-    """Stacked parameters in which the attention of all other layers adds nothing."""
+    """Returns stacked parameters in which the attention of all other layers adds nothing."""
     attention = params["layers"]["attention"]
     kernel = attention["out"]["kernel"].copy()
     kernel[np.arange(len(kernel)) != layer] = 0
@@ -86,7 +86,7 @@ def one_layer_attends(params, layer):
 
 
 @pytest.mark.parametrize("changes", [{}, {"scan_layers": False, "remat": "full"}], ids=["scanned", "unrolled, remat"])
-def test_a_layer_sees_a_window_or_all_by_its_number(changes):
+def test_layer_number_decides_between_a_window_and_full_attention(changes):
     config, batch = dataclasses.replace(MODERN, **changes), rows_of([texts(L)])
     distance = np.abs(np.arange(L)[:, None] - np.arange(L)[None])
     for layer, expected in enumerate((distance < L, distance < 3, distance < L, distance < 3)):
@@ -95,7 +95,7 @@ def test_a_layer_sees_a_window_or_all_by_its_number(changes):
         np.testing.assert_array_equal(found, expected, err_msg=f"layer {layer}")
 
 
-def test_a_window_in_all_layers_adds_up():
+def test_windows_of_successive_layers_add_up():
     config = dataclasses.replace(MODERN, num_layers=2, global_every=0)
     distance = np.abs(np.arange(L)[:, None] - np.arange(L)[None])
     np.testing.assert_array_equal(reach(config, random_params(config), rows_of([texts(L)])), distance <= 4)
@@ -104,7 +104,7 @@ def test_a_window_in_all_layers_adds_up():
 @pytest.mark.parametrize(
     ("changes", "answering"), [({"local_rotary_theta": 9.0}, (1, 3)), ({"rotary_theta": 9.0}, (0, 2))], ids=str
 )
-def test_local_layers_have_a_base_of_their_own(changes, answering):
+def test_local_layers_have_their_own_rotary_base(changes, answering):
     batch, other = rows_of([texts(L)]), dataclasses.replace(MODERN, **changes)
     for layer in range(4):
         params = one_layer_attends(random_params(MODERN), layer)
@@ -113,8 +113,8 @@ def test_local_layers_have_a_base_of_their_own(changes, answering):
         assert np.abs(one - two).max() < 1e-5 or layer in answering
 
 
-def test_scanned_and_unrolled_layers_give_the_same_loss_and_gradients():
-    """Layers of both kinds, one of the two models computing its blocks again."""
+def test_scanned_and_unrolled_layers_have_the_same_loss_and_gradients():
+    """Both kinds of layers; one of the two models recomputes its blocks in the backward pass."""
     scanned = dataclasses.replace(MODERN, num_layers=3, remat="dots")
     unrolled = dataclasses.replace(scanned, scan_layers=False, remat="none")
     batch, results = rows_of([texts(7, 4), texts(9)]), []

@@ -36,7 +36,7 @@ BATCH = rows_of([texts(5, 4), texts(7), []])
 
 
 def last_layer(config, batch):
-    """(B, L, D), float64: an output of vectors 1 at one place and 0 elsewhere copies it to the first logits."""
+    """Returns float64 (B, L, D), the output of the last layer: an identity as output matrix copies it to the logits."""
     config, head = dataclasses.replace(config, tie_embeddings=False), NextToken()
     if config.family == "encoder_decoder":  # which reads the same text on both sides
         batch = dataclasses.replace(batch, source=source_of(batch))
@@ -53,8 +53,8 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_labels_and_answers_of_each_family(family):
-    """Mean, pooler and classes of a text; a token's own scores of being a start or an end."""
+def test_class_and_span_heads_match_their_closed_form(family):
+    """Classes from the pooled mean of a text; each token's scores of being the start or the end of an answer."""
     config = FAMILIES[family]
     x = last_layer(config, BATCH)
     labels = dataclasses.replace(config, pooler=True), Classes(3, "mean")
@@ -71,7 +71,7 @@ def test_labels_and_answers_of_each_family(family):
 
 
 @pytest.mark.parametrize("pooling", ["first", "last"])
-def test_single_tokens_stand_for_themselves(pooling):
+def test_poolings_of_a_single_token_classify_every_token(pooling):
     config, head = FAMILIES["encoder"], Classes(4, pooling)
     params = random_params(config, head)
     found = applied(config, head)(params, BATCH).logits
@@ -81,8 +81,8 @@ def test_single_tokens_stand_for_themselves(pooling):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_hidden_tokens_and_next_sentences(tied):
-    """Devlin 2019: product, gelu, layernorm, output and bias; a pooler and two classes beside them."""
+def test_masked_head_and_next_sentence_head_match_their_closed_form(tied):
+    """Devlin 2019: linear layer, gelu, layernorm, output and bias; a pooler and two classes beside them."""
     config = dataclasses.replace(BERT, num_layers=1, tie_embeddings=tied)
     params, x = random_params(config, NEXT_SENTENCE), last_layer(config, BATCH)
     h = product(x, params["head_product"])
@@ -100,13 +100,13 @@ def test_hidden_tokens_and_next_sentences(tied):
 
 
 def partner_batch():
-    """Two texts and their partners, and a row of padding."""
+    """Returns a batch of two pairs of texts and a row of padding."""
     a, b, c, d = texts(5, 7, 6, 3)
     return dataclasses.replace(rows_of([[a], [b], []]), source=source_of(rows_of([[c], [d], []])), types=None)
 
 
 @pytest.mark.parametrize(("family", "pooling"), [("encoder", "first"), ("decoder", "last"), ("encoder", "mean")])
-def test_a_vector_for_a_text_and_one_for_its_partner(family, pooling):
+def test_embedding_head_returns_a_unit_vector_for_each_of_two_paired_texts(family, pooling):
     batch, config, head = partner_batch(), FAMILIES[family], TextEmbedding(pooling)
     output = applied(config, head)(random_params(config, head), batch)
     source = batch.source
@@ -120,7 +120,7 @@ def test_a_vector_for_a_text_and_one_for_its_partner(family, pooling):
 
 
 def test_a_row_of_padding_changes_no_gradient():
-    """Nor gives it NaN, though the mean of nothing has no length."""
+    """Nor makes it NaN, although the mean of no tokens has no direction."""
     config, head, batch = FAMILIES["encoder"], TextEmbedding("mean"), partner_batch()
     objective = ObjectiveConfig(name="contrastive", temperature=0.5)
 

@@ -1,4 +1,4 @@
-"""Adapters change nothing at first, learn alone, and merge into the same function."""
+"""LoRA adapters initially change nothing, are trained alone, and merge into the same function."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_new_adapters_change_nothing():
 
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("config", [DECODER, TWO_SIDED], ids=["decoder", "encoder_decoder"])
-def test_merged_is_unmerged(config, stacked):
+def test_merged_adapters_give_the_same_logits(config, stacked):
     params = random_tree(jax.eval_shape(lambda: initial(config)))
     config = dataclasses.replace(config, scan_layers=stacked)
     params = params if stacked else unstack_layers(params)
@@ -77,7 +77,7 @@ def test_merged_is_unmerged(config, stacked):
     found, expected = logits(plain, merged), logits(config, params)
     scale = float(np.abs(expected).max())
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-6)
-    # They matter.
+    # The adapters matter.
     assert np.abs(logits(plain, _without_adapters(params)) - expected).max() > 0.05 * scale
 
 
@@ -89,8 +89,8 @@ def _without_adapters(tree):
     }
 
 
-def test_one_adapter_by_hand():
-    """x W + (alpha / rank) (x A) B, for a product into heads and one out of them, of the last of two layers."""
+def test_merging_adds_the_scaled_adapter_to_the_kernel():
+    """W + (alpha / rank) A B for the query and the output matrix of the last of two layers."""
     params = random_tree(jax.eval_shape(lambda: initial(DECODER)))
     merged, _ = merge(params, DECODER)
     for name, form in (("query", "dr,rhk->dhk"), ("out", "hkr,rd->hkd")):
@@ -101,20 +101,20 @@ def test_one_adapter_by_hand():
 
 
 @pytest.mark.parametrize("config", [DECODER, TWO_SIDED, dataclasses.replace(DECODER, lora_targets=("value", "up"))])
-def test_parameters_are_counted(config):
+def test_adapter_parameters_are_counted_exactly(config):
     params = jax.eval_shape(lambda: initial(config))
     counts = build_model(config).parameter_counts()
     assert counts.total == count_parameters(params)
     assert counts.adapters == count_parameters(adapters(params))
 
 
-def test_a_head_has_no_adapter_even_if_a_target_is_called_as_a_part_of_it():
+def test_heads_have_no_adapters_even_if_a_target_has_the_name_of_a_part_of_them():
     config = dataclasses.replace(DECODER, family="encoder", head_transform=True, tie_embeddings=False)
     found = adapters(jax.eval_shape(lambda: initial(config, MaskedTokens(next_sentence=True))))
     assert len(found) == 2 * 7 and all(name.startswith("layers/") for name in found)
 
 
-def test_only_adapters_and_head_move_and_muon_is_not_for_them():
+def test_only_adapters_and_head_are_trained_and_not_by_muon():
     values = {
         "data": {"train": {"a": {"kind": "conll", "path": "x"}}, "sequence_length": 8, "labels": ("A", "B")},
         "objective": {"name": "tagging"},

@@ -12,7 +12,7 @@ from lm.models.transformer.positions import rotary, rotate, sinusoidal
 CONFIG = ModelConfig(head_dim=8, rotary_theta=100.0)
 
 
-def test_sinusoidal_is_the_formula_of_the_paper_with_sines_first():
+def test_sinusoidal_follows_the_paper_with_sines_first():
     positions = np.array([[0, 1, 7, 500]])
     table = np.asarray(sinusoidal(jnp.asarray(positions), 6))
     for n, position in enumerate(positions[0]):
@@ -23,7 +23,7 @@ def test_sinusoidal_is_the_formula_of_the_paper_with_sines_first():
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_each_pair_is_turned_as_a_complex_number(interleaved):
+def test_rotary_turns_each_pair_like_a_complex_number(interleaved):
     positions = np.array([[0, 3, 64, 129]])
     x = np.random.default_rng(0).normal(size=(1, 4, 2, 8)).astype(np.float32)
     y = np.asarray(
@@ -37,7 +37,7 @@ def test_each_pair_is_turned_as_a_complex_number(interleaved):
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_products_depend_on_the_distance_alone(interleaved):
+def test_rotary_scores_depend_only_on_the_distance(interleaved):
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def product(query_position, key_position):
@@ -50,8 +50,8 @@ def test_products_depend_on_the_distance_alone(interleaved):
     assert product(0, 0) == pytest.approx(float(jnp.vdot(q, k)), abs=1e-5)
 
 
-def test_angles_stay_exact_at_long_positions_and_in_bfloat16():
-    """Angles are float32 whatever x is: in bfloat16 positions beyond 256 could not be told apart."""
+def test_rotary_angles_stay_exact_at_long_positions_and_in_bfloat16():
+    """Angles are float32 for any x: bfloat16 could not distinguish positions beyond 256."""
     config = dataclasses.replace(CONFIG, rotary_theta=500_000.0)
     positions = jnp.array([[8190, 8191]])
     rotation = rotary(positions, config.head_dim, config.rotary_theta)

@@ -52,7 +52,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_real_model_has_the_published_number_of_parameters(name):
+def test_presets_have_the_published_number_of_parameters(name):
     config = defaults()
     config.data.train.docs = source(kind="embedded")
     config.model.update(preset(name))
@@ -75,7 +75,7 @@ def test_a_preset_is_a_copy():
     assert preset("gpt2_124m")["num_layers"] == 12
 
 
-def test_a_mistyped_name_is_answered_with_the_nearest():
+def test_a_mistyped_name_is_refused_with_the_nearest_names():
     with pytest.raises(UserError, match="did you mean gpt2_124m"):
         preset("gpt2_124")
     with pytest.raises(UserError, match="llama3_8b"):

@@ -1,7 +1,7 @@
-"""The published architectures: what Hugging Face's `transformers` gives for the same weights and tokens.
+"""Parity with Hugging Face's `transformers`: the same logits for the same weights and tokens.
 
-The expected figures are stored in tests/golden/parity_*.json by `python -m benchmarks.parity --write`; the weights and
-tokens are drawn again here, by its functions.
+`python -m benchmarks.parity --write` stores the expected numbers in tests/golden/parity_*.json; the weights and tokens
+are drawn again here, by its functions.
 """
 
 import json
@@ -29,16 +29,16 @@ def golden(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_are_those_of_the_published_model(name):
+def test_logits_match_the_published_model(name):
     case, expected = CASES[name], golden(name)
     assert expected["places"] == golden_places(case) and len(expected["places"]) == (4 if case.next_sentence else 12)
     logits_PV = our_logits(case)[tuple(np.transpose(expected["places"]))]
     np.testing.assert_allclose(logits_PV, expected["logits"], rtol=0, atol=TOLERANCE)
-    assert np.std(expected["logits"]) > 0.5  # against which the tolerance is small
+    assert np.std(expected["logits"]) > 0.5  # the tolerance is small in comparison
 
 
-def test_rows_reach_beyond_what_a_short_text_would_show():
-    """Distances in most of T5's buckets, positions beyond 64 and far windows, padding on both sides, both types."""
+def test_drawn_rows_are_long_and_varied_enough():
+    """Most of T5's buckets, positions beyond 64, texts much longer than windows, padding on both sides, both types."""
     buckets = our_buckets(np.arange(-69, 70), True, 32, 128)
     assert len(set(buckets.tolist())) >= 28
     assert max(LENGTHS["text"]) > 64 and len(set(LENGTHS["source"])) == len(set(LENGTHS["target"])) == 4
@@ -51,18 +51,18 @@ def test_rows_reach_beyond_what_a_short_text_would_show():
 
 
 @pytest.mark.parametrize("case", golden("buckets")["buckets"], ids=lambda case: str(case["setting"]))
-def test_buckets_of_distances_are_the_published_ones(case):
+def test_buckets_of_distances_match_the_published_ones(case):
     first, bucket = np.transpose(case["begins"])
     expected = bucket[np.searchsorted(first, DISTANCES, side="right") - 1]
     np.testing.assert_array_equal(our_buckets(DISTANCES, *case["setting"]), expected)
 
 
-def test_every_setting_of_buckets_is_stored():
+def test_golden_file_has_every_setting_of_buckets():
     assert [tuple(case["setting"]) for case in golden("buckets")["buckets"]] == BUCKETS
 
 
 def test_weights_are_drawn_by_path():
-    """An array does not depend on which others there are; none is left at its initial ones or zeros."""
+    """An array does not depend on which others exist, and none keeps its initial ones or zeros."""
     t5, newer = (drawn_weights(CASES[name]) for name in ("t5", "t5_1_1"))
     ours, theirs = (params["decoder"]["layer_1"]["cross_attention"]["key"]["kernel"] for params in (t5, newer))
     np.testing.assert_array_equal(ours, theirs)

@@ -1,4 +1,4 @@
-"""Scanned = unrolled, whatever is computed again: loss and gradients."""
+"""Scanned and unrolled layers agree in loss and gradients, with any rematerialisation."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ CONFIG = ModelConfig(
 
 
 def loss_and_gradients(config, params):
-    """Gradients come back in the unrolled form."""
+    """Returns the loss, and the gradients in unrolled form."""
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, 29, (2, 8)), jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(8)[None], (2, 8))
     batch = Batch(tokens, jnp.roll(tokens, -1, 1), jnp.ones((2, 8)), positions, 1 + (positions > 4).astype(jnp.int32))
@@ -48,7 +48,7 @@ def reference():
 
 
 @pytest.mark.parametrize(("scan", "remat"), [(True, "none"), (True, "full"), (True, "dots"), (False, "dots")])
-def test_loss_and_gradients_are_the_same(scan, remat, reference):
+def test_scan_and_remat_keep_loss_and_gradients(scan, remat, reference):
     params, expected_loss, expected = reference
     config = dataclasses.replace(CONFIG, scan_layers=scan, remat=remat)
     loss, gradients = loss_and_gradients(config, params if scan else unstack_layers(params))
@@ -57,8 +57,8 @@ def test_loss_and_gradients_are_the_same(scan, remat, reference):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), gradients, expected)
 
 
-def test_each_remat_policy_keeps_less_for_the_backward_pass():
-    """What jax.vjp holds on to, in numbers: all, the products alone, the block's input alone."""
+def test_remat_policies_store_less_for_the_backward_pass():
+    """Counts the numbers that jax.vjp stores: all, only results of matrix products, only the block's input."""
 
     def held(remat):
         config = dataclasses.replace(CONFIG, remat=remat, scan_layers=False)
@@ -85,7 +85,7 @@ def test_stacking_and_unstacking_undo_each_other():
     jax.tree.map(np.testing.assert_array_equal, stack_layers(unrolled), params)
 
 
-def test_layers_are_in_order_beyond_nine():
+def test_more_than_nine_layers_stay_in_order():
     """layer_10 follows layer_9, not layer_1."""
     config = dataclasses.replace(CONFIG, num_layers=12)
     params = random_params(config)
@@ -104,7 +104,7 @@ def test_scanned_weights_carry_the_layers_axis(scan):
     assert len(kernel.names) == len(kernel.value.shape)
 
 
-def test_scanned_and_unrolled_caches_hold_the_same():
+def test_scanned_and_unrolled_caches_are_equal():
     params, ids = random_params(CONFIG), jnp.array([[3, 1, 4]])
     batch = Batch(ids, ids, jnp.ones((1, 3)), jnp.arange(3)[None], jnp.ones((1, 3), jnp.int32))
     unrolled = dataclasses.replace(CONFIG, scan_layers=False)

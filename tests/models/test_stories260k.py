@@ -1,4 +1,4 @@
-"""Weights that others trained: the story they are known to tell, word for word, and their loss.
+"""Published weights (stories260K): their known story, word for word, and their loss.
 
 Needs the data of ../shared/data (or $LM_SHARED_DATA), which is not part of the repository.
 """
@@ -43,14 +43,14 @@ def test_every_weight_is_used(loaded):
     assert pieces.decode([403, 407, 261, 378]) == "Once upon a time"
 
 
-def test_greedy_decoding_tells_the_known_story(loaded):
+def test_greedy_decoding_gives_the_known_story(loaded):
     model, params, pieces = loaded
     story = greedy_story(model, params, 256)
     assert len(story) == 256 and len(STORY) == 565
     assert pieces.decode(story) == STORY
 
 
-def test_loss_is_the_known_one(loaded):
+def test_loss_matches_the_known_one(loaded):
     if not SAMPLE.exists():
         pytest.skip("tinystories_sample is not there")
     model, params, pieces = loaded
@@ -61,7 +61,7 @@ def test_loss_is_the_known_one(loaded):
     assert total / tokens == pytest.approx(1.26644, abs=1e-4)
 
 
-def test_unrolled_layers_tell_it_too(loaded):
+def test_unrolled_layers_give_the_same_story(loaded):
     model, params, pieces = loaded
     unrolled = build_model(dataclasses.replace(model.config, scan_layers=False))
     assert STORY.startswith(pieces.decode(greedy_story(unrolled, unstack_layers(params), 32)))

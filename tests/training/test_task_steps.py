@@ -39,14 +39,14 @@ def config_of(objective: str, **changes) -> Config:
 
 def _fields(objective: str) -> dict[str, str]:
     if objective == "contrastive":
-        return {"target_field": "partner"}
+        return {"target_field": "paired"}
     if objective in ("classification", "regression"):
         return {"label_field": "label"}
     return {"label_field": "tags"} if objective == "tagging" else {}
 
 
 def batch_of(objective: str) -> Batch:
-    """Returns the rows of `ragged_batch`, with two texts of different lengths, and targets of the task."""
+    """Returns the rows of `ragged_batch`, of two texts each, with targets of the task."""
     plain, rng = ragged_batch(), np.random.default_rng(1)
     pad = ((0, 0), (0, 16 - plain.shape[1]))
     names = ("tokens", "targets", "weights", "positions", "segments")
@@ -71,7 +71,7 @@ def _with(batch: Batch, targets: np.ndarray, weights: np.ndarray, types: np.ndar
 
 
 @pytest.mark.parametrize("objective", TASKS)
-def test_task_step_is_the_same_on_a_mesh_and_in_microbatches(objective):
+def test_step_is_the_same_on_a_mesh_and_in_microbatches(objective):
     batch = batch_of(objective)
     one = sgd_gradients(config_of(objective, **TASKS[objective]), ONE_DEVICE, batch, drawn=True)
     assert one[0]["train/loss"] > 0.1
@@ -88,9 +88,9 @@ def test_contrastive_step_is_the_same_on_a_mesh():
     alone = np.minimum(plain.segments, 1) * (np.cumsum(plain.segments != 1, axis=1) == 0)
     weights = np.zeros(plain.shape, np.float32)
     weights[:, 0] = alone[:, 0]
-    partner = Source(np.roll(plain.tokens, 3, axis=1), plain.positions * alone, alone)
+    paired = Source(np.roll(plain.tokens, 3, axis=1), plain.positions * alone, alone)
     batch = dataclasses.replace(
-        plain, weights=weights, segments=alone, positions=plain.positions * alone, source=partner
+        plain, weights=weights, segments=alone, positions=plain.positions * alone, source=paired
     )
     one = sgd_gradients(config, ONE_DEVICE, batch, drawn=True)
     assert_same(sgd_gradients(config, {"data": 4, "fsdp": 2, "tensor": 1}, batch, drawn=True), one)

@@ -1,4 +1,4 @@
-"""Logits of the hidden tokens alone give what logits of all tokens give."""
+"""Logits at the masked positions alone give the loss and gradient of logits at all positions."""
 
 import flax.linen as nn
 import jax
@@ -17,11 +17,11 @@ CONFIG = ModelConfig(
 OBJECTIVE = ObjectiveConfig(name="masked", label_smoothing=0.1, z_loss=1e-3)
 
 
-def test_loss_and_gradient_are_those_of_all_logits():
+def test_loss_and_gradient_match_those_of_all_logits():
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, 40, (3, 24)).astype(np.int32)
     weights = (rng.random((3, 24)) < 0.2).astype(np.float32)
-    weights[1] = 0  # a row in which nothing is hidden
+    weights[1] = 0  # a row without masked tokens
     ones = np.ones((3, 24), np.int32)
     batch = Batch(tokens, rng.integers(3, 40, (3, 24)).astype(np.int32), weights, np.cumsum(ones, 1) - 1, ones)
     assert 0 < np.count_nonzero(weights, axis=1).max() <= 8
