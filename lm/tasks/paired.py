@@ -45,6 +45,9 @@ class PairRules:
 class PairTask(PackedTask):
     """Learns from pairs. Training pairs are filtered; evaluation pairs, held out or named, are all used."""
 
+    settings = frozenset(
+        f"data.pairs.{name}" for name in ("max_ratio", "drop_identical", "source_script", "target_script")
+    )
     noun = "pairs"
     reads_pairs = True
     plain_text_refusal = "needs pairs; name them in data.test of a config"
