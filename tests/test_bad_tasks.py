@@ -155,7 +155,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LATIN, [], "set the source's encoding to that of the file (e.g. cp1252, latin-1, gb18030)"),
         (LATIN, of_all("encoding=ascii"), "lines.tsv: not valid ascii at line 5, byte 41"),
         ("", [], "lines.tsv"),
-        (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind='tsv' is not read for this task"),
+        (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind: tsv holds no tags; use jsonl or"),
         (
             LINES,
             [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=/(?P<label>dog)/")],
@@ -188,7 +188,7 @@ def squad(**changes):
         ("conll", "Ann\tB-PER\nruns\tV\tO\n\n", "file, line 2: has 3 columns, the lines before 2"),
         ("conll", "\n\n", "there is no document in it"),
         ("squad", "question\tanswer\n", "file: not valid JSON"),
-        ("squad", '["data"]', "file: not as SQuAD's JSON: there is no list 'data'"),
+        ("squad", '["data"]', "file: there is no list 'data'"),
         ("squad", squad(id=None), "there is no 'id'"),
         ("squad", squad(answers=[{"text": "b", "answer_start": "2"}]), "answer_start '2' is not the number of a char"),
         ("squad", squad(answers=[{"text": "b", "answer_start": -2}]), "answer_start -2 is not the number of a char"),

@@ -117,6 +117,7 @@ class CheckpointConfig:
 
     @property
     def highest_is_best(self) -> bool:
+        """Whether best_metric is a score, not a loss or an error."""
         return bool(entries("lm.evaluation.METRICS")[self.best_metric.rpartition("/")[2]].higher_is_better)
 
 

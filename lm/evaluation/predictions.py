@@ -22,11 +22,18 @@ class Example:
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
-    """Writes `source`, `reference` (the first), `references` if there are several, `prediction` and `score`.
-
-    See `write_objects`.
-    """
-    write_objects(path, map(_object, examples))
+    """Writes `source`, `reference` (the first), `references` if there are several, `prediction` and `score`."""
+    objects = (
+        {
+            "source": each.source,
+            "reference": each.references[0],
+            **({"references": each.references} if len(each.references) > 1 else {}),
+            "prediction": each.prediction,
+            "score": finite_or_none(each.score),
+        }
+        for each in examples
+    )
+    write_objects(path, objects)
 
 
 def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
@@ -34,17 +41,6 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for each in objects:
             file.write(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _object(example: Example) -> dict[str, Any]:
-    several = {"references": example.references} if len(example.references) > 1 else {}
-    return {
-        "source": example.source,
-        "reference": example.references[0],
-        **several,
-        "prediction": example.prediction,
-        "score": finite_or_none(example.score),
-    }
 
 
 def read_predictions(path: Path) -> list[Example]:

@@ -83,8 +83,7 @@ class Classified(Predictions):
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        picture = directory / f"{stem}-confusion.png"
-        paths = super().write(directory, stem)
+        paths, picture = super().write(directory, stem), directory / f"{stem}-confusion.png"
         counts_CC = confusion_counts(self._gold_E, self._predicted_E, len(self._labels))
         draw_confusion(counts_CC, self._labels, picture, f"{len(self.raw):,} examples")
         return [*paths, picture]

@@ -28,16 +28,7 @@ class Contrastive(PairTask):
     name = "contrastive"
     doc = "similar vectors for paired texts"
     families = ("decoder", "encoder")
-    settings = frozenset(
-        {
-            "model.pooling",
-            "objective.temperature",
-            "data.pairs.max_ratio",
-            "data.pairs.drop_identical",
-            "data.pairs.source_script",
-            "data.pairs.target_script",
-        }
-    )
+    settings = PairTask.settings | {"model.pooling", "objective.temperature"}
     counts_examples = True
     source_title = "positive"
 

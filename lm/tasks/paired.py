@@ -27,6 +27,9 @@ SIDES = ("source", "target")
 class PairTask(PackedTask):
     """Learns from pairs. Training pairs are filtered; evaluation pairs, held out or named, are all used."""
 
+    settings = frozenset(
+        f"data.pairs.{name}" for name in ("max_ratio", "drop_identical", "source_script", "target_script")
+    )
     noun = "pairs"
     wants = "pairs"
     plain_text_refusal = "needs pairs; name them in data.test of a config"

@@ -20,6 +20,8 @@ from lm.models.heads import NextToken
 from lm.tasks.paired import PairTask
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
 
+SCORING = {f"eval.generation.{name}" for name in ("metrics", "training_beams", "max_examples", "bleu_tokenize")}
+
 
 class Seq2Seq(PairTask):
     """Outputs are scored against references if eval.generation.metrics names metrics."""
@@ -27,23 +29,8 @@ class Seq2Seq(PairTask):
     name = "seq2seq"
     doc = "the target of a pair from its source"
     families = ("encoder_decoder",)
-    settings = (
-        SEARCH
-        | SMOOTHING
-        | {
-            "data.separate_vocabularies",
-            "data.source_length",
-            "data.pairs.max_ratio",
-            "data.pairs.drop_identical",
-            "data.pairs.source_script",
-            "data.pairs.target_script",
-            "data.pairs.overlong",
-            "eval.generation.metrics",
-            "eval.generation.training_beams",
-            "eval.generation.max_examples",
-            "eval.generation.bleu_tokenize",
-        }
-    )
+    settings = PairTask.settings | SEARCH | SMOOTHING | SCORING
+    settings |= {"data.separate_vocabularies", "data.source_length", "data.pairs.overlong"}
     loss_name = "nll"
     writes_text = True
     plain_text_refusal = f"{PairTask.plain_text_refusal}, or use lm.generate --input"

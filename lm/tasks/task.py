@@ -29,19 +29,8 @@ Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
 # What lm.generate reads for every encoder-decoder that writes text.
-SEARCH = frozenset(
-    f"eval.generation.{name}"
-    for name in (
-        "num_beams",
-        "penalty",
-        "length_penalty",
-        "exact",
-        "max_new_tokens",
-        "min_new_tokens",
-        "no_repeat_ngram",
-        "batch_size",
-    )
-)
+SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
+SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
 NOT_SCORED = "·"  # what the preview shows below a token without a target
 
 
@@ -57,8 +46,8 @@ class Task(abc.ABC):
         name: value of objective.name.
         doc: one line for --help.
         families: values of model.family that can learn it.
-        settings: dotted names of the settings that this task reads and some other task does not. One that the chosen
-            task does not read is rejected if it was changed from its default.
+        settings: dotted names of the settings that this task reads and some other task does not. Changing one that the
+            chosen task does not read is refused.
         wants: the kind of raw example that it reads, a key of `lm.data.reading.readers.READERS`.
         noun: what one example is called in messages.
         loss_name: what tables call its loss: loss, nll (a target that follows from a source) or task_loss.
@@ -131,7 +120,7 @@ class Task(abc.ABC):
         """Returns the tokenised examples of a source, from the cache or made now; None if there are none."""
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
-        """Returns all stores of a split after what concerns them together was added and checked."""
+        """Returns all stores of a split, checked together and with what they share."""
         return stores
 
     def resolve_data(self, config: Config, train: Mapping[str, Any]) -> Config:

@@ -9,9 +9,9 @@ import pytest
 
 from lm import models
 from lm.batch import Batch
-from lm.decoding.inputs import Vocabulary
 from lm.decoding.loop import generate
 from lm.decoding.sampling import Sampling, row_keys
+from lm.decoding.vocabulary import Vocabulary
 from lm.models import build_model
 from lm.models.parameters import count_parameters
 from lm.runs.directory import RunDirectory

@@ -241,7 +241,7 @@ def test_pairs_become_two_aligned_stores(pair_config, tmp_path):
     assert len(train) + len([pair for pair in valid if pair not in more]) == len(every)
     assert 10 <= len(valid) <= 60
     store = prepared.stores["train"]["mine"]
-    assert store.num_pairs == len(train)
+    assert store.target.num_documents == len(train)
     for side in (store.source, store.target):
         assert sum(side.manifest["dropped"].values()) == len(every) + len(more) - len(train) - len(valid)
     assert store.source.manifest["label"] == "config.data.train.mine (train side), sources"
@@ -253,8 +253,8 @@ def test_pairs_become_two_aligned_stores(pair_config, tmp_path):
 def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
     cfg = pair_config(data__valid={"v": pair_config.mine}, data__test={"t": {**pair_config.mine, "prefix": ""}})
     prepared = prepare(cfg, tmp_path / "run")
-    assert prepared.stores["train"]["mine"].num_pairs == 330
-    assert prepared.stores["valid"]["v"].num_pairs == 333
+    assert prepared.stores["train"]["mine"].target.num_documents == 330
+    assert prepared.stores["valid"]["v"].target.num_documents == 333
     for split, name, prefix in (("valid", "v", "> "), ("test", "t", "")):
         store = prepare_split(prepared.config, prepared.tokenizers, split)[name]
         found = task_of(cfg).raw_references(cfg, split)[name]
@@ -274,13 +274,13 @@ def test_references_of_a_holdout_match_its_store(pair_config, tmp_path, split):
 
 def test_each_side_may_have_its_own_tokenizer(pair_config, tmp_path):
     both = prepare(pair_config(data__tokenizer__kind="characters"), tmp_path / "both")
-    assert set("> saygeSAGE") <= set(both.tokenizer.characters), "trained on both sides, prefix included"
-    assert "k" not in both.tokenizer.characters and both.config.model.source_vocab_size == 0
+    assert set("> saygeSAGE") <= set(both.tokenizer.vocabulary), "trained on both sides, prefix included"
+    assert "k" not in both.tokenizer.vocabulary and both.config.model.source_vocab_size == 0
     apart = {"data__separate_vocabularies": True, "model__share_embeddings": False}
     cfg = pair_config(data__tokenizer__kind="characters", **apart, model__vocab_multiple=32)
     prepared = prepare(cfg, tmp_path / "run")
-    assert set("SAGE") <= set(prepared.tokenizer.characters) and not set(">y") & set(prepared.tokenizer.characters)
-    assert ">" in prepared.tokenizers.source.characters and "S" not in prepared.tokenizers.source.characters
+    assert set("SAGE") <= set(prepared.tokenizer.vocabulary) and not set(">y") & set(prepared.tokenizer.vocabulary)
+    assert ">" in prepared.tokenizers.source.vocabulary and "S" not in prepared.tokenizers.source.vocabulary
     assert prepared.config.model.vocab_size == prepared.config.model.source_vocab_size == 32
     assert set(prepared.fingerprint) - set(both.fingerprint) == {"tokenizer_source"}
     assert decoded(prepared, prepared.stores["train"]["mine"]) == decoded(both, both.stores["train"]["mine"])

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from lm.config import Config
 from lm.costs import estimate_memory
-from lm.models.transformer.wiring import build_model, count_parameters, initial_params
+from lm.models import build_model
+from lm.models.parameters import count_parameters
 from lm.training.names import matrix_axes
 from lm.training.optimizers import global_norm, make_optimizer
 from tests.training.parameter_trees import (
@@ -193,9 +194,10 @@ def test_memory_estimate_counts_the_state_of_each_optimizer(name, b1):
     model = {"vocab_size": 4096, "num_layers": 3, "d_model": 1024, "num_heads": 8, "positions": "learned"}
     data = {"train": {"docs": {"kind": "embedded"}}}
     config = Config.from_dict({"data": data, "model": model, "optimizer": {"name": name, "b1": b1}})
-    params = jax.eval_shape(lambda key: initial_params(build_model(config.model), key), jax.random.key(0))
+    model = build_model(config.model)
+    params = jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
     state = jax.eval_shape(make_optimizer(config.optimizer, 10).init, params)
-    counted = estimate_memory(config, {"data": 1, "fsdp": 1, "tensor": 1}).optimizer
+    counted = estimate_memory(config, model, {"data": 1, "fsdp": 1, "tensor": 1}).optimizer
     # Counters, and the factored moments of Adafactor, are not counted: less than 1 % of a moment of all parameters.
     assert 4 * count_parameters(state) == pytest.approx(counted, abs=0.01 * 4 * count_parameters(params))
 

@@ -25,7 +25,7 @@ IGNORED = {"span_qa": ("key/bias", "final_norm/bias", "span/bias")}
 
 def config_of(objective: str, **changes) -> Config:
     config = defaults()
-    config.data.train.mine = source(kind="tsv", path="mine.tsv", **_fields(objective))
+    config.data.train.mine = source(kind="jsonl", path="mine.jsonl", **_fields(objective))
     config.data.sequence_length = 16
     config.train.update(batch_size=ROWS, num_steps=10)
     config.optimizer.update(warmup_steps=0, schedule="constant", weight_decay=0.0)

@@ -27,7 +27,7 @@ def build(cache, texts=TEXTS, tokenizer=None, identity="x", reads=None):
     def read():
         if reads is not None:
             reads.append(1)
-        yield from cleaner.clean(iter(texts))
+        yield from (text for text in map(cleaner.clean, texts) if cleaner.keeps(text))
 
     tokenizer, cleaner = tokenizer or ByteTokenizer(), Cleaner(CleaningConfig())
     return token_store.open_or_build(Path(cache), {"of": identity}, "test store", tokenizer, read(), cleaner)
