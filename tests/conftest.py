@@ -44,16 +44,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # The slowest files, which run first, in this order: so none of them occupies one worker alone at the end.
 LONG_FILES = (
     "test_resume.py",
-    "test_resume_tasks.py",
-    "test_repeats.py",
-    "test_contrastive.py",
     "test_processes.py",
-    "test_bad_input.py",
-    "test_generate_command.py",
-    "test_eval_command.py",
     "test_step.py",
+    "test_resume_tasks.py",
     "test_encoder_decoder.py",
     "test_beam_model.py",
+    "test_task_steps.py",
+    "test_eval_command.py",
+    "test_generate_command.py",
+    "test_repeats.py",
+    "test_contrastive.py",
+    "test_bad_input.py",
 )
 TINY_CONFIG = """
 from lm.config import defaults, source

@@ -28,6 +28,7 @@ from lm.runs.evaluate import _evaluation_config
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from lm.training.state import abstract_state, make_state
+from tests.conftest import CHEAP_COMPILATION
 
 command = importlib.import_module("eval")
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,7 @@ def folder(tmp_path_factory):
 
 
 def run_command(*flags):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    environment = {**os.environ, "XLA_FLAGS": " ".join(CHEAP_COMPILATION)}
     return subprocess.run(
         [sys.executable, str(ROOT / "eval.py"), *flags],
         cwd=ROOT,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import CHEAP_COMPILATION
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKED = """
 import os, runpy, sys
@@ -29,7 +31,7 @@ def test_training_evaluation_and_generation_run_without_tensorflow_and_pytorch(t
     flags = tiny.flags(root, train__num_steps=2, optimizer__warmup_steps=1, log__tensorboard=True)
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, ROOT / "train.py", *flags],
-        env=environment | {"LM_CACHE_DIR": str(tiny.cache), "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        env=environment | {"LM_CACHE_DIR": str(tiny.cache), "XLA_FLAGS": " ".join(CHEAP_COMPILATION)},
         cwd=elsewhere["here"],
         capture_output=True,
         text=True,
