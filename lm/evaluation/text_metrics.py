@@ -85,7 +85,8 @@ class CountedMetric(TextMetric):
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
         """Returns for each metric an array (examples, 2) whose `percent` is its value."""
-        counts_EM2 = np.array(list(map(self._count, predictions, references)), np.float64)
+        pairs = zip(predictions, references, strict=True)
+        counts_EM2 = np.array([self._count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
 
     def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
