@@ -40,9 +40,6 @@ class EpochCache(Generic[T]):
     def __reduce__(self) -> tuple[type[EpochCache], tuple[()]]:
         return EpochCache, ()
 
-    def __len__(self) -> int:
-        return len(self._values)
-
     def get(self, epoch: int, make: Callable[[int], T]) -> T:
         """Returns the value of this epoch, made by `make(epoch)` if it is not kept."""
         if epoch not in self._values:

@@ -2,13 +2,13 @@
 
     python -m lm.data.show --config=configs/quickstart.py --n=5
 
-prints a table of the token stores and the first n batches, token by token: what the model reads above
-what it has to predict, and, where there are two sides, the source above both. Each document has its
-colour and begins with "|", the same on both sides; a target that is not scored is a dot, and padding at
-the end is not shown. Hidden tokens are read as <mask>, as others or as they are, and stand below; where a second
-text may follow the first, that stands below the first token. A label stands below the token from which it is told,
-start and end below those of an answer, and a text above the one that belongs to it. With --workdir the run's own
-tokenizer is used; without, one is made and thrown away.
+prints a table of the token stores and the first n batches, token by token: the inputs of the model above its targets,
+and the source, if there is one, above both. Each document begins with "|" and has a colour, the same on both sides. A
+target that is not scored is a dot, and padding at the end of a row is not shown.
+
+A masked token is shown below the <mask>, or the other token, that is read in its place. A label is shown below the
+token that predicts it (for next-sentence prediction the first), "start" and "end" below those of an answer, and paired
+texts below each other. With --workdir the tokenizer of that run is used; otherwise one is made and thrown away.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def define_flags() -> None:
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-MARGIN = 9  # columns that the names of the lines take
+MARGIN = 9  # columns for the names of the lines
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """Returns one line per store, or per side of it: its size, and what was dropped from its source."""
+    """Returns one line per store, or per side of a store: its size, and what was dropped from its data source."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
         left = name in ("split", "source", "dropped")
@@ -68,7 +68,7 @@ def stores_table(prepared: Prepared) -> Table:
 
 
 def label_lines(prepared: Prepared) -> list[str]:
-    """Returns how often each label occurs, a line for each split; none where there are no labels."""
+    """Returns a line for each split with the count of each label; none if there are no labels."""
     lines = []
     for split, stores in prepared.stores.items():
         counts = getattr(next(iter(stores.values())), "label_counts", {})
@@ -79,9 +79,9 @@ def label_lines(prepared: Prepared) -> list[str]:
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """Returns a row as lines in columns, inputs above targets, and above both the source side, if there is one.
+    """Returns a row as lines in columns: the source, if there is one, above the inputs, and these above the targets.
 
-    `most_lines` limits each of these; what is left out is counted.
+    At most `most_lines` lines of each are shown, followed by the number of tokens that are left out.
     """
     task, config, tokenizer = task_of(prepared.config), prepared.config, prepared.tokenizer
     segments = batch.segments[row]
@@ -94,38 +94,38 @@ def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines
     lines = _columns(lines_of_row, segments, width, most_lines)
     if batch.source is not None:
         source_segments = batch.source.segments[row]
-        pieces = task.preview_inputs(prepared.tokenizers.source, batch.source.tokens[row])
-        source: dict[str, Sequence[str]] = {task.source_title: _visible(pieces, source_segments)}
+        tokens = task.preview_inputs(prepared.tokenizers.source, batch.source.tokens[row])
+        source: dict[str, Sequence[str]] = {task.source_title: _visible(tokens, source_segments)}
         lines = _columns(source, source_segments, width, most_lines) + lines
     return lines
 
 
-def _visible(pieces: list[str], segments: np.ndarray) -> list[str]:
-    """The pieces of a row up to the padding at its end."""
+def _visible(tokens: list[str], segments: np.ndarray) -> list[str]:
+    """Returns the tokens of a row up to the padding at its end."""
     length = int(np.max(np.flatnonzero(segments), initial=-1)) + 1
-    return [piece if segment else "" for piece, segment in zip(pieces[:length], segments[:length], strict=True)]
+    return [token if segment else "" for token, segment in zip(tokens[:length], segments[:length], strict=True)]
 
 
-def _columns(pieces: dict[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
-    """Pieces of one place below each other, each under its line's name; wrapped, and cut after `most_lines`."""
+def _columns(tokens: dict[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
+    """Returns the lines of these names, the tokens of one position below each other, wrapped to `width` columns."""
 
     def begin(names: Sequence[str]) -> list[Text]:
         return [Text(name.ljust(MARGIN)) for name in names]
 
     lines: list[Text] = []
-    current, used = begin(list(pieces)), MARGIN
-    columns = list(zip(*pieces.values(), strict=True))
+    current, used = begin(list(tokens)), MARGIN
+    columns = list(zip(*tokens.values(), strict=True))
     for i, column in enumerate(columns):
         mark = "|" if segments[i] and (i == 0 or segments[i] != segments[i - 1]) else " "
         cell = max(1, *map(cell_len, column))
         if used + 1 + cell > width and used > MARGIN:
             lines += current
-            if len(lines) >= len(pieces) * most_lines:
+            if len(lines) >= len(tokens) * most_lines:
                 return [*lines, Text(" " * MARGIN + f"... {len(columns) - i} more tokens", style="dim")]
-            current, used = begin([""] * len(pieces)), MARGIN
+            current, used = begin([""] * len(tokens)), MARGIN
         color = COLORS[(int(segments[i]) - 1) % len(COLORS)] if segments[i] else "dim"
-        for line, piece in zip(current, column, strict=True):
-            line.append(mark + piece + " " * (cell - cell_len(piece)), style="dim" if piece == NOT_SCORED else color)
+        for line, token in zip(current, column, strict=True):
+            line.append(mark + token + " " * (cell - cell_len(token)), style="dim" if token == NOT_SCORED else color)
         used += 1 + cell
     return lines + current
 

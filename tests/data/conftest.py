@@ -1,4 +1,4 @@
-"""Files for the readers of data."""
+"""Files for the tests of readers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, str | bytes], str]:
-    """`write("folder/a.txt", content)` makes a file and gives its path."""
+    """`write("folder/a.txt", content)` writes a file and returns its path."""
 
     def write(name: str, content: str | bytes) -> str:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""What `lm.data.show` prints, read back."""
+"""The output of `lm.data.show`, read back."""
 
 import io
 
@@ -39,7 +39,7 @@ def test_batches_and_stores_are_shown(tmp_path):
     assert max(map(len, lines)) <= 100
 
 
-def test_targets_stand_under_the_inputs_that_predict_them(tmp_path):
+def test_targets_are_shown_below_the_inputs_that_predict_them(tmp_path):
     _, text = printed(tmp_path, num_batches=1, num_rows=1, most_lines=99, width=4000)
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("reads"))
@@ -68,7 +68,7 @@ def printed_pairs(tmp_path, width=4000, **options):
     return shown(values, tmp_path, width, **options)
 
 
-def test_sources_of_pairs_stand_above_their_targets(tmp_path):
+def test_sources_of_pairs_are_shown_above_their_targets(tmp_path):
     _, text = printed_pairs(tmp_path, num_batches=1, num_rows=2, most_lines=9)
     lines = text.splitlines()
     stores = [line.split() for line in lines if "mine/" in line]
@@ -91,7 +91,7 @@ def test_sources_of_pairs_stand_above_their_targets(tmp_path):
             assert last.split()[-1] == "<eos>" and show.NOT_SCORED not in last
 
 
-def test_long_sources_are_clipped_by_themselves(tmp_path):
+def test_long_sources_are_clipped_independently(tmp_path):
     _, text = printed_pairs(tmp_path, width=40, num_batches=1, num_rows=1, most_lines=1)
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("source  "))
@@ -99,7 +99,7 @@ def test_long_sources_are_clipped_by_themselves(tmp_path):
     assert "more tokens" in lines[first + 4]
 
 
-def test_masked_tokens_stand_under_what_is_read_instead_of_them(tmp_path):
+def test_masked_tokens_are_shown_below_the_inputs_that_replace_them(tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"ab cd {i} {'ef' * (i % 5)}\n" for i in range(300)))
     values = defaults()
     values.data.train.mine = source(path=str(tmp_path / "text.txt"), document="line")

@@ -1,4 +1,4 @@
-"""What `lm.data.show` prints of labels, tags, answers and paired texts, read back token by token."""
+"""The output of `lm.data.show` for labels, tags, answers and paired texts, read back token by token."""
 
 import io
 import itertools
@@ -33,7 +33,7 @@ def printed(tmp_path, content, objective, num_rows=16, length=40, **fields):
 
 
 def columns(upper, lower):
-    """Returns (token, what stands below it) from two lines of a terminal, where an ideograph takes two columns."""
+    """Returns (token, text shown below it) from two lines of a terminal, where an ideograph takes two columns."""
     upper, lower = ("".join(c + "\0" * (cell_len(c) - 1) for c in line[show.MARGIN :]) for line in (upper, lower))
     width = max(len(upper), len(lower)) + 1
     upper, lower = upper.ljust(width), lower.ljust(width)
@@ -64,7 +64,7 @@ def below(document):
     return [shown for _, shown in document if shown != show.NOT_SCORED]
 
 
-def test_a_label_stands_below_the_token_that_predicts_it(tmp_path):
+def test_a_label_is_shown_below_the_token_that_predicts_it(tmp_path):
     content = "text\tlabel\n" + "".join(f"line {i}\t{('even', 'odd')[i % 2]}\n" for i in range(80))
     lines = printed(tmp_path, content, "classification", kind="tsv", label_field="label")
     assert any(line.startswith("train labels: even ") and ", odd " in line for line in lines)
@@ -85,7 +85,7 @@ def test_numbers_are_shown_as_they_are(tmp_path):
         assert below(document) == [f"{int(text_of(document).removeprefix('line ')) / 8:g}"] == [document[0][1]]
 
 
-def test_a_tag_stands_below_the_first_token_of_its_word(tmp_path):
+def test_a_tag_is_shown_below_the_first_token_of_its_word(tmp_path):
     content = "".join(f"Ann\tB-PER\nmet\tO\n北京\tB-LOC\n{i}\tO\n\n" for i in range(80))
     lines = printed(tmp_path, content, "tagging", kind="conll")
     found = documents(lines)
@@ -96,7 +96,7 @@ def test_a_tag_stands_below_the_first_token_of_its_word(tmp_path):
         assert tagged == [("A", "B-PER"), ("m", "O"), ("北", "B-LOC"), (number[0], "O")]
 
 
-def test_the_ends_of_an_answer_are_named(tmp_path):
+def test_the_ends_of_an_answer_are_labelled(tmp_path):
     articles = []
     for number in range(60):
         context = f"so {number} is it"
@@ -121,7 +121,7 @@ def test_the_ends_of_an_answer_are_named(tmp_path):
     assert kinds == {0, 1, 2}
 
 
-def test_paired_texts_stand_above_each_other_and_nothing_is_predicted(tmp_path):
+def test_paired_texts_are_shown_above_each_other_and_nothing_is_predicted(tmp_path):
     content = "one\tother\n" + "".join(f"ab {i}\tCD {i}\n" for i in range(80))
     lines = printed(tmp_path, content, "contrastive", kind="tsv", field="one", target_field="other")
     pairs = [pair for pair in itertools.pairwise(lines) if pair[0].startswith("positive")]

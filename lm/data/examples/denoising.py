@@ -97,7 +97,7 @@ class Denoiser(abc.ABC):
         """Returns source and target of a chunk (n,), of exactly those sizes."""
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns everything random that the sizes depend on, (E, D). By default there is nothing."""
+        """Returns the random numbers that the sizes depend on, (E, D). By default there are none."""
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
@@ -148,7 +148,7 @@ class PrefixLm(Denoiser):
         return lengths_E <= min(source_length, target_length)  # n - 1 tokens on one side, and eos
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns where the text is cut, int64 (E, 1), from 1 to n - 1."""
+        """Returns the index at which the text is cut, int64 (E, 1), from 1 to n - 1."""
         return rng.integers(1, lengths_E)[:, None]
 
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
@@ -176,7 +176,7 @@ class Ul2(Denoiser):
         return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the number of the denoiser and where a prefix LM would cut, int64 (E, 2)."""
+        """Returns the number of the denoiser and the index at which a prefix LM would cut, int64 (E, 2)."""
         which_E = rng.integers(0, len(self._denoisers), len(lengths_E))
         return np.concatenate([which_E[:, None], self._denoisers[-1].draw(lengths_E, rng)], axis=1)
 
@@ -228,7 +228,7 @@ class Infilling(Denoiser):
         return lengths_E - noise_E + spans_E + 1, lengths_E + 1
 
     def _counts(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Masked tokens and spans."""
+        """Returns the number of masked tokens and of spans, int64 (E,) each."""
         noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
         spans_E = np.ceil(draws_ED[:, 0] / self._mean_span).astype(np.int64)
         return noise_E, np.clip(spans_E, 1, noise_E)

@@ -95,10 +95,6 @@ class TaggingExamples(LabelledExamples):
             used += size
         return [*bounds, (first, end)]
 
-    def first_word(self, index: int) -> int:
-        """Returns the number, within its sentence, of the example's first word."""
-        return int(self._bounds_E2[index, 0] - self._tokens.starts[self.example_of[index]])
-
     def word_indices(self, index: int) -> np.ndarray:
         """Returns the index of each word's first token, int64 (words of the example,); -1 for a word without one."""
         begin, end = self._bounds_E2[index]

@@ -1,4 +1,4 @@
-"""Denoising examples against the documents they come from: sizes, cuts, what is drawn."""
+"""Denoising examples compared with the documents they come from: sizes, cuts, random draws."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Which tokens are masked, against counts over many tokens and against loops over words."""
+"""The choice of masked tokens, compared with counts over many tokens and with loops over words."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Examples of pairs against the pairs they come from: sizes, cuts, what is dropped."""
+"""Examples of pairs compared with the pairs they come from: sizes, cuts, drops."""
 
 import pickle
 

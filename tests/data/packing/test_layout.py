@@ -1,4 +1,4 @@
-"""Which examples share a row (next-fit) and where their tokens are, each against a loop written by hand."""
+"""The plan of rows (next-fit) and the layout of their tokens, each compared with a simple loop."""
 
 import itertools
 
@@ -63,7 +63,7 @@ def test_rows_of_short_pairs_are_nearly_full():
     assert source_sizes.sum() / ((len(bounds) - 1) * 256) > 0.9
 
 
-def test_an_example_longer_than_a_row_is_a_bug_of_ours():
+def test_an_example_longer_than_a_row_fails_an_assertion():
     with pytest.raises(AssertionError):
         plan((np.array([9]), np.array([2])), np.array([0]), (8, 8))
 
@@ -145,7 +145,7 @@ def test_examples_that_do_not_fit_a_row_are_never_written_into_the_next(layout):
         layout.lay_out([[example, example], []])
 
 
-def test_a_row_with_too_many_masked_tokens_is_a_bug_of_ours():
+def test_a_row_with_too_many_masked_tokens_fails_an_assertion():
     example = make_example([(5, 5, 1, 0)] * 3)
     layout = RowLayout(10, max_masked=5)
     assert layout.capacities == (10, 5) and layout.lay_out([[example]]).weights.sum() == 3

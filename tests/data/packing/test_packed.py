@@ -190,7 +190,7 @@ def test_one_small_example_is_a_whole_epoch():
 
 def test_only_the_plans_of_the_last_epochs_are_kept_and_none_is_sent_to_workers(rows):
     rows.rows(50, range(BATCH))
-    assert len(rows._sources["a"]._kept) <= 2 < len(rows._sources["a"]._ends)
+    assert len(rows._sources["a"]._kept._values) <= 2 < len(rows._sources["a"]._ends)
     assert len(pickle.dumps(rows)) < 3000
 
 

@@ -1,4 +1,4 @@
-"""What a split takes: subsets, folds and the holdout, for every kind of data by the hash of an example's key."""
+"""Subsets, folds and the holdout: for every kind of data, the hash of an example's key decides its split."""
 
 import dataclasses
 import itertools
