@@ -274,13 +274,13 @@ def test_references_of_a_holdout_are_those_of_its_store(pair_config, tmp_path, s
 
 def test_each_side_may_have_its_own_tokenizer(pair_config, tmp_path):
     both = prepare(pair_config(data__tokenizer__kind="characters"), tmp_path / "both")
-    assert set("> saygeSAGE") <= set(both.tokenizer.characters), "trained on both sides, prefix included"
-    assert "k" not in both.tokenizer.characters and both.config.model.source_vocab_size == 0
+    assert set("> saygeSAGE") <= set(both.tokenizer.vocabulary), "trained on both sides, prefix included"
+    assert "k" not in both.tokenizer.vocabulary and both.config.model.source_vocab_size == 0
     apart = {"data__separate_vocabularies": True, "model__share_embeddings": False}
     cfg = pair_config(data__tokenizer__kind="characters", **apart, model__vocab_multiple=32)
     prepared = prepare(cfg, tmp_path / "run")
-    assert set("SAGE") <= set(prepared.tokenizer.characters) and not set(">y") & set(prepared.tokenizer.characters)
-    assert ">" in prepared.tokenizers.source.characters and "S" not in prepared.tokenizers.source.characters
+    assert set("SAGE") <= set(prepared.tokenizer.vocabulary) and not set(">y") & set(prepared.tokenizer.vocabulary)
+    assert ">" in prepared.tokenizers.source.vocabulary and "S" not in prepared.tokenizers.source.vocabulary
     assert prepared.config.model.vocab_size == prepared.config.model.source_vocab_size == 32
     assert set(prepared.fingerprint) - set(both.fingerprint) == {"tokenizer_source"}
     assert decoded(prepared, prepared.stores["train"]["mine"]) == decoded(both, both.stores["train"]["mine"])
