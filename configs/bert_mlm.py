@@ -1,10 +1,10 @@
-"""BERT (base) by hidden tokens on English Wikipedia from TFDS, for GPU and TPU.
+"""BERT (base), pre-trained on masked tokens of English Wikipedia from TFDS, for GPU and TPU.
 
     python train.py --config=configs/bert_mlm.py --workdir=runs/bert_mlm
     python train.py --config=configs/bert_mlm.py:wikipedia/20230601.de --workdir=runs/bert_mlm_de
 
-The setting of Devlin 2019, with the sequences of Liu 2019 (RoBERTa: 512 tokens all along, no second text); for BERT's
-own two texts add --config.objective.next_sentence=True. The data set has to be prepared once, with TensorFlow:
+The setting of Devlin 2019, with the sequences of Liu 2019 (RoBERTa: 512 tokens throughout, no second text); for the two
+texts of BERT add --config.objective.next_sentence=True. The data set must be prepared once, with TensorFlow:
 `tfds build wikipedia/20230601.en`. Not run yet.
 """
 

@@ -4,10 +4,11 @@
     python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr_tuned --config.init_from=runs/bert
     python eval.py --workdir=runs/mr,runs/mr_tuned --split=test
 
-DIR holds rt-polarity.pos and rt-polarity.neg, which are Windows-1252 and not UTF-8. There is no official split: by a
-hash of each sentence a tenth is for testing and a tenth for validation; `--config.data.fold=1` takes other tenths.
+DIR holds rt-polarity.pos and rt-polarity.neg, which are Windows-1252 and not UTF-8. There is no official split: a hash
+of each sentence assigns a tenth to testing and a tenth to validation; `--config.data.fold=1` takes other tenths.
 Cost: under two minutes on two CPU cores. Measured on the test tenth, from scratch with three seeds: accuracy 76.3 %
-(deviation 0.8). A convolutional network has 75.9 % in cross-validation (Kim 2014), n-grams 78.8 % on the same tenth.
+(standard deviation 0.8). A convolutional network has 75.9 % in cross-validation (Kim 2014), n-grams 78.8 % on the same
+tenth.
 """
 
 from pathlib import Path

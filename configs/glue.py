@@ -1,10 +1,10 @@
-"""The tasks of GLUE (Wang 2019) from TFDS, by argument: fine-tuning of a run that was pre-trained.
+"""The tasks of GLUE (Wang 2019) from TFDS, by argument: fine-tuning of a pre-trained run.
 
     python train.py --config=configs/glue.py:rte --workdir=runs/rte --config.init_from=runs/bert_mlm --seeds=0,1,2
 
-cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The labels of the test splits are secret: what is reported, as in
-most papers, is the validation split (of MNLI the matched and the mismatched one). The best checkpoint is chosen by the
-metric of the task. The model is that of bert_mlm. Not run yet.
+The argument is cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The labels of the test splits are secret, so the
+validation split is reported, as in most papers (for MNLI the matched and the mismatched one). The metric of the task
+selects the best checkpoint. The model is that of bert_mlm. Not run yet.
 """
 
 from configs import bert_mlm

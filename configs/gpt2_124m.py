@@ -3,11 +3,11 @@
     python train.py --config=configs/gpt2_124m.py --workdir=... (C4 from TFDS)
     python train.py --config=configs/gpt2_124m.py:'DIR/*.txt.gz' --workdir=... (text, .jsonl or .parquet of your own)
 
-GPT-2's own vocabulary: add --config.data.tokenizer.kind=huggingface --config.data.tokenizer.path=tokenizer.json.
+For GPT-2's own vocabulary add --config.data.tokenizer.kind=huggingface --config.data.tokenizer.path=tokenizer.json.
 Without it a BPE vocabulary of the same size is trained on the text. The recipe is nanoGPT's for OpenWebText
 (batch of 0.5 M tokens, peak 6e-4, cosine to a tenth over 600,000 steps, b2 0.95, decay 0.1).
-Cost: nanoGPT reports 4 days on eight A100; not measured here. Expected: there, about 2.85 nats/token on
-OpenWebText's held-out part; no score of our own yet.
+Cost: nanoGPT reports 4 days on eight A100; not measured here. Expected: nanoGPT reports about 2.85 nats/token on
+held-out text of OpenWebText; no score of our own yet.
 """
 
 from lm.config import defaults, source

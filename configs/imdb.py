@@ -1,9 +1,9 @@
-"""IMDB film reviews from TFDS, positive or negative: fine-tuning of a run that was pre-trained, or from scratch.
+"""IMDB film reviews from TFDS, positive or negative: fine-tuning of a pre-trained run, or training from scratch.
 
     python train.py --config=configs/imdb.py --workdir=runs/imdb --config.init_from=runs/bert_mlm
     python eval.py --workdir=runs/imdb --split=test
 
-The model is that of bert_mlm. Reviews are cut at 512 tokens. Not run yet.
+The model is that of bert_mlm. Reviews are truncated to 512 tokens. Not run yet.
 """
 
 from configs import bert_mlm

@@ -2,10 +2,10 @@
 
     python train.py --config=configs/lm1b.py --workdir=gs://... or a shared directory
 
-ARG is TFDS's data directory (`--config=configs/lm1b.py:DIR`). The first run prepares `lm1b` (30 M sentences, a
+The argument is TFDS's data directory (`--config=configs/lm1b.py:DIR`). The first run prepares `lm1b` (30 M sentences, a
 download of 1.7 GB) without TensorFlow. 100,000 steps of 512 x 128 tokens are 6.6 G tokens, about 5 passes.
-Cost: not measured. Expected: no score of our own yet; figures in the papers are word perplexities, which
-eval.py prints as well.
+Cost: not measured. Expected: no score of our own yet; papers report word perplexities, which
+eval.py prints too.
 """
 
 from lm.config import defaults, source

@@ -6,13 +6,13 @@
 DIR holds train, val and test_2016_flickr, each as .en and .de. The text is neither tokenised nor lower-cased.
 Cost: about an hour on two CPU cores. Measured: BLEU 38.4 on the test split.
 
-The published 41.02 for this size (fairseq, 8,000 updates) is BLEU of lower-cased, tokenised text, which is not to be
-compared with that. On that text, its subwords joined (sed 's/@@ //g'), and with as many updates it is 41.04 here:
+The published 41.02 for this size (fairseq, 8,000 updates) is BLEU of lower-cased, tokenised text, which cannot be
+compared with that. On that text with its subwords joined (sed 's/@@ //g') and after as many updates it is 41.04 here:
 
     --config.eval.generation.bleu_tokenize=none --config.train.num_steps=8000 --config.optimizer.decay_steps=3000
     --config.eval.every_steps=500 --config.checkpoint.every_steps=250
 
-What was measured is in results/multi30k_en_de.json and results/multi30k_bpe.json.
+Measurements are in results/multi30k_en_de.json and results/multi30k_bpe.json.
 """
 
 from pathlib import Path

@@ -3,9 +3,9 @@
     python train.py --config=configs/ner_wnut17.py:DIR --workdir=runs/ner
     python eval.py --workdir=runs/ner --split=test
 
-DIR holds wnut17train.conll, emerging.dev.conll and emerging.test.annotated: a word, a tab and its BIO tag a line.
+DIR holds wnut17train.conll, emerging.dev.conll and emerging.test.annotated: a word, a tab and its BIO tag per line.
 Cost: two minutes on two CPU cores. Measured on the test split: entity F1 6.7. Nothing here is pre-trained, and the
-names of the test are new on purpose; the best system of the shared task, with word vectors, has 41.86.
+names of the test split are new on purpose; the best system of the shared task, with word vectors, has 41.86.
 """
 
 from pathlib import Path

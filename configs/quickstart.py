@@ -1,9 +1,9 @@
-"""The first run: a 3.4 M parameter model of Python's own documentation, which every Python carries with it.
+"""The first run: a model with 3.4 M parameters of Python's own documentation, which comes with every Python.
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 Cost: about four minutes on two CPU cores. Expected: about 1.7 bits per byte on the held-out tenth of the documents,
-of which `xz -9` makes 2.3 (Python 3.11; other versions have other documentation). What was measured is in results/.
+which `xz -9` compresses to 2.3 (Python 3.11; other versions have other documentation). Measurements are in results/.
 """
 
 from lm.config import defaults, source

@@ -1,11 +1,11 @@
-"""SCAN, simple split (Lake 2018): commands such as "jump twice" into the actions that they mean.
+"""SCAN, simple split (Lake 2018): translates commands such as "jump twice" into actions.
 
     python train.py --config=configs/scan.py:DIR --workdir=runs/scan
     python eval.py --workdir=runs/scan --split=test
 
 DIR holds tasks_train_simple.txt and tasks_test_simple.txt, lines of `IN: command OUT: ACTION ACTION ...`.
 Cost: minutes on two CPU cores. Expected: at least 99 % exact match (published for an LSTM: 99.8 %). Anything less
-means a mistake in masks or decoding. What was measured is in results/.
+means an error in masks or decoding. Measurements are in results/.
 """
 
 from pathlib import Path

@@ -3,9 +3,9 @@
     python train.py --config=configs/shakespeare_char.py:PATH/input.txt --workdir=runs/shakespeare_char
 
 PATH/input.txt is tiny Shakespeare, 1,115,394 characters; its last tenth is held out, as in nanoGPT.
-Cost: minutes on a GPU; on two CPU cores 10 to 20 s a step, a day or more (SIGTERM saves, the same command continues).
+Cost: minutes on a GPU; on two CPU cores 10 to 20 s per step, a day or more (SIGTERM saves, the same command continues).
 Expected: the best validation loss that nanoGPT's README reports for this setting is 1.4697 nats/character.
-What was measured here is in results/.
+Measurements are in results/.
 """
 
 from lm.config import defaults, source

@@ -2,10 +2,10 @@
 
     python train.py --config=configs/shakespeare_char_cpu.py:PATH/input.txt --workdir=runs/shakespeare_char_cpu
 
-The peak learning rate is four times nanoGPT's, which so small a model likes better; all else is its own.
+The peak learning rate is four times nanoGPT's, which is better for so small a model; everything else is its own.
 Cost: about three minutes on two CPU cores. Expected: 1.77 nats/character on the whole held-out tenth (with nanoGPT's
 learning rates, --config.optimizer.learning_rate=1e-3 --config.optimizer.final_fraction=0.1, 1.90, where its README
-reports 1.88 on a sample of it). What was measured here is in results/.
+reports 1.88 on a sample of it). Measurements are in results/.
 """
 
 from configs import shakespeare_char

@@ -1,9 +1,9 @@
-"""SQuAD 1.1 from TFDS: fine-tuning of a run that was pre-trained.
+"""SQuAD 1.1 from TFDS: fine-tuning of a pre-trained run.
 
     python train.py --config=configs/squad.py --workdir=runs/squad --config.init_from=runs/bert_mlm
 
-Two epochs, as Devlin 2019; the model is that of bert_mlm, windows are of 384 tokens with 128 in common. What is
-reported is the validation split (the test split is secret). Not run yet; BERT (base) has an F1 of 88.5.
+Two epochs, as in Devlin 2019; the model is that of bert_mlm; windows have 384 tokens and share 128. The validation
+split is reported, because the test split is secret. Not run yet; BERT (base) has an F1 of 88.5.
 """
 
 from configs import bert_mlm

@@ -3,9 +3,9 @@
     python train.py --config=configs/t5_small_c4.py --workdir=runs/t5_small
     python train.py --config=configs/t5_small_c4.py:/data/tfds --workdir=runs/t5_small
 
-The text comes from TFDS (`c4/en`, whose preparation is a job of its own for a cluster; the argument says where it
-lies). Raffel 2020: rows of 512 source tokens with 15 % in spans of 3, batches of 128 rows, 524,288 steps, Adafactor
-with an inverse square root from 10,000 steps on. Cost: not run here.
+The text comes from TFDS (`c4/en`, which must be prepared on a cluster first; the argument is its folder).
+Raffel 2020: rows of 512 source tokens with 15 % in spans of 3, batches of 128 rows, 524,288 steps, Adafactor with an
+inverse square-root schedule from step 10,000 on. Cost: not run here.
 Expected: no loss to compare with; the paper reports the scores of fine-tuned models.
 """
 

@@ -3,7 +3,7 @@
     python train.py --config=configs/t5_span_quickstart.py --workdir=runs/t5_span
     python -m lm.data.show --config=configs/t5_span_quickstart.py --n=1
 
-Cost: under four minutes on two CPU cores. Measured: 4.94 nats a target token on held-out text after 200 steps.
+Cost: under four minutes on two CPU cores. Measured: 4.94 nats per target token on held-out text after 200 steps.
 """
 
 from lm.config import defaults, source

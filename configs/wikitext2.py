@@ -4,7 +4,7 @@
     python eval.py --workdir=runs/wikitext2 --split=test --stride=32
 
 DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each file is one stream.
-Cost: about 20 minutes on two CPU cores, two thirds of an epoch. Expected: what was measured is in results/; the
+Cost: about 20 minutes on two CPU cores, two thirds of an epoch. Expected: see the measurements in results/; the
 AWD-LSTM (750 epochs) has a test perplexity of 65.6 per word, end-of-line marks included, as `word_perplexity` counts.
 """
 

@@ -4,7 +4,7 @@
     python eval.py --workdir=runs/wmt14 --split=test --average=5
 
 The pairs come from TFDS (`wmt14_translate/de-en`, downloaded and prepared on first use: 4.5 M pairs, 1.6 GB).
-Cost: 100,000 steps of 25,000 tokens a side, as the paper's; not run here. Expected: BLEU 27.3 (tokenised, the
+Cost: 100,000 steps of 25,000 tokens per side, as in the paper; not run here. Expected: BLEU 27.3 (tokenised, the
 paper's table 2). sacrebleu on raw text, as printed here, is usually about half a point lower.
 """
 

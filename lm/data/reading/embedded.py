@@ -62,15 +62,6 @@ def _files() -> list[tuple[str, Path]]:
     return topics + sorted(found)
 
 
-def _parse(path: Path) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old escape sequences in other people's files
-            return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # e.g. a template, which is no module of this Python
-        return None
-
-
 def _topics(tree: ast.Module) -> Iterator[str]:
     """Yields the texts of `topics = {name: text, ...}`, sorted by name."""
     for node in tree.body:
@@ -111,8 +102,11 @@ def documents() -> tuple[str, ...]:
     """Returns all documents, 2.3 MB in Python 3.11 to 3.13. Raises UserError if this Python came without them."""
     texts: list[str] = []
     for name, path in _files():
-        tree = _parse(path)
-        if tree is None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about old escape sequences in other people's files
+                tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # e.g. a template, which is no module of this Python
             continue
         if name == "pydoc_data/topics.py":
             texts += _topics(tree)

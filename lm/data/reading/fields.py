@@ -29,9 +29,8 @@ class Field:
     """
 
     def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
-        self.spec, self.optional = spec, optional
-        self._parts: list[tuple[str, str | None]] | None = None  # of a template: texts, each with the name after it
-        self.names = [spec]
+        self.spec, self.optional, self.names = spec, optional, [spec]
+        self._template: list[tuple[str, str | None]] = []  # texts, each with the name after it
         if "{" not in spec and "}" not in spec:
             return
         try:
@@ -40,8 +39,8 @@ class Field:
             raise UserError(f"{setting} {spec!r}: not a template ({error}).") from error
         if any(name == "" or form or conversion for _, name, form, conversion in parsed):
             raise UserError(f"{setting} {spec!r}: braces hold the name of a field and nothing else.")
-        self._parts = [(text, name) for text, name, _, _ in parsed]
-        self.names = [name for _, name in self._parts if name]
+        self._template = [(text, name) for text, name, _, _ in parsed]
+        self.names = [name for _, name in self._template if name]
         if not self.names:
             raise UserError(f"{setting} {spec!r}: no field is named in it.")
 
@@ -49,18 +48,14 @@ class Field:
         """Returns what the record holds, unchanged; of a template its text."""
         if self.optional:
             return record.get(self.spec) or ""
-        return _look_up(record, self.spec, where) if self._parts is None else self.text(record, where)
+        return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         """Returns the texts of a list, or the only text. An empty list is one empty text."""
-        if self._parts is None:
-            return _as_texts(_look_up(record, self.spec, where), self.spec, where)
-        filled = []
-        for text, name in self._parts:
-            filled.append(text)
-            if name:
-                filled.append(" ".join(_as_texts(_look_up(record, name, where), name, where)))
-        return ("".join(filled),)
+        found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
+        if not self._template:
+            return found[self.spec]
+        return ("".join(text + " ".join(found[name] if name else ()) for text, name in self._template),)
 
     def text(self, record: Record, where: str) -> str:
         """Returns the texts of a list, joined by spaces."""

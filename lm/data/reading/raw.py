@@ -1,7 +1,7 @@
 """Raw examples, as readers yield them. Documents are plain `str`; the others have a type each.
 
-All have a `key`, whose hash decides the subset that the example belongs to (`lm/data/storing/splits.py`). Labelled
-examples also have `texts`, all their texts, and `labels`, as many as there are.
+The hash of its `key` decides which subset an example belongs to (`lm/data/storing/splits.py`). `texts` are all texts of
+a labelled example, and `labels` all its labels.
 """
 
 from __future__ import annotations

@@ -30,11 +30,7 @@ class Reader(abc.ABC):
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
-        self.fields = {
-            role: source.field(role, setting)
-            for role, setting in self.roles.items()
-            if role != "pair" or config.pair_field
-        }
+        self.fields = {role: source.field(role, setting) for role, setting in self.roles.items()}
 
     def iterate(self) -> Iterator[Any]:
         """Yields all examples. Raises UserError at the first one that cannot be read."""
@@ -88,6 +84,11 @@ class LabelReader(Reader):
 
     settings = ("label_field", "label_pattern", "pair_field")
     roles: ClassVar = {"text": "field", "label": "label_field", "pair": "pair_field"}
+
+    def __init__(self, config: SourceConfig, source: Format):
+        super().__init__(config, source)
+        if not config.pair_field:
+            del self.fields["pair"]
 
     def example(self, record: Record, where: str) -> Labelled:
         label = self.fields["label"]

@@ -60,11 +60,9 @@ class Tokenizer(abc.ABC):
     unk_id: int | None = None
 
     @classmethod
-    @abc.abstractmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         """Returns a tokenizer with the vocabulary of the texts. Raises UserError if that is impossible."""
-
-    # --- extra ids and the mask -------------------------------------------------------------------------------
+        raise UserError(f"config.data.tokenizer.path: name the {cls.file_type}: it is loaded, not trained.")
 
     @property
     def vocab_size(self) -> int:
@@ -105,8 +103,6 @@ class Tokenizer(abc.ABC):
         """The token that replaces a masked one: the file's own mask, or <extra_id_0>. Raises UserError."""
         return self.extra_id(0)
 
-    # --- text to ids ------------------------------------------------------------------------------------------
-
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Returns token ids, without any special token."""
@@ -133,8 +129,6 @@ class Tokenizer(abc.ABC):
         If a character is several tokens, each of them has the whole character. A token that stands for nothing in the
         text, such as a space that is put before it, is empty: (i, i).
         """
-
-    # --- ids to text ------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
@@ -178,8 +172,6 @@ class Tokenizer(abc.ABC):
             return f"<{token}>"
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
-    # --- kinds of tokens --------------------------------------------------------------------------------------
-
     def is_special(self, token: int) -> bool:
         """Returns whether the token stands for no text, as bos and eos; also padding, unless it is ordinary text."""
         return token in self._special()
@@ -205,8 +197,6 @@ class Tokenizer(abc.ABC):
 
     def _starts_word(self, token: int) -> bool:
         return self._piece(token)[:1].isspace()
-
-    # --- files ------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def _content(self) -> bytes:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import Offsets, Tokenizer
-from lm.errors import UserError
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -61,10 +59,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self._extra = {token: number for number, token in enumerate(self._extra_pieces())}
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
-
-    @classmethod
-    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-        raise UserError("config.data.tokenizer.path: is empty, and a huggingface tokenizer is never trained.")
 
     def _extra_pieces(self) -> Iterator[int]:
         """Yields the ids of <extra_id_0>, <extra_id_1>, ... up to the first that is missing."""

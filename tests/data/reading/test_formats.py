@@ -1,0 +1,55 @@
+"""What every format declares of itself, and what importing them costs."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from lm.config import Config, SourceConfig
+from lm.config.schema import describe_settings
+from lm.data.reading import FORMATS, check_source, open_reader
+from lm.data.reading.readers import READERS
+from lm.errors import UserError
+
+EMPTY = {each.name for each in dataclasses.fields(SourceConfig) if each.default == ""}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_declarations_name_readers_and_settings_that_exist(name):
+    (doc,) = (doc for setting, _, doc in describe_settings(Config) if setting == "data.train.NAME.kind")
+    source = FORMATS[name]
+    assert f"{name}: {source.doc}" in doc
+    assert set(source.holds) <= set(READERS) and source.holds
+    assert set(source.settings) <= EMPTY
+    assert {setting for setting, _ in source.needs.values()} <= set(source.settings)
+
+
+@pytest.mark.parametrize(
+    ("wants", "kind", "options", "message"),
+    [
+        ("documents", "jsonl", {"label_field": "x"}, "label_field: is for labels or numbers or tags, and this task"),
+        ("pairs", "jsonl", {}, "target_field: name the field of the target"),
+        ("pairs", "jsonl", {"target_field": "x", "pattern": "y"}, "pattern: is for kind=text; leave it empty"),
+        ("labels", "parquet", {"label_field": "x", "columns": "y"}, "columns: is for kind=tsv or csv; leave it empty"),
+        ("documents", "text", {"data_dir": "x"}, "data_dir: is for kind=tfds; leave it empty"),
+        ("documents", "text", {"document": "separator", "separator": ""}, "separator: is empty although"),
+        ("documents", "squad", {}, "kind: squad holds no documents; use embedded or text or jsonl"),
+        ("tags", "conll", {"label_field": "1"}, "label_field: '1' is not the number of a column of tags"),
+    ],
+)
+def test_unfitting_settings_are_refused_before_any_file_is_opened(wants, kind, options, message):
+    with pytest.raises(UserError, match=message):
+        open_reader(SourceConfig(kind=kind, path="no/such/file", **options), wants)
+
+
+def test_sources_need_a_path_unless_they_are_embedded():
+    refused = []
+    for kind in ("embedded", "text"):
+        check_source(SourceConfig(kind=kind), "documents", lambda *each, kind=kind: refused.append((kind, each[0])))
+    assert refused == [("text", "path")]
+
+
+def test_importing_the_formats_loads_no_library_of_theirs():
+    code = "import sys, lm.data.reading; print({'jax', 'pyarrow', 'tensorflow_datasets'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
