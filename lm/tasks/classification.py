@@ -11,6 +11,7 @@ import numpy as np
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
 from lm.data.reading.raw import Labelled
+from lm.data.reading.readers import LabelReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
@@ -25,7 +26,7 @@ from lm.tasks.task import SMOOTHING, Refuse
 class TextTask(LabelledTask):
     """Base of classification and regression: texts, or pairs of texts, with one target each."""
 
-    wants = "labels"
+    reader = LabelReader
     tokens = TextTokens
     cleans = True
 

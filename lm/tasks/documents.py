@@ -23,12 +23,12 @@ class DocumentTask(Task):
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
-            reader = open_reader(source.config, self.wants)
+            reader = open_reader(source.config, self.reader)
         return (text for text, _ in source.read(reader, Cleaner(source.data.cleaning)))
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> TokenStore:
         with named_errors(source.label):
-            reader = open_reader(source.config, self.wants)
+            reader = open_reader(source.config, self.reader)
             identity = store_identity(source, reader.fingerprint(), tokenizers.target)
         if config.data.cleaning.unicode:
             identity["unicode"] = unicodedata.unidata_version

@@ -85,7 +85,7 @@ class LabelledTask(PackedTask):
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
-            reader = open_reader(source.config, self.wants)
+            reader = open_reader(source.config, self.reader)
         rules = LabelledRules(source.data.cleaning)
         return texts_of(example for example, _ in source.read(reader, rules, drop=source.split == "train"))
 
@@ -95,7 +95,7 @@ class LabelledTask(PackedTask):
         with named_errors(source.label):
             identity = [self.name, *(example_store.cleaning_identity(config) if self.cleans else ())]
             rules = LabelledRules(config.data.cleaning)
-            reader = open_reader(source.config, self.wants)
+            reader = open_reader(source.config, self.reader)
             return example_store.build(source, reader, rules, tokenizers.target, self.tokens.encode, identity)
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lm.config import Config
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import PairCleaner
 from lm.data.reading.raw import Pair
+from lm.data.reading.readers import PairReader
 from lm.data.storing import token_store
 from lm.data.storing.splits import SplitSource, named_errors, split_sources
 from lm.data.storing.token_store import PairStore
@@ -31,7 +32,7 @@ class PairTask(PackedTask):
         f"data.pairs.{name}" for name in ("max_ratio", "drop_identical", "source_script", "target_script")
     )
     noun = "pairs"
-    wants = "pairs"
+    reader = PairReader
     plain_text_refusal = "needs pairs; name them in data.test of a config"
 
     def check(self, config: Config, refuse: Refuse) -> None:
@@ -41,7 +42,7 @@ class PairTask(PackedTask):
     def _read(self, source: SplitSource, rules: PairCleaner) -> Iterator[tuple[Pair, Pair]]:
         """Yields each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
         with named_errors(source.label):
-            reader = open_reader(source.config, self.wants)
+            reader = open_reader(source.config, self.reader)
         for pair, raw in source.read(reader, rules, drop=source.split == "train"):
             yield pair.with_prefix(source.config.prefix), raw
 
@@ -54,7 +55,7 @@ class PairTask(PackedTask):
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> PairStore:
         with named_errors(source.label):
-            fingerprint = open_reader(source.config, self.wants).fingerprint()
+            fingerprint = open_reader(source.config, self.reader).fingerprint()
         one, other = (
             self._open_side(source, side, fingerprint, tokenizer, cache)
             for side, tokenizer in (("source", tokenizers.source), ("target", tokenizers.target))

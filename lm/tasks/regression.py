@@ -12,6 +12,7 @@ from lm.config import Config, ObjectiveConfig
 from lm.data.examples.labelled import LabelledExamples, TextExamples
 from lm.data.packing.rows import RowLayout
 from lm.data.reading.raw import Labelled
+from lm.data.reading.readers import NumberReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
@@ -27,7 +28,7 @@ class Regression(TextTask):
     name = "regression"
     doc = "a number for a text or a pair of texts"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
-    wants = "numbers"
+    reader = NumberReader
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)

@@ -12,6 +12,7 @@ from lm.config import Config, ObjectiveConfig
 from lm.data.examples.answers import AnswerExamples, AnswerTokens
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.reading.raw import Question
+from lm.data.reading.readers import QuestionReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.answer_search import Answer, Window, best_answer
@@ -32,7 +33,7 @@ class SpanQa(LabelledTask):
     name = "span_qa"
     doc = "where in a text the answer to a question is"
     settings = frozenset({"data.context_overlap", "eval.bootstrap"})
-    wants = "questions"
+    reader = QuestionReader
     tokens = AnswerTokens
 
     def head(self, config: Config) -> Any:

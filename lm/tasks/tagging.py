@@ -11,6 +11,7 @@ from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.examples.words import TaggingExamples, WordTokens
 from lm.data.reading.raw import Tagged
+from lm.data.reading.readers import TagReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
@@ -30,7 +31,7 @@ class Tagging(LabelledTask):
     name = "tagging"
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
-    wants = "tags"
+    reader = TagReader
     tokens = WordTokens
     has_classes = True
 

@@ -16,6 +16,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
 from lm.data.reading import check_source
+from lm.data.reading.readers import DocumentReader, Reader
 from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
@@ -48,7 +49,7 @@ class Task(abc.ABC):
         families: values of model.family that can learn it.
         settings: dotted names of the settings that this task reads and some other task does not. Changing one that the
             chosen task does not read is refused.
-        wants: the kind of raw example that it reads, a key of `lm.data.reading.readers.READERS`.
+        reader: makes its raw examples from the records of data sources.
         noun: what one example is called in messages.
         loss_name: what tables call its loss: loss, nll (a target that follows from a source) or task_loss.
         reads_labels: whether each example has labels.
@@ -61,7 +62,7 @@ class Task(abc.ABC):
     doc: str
     families: tuple[str, ...]
     settings: frozenset[str] = frozenset()
-    wants: str = "documents"
+    reader: type[Reader] = DocumentReader
     noun: str = "documents"
     loss_name: str = "loss"
     reads_labels: bool = False
@@ -80,7 +81,7 @@ class Task(abc.ABC):
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
         """Refuses settings of one data source that this task cannot read."""
-        check_source(source, self.wants, lambda setting, message: refuse(f"{where}.{setting}", message))
+        check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
         """Returns the resolved value of a setting that is 0 or empty by default and that this task does not read."""

@@ -12,6 +12,7 @@ import pytest
 from lm.config import SourceConfig, TokenizerConfig
 from lm.data.examples.answers import AnswerTokens, covering
 from lm.data.reading import open_reader
+from lm.data.reading.readers import READERS
 from lm.data.tokenizing import build_tokenizer
 
 DATA = Path(os.environ.get("LM_SHARED_DATA", ""))
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(not os.environ.get("LM_SHARED_DATA"), reason="LM
     ],
 )
 def test_wnut17(name, sentences, words, entities):
-    found = list(open_reader(SourceConfig(kind="conll", path=str(DATA / "wnut17" / name)), "tags").iterate())
+    found = list(open_reader(SourceConfig(kind="conll", path=str(DATA / "wnut17" / name)), READERS["tags"]).iterate())
     begun = sum(tag.startswith("B-") for each in found for tag in each.tags)
     assert (len(found), sum(len(each.words) for each in found), begun) == (sentences, words, entities)
 
@@ -36,7 +37,7 @@ def test_wnut17(name, sentences, words, entities):
 def test_mr():
     path, pattern = str(DATA / "mr" / "rt-polarity.*"), r"\.(?P<label>neg|pos)$"
     config = SourceConfig(path=path, document="line", encoding="windows-1252", label_pattern=pattern)
-    source = open_reader(config, "labels")
+    source = open_reader(config, READERS["labels"])
     assert Counter(each.label for each in source.iterate()) == {"neg": 5331, "pos": 5331}
     assert source.notes() == [
         "202 lines with bytes over 127, read as windows-1252 (rt-polarity.neg 101, rt-polarity.pos 101)"
@@ -46,7 +47,7 @@ def test_mr():
 @pytest.mark.parametrize(("language", "vocab_size"), [("en", 6000), ("zh", 4000)])
 def test_xquad_answers_come_back_to_their_characters(language, vocab_size):
     path = str(DATA / "xquad" / f"xquad.{language}.json")
-    questions = list(open_reader(SourceConfig(kind="squad", path=path), "questions").iterate())
+    questions = list(open_reader(SourceConfig(kind="squad", path=path), READERS["questions"]).iterate())
     assert len(questions) == 1190 and len({each.title for each in questions}) == 48
     contexts = list(dict.fromkeys(each.context for each in questions))
     for kind in ("bytes", "characters", "sentencepiece"):

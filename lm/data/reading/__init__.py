@@ -36,41 +36,35 @@ FORMATS: dict[str, type[Format]] = {
 }
 
 
-def open_reader(config: SourceConfig, wants: str) -> Reader:
-    """Returns the reader of a data source.
-
-    Args:
-        wants: the kind of raw example, a key of READERS.
-
-    Raises UserError if there is nothing to read, or if the settings do not fit.
-    """
+def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
+    """Returns the reader of a data source. Raises UserError if the settings do not fit or there is nothing to read."""
 
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"{setting}: {message}")
 
-    check_source(config, wants, refuse)
-    return READERS[wants](config, FORMATS[config.kind](config))
+    check_source(config, reader, refuse)
+    return reader(config, FORMATS[config.kind](config))
 
 
-def check_source(config: SourceConfig, wants: str, refuse: Refuse) -> None:
-    """Refuses a data source from which no raw examples of the kind `wants` can be read; no file is opened."""
-    source, reader = FORMATS[config.kind], READERS[wants]
-    if wants not in source.holds:
-        fitting = [name for name, each in FORMATS.items() if wants in each.holds]
-        refuse("kind", f"{config.kind} holds no {wants}; use {' or '.join(fitting)}.")
-    needed, message = source.needs.get(wants, ("kind", ""))
+def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> None:
+    """Refuses a data source from which the raw examples of a reader cannot be read; no file is opened."""
+    source, kind = FORMATS[config.kind], reader.kind
+    if source.holds is not None and kind not in source.holds:
+        fitting = [name for name, each in FORMATS.items() if each.holds is None or kind in each.holds]
+        refuse("kind", f"{config.kind} holds no {kind}; use {' or '.join(fitting)}.")
+    needed, message = source.needs.get(kind, ("kind", "") if source.names_fields else reader.needs)
     if not getattr(config, needed):
         refuse(needed, message)
     given = [
         each.name for each in dataclasses.fields(SourceConfig) if each.default == "" and getattr(config, each.name)
     ]
     for setting in given:
-        wanting = [name for name, each in READERS.items() if setting in each.settings]
-        if wanting and wants not in wanting:
-            refuse(setting, f"is for {' or '.join(wanting)}, and this task reads {wants}; leave it empty.")
+        wanting = [each.kind for each in READERS.values() if setting in each.settings]
+        if wanting and setting not in reader.settings:
+            refuse(setting, f"is for {' or '.join(wanting)}, and this task reads {kind}; leave it empty.")
         holding = [name for name, each in FORMATS.items() if setting in each.settings]
         if holding and config.kind not in holding:
             refuse(setting, f"is for kind={' or '.join(holding)}; leave it empty.")
-    source.check(config, wants, refuse)
+    source.check(config, kind, refuse)
     if "field" not in reader.roles.values() and config.field != SourceConfig.field:
-        refuse("field", f"{wants} have fields of fixed names ({', '.join(reader.roles)}); leave it as it is.")
+        refuse("field", f"{kind} have fields of fixed names ({', '.join(reader.roles)}); leave it as it is.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record
@@ -24,7 +23,6 @@ class Conll(FileFormat):
     doc = "CoNLL: a word and its tag per line, an empty line after each sentence"
     holds = ("tags",)
     settings = ("label_field",)
-    needs: ClassVar = {}
     names_fields = True
 
     @classmethod

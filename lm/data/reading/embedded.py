@@ -16,7 +16,6 @@ import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record
@@ -32,7 +31,6 @@ class Embedded(Format):
     doc = "the running Python's own documentation; needs no path"
     holds = ("documents",)
     settings = ()
-    needs: ClassVar = {}
     names_fields = True
 
     @classmethod

@@ -19,22 +19,18 @@ class Format(abc.ABC):
 
     Attributes:
         doc: a line for `--help`.
-        holds: the kinds of raw example that it can hold: keys of READERS.
+        holds: the kinds of raw example that it can hold; None for any kind, from records with named fields.
         settings: the settings of a source that it reads, out of those that are empty by default.
-        needs: kind of raw example -> the setting that must then be given, and the message if it is not.
+        needs: kind of raw example -> the setting that must then be given, and the message if it is not. It takes the
+            place of `Reader.needs`.
         names_fields: whether the format itself names the fields of its records, after the roles of READERS ("text",
             "label", "source", ...), and yields values that need no check. Otherwise settings name them.
     """
 
     doc: ClassVar[str]
-    holds: ClassVar[Collection[str]] = ("documents", "pairs", "labels", "numbers", "tags", "questions")
+    holds: ClassVar[Collection[str] | None] = None
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    needs: ClassVar[dict[str, tuple[str, str]]] = {
-        "pairs": ("target_field", "name the field of the target."),
-        "labels": ("label_field", "name the field of the label."),
-        "numbers": ("label_field", "name the field of the number."),
-        "tags": ("label_field", "name the field of the list of tags."),
-    }
+    needs: ClassVar[dict[str, tuple[str, str]]] = {}
     names_fields: ClassVar[bool] = False
 
     def __init__(self, config: SourceConfig):

@@ -20,11 +20,15 @@ class Reader(abc.ABC):
     """Reads the raw examples of one data source, in a fixed order.
 
     Attributes:
+        kind: what messages call its raw examples.
+        needs: the setting that must be given for records with named fields, and the message if it is not.
         settings: the settings of a source that this kind of raw example has a use for, out of those that are empty by
             default.
         roles: role of a field -> the setting that names the field; empty if the field is called after its role.
     """
 
+    kind: ClassVar[str]
+    needs: ClassVar[tuple[str, str]] = ("kind", "")
     settings: ClassVar[Collection[str]] = ()
     roles: ClassVar[Mapping[str, str]]
 
@@ -56,6 +60,7 @@ class Reader(abc.ABC):
 class DocumentReader(Reader):
     """Documents: `str`."""
 
+    kind = "documents"
     roles: ClassVar = {"text": "field"}
 
     def example(self, record: Record, where: str) -> str:
@@ -68,6 +73,8 @@ class DocumentReader(Reader):
 class PairReader(Reader):
     """Pairs without the prefix. A target that is a list of texts gives several references."""
 
+    kind = "pairs"
+    needs = ("target_field", "name the field of the target.")
     settings = ("target_path", "target_field", "pattern", "prefix")
     roles: ClassVar = {"source": "field", "target": "target_field"}
 
@@ -82,6 +89,8 @@ class PairReader(Reader):
 class LabelReader(Reader):
     """Texts, or pairs of texts, with a label."""
 
+    kind = "labels"
+    needs = ("label_field", "name the field of the label.")
     settings = ("label_field", "label_pattern", "pair_field")
     roles: ClassVar = {"text": "field", "label": "label_field", "pair": "pair_field"}
 
@@ -100,6 +109,9 @@ class LabelReader(Reader):
 class NumberReader(LabelReader):
     """Texts, or pairs of texts, with a number."""
 
+    kind = "numbers"
+    needs = ("label_field", "name the field of the number.")
+
     def example(self, record: Record, where: str) -> Labelled:
         example = super().example(record, where)
         check_number(example.label, where)
@@ -112,6 +124,8 @@ class TagReader(Reader):
     Tags are labels and nothing more here: neither BIO nor BMES is checked, and an I- that follows no B- is accepted.
     """
 
+    kind = "tags"
+    needs = ("label_field", "name the field of the list of tags.")
     settings = ("label_field",)
     roles: ClassVar = {"words": "field", "tags": "label_field"}
     _without_words = 0
@@ -151,6 +165,7 @@ class QuestionReader(Reader):
     where `answer_start` says is kept for scoring and never learnt; `notes` counts them.
     """
 
+    kind = "questions"
     roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers"), "")
     _misplaced, _first = 0, ""
 
@@ -199,10 +214,5 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
 
 
 READERS: dict[str, type[Reader]] = {
-    "documents": DocumentReader,
-    "pairs": PairReader,
-    "labels": LabelReader,
-    "numbers": NumberReader,
-    "tags": TagReader,
-    "questions": QuestionReader,
+    each.kind: each for each in (DocumentReader, PairReader, LabelReader, NumberReader, TagReader, QuestionReader)
 }

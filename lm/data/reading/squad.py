@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from lm.data.reading.fields import Field, Record, as_list, as_text
 from lm.data.reading.files import open_text, read_errors
@@ -19,7 +19,6 @@ class Squad(FileFormat):
     doc = "SQuAD's JSON"
     holds = ("questions",)
     settings = ()
-    needs: ClassVar = {}
     names_fields = True
 
     def notes(self) -> list[str]:

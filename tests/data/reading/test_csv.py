@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from lm.config import SourceConfig
 from lm.data.reading import open_reader
 from lm.data.reading.raw import Labelled, Pair
+from lm.data.reading.readers import READERS
 from lm.errors import UserError
 
 
 def read(wants="documents", **options):
-    return list(open_reader(SourceConfig(kind="csv", **options), wants).iterate())
+    return list(open_reader(SourceConfig(kind="csv", **options), READERS[wants]).iterate())
 
 
 def test_quoted_values_hold_commas_quotes_and_line_breaks(write):

@@ -9,11 +9,12 @@ import pytest
 
 from lm.config import SourceConfig
 from lm.data.reading import embedded, open_reader
+from lm.data.reading.readers import READERS
 from lm.errors import UserError
 
 
 def source(**options):
-    return open_reader(SourceConfig(**options), "documents")
+    return open_reader(SourceConfig(**options), READERS["documents"])
 
 
 def read(**options):

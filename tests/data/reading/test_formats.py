@@ -20,7 +20,7 @@ def test_declarations_name_readers_and_settings_that_exist(name):
     (doc,) = (doc for setting, _, doc in describe_settings(Config) if setting == "data.train.NAME.kind")
     source = FORMATS[name]
     assert f"{name}: {source.doc}" in doc
-    assert set(source.holds) <= set(READERS) and source.holds
+    assert source.holds is None or (source.holds and set(source.holds) <= set(READERS))
     assert set(source.settings) <= EMPTY
     assert {setting for setting, _ in source.needs.values()} <= set(source.settings)
 
@@ -40,13 +40,15 @@ def test_declarations_name_readers_and_settings_that_exist(name):
 )
 def test_unfitting_settings_are_refused_before_any_file_is_opened(wants, kind, options, message):
     with pytest.raises(UserError, match=message):
-        open_reader(SourceConfig(kind=kind, path="no/such/file", **options), wants)
+        open_reader(SourceConfig(kind=kind, path="no/such/file", **options), READERS[wants])
 
 
 def test_sources_need_a_path_unless_they_are_embedded():
     refused = []
     for kind in ("embedded", "text"):
-        check_source(SourceConfig(kind=kind), "documents", lambda *each, kind=kind: refused.append((kind, each[0])))
+        check_source(
+            SourceConfig(kind=kind), READERS["documents"], lambda *each, kind=kind: refused.append((kind, each[0]))
+        )
     assert refused == [("text", "path")]
 
 

@@ -10,11 +10,12 @@ import pytest
 from lm.config import SourceConfig
 from lm.data.reading import open_reader
 from lm.data.reading.raw import Labelled, Question, Tagged
+from lm.data.reading.readers import READERS
 from lm.errors import UserError
 
 
 def source(wants="labels", **options):
-    return open_reader(SourceConfig(**options), wants)
+    return open_reader(SourceConfig(**options), READERS[wants])
 
 
 def read(wants="labels", **options):

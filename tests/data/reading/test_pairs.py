@@ -11,11 +11,12 @@ from lm.config import CleaningConfig, PairsConfig, SourceConfig
 from lm.data.reading import open_reader
 from lm.data.reading.cleaning import PairCleaner
 from lm.data.reading.raw import Pair
+from lm.data.reading.readers import READERS
 from lm.errors import UserError
 
 
 def read(**options):
-    return list(open_reader(SourceConfig(**{"document": "line", **options}), "pairs").iterate())
+    return list(open_reader(SourceConfig(**{"document": "line", **options}), READERS["pairs"]).iterate())
 
 
 def pairs(*couples):
@@ -147,7 +148,7 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
 
 def test_fingerprint_depends_on_everything_that_is_read(write):
     def fingerprint(**changes):
-        return open_reader(dataclasses.replace(base, **changes), "pairs").fingerprint()
+        return open_reader(dataclasses.replace(base, **changes), READERS["pairs"]).fingerprint()
 
     path, target = write("a.en", "a\n"), write("a.de", "A\n")
     base = SourceConfig(path=path, target_path=target, document="line")
