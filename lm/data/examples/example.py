@@ -51,6 +51,13 @@ class Examples(abc.ABC):
     def make(self, epoch: int, index: int) -> Example:
         """Returns one example, of exactly the sizes that `sizes` gives."""
 
+    def segments(self, epoch: int, index: int) -> list[Example]:
+        """Returns the segments of one example, which do not see each other; by default there is one, from `make`.
+
+        They lie next to each other in a row. Sizes are those of all of them together.
+        """
+        return [self.make(epoch, index)]
+
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
@@ -61,7 +68,8 @@ class Examples(abc.ABC):
 
     def num_targets(self) -> int:
         """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""
-        return sum(int(np.count_nonzero(self.make(0, i).weights_T)) for i in range(len(self)))
+        segments = (segment for i in range(len(self)) for segment in self.segments(0, i))
+        return sum(int(np.count_nonzero(segment.weights_T)) for segment in segments)
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:

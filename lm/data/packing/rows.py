@@ -166,7 +166,8 @@ class PackedRows(RowSource):
 
     def row(self, epoch: int, row: int) -> list[Example]:
         order_E, bounds = self._kept.get(epoch, self._pack)
-        return [self._examples.make(epoch, i) for i in order_E[bounds[row] : bounds[row + 1]].tolist()]
+        numbers = order_E[bounds[row] : bounds[row + 1]].tolist()
+        return [segment for i in numbers for segment in self._examples.segments(epoch, i)]
 
     def _pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order_E = order.generator("shuffle", *self._key, epoch).permutation(len(self._examples))
@@ -239,4 +240,5 @@ class EvalRows:
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids`, in that order, as NumPy arrays."""
-        return self._layout.lay_out([[self.examples.make(0, i) for i in self._examples_of(row)] for row in row_ids])
+        numbers = map(self._examples_of, row_ids)
+        return self._layout.lay_out([[each for i in row for each in self.examples.segments(0, i)] for row in numbers])
