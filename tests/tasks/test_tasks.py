@@ -19,13 +19,6 @@ from lm.tasks.task import Task
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = [(name, family) for name, task in TASKS.items() for family in task.families]
 ALL_SETTINGS = frozenset().union(*(task.settings for task in TASKS.values()))
-# Sources from which tasks can learn; a task is tried with each, and the first that its checks accept is used.
-SOURCES: tuple[dict[str, Any], ...] = (
-    {"kind": "embedded"},
-    {"kind": "jsonl", "path": "unread.jsonl", "target_field": "target"},
-    {"kind": "jsonl", "path": "unread.jsonl", "label_field": "label"},
-    {"kind": "squad", "path": "unread.json"},
-)
 # Other values than the default, where adding 1 or taking the other of two choices is not allowed.
 CHANGED: dict[str, Any] = {
     "data.labels": ("a", "b"),
@@ -40,22 +33,17 @@ CHANGED: dict[str, Any] = {
 
 
 def values_of(name: str, family: str, **settings: Any) -> dict[str, Any]:
-    """Returns a config of a task as plain values; raises UserError if no source suits the task."""
-    refusal: UserError | None = None
-    for source in SOURCES:
-        values: dict[str, Any] = {
-            "data": {"train": {"a": source}, "tokenizer": {"extra_ids": 103}},
-            "model": {"family": family},
-            "objective": {"name": name},
-        }
-        try:
-            Config.from_dict(values)
-        except UserError as error:
-            refusal = error
-            continue
-        return replace_settings(Config.from_dict(values), settings).to_dict()
-    assert refusal is not None
-    raise refusal
+    """Returns a config of a task as plain values, with a data source that has every field of the task's reader."""
+    fields = {setting: "given" for setting in TASKS[name].reader.roles.values() if setting not in ("", "field")}
+    values: dict[str, Any] = {
+        "data": {
+            "train": {"a": {"kind": "jsonl", "path": "unread.jsonl", **fields}},
+            "tokenizer": {"extra_ids": 103},
+        },
+        "model": {"family": family},
+        "objective": {"name": name},
+    }
+    return replace_settings(Config.from_dict(values), settings).to_dict()
 
 
 def changed(setting: str) -> Any:
