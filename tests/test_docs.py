@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks import code_map
 from lm.config import SourceConfig
 from lm.data.reading import FORMATS, open_reader
 from lm.data.reading.readers import READERS
@@ -100,6 +101,10 @@ def test_pages_name_files_that_exist(page):
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [file for file in files if not (ROOT / file).exists()]
     assert missing == [], page.name
+
+
+def test_code_map_is_up_to_date():
+    assert code_map.PAGE.read_text() == code_map.code_map(), "run python -m benchmarks.code_map"
 
 
 def test_readme_is_short():
