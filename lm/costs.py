@@ -129,6 +129,6 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
         optimizer=round(4 * moments),
         gradients=round(4 * trained * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
-        logits=round(2 * 4 * rows * model.head.num_logits(config.model, lengths[0]) / tensor),
+        logits=round(2 * 4 * rows * model.head.cost(config.model, lengths[0]).logits / tensor),
         activations=round(rows * model.activation_bytes(*lengths, tensor)),
     )

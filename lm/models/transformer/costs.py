@@ -45,7 +45,7 @@ def attention_parameters(config: ModelConfig) -> int:
 def mlp_parameters(config: ModelConfig) -> int:
     """Returns the parameters of the MLPs in all layers of all towers, without adapters."""
     D, F, bias = config.d_model, config.d_ff, int(config.use_bias)
-    inputs = ACTIVATIONS[config.activation].num_input_projections
+    inputs = 1 + ACTIVATIONS[config.activation].gated
     return _num_layers(config) * ((inputs + 1) * D * F + bias * (inputs * F + D))
 
 
@@ -62,7 +62,7 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
         position_embedding=len(both) * positions.get(config.positions, 0),
         layers=attention_parameters(config) + mlp_parameters(config),
         norms=NORMS[config.norm].num_parameters(config) * sum(each.norms + outside for each in both),
-        head=head.num_parameters(config),
+        head=head.cost(config).parameters,
         adapters=_num_attentions(config) * _adapters(config, "query", "key", "value", "out")
         + _num_layers(config) * _adapters(config, "up", "gate", "down"),
         num_layers=_num_layers(config),
@@ -89,7 +89,7 @@ def _adapters(config: ModelConfig, *projections: str) -> int:
 def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> Flops:
     """Returns the FLOPs of one row of `length` tokens, and with an encoder of `source_length` tokens on its side."""
     D, K, H, G = config.d_model, config.head_dim, config.num_heads, config.num_kv_heads
-    inputs = ACTIVATIONS[config.activation].num_input_projections
+    inputs = 1 + ACTIVATIONS[config.activation].gated
     total = 0
     for each in towers(config, length, source_length):
         N, L, S = each.layers, each.length, each.source_length
@@ -99,7 +99,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
             total += N * 2 * D * K * (2 * H * L + 2 * G * S)
             total += N * 2 * 2 * L * S * H * K
         total += N * 2 * (inputs + 1) * D * config.d_ff * L
-    return Flops(layers=head.texts_per_row * total, head=head.flops(config, length))
+    return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
@@ -113,7 +113,7 @@ def activation_bytes(config: ModelConfig, length: int, source_length: int, tenso
 def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str) -> float:
     size = 2 if config.dtype == "bfloat16" else 4
     activation = ACTIVATIONS[config.activation]
-    L, S, inputs = tower.length, tower.source_length, activation.num_input_projections
+    L, S, inputs = tower.length, tower.source_length, 1 + activation.gated
     D, F, queries = config.d_model, config.d_ff / tensor, config.num_heads * config.head_dim / tensor
     keys = config.num_kv_heads * config.head_dim / tensor
     norms = tower.norms / tower.layers * 3 * 4 * D * L  # in float32
