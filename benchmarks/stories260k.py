@@ -24,7 +24,7 @@ from lm.batch import Batch
 from lm.config import ModelConfig, ObjectiveConfig
 from lm.data.examples.example import Example
 from lm.data.packing.rows import RowLayout
-from lm.decoding.loop import generate
+from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import Vocabulary
 from lm.models import build_model
@@ -148,7 +148,7 @@ def greedy_story(model: Model, params: Any, steps: int) -> list[int]:
     """The most probable continuation of the begin token, `steps` tokens."""
     vocabulary = Vocabulary(size=model.vocab_size, bos_id=BEGIN, eos_id=END)
     keys = row_keys(0, np.zeros(1), np.zeros(1))
-    return generate(model, params, [[BEGIN]], keys, Sampling(temperature=0), vocabulary, steps)[0]
+    return Sampler(model, params, Sampling(temperature=0), vocabulary, steps).generate([[BEGIN]], keys)[0]
 
 
 def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:

@@ -1,4 +1,4 @@
-"""What goes into every model (the one batch type), what comes out, and the legend of all shape letters.
+"""The one batch type that every model reads, the output that it returns, and the legend of all shape letters.
 
     B  batch (rows)            D  width of the model       N  layers
     L  length of the target    H  query heads              F  width of the MLP
@@ -16,6 +16,12 @@ from typing import Any
 import flax.struct
 
 Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruct when abstract
+
+
+def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
+    """Returns, as bool (B, L, S), which tokens belong to the same segment; padding belongs to none."""
+    others_B1S = other_segments_BS[:, None, :]
+    return (segments_BL[:, :, None] == others_B1S) & (others_B1S > 0)
 
 
 @flax.struct.dataclass

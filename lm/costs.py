@@ -1,4 +1,4 @@
-"""What training costs in memory, and what chips can give. The models count their parameters and FLOPs themselves."""
+"""The memory that training needs, and what chips have. Models count their own parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,11 @@ from lm.models.protocol import Model
 
 @dataclass(frozen=True)
 class Chip:
-    """One JAX device: dense peak FLOP/s and memory."""
+    """One JAX device: dense peak TFLOP/s and memory."""
 
     bfloat16: float | None  # None: not in hardware
     float32: float  # of float32 matrix products at JAX's default precision: TF32 on Ampere and later, bfloat16 on TPU
     memory_gib: float  # about what a program gets, which is less than the nominal size
-
-
-def _tpu(peak: float, memory_gib: float) -> Chip:
-    return Chip(peak * 1e12, peak * 1e12, memory_gib)
-
-
-def _gpu(bfloat16: float | None, float32: float, memory_gib: float) -> Chip:
-    return Chip(None if bfloat16 is None else bfloat16 * 1e12, float32 * 1e12, memory_gib)
 
 
 # By `jax.Device.device_kind`. Vendors give GPU peaks "with sparsity"; these are the dense ones, half of that. No peak
@@ -35,51 +27,51 @@ def _gpu(bfloat16: float | None, float32: float, memory_gib: float) -> Chip:
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip,
     # but on v3 and tpu7x one of its two cores; that and the names are from jax/_src/pallas/mosaic/tpu_info.py.
-    "TPU v3": _tpu(123 / 2, 16),
-    "TPU v4": _tpu(275, 32),
-    "TPU v5 lite": _tpu(197, 16),
-    "TPU v5e": _tpu(197, 16),
-    "TPU v5": _tpu(459, 95),
-    "TPU v5p": _tpu(459, 95),
-    "TPU v6 lite": _tpu(918, 32),
-    "TPU v6e": _tpu(918, 32),
-    "TPU7x": _tpu(2307 / 2, 96),
+    "TPU v3": Chip(123 / 2, 123 / 2, 16),
+    "TPU v4": Chip(275, 275, 32),
+    "TPU v5 lite": Chip(197, 197, 16),
+    "TPU v5e": Chip(197, 197, 16),
+    "TPU v5": Chip(459, 459, 95),
+    "TPU v5p": Chip(459, 459, 95),
+    "TPU v6 lite": Chip(918, 918, 32),
+    "TPU v6e": Chip(918, 918, 32),
+    "TPU7x": Chip(2307 / 2, 2307 / 2, 96),
     # NVIDIA V100 data sheet (by Marin): float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
-    "Tesla V100-SXM2-16GB": _gpu(None, 15.7, 15),
-    "Tesla V100-SXM2-32GB": _gpu(None, 15.7, 31),
-    "Tesla V100-PCIE-16GB": _gpu(None, 14.0, 15),
-    "Tesla V100-PCIE-32GB": _gpu(None, 14.0, 31),
+    "Tesla V100-SXM2-16GB": Chip(None, 15.7, 15),
+    "Tesla V100-SXM2-32GB": Chip(None, 15.7, 31),
+    "Tesla V100-PCIE-16GB": Chip(None, 14.0, 15),
+    "Tesla V100-PCIE-32GB": Chip(None, 14.0, 31),
     # NVIDIA T4 data sheet (by Marin): float32 8.1.
-    "Tesla T4": _gpu(None, 8.1, 14),
+    "Tesla T4": Chip(None, 8.1, 14),
     # NVIDIA A100 data sheet (by Marin, titan): BF16 312, TF32 156, in all forms.
-    "NVIDIA A100-SXM4-40GB": _gpu(312, 156, 39),
-    "NVIDIA A100-SXM4-80GB": _gpu(312, 156, 79),
-    "NVIDIA A100-PCIE-40GB": _gpu(312, 156, 39),
-    "NVIDIA A100 80GB PCIe": _gpu(312, 156, 79),
+    "NVIDIA A100-SXM4-40GB": Chip(312, 156, 39),
+    "NVIDIA A100-SXM4-80GB": Chip(312, 156, 79),
+    "NVIDIA A100-PCIE-40GB": Chip(312, 156, 39),
+    "NVIDIA A100 80GB PCIe": Chip(312, 156, 79),
     # NVIDIA A10 data sheet (by Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 by
     # baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; others, Marin too, give it the numbers of the A10.
-    "NVIDIA A10": _gpu(125, 62.5, 22),
-    "NVIDIA A10G": _gpu(70, 35, 22),
+    "NVIDIA A10": Chip(125, 62.5, 22),
+    "NVIDIA A10G": Chip(70, 35, 22),
     # NVIDIA L4 and L40S data sheets (by resellers; L40S by Marin too), halved: BF16 242 and 733, TF32 120 and 366. That
     # of the L40S also gives 362.05 without sparsity, which fits neither its 733 nor its clock (2.52 GHz: 366.5).
-    "NVIDIA L4": _gpu(121, 60, 22),
-    "NVIDIA L40S": _gpu(366.5, 183, 44),
+    "NVIDIA L4": Chip(121, 60, 22),
+    "NVIDIA L40S": Chip(366.5, 183, 44),
     # NVIDIA H100 data sheet (by Marin, titan), halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
-    "NVIDIA H100 80GB HBM3": _gpu(989.5, 494.5, 79),
-    "NVIDIA H100 PCIe": _gpu(756.5, 378, 79),
-    "NVIDIA H100 NVL": _gpu(835.5, 417.5, 93),
+    "NVIDIA H100 80GB HBM3": Chip(989.5, 494.5, 79),
+    "NVIDIA H100 PCIe": Chip(756.5, 378, 79),
+    "NVIDIA H100 NVL": Chip(835.5, 417.5, 93),
     # NVIDIA H200 data sheet (SXM by Marin, titan): computes as the H100 of the same form.
-    "NVIDIA H200": _gpu(989.5, 494.5, 139),
-    "NVIDIA H200 NVL": _gpu(835.5, 417.5, 139),
+    "NVIDIA H200": Chip(989.5, 494.5, 139),
+    "NVIDIA H200 NVL": Chip(835.5, 417.5, 139),
     # NVIDIA HGX B200 data sheet (titan, pytorch/ao), halved: BF16 4,500; TF32 half of that, though given as 2,200.
-    "NVIDIA B200": _gpu(2250, 1125, 178),
+    "NVIDIA B200": Chip(2250, 1125, 178),
 }
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
     """Returns the dense peak FLOP/s of a device in "bfloat16" or "float32"; None if it is not known."""
-    chip = CHIPS.get(device_kind)
-    return None if chip is None else getattr(chip, dtype)
+    peak = getattr(CHIPS.get(device_kind), dtype, None)
+    return None if peak is None else peak * 1e12
 
 
 @dataclass(frozen=True)
@@ -99,10 +91,9 @@ class MemoryEstimate:
 
 
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
-    """Returns what a training step needs on each device of a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
+    """Returns an estimate for each device of a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    It is made before anything is compiled, to warn with and to choose a batch size by. `python -m lm.aot` gives the
-    number of the compiler.
+    It needs no compilation, and serves to warn and to choose a batch size. `python -m lm.aot` prints the exact number.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     lengths = config.data.sequence_length, config.data.source_length
@@ -113,22 +104,18 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     if config.model.lora_rank:  # all else is frozen (layers that optimizer settings freeze are counted as trained)
         trained, in_layers, in_matrices = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
     state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)
-    moments = (
-        state.block_matrix * in_layers
-        + state.matrix * (in_matrices - in_layers)
-        + state.vector * (trained - in_matrices)
-    )
+    moments = state.block_matrix * in_layers + state.matrix * (in_matrices - in_layers)
+    moments += state.vector * (trained - in_matrices)
     size = 2 if config.model.dtype == "bfloat16" else 4
+    copied = held if config.model.dtype == "bfloat16" else 0
     if fsdp > 1:  # one layer and the output matrix at a time
         copied = (counts.layers / counts.num_layers + counts.token_embedding) / tensor
-    else:
-        copied = held if config.model.dtype == "bfloat16" else 0
     rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
     return MemoryEstimate(
         parameters=round(4 * held * (2 if config.optimizer.ema_decay > 0 else 1)),
         optimizer=round(4 * moments),
         gradients=round(4 * trained * (2 if config.train.accumulation > 1 else 1)),
         copies=round(size * copied),
-        logits=round(2 * 4 * rows * model.head.num_logits(config.model, lengths[0]) / tensor),
+        logits=round(2 * 4 * rows * model.head.cost(config.model, lengths[0]).logits / tensor),
         activations=round(rows * model.activation_bytes(*lengths, tensor)),
     )

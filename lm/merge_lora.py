@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from lm.config.command import DONE, run
 from lm.errors import UserError
 from lm.files import new_directory, replacing, writing_flag
-from lm.models.lora import adapters, merge
+from lm.models.parameters import adapters, merge_adapters
 from lm.runs.directory import TOKENIZERS, RunDirectory
 
 FLAGS = flags.FLAGS
@@ -60,7 +60,7 @@ def main() -> int:
             save_file(tensors, temporary, metadata={"config": config.to_json(), "step": str(step)})
         print(f"written: {FLAGS.adapters}, {len(tensors)} tensors of adapters, step {step:,}")
     if FLAGS.output is not None:
-        merged, model = merge(params, config.model)
+        merged, model = merge_adapters(params, config.model)
         config = dataclasses.replace(config, model=model)
         with writing_flag("output", FLAGS.output), new_directory(Path(FLAGS.output)) as temporary:
             for name in TOKENIZERS:

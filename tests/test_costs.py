@@ -13,7 +13,7 @@ from lm.costs import CHIPS, estimate_memory, peak_flops
 from lm.models import build_model
 from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
 from lm.models.parameters import count_parameters
-from lm.models.transformer.costs import attention_parameters, mlp_parameters
+from lm.models.transformer.costs import projections
 
 SMALL = ModelConfig(
     vocab_size=512,
@@ -48,8 +48,8 @@ def test_parameter_counts_match_the_model(changes):
     assert counts.token_embedding == count_parameters(params["token_embedding"])
     layers = {name: value for name, value in params.items() if name.startswith("layer")}
     by_part = {
-        "attention": attention_parameters(config),
-        "mlp": mlp_parameters(config),
+        part: config.num_layers * sum(inputs * outputs + outputs * config.use_bias for inputs, outputs in group.values())
+        for part, group in zip(("attention", "mlp"), projections(config), strict=True)
     }
     for part, count in by_part.items():
         assert count == count_parameters([each[part] for each in layers.values()])

@@ -17,9 +17,9 @@ from lm.config import Config, TokenizerConfig
 from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
-from lm.decoding.loop import generate as generate_tokens
+from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys
-from lm.decoding.text import encode_prompts, encode_sources, generate_texts, sample_many, sample_texts
+from lm.decoding.text import SourceDecoder, encode_prompts, encode_sources, generate_texts, sample_many
 from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
@@ -219,7 +219,7 @@ def test_outputs_are_sampled_with_a_temperature(pairs_run, command):
     root, model, params = pairs_run
     sources = encode_sources(ALPHABET, READ[:2], 12)
     sampling = Sampling(temperature=0.9, top_k=5)
-    drawn = sample_texts(model, params, ALPHABET, sources, sampling, 8, 4, 2, 2)
+    drawn = SourceDecoder(model, params, ALPHABET, 2).sample(sources, sampling, 8, 4, 2)
     arguments = ("--prompt=a b c", "--prompt=h", "--temperature=0.9", "--top_k=5", "--seed=4", "--batch_size=2")
     found = command(*arguments, "--num_samples=2", root=root)
     rows = [(source, sample, drawn[source - 1][sample - 1]) for source in (1, 2) for sample in (1, 2)]
@@ -240,7 +240,7 @@ def test_outputs_start_with_a_prefix(pairs_run, command):
 
     keys = row_keys(7, np.arange(2), np.zeros(2))
     begins = [[vocabulary.bos_id, *start]] * 2
-    drawn = generate_tokens(model, params, begins, keys, Sampling(), vocabulary, 4, sources=sources)
+    drawn = Sampler(model, params, Sampling(), vocabulary, 4).generate(begins, keys, sources=sources)
     found = command(*arguments, "--temperature=1", "--seed=7", root=root).split("\n")
     assert found == ["ga" + one_line(ALPHABET.decode(each)) for each in drawn] + [""]
 

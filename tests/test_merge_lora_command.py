@@ -12,7 +12,7 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.models import build_model
-from lm.models.lora import adapters
+from lm.models.parameters import adapters
 from lm.runs.directory import RunDirectory
 from lm.tasks import task_of
 

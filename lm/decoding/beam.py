@@ -7,9 +7,9 @@ new tokens, including a forced prefix and the end token.
 
 Each step extends the k alive hypotheses of a row by every token and takes the 2 k most probable of all k V, of which at
 least k do not end. Those of the first k that end are finished, and compete by score with the hypotheses finished
-earlier; the first k that do not end stay alive. Ties go to what was finished earlier, else to the better hypothesis so
-far, else to the lower token. With one beam a step takes only the most probable token, and the row ends if that is the
-end token: greedy decoding.
+earlier; the first k that do not end stay alive. Ties go to the hypothesis that finished earlier, else to the better
+one so far, else to the lower token. With one beam a step takes only the most probable token, and the row ends if that
+is the end token: greedy decoding.
 
 A row ends when no alive hypothesis can reach a better score than the worst finished one that is kept, however probable
 its further tokens are; so the outputs are those of a search over all T steps. Only `num_hypotheses` finished ones are
@@ -27,14 +27,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.decoding.inputs import model_batch, pad_sources, place_cache, rows_for_mesh
+from lm.decoding.inputs import check_settings, model_batch, pad_sources, place_cache, place_whole, rows_for_mesh
 from lm.decoding.vocabulary import Vocabulary, choosable, completes_repeat
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
@@ -44,7 +43,7 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """Settings of a search. Only the numbers of beams, tokens and n-grams need a compiled program of their own."""
+    """Settings of a search. Only other numbers of beams, tokens or n-grams need another compiled program."""
 
     num_beams: int = 1  # hypotheses kept alive; 1 is greedy
     penalty: str = "power"  # length^a (as Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
@@ -57,22 +56,18 @@ class BeamSettings:
 
     def check(self) -> None:
         """Raises UserError at the first value out of range."""
-        if self.num_beams < 1:
-            raise UserError(f"num_beams={self.num_beams}: must be at least 1 (greedy).")
-        if not 1 <= self.num_hypotheses <= self.num_beams:
-            raise UserError(f"num_hypotheses={self.num_hypotheses}: must be from 1 to num_beams={self.num_beams}.")
-        if self.penalty not in PENALTIES:
-            raise UserError(f"penalty={self.penalty!r}: must be one of {', '.join(PENALTIES)}.")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens={self.max_new_tokens}: must be at least 1.")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise UserError(
-                f"min_new_tokens={self.min_new_tokens}: must be from 0 to max_new_tokens={self.max_new_tokens}."
-            )
-        if self.no_repeat_ngram < 0:
-            raise UserError(f"no_repeat_ngram={self.no_repeat_ngram}: must be a number of tokens, or 0 for no limit.")
-        if not -8 <= self.length_penalty <= 8:  # outside, powers of long lengths exceed the range of float32
-            raise UserError(f"length_penalty={self.length_penalty}: must be between -8 and 8.")
+        longest = self.max_new_tokens
+        check_settings(
+            self,
+            ("num_beams", self.num_beams >= 1, "at least 1 (greedy)"),
+            ("num_hypotheses", 1 <= self.num_hypotheses <= self.num_beams, f"from 1 to num_beams={self.num_beams}"),
+            ("penalty", self.penalty in PENALTIES, f"one of {', '.join(PENALTIES)}"),
+            ("max_new_tokens", longest >= 1, "at least 1"),
+            ("min_new_tokens", 0 <= self.min_new_tokens <= longest, f"from 0 to max_new_tokens={longest}"),
+            ("no_repeat_ngram", self.no_repeat_ngram >= 0, "a number of tokens, or 0 for no limit"),
+            # Outside of this range, powers of long lengths exceed the range of float32.
+            ("length_penalty", -8 <= self.length_penalty <= 8, "between -8 and 8"),
+        )
 
     @property
     def num_kept(self) -> int:
@@ -80,7 +75,7 @@ class BeamSettings:
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """float32 (T,): divisors of the log-probability of a hypothesis of 1, 2, ..., T tokens."""
+        """Returns, as float32 (T,), the divisors of the log-probability of a hypothesis of 1, 2, ..., T tokens."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -95,7 +90,7 @@ class Hypothesis:
 
 @flax.struct.dataclass
 class Rules:
-    """Constraints on the outputs, as arrays, so that other values need no other program."""
+    """Constraints on the outputs, as arrays, so that other values share the compiled program."""
 
     forced_BT: Array  # int32: the tokens that every hypothesis of the row starts with, then -1
     used_B: Array  # bool: False for rows that only fill up the batch
@@ -116,7 +111,7 @@ class Finished:
 
 @flax.struct.dataclass
 class Beams:
-    """Everything that a step changes. The k alive hypotheses of a row are sorted, the most probable first."""
+    """The state of a search. The k alive hypotheses of a row are sorted, the most probable first."""
 
     cache: Any
     length: Array  # int32 (): tokens of every alive hypothesis so far
@@ -135,7 +130,7 @@ def search(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """The state at the end. Pure and traceable; rows b k ... b k + k - 1 of R = B k are the beams of row b.
+    """Returns the final state. Pure and traceable; rows b k ... b k + k - 1 of R = B k are the beams of row b.
 
     Args:
         step: (tokens_R, position (), cache) -> (logits_RV float32, cache): reads the token of each hypothesis at this
@@ -156,8 +151,7 @@ def search(
         open_B1 = best_B1 > beams.finished.scores_Bn[:, -1:]
         alive_Bk = jnp.where(open_B1, beams.log_probabilities_Bk, -jnp.inf)
         # Everything except the cache is small, and every process needs all of it.
-        small = dataclasses.replace(beams, log_probabilities_Bk=alive_Bk, cache=None)
-        whole = jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), small)
+        whole = place_whole(dataclasses.replace(beams, log_probabilities_Bk=alive_Bk, cache=None))
         return dataclasses.replace(whole, cache=beams.cache)
 
     def is_unfinished(beams: Beams) -> Array:
@@ -219,7 +213,7 @@ def search(
 
 
 def _take(x: Array, indices_Bn: Array) -> Array:
-    """Takes entries along axis 1, for each row its own."""
+    """Takes the entries with each row's own indices along axis 1."""
     return jnp.take_along_axis(x, indices_Bn.reshape(*indices_Bn.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
@@ -251,8 +245,8 @@ def search_model(
     def reorder(cache: Cache, rows_R: Array) -> Cache:
         return place_cache(cache.take_rows(rows_R))
 
-    cache = place_cache(cache.repeat_rows(num_beams))
-    beams = search(step, reorder, cache, rules, vocabulary, num_beams, num_hypotheses, no_repeat_ngram)
+    counts = num_beams, num_hypotheses, no_repeat_ngram
+    beams = search(step, reorder, place_cache(cache.repeat_rows(num_beams)), rules, vocabulary, *counts)
     return dataclasses.replace(beams, cache=None)  # frees its memory
 
 
@@ -266,9 +260,9 @@ def beam_search(
     min_rows: int = 1,
     source_bucket: int | None = None,
 ) -> list[list[Hypothesis]]:
-    """The `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
+    """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
 
-    There is always at least one: an empty one with score -inf if the rules allow none.
+    If the rules allow none, there is one: an empty one with score -inf.
 
     Args:
         sources: token ids, end token included.
@@ -282,11 +276,9 @@ def beam_search(
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
-    max_length = model.max_length
-    if T > max_length:
-        raise UserError(
-            f"max_new_tokens={T} is more than the model's {max_length} positions (config.model.max_length)."
-        )
+    if T > model.max_length:
+        positions = f"{model.max_length} positions (config.model.max_length)"
+        raise UserError(f"max_new_tokens={T} is more than the model's {positions}.")
     if not sources:
         return []
     assert prefixes is None or len(prefixes) == len(sources), "one prefix per source"
@@ -304,7 +296,7 @@ def beam_search(
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
-    """The hypotheses of one row, best first; a single empty one if there is none."""
+    """Returns the hypotheses of one row, best first; a single empty one if there is none."""
     existing = [
         Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
         for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))
@@ -314,7 +306,7 @@ def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
 
 
 def _forced(prefixes: Sequence[Sequence[int]], rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
-    """int32 (rows, T): the prefixes, each followed by -1."""
+    """Returns, as int32 (rows, T), the prefixes, each followed by -1."""
     forced_BT = np.full((rows, T), -1, np.int32)
     for number, prefix in enumerate(prefixes, start=1):
         if len(prefix) > T:

@@ -1,13 +1,13 @@
-"""Inputs of the model in decoding: batches padded to few distinct shapes, and the cache on a mesh."""
+"""Inputs of the model in decoding: batches padded to a small number of shapes, and the cache on a mesh."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch, Source
@@ -17,8 +17,15 @@ from lm.models.protocol import Cache
 SMALLEST_SOURCE = 8
 
 
+def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
+    """Raises UserError for the first rule, (name of a setting, whether it holds, what the value must be), broken."""
+    for name, holds, rule in rules:
+        if not holds:
+            raise UserError(f"{name}={getattr(settings, name)!r}: must be {rule}.")
+
+
 def rows_for_mesh(rows: int) -> int:
-    """`rows`, rounded up to a multiple of the devices over which the mesh in context splits a batch."""
+    """Returns `rows`, rounded up to a multiple of the devices over which the mesh in context splits a batch."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return rows
@@ -28,13 +35,13 @@ def rows_for_mesh(rows: int) -> int:
 
 
 def source_bucket(length: int) -> int:
-    """The padded length of a source: the next of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
+    """Returns the padded length of a source: the next of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
     power = max(SMALLEST_SOURCE, 1 << max(length - 1, 0).bit_length())
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 
 
 def pad_rows(rows: Sequence[Sequence[int]], shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, segments), int32 (B, L) each: the rows padded at the right, then rows of padding alone (segment 0)."""
+    """Returns (tokens, segments), int32 (B, L): rows padded at the right, then rows of only padding (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     for number, row in enumerate(rows):
         tokens_BL[number, : len(row)] = row
@@ -45,14 +52,14 @@ def pad_rows(rows: Sequence[Sequence[int]], shape: tuple[int, int], pad_id: int)
 def pad_sources(
     sources: Sequence[Sequence[int]], rows: int, max_length: int | None, pad_id: int, bucket: int | None = None
 ) -> Source:
-    """The sources of a batch as (rows, bucket) arrays; rows beyond the sources contain only padding.
+    """Returns sources as (rows, bucket) arrays; rows beyond the sources contain only padding.
 
     Args:
         sources: token ids, end token included.
         max_length: the most tokens that the model can read; None for any number.
         bucket: smallest padded length; None for the bucket of the longest source.
 
-    Raises UserError for a source that has more tokens than that.
+    Raises UserError for a source with more than `max_length` tokens.
     """
     assert len(sources) <= rows, (len(sources), rows)
     longest = max((len(source) for source in sources), default=0)
@@ -71,11 +78,16 @@ def pad_sources(
 
 
 def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, source: Source | None = None) -> Batch:
-    """A batch without targets, for logits."""
-    weights_BL = jnp.zeros(tokens_BL.shape, jnp.float32)
+    """Returns a batch without targets, for logits."""
+    weights_BL = np.zeros(tokens_BL.shape, np.float32)
     return Batch(tokens_BL, tokens_BL, weights_BL, positions_BL, segments_BL, source)
 
 
+def place_whole(tree: Any) -> Any:
+    """Constrains arrays to be whole on every device of the mesh."""
+    return jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), tree)
+
+
 def place_cache(cache: Cache) -> Cache:
-    """Constrains how a mesh splits the cache: as its logical axes say."""
+    """Constrains the mesh to split the cache along its logical axes."""
     return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array
-from lm.errors import UserError
+from lm.decoding.inputs import check_settings
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,19 @@ class Sampling:
 
     def check(self) -> None:
         """Raises UserError at the first value out of range."""
-        if not (self.temperature == 0 or 1e-4 <= self.temperature < math.inf):
-            raise UserError(f"temperature={self.temperature}: must be 0 (the most probable token) or at least 0.0001.")
-        if self.top_k < 0:
-            raise UserError(f"top_k={self.top_k}: must be a number of tokens, or 0 for all of them.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p}: must be a probability above 0 and at most 1 (1 for all tokens).")
-        if not 0 <= self.min_p <= 1:
-            raise UserError(f"min_p={self.min_p}: must be between 0 (all tokens) and 1.")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise UserError(
-                f"repetition_penalty={self.repetition_penalty}: must be positive; 1 changes nothing, above 1 penalises."
-            )
+        usable, penalty = self.temperature == 0 or 1e-4 <= self.temperature < math.inf, self.repetition_penalty
+        check_settings(
+            self,
+            ("temperature", usable, "0 (the most probable token) or at least 0.0001"),
+            ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all of them"),
+            ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 for all tokens)"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 (all tokens) and 1"),
+            ("repetition_penalty", 0 < penalty < math.inf, "positive; 1 changes nothing, above 1 penalises"),
+        )
 
 
 def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
-    """float32 (B, V): logits of the distribution to sample from, -inf for tokens that a filter excludes.
+    """Returns, as float32 (B, V), logits of the distribution to sample from, -inf for tokens that a filter excludes.
 
     Args:
         seen_BV: bool, the tokens that a row contains already; only a repetition penalty needs it.
@@ -81,14 +78,14 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
 
 
 def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
-    """int32 (B,): one token per row, sampled from processed logits with the row's own key."""
+    """Returns, as int32 (B,), one token per row, sampled from processed logits with the row's own key."""
     if sampling.greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """(B,) keys, each a function of only the seed and the numbers of prompt and sample.
+    """Returns a key for each row, from only the seed and the row's numbers of prompt and sample.
 
     So the samples of a row do not depend on the other rows of its batch.
     """

@@ -6,19 +6,20 @@ Under `on_mesh` the rows of a batch are split over its devices. All processes ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
-from lm.decoding.loop import check_fits, generate, stream
+from lm.decoding.loop import Sampler, check_fits
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
-UNFINISHED = "\ufffd"  # a tokenizer decodes bytes that are not (yet) a character as this
+UNFINISHED = "\ufffd"  # in the place of bytes that do not form a character yet
 
 Report = Callable[[int, int], None]
 
@@ -35,35 +36,15 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each prompt, begin token first; an empty prompt is the begin token alone."""
+    """Returns the token ids of each prompt, begin token first; an empty prompt is the begin token alone."""
     _check_utf8("prompt", prompts)
     return [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
-    """The text of the new tokens as it follows the prompt (a space at the joint may depend on both)."""
+    """Returns the text of the new tokens as it follows the prompt: a space between them may depend on both."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
-
-
-def sample_text(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int = 0,
-) -> list[str]:
-    """One continuation of each prompt, without the prompt; shorter where the model's positions end.
-
-    Equal calls with other parameters share one compiled program. Raises UserError for a prompt that fills all positions
-    of the model.
-    """
-    ids = encode_prompts(tokenizer, prompts)
-    check_fits(ids, 1, model.max_length)
-    samples = sample_many(model, params, tokenizer, ids, sampling, max_new_tokens, seed, max_rows=len(ids))
-    return [text for _, _, text in samples]
 
 
 def sample_many(
@@ -79,15 +60,18 @@ def sample_many(
 ) -> Iterator[tuple[int, int, str]]:
     """Yields (prompt number, sample number, continuation) in order; both numbers start at 0.
 
-    `max_rows` rows are sampled at a time. A sample depends on the seed and on its two numbers, not on `max_rows`.
+    A continuation does not include the prompt, and is shorter where the model's positions end. `max_rows` rows are
+    sampled at a time. A sample depends on the seed and on its two numbers, not on `max_rows`. Raises UserError for a
+    prompt that fills all positions of the model.
     """
+    check_fits(prompts, 1, model.max_length)
+    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
     max_rows = min(max_rows, len(rows))
     for first in range(0, len(rows), max_rows):
         batch = rows[first : first + max_rows]
         keys_B = row_keys(seed, *np.array(batch).T)
-        ids = [prompts[prompt] for prompt, _ in batch]
-        new_tokens = generate(model, params, ids, keys_B, sampling, vocabulary_of(tokenizer), max_new_tokens, max_rows)
+        new_tokens = sampler.generate([prompts[prompt] for prompt, _ in batch], keys_B, max_rows)
         for (prompt, sample), new in zip(batch, new_tokens, strict=True):
             yield prompt, sample, continuation(tokenizer, prompts[prompt], new)
 
@@ -105,10 +89,10 @@ def stream_text(
 
     A character of several tokens appears when its last token is known.
     """
-    key = row_keys(seed, np.zeros(1), np.zeros(1))[0]
+    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     new: list[int] = []
     text, shown = "", 0
-    for token in stream(model, params, prompt, key, sampling, vocabulary_of(tokenizer), max_new_tokens):
+    for token in sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0]):
         new.append(token)
         text = continuation(tokenizer, prompt, new)
         stable = len(text.rstrip(UNFINISHED))
@@ -125,7 +109,7 @@ def stream_text(
 def encode_sources(
     tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0, *, spelled: bool = False
 ) -> list[list[int]]:
-    """Token ids of each text, end token last.
+    """Returns the token ids of each text, end token last.
 
     Args:
         source_length: longer sources are cut by `cut_sources`; 0 for no limit.
@@ -138,7 +122,7 @@ def encode_sources(
 
 
 def cut_sources(sources: Sequence[Sequence[int]], source_length: int) -> list[list[int]]:
-    """The sources, cut to at most `source_length` tokens, of which the last is still the end token."""
+    """Returns the sources, cut to `source_length` tokens, of which the last is still the end token."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
 
 
@@ -153,87 +137,70 @@ def generate_texts(
     source_length: int,
     report: Report | None = None,
 ) -> list[list[tuple[str, float]]]:
-    """The outputs of `search_texts` for texts, cut to `source_length` tokens. Raises UserError for an invalid text.
+    """Returns the outputs of `SourceDecoder.search` for texts, cut to `source_length` tokens.
 
-    A text may be empty: then the source is the end token alone.
+    A text may be empty: then the source is the end token alone. Raises UserError for an invalid text.
     """
     sources = encode_sources(source_tokenizer, texts, source_length)
-    return search_texts(model, params, tokenizer, sources, settings, batch_size, report)
+    return SourceDecoder(model, params, tokenizer, batch_size, report).search(sources, settings)
 
 
-def search_texts(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    sources: Sequence[Sequence[int]],
-    settings: BeamSettings,
-    batch_size: int,
-    report: Report | None = None,
-    output_prefix: Sequence[int] = (),
-    spelled: bool = False,
-) -> list[list[tuple[str, float]]]:
-    """(text, score) of the `settings.num_hypotheses` best outputs of each source, best first.
+@dataclass(frozen=True)
+class SourceDecoder:
+    """An encoder-decoder and how to decode with it."""
 
-    Args:
-        tokenizer: of the outputs.
-        sources: token ids, end token included.
-        batch_size: sources at a time. Changes memory and speed, not the outputs.
-        report: called with (sources done, all sources) after each batch.
-        output_prefix: token ids that every output starts with; `settings.max_new_tokens` counts them too.
-        spelled: write extra ids as <extra_id_N>; otherwise they are omitted from the texts.
+    model: Model
+    params: Any
+    tokenizer: Tokenizer  # of the outputs
+    batch_size: int  # sources at a time; affects memory and speed, not the outputs
+    report: Report | None = None  # called with (sources done, all sources) after each batch
+    output_prefix: Sequence[int] = ()  # token ids that every output starts with; they count as new tokens
+    spelled: bool = False  # write extra ids as <extra_id_N>; otherwise they are omitted from the texts
 
-    Raises UserError for settings out of range.
-    """
-    settings.check()
-    vocabulary, decode = vocabulary_of(tokenizer), tokenizer.decode_spelled if spelled else tokenizer.decode
-    batch_size = min(batch_size, len(sources))
-    outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
-    for numbers in batches_by_length(sources, batch_size, report):
-        batch = [sources[number] for number in numbers]
-        found = beam_search(model, params, batch, settings, vocabulary, [output_prefix] * len(batch), batch_size)
-        for number, hypotheses in zip(numbers, found, strict=True):
-            outputs[number] = [(decode(each.tokens), each.score) for each in hypotheses]
-    return outputs
+    def search(self, sources: Sequence[Sequence[int]], settings: BeamSettings) -> list[list[tuple[str, float]]]:
+        """Returns (text, score) of the `settings.num_hypotheses` best outputs of each source, best first.
 
+        Sources are token ids, end token included. Raises UserError for settings out of range.
+        """
+        settings.check()
+        vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
+        outputs: list[list[tuple[str, float]]] = [[] for _ in sources]
+        for numbers in batches_by_length(sources, size, self.report):
+            batch, prefixes = [sources[number] for number in numbers], [self.output_prefix] * len(numbers)
+            found = beam_search(self.model, self.params, batch, settings, vocabulary, prefixes, size)
+            for number, hypotheses in zip(numbers, found, strict=True):
+                outputs[number] = [(self._text(each.tokens), each.score) for each in hypotheses]
+        return outputs
 
-def sample_texts(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    sources: Sequence[Sequence[int]],
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-    num_samples: int,
-    batch_size: int,
-    report: Report | None = None,
-    output_prefix: Sequence[int] = (),
-    spelled: bool = False,
-) -> list[list[str]]:
-    """`num_samples` sampled outputs of each source; see `search_texts` for the other arguments.
+    def sample(
+        self, sources: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, seed: int, num_samples: int
+    ) -> list[list[str]]:
+        """Returns `num_samples` sampled outputs of each source.
 
-    A sample depends on the seed and the numbers of source and sample, not on `batch_size`. Raises UserError if the
-    outputs do not fit into the model's positions or `output_prefix` leaves no token to sample.
-    """
-    vocabulary, decode = vocabulary_of(tokenizer), tokenizer.decode_spelled if spelled else tokenizer.decode
-    start, num_new = [vocabulary.bos_id, *output_prefix], max_new_tokens - len(output_prefix)
-    check_fits([start], num_new, model.max_length)
-    batch_size = min(batch_size, len(sources))
-    outputs: list[list[str]] = [[] for _ in sources]
-    for numbers in batches_by_length(sources, batch_size, report):
-        batch, starts = [sources[number] for number in numbers], [start] * len(numbers)
-        for sample in range(num_samples):
-            keys_B = row_keys(seed, np.array(numbers), np.full(len(numbers), sample))
-            new_tokens = generate(model, params, starts, keys_B, sampling, vocabulary, num_new, batch_size, batch)
-            for number, new in zip(numbers, new_tokens, strict=True):
-                outputs[number].append(decode([*output_prefix, *new]))
-    return outputs
+        A sample depends on the seed and the numbers of source and sample, not on `batch_size`. Raises UserError if the
+        outputs do not fit into the model's positions or `output_prefix` leaves no token to sample.
+        """
+        vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
+        start, num_new = [vocabulary.bos_id, *self.output_prefix], max_new_tokens - len(self.output_prefix)
+        check_fits([start], num_new, self.model.max_length)
+        sampler = Sampler(self.model, self.params, sampling, vocabulary, num_new)
+        outputs: list[list[str]] = [[] for _ in sources]
+        for numbers in batches_by_length(sources, size, self.report):
+            batch, starts = [sources[number] for number in numbers], [start] * len(numbers)
+            for sample in range(num_samples):
+                keys_B = row_keys(seed, np.array(numbers), np.full(len(numbers), sample))
+                for number, new in zip(numbers, sampler.generate(starts, keys_B, size, batch), strict=True):
+                    outputs[number].append(self._text([*self.output_prefix, *new]))
+        return outputs
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return (self.tokenizer.decode_spelled if self.spelled else self.tokenizer.decode)(tokens)
 
 
 def batches_by_length(
     sources: Sequence[Sequence[int]], batch_size: int, report: Report | None = None
 ) -> Iterator[list[int]]:
-    """Yields the numbers of sources of similar length, the longest first, so that a lack of memory shows at once."""
+    """Yields the numbers of sources of similar length, the longest first so that a lack of memory shows at once."""
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
     for first in range(0, len(order), max(batch_size, 1)):
         yield order[first : first + batch_size]

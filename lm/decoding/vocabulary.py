@@ -27,7 +27,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
-    """bool (V,): whether an entry of a model's vocabulary may be chosen."""
+    """Returns, as bool (V,), whether an entry of a model's vocabulary may be chosen."""
     ids_V = jnp.arange(num_entries)
     never_V = ids_V == vocabulary.bos_id
     if vocabulary.pad_is_special:
@@ -36,7 +36,7 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 
 
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
-    """bool (R, V): whether token v, after the first `length` tokens of row r, completes an n-gram that row r contains.
+    """Returns, as bool (R, V), which tokens complete an n-gram that a row's first `length` tokens already contain.
 
     With n = 1 these are all tokens of the row. Tokens from index `length` on are ignored.
     """

@@ -6,6 +6,7 @@ Parameters are float32. Projections run in the compute dtype, norms in float32.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,63 +14,56 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import normal, ones, zeros
 
 from lm.batch import Array
 from lm.config import ModelConfig
 
 
-def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    return jnp.dtype(config.dtype)
-
-
-def initial_std(config: ModelConfig, inputs: tuple[int, ...], scale: float = 1.0) -> float:
-    """Returns the standard deviation of the initial weights of a projection from `inputs` dimensions."""
-    return scale * (config.init_std or 1 / math.sqrt(math.prod(inputs)))
+def parameter(
+    module: nn.Module, name: str, init: Callable[..., Array], axes: tuple[str | None, ...], shape: tuple[int, ...]
+) -> Array:
+    """Returns a parameter of the module that is calling, float32, with the logical axes of its dimensions."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape)
 
 
 class Dense(nn.Module):
     """A projection y = x W + b over the last dimensions, for example (D,) -> (H, K) or (H, K) -> (D,).
 
-    It is computed as one product of two matrices, with all leading dimensions flattened. That is the fastest form on
-    a CPU, and `nn.DenseGeneral` cannot carry logical axes on kernels of more than two dimensions.
+    It is computed as one product of two matrices, with all leading dimensions flattened: the fastest form on a CPU.
+    (`nn.DenseGeneral` cannot carry logical axes on kernels of more than two dimensions.)
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     axes: tuple[str, ...]  # logical axes of the kernel: those of the inputs, then those of the outputs
     use_bias: bool
-    dtype: jnp.dtype
+    dtype: str  # of the product
     init_std: float
     lora_rank: int = 0  # with an adapter (Hu 2021): y += (x A) B lora_scale; 0 for none
     lora_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel_init = nn.with_logical_partitioning(nn.initializers.normal(self.init_std), self.axes)
-        kernel = self.param("kernel", kernel_init, self.inputs + self.outputs)
-        leading = x.shape[: x.ndim - len(self.inputs)]
+        split = len(self.inputs)
+        kernel = parameter(self, "kernel", normal(self.init_std), self.axes, self.inputs + self.outputs)
         x_TI = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
-        y_TO = x_TI @ kernel.reshape(math.prod(self.inputs), -1).astype(self.dtype)
+        y_TO = x_TI @ kernel.reshape(x_TI.shape[1], -1).astype(self.dtype)
         if self.use_bias:
-            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[len(self.inputs) :])
-            bias = self.param("bias", bias_init, self.outputs)
+            bias = parameter(self, "bias", zeros, self.axes[split:], self.outputs)
             y_TO = y_TO + bias.reshape(1, -1).astype(self.dtype)
         if self.lora_rank:
             y_TO = y_TO + self._adapter(x_TI)
-        return y_TO.reshape(*leading, *self.outputs)
+        return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
 
     def _adapter(self, x_TI: Array) -> Array:
-        """Returns (x A) B lora_scale, which is 0 at first because B starts at 0.
-
-        The rank is small, so no device splits it.
-        """
-        inputs, rank = math.prod(self.inputs), self.lora_rank
-        axes_a, axes_b = (*self.axes[: len(self.inputs)], None), (None, *self.axes[len(self.inputs) :])
-        init_a = nn.with_logical_partitioning(nn.initializers.normal(1 / math.sqrt(inputs)), axes_a)
-        init_b = nn.with_logical_partitioning(nn.initializers.zeros, axes_b)
-        a_IR = self.param("lora_a", init_a, (*self.inputs, rank)).reshape(inputs, rank).astype(self.dtype)
-        b_RO = self.param("lora_b", init_b, (rank, *self.outputs)).reshape(rank, -1).astype(self.dtype)
-        return (x_TI @ a_IR) @ b_RO * jnp.asarray(self.lora_scale, self.dtype)
+        """Returns (x A) B lora_scale, at first 0 because B is. The rank is too small to be split over devices."""
+        width, rank, split = x_TI.shape[1], self.lora_rank, len(self.inputs)
+        axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
+        a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
+        b_RO = parameter(self, "lora_b", zeros, axes_b, (rank, *self.outputs))
+        xa_TR = x_TI @ a_IR.reshape(width, rank).astype(self.dtype)
+        return xa_TR @ b_RO.reshape(rank, -1).astype(self.dtype) * jnp.asarray(self.lora_scale, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -105,13 +99,11 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array) -> Array:
         config, width, kind = self.config, x_BLD.shape[-1:], NORMS[self.config.norm]
-        scale_init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
-        scale_D = self.param("scale", scale_init, width)
+        scale_D = parameter(self, "scale", ones, ("norm",), width)
         y_BLD = kind.normalize(x_BLD.astype(jnp.float32), config.norm_epsilon) * scale_D.reshape(1, 1, -1)
         if kind.has_bias and config.use_bias:
-            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, ("norm",))
-            y_BLD = y_BLD + self.param("bias", bias_init, width).reshape(1, 1, -1)
-        return y_BLD.astype(compute_dtype(config))
+            y_BLD = y_BLD + parameter(self, "bias", zeros, ("norm",), width).reshape(1, 1, -1)
+        return y_BLD.astype(config.dtype)
 
 
 @dataclass(frozen=True)
@@ -119,23 +111,12 @@ class Activation:
     """One value of model.activation."""
 
     function: Callable[[Array], Array]
-    # How many tensors of the MLP's width stay in memory for the backward pass, the input of `down` included.
-    tensors_kept: int
+    tensors_kept: int  # of the MLP's width, for the backward pass, including the input of `down`
     gated: bool = False  # the MLP is down(function(gate(x)) * up(x)) (Shazeer 2020), not down(function(up(x)))
 
-    @property
-    def num_input_projections(self) -> int:
-        """Projections from the width of the model to that of the MLP."""
-        return 2 if self.gated else 1
 
-
-def _gelu(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=False)
-
-
-def _gelu_tanh(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=True)
-
+_gelu = functools.partial(jax.nn.gelu, approximate=False)
+_gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(_gelu, tensors_kept=4),
@@ -156,16 +137,15 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         std = self.config.embedding_std or self.config.init_std or self.config.d_model**-0.5
-        init = nn.with_logical_partitioning(nn.initializers.normal(std), self.axes)
-        self.embedding = self.param("embedding", init, (self.size, self.config.d_model))
+        self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, self.config.d_model))
 
     def __call__(self, ids_BL: Array) -> Array:
         """Returns the vectors (B, L, D) of the ids."""
-        return jnp.take(self.embedding, ids_BL, axis=0).astype(compute_dtype(self.config))
+        return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
     def attend(self, x_BLD: Array) -> Array:
         """Returns logits (B, L, V), float32."""
-        dtype = compute_dtype(self.config)
+        dtype = self.config.dtype
         if self.config.scale_logits:
             x_BLD = x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype)
         x_TD = x_BLD.reshape(-1, x_BLD.shape[-1]).astype(dtype)
@@ -180,18 +160,20 @@ def projection(
     outputs: tuple[int, ...],
     axes: tuple[str, ...],
     scale: float = 1.0,
+    use_bias: bool | None = None,
 ) -> Dense:
-    """Returns a projection of a block.
+    """Returns a projection with the options of a config, and an adapter if model.lora_targets has its name.
 
     Args:
-        name: query, key, value, out, up, gate or down. model.lora_targets chooses adapters by it.
         axes: logical axes of the inputs, then of the outputs.
         scale: factor of the initial standard deviation.
+        use_bias: None for model.use_bias.
     """
     rank = config.lora_rank if name in config.lora_targets else 0
     adapter = (rank, config.lora_alpha / rank) if rank else (0, 0.0)
-    std = initial_std(config, inputs, scale)
-    return Dense(inputs, outputs, axes, config.use_bias, compute_dtype(config), std, *adapter, name=name)
+    std = scale * (config.init_std or 1 / math.sqrt(math.prod(inputs)))
+    has_bias = config.use_bias if use_bias is None else use_bias
+    return Dense(inputs, outputs, axes, has_bias, config.dtype, std, *adapter, name=name)
 
 
 def residual_scale(config: ModelConfig) -> float:

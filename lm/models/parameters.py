@@ -1,4 +1,4 @@
-"""Trees of parameters: their number, and the two forms that the layers of a model can have.
+"""Trees of parameters: their number, the two forms of the layers of a model, and adapters of low rank.
 
 A model that repeats a layer N times names the parameters of all layers `layers/...`, stacked on a leading axis N, or
 those of layer n `layer_n/...`. The settings of training rely on these names.
@@ -6,13 +6,17 @@ those of layer n `layer_n/...`. The settings of training rely on these names.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-STACK_NAME, LAYER_PREFIX = "layers", "layer_"
+from lm.config import ModelConfig
+
+STACK_NAME, LAYER_PREFIX, ADAPTER = "layers", "layer_", ("lora_a", "lora_b")
 
 
 def count_parameters(params: Any) -> int:
@@ -43,3 +47,38 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
     if layers := [params[f"{LAYER_PREFIX}{n}"] for n in range(len(params) - len(rest))]:
         rest[STACK_NAME] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     return rest
+
+
+def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
+    """Returns parameters whose kernels are W + (lora_alpha / lora_rank) A B (Hu 2021), and the config without adapters.
+
+    The model computes the same with them. `params` belong to a Transformer of any family, with stacked or unrolled
+    layers, and are arrays that NumPy can read. Merged kernels are float32; other parameters are returned as they are.
+    """
+    assert config.lora_rank > 0, "there is nothing to merge"
+    return _merged(params, config.lora_alpha / config.lora_rank, False), dataclasses.replace(config, lora_rank=0)
+
+
+def adapters(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns all adapters by name, such as {"layers/attention/query/lora_a": array, ...}."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            found |= adapters(value, f"{prefix}{name}/")
+        elif name in ADAPTER:
+            found[prefix + name] = value
+    return found
+
+
+def _merged(tree: dict[str, Any], scale: float, stacked: bool) -> dict[str, Any]:
+    merged = {
+        name: _merged(value, scale, stacked or name == STACK_NAME) if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if name not in ADAPTER
+    }
+    if ADAPTER[0] in tree:
+        kernel, a, b = (np.asarray(tree[name], np.float32) for name in ("kernel", *ADAPTER))
+        layers, rank = kernel.shape[0] if stacked else 1, a.shape[-1]
+        difference = a.reshape(layers, -1, rank) @ b.reshape(layers, rank, -1)
+        merged["kernel"] = kernel + np.float32(scale) * difference.reshape(kernel.shape)
+    return merged

@@ -19,12 +19,11 @@ from lm.decoding.lines import output_lines, prefix_of, source_text
 from lm.decoding.loop import check_fits
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import (
+    SourceDecoder,
     cut_sources,
     encode_prompts,
     encode_sources,
     sample_many,
-    sample_texts,
-    search_texts,
     stream_text,
 )
 from lm.errors import UserError
@@ -144,15 +143,14 @@ def translate(
         )
     batch_size = min(len(ids), run.batch_size or config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)
-    common = model, params, tokenizers.target, ids
     start = time.monotonic()
     with on_mesh(mesh), counting(len(ids), "sentences") as report:
-        rest = batch_size, report, output_start, spelled
+        decoder = SourceDecoder(model, params, tokenizers.target, batch_size, report, output_start, spelled)
         if isinstance(settings, Sampling):
-            drawn = sample_texts(*common, settings, max_new_tokens, run.seed, run.num_samples, *rest)
+            drawn = decoder.sample(ids, settings, max_new_tokens, run.seed, run.num_samples)
             outputs = [[(text, str(number)) for number, text in enumerate(each, start=1)] for each in drawn]
         else:
-            found = search_texts(*common, settings, *rest)
+            found = decoder.search(ids, settings)
             outputs = [[(text, f"{score:.6f}") for text, score in each] for each in found]
     seconds = time.monotonic() - start
     several = (run.num_samples if isinstance(settings, Sampling) else settings.num_hypotheses) > 1

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from lm.config import Config
 from lm.decoding.sampling import Sampling
-from lm.decoding.text import sample_text
+from lm.decoding.text import encode_prompts, sample_many
 from lm.evaluation import metric_of
 from lm.evaluation.split import SplitEvaluation
 from lm.models.protocol import Model
@@ -128,8 +128,10 @@ class Reporter:
             return []
         params, tokenizer = _evaluated_params(state), self._prepared.tokenizer
         with on_mesh(self._mesh):
-            texts = sample_text(self._model, params, tokenizer, prompts, SAMPLING, length, self._config.seed)
-        return list(zip(prompts, texts, strict=True))
+            settings = SAMPLING, length, self._config.seed
+            ids = encode_prompts(tokenizer, prompts)
+            samples = sample_many(self._model, params, tokenizer, ids, *settings, max_rows=len(ids))
+            return [(prompts[number], text) for number, _, text in samples]
 
 
 def _evaluated_params(state: TrainState) -> Any:

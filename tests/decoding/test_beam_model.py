@@ -13,7 +13,7 @@ from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
 from lm.decoding.inputs import pad_sources, source_bucket
-from lm.decoding.loop import generate
+from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import Vocabulary, choosable
 from lm.errors import UserError
@@ -128,8 +128,8 @@ def test_one_beam_and_sampling_at_temperature_0_are_greedy(small):
     assert len({len(tokens) for tokens in expected}) > 1
     keys_B = row_keys(0, np.arange(4), np.zeros(4))
     prompts = [[VOCABULARY.bos_id]] * 4
-    made = generate(
-        model, params, prompts, keys_B, Sampling(temperature=0), VOCABULARY, NEW, min_rows=6, sources=SOURCES
+    made = Sampler(model, params, Sampling(temperature=0), VOCABULARY, NEW).generate(
+        prompts, keys_B, min_rows=6, sources=SOURCES
     )
     assert made == expected
 

@@ -12,7 +12,7 @@ import pytest
 from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding import loop
-from lm.decoding.loop import advance, check_fits, generate, start, stream
+from lm.decoding.loop import Sampler, advance, check_fits
 from lm.decoding.sampling import Sampling, process_logits, row_keys
 from lm.decoding.vocabulary import Vocabulary
 from lm.errors import UserError
@@ -134,31 +134,35 @@ def test_cached_logits_equal_the_full_forward_at_every_position(name):
 @pytest.mark.parametrize("name", ["interleaved_multi_query_window", "unrolled_learned"])
 def test_greedy_batch_equals_full_forward_passes_of_each_prompt(name):
     model, params = make(**VARIANTS[name])
-    made = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
+    made = Sampler(model, params, GREEDY, VOCABULARY, NEW).generate(PROMPTS, keys(4))
     assert made == [greedy_by_full_forward(model, params, prompt, NEW) for prompt in PROMPTS]
     assert len({token for row in made for token in row}) > 4  # not always the same token
 
 
 def test_repetition_penalty_sees_prompt_and_new_tokens(small):
     model, params = small
-    made = generate(model, params, PROMPTS, keys(4), Sampling(temperature=0, repetition_penalty=1.6), VOCABULARY, NEW)
+    made = Sampler(model, params, Sampling(temperature=0, repetition_penalty=1.6), VOCABULARY, NEW).generate(
+        PROMPTS, keys(4)
+    )
     assert made == [greedy_by_full_forward(model, params, prompt, NEW, penalty=1.6) for prompt in PROMPTS]
-    assert made != generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
+    assert made != Sampler(model, params, GREEDY, VOCABULARY, NEW).generate(PROMPTS, keys(4))
 
 
 def test_tokens_are_the_same_alone_streamed_or_in_a_batch(small):
     model, params = small
     sampling = Sampling(temperature=1.2, top_p=0.9, repetition_penalty=1.2)
-    made = generate(model, params, PROMPTS, keys(4), sampling, VOCABULARY, NEW)
+    made = Sampler(model, params, sampling, VOCABULARY, NEW).generate(PROMPTS, keys(4))
     for row, prompt in enumerate(PROMPTS):
         key = keys(4)[row]
-        assert list(stream(model, params, prompt, key, sampling, VOCABULARY, NEW)) == made[row]
-        assert generate(model, params, [prompt], key[None], sampling, VOCABULARY, NEW) == [made[row]]
+        assert list(Sampler(model, params, sampling, VOCABULARY, NEW).stream(prompt, key)) == made[row]
+        assert Sampler(model, params, sampling, VOCABULARY, NEW).generate([prompt], key[None]) == [made[row]]
 
 
 def test_equal_seeds_give_equal_tokens_and_others_do_not(small):
     model, params = small
-    a, b, c = (generate(model, params, PROMPTS, keys(4, seed), Sampling(), VOCABULARY, NEW) for seed in (7, 7, 8))
+    a, b, c = (
+        Sampler(model, params, Sampling(), VOCABULARY, NEW).generate(PROMPTS, keys(4, seed)) for seed in (7, 7, 8)
+    )
     assert a == b
     assert a != c
 
@@ -173,7 +177,7 @@ def test_sampled_tokens_follow_the_model(small):
         logits = np.where(allowed, full_logits(model, params, tokens)[-1], -np.inf)
         return np.asarray(jax.nn.softmax(process_logits(logits[None], None, sampling)))[0]
 
-    made = np.array(generate(model, params, [prompt] * rows, keys(rows), sampling, VOCABULARY, 2))
+    made = np.array(Sampler(model, params, sampling, VOCABULARY, 2).generate([prompt] * rows, keys(rows)))
     first = distribution(prompt)
     pairs = {(a, b): first[a] * distribution([*prompt, a])[b] for a in np.flatnonzero(first) for b in range(32)}
     for (a, b), p in pairs.items():
@@ -183,7 +187,7 @@ def test_sampled_tokens_follow_the_model(small):
 
 def test_rows_stop_at_their_end_token_while_others_continue(small):
     model, params = small
-    free = generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
+    free = Sampler(model, params, GREEDY, VOCABULARY, NEW).generate(PROMPTS, keys(4))
 
     def cut(end):
         return [row[: row.index(end) + 1] if end in row else row for row in free]
@@ -192,10 +196,10 @@ def test_rows_stop_at_their_end_token_while_others_continue(small):
     end = next(end for end in range(32) if 1 < len(cut(end)[0]) < NEW and len(set(map(len, cut(end)))) > 1)
     expected = cut(end)
     stopping = dataclasses.replace(VOCABULARY, eos_id=end)
-    assert generate(model, params, PROMPTS, keys(4), GREEDY, stopping, NEW) == expected
-    assert list(stream(model, params, PROMPTS[0], keys(4)[0], GREEDY, stopping, NEW)) == expected[0]
+    assert Sampler(model, params, GREEDY, stopping, NEW).generate(PROMPTS, keys(4)) == expected
+    assert list(Sampler(model, params, GREEDY, stopping, NEW).stream(PROMPTS[0], keys(4)[0])) == expected[0]
     # Steps end with the last row, and padding follows the end of a row.
-    state = start(model, params, PROMPTS[:1], keys(1), GREEDY, stopping, NEW, min_rows=3)
+    state = Sampler(model, params, GREEDY, stopping, NEW).start(PROMPTS[:1], keys(1), min_rows=3)
     state = advance(model, params, state, NEW, GREEDY, stopping)
     assert int(state.step) == len(expected[0]) < NEW
     assert np.asarray(state.tokens_BT)[0, len(expected[0]) :].tolist() == [0] * (NEW - len(expected[0]))
@@ -205,17 +209,17 @@ def test_begin_token_and_entries_beyond_the_vocabulary_are_never_chosen(small):
     model, params = small
     rows, small_vocabulary = 400, Vocabulary(size=20, bos_id=3, eos_id=-1)
     hot = Sampling(temperature=50.0)
-    made = np.array(generate(model, params, [[3]] * rows, keys(rows), hot, small_vocabulary, 3))
+    made = np.array(Sampler(model, params, hot, small_vocabulary, 3).generate([[3]] * rows, keys(rows)))
     assert set(np.unique(made)) == set(range(20)) - {3}
     same = Vocabulary(size=20, bos_id=3, eos_id=3)  # one token for both, as in GPT-2
-    lengths = [len(row) for row in generate(model, params, [[3]] * rows, keys(rows), hot, same, 3)]
+    lengths = [len(row) for row in Sampler(model, params, hot, same, 3).generate([[3]] * rows, keys(rows))]
     assert min(lengths) < 3
 
 
 def test_row_ends_at_the_last_position_of_the_model():
     model, params = make(positions="learned")
     prompts = [[1] * 46, [1, 2], [1] * 48]
-    made = generate(model, params, prompts, keys(3), GREEDY, VOCABULARY, 40)
+    made = Sampler(model, params, GREEDY, VOCABULARY, 40).generate(prompts, keys(3))
     assert [len(row) for row in made] == [2, 40, 0]
     assert made[0] == greedy_by_full_forward(model, params, prompts[0], 2)
     assert made[1] == greedy_by_full_forward(model, params, prompts[1], 40)
@@ -235,12 +239,12 @@ def test_prompts_that_do_not_fit_are_rejected_before_anything_runs():
 
 def test_other_parameters_and_prompts_of_one_bucket_share_the_program(small):
     model, params = small
-    generate(model, params, PROMPTS, keys(4), GREEDY, VOCABULARY, NEW)
-    list(stream(model, params, [1, 2], keys(1)[0], GREEDY, VOCABULARY, NEW))
+    Sampler(model, params, GREEDY, VOCABULARY, NEW).generate(PROMPTS, keys(4))
+    list(Sampler(model, params, GREEDY, VOCABULARY, NEW).stream([1, 2], keys(1)[0]))
     compiled = advance._cache_size(), loop._prefill._cache_size()
     other, prompts = jax.tree.map(lambda x: 2 * x, params), [*PROMPTS[:3], [1, 2]]
-    generate(build_model(model.config), other, prompts, keys(4, seed=4), GREEDY, VOCABULARY, NEW)
-    list(stream(model, other, [1, 2, 3], keys(1)[0], GREEDY, VOCABULARY, NEW))
+    Sampler(build_model(model.config), other, GREEDY, VOCABULARY, NEW).generate(prompts, keys(4, seed=4))
+    list(Sampler(model, other, GREEDY, VOCABULARY, NEW).stream([1, 2, 3], keys(1)[0]))
     assert (advance._cache_size(), loop._prefill._cache_size()) == compiled
 
 
@@ -248,11 +252,11 @@ def test_tokens_on_a_mesh_equal_those_of_one_device():
     model, params = make(**VARIANTS["grouped"])
     sampling = Sampling(top_p=0.9, repetition_penalty=1.2)
     prompts = PROMPTS[:3]  # split over four devices
-    expected = generate(model, params, prompts, keys(3), sampling, VOCABULARY, NEW)
+    expected = Sampler(model, params, sampling, VOCABULARY, NEW).generate(prompts, keys(3))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     with on_mesh(mesh):
         sharded = jax.device_put(params, param_shardings(abstract_params(model), mesh))
-        state = start(model, sharded, prompts, keys(3), sampling, VOCABULARY, NEW)
+        state = Sampler(model, sharded, sampling, VOCABULARY, NEW).start(prompts, keys(3))
         parts = {each.sharding.shard_shape(each.shape)[-4:] for each in jax.tree.leaves(state.cache.layers)}
         assert parts == {(1, model.config.num_kv_heads // 2, 32 + NEW, 4)}
-        assert generate(model, sharded, prompts, keys(3), sampling, VOCABULARY, NEW) == expected
+        assert Sampler(model, sharded, sampling, VOCABULARY, NEW).generate(prompts, keys(3)) == expected

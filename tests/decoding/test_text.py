@@ -8,6 +8,7 @@ from lm.config import ModelConfig, TokenizerConfig
 from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding import text
+from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.models import build_model
@@ -37,9 +38,16 @@ def pieces():
     return build_tokenizer(TokenizerConfig(kind="sentencepiece", vocab_size=330), lines)
 
 
+def sample_text(model, params, prompts, *settings, seed=0):
+    """Returns one continuation of each prompt, all sampled in one batch."""
+    ids = text.encode_prompts(BYTES, prompts)
+    samples = text.sample_many(model, params, BYTES, ids, *settings, seed, max_rows=len(ids))
+    return [continuation for _, _, continuation in samples]
+
+
 def streamed(monkeypatch, tokenizer, prompt, new):
     """Returns the parts that `stream_text` yields if the model generates the tokens `new`."""
-    monkeypatch.setattr(text, "stream", lambda *args: iter(new))
+    monkeypatch.setattr(Sampler, "stream", lambda *args: iter(new))
     return list(text.stream_text(None, None, tokenizer, prompt, Sampling(), len(new), 0))
 
 
@@ -77,17 +85,17 @@ def test_samples_do_not_depend_on_the_batch_size(small):
     assert len({new for _, _, new in one}) == 6  # each has its own random numbers
     alone = text.stream_text(model, params, BYTES, prompts[0], Sampling(), 6, seed=3)
     assert "".join(alone) == one[0][2]
-    texts = text.sample_text(model, params, BYTES, ["", "ab", "é", ""], Sampling(), 6, seed=3)
+    texts = sample_text(model, params, ["", "ab", "é", ""], Sampling(), 6, seed=3)
     assert texts[:3] == [one[0][2], one[2][2], one[4][2]]
     assert texts[3] != texts[0]
 
 
-def test_sample_text_ends_at_the_last_position_and_rejects_a_prompt_that_fills_them(small):
+def test_samples_end_at_the_last_position_and_a_prompt_that_fills_them_is_rejected(small):
     model, params = small
-    (new,) = text.sample_text(model, params, BYTES, ["x" * 29], Sampling(temperature=0), 6)
+    (new,) = sample_text(model, params, ["x" * 29], Sampling(temperature=0), 6)
     assert len(BYTES.encode(new)) <= 6
     with pytest.raises(UserError, match="prompt 2 has 32 tokens"):
-        text.sample_text(model, params, BYTES, ["", "x" * 31], Sampling(), 6)
+        sample_text(model, params, ["", "x" * 31], Sampling(), 6)
 
 
 def test_prompt_that_is_not_utf8_is_rejected():

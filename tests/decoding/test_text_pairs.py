@@ -9,7 +9,7 @@ from lm.config import ModelConfig
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.sampling import Sampling
-from lm.decoding.text import cut_sources, encode_sources, generate_texts, sample_texts, search_texts
+from lm.decoding.text import SourceDecoder, cut_sources, encode_sources, generate_texts
 from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
@@ -71,18 +71,20 @@ def test_samples_do_not_depend_on_the_batch_size(small):
     model, params = small
     sources, sampling = encode_sources(BYTES, TEXTS, LENGTH), Sampling(temperature=1.0)
     reports = []
-    one = sample_texts(model, params, BYTES, sources, sampling, 6, 3, 2, 3, lambda *counts: reports.append(counts))
+    one = SourceDecoder(model, params, BYTES, 3, lambda *counts: reports.append(counts)).sample(
+        sources, sampling, 6, 3, 2
+    )
     assert reports == [(3, 7), (6, 7), (7, 7)]
-    assert sample_texts(model, params, BYTES, sources, sampling, 6, 3, 2, 7) == one
+    assert SourceDecoder(model, params, BYTES, 7).sample(sources, sampling, 6, 3, 2) == one
     assert all(len(each) == 2 for each in one) and len({text for each in one for text in each}) > 10
-    assert sample_texts(model, params, BYTES, sources[:1], sampling, 6, 3, 1, 3) == [one[0][:1]]
+    assert SourceDecoder(model, params, BYTES, 3).sample(sources[:1], sampling, 6, 3, 1) == [one[0][:1]]
 
 
 def test_samples_at_temperature_0_equal_greedy_search(small):
     model, params = small
     sources = encode_sources(BYTES, TEXTS, LENGTH)
-    found = search_texts(model, params, BYTES, sources, BeamSettings(max_new_tokens=6), 7)
-    samples = sample_texts(model, params, BYTES, sources, Sampling(temperature=0.0), 6, 0, 1, 7)
+    found = SourceDecoder(model, params, BYTES, 7).search(sources, BeamSettings(max_new_tokens=6))
+    samples = SourceDecoder(model, params, BYTES, 7).sample(sources, Sampling(temperature=0.0), 6, 0, 1)
     assert samples == [[text] for ((text, _),) in found]
 
 

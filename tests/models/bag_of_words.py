@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from lm.batch import Array, Batch, Output
 from lm.config import ModelConfig
 from lm.models.heads import Head
-from lm.models.layers import Dense, Embedding, compute_dtype
+from lm.models.layers import Dense, Embedding
 from lm.models.protocol import Flops, ParameterCounts
 
 
@@ -71,7 +71,7 @@ class BagOfWords(nn.Module):
             sums_BLD, counts_BL = sums_BLD + cache.sums_BD[:, None], counts_BL + cache.counts_B[:, None]
             cache = BagCache(cache.sums_BD + x_BLD.sum(1), cache.counts_B + real_BL.sum(1))
         mean_BLD = sums_BLD / jnp.maximum(counts_BL, 1.0)[..., None]
-        project = Dense(width, width, ("embed", "activation"), True, compute_dtype(config), 0.3, name="mix")
+        project = Dense(width, width, ("embed", "activation"), True, config.dtype, 0.3, name="mix")
         output = self.head(config, embed, jnp.tanh(project(mean_BLD)), batch, train)
         return dataclasses.replace(output, cache=cache)
 
@@ -88,13 +88,13 @@ class BagOfWords(nn.Module):
     def parameter_counts(self) -> ParameterCounts:
         D = self.config.d_model
         return ParameterCounts(
-            self.config.vocab_size * D, 0, D * D + D, 0, self.head.num_parameters(self.config), num_layers=1
+            self.config.vocab_size * D, 0, D * D + D, 0, self.head.cost(self.config).parameters, num_layers=1
         )
 
     @nn.nowrap
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
         D = self.config.d_model
-        return Flops(2 * length * (length * D + D * D), self.head.flops(self.config, length))
+        return Flops(2 * length * (length * D + D * D), self.head.cost(self.config, length).flops)
 
     @nn.nowrap
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:

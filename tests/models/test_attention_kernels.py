@@ -88,13 +88,23 @@ def test_splash_on_a_mesh_matches_one_device(kv_heads, split_kv):
     np.testing.assert_allclose(actual * (segments > 0)[:, :, None, None], expected, atol=2e-5)
 
 
+@pytest.fixture
+def without_cudnn(monkeypatch):
+    """Computes what cuDNN is asked for by XLA's matrix products."""
+    attention = jax.nn.dot_product_attention
+
+    def by_xla(*args, implementation, **kwargs):
+        assert implementation == "cudnn"
+        return attention(*args, **kwargs, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+
+
 @pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (4, 1, 9)])
-def test_cudnn_arguments_match_our_attention(heads, kv_heads, window):
+def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, without_cudnn):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
-    actual = values_and_gradients(
-        lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window, implementation="xla"), inputs, segments
-    )
+    actual = values_and_gradients(lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window), inputs, segments)
     expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, window), inputs, segments)
     assert_same(actual, expected)
 
@@ -119,11 +129,8 @@ def random_params(config):
 
 
 @pytest.mark.parametrize(("backend", "remat"), [("splash", "dots"), ("cudnn", "none")])
-def test_model_with_a_fused_kernel_has_the_same_loss_and_gradients(backend, remat, monkeypatch):
+def test_model_with_a_fused_kernel_has_the_same_loss_and_gradients(backend, remat, monkeypatch, without_cudnn):
     monkeypatch.setitem(attention_kernels.FUSED, "splash", functools.partial(attention_kernels.splash, interpret=True))
-    monkeypatch.setitem(
-        attention_kernels.FUSED, "cudnn", functools.partial(attention_kernels.cudnn, implementation="xla")
-    )
     config = dataclasses.replace(CONFIG, remat=remat)
     segments, positions = packed_rows()
     tokens = jax.random.randint(jax.random.key(1), segments.shape, 0, config.vocab_size)

@@ -12,8 +12,7 @@ from lm.batch import Batch, Source
 from lm.config import Config, ModelConfig
 from lm.models import build_model
 from lm.models.heads import MaskedTokens
-from lm.models.lora import adapters, merge
-from lm.models.parameters import count_parameters, unstack_layers
+from lm.models.parameters import adapters, count_parameters, merge_adapters, unstack_layers
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
@@ -71,7 +70,7 @@ def test_merged_adapters_give_the_same_logits(config, stacked):
     params = random_tree(jax.eval_shape(lambda: initial(config)))
     config = dataclasses.replace(config, scan_layers=stacked)
     params = params if stacked else unstack_layers(params)
-    merged, plain = merge(params, config)
+    merged, plain = merge_adapters(params, config)
     assert plain == dataclasses.replace(config, lora_rank=0)
     assert jax.tree.structure(merged) == jax.tree.structure(jax.eval_shape(lambda: initial(plain)))
     found, expected = logits(plain, merged), logits(config, params)
@@ -92,7 +91,7 @@ def _without_adapters(tree):
 def test_merging_adds_the_scaled_adapter_to_the_kernel():
     """W + (alpha / rank) A B for the query and the output matrix of the last of two layers."""
     params = random_tree(jax.eval_shape(lambda: initial(DECODER)))
-    merged, _ = merge(params, DECODER)
+    merged, _ = merge_adapters(params, DECODER)
     for name, form in (("query", "dr,rhk->dhk"), ("out", "hkr,rd->hkd")):
         before, after = (tree["layers"]["attention"][name] for tree in (params, merged))
         difference = 2.0 * np.einsum(form, before["lora_a"][1], before["lora_b"][1])

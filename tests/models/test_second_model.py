@@ -9,7 +9,7 @@ import pytest
 
 from lm import models
 from lm.batch import Batch
-from lm.decoding.loop import generate
+from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import Vocabulary
 from lm.models import build_model
@@ -54,7 +54,7 @@ def test_cached_generation_takes_the_best_tokens_of_the_full_forward_pass(tiny):
     params = nn.unbox(model.initial_params(jax.random.key(1)))
     params["token_embedding"]["embedding"] = np.random.default_rng(0).normal(size=(259, 16)).astype(np.float32)
     prompts, vocabulary = [[256, 5, 9], [256]], Vocabulary(size=259, bos_id=256, eos_id=-1, pad_id=258)
-    new = generate(model, params, prompts, row_keys(0, np.arange(2), np.zeros(2)), Sampling(0.0), vocabulary, 6)
+    new = Sampler(model, params, Sampling(0.0), vocabulary, 6).generate(prompts, row_keys(0, np.arange(2), np.zeros(2)))
     for prompt, tokens in zip(prompts, new, strict=True):
         ids = np.array([[*prompt, *tokens]], np.int32)
         batch = Batch(ids, ids, np.ones(ids.shape, np.float32), np.arange(ids.size)[None], np.ones_like(ids))

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from lm.batch import Array
+from lm.batch import Array, same_segment
 from lm.config import ModelConfig
 from lm.models.layers import projection, residual_scale
 from lm.models.transformer import attention_kernels
@@ -26,13 +26,12 @@ def attention_mask(
     causal: bool,
     window: int,
 ) -> Array:
-    """Returns, as bool (B, L, S), which keys each query may attend to.
+    """Returns, as bool (B, L, S), which keys each query may attend to: those of its segment, never padding.
 
-    A query attends to its own segment only and never to padding (segment 0). If causal, it attends to no later
-    position. With a window > 0, it attends only to the last `window` positions, its own included.
+    If causal, a query attends to no later position. With a window > 0, it attends only to positions that are less than
+    `window` away from its own.
     """
-    allowed_BLS = query_segments_BL[:, :, None] == key_segments_BS[:, None, :]
-    allowed_BLS &= key_segments_BS[:, None, :] > 0
+    allowed_BLS = same_segment(query_segments_BL, key_segments_BS)
     distance_BLS = query_positions_BL[:, :, None] - key_positions_BS[:, None, :]
     if causal:
         allowed_BLS &= distance_BLS >= 0
@@ -70,13 +69,8 @@ class AttentionContext:
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
 
-    @property
-    def view(self) -> View:
-        (view,) = self.views
-        return view
-
     def of_kind(self, number: Array | int) -> AttentionContext:
-        """Returns the context with the view of one kind of layer; `number` may be traced."""
+        """Returns the context with only the view of one kind of layer; `number` may be traced."""
         chosen = self.views[0]
         for other_number, other in enumerate(self.views[1:], start=1):
             chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
@@ -86,10 +80,11 @@ class AttentionContext:
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped: Ainslie 2023), softmax in float32.
 
-    Subclasses say where keys and values come from.
+    It attends to the row itself and, with a cache, to its earlier tokens; with `cross`, to the output of the encoder.
     """
 
     config: ModelConfig
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -99,16 +94,48 @@ class Attention(nn.Module):
         # Where the scores are not scaled, the initial queries are smaller by the same factor.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
         q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
-        y_BLHK, cache = self.attend(q_BLHK, x_BLD, context, cache)
+        attend = self._to_source if self.cross else self._to_row
+        y_BLHK, cache = attend(q_BLHK, x_BLD, context, cache)
         y_BLHK = nn.with_logical_constraint(y_BLHK, ("batch", "length", "heads", "head_dim"))
         heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
         return projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK), cache
 
-    def attend(
+    def _to_row(
         self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
     ) -> tuple[Array, LayerCache | None]:
-        """Returns the attended values (B, L, H, K) and the cache."""
-        raise NotImplementedError
+        config, (view,) = self.config, context.views
+        k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
+        if view.rotation is not None:
+            q_BLHK, k_BLGK = (rotate(x, view.rotation, config.rotary_interleaved) for x in (q_BLHK, k_BLGK))
+        if context.kernel != "xla":
+            fused = attention_kernels.FUSED[context.kernel]
+            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window), cache
+        k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
+        if cache is not None:
+            k_BGSK = write_tokens(cache.keys, k_BGSK, context.positions)
+            v_BGSK = write_tokens(cache.values, v_BGSK, context.positions)
+            cache = dataclasses.replace(cache, keys=k_BGSK, values=v_BGSK)
+        dropout = self._dropout(context)
+        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, config.scale_attention)
+        return y_BLHK, cache
+
+    def _to_source(
+        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        """There may be fewer sources than rows: the rows that share one then count as one row with more queries."""
+        memory, (B, L, H, K) = context.memory, q_BLHK.shape
+        assert memory is not None
+        if memory.x is not None:
+            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
+            if cache is not None:
+                cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)
+        else:
+            assert cache is not None and cache.source_keys is not None
+            k_BGSK, v_BGSK = cache.source_keys, cache.source_values
+        sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
+        q, mask = q_BLHK.reshape(sources, length, H, K), memory.mask.reshape(sources, length, -1)
+        dropout, scaled = self._dropout(context), self.config.scale_attention
+        return dot_product_attention(q, k_BGSK, v_BGSK, mask, dropout, scaled=scaled).reshape(B, L, H, K), cache
 
     def _project(self, name: str, x_BLD: Array, num_heads: int, axis: str, scale: float = 1.0) -> Array:
         config = self.config
@@ -123,66 +150,6 @@ class Attention(nn.Module):
 
     def _dropout(self, context: AttentionContext) -> nn.Dropout:
         return nn.Dropout(self.config.attention_dropout, deterministic=not context.train)
-
-
-class SelfAttention(Attention):
-    """Attention to the row itself and, with a cache, to its earlier tokens."""
-
-    def attend(
-        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
-        config, dropout, view = self.config, self._dropout(context), context.view
-        k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
-        if view.rotation is not None:
-            q_BLHK = rotate(q_BLHK, view.rotation, config.rotary_interleaved)
-            k_BLGK = rotate(k_BLGK, view.rotation, config.rotary_interleaved)
-        if context.kernel != "xla":
-            fused = attention_kernels.FUSED[context.kernel]
-            return fused(q_BLHK, k_BLGK, v_BLGK, context.segments, context.window), cache
-        k_BGSK, v_BGSK = jnp.swapaxes(k_BLGK, 1, 2), jnp.swapaxes(v_BLGK, 1, 2)
-        if cache is not None:
-            cache = dataclasses.replace(
-                cache,
-                keys=write_tokens(cache.keys, k_BGSK, context.positions),
-                values=write_tokens(cache.values, v_BGSK, context.positions),
-            )
-            k_BGSK, v_BGSK = cache.keys, cache.values
-        y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, config.scale_attention)
-        return y_BLHK, cache
-
-
-class CrossAttention(Attention):
-    """Attention to the output of the encoder, which has no positions of its own here."""
-
-    def attend(
-        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
-        memory, dropout = context.memory, self._dropout(context)
-        assert memory is not None
-        k_BGSK: Array
-        v_BGSK: Array
-        if memory.x is not None:
-            k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
-            if cache is not None:
-                cache = dataclasses.replace(cache, source_keys=k_BGSK, source_values=v_BGSK)
-        else:
-            assert cache is not None and cache.source_keys is not None
-            k_BGSK, v_BGSK = cache.source_keys, cache.source_values
-        scaled = self.config.scale_attention
-        return _shared_sources(q_BLHK, k_BGSK, v_BGSK, memory.mask, dropout, scaled), cache
-
-
-def _shared_sources(
-    q_BLHK: Array, k_BGSK: Array, v_BGSK: Array, mask_BLS: Array, dropout: nn.Dropout | None, scaled: bool
-) -> Array:
-    """Returns the attention of B rows to fewer sources, each shared by B / sources rows in a row.
-
-    The rows that share a source count as one row with more queries.
-    """
-    B, L, H, K = q_BLHK.shape
-    sources, length = k_BGSK.shape[0], B // k_BGSK.shape[0] * L
-    q, mask = q_BLHK.reshape(sources, length, H, K), mask_BLS.reshape(sources, length, -1)
-    return dot_product_attention(q, k_BGSK, v_BGSK, mask, dropout, scaled=scaled).reshape(B, L, H, K)
 
 
 def dot_product_attention(

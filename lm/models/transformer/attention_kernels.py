@@ -1,16 +1,15 @@
-"""Which attention kernel runs where, and the fused ones: cuDNN on NVIDIA GPUs, splash on TPUs.
+"""The choice of an attention kernel, and the fused kernels: cuDNN on NVIDIA GPUs, splash on TPUs.
 
 The fused kernels never hold the (L, S) scores in memory. They work from the segments and from the order of tokens in
 the row: whether a token is earlier follows from its index, because positions within a document grow with the index.
-Padding may attend to padding (its outputs are never used), so no query is without a key. Neither kernel has dropout of
-attention weights, and neither serves cached decoding: `kernel_for_call` then returns xla, the plain matrix products of
+Padding may attend to padding (its outputs are never used), so every query has a key. Neither kernel has dropout of
+attention weights or serves cached decoding: `kernel_for_call` then returns xla, the plain matrix products of
 `attention.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,14 +37,13 @@ def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     if config.attention == "auto":
         fastest = FASTEST.get(platform, "xla")
         return "xla" if _obstacle(fastest, config, platform) else fastest
-    obstacle = _obstacle(config.attention, config, platform)
-    if obstacle:
+    if obstacle := _obstacle(config.attention, config, platform):
         raise UserError(f"config.model.attention: {config.attention} {obstacle}; set it to 'auto' or 'xla'.")
     return config.attention
 
 
 def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
-    """Returns why a kernel cannot compute a model on a platform; empty if it can."""
+    """Returns the reason why a kernel cannot compute a model on a platform; empty if it can."""
     if kernel == "xla":
         return ""
     if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
@@ -58,9 +56,8 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     if config.attention_dropout > 0:
         return f"has no dropout of attention weights: config.model.attention_dropout is {config.attention_dropout}"
     if kernel == "splash":
-        if config.max_length % LANES:
-            return f"takes lengths that are multiples of {LANES}, and config.model.max_length is {config.max_length}"
-        return ""
+        multiple = f"takes lengths that are multiples of {LANES}, and config.model.max_length is {config.max_length}"
+        return multiple if config.max_length % LANES else ""
     if config.dtype != "bfloat16":
         return f"computes in bfloat16, and config.model.dtype is {config.dtype}"
     if config.head_dim % 8 or config.head_dim > CUDNN_HEAD_DIM:
@@ -76,18 +73,10 @@ def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
     return "xla" if cached or length % multiple else kernel
 
 
-def cudnn(
-    q_BLHK: Array,
-    k_BLGK: Array,
-    v_BLGK: Array,
-    segments_BL: Array,
-    window: int,
-    implementation: Literal["cudnn", "xla"] = "cudnn",
-) -> Array:
+def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
     """Returns (B, L, H, K): attention that is causal within each segment, by cuDNN's flash attention; bfloat16.
 
-    The kernel skips what lies after the query or before its window; segments need a mask in addition. Tests pass
-    implementation="xla" to compare the arguments with our own matrix products.
+    The kernel skips keys after the query or before its window; segments need a mask in addition.
     """
     return jax.nn.dot_product_attention(
         q_BLHK,
@@ -96,7 +85,7 @@ def cudnn(
         mask=(segments_BL[:, :, None] == segments_BL[:, None, :])[:, None],
         is_causal=True,
         local_window_size=(window - 1, 0) if window > 0 else None,
-        implementation=implementation,
+        implementation="cudnn",
     )
 
 
@@ -106,7 +95,7 @@ def splash(
     """Returns (B, L, H, K): attention that is causal within each segment, by Pallas splash attention.
 
     L must be a multiple of 128. XLA cannot split a Pallas kernel over devices by itself, so with a mesh in context each
-    device gets its rows and heads, as the logical axis rules in context say. `interpret` runs the kernel step by step
+    device gets its rows and heads by the logical axis rules in context. `interpret` runs the kernel step by step
     on any platform, for tests.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
@@ -135,25 +124,13 @@ def splash(
 
 
 def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
-    """The kernel of one device's heads, with the blocks (tiles of scores) that fit the length."""
+    """Returns the kernel of one device's heads, with the blocks (tiles of scores) that fit the length."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)
-    sizes = splash_kernel.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
-    return splash_kernel.make_splash_mha(
-        splash_mask.MultiHeadMask([causal] * heads),
-        block_sizes=sizes,
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=interpret,
-    )
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    sizes, mask = splash_kernel.BlockSizes(**dict.fromkeys(names, block)), splash_mask.MultiHeadMask([causal] * heads)
+    return splash_kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
 
 
 FUSED: dict[str, Callable[..., Array]] = {"cudnn": cudnn, "splash": splash}

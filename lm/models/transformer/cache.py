@@ -84,13 +84,11 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()
         shape = (*stacked, batch_size, config.num_kv_heads, length, config.head_dim)
-        return jnp.zeros(shape, jnp.dtype(config.dtype))
+        return jnp.zeros(shape, config.dtype)
 
     def layer() -> LayerCache:
-        own = LayerCache(keys=zeros(capacity), values=zeros(capacity))
-        if source_length:
-            own = dataclasses.replace(own, source_keys=zeros(source_length), source_values=zeros(source_length))
-        return own
+        source = (zeros(source_length), zeros(source_length)) if source_length else (None, None)
+        return LayerCache(zeros(capacity), zeros(capacity), *source)
 
     layers = layer() if config.scan_layers else tuple(layer() for _ in range(config.num_layers))
     return Cache(

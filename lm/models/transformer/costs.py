@@ -35,18 +35,13 @@ def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[Tow
     return [encoder, TowerSize(config.num_layers, length, source_length)]
 
 
-def attention_parameters(config: ModelConfig) -> int:
-    """Returns the parameters of attention in all layers of all towers, without adapters."""
-    D, bias = config.d_model, int(config.use_bias)
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return _num_attentions(config) * (2 * D * (queries + keys) + bias * (queries + 2 * keys + D))
-
-
-def mlp_parameters(config: ModelConfig) -> int:
-    """Returns the parameters of the MLPs in all layers of all towers, without adapters."""
-    D, F, bias = config.d_model, config.d_ff, int(config.use_bias)
-    inputs = ACTIVATIONS[config.activation].num_input_projections
-    return _num_layers(config) * ((inputs + 1) * D * F + bias * (inputs * F + D))
+def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
+    """Returns the (inputs, outputs) of the projections of one attention and of one MLP, by name."""
+    D, F, K = config.d_model, config.d_ff, config.head_dim
+    queries, keys = config.num_heads * K, config.num_kv_heads * K
+    attention = {"query": (D, queries), "key": (D, keys), "value": (D, keys), "out": (queries, D)}
+    gate = {"gate": (D, F)} if ACTIVATIONS[config.activation].gated else {}
+    return attention, {"up": (D, F), "down": (F, D)} | gate
 
 
 def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
@@ -57,49 +52,36 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
         source = config.source_vocab_size or config.vocab_size
     positions = {"learned": config.max_length * D, "relative": config.relative_buckets * config.num_heads}
     outside = int(config.norm_position == "pre") + int(config.norm_embeddings)
+    num_layers = sum(each.layers for each in both)
+    num_attentions = sum(each.layers * (2 if each.source_length else 1) for each in both)
+    layers = adapters = 0
+    for number, group in zip((num_attentions, num_layers), projections(config), strict=True):
+        for name, (inputs, outputs) in group.items():
+            layers += number * (inputs * outputs + outputs * config.use_bias)
+            adapters += number * (inputs + outputs) * config.lora_rank * (name in config.lora_targets)
     return ParameterCounts(
         token_embedding=(config.vocab_size + source + config.token_types) * D,
         position_embedding=len(both) * positions.get(config.positions, 0),
-        layers=attention_parameters(config) + mlp_parameters(config),
+        layers=layers,
         norms=NORMS[config.norm].num_parameters(config) * sum(each.norms + outside for each in both),
-        head=head.num_parameters(config),
-        adapters=_num_attentions(config) * _adapters(config, "query", "key", "value", "out")
-        + _num_layers(config) * _adapters(config, "up", "gate", "down"),
-        num_layers=_num_layers(config),
+        head=head.cost(config).parameters,
+        adapters=adapters,
+        num_layers=num_layers,
     )
-
-
-def _num_layers(config: ModelConfig) -> int:
-    return sum(each.layers for each in towers(config, 1, 1))
-
-
-def _num_attentions(config: ModelConfig) -> int:
-    return sum(each.layers * (2 if each.source_length else 1) for each in towers(config, 1, 1))
-
-
-def _adapters(config: ModelConfig, *projections: str) -> int:
-    """Returns the parameters of the adapters beside these projections of one layer."""
-    D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    sides = dict.fromkeys(("query", "out"), D + queries) | dict.fromkeys(("key", "value"), D + keys)
-    sides |= dict.fromkeys(("up", "down"), D + config.d_ff)
-    sides["gate"] = (D + config.d_ff) * ACTIVATIONS[config.activation].gated
-    return config.lora_rank * sum(sides[name] for name in projections if name in config.lora_targets)
 
 
 def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> Flops:
     """Returns the FLOPs of one row of `length` tokens, and with an encoder of `source_length` tokens on its side."""
-    D, K, H, G = config.d_model, config.head_dim, config.num_heads, config.num_kv_heads
-    inputs = ACTIVATIONS[config.activation].num_input_projections
+    D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    per_token = sum(inputs * outputs for group in projections(config) for inputs, outputs in group.values())
     total = 0
     for each in towers(config, length, source_length):
-        N, L, S = each.layers, each.length, each.source_length
-        total += N * 2 * D * K * (2 * H + 2 * G) * L  # query, key, value and output projections
-        total += N * 2 * 2 * L * L * H * K  # q k^T and weights x v
+        L, S = each.length, each.source_length
+        products = per_token * L + 2 * L * L * queries  # of projections; q k^T and weights x v
         if S:
-            total += N * 2 * D * K * (2 * H * L + 2 * G * S)
-            total += N * 2 * 2 * L * S * H * K
-        total += N * 2 * (inputs + 1) * D * config.d_ff * L
-    return Flops(layers=head.texts_per_row * total, head=head.flops(config, length))
+            products += 2 * D * (queries * L + keys * S) + 2 * L * S * queries
+        total += 2 * each.layers * products
+    return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
@@ -113,7 +95,7 @@ def activation_bytes(config: ModelConfig, length: int, source_length: int, tenso
 def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str) -> float:
     size = 2 if config.dtype == "bfloat16" else 4
     activation = ACTIVATIONS[config.activation]
-    L, S, inputs = tower.length, tower.source_length, activation.num_input_projections
+    L, S, inputs = tower.length, tower.source_length, 1 + activation.gated
     D, F, queries = config.d_model, config.d_ff / tensor, config.num_heads * config.head_dim / tensor
     keys = config.num_kv_heads * config.head_dim / tensor
     norms = tower.norms / tower.layers * 3 * 4 * D * L  # in float32

@@ -11,6 +11,7 @@ import numpy as np
 
 from lm.batch import Array
 from lm.config import ModelConfig
+from lm.models.layers import parameter
 
 
 def sinusoidal(positions_BL: Array, width: int) -> Array:
@@ -82,8 +83,8 @@ class RelativeBias(nn.Module):
     def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
         """Returns float32 (B, H, L, S). Positions may be NumPy arrays with B = 1: then the buckets are constants."""
         config = self.config
-        init = nn.with_logical_partitioning(nn.initializers.normal(config.d_model**-0.5), ("positions", "heads"))
-        table_EH = self.param("embedding", init, (config.relative_buckets, config.num_heads))
+        shape, init = (config.relative_buckets, config.num_heads), nn.initializers.normal(config.d_model**-0.5)
+        table_EH = parameter(self, "embedding", init, ("positions", "heads"), shape)
         behind_BLS = query_positions_BL[:, :, None] - key_positions_BS[:, None, :]
         one_sided = config.relative_buckets if self.causal else config.relative_buckets // 2
         buckets = distance_buckets(one_sided, config.relative_max_distance)

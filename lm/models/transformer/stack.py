@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import ACTIVATIONS, Norm, projection, residual_scale
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
-from lm.models.transformer.attention import AttentionContext, CrossAttention, SelfAttention
+from lm.models.transformer.attention import Attention, AttentionContext
 from lm.models.transformer.cache import LayerCache
 
 REMAT_POLICIES = {
@@ -22,12 +23,12 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-SubLayer = Callable[[Array, LayerCache | None], tuple[Array, LayerCache | None]]
+SubLayer = Callable[..., tuple[Array, LayerCache | None]]  # (values, cache) -> values and cache
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """In what the layers of a stack may differ."""
+    """The settings in which the layers of a stack may differ."""
 
     window: int  # how many tokens back a token sees, itself included; 0 for all
     rotary_theta: float
@@ -42,7 +43,7 @@ def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
 
 
 def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
-    """Returns the kinds of a pattern without repetitions, in the order in which they come first."""
+    """Returns the kinds of a pattern without repetitions, in the order of their first occurrence."""
     return tuple(dict.fromkeys(pattern))
 
 
@@ -78,18 +79,18 @@ class Block(nn.Module):
     ) -> tuple[Array, LayerCache | None]:
         config, context = self.config, context.of_kind(kind)
         dropout = nn.Dropout(config.dropout, deterministic=not context.train)
-        attention, mlp = SelfAttention(config, name="attention"), Mlp(config, name="mlp")
-        branches: dict[str, SubLayer] = {"attention": lambda x, cache: attention(x, context, cache)}
-        if self.cross:
-            cross_attention = CrossAttention(config, name="cross_attention")
-            branches["cross_attention"] = lambda x, cache: cross_attention(x, context, cache)
+        mlp = Mlp(config, name="mlp")
+        branches: dict[str, SubLayer] = {}
+        for name in ("attention", "cross_attention") if self.cross else ("attention",):
+            attention = Attention(config, cross=name == "cross_attention", name=name)
+            branches[name] = functools.partial(attention, context=context)
         branches["mlp"] = lambda x, cache: (mlp(x), cache)
 
         x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "length", "activation"))
         for name, sublayer in branches.items():
             norm = Norm(config, name=f"{name}_norm")
             before, after = (norm, _identity) if config.norm_position == "pre" else (_identity, norm)
-            y_BLD, cache = sublayer(before(x_BLD), cache)
+            y_BLD, cache = sublayer(before(x_BLD), cache=cache)
             x_BLD = after(x_BLD + dropout(y_BLD))
         return x_BLD, cache
 

@@ -1,4 +1,4 @@
-"""Embedded tokens through positions, blocks and the final norm."""
+"""One side of a Transformer: positions, blocks and the final norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.config import ModelConfig
-from lm.models.layers import Embedding, Norm, compute_dtype
+from lm.models.layers import Embedding, Norm
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.cache import Cache, write_segments
@@ -20,7 +20,7 @@ from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
 
 class Tower(nn.Module):
-    """One side of a Transformer between the token embedding and the head."""
+    """The layers of one side, between the token embedding and the head."""
 
     config: ModelConfig
     causal: bool
@@ -41,15 +41,14 @@ class Tower(nn.Module):
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
         """Returns the output of the last layer, (B, L, D), and the cache with these tokens in it."""
-        config, dtype = self.config, compute_dtype(self.config)
-        positions_BL, segments_BL = tokens.positions, tokens.segments
+        config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.scale_embeddings:
-            x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), dtype)
+            x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
         if config.positions == "learned":
             table = Embedding(config.max_length, config, ("positions", "embed"), name="position_embedding")
             x_BLD = x_BLD + table(positions_BL)
         elif config.positions == "sinusoidal":
-            x_BLD = x_BLD + sinusoidal(positions_BL, config.d_model).astype(dtype)
+            x_BLD = x_BLD + sinusoidal(positions_BL, config.d_model).astype(config.dtype)
         if config.norm_embeddings:
             x_BLD = Norm(config, name="embedding_norm")(x_BLD)
         x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
@@ -70,13 +69,11 @@ class Tower(nn.Module):
             views.append(View(mask_BLS, rotation))
         bias_BHLS = None
         if config.positions == "relative":
-            relative_bias = RelativeBias(config, self.causal, name="relative_bias")
+            relative = positions_BL, key_positions_BS
             if cache is None:
                 # Positions within a segment follow one another, so indices in the row differ by the same distances.
-                indices_1L = np.arange(positions_BL.shape[1])[None]
-                bias_BHLS = relative_bias(indices_1L, indices_1L)
-            else:
-                bias_BHLS = relative_bias(positions_BL, key_positions_BS)
+                relative = (np.arange(positions_BL.shape[1])[None],) * 2
+            bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
         context = AttentionContext(
             positions=positions_BL,
             segments=segments_BL,

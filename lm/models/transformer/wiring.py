@@ -1,4 +1,4 @@
-"""The three families: how embeddings, towers and a head are put together."""
+"""The three families, put together from embeddings, towers and a head."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from lm.batch import Array, Batch, Output, Source
+from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
 from lm.models.heads import Head
 from lm.models.layers import Embedding
@@ -19,8 +20,7 @@ from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.tower import Tower
 
-# The name of the head's dropout decides its random keys, so these names must not change. In a model of one tower
-# Dropout_0 is that of the tower.
+# The name of the head's dropout decides its random keys, so it must not change. Dropout_0 may be that of the tower.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
 
 
@@ -46,7 +46,7 @@ class Transformer(nn.Module):
 
     @property
     def max_source_length(self) -> int | None:
-        # The table of learned positions has no entry beyond max_length, not even for padding.
+        # A learned table has no entry beyond max_length, not even for padding.
         return self.config.max_length if self.config.positions == "learned" else None
 
     @property
@@ -116,18 +116,9 @@ def _with_paired_texts(batch: Batch) -> Batch:
     """Returns the texts and the paired texts as rows of one batch: the same parameters read both."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "a paired text of the same length for each row"
-
-    def joined(first: Array, second: Array) -> Array:
-        return jnp.concatenate([first, second])
-
-    return dataclasses.replace(
-        batch,
-        tokens=joined(batch.tokens, source.tokens),
-        positions=joined(batch.positions, source.positions),
-        segments=joined(batch.segments, source.segments),
-        types=None,
-        source=None,
-    )
+    texts = Source(tokens=batch.tokens, positions=batch.positions, segments=batch.segments)
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
+    return dataclasses.replace(batch, **vars(both), types=None, source=None)
 
 
 class Decoder(OneTower):
@@ -145,8 +136,7 @@ class Encoder(OneTower):
 class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
-    A batch has a source only if the head predicts text. With any other head both sides read the same text, as BART does
-    it.
+    A batch has a source only if the head predicts text. With any other head both sides read the same text (as BART).
     """
 
     def setup(self) -> None:
@@ -183,8 +173,7 @@ class EncoderDecoder(Transformer):
             assert cache is not None and cache.source_segments is not None, "there is no source"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
-        mask_BLS = (batch.segments[:, :, None] == source_segments[:, None, :]) & (source_segments[:, None, :] > 0)
-        memory = Memory(x=x_source, mask=mask_BLS)
+        memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
         x_BLD, cache = self.decoder(self.token_embedding(batch.tokens), batch, train, cache, memory)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)
