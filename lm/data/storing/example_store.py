@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from lm.config import Config
+from lm.data.reading.cleaning import Rules
 from lm.data.reading.files import hash_of
-from lm.data.storing.splits import Rules, SplitSource
+from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 

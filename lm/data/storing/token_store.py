@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from lm.data.reading.cleaning import Rules
 from lm.data.reading.files import hash_of
-from lm.data.storing.splits import Rules
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
