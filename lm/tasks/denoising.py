@@ -65,7 +65,7 @@ class Denoising(DocumentTask, PackedTask):
     def examples(
         self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
     ) -> dict[str, Examples]:
-        extra_ids = [tokenizer.extra_id(i) for i in range(tokenizer.num_extra_ids)]
+        extra_ids = list(tokenizer.extra_tokens)
         if len(extra_ids) < self.needed_ids:
             raise UserError(
                 f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} in the vocabulary, and it has "

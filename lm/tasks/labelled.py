@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lm.config import CleaningConfig, Config
+from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import RowLayout
 from lm.data.reading import open_reader
@@ -22,16 +22,8 @@ from lm.tasks.packed import PackedTask
 from lm.tasks.task import EvaluationSetup, Refuse
 
 
-class LabelledRules:
+class LabelledRules(Cleaner):
     """The cleaning of labelled texts; words and questions stay as they are, since labels refer to their characters."""
-
-    def __init__(self, config: CleaningConfig):
-        self.config = config
-        self._cleaner = Cleaner(config)
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        return self._cleaner.dropped
 
     def clean(self, example: Any) -> Any:
         if not isinstance(example, Labelled):
@@ -41,7 +33,7 @@ class LabelledRules:
 
     def keeps(self, example: Any) -> bool:
         """Whether an example is kept; a pair counts as one text."""
-        return not isinstance(example, Labelled) or self._cleaner.keeps("\n".join(example.texts))
+        return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
 
 
 class LabelledTask(PackedTask):

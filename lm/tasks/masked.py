@@ -11,7 +11,7 @@ import numpy as np
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
-from lm.data.examples.masked import MaskedExamples, NextSentenceExamples, build_masking
+from lm.data.examples.masked import MaskedExamples, Masking, NextSentenceExamples
 from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
@@ -70,7 +70,7 @@ class Masked(DocumentTask, PackedTask):
         self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
     ) -> dict[str, Examples]:
         word_starts = tokenizer.word_starts if config.objective.whole_words else None
-        masking = build_masking(config.objective, tokenizer.mask_id, tokenizer.text_ids, word_starts)
+        masking = Masking(config.objective.noise_density, tokenizer.mask_id, tokenizer.text_ids, word_starts)
         kind = NextSentenceExamples if config.objective.next_sentence else MaskedExamples
         length, ends = config.data.sequence_length, (tokenizer.bos_id, tokenizer.eos_id)
         count = self.max_masked(config) > 0

@@ -92,7 +92,7 @@ def test_every_denoising_task_makes_rows(tmp_path, name):
     assert (batch.weights == (batch.segments > 0)).all()
     for tokens, inputs, targets in examples_of(batch):
         assert tokens[-1] == targets[-1] == found.tokenizer.eos_id and inputs[0] == found.tokenizer.bos_id
-    extra = found.tokenizer.vocab_size - found.tokenizer.num_extra_ids
+    extra = found.tokenizer.vocab_size - len(found.tokenizer.extra_tokens)
     assert (batch.source.tokens >= extra).any() == (name != "prefix_lm")
     evaluated = eval_rows(found)
     whole = evaluated.rows(range(evaluated.num_rows))
@@ -116,7 +116,7 @@ def test_masks_are_the_same_on_one_device_and_on_eight_and_new_in_each_epoch(tmp
     whole = train_rows(found)
     steps = (0, 5, whole.rows_per_epoch()["mine"] // BATCH + 5)
     check_layouts(found, steps, SOURCE)
-    first_extra = found.tokenizer.vocab_size - found.tokenizer.num_extra_ids
+    first_extra = found.tokenizer.vocab_size - len(found.tokenizer.extra_tokens)
     epochs: list[dict[tuple, list]] = [{}, {}]
     for step in range(2 * steps[-1]):
         batch = whole.rows(step, range(BATCH))

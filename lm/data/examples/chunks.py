@@ -6,7 +6,7 @@ Shape letters: E examples.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,16 +25,11 @@ class Chunks(NamedTuple):
 class ChunkExamples(Examples):
     """Base of the examples that are made from one chunk each, anew in each epoch.
 
-    Args:
-        longest, shortest: bounds of a chunk's tokens, as in `cut_documents`.
-        name: the data source. With the seed it decides all draws.
+    The seed and the name of the data source decide all draws; `longest` and `shortest` are those of `cut_documents`.
     """
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
         self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_chunks"}
 
     @cached_property
     def _chunks(self) -> Chunks:
@@ -56,8 +51,8 @@ class ChunkExamples(Examples):
 def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:
     """Returns each document as chunks of `longest` tokens and a rest, in order; `shortest` is 1 or 2.
 
-    If `shortest` is 2 and the rest is a single token, it takes over a second token from the chunk before it (and is
-    left out if that chunk has only two). Documents shorter than `shortest` give no chunk.
+    If `shortest` is 2 and the rest is a single token, it takes a second token from the chunk before it (and is left out
+    if that chunk has only two). Documents shorter than `shortest` give no chunk.
     """
     assert 1 <= shortest <= min(2, longest), (shortest, longest)
     lengths = store.text_lengths

@@ -1,7 +1,7 @@
 """Examples with labels: `bos text eos`, or `bos A eos B eos` with types 0 and 1. Here those of texts and of text pairs.
 
 They are the same in every epoch. In training the weights are those of the labels (objective.class_weights or
-balance_classes), otherwise 1, so that an evaluation's loss is the mean over its examples.
+balance_classes), otherwise 1, so that the loss of an evaluation is the mean over its examples.
 
 Shape letters: E examples of a set, T tokens of one of them, C labels, N tokens of all texts.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.example import Example, Examples
+from lm.data.examples.example import Example, Examples, framed
 from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -58,14 +58,9 @@ class Ragged:
 
 
 class LabelledExamples(Examples):
-    """Base of the examples of all labelled tasks. Pickles without the texts of the store.
+    """Base of the examples of all labelled tasks. Pickles without the texts of the store."""
 
-    Attributes:
-        example_of: int64 (E,), the number in the store of the raw example that each example is (a part of).
-        notes: how many examples were cut, and why.
-    """
-
-    example_of: np.ndarray
+    example_of: np.ndarray  # int64 (E,), the number of the raw example that each example is, or is cut from
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
         self.store = store
@@ -80,7 +75,7 @@ class LabelledExamples(Examples):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "store": dataclasses.replace(self.store, raw=[])}
+        return {**super().__getstate__(), "store": dataclasses.replace(self.store, raw=[])}
 
     def __len__(self) -> int:
         return len(self.example_of)
@@ -93,14 +88,10 @@ class LabelledExamples(Examples):
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return (self._sizes,)
 
-    def _example(self, first: np.ndarray, second: np.ndarray | None, *, real_targets: bool = False) -> Example:
-        """Returns an example of one or two texts that predicts nothing yet."""
-        parts: list[Any] = [[self._bos], first, [self._eos], *([] if second is None else [second, [self._eos]])]
-        tokens_T = np.concatenate(parts).astype(np.int32)
-        types_T = np.zeros(len(tokens_T), np.int32)
-        types_T[len(first) + 2 :] = 1
-        targets_T = np.zeros(len(tokens_T), np.float32 if real_targets else np.int32)
-        return Example(tokens_T, targets_T, np.zeros(len(tokens_T), np.float32), types_T)
+    def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
+        """Returns an example of one or two texts that predicts nothing yet; `targets` is their dtype."""
+        tokens_T, types_T = framed(self._bos, self._eos, *texts)
+        return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
     def _note_cut(self, number: int, total: int, what: str) -> None:
         if number:
@@ -116,10 +107,8 @@ def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarra
     if train and config.objective.class_weights:
         return np.array(config.objective.class_weights, np.float32)
     if train and config.objective.balance_classes:
-        total = sum(counts.values())
-        return np.array(
-            [total / (len(labels) * counts.get(label, total / len(labels))) for label in labels], np.float32
-        )
+        total, C = sum(counts.values()), len(labels)
+        return np.array([total / (C * counts.get(label, total / C)) for label in labels], np.float32)
     return np.ones(len(labels), np.float32)
 
 
@@ -164,7 +153,7 @@ class TextExamples(LabelledExamples):
     ):
         super().__init__(store, config, tokenizer)
         assert isinstance(store.tokens, TextTokens), store.tokens
-        self._tokens, self._at_end, self._real = store.tokens, pooling == "last", real
+        self._tokens, self._at_end = store.tokens, pooling == "last"
         first, second, special = self._tokens.texts.lengths, np.zeros(len(self._tokens.texts), np.int64), 2
         if self._tokens.pairs is not None:
             second, special = self._tokens.pairs.lengths, 3
@@ -187,11 +176,10 @@ class TextExamples(LabelledExamples):
         return int(self._sizes[index]) - 1 if self._at_end else 0
 
     def make(self, epoch: int, index: int) -> Example:
-        first = self._tokens.texts[index][: self._first[index]]
-        pairs = self._tokens.pairs
-        second = None if pairs is None else pairs[index][: self._second[index]]
-        example = self._example(first, second, real_targets=self._real)
-        at = self.label_index(index)
+        texts = [self._tokens.texts[index][: self._first[index]]]
+        if self._tokens.pairs is not None:
+            texts.append(self._tokens.pairs[index][: self._second[index]])
+        example, at = self._example(*texts, targets=self._targets.dtype), self.label_index(index)
         example.targets_T[at] = self._targets[index]
         example.weights_T[at] = self._weights[index]
         return example

@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin 2019, section 3.1): which tokens are masked, and the examples made so.
+"""Masked language modelling (Devlin 2019, section 3.1): the choice of masked tokens, and the examples.
 
 Shape letters: E examples, T tokens of one, n of its text (without special tokens), k masked, W words.
 """
@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm.config import ObjectiveConfig
 from lm.data import order
 from lm.data.examples.chunks import ChunkExamples
-from lm.data.examples.example import Example
+from lm.data.examples.example import Example, framed
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
@@ -26,19 +25,25 @@ class Masking:
 
     Each masked token, independently, is read as the mask (80 %), as a random token (10 %) or as it is (10 %).
 
-    With `word_starts` whole words are masked, as in BERT's later release: words in random order, as long as they fit
+    With `word_starts` whole words are masked, as in BERT's later release: words in random order, each if it still fits
     into that number of tokens, which may not be reached exactly. If no word fits, one of the shortest is masked. A
     word is a token that starts one, or the first token of the text, with all tokens up to the next start. A special
-    token ends no word: if [SEP] cuts a word in two, both parts are masked or neither.
+    token ends no word: if [SEP] cuts a word in two, both parts are masked or neither. Raises UserError if no token
+    starts a word.
 
     Args:
-        text_ids: int32, the tokens from which random ones are drawn uniformly.
+        text_ids: int32, the tokens from which random ones are drawn uniformly, except the mask.
         word_starts: bool (V,), whether a token begins a word; None to mask single tokens.
     """
 
     def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
+        if word_starts is not None and not word_starts.any():
+            raise UserError(
+                "config.objective.whole_words: no token of this vocabulary begins with white space or is marked as the "
+                "beginning of a word, so words cannot be recognised; set it to False."
+            )
         self._density, self._mask_id, self._word_starts = density, mask_id, word_starts
-        self._text_ids = np.asarray(text_ids, np.int32)
+        self._text_ids = np.asarray(text_ids[text_ids != mask_id], np.int32)
 
     def number(self, texts_E: np.ndarray) -> np.ndarray:
         """Returns the number of masked tokens of texts of these lengths, int64 (E,); a bound for whole words."""
@@ -47,7 +52,7 @@ class Masking:
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
         """Returns the tokens to read, targets and weights of an example; `is_text_T` is False at its special tokens.
 
-        Targets are the masked tokens, with weight 1; elsewhere both are 0. Without text nothing is masked.
+        Targets are the masked tokens, with weight 1; elsewhere both are 0.
         """
         read_T = np.array(tokens_T, np.int32)
         targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
@@ -74,53 +79,24 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
     `starts_n` says where words begin; the first token always begins one.
     """
-    begins_W = np.flatnonzero(starts_n[1:]) + 1
-    begins_W = np.concatenate([[0], begins_W])
-    sizes_W = np.diff(np.append(begins_W, len(starts_n)))
+    sizes_W = np.diff([0, *np.flatnonzero(starts_n[1:]) + 1, len(starts_n)])
     order_W = rng.permutation(len(sizes_W))
-    ordered_W = sizes_W[order_W]
-    # Words as long as they fit, up to the first that does not; after that every word that still fits.
-    count = int(np.searchsorted(np.cumsum(ordered_W), wanted, side="right"))
-    chosen_W = np.zeros(len(sizes_W), bool)
-    chosen_W[order_W[:count]] = True
-    left = wanted - int(ordered_W[:count].sum())
-    while left:
-        fitting = np.flatnonzero(ordered_W[count:] <= left)
-        if not len(fitting):
-            break
-        count += int(fitting[0]) + 1
-        chosen_W[order_W[count - 1]] = True
-        left -= int(ordered_W[count - 1])
-    if not chosen_W.any():
-        chosen_W[order_W[np.argmin(ordered_W)]] = True
+    chosen_W, left = np.zeros(len(sizes_W), bool), wanted
+    for word, size in zip(order_W.tolist(), sizes_W[order_W].tolist(), strict=True):
+        if size <= left:
+            chosen_W[word] = True
+            left -= size
+            if not left:
+                break
+    if left == wanted:
+        chosen_W[order_W[np.argmin(sizes_W[order_W])]] = True
     return np.repeat(chosen_W, sizes_W)
 
 
-def build_masking(
-    objective: ObjectiveConfig, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None
-) -> Masking:
-    """Returns the masking of a config; `word_starts` is used only with objective.whole_words.
-
-    Raises UserError if the vocabulary does not mark where words begin.
-    """
-    text_ids = text_ids[text_ids != mask_id]
-    if not objective.whole_words:
-        return Masking(objective.noise_density, mask_id, text_ids)
-    assert word_starts is not None, "masking whole words requires to know where they begin"
-    if not word_starts.any():
-        raise UserError(
-            "config.objective.whole_words: no token of this vocabulary begins with white space or is marked as the "
-            "beginning of a word, so words cannot be recognised; set it to False."
-        )
-    return Masking(objective.noise_density, mask_id, text_ids, word_starts)
-
-
 class MaskedExamples(ChunkExamples):
-    """Each chunk of a document as `bos chunk eos`, of which some tokens other than those two are masked.
+    """Each chunk of a document as `bos chunk eos`, at most `length` tokens, some of which are masked.
 
-    Args:
-        length: tokens per row.
-        count_masked: whether `sizes` also gives the number of masked tokens. It is not known for whole words.
+    With `count_masked`, `sizes` also gives the number of masked tokens, which is not known for whole words.
     """
 
     _specials = 2  # tokens of an example that are not from its chunk
@@ -155,18 +131,13 @@ class MaskedExamples(ChunkExamples):
         return self._chunks.length_E + self._specials
 
     def make(self, epoch: int, index: int) -> Example:
-        """Returns an example whose targets are the masked tokens, and 0 elsewhere."""
         chunk = self._tokens(int(self._chunks.first_E[index]), int(self._chunks.length_E[index]))
         return self._example(epoch, index, chunk)
 
     def _example(self, epoch: int, index: int, *texts: np.ndarray) -> Example:
-        """Returns `bos text eos text eos ...`, masked."""
-        ends = np.cumsum([len(text) + 1 for text in texts])
-        parts = [[self._bos_id], *(part for text in texts for part in (text, [self._eos_id]))]
-        tokens_T = np.concatenate(parts).astype(np.int32)
-        is_text_T, types_T = np.ones(len(tokens_T), bool), np.zeros(len(tokens_T), np.int32)
-        is_text_T[[0, *ends]] = False
-        types_T[ends[0] + 1 :] = 1
+        tokens_T, types_T = framed(self._bos_id, self._eos_id, *texts)
+        is_text_T = np.ones(len(tokens_T), bool)
+        is_text_T[np.cumsum([0, *(len(text) + 1 for text in texts)])] = False
         rng = order.generator("mask", *self._key, epoch, index)
         return Example(*self._masking.mask(tokens_T, is_text_T, rng), types_T)
 
@@ -183,11 +154,10 @@ class _Pairs(NamedTuple):
 class NextSentenceExamples(MaskedExamples):
     """Each chunk as `bos A eos B eos`; the first token's target, without a weight, is 1 if B follows A, else 0.
 
-    Devlin 2019, section 3.1: either label with probability 1/2. A is the chunk up to a random index, and B is either
-    the rest of it or a run of tokens from another document, as long as that rest if the document has enough tokens.
-    Every token of the other documents is chosen with equal probability, and B is taken from the document it lies in.
-    So a document serves as B about equally often under both labels, and few Bs are short, which would reveal the
-    label. Raises UserError if there is only one document.
+    Either label has probability 1/2. A is the chunk up to a random index, and B is either the rest of it or a run of
+    tokens from another document, as long as that rest if the document has enough tokens. This document is the one that
+    holds a token drawn uniformly from all other documents. So a document serves as B about equally often under both
+    labels, and few Bs are short, which would reveal the label. Raises UserError if there is only one document.
     """
 
     _specials = 3
@@ -207,7 +177,6 @@ class NextSentenceExamples(MaskedExamples):
         return pairs.cut_E + pairs.length_E + self._specials
 
     def make(self, epoch: int, index: int) -> Example:
-        """Returns an example with types 0 up to the eos of A and then 1."""
         pairs = self._kept.get(epoch, self._draw)
         a = self._tokens(int(self._chunks.first_E[index]), int(pairs.cut_E[index]))
         b = self._tokens(int(pairs.first_E[index]), int(pairs.length_E[index]))

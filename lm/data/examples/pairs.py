@@ -6,7 +6,6 @@ Shape letters: E examples.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,7 @@ from lm.data.storing.token_store import PairStore
 class PairExamples(Examples):
     """The pairs of a store, the same in every epoch: the tokens and the end token of each side.
 
-    Args:
-        source_length, target_length: tokens per row on each side.
-        drop: leave out pairs that are longer than a row; otherwise their text is cut and the end token kept.
+    With `drop`, pairs that are longer than a row are left out; otherwise their text is cut and the end token kept.
     """
 
     def __init__(self, pairs: PairStore, source_length: int, target_length: int, bos_id: int, *, drop: bool = False):
@@ -27,17 +24,13 @@ class PairExamples(Examples):
         self._source, self._target, self._bos_id = pairs.source, pairs.target, bos_id
         self._source_length, self._target_length, self._drop = source_length, target_length, drop
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_sizes", "_kept_E")}
-
     @cached_property
     def _kept_E(self) -> np.ndarray:
         """Numbers of the pairs that are not dropped."""
-        fits = np.ones(self._source.num_documents, bool)
-        if self._drop:
-            fits = self._source.text_lengths < self._source_length
-            fits &= self._target.text_lengths < self._target_length
-        return np.flatnonzero(fits)
+        if not self._drop:
+            return np.arange(self._source.num_documents)
+        fits = self._source.text_lengths < self._source_length
+        return np.flatnonzero(fits & (self._target.text_lengths < self._target_length))
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -62,15 +55,15 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        # Without bos: the decoder's is put before the target, and the source has none.
+        # Without bos: sources have none, and `from_pair` puts it before the target.
         source_S = _cut(self._source.document(pair)[1:], self._source_length)
         return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 
 
 class PairedTexts(Examples):
-    """Pairs of texts with similar meaning, each `bos text eos`, cut to `length` tokens before its eos.
+    """Pairs of texts with similar meaning, each `bos text eos`; a text that is too long is cut before its eos.
 
-    A pair fills a row, and its first token has the weight.
+    A pair fills a row of `length` tokens, and the first token of its target has the weight.
     """
 
     def __init__(self, pairs: PairStore, length: int):
@@ -98,7 +91,7 @@ class PairedTexts(Examples):
 
 
 def _cut(document: np.ndarray, length: int) -> np.ndarray:
-    """Returns at most `length` tokens, the last of which is that of the document."""
+    """Returns the first tokens of a document and its last, at most `length`."""
     tokens = np.array(document[:length], np.int32)
     tokens[-1] = document[-1]
     return tokens

@@ -104,7 +104,7 @@ class TaggingExamples(LabelledExamples):
     def make(self, epoch: int, index: int) -> Example:
         begin, end = map(int, self._bounds_E2[index])
         words = [self._tokens.words[word][: self._capacity] for word in range(begin, end)]
-        example = self._example(np.concatenate([np.zeros(0, np.int32), *words]), None)
+        example = self._example(np.concatenate([np.zeros(0, np.int32), *words]))
         indices = self.word_indices(index)
         targets = self._targets_W[begin:end][indices >= 0]
         example.targets_T[indices[indices >= 0]] = targets

@@ -1,7 +1,7 @@
 """From files to raw examples: FORMATS says what can be read, `open_reader` reads it.
 
-A format (`format.py`, one file per format) finds the files of a data source, hashes them and yields records. A reader
-(`readers.py`, one class per kind of raw example) picks fields of the records and makes raw examples (`raw.py`).
+A format (`format.py`) finds the files of a data source, hashes them and yields records. A reader (`readers.py`, one
+class per kind of raw example) picks fields of the records and makes raw examples (`raw.py`).
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import dataclasses
 
 from lm.config import SourceConfig
 from lm.data.reading.conll import Conll
-from lm.data.reading.csv import CommaSeparated
 from lm.data.reading.embedded import Embedded
 from lm.data.reading.format import Format, Refuse
-from lm.data.reading.jsonl import JsonLines
-from lm.data.reading.parquet import Parquet
 from lm.data.reading.readers import READERS, Reader
+from lm.data.reading.records import CommaSeparated, JsonLines, Parquet, TabSeparated
 from lm.data.reading.squad import Squad
 from lm.data.reading.text import Text
 from lm.data.reading.tfds import Tfds
-from lm.data.reading.tsv import TabSeparated
 from lm.errors import UserError
 
 # The values of data.*.NAME.kind.
@@ -55,10 +52,9 @@ def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> 
     needed, message = source.needs.get(kind, ("kind", "") if source.names_fields else reader.needs)
     if not getattr(config, needed):
         refuse(needed, message)
-    given = [
-        each.name for each in dataclasses.fields(SourceConfig) if each.default == "" and getattr(config, each.name)
-    ]
-    for setting in given:
+    for setting in (each.name for each in dataclasses.fields(SourceConfig) if each.default == ""):
+        if not getattr(config, setting):
+            continue
         wanting = [each.kind for each in READERS.values() if setting in each.settings]
         if wanting and setting not in reader.settings:
             refuse(setting, f"is for {' or '.join(wanting)}, and this task reads {kind}; leave it empty.")

@@ -1,4 +1,4 @@
-"""How documents and pairs are cleaned before they are tokenised, and which of them are dropped, counted by reason."""
+"""Cleans raw examples before they are tokenised, and drops some of them, counted by reason."""
 
 from __future__ import annotations
 
@@ -39,17 +39,13 @@ def clean_text(config: CleaningConfig, text: str) -> str:
 
 
 class Rules(abc.ABC):
-    """Cleans the raw examples of one data source, and drops some of them.
-
-    Attributes:
-        dropped: reason -> number of examples.
-    """
+    """Cleans the raw examples of one data source, and drops some of them, for one of its `reasons`."""
 
     reasons: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: CleaningConfig):
         self.config = config
-        self.dropped = dict.fromkeys(self.reasons, 0)
+        self.dropped = dict.fromkeys(self.reasons, 0)  # number of examples
         self._seen: set[bytes] = set()
 
     @abc.abstractmethod
@@ -59,14 +55,14 @@ class Rules(abc.ABC):
     def _reason_to_drop(self, example: Any) -> str | None: ...
 
     def keeps(self, example: Any) -> bool:
-        """Returns whether an example, already cleaned, is kept; if not, it is counted."""
+        """Returns whether a cleaned example is kept; if not, it is counted in `dropped`."""
         reason = self._reason_to_drop(example)
         if reason:
             self.dropped[reason] += 1
         return not reason
 
     def _is_repeated(self, text: str) -> bool:
-        """Returns whether the text came before, by a 16-byte digest, which costs some 100 bytes of memory per text."""
+        """Returns whether the text occurred before; its digest takes about 100 bytes of memory."""
         if not self.config.deduplicate:
             return False
         size = len(self._seen)
@@ -75,7 +71,7 @@ class Rules(abc.ABC):
 
 
 class Cleaner(Rules):
-    """Of documents."""
+    """The rules for documents."""
 
     reasons = ("too_short", "too_long", "duplicate")
 
@@ -91,7 +87,7 @@ class Cleaner(Rules):
 
 
 class PairCleaner(Rules):
-    """Of pairs, both sides as documents are. Of several references only the first can be a reason to drop a pair."""
+    """The rules for pairs, both sides of which are cleaned as documents. Further references decide nothing."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
 

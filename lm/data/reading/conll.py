@@ -15,9 +15,9 @@ NEW_DOCUMENT = "-DOCSTART-"
 
 
 class Conll(FileFormat):
-    """Columns are separated by tabs or, in a line without a tab, by spaces; all lines of a file have equally many.
+    """Columns are separated by tabs or, in a line without a tab, by spaces; all lines of a file have the same number.
 
-    The tag is in the last column, or in column `label_field`, counted from 1, which is the word.
+    The word is in column 1. The tag is in the last column, or in the column whose number is `label_field`.
     """
 
     doc = "CoNLL: a word and its tag per line, an empty line after each sentence"
@@ -65,7 +65,7 @@ class Conll(FileFormat):
 
 
 def _columns(line: str) -> list[str]:
-    """Returns the columns of a line, without empty ones at its end. White space that separates none stays in a word."""
+    """Returns the columns of a line, without empty ones at its end. Other white space stays in the words."""
     if not line.strip():
         return []
     if "\t" in line:

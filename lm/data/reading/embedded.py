@@ -1,8 +1,8 @@
 """The embedded corpus: the running Python's own documentation, so that a first run downloads nothing.
 
-It consists of the language reference's topics (`pydoc_data.topics`) and the docstrings of the standard library, read
-with `ast`: no module is imported. A document is a topic, or about a page of a module's docstrings, in the order of the
-file. The same Python gives the same documents, in the same order.
+It consists of the topics of the language reference (`pydoc_data.topics`) and the docstrings of the standard library,
+read with `ast`: no module is imported. A document is a topic, or about a page of a module's docstrings, in the order of
+the file. The same Python gives the same documents, in the same order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from lm.data.reading.fields import Field, Record
 from lm.data.reading.format import Format, Refuse
 from lm.errors import UserError
 
-SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+SKIPPED = "test tests idle_test idlelib lib2to3 pydoc_data site-packages dist-packages __pycache__".split()  # folders
+TOPICS = "pydoc_data/topics.py"
 PAGE_CHARACTERS = 1200
 FEWEST_CHARACTERS = 500_000  # a whole Python has over 2 million; one without its topics or docstrings far less
 
@@ -50,14 +51,12 @@ class Embedded(Format):
 def _files() -> list[tuple[str, Path]]:
     """Returns the files that are read, with names that do not depend on where Python is installed."""
     library = Path(sysconfig.get_path("stdlib"))
-    found = []
-    for path in library.rglob("*.py"):
-        name = path.relative_to(library)
-        if not SKIPPED_FOLDERS.intersection(name.parts) and name.parts[0] != "pydoc_data":
-            found.append((name.as_posix(), path))
     spec = importlib.util.find_spec("pydoc_data.topics")
-    topics = [("pydoc_data/topics.py", Path(spec.origin))] if spec and spec.origin else []
-    return topics + sorted(found)
+    topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
+    files = {path.relative_to(library): path for path in library.rglob("*.py")}
+    return topics + sorted(
+        (name.as_posix(), path) for name, path in files.items() if not set(SKIPPED).intersection(name.parts)
+    )
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
@@ -106,7 +105,7 @@ def documents() -> tuple[str, ...]:
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):  # e.g. a template, which is no module of this Python
             continue
-        if name == "pydoc_data/topics.py":
+        if name == TOPICS:
             texts += _topics(tree)
         else:
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +18,10 @@ class Field:
     """One value of a record (`text`), one within another (`answers.text`), or a template of several.
 
     A template is a text with names in braces, as `question: {question} context: {context}`; doubled braces stand for
-    themselves. A dotted name is looked up part by part, unless the record has a field with the whole name.
+    themselves. A dotted name is looked up part by part, unless the record has a field with the whole name. If a record
+    lacks an `optional` field, its value is an empty text.
 
-    Args:
-        setting: the setting that messages name.
-        optional: whether records may lack it; it is then an empty text.
-
-    Raises UserError for a template that cannot be parsed.
+    Raises UserError, which names `setting`, for a template that cannot be parsed.
     """
 
     def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
@@ -45,7 +41,7 @@ class Field:
             raise UserError(f"{setting} {spec!r}: no field is named in it.")
 
     def value(self, record: Record, where: str) -> Any:
-        """Returns what the record holds, unchanged; of a template its text."""
+        """Returns what the record holds, unchanged; for a template the text that results."""
         if self.optional:
             return record.get(self.spec) or ""
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
@@ -74,11 +70,6 @@ class ReadyField(Field):
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         return (record[self.spec],)
-
-    def text(self, record: Record, where: str) -> str:
-        return record[self.spec]
-
-    verbatim = text
 
 
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
@@ -117,7 +108,7 @@ def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     """Returns texts with LF line ends."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
-    values = (list(value) or [""]) if isinstance(value, (list, tuple)) else [value]
+    values = (value or [""]) if isinstance(value, (list, tuple)) else [value]
     return tuple(as_text(each, name, where).replace("\r\n", "\n") for each in values)
 
 
@@ -155,8 +146,7 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
     elif isinstance(value, (bool, np.bool_)):
         text = str(int(value)) if names else str(bool(value)).lower()
     elif isinstance(value, (int, float, np.integer, np.floating)):
-        whole = names and float(value).is_integer()
-        text = str(int(value)) if whole else str(value)
+        text = str(int(value) if names and float(value).is_integer() else value)
     elif value is None:
         text = ""
     else:
@@ -171,16 +161,6 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
     if names and text not in names:
         raise UserError(f"{where}: label {text!r} is neither a number nor one of label_names.")
     return text
-
-
-def check_number(text: str, where: str) -> None:
-    """Raises UserError if the label of a regression is not a finite number."""
-    try:
-        finite = math.isfinite(float(text))
-    except ValueError:
-        finite = False
-    if not finite:
-        raise UserError(f"{where}: {text!r:.40} is not a number, which regression learns.")
 
 
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:

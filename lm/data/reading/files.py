@@ -39,7 +39,7 @@ class Files:
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
-        """Yields what `read` yields for each file. Raises UserError if that is nothing at all."""
+        """Yields what `read` yields for each file. Raises UserError if no file yields anything."""
         empty = True
         for path in self.found:
             with read_errors(path):
@@ -99,24 +99,22 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns how many lines have a byte over 127, which every encoding but UTF-8 reads differently; [] for UTF-8.
+    """Returns a note with the number of lines that have a byte over 127, whose meaning depends on the encoding.
 
-    Raises UserError if a file cannot be read.
+    There is none for UTF-8. Raises UserError if a file cannot be read.
     """
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []
     except LookupError:
         return []  # reading the file raises a better error
-    counts = {path: _lines_beyond_ascii(path) for path in paths}
+    counts = {}
+    for path in paths:
+        with read_errors(path), _open_binary(path) as file:
+            counts[path] = sum(not line.isascii() for line in file)
     by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
     files = f" ({by_file})" if 1 < len(paths) <= FILES_NAMED else ""
     return [f"{sum(counts.values()):,} lines with bytes over 127, read as {encoding}{files}"]
-
-
-def _lines_beyond_ascii(path: Path) -> int:
-    with read_errors(path), _open_binary(path) as file:
-        return sum(not line.isascii() for line in file)
 
 
 def _open_binary(path: Path) -> Any:
@@ -124,9 +122,9 @@ def _open_binary(path: Path) -> Any:
 
 
 def _where_undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    """Returns the message for a file that cannot be decoded.
+    """Returns the message for a file that cannot be decoded, which is read once more to find the byte.
 
-    The decoder knows only the position in its own buffer, so the file is read once more, line by line.
+    The decoder knows only the position in its own buffer.
     """
     offset, position = 0, ""
     with _open_binary(path) as file:

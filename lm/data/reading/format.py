@@ -1,4 +1,4 @@
-"""The protocol of data formats: how a data source is found, hashed and read as records. One file per format."""
+"""The protocol of data formats: how a data source is found, hashed and read as records."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Format(abc.ABC):
         doc: a line for `--help`.
         holds: the kinds of raw example that it can hold; None for any kind, from records with named fields.
         settings: the settings of a source that it reads, out of those that are empty by default.
-        needs: kind of raw example -> the setting that must then be given, and the message if it is not. It takes the
-            place of `Reader.needs`.
+        needs: kind of raw example -> the setting that must then be given, and the message if it is not; replaces
+            `Reader.needs`.
         names_fields: whether the format itself names the fields of its records, after the roles of READERS ("text",
             "label", "source", ...), and yields values that need no check. Otherwise settings name them.
     """
@@ -68,6 +68,8 @@ class Format(abc.ABC):
 class FileFormat(Format):
     """A format of one or more files, each read by `read`."""
 
+    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines that depend on the encoding
+
     def __init__(self, config: SourceConfig):
         super().__init__(config)
         self.files = Files(config.path)
@@ -87,4 +89,4 @@ class FileFormat(Format):
         return [*self.options(), *self.files.hashes()]
 
     def notes(self) -> list[str]:
-        return encoding_notes(self.files.found, self.config.encoding)
+        return encoding_notes(self.files.found, self.config.encoding) if self.notes_encoding else []

@@ -1,4 +1,4 @@
-"""Raw examples, as readers yield them. Documents are plain `str`; the others have a type each.
+"""Raw examples, as readers yield them; documents are plain `str`.
 
 The hash of its `key` decides which subset an example belongs to (`lm/data/storing/splits.py`). `texts` are all texts of
 a labelled example, and `labels` all its labels.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pair:
-    """A source text and its target. Of several references the first one is the target."""
+    """A source text and its references, the first of which is the target."""
 
     source: str
     references: tuple[str, ...]
@@ -21,7 +21,7 @@ class Pair:
         return self.references[0]
 
     def with_prefix(self, prefix: str) -> Pair:
-        """Returns the pair as the model reads it: the prefix is neither cleaned nor measured."""
+        """Returns the pair as the model reads it. It is made after cleaning, which leaves the prefix as it is."""
         return Pair(prefix + self.source, self.references)
 
     @property
@@ -95,7 +95,5 @@ class Question:
 
     @property
     def placed(self) -> tuple[tuple[str, int], ...]:
-        """The answers that stand in the context at their index; only these can be learnt."""
-        return tuple(
-            (text, start) for text, start in self.answers if text and self.context[start : start + len(text)] == text
-        )
+        """The answers that are in the context at their index; only these can be learnt."""
+        return tuple((text, start) for text, start in self.answers if text and self.context.startswith(text, start))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lm.config import SourceConfig
-from lm.data.reading.fields import Record, as_label, as_list, as_text, check_number
+from lm.data.reading.fields import Record, as_label, as_list, as_text
 from lm.data.reading.files import hash_of
 from lm.data.reading.format import Format
 from lm.data.reading.raw import Labelled, Pair, Question, Tagged
@@ -22,9 +23,8 @@ class Reader(abc.ABC):
     Attributes:
         kind: what messages call its raw examples.
         needs: the setting that must be given for records with named fields, and the message if it is not.
-        settings: the settings of a source that this kind of raw example has a use for, out of those that are empty by
-            default.
-        roles: role of a field -> the setting that names the field; empty if the field is called after its role.
+        settings: the settings of a source that this reader reads, out of those that are empty by default.
+        roles: role of a field -> the setting that names the field; empty if the name of the field is its role.
     """
 
     kind: ClassVar[str]
@@ -35,9 +35,11 @@ class Reader(abc.ABC):
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
         self.fields = {role: source.field(role, setting) for role, setting in self.roles.items()}
+        self._noted: list[str] = []  # positions or names of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
         """Yields all examples. Raises UserError at the first one that cannot be read."""
+        self._noted.clear()
         for record, where in self.source.records(list(self.fields.values())):
             if (example := self.example(record, where)) is not None:
                 yield example
@@ -114,7 +116,12 @@ class NumberReader(LabelReader):
 
     def example(self, record: Record, where: str) -> Labelled:
         example = super().example(record, where)
-        check_number(example.label, where)
+        try:
+            finite = math.isfinite(float(example.label))
+        except ValueError:
+            finite = False
+        if not finite:
+            raise UserError(f"{where}: {example.label!r:.40} is not a number, which regression learns.")
         return example
 
 
@@ -128,22 +135,14 @@ class TagReader(Reader):
     needs = ("label_field", "name the field of the list of tags.")
     settings = ("label_field",)
     roles: ClassVar = {"words": "field", "tags": "label_field"}
-    _without_words = 0
-
-    def iterate(self) -> Iterator[Tagged]:
-        self._without_words = 0
-        return super().iterate()
 
     def example(self, record: Record, where: str) -> Tagged | None:
-        words, tags = (
-            as_list(field.value(record, where), field.spec, where)
-            for field in (self.fields["words"], self.fields["tags"])
-        )
-        name, tag = self.fields["words"].spec, self.fields["tags"].spec
+        words, tags = (as_list(field.value(record, where), field.spec, where) for field in self.fields.values())
+        name, tag = (field.spec for field in self.fields.values())
         if len(words) != len(tags):
             raise UserError(f"{where}: {len(words)} words in {name!r} and {len(tags)} tags.")
         if not words:
-            self._without_words += 1
+            self._noted.append(where)
             return None
         return Tagged(
             tuple(as_text(word, name, where) for word in words),
@@ -154,7 +153,7 @@ class TagReader(Reader):
         )
 
     def notes(self) -> list[str]:
-        left_out = [f"{self._without_words:,} records without words are left out"] if self._without_words else []
+        left_out = [f"{len(self._noted):,} records without words are left out"] if self._noted else []
         return left_out + super().notes()
 
 
@@ -167,32 +166,24 @@ class QuestionReader(Reader):
 
     kind = "questions"
     roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers"), "")
-    _misplaced, _first = 0, ""
 
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
         self.fields["title"] = source.field("title", optional=True)
 
-    def iterate(self) -> Iterator[Question]:
-        self._misplaced, self._first = 0, ""
-        return super().iterate()
-
     def example(self, record: Record, where: str) -> Question:
         texts = {name: self.fields[name].verbatim(record, where) for name in ("id", "title", "question", "context")}
         answers = _answers(self.fields["answers"].value(record, where), where)
         question = Question(**texts, answers=answers)
-        wrong = len(answers) - len(question.placed)
-        if wrong and not self._misplaced:
-            self._first = question.id
-        self._misplaced += wrong
+        self._noted += [question.id] * (len(answers) - len(question.placed))
         return question
 
     def notes(self) -> list[str]:
-        if not self._misplaced:
+        if not self._noted:
             return []
         return [
-            f"{self._misplaced:,} answers are not in the context where answer_start says (the first: question "
-            f"{self._first!r}): they are scored against, but not learnt"
+            f"{len(self._noted):,} answers are not in the context where answer_start says (the first: question "
+            f"{self._noted[0]!r}): they are scored against, but not learnt"
         ]
 
 

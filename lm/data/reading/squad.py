@@ -20,9 +20,7 @@ class Squad(FileFormat):
     holds = ("questions",)
     settings = ()
     names_fields = True
-
-    def notes(self) -> list[str]:
-        return []
+    notes_encoding = False
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         with read_errors(path), open_text(path, self.config.encoding) as file:

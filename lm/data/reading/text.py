@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import ClassVar, TextIO
 
@@ -139,15 +139,9 @@ def _whole(file: TextIO) -> Iterator[str]:
 
 
 def _paragraphs(file: TextIO) -> Iterator[str]:
-    lines: list[str] = []
-    for line in lines_of(file):
-        if line.strip():
-            lines.append(line)
-        elif lines:
+    for has_text, lines in groupby(lines_of(file), lambda line: bool(line.strip())):
+        if has_text:
             yield "\n".join(lines)
-            lines = []
-    if lines:
-        yield "\n".join(lines)
 
 
 def _compiled(config: SourceConfig, setting: str, groups: Iterable[str], examples: str) -> re.Pattern[str] | None:

@@ -18,8 +18,6 @@ PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summ
 
 
 class Tfds(Format):
-    """A data set by its TFDS name, with config and version if wanted."""
-
     doc = "a TFDS data set"
     settings = (*Format.settings, "data_dir")
 

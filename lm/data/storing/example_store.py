@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from lm.config import Config
+from lm.data.reading.cleaning import Rules
 from lm.data.reading.files import hash_of
-from lm.data.storing.splits import Rules, SplitSource
+from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
@@ -23,22 +24,24 @@ MOST_LABELS = 6  # that are shown with their counts
 
 
 class Tokens(Protocol):
-    """Examples as tokens; `flat` has all of them, special tokens excluded."""
+    """The tokens of examples, in the form that a task needs."""
 
     @property
-    def flat(self) -> list[np.ndarray]: ...
+    def flat(self) -> list[np.ndarray]:
+        """All tokens except special ones."""
+        ...
 
 
 @dataclass(frozen=True)
 class ExampleStore:
-    """The examples of one source in a split, in a fixed order, and their tokens."""
+    """The examples of one data source in a split, in a fixed order, and their tokens."""
 
     name: str
     raw: list[Any]  # Labelled (cleaned, as the model reads them), Tagged or Question
-    tokens: Any  # `Tokens` of the task's own type
+    tokens: Any  # `Tokens` in the form of the task
     fingerprint: str  # of everything that decides examples and tokens
     counts: dict[str, int]  # examples, documents, tokens (none of them special), bytes (UTF-8), words, unknown
-    label_counts: dict[str, int]  # of the whole split, all its sources; empty where there are no classes
+    label_counts: dict[str, int]  # of all sources of the split; empty if there are no classes
     notes: list[str]
 
     @property
@@ -77,17 +80,12 @@ def build(
         return None
     tokens = encode(raw, tokenizer)
     dropped = [f"{count:,} texts are left out: {reason}" for reason, count in rules.dropped.items() if count]
+    of_data = (reader.fingerprint(), tokenizer.fingerprint, source.spelled_subset)
     return ExampleStore(
         name=source.name,
         raw=raw,
         tokens=tokens,
-        fingerprint=hash_of(
-            f"labelled {FORMAT} {identity[0]} {train}",
-            reader.fingerprint(),
-            tokenizer.fingerprint,
-            source.spelled_subset,
-            *identity[1:],
-        ),
+        fingerprint=hash_of(f"labelled {FORMAT} {identity[0]} {train}", *of_data, *identity[1:]),
         counts=_counts(raw, tokens, tokenizer),
         label_counts={},
         notes=[*reader.notes(), *dropped],
@@ -101,7 +99,7 @@ def cleaning_identity(config: Config) -> list[str]:
 
 
 def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:
-    """Returns the stores of a split with the counts of all their labels."""
+    """Returns the stores of a split, each with the counts of all labels of the split."""
     counts = Counter(label for store in stores.values() for example in store.raw for label in example.labels)
     return {name: dataclasses.replace(store, label_counts=dict(counts)) for name, store in stores.items()}
 
@@ -109,7 +107,7 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
     """Returns the labels of a split, sorted; by value if all are whole numbers.
 
-    Raises UserError if there is only one label, or one for each example.
+    Raises UserError if there is only one label, or as many as examples.
     """
     counts = next(iter(stores.values())).label_counts
     total = sum(counts.values())
@@ -152,11 +150,12 @@ def texts_of(examples: Iterable[Any]) -> Iterator[str]:
 
 
 def _counts(examples: Sequence[Any], tokens: Tokens, tokenizer: Tokenizer) -> dict[str, int]:
-    counts = {"examples": len(examples), "documents": len(examples), "tokens": sum(map(len, tokens.flat))}
-    counts |= {"bytes": 0, "words": 0}
-    for text in texts_of(examples):
-        counts["bytes"] += len(text.encode("utf-8"))
-        counts["words"] += len(text.split())
-    unknown = tokenizer.unk_id
-    counts["unknown"] = 0 if unknown is None else sum(int(np.sum(flat == unknown)) for flat in tokens.flat)
-    return counts
+    texts, unknown = list(texts_of(examples)), tokenizer.unk_id
+    return {
+        "examples": len(examples),
+        "documents": len(examples),
+        "tokens": sum(map(len, tokens.flat)),
+        "bytes": sum(len(text.encode("utf-8")) for text in texts),
+        "words": sum(len(text.split()) for text in texts),
+        "unknown": 0 if unknown is None else sum(int(np.sum(flat == unknown)) for flat in tokens.flat),
+    }

@@ -1,8 +1,8 @@
 """The share of each data source that a split takes: all of it, a subset, a fold, or its side of the holdout.
 
-There is one mechanism for every kind of data. Each raw example has a key (a document itself, the source text of a
-pair, the text of a labelled example, ...), and the hash of the key decides. So equal texts are always on the same
-side, subsets that do not overlap share no example, and adding data moves no example from one side to the other.
+Each raw example has a key (a document itself, the source text of a pair, the text of a labelled example, ...), and the
+hash of the key decides. So equal texts are always on the same side, subsets that do not overlap share no example, and
+adding data moves no example from one side to the other.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 from lm.config import DataConfig, SourceConfig
 from lm.data import order
+from lm.data.reading.cleaning import Rules
+from lm.data.reading.readers import Reader
 from lm.errors import UserError
 
 HASHES = 1 << 64
@@ -24,10 +26,9 @@ FINEST = 10**6  # subsets are given with up to six decimals, or as fractions of 
 
 @dataclass(frozen=True)
 class Subset:
-    """The examples whose hash h lies in a range of 0 to 1, after all hashes were rotated by fold / folds.
+    """The examples whose hash h, from 0 to 1, has low <= (h + fold / folds) mod 1 < high, compared exactly.
 
-    low <= (h + fold / folds) mod 1 < high. Over all folds the range from 0 to 1 / folds holds each example once. The
-    comparison is exact: it uses whole numbers and fractions only.
+    Over all folds the range from 0 to 1 / folds holds each example once.
     """
 
     low: Fraction = Fraction(0)
@@ -37,8 +38,7 @@ class Subset:
 
     @classmethod
     def of(cls, source: SourceConfig, data: DataConfig) -> Subset:
-        low, high = map(exact, source.part)
-        return cls(low, high, data.fold, data.folds)
+        return cls(*map(exact, source.part), data.fold, data.folds)
 
     def narrow(self, begin: Fraction | float, end: Fraction | float) -> Subset:
         """Returns the subset of this range from `begin` to `end`, which are shares of it."""
@@ -57,27 +57,6 @@ class Subset:
 def exact(number: float | Fraction) -> Fraction:
     """Returns 1/10 for 0.1, and never 0 for a number above 0."""
     return number if isinstance(number, Fraction) else Fraction(number).limit_denominator(FINEST) or Fraction(number)
-
-
-class Rules(Protocol):
-    """How the raw examples of one kind of data are cleaned, and which of them are dropped."""
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """The number of examples that were dropped, by reason."""
-        ...
-
-    def clean(self, example: Any) -> Any: ...
-
-    def keeps(self, example: Any) -> bool:
-        """Returns whether a cleaned example is kept; if not, it is counted in `dropped`."""
-        ...
-
-
-class Reader(Protocol):
-    """Raw examples in a fixed order (`lm.data.reading`)."""
-
-    def iterate(self) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -107,10 +86,7 @@ class SplitSource:
         return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
 
     def read(self, reader: Reader, rules: Rules, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
-        """Yields each example of the split, cleaned and as it was read. With `drop` the rules may leave some out.
-
-        Errors name the source.
-        """
+        """Yields each example of the split, cleaned and as it was read; with `drop` the rules may leave some out."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
                 # The tail begins where a first pass has counted enough characters. That pass has rules of its own,
@@ -121,7 +97,8 @@ class SplitSource:
                 return
             for raw in reader.iterate():
                 example = rules.clean(raw)
-                if self.subset.holds(_key(example)) and (not drop or rules.keeps(example)):
+                key = example if isinstance(example, str) else example.key
+                if self.subset.holds(key) and (not drop or rules.keeps(example)):
                     yield example, raw
 
     def _kept(self, reader: Reader, rules: Rules) -> Iterator[str]:
@@ -129,7 +106,7 @@ class SplitSource:
         return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
 
     def identity(self) -> Any:
-        """Returns JSON values that decide which examples of the source these are."""
+        """Returns the JSON values that decide which examples of the source belong to the split."""
         side = self.side if self.side == "all" else [self.side, self.data.holdout, self.data.holdout_fraction]
         is_whole = exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
         return side if is_whole else [side, self.spelled_subset]
@@ -183,17 +160,13 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Puts the name of the data source before messages that do not begin with a setting."""
+    """Puts the name of the data source before the messages of UserErrors that do not begin with a setting."""
     try:
         yield
     except UserError as error:
         if str(error).startswith("config."):
             raise
         raise UserError(f"{label}: {error}") from error
-
-
-def _key(example: Any) -> str:
-    return example if isinstance(example, str) else example.key
 
 
 def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:

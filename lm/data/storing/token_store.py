@@ -1,13 +1,12 @@
-"""Tokens of documents on disk, memory-mapped, with a manifest that says what they are; for pairs two such stores.
+"""Tokens of documents on disk, memory-mapped, with a manifest that describes them; for pairs two such stores.
 
 A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after another, uint16 or
 uint32), `starts.bin` (int64, where each document begins) and `manifest.json`. Its name is a hash of everything that
-decides its content, so a store is never wrong, only absent. It is built in a temporary directory and renamed, so a
-build that is killed leaves nothing that could be mistaken for a store.
+decides its content, so a store is never wrong, only absent. It appears whole or not at all.
 
-Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of tokens separated by
-white space plus the number of line ends (the convention of WikiText's published perplexities); `unknown` is the number
-of tokens that stand for text that cannot be recovered.
+Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words between white
+space plus the number of line ends (the convention of WikiText's published perplexities); `unknown` is the number of
+tokens that stand for text that cannot be recovered.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from lm.data.reading.cleaning import Rules
 from lm.data.reading.files import hash_of
-from lm.data.storing.splits import Rules
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.files import new_directory
 
 FORMAT = 1  # raise it when the same inputs would give another store
 BATCH_CHARACTERS = 1 << 20  # text tokenised at a time
@@ -44,9 +44,9 @@ class DamagedStore(Exception):
 
 
 class TokenStore:
-    """A finished store. It pickles as its directory, so worker processes map the same memory.
+    """A finished store: `manifest` (a dict), `tokens` (num_tokens,) and `starts` (num_documents,).
 
-    Attributes: `manifest` (a dict), `tokens` (num_tokens,), `starts` (num_documents,).
+    It pickles as its directory, so worker processes map the same memory.
     """
 
     def __init__(self, directory: Path | str):
@@ -57,6 +57,10 @@ class TokenStore:
                 found = (self.directory / name).stat().st_size
                 if found != size:
                     raise DamagedStore(f"{name} has {found} bytes where the manifest says {size}")
+            self.counts: dict[str, int] = self.manifest["counts"]
+            self.num_documents, self.num_tokens = self.counts["documents"], self.counts["tokens"]
+            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # without bos and eos
+            self.fingerprint: str = self.manifest["content"]  # hash of tokens and document starts
             self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
             self.starts = _map(self.directory / "starts.bin", "int64")
             if (len(self.tokens), len(self.starts)) != (self.num_tokens, self.num_documents):
@@ -66,23 +70,6 @@ class TokenStore:
 
     def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:
         return TokenStore, (self.directory,)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return self.manifest["counts"]
-
-    @property
-    def num_tokens(self) -> int:
-        return self.counts["tokens"]
-
-    @property
-    def num_documents(self) -> int:
-        return self.counts["documents"]
-
-    @property
-    def num_tokens_of_text(self) -> int:
-        """The number of tokens without bos and eos."""
-        return self.num_tokens - 2 * self.num_documents
 
     @property
     def text_lengths(self) -> np.ndarray:
@@ -104,11 +91,6 @@ class TokenStore:
     def record(self) -> dict[str, Any]:
         return {"hash": self.fingerprint, **self.counts}
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of tokens and document starts."""
-        return self.manifest["content"]
-
     def document(self, index: int) -> np.ndarray:
         """Returns the tokens of one document, bos and eos included."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
@@ -116,9 +98,8 @@ class TokenStore:
 
 
 def _map(path: Path, dtype: str) -> np.ndarray:
-    if path.stat().st_size == 0:  # an empty file cannot be mapped
-        return np.zeros(0, dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 @dataclass(frozen=True)
@@ -136,14 +117,6 @@ class PairStore:
     @property
     def counts(self) -> dict[str, int]:
         return self.target.counts
-
-    @property
-    def num_tokens_of_text(self) -> int:
-        return self.target.num_tokens_of_text
-
-    @property
-    def notes(self) -> list[str]:
-        return self.target.notes
 
     def sides(self) -> dict[str, TokenStore]:
         return {"source": self.source, "target": self.target}
@@ -169,7 +142,7 @@ def open_or_build(
         identity: everything that decides the content.
         label: the name of the store in messages.
         texts: the documents; a generator, so that they are read only if the store is built.
-        rules: what `texts` is cleaned by. The numbers of dropped documents are taken from it.
+        rules: how `texts` are cleaned; they know how many documents were dropped.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -219,15 +192,17 @@ def _build(
     directory: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Rules
 ) -> None:
     began = time.monotonic()
-    temporary = Path(tempfile.mkdtemp(prefix=f"{directory.name}.tmp-", dir=directory.parent))
-    try:
-        dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-        counts = dict.fromkeys(COUNTS, 0)
-        content = hashlib.sha256(dtype.encode())
+    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    counts = dict.fromkeys(COUNTS, 0)
+    content = hashlib.sha256(dtype.encode())
+    # Without locks another builder may have been first.
+    with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
         with open(temporary / "tokens.bin", "wb") as tokens_file, open(temporary / "starts.bin", "wb") as starts_file:
             for batch in _batches(texts):
-                tokens, lengths = _tokenise(tokenizer, batch, dtype)
-                starts = counts["tokens"] + np.cumsum(lengths, dtype=np.int64) - lengths
+                documents = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(batch)]
+                lengths = np.array(list(map(len, documents)), np.int64)
+                tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
+                starts = counts["tokens"] + np.cumsum(lengths) - lengths
                 for file, array in ((tokens_file, tokens), (starts_file, starts)):
                     file.write(array.tobytes())
                     content.update(array.tobytes())
@@ -254,14 +229,6 @@ def _build(
             "seconds": round(time.monotonic() - began, 3),
         }
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        try:
-            os.rename(temporary, directory)
-        except OSError:
-            if not directory.exists():  # without locks another builder may have been first
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(
         f"tokenised {label}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes "
         f"in {time.monotonic() - began:.1f} s",
@@ -280,15 +247,3 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _tokenise(tokenizer: Tokenizer, texts: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all documents in one array, with bos and eos, and the length of each."""
-    documents = tokenizer.encode_batch(texts)
-    lengths = np.array([len(ids) + 2 for ids in documents], np.int64)
-    tokens = np.empty(int(lengths.sum()), dtype)
-    for end, length, ids in zip(np.cumsum(lengths).tolist(), lengths.tolist(), documents, strict=True):
-        tokens[end - length] = tokenizer.bos_id
-        tokens[end - length + 1 : end - 1] = ids
-        tokens[end - 1] = tokenizer.eos_id
-    return tokens, lengths

@@ -1,4 +1,4 @@
-"""How text becomes token ids and back: one file per kind of tokenizer, and TOKENIZERS, the registry of kinds.
+"""How text becomes token ids and back; TOKENIZERS is the registry of the kinds of tokenizer.
 
 `base.py` is the protocol. A run directory keeps its tokenizer: `Tokenizer.save` writes it, `load_tokenizer` reads it.
 """
@@ -12,10 +12,9 @@ from pathlib import Path
 from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import INFO_FILE, Tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.tokenizing.characters import CharacterTokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.data.tokenizing.sentencepiece import SentencePieceTokenizer
-from lm.data.tokenizing.words import WordTokenizer
+from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
 
 # The values of data.tokenizer.kind.

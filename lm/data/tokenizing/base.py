@@ -1,8 +1,8 @@
 """The protocol of tokenizers: text to ids and back, saved and fingerprinted.
 
 Every tokenizer has a token before (`bos_id`) and after (`eos_id`) a document, which `encode` does not add. Text never
-becomes one of them, nor an extra id: "<s>" in a document is ordinary text. Padding is marked by segments and weights,
-never by `pad_id` alone, so a vocabulary without a padding token uses 0.
+becomes one of them, nor an extra id: "<s>" in a document is ordinary text. Segments and weights mark padding, never
+`pad_id` alone, so a vocabulary without a padding token uses 0.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tokenizer(abc.ABC):
         kind: value of data.tokenizer.kind.
         doc: a line for `--help`.
         learns: whether `train` reads its texts.
-        file_type: what file data.tokenizer.path may name; empty for none.
+        file_type: the kind of file that data.tokenizer.path may name; empty for none.
         needs_file: whether it always comes from a file, which may have a mask token and extra ids of its own.
         option_names: settings of the tokenizer that its file does not hold; also attributes.
         file_name: name of its one file, beside tokenizer_info.json.
@@ -75,28 +75,19 @@ class Tokenizer(abc.ABC):
         return extended
 
     @property
-    def num_extra_ids(self) -> int:
-        """The number of extra ids, added or from the file."""
-        return self.extra_ids
+    def extra_tokens(self) -> Sequence[int]:
+        """The ids of <extra_id_0>, <extra_id_1>, ...; if added, the first has the last id, as in T5 (Raffel 2020)."""
+        return range(self.vocab_size - 1, self.base_size - 1, -1)
 
     def extra_id(self, number: int) -> int:
-        """Returns the id of <extra_id_`number`>. As in T5 (Raffel 2020) the first is the very last of the vocabulary.
-
-        Raises UserError if there are fewer.
-        """
-        if not 0 <= number < self.num_extra_ids:
+        """Returns the id of <extra_id_`number`>. Raises UserError if there is none."""
+        count = len(self.extra_tokens)
+        if not 0 <= number < count:
             raise UserError(
-                f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, and the tokenizer has "
-                f"{self.num_extra_ids} of them; set it to more (a huggingface file that has its own gets no others)."
+                f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, and the tokenizer has {count} of "
+                "them; set it to more (a huggingface file that has its own gets no others)."
             )
-        return self._extra_id(number)
-
-    def _extra_id(self, number: int) -> int:
-        return self.vocab_size - 1 - number
-
-    def _extra_number(self, token: int) -> int | None:
-        """Returns the inverse of `extra_id`; None for any other token."""
-        return self.vocab_size - 1 - token if self.base_size <= token < self.vocab_size else None
+        return self.extra_tokens[number]
 
     @property
     def mask_id(self) -> int:
@@ -111,7 +102,7 @@ class Tokenizer(abc.ABC):
         return [self.encode(text) for text in texts]
 
     def encode_spelled(self, text: str) -> list[int]:
-        """Returns the ids of a text in which <extra_id_N> stands for that token, as in T5's sources: for generation.
+        """Returns the ids of a source to generate from, in which <extra_id_N> stands for that token, as in T5.
 
         White space before <extra_id_N> is dropped, because it belongs to the masked word. Raises UserError for an N
         that does not exist.
@@ -126,8 +117,8 @@ class Tokenizer(abc.ABC):
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Returns the ids of `encode` and, for each, the characters of `text` that it stands for: [first, last + 1).
 
-        If a character is several tokens, each of them has the whole character. A token that stands for nothing in the
-        text, such as a space that is put before it, is empty: (i, i).
+        If a character becomes several tokens, each of them stands for it. A token that stands for nothing in the text,
+        such as a space that is put before it, has an empty range: (i, i).
         """
 
     @abc.abstractmethod
@@ -144,21 +135,20 @@ class Tokenizer(abc.ABC):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids, ignoring padding, bos, eos and extra ids. Bytes that are not UTF-8 become U+FFFD."""
-        special = self._special()
+        special, extra = self._special(), self.extra_tokens
         known = (i for i in map(int, ids) if 0 <= i < self.vocab_size)
-        return self._decode([i for i in known if i not in special and self._extra_number(i) is None])
+        return self._decode([i for i in known if i not in special and i not in extra])
 
     def decode_spelled(self, ids: Iterable[int]) -> str:
         """Returns the same text with extra ids spelled as <extra_id_N>."""
         texts: list[str] = []
         between: list[int] = []
         for token in map(int, ids):
-            number = self._extra_number(token)
-            if number is None:
-                between.append(token)
-            else:
-                texts += [self.decode(between), f"<extra_id_{number}>"]
+            if token in self.extra_tokens:
+                texts += [self.decode(between), self.piece(token)]
                 between = []
+            else:
+                between.append(token)
         return "".join([*texts, self.decode(between)])
 
     def piece(self, token: int) -> str:
@@ -166,14 +156,14 @@ class Tokenizer(abc.ABC):
         special = self._special()
         if token in special:
             return special[token]
-        if (number := self._extra_number(token)) is not None:
-            return f"<extra_id_{number}>"
+        if token in self.extra_tokens:
+            return f"<extra_id_{self.extra_tokens.index(token)}>"
         if not 0 <= token < self.vocab_size:
             return f"<{token}>"
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
     def is_special(self, token: int) -> bool:
-        """Returns whether the token stands for no text, as bos and eos; also padding, unless it is ordinary text."""
+        """Returns whether the token is bos, eos or another that stands for no text (padding may be ordinary text)."""
         return token in self._special()
 
     @property
@@ -182,15 +172,14 @@ class Tokenizer(abc.ABC):
         return np.array([i for i in range(self.vocab_size) if self._is_text(i)], np.int32)
 
     def _is_text(self, token: int) -> bool:
-        return not self.is_special(token) and self._extra_number(token) is None and token != self.unk_id
+        return not self.is_special(token) and token not in self.extra_tokens and token != self.unk_id
 
     @property
     def word_starts(self) -> np.ndarray:
-        """Bool (V,): whether a token begins a new word; the first token of a text does so in any case.
+        """Bool (V,): whether a token begins a new word, unless it is the first of a text, which always does.
 
-        White space belongs to the word after it, as in most vocabularies: a word begins with a token that begins with
-        white space and extends up to the next such token. If white space is no part of the text (WordPiece), tokens
-        that continue a word are marked, and all others begin one.
+        In most vocabularies white space belongs to the word after it, so a token that begins with white space begins a
+        word. If tokens hold no white space (WordPiece), those that continue a word are marked; all others begin one.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -204,7 +193,6 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
-        """Returns the tokenizer with this file and these options."""
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
@@ -214,7 +202,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that decides what the tokenizer does."""
+        """A hash of everything that decides how text is tokenised."""
         head = json.dumps([self.kind, self._options()], sort_keys=True).encode()
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
@@ -223,37 +211,11 @@ class Tokenizer(abc.ABC):
         directory = Path(directory)
         with new_directory(directory) as temporary:
             (temporary / self.file_name).write_bytes(self._content())
-            info = {
-                "kind": self.kind,
-                "fingerprint": self.fingerprint,
-                "vocab_size": self.vocab_size,
-                "options": self._options(),
-            }
+            info = {name: getattr(self, name) for name in ("kind", "fingerprint", "vocab_size")}
+            info["options"] = self._options()
             (temporary / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
             if directory.exists():
                 shutil.rmtree(directory)
-
-
-class VocabularyTokenizer(Tokenizer):
-    """A list of strings as tokens, after four special ones; its file is the list as JSON."""
-
-    bos_id = BOS
-    eos_id = EOS
-    unk_id = UNK
-
-    def __init__(self, vocabulary: Sequence[str]):
-        self.vocabulary = list(vocabulary)
-        self.base_size = 4 + len(self.vocabulary)
-
-    def _piece(self, token: int) -> str:
-        return "<unk>" if token == UNK else self.vocabulary[token - 4]
-
-    def _content(self) -> bytes:
-        return json.dumps(self.vocabulary).encode()
-
-    @classmethod
-    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
-        return cls(json.loads(content))
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`. The tokens around a document are given, or guessed from its special tokens.
+    """A `tokenizer.json`. If no option names the tokens around a document, they are guessed from its special tokens.
 
     If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are its extra ids, and none are added.
     """
@@ -22,7 +22,6 @@ class HuggingFaceTokenizer(Tokenizer):
     learns = False
     needs_file = True
     option_names = ("bos_token", "eos_token")
-    MASKS = ("[MASK]", "<mask>")
     GUESSES = (
         ("<|begin_of_text|>", "<|end_of_text|>"),
         ("<s>", "</s>"),
@@ -50,36 +49,25 @@ class HuggingFaceTokenizer(Tokenizer):
         self.bos_token, self.eos_token = bos_token, eos_token
         self.bos_id = self._id_of(bos_token, "bos_token")
         self.eos_id = self._id_of(eos_token, "eos_token")
-        pads = [self._tokenizer.token_to_id(piece) for piece in ("<pad>", "[PAD]", "<|padding|>", "<|pad|>")]
-        self._has_pad = any(pad is not None for pad in pads)
-        self.pad_id = next((pad for pad in pads if pad is not None), 0)
-        masks = [self._tokenizer.token_to_id(piece) for piece in self.MASKS]
-        self._mask_id = next((mask for mask in masks if mask is not None), None)
+        pad_id = self._first_of("<pad>", "[PAD]", "<|padding|>", "<|pad|>")
+        self._has_pad, self.pad_id = pad_id is not None, pad_id or 0
+        self._mask_id = self._first_of("[MASK]", "<mask>")
         self.base_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self._extra = {token: number for number, token in enumerate(self._extra_pieces())}
+        extra = (self._tokenizer.token_to_id(f"<extra_id_{number}>") for number in itertools.count())
+        self._extra = tuple(itertools.takewhile(lambda token: token is not None, extra))
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
 
-    def _extra_pieces(self) -> Iterator[int]:
-        """Yields the ids of <extra_id_0>, <extra_id_1>, ... up to the first that is missing."""
-        for number in itertools.count():
-            token = self._tokenizer.token_to_id(f"<extra_id_{number}>")
-            if token is None:
-                return
-            yield token
+    def _first_of(self, *tokens: str) -> int | None:
+        ids = map(self._tokenizer.token_to_id, tokens)
+        return next((token for token in ids if token is not None), None)
 
     def with_extra_ids(self, number: int) -> Tokenizer:
         return self if self._extra else super().with_extra_ids(number)
 
     @property
-    def num_extra_ids(self) -> int:
-        return len(self._extra) or self.extra_ids
-
-    def _extra_id(self, number: int) -> int:
-        return list(self._extra)[number] if self._extra else super()._extra_id(number)
-
-    def _extra_number(self, token: int) -> int | None:
-        return self._extra.get(token) if self._extra else super()._extra_number(token)
+    def extra_tokens(self) -> Sequence[int]:
+        return self._extra or super().extra_tokens
 
     @property
     def mask_id(self) -> int:

@@ -49,7 +49,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _find_joints(self) -> dict[str, list[int]]:
         """Returns the characters at which text can be cut and encoded in parts, with their ids.
 
-        In our own models no piece but "\\n" holds a line end, so long documents are encoded line by line. U+2581 is
+        In our own models only the piece "\\n" holds a line end, so long documents are encoded line by line. U+2581 is
         written as bytes, because SentencePiece would decode it as a space. Published models have no joints.
         """
         processor = self._processor
@@ -96,9 +96,8 @@ class SentencePieceTokenizer(Tokenizer):
     def _part_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Returns ids and offsets as the library finds them, although it may normalise the text.
 
-        If a character becomes several tokens (the bytes of one that is no piece, the letters of a ligature), the
-        library assigns it to the last of them and nothing to the others. Here all of them get the character. A space
-        that was put before the text gets nothing.
+        If a character becomes several tokens (its bytes, the letters of a ligature), the library assigns it to the last
+        of them and nothing to the others. Here all of them get the character. A space put before the text gets nothing.
         """
         try:
             found = self._processor.encode(text, out_type="offset_mapping")
@@ -143,7 +142,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def train_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
-    """Returns a serialised, lossless model. Raises UserError if the vocabulary does not suit the text."""
+    """Returns a serialised, lossless model. Raises UserError if the text is too short or varied for the vocabulary."""
     import sentencepiece
 
     sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
@@ -202,8 +201,8 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
     """Returns as many lines as fit into `max_bytes` of UTF-8, a uniform sample of all lines, in their order.
 
-    Each line has a pseudo-random key that depends on its number alone; those with the smallest keys are kept. So one
-    pass is enough, memory is bounded, and the same lines give the same sample.
+    Each line has a pseudo-random key that depends on its number alone; the lines with the smallest keys are kept. So
+    one pass is enough, memory is bounded, and the same lines give the same sample.
     """
     kept: list[tuple[int, int, str, int]] = []  # a heap with the largest key first: (-key, number, line, bytes)
     total = 0

@@ -5,7 +5,7 @@ import pytest
 
 from lm.data.examples.answers import AnswerExamples, covering, trimmed
 from lm.data.reading.raw import Question
-from lm.data.tokenizing.words import WordTokenizer
+from lm.data.tokenizing.vocabularies import WordTokenizer
 from tests.data.examples.labelled import BOS, BYTES, EOS, check, make_config, make_store, weighted
 
 CONTEXT = "The  caf\u00e9 in 中文 has 😀 e\u0301 and so on, for some while longer.\r\n End"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lm.data.examples.masked import MaskedExamples, Masking, NextSentenceExamples
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.tokenizing.characters import CharacterTokenizer
+from lm.data.tokenizing.vocabularies import CharacterTokenizer
 from lm.errors import UserError
 from tests.data.examples.stores import make_store
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.config import ObjectiveConfig
-from lm.data.examples.masked import Masking, build_masking, choose_words
+from lm.data.examples.masked import Masking, choose_words
 from lm.errors import UserError
 
 MASK, BOS, EOS, V = 99, 1, 2, 100
@@ -128,16 +127,16 @@ def test_if_all_words_are_too_long_a_shortest_one_is_masked():
     assert within(sum(seconds), 200, 0.5), "any of those that are equally short"
 
 
-def test_the_config_decides_density_mask_and_whole_words():
-    masking = build_masking(ObjectiveConfig(name="masked", noise_density=0.5), 5, TEXT_IDS, None)
+def test_the_arguments_decide_density_mask_and_whole_words():
+    masking = Masking(0.5, 5, TEXT_IDS)
     tokens = np.full(1000, 7)
     read, _, weights = masking.mask(tokens, np.ones(1000, bool), rng())
     assert weights.sum() == 500 and within((read == 5).sum(), 500, 0.8), "5 is the mask and never a random token"
-    whole = build_masking(ObjectiveConfig(name="masked", whole_words=True), MASK, TEXT_IDS, np.arange(V) == 8)
+    whole = Masking(0.15, MASK, TEXT_IDS, np.arange(V) == 8)
     _, _, weights = whole.mask(np.where(np.arange(1000) % 50, 7, 8), np.ones(1000, bool), rng())
     assert np.isin(weights.reshape(20, 50).sum(axis=1), (0, 50)).all() and weights.sum() == 150
 
 
 def test_a_vocabulary_that_does_not_mark_words_is_refused():
     with pytest.raises(UserError, match=r"config.objective.whole_words"):
-        build_masking(ObjectiveConfig(name="masked", whole_words=True), MASK, TEXT_IDS, np.zeros(V, bool))
+        Masking(0.15, MASK, TEXT_IDS, np.zeros(V, bool))

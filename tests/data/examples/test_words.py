@@ -12,7 +12,7 @@ from lm.config import Config
 from lm.data.examples.words import TaggingExamples, WordTokens
 from lm.data.reading.raw import Tagged
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer
-from lm.data.tokenizing.words import WordTokenizer
+from lm.data.tokenizing.vocabularies import WordTokenizer
 from tests.data.examples.labelled import BYTES, check, make_config, make_store, weighted
 
 TAGS = ("O", "B-X", "I-X")

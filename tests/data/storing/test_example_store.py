@@ -10,7 +10,7 @@ from lm.data.reading.raw import Labelled
 from lm.data.storing.example_store import labels_of
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.tokenizing.characters import CharacterTokenizer
+from lm.data.tokenizing.vocabularies import CharacterTokenizer
 from lm.errors import UserError
 from lm.runs.prepare import prepare_split
 from lm.tasks import task_of

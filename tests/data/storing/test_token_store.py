@@ -17,7 +17,7 @@ from lm.config import CleaningConfig
 from lm.data.reading.cleaning import Cleaner
 from lm.data.storing import token_store
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.tokenizing.characters import CharacterTokenizer
+from lm.data.tokenizing.vocabularies import CharacterTokenizer
 from lm.errors import UserError
 
 TEXTS = ["one two\n", "é", "", "three\n\nfour five"]

@@ -283,7 +283,7 @@ def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
     path = tmp_path / "tokenizer.json"
     config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>"]), extra_ids=5)
     appended = build_tokenizer(config, [])
-    assert appended.extra_id(0) == appended.vocab_size - 1 and appended.num_extra_ids == 5
+    assert appended.extra_id(0) == appended.vocab_size - 1 and len(appended.extra_tokens) == 5
     assert appended.piece(appended.extra_id(4)) == "<extra_id_4>"
     appended.save(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").fingerprint == appended.fingerprint
@@ -291,7 +291,7 @@ def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
     names = [f"<extra_id_{n}>" for n in (2, 0, 1)]
     config = dataclasses.replace(hugging_face_file(path, ["<pad>", "<s>", "</s>", *names]), extra_ids=5)
     own = build_tokenizer(config, [])
-    assert own.vocab_size == own.base_size and own.num_extra_ids == 3
+    assert own.vocab_size == own.base_size and len(own.extra_tokens) == 3
     assert [own.extra_id(n) for n in range(3)] == [4, 5, 3]
     assert [own.piece(token) for token in (3, 4, 5)] == names
     text = "a <extra_id_0> b"

@@ -1,0 +1,116 @@
+"""Records with named fields: lines of JSON, tables in text files (TSV, CSV) and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lm.data.reading.fields import Field, Record, columns_of
+from lm.data.reading.files import open_text, read_errors, read_lines
+from lm.data.reading.format import FileFormat, Format
+from lm.errors import UserError
+
+LONGEST_VALUE = 2**31 - 1  # characters; the csv module's own bound is 131,072
+ROWS = 1024  # of Parquet, read at a time
+
+
+class JsonLines(FileFormat):
+    doc = "a JSON object per line"
+
+    def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{where}: not valid JSON ({error}).") from error
+            if not isinstance(record, dict):
+                raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
+            yield record, where
+
+
+class TabSeparated(FileFormat):
+    """The first row names the columns, unless the setting `columns` does. Further values of a row have no name."""
+
+    doc = "values between tabs, without quotes; the first line names the columns, unless `columns` does"
+    holds = ("documents", "pairs", "labels", "numbers")
+    settings = (*Format.settings, "columns")
+
+    def options(self) -> list[str]:
+        # `columns` only if it is set: stores that were made before this setting existed are still found.
+        return super().options() + ([f"columns={self.config.columns}"] if self.config.columns else [])
+
+    def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
+        """Yields the values of each row and its position."""
+        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+            yield line.split("\t"), f"{path}, line {number}"
+
+    def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        rows = self.rows(path)
+        if self.config.columns:
+            names, origin = [name.strip() for name in self.config.columns.split(",")], "`columns`"
+        else:
+            names, origin = next(rows, ([""], ""))[0], "the first line"
+        try:
+            needed = [names.index(name) for name in columns_of(fields, names, str(path))]
+        except UserError as error:
+            hint = "" if self.config.columns else "; `columns` names them where that line does not"
+            raise UserError(f"{error} (They are read from {origin}{hint}.)") from error
+        for values, where in rows:
+            if values in ([], [""]):  # an empty line
+                continue
+            if max(needed) >= len(values):
+                raise UserError(f"{where}: has {len(values)} fields, {origin} {len(names)}.")
+            yield dict(zip(names, values, strict=False)), where
+
+
+class CommaSeparated(TabSeparated):
+    """RFC 4180, by Python's csv module: a quoted value may hold commas, line breaks and, doubled, quotes.
+
+    The separator is a semicolon if the first line names the columns and has more semicolons than commas.
+    """
+
+    doc = "values between commas (or semicolons), maybe quoted; the first line names the columns, unless `columns` does"
+
+    def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
+        csv.field_size_limit(LONGEST_VALUE)
+        with read_errors(path), open_text(path, self.config.encoding) as file:
+            first = file.readline()
+            semicolons = not self.config.columns and first.count(";") > first.count(",")
+            rows = csv.reader(itertools.chain([first], file), delimiter=";" if semicolons else ",", strict=True)
+            while True:
+                where = f"{path}, line {rows.line_num + 1}"  # on which the row begins
+                try:
+                    values = next(rows, None)
+                except csv.Error as error:
+                    raise UserError(f"{where}: not a row of CSV ({error}).") from error
+                if values is None:
+                    return
+                yield values, where
+
+
+class Parquet(FileFormat):
+    doc = "Parquet files"
+    notes_encoding = False
+
+    def options(self) -> list[str]:
+        return [self.config.field]
+
+    def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+                columns = columns_of(fields, file.schema_arrow.names, str(path))
+                batches = file.iter_batches(batch_size=ROWS, columns=columns)
+                records = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+                for row, record in enumerate(records, start=1):
+                    yield record, f"{path}, row {row}"
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from error

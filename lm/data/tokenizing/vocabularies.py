@@ -1,0 +1,98 @@
+"""Characters or words as tokens: those of the training text, after four special ones."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm.config import TokenizerConfig
+from lm.data.tokenizing.base import BOS, EOS, UNK, Offsets, Tokenizer
+
+
+class VocabularyTokenizer(Tokenizer):
+    """A list of strings; its file is the list as JSON."""
+
+    bos_id = BOS
+    eos_id = EOS
+    unk_id = UNK
+
+    def __init__(self, vocabulary: Sequence[str]):
+        self.vocabulary = list(vocabulary)
+        self.base_size = 4 + len(self.vocabulary)
+
+    def _piece(self, token: int) -> str:
+        return "<unk>" if token == UNK else self.vocabulary[token - 4]
+
+    def _content(self) -> bytes:
+        return json.dumps(self.vocabulary).encode()
+
+    @classmethod
+    def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
+        return cls(json.loads(content))
+
+
+class CharacterTokenizer(VocabularyTokenizer):
+    """The characters of the training text, sorted by code point; others become `unk_id`."""
+
+    kind = "characters"
+    doc = "those of the training text"
+    file_name = "characters.json"
+
+    def __init__(self, vocabulary: Iterable[str]):
+        super().__init__(sorted(set(vocabulary)))
+        codes = np.array([ord(c) for c in self.vocabulary], np.int64)
+        self._ids = np.full(int(codes.max(initial=-1)) + 2, UNK, np.int32)  # the last entry is for all codes beyond
+        self._ids[codes] = np.arange(4, self.base_size)
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> CharacterTokenizer:
+        return cls(itertools.chain.from_iterable(texts))
+
+    def encode(self, text: str) -> list[int]:
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        return self._ids[np.minimum(codes, len(self._ids) - 1)].tolist()
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [(i, i + 1) for i in range(len(text))]
+
+    def _decode(self, ids: list[int]) -> str:
+        return "".join("\ufffd" if i == UNK else self._piece(i) for i in ids)
+
+
+class WordTokenizer(VocabularyTokenizer):
+    """The most frequent words of the training text, as white space separates them; others become `unk_id`.
+
+    For artificial languages and word models. Text is decoded with single spaces between its words.
+    """
+
+    kind = "words"
+    doc = "those of the training text, between white space"
+    file_name = "words.json"
+
+    def __init__(self, vocabulary: Sequence[str]):
+        super().__init__(vocabulary)
+        self._ids = {word: number for number, word in enumerate(self.vocabulary, start=4)}
+
+    @classmethod
+    def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
+        """Equally frequent words are taken in the order of their code points."""
+        counts = collections.Counter(word for text in texts for word in text.split())
+        return cls(sorted(counts, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(word, UNK) for word in text.split()]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
+        return self.encode(text), [match.span() for match in re.finditer(r"\S+", text)]
+
+    def _decode(self, ids: list[int]) -> str:
+        return " ".join(self._piece(token) for token in ids)
+
+    def _starts_word(self, token: int) -> bool:
+        return True
