@@ -76,9 +76,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
             return handler.restore(
                 epath.Path(checkpoint / "state"),
                 args=ocp.args.PyTreeRestore(
-                    item=abstract,
-                    restore_args=jax.tree.map(_restore_args, abstract),
-                    partial_restore=partial,
+                    item=abstract, restore_args=jax.tree.map(_restore_args, abstract), partial_restore=partial
                 ),
             )
         finally:

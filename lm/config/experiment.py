@@ -21,9 +21,7 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = option(
-        0, "Random seed of initial weights, data order, dropout and sampling.", minimum=0, affects="batches"
-    )
+    seed: int = option(0, "Seed of initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
         "Start from the tokenizer and the parameters (best checkpoint) of this run directory; parameters that do not "
@@ -31,7 +29,7 @@ class Config:
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
-    model: ModelConfig = section(ModelConfig)
+    model: ModelConfig = section(ModelConfig, affects="function")
     objective: ObjectiveConfig = section(ObjectiveConfig, affects="updates")
     optimizer: OptimizerConfig = section(OptimizerConfig, affects="updates")
     train: TrainConfig = section(TrainConfig, affects="updates")

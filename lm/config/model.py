@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lm.config.schema import option
 
@@ -16,13 +16,11 @@ class ModelConfig:
         "decoder: each token attends to earlier ones only (GPT, Llama); encoder: to all (BERT); encoder_decoder: an "
         "encoder reads the source and a decoder writes the target (Transformer, T5, BART).",
         registry="lm.models.MODELS",
-        affects="function",
     )
     vocab_size: int = option(
         0,
         "Rows of the token embedding; 0 for the tokenizer's vocabulary size, rounded up to vocab_multiple.",
         minimum=0,
-        affects="shapes",
         parameters=("token_embedding", "output", "output_bias"),
     )
     vocab_multiple: int = option(
@@ -30,9 +28,8 @@ class ModelConfig:
     )
     source_vocab_size: int = option(
         0,
-        "With data.separate_vocabularies: rows of the encoder's embedding; 0 is derived as for vocab_size.",
+        "Rows of the encoder's embedding with data.separate_vocabularies; 0: as for vocab_size.",
         minimum=0,
-        affects="shapes",
         parameters=("source_embedding",),
     )
     num_layers: int = option(6, "Blocks; in an encoder-decoder, those of the decoder.", minimum=1, affects="shapes")
@@ -46,90 +43,68 @@ class ModelConfig:
     d_ff: int = option(0, "Hidden width of the MLP; 0 for 4 x d_model.", minimum=0, affects="shapes")
     max_length: int = option(
         0,
-        "Longest sequence, in tokens; 0 for the larger of data.sequence_length and data.source_length.",
+        "Longest sequence, in tokens; 0: the larger of data.sequence_length and source_length.",
         minimum=0,
         affects="storage",
         parameters=("position_embedding",),
     )
     positions: str = option(
         "rotary",
-        "How the model knows the order of tokens; relative adds a learned bias to the attention scores for each "
-        "bucket of distances (T5).",
+        "How the order of tokens is encoded; relative: a learned bias for each bucket of distances (T5).",
         choices=("learned", "sinusoidal", "rotary", "relative", "none"),
-        affects="function",
     )
     relative_buckets: int = option(
-        32,
-        "relative: number of buckets; half of them hold one distance each.",
-        minimum=4,
-        affects="shapes",
-        parameters=("relative_bias",),
+        32, "relative: buckets; half of them hold one distance each.", minimum=4, parameters=("relative_bias",)
     )
-    relative_max_distance: int = option(
-        128, "relative: all distances from this one on share a bucket.", minimum=2, affects="function"
-    )
-    rotary_theta: float = option(10_000.0, "rotary: base of the rotation angles.", minimum=1.0, affects="function")
+    relative_max_distance: int = option(128, "relative: all distances from this one on share a bucket.", minimum=2)
+    rotary_theta: float = option(10_000.0, "rotary: base of the rotation angles.", minimum=1.0)
     local_rotary_theta: float = option(
-        0.0,
-        "With global_every: the base in the layers that have a window; 0 for rotary_theta.",
-        minimum=0.0,
-        affects="function",
+        0.0, "The same for the layers that have a window, with global_every; 0 for rotary_theta.", minimum=0.0
     )
     rotary_interleaved: bool = option(
-        False, "Rotate adjacent pairs (llama.c) instead of the two halves of a head (Hugging Face).", affects="function"
+        False, "Rotate adjacent pairs (llama.c) instead of the two halves of a head (Hugging Face)."
     )
-    norm: str = option("layernorm", "Normalisation layer.", registry="lm.models.layers.NORMS", affects="function")
+    norm: str = option("layernorm", "Normalisation layer.", registry="lm.models.layers.NORMS")
     norm_position: str = option(
-        "pre", "Normalise the input of a sub-layer, or its residual sum.", choices=("pre", "post"), affects="function"
+        "pre", "Normalise the input of a sub-layer, or its residual sum.", choices=("pre", "post")
     )
-    norm_epsilon: float = option(1e-5, "Added to the variance (or mean square).", minimum=0.0, affects="function")
+    norm_epsilon: float = option(1e-5, "Added to the variance (or mean square).", minimum=0.0)
     activation: str = option(
         "gelu",
         "Of the MLP: gelu is exact (erf), gelu_tanh is GPT-2's approximation; swiglu, geglu (exact) and geglu_tanh "
         "(T5 1.1) are gated.",
         registry="lm.models.layers.ACTIVATIONS",
-        affects="function",
     )
-    use_bias: bool = option(True, "Biases in linear layers and in layernorm.", affects="shapes", parameters=("bias",))
+    use_bias: bool = option(True, "Biases in linear layers and in layernorm.", parameters=("bias",))
     share_embeddings: bool = option(
-        True, "Encoder-decoder: one embedding for both stacks.", affects="shapes", parameters=("source_embedding",)
+        True, "Encoder-decoder: one embedding for both stacks.", parameters=("source_embedding",)
     )
     tie_embeddings: bool = option(
-        True, "The output projection is the (decoder's) token embedding.", affects="shapes", parameters=("output",)
+        True, "The output projection is the (decoder's) token embedding.", parameters=("output",)
     )
-    scale_logits: bool = option(
-        False, "Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings.", affects="function"
-    )
-    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim); T5 does not.", affects="function")
-    norm_embeddings: bool = option(False, "Normalise the embeddings, as BART does.", affects="function")
-    scale_embeddings: bool = option(False, "Multiply embeddings by sqrt(d_model) (Vaswani 2017).", affects="function")
+    scale_logits: bool = option(False, "Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings.")
+    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim); T5 does not.")
+    norm_embeddings: bool = option(False, "Normalise the embeddings, as BART does.")
+    scale_embeddings: bool = option(False, "Multiply embeddings by sqrt(d_model) (Vaswani 2017).")
     dropout: float = option(
         0.0, "Dropout rate of embeddings and residual branches.", minimum=0.0, maximum=0.9, affects="updates"
     )
     attention_dropout: float = option(0.0, "Dropout of attention weights.", minimum=0.0, maximum=0.9, affects="updates")
     window: int = option(
-        0,
-        "Sliding window: a token attends only to tokens less than this many positions away; 0 for no limit.",
-        minimum=0,
-        affects="function",
+        0, "Sliding window: a token attends only to tokens nearer than this, in positions; 0: no limit.", minimum=0
     )
     global_every: int = option(
-        0,
-        "With a window: layers 0, n, 2n, ... have none and attend to all tokens (ModernBERT); 0: all layers have it.",
-        minimum=0,
-        affects="function",
+        0, "With a window: layers 0, n, 2n, ... have none, as in ModernBERT; 0: all layers have it.", minimum=0
     )
     token_types: int = option(
         0,
-        "Encoder: number of token types, each with a learned embedding; BERT has 2, for the first and the second text. "
-        "0 for none.",
+        "Encoder: number of learned token types; BERT has 2, for the first and the second text; 0: none.",
         minimum=0,
-        affects="shapes",
         parameters=("type_embedding",),
     )
     init_std: float = option(
         0.02,
-        "Standard deviation of the initial weights; 0 for 1/sqrt(input width) of each linear layer.",
+        "Standard deviation of initial weights; 0 for 1/sqrt(input width) of each layer.",
         minimum=0.0,
         affects="updates",
     )
@@ -140,10 +115,7 @@ class ModelConfig:
         True, "Divide init_std by sqrt(2 num_layers) in the last layer of each sub-layer (GPT-2).", affects="updates"
     )
     dtype: str = option(
-        "float32",
-        "Data type of the computation; parameters are always float32.",
-        choices=("float32", "bfloat16"),
-        affects="function",
+        "float32", "Data type of the computation; parameters are always float32.", choices=("float32", "bfloat16")
     )
     attention: str = option(
         "auto",
@@ -164,41 +136,30 @@ class ModelConfig:
 
     pooling: str = option(
         "",
-        "The vector that represents a whole text: that of its first or last token, or the mean of all; empty for first "
-        "in an encoder and last elsewhere.",
+        "The vector that represents a text: that of its first or last token, or the mean of all; empty: first in an "
+        "encoder, last elsewhere.",
         choices=("", "first", "last", "mean"),
-        affects="function",
     )
-    pooler: bool = option(
-        False, "A linear layer and tanh before the classifier, as in BERT.", affects="shapes", parameters=("pooler",)
-    )
+    pooler: bool = option(False, "A linear layer and tanh before the classifier, as in BERT.", parameters=("pooler",))
     head_transform: bool = option(
         False,
-        "masked: a linear layer, the activation and a norm before the output projection, as in BERT.",
-        affects="shapes",
+        "masked: linear layer, activation and norm before the output projection, as in BERT.",
         parameters=("head_product", "head_norm"),
     )
     output_bias: bool = option(
-        False,
-        "masked: a bias for each entry of the vocabulary, as in BERT.",
-        affects="shapes",
-        parameters=("output_bias",),
+        False, "masked: a bias for each entry of the vocabulary, as in BERT.", parameters=("output_bias",)
     )
     lora_rank: int = option(
         0,
-        "Freeze the linear layers and train adapters of this rank instead (LoRA, Hu 2021); 0 for none.",
+        "Rank of adapters, trained in place of the linear layers (LoRA, Hu 2021); 0 for none.",
         minimum=0,
-        affects="shapes",
         parameters=("lora_a", "lora_b"),
     )
-    lora_alpha: float = option(16.0, "Adapters are scaled by lora_alpha / lora_rank.", minimum=0.0, affects="function")
-    lora_targets: tuple[str, ...] = field(
-        default=("query", "value"),
-        metadata={
-            "doc": "Linear layers that get an adapter: query, key, value, out, up, gate, down.",
-            "affects": "shapes",
-            "parameters": ("lora_a", "lora_b"),
-        },
+    lora_alpha: float = option(16.0, "Adapters are scaled by lora_alpha / lora_rank.", minimum=0.0)
+    lora_targets: tuple[str, ...] = option(
+        ("query", "value"),
+        "Linear layers that get an adapter: query, key, value, out, up, gate, down.",
+        parameters=("lora_a", "lora_b"),
     )
 
 
@@ -209,7 +170,7 @@ class ObjectiveConfig:
     name: str = option("causal", "Task: what the model learns.", registry="lm.tasks.TASKS", affects="shapes")
     noise_density: float = option(
         0.15,
-        "span_corruption, infilling, masked: fraction of the tokens that are masked.",
+        "span_corruption, infilling, masked: fraction of tokens masked.",
         minimum=0.01,
         maximum=0.9,
         affects="batches",
@@ -224,9 +185,8 @@ class ObjectiveConfig:
     next_sentence: bool = option(
         False, "masked: two texts in a row; predict also whether the second follows (BERT).", affects="batches"
     )
-    class_weights: tuple[float, ...] = field(
-        default=(),
-        metadata={"doc": "classification, tagging: weights of data.labels in the loss, in their order."},
+    class_weights: tuple[float, ...] = option(
+        (), "classification, tagging: weights of data.labels in the loss, in their order."
     )
     balance_classes: bool = option(False, "classification: weight each label in inverse proportion to its frequency.")
     temperature: float = option(0.05, "contrastive: divides the similarities.", minimum=0.001)

@@ -3,11 +3,11 @@
 This file knows types, ranges, names and effects, but no particular setting; those are in the other files of
 `lm/config`.
 
-Every setting declares its effect, that is, what would be different if the setting were changed in an existing run. The
-effect is the `affects` of its `option` or, without one, of the `section` around it. Other code asks for the effect
-instead of keeping lists of settings: a run may continue with other values only of settings that affect nothing;
-eval.py refuses a --config whose model differs in settings that affect its function or shapes; config.init_from names
-the settings that caused a wrong shape. A setting with several effects declares the one that comes last in this list:
+Every setting declares its effect: what would be different if it were changed in an existing run. The effect is the
+`affects` of its `option` or, without one, of the `section` around it. Other code asks for the effect instead of keeping
+lists of settings: only settings that affect nothing may change when a run continues; eval.py refuses a --config whose
+model differs in settings that affect its function or shapes; config.init_from names the settings that caused a wrong
+shape. A setting with several effects declares the one that comes last in this list:
 
     nothing    no batch, no update and no output of the model, except for rounding
     updates    only the values of the parameters: how they are initialised and updated
@@ -52,9 +52,10 @@ def option(
         registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
             "lm.tasks.TASKS". It is looked up when a value is checked, so a new entry there needs no change here.
         minimum, maximum: the range, both ends included.
-        affects: one of EFFECTS; empty for the effect of the section.
+        affects: one of EFFECTS; empty for "shapes" if `parameters` is given, else for the effect of the section.
         parameters: names of the parameters whose existence or shapes the setting decides; empty for all parameters.
     """
+    affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
     rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
     return field(default=default, metadata={**rules, "affects": affects, "parameters": parameters})

@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from lm.config import Config, ModelConfig
+from lm.config.schema import effect
 from lm.errors import UserError
 from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
@@ -90,7 +91,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     new = [name for name in wanted if name not in found]
     lines += [f"  new, random: {_listed(new, is_stacked)}"] if new else []
     lines += [f"  not used: {_listed(unused, is_stacked)}"] if unused else []
-    computed = [each.name for each in dataclasses.fields(ModelConfig) if each.metadata["affects"] == "function"]
+    computed = [name for name in vars(config.model) if effect(Config, f"model.{name}") == "function"]
     differing = [f"{name} {a!r} -> {b!r}" for name, a, b in _differing(theirs.model, config.model, computed)]
     lines += [f"  settings that differ: {', '.join(differing)}"] if differing else []
     return Initial(placed, lines)
