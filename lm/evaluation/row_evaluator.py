@@ -21,7 +21,7 @@ from lm.data.packing.rows import EvalRows
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
-from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import LossSums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
 
 BATCHES_AHEAD = 2

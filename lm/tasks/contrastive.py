@@ -15,8 +15,7 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import contrastive_loss, row_weight
+from lm.objectives.losses import LossSums, contrastive_loss, row_weight
 from lm.tasks.classification import check_pooling
 from lm.tasks.paired import PairTask
 from lm.tasks.task import EvaluationSetup, Refuse

@@ -19,8 +19,7 @@ from lm.evaluation.compression import unigram_entropy
 from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import masked_metrics
 from lm.models.heads import MaskedTokens
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import masked_loss
+from lm.objectives.losses import LossSums, masked_loss
 from lm.tasks.documents import DocumentTask, token_stores
 from lm.tasks.packed import PackedTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse

@@ -20,8 +20,7 @@ from lm.evaluation.answers import ANSWER_METRICS, answer_metrics, answer_scores
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import span_loss, span_weight
+from lm.objectives.losses import LossSums, span_loss, span_weight
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 

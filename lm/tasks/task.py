@@ -23,8 +23,7 @@ from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator
 from lm.evaluation.split import SplitEvaluation
-from lm.objectives.cross_entropy import LossSums, loss_sums
-from lm.objectives.losses import token_weight
+from lm.objectives.losses import LossSums, loss_sums, token_weight
 
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
 
