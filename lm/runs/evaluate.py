@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig, SourceConfig
 from lm.config.schema import differences_affecting
 from lm.errors import UserError
-from lm.evaluation.split import SplitEvaluation
+from lm.evaluation.evaluator import SplitEvaluation
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, is_first

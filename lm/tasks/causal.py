@@ -10,9 +10,8 @@ from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
 from lm.data.packing.windows import WindowExamples, WindowRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.token_evaluator import TokenEvaluator
-from lm.evaluation.token_metrics import language_metrics, missing_metrics
+from lm.evaluation.row_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
 from lm.models.heads import NextToken
 from lm.tasks.documents import DocumentTask, token_stores
 from lm.tasks.task import SMOOTHING, EvaluationSetup

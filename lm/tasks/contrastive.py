@@ -12,7 +12,7 @@ from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
 from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
 from lm.objectives.losses import LossSums, contrastive_loss, row_weight

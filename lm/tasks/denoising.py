@@ -15,7 +15,7 @@ from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.tasks.documents import DocumentTask, token_stores

@@ -15,9 +15,8 @@ from lm.data.examples.masked import MaskedExamples, NextSentenceExamples, build_
 from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.compression import unigram_entropy
-from lm.evaluation.token_evaluator import TokenEvaluator
-from lm.evaluation.token_metrics import masked_metrics
+from lm.evaluation.row_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
 from lm.models.heads import MaskedTokens
 from lm.objectives.losses import LossSums, masked_loss
 from lm.tasks.documents import DocumentTask, token_stores

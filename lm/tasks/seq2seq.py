@@ -13,8 +13,8 @@ from lm.data.reading.cleaning import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation
 from lm.evaluation.metric import names
+from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.text_metrics import TEXT_METRICS
-from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.tasks.paired import PairTask

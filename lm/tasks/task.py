@@ -21,8 +21,7 @@ from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
-from lm.evaluation.evaluator import EvaluationSetup, Evaluator
-from lm.evaluation.split import SplitEvaluation
+from lm.evaluation.evaluator import EvaluationSetup, Evaluator, SplitEvaluation
 from lm.objectives.losses import LossSums, loss_sums, token_weight
 
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError

@@ -11,7 +11,7 @@ from lm.config import Config
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import sample_text
 from lm.evaluation import metric_of
-from lm.evaluation.split import SplitEvaluation
+from lm.evaluation.evaluator import SplitEvaluation
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
