@@ -77,7 +77,7 @@ class Reporter:
         metrics = self._task.for_table(self._whole.plain(values))
         if is_first():
             metrics |= self._task.yardsticks(config, stores, tokenizer, metrics)
-        windowed = self._task.windowed(config)
+        windowed = self._task.windowed
         result = Result(
             run=directory.root.absolute().name,
             step=step,
