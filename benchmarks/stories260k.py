@@ -29,7 +29,7 @@ from lm.decoding.sampling import Sampling, row_keys
 from lm.decoding.vocabulary import Vocabulary
 from lm.models import build_model
 from lm.models.protocol import Model
-from lm.objectives import cross_entropy
+from lm.objectives.losses import LossSums, loss_sums
 
 BEGIN, END, FIRST_BYTE = 1, 2, 3  # ids; piece FIRST_BYTE + b is the byte b
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,8 +155,8 @@ def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> lis
     """(negative log-likelihood in nats, predicted tokens) of each document, in a row of its own; sums over tokens."""
 
     @jax.jit
-    def sums_of(params: Any, batch: Batch) -> cross_entropy.LossSums:
-        return cross_entropy.loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig())
+    def sums_of(params: Any, batch: Batch) -> LossSums:
+        return loss_sums(model.apply({"params": params}, batch).logits, batch, ObjectiveConfig())
 
     found = []
     for document in documents:

@@ -1,4 +1,4 @@
-"""Evaluators, and the metrics that they give."""
+"""Evaluators and their metrics."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_of(name: str) -> Metric:
-    """Returns the declaration of a metric; a name without one, as of a count, is shown as it is."""
+    """Returns the declaration of a metric; a name that is not declared, such as a count, is its own heading."""
     return METRICS.get(name) or Metric(name, name, "{:.4g}".format)

@@ -1,14 +1,18 @@
-"""Answers to questions about a text against the right ones: exact match and F1 as defined by SQuAD and CMRC.
+"""Answers to questions about a text: the search for the best one, and exact match and F1 against the right ones.
 
-Both are in percent, and equal the results of the data sets' own scripts for the same predictions.
+Both metrics are in percent, and equal the results of the data sets' own scripts for the same predictions.
+
+Shape letters: E questions, T tokens of a window, A longest answer in tokens.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -21,33 +25,89 @@ ANSWER_METRICS = (EXACT_MATCH, Metric("f1", "F1", points, higher_is_better=True,
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
-# The punctuation that CMRC 2018 removes; not all: for example ‘ and … stay.
+# CMRC 2018 removes only this punctuation; ‘ and … stay, for example.
 CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！·’“”（）《》「」『』－～")
 
 
+@dataclass(frozen=True)
+class Window:
+    """The part of a question's context that one row holds, and the scores of a model."""
+
+    start_T: np.ndarray  # float32: score of each token as the first of the answer
+    end_T: np.ndarray  # float32: score of each token as the last of the answer
+    offsets_T2: np.ndarray  # int64: first character of the context and one past the last; (-1, -1) outside
+    most_context_T: np.ndarray  # bool: of all windows with this token, it has the most context in this one
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str  # "" for no answer
+    score: float  # sum of the scores of its first and its last token; -inf if no answer was possible
+
+
+def best_answer(
+    context: str, windows: Sequence[Window], *, max_answer_tokens: int = 30, may_lack: bool = False
+) -> Answer:
+    """Returns the best of all answers in all windows of a question (Devlin 2019, sections 4.2 and 4.3).
+
+    An answer begins and ends in the context of one window, is at most `max_answer_tokens` long, and its first token has
+    the most context in this window. All pairs of first and last tokens are tried; the published code tries the 20 best
+    of each. Ties go to the first window, then the earliest start, then the earliest end. White space around the text is
+    removed.
+
+    Args:
+        may_lack: whether there are questions without an answer (SQuAD 2.0). The score of "no answer" is the sum of the
+            start and end scores of a window's first token, at its lowest over all windows; it wins unless an answer
+            scores more.
+    """
+    best, where = -math.inf, (0, 0)
+    for window in windows:
+        score, first, last = best_span(window, max_answer_tokens)
+        if score > best:
+            best, where = score, (int(window.offsets_T2[first, 0]), int(window.offsets_T2[last, 1]))
+    if may_lack:
+        none = min(float(window.start_T[0]) + float(window.end_T[0]) for window in windows)
+        if not best > none:
+            return Answer("", none)
+    return Answer(context[slice(*where)].strip(), best)
+
+
+def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
+    """Returns score, first and last token of a window's best answer; the score is -inf if there is none."""
+    size = len(window.start_T)
+    inside_T = window.offsets_T2[:, 0] >= 0
+    start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)
+    end_T = np.where(inside_T, window.end_T.astype(np.float64), -np.inf)
+    longest = min(max_answer_tokens, size)
+    padded = np.concatenate([end_T, np.full(longest - 1, -np.inf)])
+    scores_TA = start_T[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
+    first, more = divmod(int(scores_TA.argmax()), longest)
+    return float(scores_TA[first, more]), first, first + more
+
+
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Returns the means of `answer_scores` in percent, added up one by one as in the official scripts."""
+    """Returns the means of `answer_scores` in percent, summed in the order of the official scripts."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
 
 def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], *, chinese: bool = False) -> np.ndarray:
-    """Returns exact match (0 or 1) and F1 (0 to 1) of each question, float64 (E, 2), for its best right answer.
+    """Returns exact match (0 or 1) and F1 (0 to 1) of each prediction, float64 (E, 2), each for the best right answer.
 
-    SQuAD (Rajpurkar 2016): texts are compared without case, ASCII punctuation, the words a, an and the, and surplus
-    white space. F1 is that of their bags of words.
+    SQuAD (Rajpurkar 2016): case, ASCII punctuation, the words a, an and the, and extra white space are ignored. F1
+    compares the texts as bags of words.
 
-    Chinese, as in CMRC 2018 (Cui 2019): texts are compared without case and `CMRC_PUNCTUATION`. F1 is that of the
-    longest run of tokens they have in common; each Chinese character is a token, other text is split into words by
-    NLTK's tokenizer. (The official script first splits it into sentences by a model that would have to be downloaded,
-    and may treat a full stop within Latin text differently.)
+    Chinese, as in CMRC 2018 (Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 counts the longest run of tokens
+    that both texts contain; each Chinese character is a token, other text is split into words by NLTK's tokenizer. (The
+    official script first splits it into sentences with a model that would have to be downloaded, and may treat a full
+    stop within Latin text differently.)
 
-    If some question has no answer, which "" answers, the rules are those of SQuAD 2.0 (Rajpurkar 2018): a text of which
-    nothing is left equals "", and right answers of which nothing is left do not count. In SQuAD 1.1 such a text has an
-    F1 of 0.
+    If some question has no answer (then "" is right), the rules are those of SQuAD 2.0 (Rajpurkar 2018): a text of
+    which nothing is left equals "", and right answers of which nothing is left do not count. In SQuAD 1.1 such a text
+    has an F1 of 0.
 
     Args:
-        answers: the right ones of each question; none if the text does not answer it.
+        answers: the right answers to each question; none if the text does not answer it.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
     may_lack = not all(answers)
@@ -77,13 +137,13 @@ def _f1(common: int, predicted: int, right: int) -> float:
 
 
 def _read_english(text: str) -> tuple[str, list[str]]:
-    """Returns the text as it is compared as a whole, and its words."""
+    """Returns the normalised text and its words."""
     words = ARTICLES.sub(" ", text.lower().translate(ASCII_PUNCTUATION)).split()
     return " ".join(words), words
 
 
 def _read_chinese(text: str) -> tuple[str, list[str]]:
-    """Returns the text as it is compared as a whole, and its characters and words."""
+    """Returns the normalised text, and its Chinese characters and other words."""
     from nltk.tokenize import word_tokenize  # takes a second to import
 
     text = text.lower().strip().translate(CMRC_PUNCTUATION)

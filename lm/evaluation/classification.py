@@ -1,6 +1,6 @@
-"""Labels and numbers of whole texts against the right ones, by scikit-learn and SciPy.
+"""Predicted labels and numbers of texts against the right ones, by scikit-learn and SciPy.
 
-Both libraries take more than a second to import, so they are imported at the first call.
+Both libraries are slow to import, so they are imported at the first call.
 
 Shape letters: E examples, C labels.
 """
@@ -31,20 +31,16 @@ CALIBRATION_BINS = 15
 
 
 def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
-    """Returns LABEL_METRICS; mcc is from -1 to 1, the others from 0 to 1.
+    """Returns LABEL_METRICS from the indices of the right labels and the probabilities of all labels.
 
     The prediction is the label of the highest probability, the first of equals. As in scikit-learn:
 
-    `f1_macro` is the mean over the labels that occur among the right or the predicted ones; a label without any hit
-    has F1 0 (zero_division=0). `f1_micro` counts over all labels; with one label per example it equals the accuracy.
-    `mcc` (Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all right labels, are the
-    same.
+    `f1_macro` is the mean over the labels that occur among the right or the predicted ones; a label that is never
+    predicted rightly has F1 0. `f1_micro` counts over all labels; with one label per example it equals the accuracy.
+    `mcc` (-1 to 1; Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all right labels,
+    are the same.
 
-    All are NaN if a probability is not finite, as those of a model that has diverged.
-
-    Args:
-        gold_E: indices of the right labels.
-        probabilities_EC: of each label; a row sums to 1.
+    All are NaN if a probability is not finite, because the model has diverged.
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
     if not np.isfinite(probabilities_EC).all():
@@ -53,8 +49,7 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
     predicted_E = probabilities_EC.argmax(axis=1)
     with warnings.catch_warnings():
-        # Warnings of a single label, which the metrics show already.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # there may be a single label, which the metrics show
         return {
             "accuracy": float(accuracy_score(gold_E, predicted_E)),
             "f1_macro": float(f1_score(gold_E, predicted_E, average="macro", zero_division=0)),
@@ -67,8 +62,8 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
     """Returns the expected calibration error (Naeini 2015) over 15 bins of equal width of the confidence.
 
-    The mean over examples of |share of correct ones in its bin - mean confidence in its bin|. A bin includes its upper
-    bound and not its lower one (Guo 2017).
+    That is the mean over examples of |accuracy in its bin - mean confidence in its bin|. A bin includes its upper bound
+    and not its lower one (Guo 2017).
     """
     bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
     # The size of a bin cancels: n / E * |correct / n - confidence / n|.
@@ -77,7 +72,7 @@ def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
 
 
 def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
-    """Returns how often label r (row) was predicted as label c (column), int64 (C, C)."""
+    """Returns the number of times that label r (row) was predicted as label c (column), int64 (C, C)."""
     from sklearn.metrics import confusion_matrix
 
     with warnings.catch_warnings():
@@ -86,9 +81,9 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
 
 
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
-    """Returns pearson and spearman (-1 to 1, by SciPy) and mean_squared_error (in the square of the labels' unit).
+    """Returns NUMBER_METRICS; the correlations are from -1 to 1.
 
-    A correlation is 0 if it is undefined, because all predictions or all labels are the same (or there is only one).
+    A correlation is 0 if it is undefined because all predictions or all labels are the same (or there is only one).
     All are NaN if a prediction is not finite.
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
@@ -100,8 +95,7 @@ def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str,
         from scipy.stats import pearsonr, spearmanr
 
         with warnings.catch_warnings():
-            # Warnings of values that are nearly constant.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # values may be nearly constant
             for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
                 value = float(correlation(gold_E, predicted_E).statistic)
                 metrics[name] = value if math.isfinite(value) else 0.0

@@ -1,4 +1,4 @@
-"""What an evaluator is, and what it is made from."""
+"""The protocol of evaluators, and all evaluators of a split as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """What the evaluators of a split are made from."""
+    """Everything that the evaluators of a split need."""
 
     config: Config
     model: Any  # lm.models.protocol.Model
@@ -44,11 +44,11 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        """Returns the metrics of these parameters as `NAME/metric`. All processes call it and get the same values."""
+        """Returns the metrics of the parameters as `NAME/metric`. All processes call it and get the same values."""
 
     @property
     def missing(self) -> dict[str, str]:
-        """The reason for each metric that the data or the tokenizer do not allow."""
+        """The reason why each missing metric cannot be computed from the data."""
         return {}
 
     @property
@@ -57,16 +57,52 @@ class Evaluator(abc.ABC):
         return {}
 
     def previews(self, count: int) -> list[tuple[str, ...]]:
-        """Returns the last evaluation's first examples: the text, the model's output, and what is right."""
+        """Returns the first examples of the last evaluation: text, output of the model, right output."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes the last evaluation's outputs to `STEM.jsonl` and the like; returns the paths. May raise OSError."""
+        """Writes the outputs of the last evaluation (`STEM.jsonl`...); returns the paths. May raise OSError."""
         return []
 
 
+class SplitEvaluation(Evaluator):
+    """All evaluators of one split as one; the first is a RowEvaluator and gives the loss."""
+
+    def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
+        self.name, self._evaluators, self._loss = name, evaluators, evaluators[0]
+
+    def evaluate(self, params: Any, step: int) -> dict[str, float]:
+        return {name: value for each in self._evaluators for name, value in each.evaluate(params, step).items()}
+
+    def plain(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Returns metrics without the name of the split."""
+        return {name.removeprefix(f"{self.name}/"): value for name, value in values.items()}
+
+    @property
+    def num_rows(self) -> int:
+        return self._loss.num_rows
+
+    @property
+    def batch_size(self) -> int:
+        return self._loss.batch_size
+
+    @property
+    def missing(self) -> dict[str, str]:
+        return {name: reason for each in self._evaluators for name, reason in each.missing.items()}
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        return {name: text for each in self._evaluators for name, text in each.signatures.items()}
+
+    def previews(self, count: int) -> list[tuple[str, ...]]:
+        return [preview for each in self._evaluators for preview in each.previews(count)][:count]
+
+    def write(self, directory: Path, stem: str) -> list[Path]:
+        return [path for each in self._evaluators for path in each.write(directory, stem)]
+
+
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Returns indices by data source: all, or about `limit` of them spread evenly, every source in proportion."""
+    """Returns indices by data source: all, or about `limit` of them, spread evenly and in proportion to the sizes."""
     total = sum(sizes.values())
     if limit == 0 or limit >= total:
         return {source: np.arange(count) for source, count in sizes.items()}
@@ -80,6 +116,6 @@ def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
 def named_metrics(
     name: str, parts: Mapping[str, Part], whole: Part, metrics: Callable[[Part], Mapping[str, float]]
 ) -> dict[str, float]:
-    """Returns `NAME/SOURCE/metric` of the part of each data source, then `NAME/metric` of the whole."""
+    """Returns `NAME/SOURCE/metric` for each data source, then `NAME/metric` for the whole split."""
     prefixed = [*((f"{name}/{source}", part) for source, part in parts.items()), (name, whole)]
     return {f"{prefix}/{metric}": value for prefix, part in prefixed for metric, value in metrics(part).items()}

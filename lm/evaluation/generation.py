@@ -1,7 +1,8 @@
-"""The evaluator of generated text: decodes the sources of a split and scores the outputs."""
+"""The evaluator of generated text, which decodes the sources of a split and scores the outputs."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ from lm.parallel.mesh import on_mesh
 
 
 class Generation(Evaluator):
-    """Outputs against references over all pairs of a split, each pair scored once.
+    """Scores of outputs against references over all pairs of a split, each pair scored once.
 
-    Outputs are made and scored as eval.generation says; during training by eval.generation.training_beams and of about
-    eval.generation.max_examples pairs, spread evenly, of which `NAME/examples` gives the number. With several data
-    sources there are metrics for each, `NAME/SOURCE/bleu`, and of the whole, which are scores of all texts together and
-    not a mean.
+    During training, eval.generation.training_beams applies, and about eval.generation.max_examples pairs are scored,
+    spread evenly; `NAME/examples` is their number. With several data sources there are metrics for each,
+    `NAME/SOURCE/bleu`, and for all texts together, which is not a mean.
 
     Every process decodes the same sources and gets the same metrics and outputs.
     """
@@ -55,12 +55,12 @@ class Generation(Evaluator):
 
     @property
     def num_examples(self) -> int:
-        """Pairs that an evaluation scores."""
+        """The number of pairs that an evaluation scores."""
         return sum(len(each) for each in self._pairs.values())
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
         """Returns the metrics of the split. `step` plays no role."""
-        # Decoded together, so that batches of similar length can be formed over all data sources.
+        # Sources are decoded together, so that batches of similar length can be formed over all data sources.
         self.examples = self._decode(params, [pair for each in self._pairs.values() for pair in each])
         outputs = iter(self.examples)
         parts = {source: [next(outputs) for _ in each] for source, each in self._pairs.items() if each}
@@ -71,16 +71,9 @@ class Generation(Evaluator):
 
     def _decode(self, params: Any, pairs: Sequence[Pair]) -> list[Example]:
         setup, settings = self._setup, self._settings
-        beam = BeamSettings(
-            num_beams=settings.training_beams if setup.in_training else settings.num_beams,
-            penalty=settings.penalty,
-            length_penalty=settings.length_penalty,
-            max_new_tokens=settings.max_new_tokens,
-            min_new_tokens=settings.min_new_tokens,
-            no_repeat_ngram=settings.no_repeat_ngram,
-            exact=settings.exact,
-            num_hypotheses=1,
-        )
+        names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
+        values = {name: getattr(settings, name) for name in names}
+        values["num_beams"] = settings.training_beams if setup.in_training else settings.num_beams
         with on_mesh(setup.mesh):
             outputs = generate_texts(
                 setup.model,
@@ -88,7 +81,7 @@ class Generation(Evaluator):
                 setup.tokenizers.target,
                 setup.tokenizers.source,
                 [pair.source for pair in pairs],
-                beam,
+                BeamSettings(**values),
                 settings.batch_size,
                 setup.config.data.source_length,
                 setup.report,
@@ -100,7 +93,7 @@ class Generation(Evaluator):
         ]
 
     def _score(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Returns the metrics of these outputs; keeps the signatures, those of the whole as it is scored last."""
+        """Returns the metrics of these outputs and keeps their signatures; the whole split is scored last."""
         scores = score(
             self._settings.metrics,
             [each.prediction for each in examples],

@@ -1,4 +1,4 @@
-"""The declaration of a metric, made once beside the code that computes it; all are in `lm.evaluation.METRICS`."""
+"""The declaration of a metric, which stands beside the code that computes it; `lm.evaluation.METRICS` has all."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# How values are shown.
-points = "{:.2f}".format  # on a scale from 0 to 100
-share = "{:.2%}".format  # on a scale from 0 to 1
+# Formats of values.
+points = "{:.2f}".format  # from 0 to 100
+share = "{:.2%}".format  # from 0 to 1
 four_decimals = "{:.4f}".format
 
 
@@ -19,9 +19,9 @@ class Metric:
 
     Attributes:
         name: its key in metrics.jsonl, result files and checkpoint.best_metric, after the name of the split.
-        heading: what tables and pictures call it.
-        show: makes a text of a value, for example one of the functions above.
-        higher_is_better: whether the highest value is the best; otherwise the lowest is.
+        heading: its name in tables and pictures.
+        show: formats a value, for example one of the functions above.
+        higher_is_better: whether the best value is the highest; otherwise it is the lowest.
         drawn: whether the curves of a run show it, in percent.
         recorded: whether the table of results in README.md shows it.
     """
@@ -34,7 +34,7 @@ class Metric:
     recorded: bool = False
 
     def percent(self, values: Any) -> Any:
-        """Returns values (numbers or arrays) of a metric that is `drawn` in percent."""
+        """Returns values (numbers or arrays) of a `drawn` metric in percent."""
         return 100.0 * values if self.show is share else values
 
 
@@ -43,5 +43,5 @@ def names(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a value for JSON, which has no infinity and no NaN: they are written as null."""
+    """Returns a value for JSON, which has no infinity and no NaN; None is written as null."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The evaluator of labelled tasks: the predictions of a model for every example of a split, against the labels.
+"""The evaluator of labelled tasks: predictions for all examples of a split, against their labels.
 
 Shape letters: E raw examples, T tokens of an example, C labels.
 """
@@ -31,15 +31,15 @@ class Predictions(abc.ABC):
 
     @abc.abstractmethod
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        """Returns metrics of all examples, or of those with these indices (some perhaps several times)."""
+        """Returns the metrics of all examples, or of those with these indices (some perhaps several times)."""
 
     @abc.abstractmethod
     def joined(self, others: Sequence[Any]) -> Predictions:
-        """Returns these together with those of other data sources of the same task."""
+        """Returns these predictions together with those of other data sources of the same task."""
 
     @abc.abstractmethod
     def preview(self, index: int) -> tuple[str, ...]:
-        """Returns an example, its prediction and what is right, to be printed on one line."""
+        """Returns an example, its prediction and the right output, to be printed on one line."""
 
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Predictions(abc.ABC):
 
 
 class PredictsLabels(HasLoss, Protocol):
-    """The methods of a labelled task that its evaluation needs."""
+    """What the evaluation needs of a labelled task."""
 
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions: ...
 
@@ -64,8 +64,8 @@ class PredictsLabels(HasLoss, Protocol):
 class PredictionEvaluator(RowEvaluator):
     """Metrics of predictions against labels, each example counted once.
 
-    Those of the whole split are of the predictions of all sources together. If not all rows are scored, examples of
-    which a part lies in another row are left out. Raises UserError if that leaves a source without a whole example.
+    Metrics of the whole split are computed from the predictions of all data sources together. If not all rows are
+    scored, only examples that lie entirely in scored rows count. Raises UserError if a data source has none.
     """
 
     with_logits = True
@@ -73,7 +73,7 @@ class PredictionEvaluator(RowEvaluator):
     def __init__(self, task: PredictsLabels, setup: EvaluationSetup) -> None:
         super().__init__(task, setup)
         self._predict, self._config = task.predict, setup.config
-        self.whole: Predictions  # those of the last evaluation
+        self.whole: Predictions  # of the last evaluation, all data sources together
         for source, rows in self._rows.items() if self._limited else ():
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}
             if not whole_examples(rows.examples, present):
@@ -124,7 +124,7 @@ class PredictionEvaluator(RowEvaluator):
 
 
 def whole_examples(examples: LabelledExamples, present: Container[int]) -> dict[int, list[int]]:
-    """Returns the raw examples all of whose parts are present, in order, with the numbers of their parts."""
+    """Returns the raw examples of which all parts are present, in order, with the numbers of their parts."""
     of_raw: dict[int, list[int]] = {}
     for number, raw in enumerate(examples.example_of.tolist()):
         of_raw.setdefault(raw, []).append(number)

@@ -1,4 +1,4 @@
-"""predictions.jsonl: the output of a model for each source beside the references, one object per line."""
+"""predictions.jsonl: sources with the outputs of a model and the references, one object per line."""
 
 from __future__ import annotations
 
@@ -18,22 +18,18 @@ class Example:
     source: str
     references: tuple[str, ...]
     prediction: str
-    score: float  # the model's own, by which it chose the prediction; NaN if unknown
+    score: float  # by which the model chose the prediction; NaN if unknown
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
     """Writes `source`, `reference` (the first), `references` if there are several, `prediction` and `score`."""
-    objects = (
-        {
-            "source": each.source,
-            "reference": each.references[0],
-            **({"references": each.references} if len(each.references) > 1 else {}),
-            "prediction": each.prediction,
-            "score": finite_or_none(each.score),
-        }
-        for each in examples
-    )
-    write_objects(path, objects)
+
+    def line(each: Example) -> dict[str, Any]:
+        several = {"references": each.references} if len(each.references) > 1 else {}
+        outputs = {"prediction": each.prediction, "score": finite_or_none(each.score)}
+        return {"source": each.source, "reference": each.references[0], **several, **outputs}
+
+    write_objects(path, map(line, examples))
 
 
 def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
@@ -44,7 +40,7 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file of `write_predictions`; `score` may be missing. Raises UserError if it cannot or finds no line."""
+    """Reads a file of `write_predictions`; `score` may be missing. Raises UserError if it is unreadable or empty."""
     try:
         # Not splitlines(), which would also split at a U+2028 within a text.
         lines = path.read_bytes().decode("utf-8").split("\n")

@@ -1,11 +1,11 @@
-"""The base of the evaluators that run a model over rows: sums of the loss and, if needed, the logits."""
+"""Evaluators that run a model over rows: their base, and the one of losses."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,14 +21,14 @@ from lm.data.packing.rows import EvalRows
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
-from lm.objectives.cross_entropy import LossSums
+from lm.objectives.losses import LossSums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
 
 BATCHES_AHEAD = 2
 
 
 class HasLoss(Protocol):
-    """The methods of a task that scoring a batch needs. Hashable: compiled programs are shared by task."""
+    """What scoring a batch needs of a task. Hashable, since compiled programs are cached by task."""
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums: ...
 
@@ -37,7 +37,7 @@ class HasLoss(Protocol):
 class Scored:
     """The result of one batch, the same in every process."""
 
-    row_ids: np.ndarray  # without those of padding
+    row_ids: np.ndarray  # without padding
     sums: Sums
     logits_RLC: np.ndarray | None  # of the same rows, float32
 
@@ -46,11 +46,11 @@ class RowEvaluator(Evaluator):
     """Scores all rows of a split, or during training about eval.max_rows of them, spread evenly.
 
     With several data sources there are metrics for each, `NAME/SOURCE/metric`, and for the whole. If not all rows are
-    scored, `NAME/rows` or `NAME/examples` gives the number of what is. The loss is the task's own, without smoothing,
+    scored, `NAME/rows` or `NAME/examples` is the number of those that are. The loss is the task's, without smoothing,
     z-loss or class weights. The forward pass is compiled at the first call and reused by later ones.
 
     Attributes:
-        batch_size: rows at a time, rounded up to what the mesh divides.
+        batch_size: rows at a time, rounded up to a multiple of the number of shards.
     """
 
     with_logits = False
@@ -70,7 +70,7 @@ class RowEvaluator(Evaluator):
 
     @property
     def num_rows(self) -> int:
-        """Rows that an evaluation scores."""
+        """The number of rows that an evaluation scores."""
         return sum(len(ids) for ids in self._row_ids.values())
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
@@ -90,24 +90,24 @@ class RowEvaluator(Evaluator):
 
     @abc.abstractmethod
     def _collect(self, source: str, batches: Iterator[Scored]) -> Any:
-        """Returns what is needed of the batches of a data source."""
+        """Returns the results of a data source, reduced to what the metrics need."""
 
     @abc.abstractmethod
     def _combine(self, parts: list[Any]) -> Any:
-        """Returns what was collected from all data sources as one."""
+        """Returns the results of all data sources as one."""
 
     @abc.abstractmethod
     def _metrics(self, part: Any) -> dict[str, float]:
-        """Returns the metrics of what was collected."""
+        """Returns the metrics that follow from such results."""
 
     def _count(self, whole: Any) -> tuple[str, int]:
-        """Returns what is counted if only a part is scored, and how many of it were."""
+        """Returns the name of what is counted if only a subset is scored, and the number that was scored."""
         return "rows", self.num_rows
 
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
-        """Yields batch by batch; `done` rows of other data sources were scored before.
+        """Yields the result of each batch; `done` rows of other data sources were scored before.
 
-        Sums are added up over a batch in float32 on the device; add them up over batches in float64.
+        The device adds up a batch in float32; add up batches in float64.
         """
         rows, row_ids = self._rows[source], self._row_ids[source]
         for scored in self._batches(params, rows, row_ids):
@@ -130,7 +130,7 @@ class RowEvaluator(Evaluator):
             for i, local in enumerate(batches):
                 assert self.batch_size * local.shape[1] < 2**24, "a float32 could not count the tokens of a batch"
                 batch = to_global(local, self._mine, self._sharding, self.batch_size)
-                # The batch before is read once this one is under way, so that the device never waits.
+                # The previous batch is read once this one is running, so that the device never waits.
                 before = held
                 ids = row_ids[i * self.batch_size : (i + 1) * self.batch_size]
                 held = ids, forward_batch(self._model, self._task, self._objective, self.with_logits, params, batch)
@@ -140,11 +140,54 @@ class RowEvaluator(Evaluator):
                 yield _read(*held)
 
 
+class TokenEvaluator(RowEvaluator):
+    """Loss, perplexity, accuracy and the like.
+
+    If not all rows are scored, the bytes and words of their text are estimated in proportion to their tokens.
+
+    Args:
+        metrics: computes metrics from the sums over the targets.
+        missing: returns, for these sums, the reason why each missing metric cannot be computed.
+    """
+
+    def __init__(
+        self,
+        task: HasLoss,
+        setup: EvaluationSetup,
+        metrics: Callable[[Sums], dict[str, float]],
+        missing: Callable[[Sums], dict[str, str]] = lambda _: {},
+    ) -> None:
+        super().__init__(task, setup)
+        self._metrics_of, self._missing_of = metrics, missing
+
+    @property
+    def missing(self) -> dict[str, str]:
+        return self._missing_of(self._combine([_text(rows, rows.totals["targets"]) for rows in self._rows.values()]))
+
+    def _collect(self, source: str, batches: Iterator[Scored]) -> Sums:
+        sums, rows = self._combine([each.sums for each in batches]), self._rows[source]
+        if len(self._row_ids[source]) == rows.num_rows:
+            assert sums.weight == rows.totals["targets"], (source, sums.weight, rows.totals)
+        return sums + _text(rows, sums.weight)
+
+    def _combine(self, parts: list[Sums]) -> Sums:
+        return sum(parts, Sums())
+
+    def _metrics(self, part: Sums) -> dict[str, float]:
+        return self._metrics_of(part)
+
+
+def _text(rows: EvalRows, targets: float) -> Sums:
+    """Returns the size of the text of this number of scored targets: exact for all of them, else in proportion."""
+    share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
+    return Sums(bytes=share * rows.totals["bytes"], words=share * rows.totals["words"], unknown=rows.totals["unknown"])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def forward_batch(
     model: Model, task: HasLoss, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the sums of a batch, and the logits, on every device. Compiled once for all evaluators of a model."""
+    """Returns the sums of a batch, and its logits, on every device. Compiled once for all evaluators of a model."""
     output = model.apply({"params": params}, batch, train=False)
     sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
     found = sums, output.logits if with_logits else None

@@ -1,4 +1,4 @@
-"""Generated text against references: BLEU, chrF and TER by sacrebleu, ROUGE, exact match, word error rate.
+"""Scores of generated text against references: sacrebleu's BLEU, chrF and TER, ROUGE, exact match, word error rate.
 
 All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are plain text, as a person
 would read it. No library here downloads anything.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import importlib
 import importlib.metadata
 import itertools
 from collections.abc import Callable, Sequence
@@ -24,39 +23,28 @@ References = Sequence[tuple[str, ...]]  # one or more for each prediction
 
 @dataclass(frozen=True)
 class TextScores:
-    """Metrics by name, and how those were computed that have several definitions."""
-
     metrics: dict[str, float]
-    signatures: dict[str, str]
+    signatures: dict[str, str]  # by name of a metric: how it was computed, if it has several definitions
 
 
+@dataclass(frozen=True)
 class TextMetric(abc.ABC):
-    """An entry of eval.generation.metrics.
-
-    Attributes:
-        heading: what tables call its signature.
-        gives: the metrics that it computes.
-    """
+    """An entry of eval.generation.metrics."""
 
     name: str
-    heading: str
-    gives: tuple[Metric, ...]
+    heading: str  # of its signature in tables
+    gives: tuple[Metric, ...]  # the metrics that it computes
 
     @abc.abstractmethod
     def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
         """Returns the scores of a whole corpus, with sacrebleu's tokenisation for BLEU."""
 
 
+@dataclass(frozen=True)
 class SacrebleuMetric(TextMetric):
-    """A corpus score of sacrebleu (Post 2018), with its defaults.
+    """A corpus score of sacrebleu (Post 2018), with its defaults."""
 
-    Args:
-        scorer: takes sacrebleu's tokenisation for BLEU and returns sacrebleu's object.
-    """
-
-    def __init__(self, metric: Metric, scorer: Callable[[str], Any]) -> None:
-        self.name, self.heading, self.gives = metric.name, metric.heading, (metric,)
-        self.scorer = scorer
+    scorer: Callable[[str], Any]  # takes sacrebleu's tokenisation for BLEU and returns sacrebleu's object
 
     def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
         scorer = self.scorer(bleu_tokenize)
@@ -64,29 +52,18 @@ class SacrebleuMetric(TextMetric):
         return TextScores({self.name: value}, {self.name: str(scorer.get_signature())})
 
 
+@dataclass(frozen=True)
 class CountedMetric(TextMetric):
-    """Metrics that are ratios of sums over examples.
+    """Metrics that are ratios of sums over examples."""
 
-    Args:
-        count: takes a prediction and its references; returns the numerator and the denominator of each metric.
-        signature: says how it is computed, if there are several definitions.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        heading: str,
-        gives: tuple[Metric, ...],
-        count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]],
-        signature: Callable[[], str] = str,
-    ) -> None:
-        self.name, self.heading, self.gives, self.signature = name, heading, gives, signature
-        self._count = count
+    # Takes a prediction and its references; returns the numerator and the denominator of each metric.
+    count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
+    signature: Callable[[], str] = str
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
         """Returns for each metric an array (examples, 2) whose `percent` is its value."""
         pairs = zip(predictions, references, strict=True)
-        counts_EM2 = np.array([self._count(*pair) for pair in pairs], np.float64)
+        counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
 
     def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
@@ -96,7 +73,7 @@ class CountedMetric(TextMetric):
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Returns references as sacrebleu takes them: all first ones, then all second ones..., None for a missing one."""
+    """Returns references in sacrebleu's form: all first ones, then all second ones..., None for a missing one."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
@@ -118,10 +95,6 @@ def score(
     )
 
 
-def _sacrebleu(kind: str, **options: Any) -> Any:
-    return getattr(importlib.import_module("sacrebleu.metrics"), kind)(**options)
-
-
 @functools.cache
 def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
@@ -130,10 +103,10 @@ def _rouge_scorer() -> Any:
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Counts F1 of n-grams and of the longest common subsequence (of rougeLsum by lines), of the best reference.
+    """Returns F1 of n-grams and of the longest common subsequence (rougeLsum: by lines) with the best reference.
 
-    By the rouge-score package with Porter's stemmer. It drops everything except a-z and 0-9, so it is of no use for
-    text in other scripts.
+    The rouge-score package with Porter's stemmer drops everything except a-z and 0-9, so it does not suit text in other
+    scripts.
     """
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
@@ -144,14 +117,14 @@ def _rouge_signature() -> str:
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Counts a prediction that equals one of its references except for white space around them."""
+    """Returns whether a prediction equals one of its references, without the white space around them."""
     return [(prediction.strip() in {each.strip() for each in references}, 1)]
 
 
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Counts edits (insertions, deletions, substitutions) over words of the reference; white space separates words.
+    """Returns the edits (insertions, deletions, substitutions) and the words of the reference, split at white space.
 
-    Of several references that with the fewest edits counts, then the longest.
+    The reference with the fewest edits is taken, the longest of several.
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -171,22 +144,26 @@ ROUGE = (
 )
 EXACT_MATCH = _score("exact_match", "exact match", recorded=True)
 
+
+def _sacrebleu(metric: Metric, kind: str, **options: Any) -> SacrebleuMetric:
+    def scorer(tokenize: str) -> Any:
+        from sacrebleu import metrics
+
+        # Forced: with tokenize=none the user has said that the text is tokenised, and needs no warning.
+        bleu = {"tokenize": tokenize, "force": tokenize == "none"} if kind == "BLEU" else {}
+        return getattr(metrics, kind)(**options, **bleu)
+
+    return SacrebleuMetric(metric.name, metric.heading, (metric,), scorer)
+
+
 TEXT_METRICS: dict[str, TextMetric] = {
     metric.name: metric
     for metric in (
-        # Papineni 2002. Forced: whoever says that the text is tokenised needs no warning about it.
-        SacrebleuMetric(
-            _score("bleu", "BLEU", recorded=True),
-            lambda tokenize: _sacrebleu("BLEU", tokenize=tokenize, force=tokenize == "none"),
-        ),
-        # chrF2, Popovic 2015.
-        SacrebleuMetric(_score("chrf", "chrF", recorded=True), lambda _: _sacrebleu("CHRF")),
-        # With words and pairs of words, Popovic 2017.
-        SacrebleuMetric(_score("chrf++", "chrF++"), lambda _: _sacrebleu("CHRF", word_order=2)),
-        # Snover 2006.
-        SacrebleuMetric(_error("ter", "TER"), lambda _: _sacrebleu("TER")),
-        # Lin 2004.
-        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, _rouge_signature),
+        _sacrebleu(_score("bleu", "BLEU", recorded=True), "BLEU"),  # Papineni 2002
+        _sacrebleu(_score("chrf", "chrF", recorded=True), "CHRF"),  # chrF2, Popovic 2015
+        _sacrebleu(_score("chrf++", "chrF++"), "CHRF", word_order=2),  # with words and pairs of words, Popovic 2017
+        _sacrebleu(_error("ter", "TER"), "TER"),  # Snover 2006
+        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, _rouge_signature),  # Lin 2004
         CountedMetric("exact_match", "exact match", (EXACT_MATCH,), _exact_match),
         CountedMetric("wer", "WER", (_error("wer", "WER"),), _word_errors),
     )

@@ -1,13 +1,18 @@
-"""Metrics of language models: from sums over scored tokens to losses, perplexities and accuracies."""
+"""Metrics of language models, from sums over scored tokens, and metrics of the text alone to compare them with."""
 
 from __future__ import annotations
 
 import dataclasses
+import lzma
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lm.evaluation.compression import UNIGRAM_ENTROPY, XZ_BITS_PER_BYTE
+import numpy as np
+
+from lm.data.storing.token_store import TokenStore
+from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.metric import Metric, share
 
 
@@ -17,7 +22,7 @@ def _large(value: float) -> str:
 
 TOKEN_METRICS = (
     Metric("mlm_loss", "masked loss (nats/token)", recorded=True),
-    UNIGRAM_ENTROPY,
+    Metric("unigram_entropy", "unigram entropy", recorded=True),
     Metric("mlm_accuracy", "masked accuracy", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("next_sentence_accuracy", "next-sentence accuracy", share, higher_is_better=True, drawn=True),
     # Every task has a loss. Tables show it under this name or under one of the next two (`Task.loss_name`).
@@ -26,7 +31,7 @@ TOKEN_METRICS = (
     Metric("nll", "nll (nats/token)", recorded=True),
     Metric("perplexity", "perplexity", _large),
     Metric("bits_per_byte", "bits/byte", recorded=True),
-    XZ_BITS_PER_BYTE,
+    Metric("xz_bits_per_byte", "xz -9 bits/byte"),
     Metric("token_accuracy", "token accuracy", share, higher_is_better=True),
     Metric("word_perplexity", "word perplexity", _large, recorded=True),
     Metric("tokens", "tokens", "{:,.0f}".format),
@@ -38,10 +43,10 @@ OF_PLAIN_TEXT = ("bits_per_byte", "word_perplexity")
 class Sums:
     """Sums over scored tokens, and the size of the text that they spell.
 
-    `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are of `pairs` of texts, of
-    which the second follows the first or does not. `bytes` is the UTF-8 length of the text, `words` its words by the
-    WikiText convention (what white space separates, and an end-of-line mark per line), `unknown` the tokens that stand
-    for text the tokenizer could not spell.
+    `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over `pairs` of texts
+    (next-sentence prediction). `bytes` is the UTF-8 length of the text, `words` the number of its words by the WikiText
+    convention (separated by white space, plus an end-of-line mark per line), `unknown` that of the tokens for text that
+    the tokenizer cannot represent.
     """
 
     nll: float = 0.0
@@ -62,7 +67,7 @@ def language_metrics(sums: Sums) -> dict[str, float]:
     """Returns loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and tokens.
 
     Bits per byte = nll / ln 2 / bytes and word perplexity = exp(nll / words) do not depend on the tokenizer, so they
-    compare models with different vocabularies; both are left out where `missing_metrics` gives a reason. Without any
+    compare models with different vocabularies; both are left out if `missing_metrics` gives a reason. Without any
     token the metrics are NaN.
     """
     missing = missing_metrics(sums)
@@ -76,14 +81,14 @@ def language_metrics(sums: Sums) -> dict[str, float]:
 
 
 def token_metrics(sums: Sums) -> dict[str, float]:
-    """Returns those of `language_metrics` that make sense for any targets, not only for plain text."""
+    """Returns the metrics of `language_metrics` that make sense for any targets, not only for plain text."""
     loss = ratio(sums.nll, sums.weight)
     accuracy = ratio(sums.correct, sums.weight)
     return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
 
 
 def missing_metrics(sums: Sums) -> dict[str, str]:
-    """Returns the reason for each metric that this text and tokenizer do not allow."""
+    """Returns the reason why each missing metric cannot be computed from this text with this tokenizer."""
     if sums.unknown > 0:
         reason = (
             f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens, "
@@ -99,7 +104,7 @@ def missing_metrics(sums: Sums) -> dict[str, str]:
 
 
 def masked_metrics(sums: Sums) -> dict[str, float]:
-    """Returns mlm_loss (nats) and mlm_accuracy of masked tokens, accuracy of pairs, and loss, which is minimised."""
+    """Returns mlm_loss (nats) and mlm_accuracy of masked tokens, accuracy of pairs, and the loss of both together."""
     masked = ratio(sums.nll, sums.weight)
     result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": ratio(sums.correct, sums.weight)}
     result["perplexity"] = _exp(masked)
@@ -110,8 +115,37 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 
 
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
-    """Returns the loss, and how often a text's own pair is the nearest in the batch (both ways)."""
+    """Returns the loss, and how often a text's positive is the nearest in the batch (in both directions)."""
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
+
+
+def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
+    """Returns the bits per UTF-8 byte that `xz -9` needs for all documents of a split, its headers included.
+
+    The text is read back from the tokens, so tokenizer and store must be lossless (no unknown tokens).
+    """
+    compressor, size, packed = lzma.LZMACompressor(preset=9), 0, 0
+    for store in stores.values():
+        ends = [*store.starts[1:], store.num_tokens]
+        for start, end in zip(store.starts, ends, strict=True):
+            text = tokenizer.decode(store.tokens[start:end].tolist()).encode("utf-8")
+            size += len(text)
+            packed += len(compressor.compress(text))
+    packed += len(compressor.flush())
+    return 8 * packed / size
+
+
+def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
+    """Returns the entropy of the tokens of a split in nats, bos and eos left out.
+
+    No model that ignores the context of a token can have a lower loss on this text, not even one trained on it.
+    """
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for store in stores.values():
+        counts += np.bincount(np.asarray(store.tokens), minlength=len(counts))
+    counts[[tokenizer.bos_id, tokenizer.eos_id]] = 0
+    shares = counts[counts > 0] / counts.sum()
+    return float(-np.sum(shares * np.log(shares)))
 
 
 def ratio(total: float, count: float) -> float:
@@ -119,7 +153,7 @@ def ratio(total: float, count: float) -> float:
 
 
 def _exp(value: float) -> float:
-    """Returns exp(value), infinity where that overflows."""
+    """Returns exp(value), or infinity if it overflows."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,64 +1,107 @@
-"""The loss of every objective, from what the model gives: sums over a batch, to be divided once."""
+"""The loss of every objective, computed from the model's output: sums over a batch, to be divided once."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output
 from lm.config import ObjectiveConfig
-from lm.objectives.cross_entropy import LossSums, loss_sums
+
+_zero: Any = functools.partial(flax.struct.field, default_factory=functools.partial(jnp.zeros, (), jnp.float32))
 
 
-def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Returns the cross-entropy of masked tokens and, where the model gives it, that of next sentences."""
-    sums = loss_sums(output.logits, _at_places(batch, output.indices), config)
-    if output.next_sentence_logits is None:
-        return sums
-    return dataclasses.replace(sums, **_pair_sums(output.next_sentence_logits, batch))
+@flax.struct.dataclass
+class LossSums:
+    """Sums over the tokens of a batch; divide by `weight` once, after all microbatches and devices."""
+
+    loss: Array = _zero()  # what is minimised: cross-entropy with label smoothing and z-loss
+    nll: Array = _zero()  # plain cross-entropy, nats
+    correct: Array = _zero()  # targets that were the most probable token
+    weight: Array = _zero()  # sum of the weights
+    # Next-sentence prediction, to be divided by `pairs`.
+    pair_nll: Array = _zero()
+    pair_correct: Array = _zero()
+    pairs: Array = _zero()
+
+    def __add__(self, other: LossSums) -> LossSums:
+        return jax.tree.map(jnp.add, self, other)
 
 
-def _at_places(batch: Batch, places_BP: Array | None) -> Batch:
-    """Targets and weights of those tokens."""
-    if places_BP is None:
-        return batch
-    targets_BP, weights_BP = (jnp.take_along_axis(x, places_BP, axis=1) for x in (batch.targets, batch.weights))
-    return dataclasses.replace(batch, targets=targets_BP, weights=weights_BP)
+def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossSums:
+    """Returns the summed cross-entropy of a batch; the logits are float32.
+
+    With label smoothing e over the vocabulary: (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). Over the other
+    entries: (1 - e) nll + e / (V - 1) sum_{v != target}(-log p_v), which is the same with e V / (V - 1) for e
+    (fairseq). z-loss: coefficient x log(Z)^2 (Chowdhery 2022).
+    """
+    log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
+    nll_BL = log_z_BL - target_logit_BL
+    loss_BL = nll_BL
+    if config.label_smoothing > 0:
+        smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
+        if config.label_smoothing_over == "others":
+            smoothing *= V / (V - 1)  # 1 / V of it falls on the target itself
+        uniform_BL = log_z_BL - jnp.mean(logits_BLV, axis=-1)
+        loss_BL = (1 - smoothing) * nll_BL + smoothing * uniform_BL
+    if config.z_loss > 0:
+        loss_BL = loss_BL + config.z_loss * jnp.square(log_z_BL)
+    correct_BL = (jnp.argmax(logits_BLV, axis=-1) == batch.targets).astype(jnp.float32)
+    weights = batch.weights
+    return LossSums(
+        loss=jnp.sum(loss_BL * weights),
+        nll=jnp.sum(nll_BL * weights),
+        correct=jnp.sum(correct_BL * weights),
+        weight=jnp.sum(weights),
+    )
 
 
 def first_tokens(batch: Batch) -> Array:
-    """float32 (B, L): 1 at the first token of each segment."""
+    """Returns float32 (B, L): 1 at the first token of each segment, else 0."""
     return ((batch.positions == 0) & (batch.segments > 0)).astype(jnp.float32)
 
 
-def _pair_sums(pair_logits_BL2: Array, batch: Batch) -> dict[str, Array]:
-    """Of whether the second text follows the first (Devlin 2019), at each first token."""
-    first_BL = first_tokens(batch)
+def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+    """Returns the cross-entropy of masked tokens and, if the model predicts it, that of next sentences."""
+    masked = batch
+    if (indices_BP := output.indices) is not None:
+        targets_BP, weights_BP = (jnp.take_along_axis(x, indices_BP, axis=1) for x in (batch.targets, batch.weights))
+        masked = dataclasses.replace(batch, targets=targets_BP, weights=weights_BP)
+    sums = loss_sums(output.logits, masked, config)
+    if output.next_sentence_logits is None:
+        return sums
+    # Whether the second text follows the first (Devlin 2019), at each first token.
+    logits_BL2, first_BL = output.next_sentence_logits, first_tokens(batch)
     labels_BL = jnp.clip(batch.targets, 0, 1)
-    log_p_BL2 = jax.nn.log_softmax(pair_logits_BL2, axis=-1)
+    log_p_BL2 = jax.nn.log_softmax(logits_BL2, axis=-1)
     nll_BL = -jnp.take_along_axis(log_p_BL2, labels_BL[..., None], axis=-1)[..., 0]
-    correct_BL = (jnp.argmax(pair_logits_BL2, axis=-1) == labels_BL).astype(jnp.float32)
-    return {
-        "pair_nll": jnp.sum(nll_BL * first_BL),
-        "pair_correct": jnp.sum(correct_BL * first_BL),
-        "pairs": jnp.sum(first_BL),
-    }
+    correct_BL = (jnp.argmax(logits_BL2, axis=-1) == labels_BL).astype(jnp.float32)
+    return dataclasses.replace(
+        sums,
+        pair_nll=jnp.sum(nll_BL * first_BL),
+        pair_correct=jnp.sum(correct_BL * first_BL),
+        pairs=jnp.sum(first_BL),
+    )
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
-    """Squared error of one number for each weighted token; targets are float32."""
+    """Returns the squared error of one number for each weighted token; targets are float32."""
     error_BL = jnp.square(logits_BL1[..., 0] - batch.targets.astype(jnp.float32))
     total = jnp.sum(error_BL * batch.weights)
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
 
 
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
-    """Mean of the two cross-entropies of an answer's start and end among all tokens of its segment (Devlin 2019).
+    """Returns the mean cross-entropy of an answer's start and end among all tokens of its segment (Devlin 2019).
 
-    Targets are 1 at the start, 2 at the end, 3 where both are one token; a weight of 1 for an answer in all.
-    Correct counts starts and ends by half.
+    Targets are 1 at the start, 2 at the end, 3 where both are one token. An answer has weight 1, half of it for each
+    end, and `correct` counts each end as one half.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
     loss = correct = weight = jnp.zeros((), jnp.float32)
@@ -74,14 +117,14 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
     return LossSums(loss=loss, nll=loss, correct=correct, weight=weight)
 
 
-def contrastive_loss(text_BD: Array, partner_BD: Array, batch: Batch, temperature: float) -> LossSums:
-    """Cross-entropy of each text's own partner among the partners of the whole batch, and the other way round.
+def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
+    """Returns the cross-entropy of each text's positive among those of the whole batch, and the other way round.
 
-    InfoNCE with in-batch negatives (van den Oord 2018; both directions as Radford 2021), of vectors of length 1.
-    Rows of padding are neither texts nor negatives. A row of weight 1 in all counts one.
+    InfoNCE with in-batch negatives (van den Oord 2018; in both directions as in Radford 2021), for vectors of length 1.
+    Rows of padding are neither texts nor negatives; every other row has weight 1.
     """
     real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
-    scores_BB = text_BD @ partner_BD.T / temperature
+    scores_BB = text_BD @ positive_BD.T / temperature
     bias_1B = jnp.where(real_B > 0, 0.0, jnp.finfo(jnp.float32).min)[None]
     own = jnp.arange(scores_BB.shape[0])
     loss = correct = jnp.zeros((), jnp.float32)
@@ -99,7 +142,7 @@ def token_weight(batch: Batch) -> Array:
 
 
 def span_weight(batch: Batch) -> Array:
-    """Returns the weight that `span_loss` finds: half of that of each start and each end, at least 1."""
+    """Returns the weight that `span_loss` computes (one half for each end of an answer), at least 1."""
     ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
     return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
 

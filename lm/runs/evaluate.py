@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig, SourceConfig
 from lm.config.schema import differences_affecting
 from lm.errors import UserError
-from lm.evaluation.split import SplitEvaluation
+from lm.evaluation.evaluator import SplitEvaluation
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, is_first
@@ -92,7 +92,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
     noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
     count = sum(each.totals[counted] for each in rows.values())
-    windowed = task.windowed(config)
+    windowed = task.windowed
     length, stride = config.data.sequence_length, config.eval.stride
     split = f"text {Path(options.text).name}" if options.text else options.split
     windows = f"windows of {length}, stride {stride}" if windowed else "rows"

@@ -10,12 +10,10 @@ from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
 from lm.data.packing.windows import WindowExamples, WindowRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.compression import xz_bits_per_byte
-from lm.evaluation.token_evaluator import TokenEvaluator
-from lm.evaluation.token_metrics import language_metrics, missing_metrics
-from lm.models.heads import NextToken
-from lm.tasks.documents import DocumentTask, token_stores
-from lm.tasks.task import SMOOTHING, EvaluationSetup
+from lm.evaluation.row_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Stores
+from lm.tasks.texts import DocumentTask, token_stores
 
 
 class Causal(DocumentTask):
@@ -26,9 +24,7 @@ class Causal(DocumentTask):
     families = ("decoder",)
     settings = SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
     writes_text = True
-
-    def head(self, config: Config) -> Any:
-        return NextToken()
+    windowed = True
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity"
@@ -47,12 +43,12 @@ class Causal(DocumentTask):
     def layout(self, config: Config) -> RowLayout:
         return RowLayout(config.data.sequence_length)
 
-    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> TrainRows:
+    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         length = config.data.sequence_length
         sources = {name: WindowRows(name, store, config.seed, length) for name, store in token_stores(stores).items()}
         return TrainRows(config, sources, self.layout(config))
 
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
         length, stride, layout = config.data.sequence_length, config.eval.stride, self.layout(config)
         return {
             name: EvalRows(WindowExamples(store, length, stride), layout)
@@ -63,14 +59,11 @@ class Causal(DocumentTask):
         return [TokenEvaluator(self, setup, language_metrics, missing_metrics)]
 
     def yardsticks(
-        self, config: Config, stores: Mapping[str, Any], tokenizer: Tokenizer, metrics: Mapping[str, float]
+        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
     ) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:
             return {}
         return {"xz_bits_per_byte": xz_bits_per_byte(stores, tokenizer)}
-
-    def windowed(self, config: Config) -> bool:
-        return True
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
         return config.eval.prompts

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
-from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import contrastive_loss, row_weight
+from lm.objectives.losses import LossSums, contrastive_loss, row_weight
 from lm.tasks.classification import check_pooling
-from lm.tasks.paired import PairTask
-from lm.tasks.task import EvaluationSetup, Refuse
+from lm.tasks.task import EvaluationSetup, Refuse, Stores
+from lm.tasks.texts import PairTask
 
 
 class Contrastive(PairTask):
@@ -50,12 +47,7 @@ class Contrastive(PairTask):
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "accuracy"
 
-    def layout(self, config: Config) -> RowLayout:
-        return RowLayout(config.data.sequence_length, config.data.source_length)
-
-    def examples(
-        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
-    ) -> dict[str, Examples]:
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,13 @@ import numpy as np
 from lm.config import Config
 from lm.data.examples.denoising import Denoiser, DenoisingExamples, Infilling, PrefixLm, SpanCorruption, Ul2
 from lm.data.examples.example import Examples
-from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
-from lm.models.heads import NextToken
-from lm.tasks.documents import DocumentTask, token_stores
-from lm.tasks.packed import PackedTask
-from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
+from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, PackedTask, Refuse, Stores
+from lm.tasks.texts import DocumentTask, token_stores
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
@@ -41,9 +37,6 @@ class Denoising(DocumentTask, PackedTask):
     needed_ids: int = 1
     ids_advice: str = "needs tokens for masked spans; set 100."
 
-    def head(self, config: Config) -> Any:
-        return NextToken()
-
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
         if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
@@ -55,16 +48,11 @@ class Denoising(DocumentTask, PackedTask):
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         return ("loss",)
 
-    def layout(self, config: Config) -> RowLayout:
-        return RowLayout(config.data.sequence_length, config.data.source_length)
-
     @abc.abstractmethod
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         """Returns the denoiser, which corrupts chunks of text."""
 
-    def examples(
-        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
-    ) -> dict[str, Examples]:
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         extra_ids = list(tokenizer.extra_tokens)
         if len(extra_ids) < self.needed_ids:
             raise UserError(

@@ -18,8 +18,7 @@ from lm.data.storing.example_store import ExampleStore, texts_of
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
-from lm.tasks.packed import PackedTask
-from lm.tasks.task import EvaluationSetup, Refuse
+from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
 
 
 class LabelledRules(Cleaner):
@@ -98,7 +97,7 @@ class LabelledTask(PackedTask):
             example_store.check_labels(config, split, stores)
         return stores
 
-    def resolve_data(self, config: Config, train: Mapping[str, Any]) -> Config:
+    def resolve_data(self, config: Config, train: Stores) -> Config:
         if not self.has_classes or config.data.labels:
             return config
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
@@ -121,7 +120,7 @@ class LabelledTask(PackedTask):
         self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool
     ) -> LabelledExamples: ...
 
-    def examples(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool) -> dict[str, Any]:
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:
         return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}
 
     def reason_without_examples(self, config: Config) -> str:

@@ -15,15 +15,12 @@ from lm.data.examples.masked import MaskedExamples, Masking, NextSentenceExample
 from lm.data.packing.rows import RowLayout
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.compression import unigram_entropy
-from lm.evaluation.token_evaluator import TokenEvaluator
-from lm.evaluation.token_metrics import masked_metrics
+from lm.evaluation.row_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
 from lm.models.heads import MaskedTokens
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import masked_loss
-from lm.tasks.documents import DocumentTask, token_stores
-from lm.tasks.packed import PackedTask
-from lm.tasks.task import SMOOTHING, EvaluationSetup, Refuse
+from lm.objectives.losses import LossSums, masked_loss
+from lm.tasks.task import SMOOTHING, EvaluationSetup, PackedTask, Refuse, Stores
+from lm.tasks.texts import DocumentTask, token_stores
 
 MASK = "<mask>"
 FOLLOWS = ("other text", "follows")  # what the preview says about the second text of a next-sentence pair
@@ -66,9 +63,7 @@ class Masked(DocumentTask, PackedTask):
         types = config.model.token_types > 0
         return RowLayout(config.data.sequence_length, max_masked=self.max_masked(config), with_types=types)
 
-    def examples(
-        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
-    ) -> dict[str, Examples]:
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         word_starts = tokenizer.word_starts if config.objective.whole_words else None
         masking = Masking(config.objective.noise_density, tokenizer.mask_id, tokenizer.text_ids, word_starts)
         kind = NextSentenceExamples if config.objective.next_sentence else MaskedExamples
@@ -93,7 +88,7 @@ class Masked(DocumentTask, PackedTask):
         return {name: value for name, value in metrics.items() if name != "loss" or value != metrics["mlm_loss"]}
 
     def yardsticks(
-        self, config: Config, stores: Mapping[str, Any], tokenizer: Tokenizer, metrics: Mapping[str, float]
+        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
     ) -> dict[str, float]:
         return {"unigram_entropy": unigram_entropy(stores, tokenizer)}
 

@@ -19,8 +19,7 @@ from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import Classes
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import squared_error
+from lm.objectives.losses import LossSums, squared_error
 from lm.tasks.classification import TextTask, text_scores, texts_of
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairExamples
-from lm.data.packing.rows import RowLayout
 from lm.data.reading.cleaning import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation
 from lm.evaluation.metric import names
+from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.text_metrics import TEXT_METRICS
-from lm.evaluation.token_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
-from lm.models.heads import NextToken
-from lm.tasks.paired import PairTask
-from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse
+from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse, Stores
+from lm.tasks.texts import PairTask
 
 SCORING = {f"eval.generation.{name}" for name in ("metrics", "training_beams", "max_examples", "bleu_tokenize")}
 
@@ -34,9 +31,6 @@ class Seq2Seq(PairTask):
     loss_name = "nll"
     writes_text = True
     plain_text_refusal = f"{PairTask.plain_text_refusal}, or use lm.generate --input"
-
-    def head(self, config: Config) -> Any:
-        return NextToken()
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
@@ -60,12 +54,7 @@ class Seq2Seq(PairTask):
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
         return self.raw_references(config, split) if config.eval.generation.metrics else {}
 
-    def layout(self, config: Config) -> RowLayout:
-        return RowLayout(config.data.sequence_length, config.data.source_length)
-
-    def examples(
-        self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any], train: bool
-    ) -> dict[str, Examples]:
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         lengths = config.data.source_length, config.data.sequence_length
         drop = train and config.data.pairs.overlong == "drop"
         return {name: PairExamples(store, *lengths, tokenizer.bos_id, drop=drop) for name, store in stores.items()}

@@ -15,13 +15,11 @@ from lm.data.reading.raw import Question
 from lm.data.reading.readers import QuestionReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.answer_search import Answer, Window, best_answer
-from lm.evaluation.answers import ANSWER_METRICS, answer_metrics, answer_scores
+from lm.evaluation.answers import ANSWER_METRICS, Answer, Window, answer_metrics, answer_scores, best_answer
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import span_loss, span_weight
+from lm.objectives.losses import LossSums, span_loss, span_weight
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 

@@ -1,12 +1,13 @@
-"""What a task is: everything particular to what a model learns, in one object.
+"""Tasks: each is one object with everything particular to what a model learns.
 
-The rest of the code asks the task of a config (`lm.tasks.task_of`) and never compares its name. A new task is one
-file in this folder and one line in the registry in `__init__`.
+Other code asks the task of a config (`lm.tasks.task_of`) and never compares its name. A new task is one file in this
+folder and one line in the registry in `__init__`.
 """
 
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,29 +15,30 @@ import numpy as np
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
-from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
+from lm.data.examples.example import Examples
+from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.reading import check_source
 from lm.data.reading.readers import DocumentReader, Reader
 from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
-from lm.evaluation.evaluator import EvaluationSetup, Evaluator
-from lm.evaluation.split import SplitEvaluation
-from lm.objectives.cross_entropy import LossSums, loss_sums
-from lm.objectives.losses import token_weight
+from lm.evaluation.evaluator import EvaluationSetup, Evaluator, SplitEvaluation
+from lm.models.heads import NextToken
+from lm.objectives.losses import LossSums, loss_sums, token_weight
 
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
+Stores = Mapping[str, Any]  # the stores of a split by data source
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
-# What lm.generate reads for every encoder-decoder that writes text.
+# The settings that lm.generate reads for every encoder-decoder that writes text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
-NOT_SCORED = "·"  # what the preview shows below a token without a target
+NOT_SCORED = "·"  # in the preview, below a token without a target
 
 
 def default_pooling(config: Config) -> str:
-    """Returns what stands for a text if model.pooling does not say: its first token in an encoder, else its last."""
+    """Returns the value of model.pooling if it is empty: an encoder takes a text's first token, others its last."""
     return "first" if config.model.family == "encoder" else "last"
 
 
@@ -47,15 +49,18 @@ class Task(abc.ABC):
         name: value of objective.name.
         doc: one line for --help.
         families: values of model.family that can learn it.
-        settings: dotted names of the settings that this task reads and some other task does not. Changing one that the
-            chosen task does not read is refused.
+        settings: dotted names of the settings that this task reads and some other task does not. Changing a setting
+            that the chosen task does not read is refused.
         reader: makes its raw examples from the records of data sources.
-        noun: what one example is called in messages.
-        loss_name: what tables call its loss: loss, nll (a target that follows from a source) or task_loss.
+        noun: the word for its examples in messages.
+        loss_name: the name of its loss in tables: loss, nll (of targets given a source) or task_loss.
         reads_labels: whether each example has labels.
         counts_examples: whether an evaluation counts examples rather than tokens.
         writes_text: whether its models generate text.
-        spells_extra_ids: whether <extra_id_N> in a text means that token when text is generated.
+        spells_extra_ids: whether <extra_id_N> in a prompt means that token when text is generated.
+        windowed: whether rows are windows of a text, for which sequence_length and stride are reported.
+        plain_text_refusal: why `eval.py --text` cannot serve it, and what to do; empty if it can.
+        source_title: the name of the source side in the preview.
     """
 
     name: str
@@ -69,6 +74,9 @@ class Task(abc.ABC):
     counts_examples: bool = False
     writes_text: bool = False
     spells_extra_ids: bool = False
+    windowed: bool = False
+    plain_text_refusal: str = ""
+    source_title: str = "source"
 
     # --- settings -------------------------------------------------------------------------------------------
 
@@ -77,7 +85,7 @@ class Task(abc.ABC):
         return config
 
     def check(self, config: Config, refuse: Refuse) -> None:  # noqa: B027
-        """Refuses settings of this task that cannot work together; by default nothing."""
+        """Refuses settings of this task that cannot work together."""
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
         """Refuses settings of one data source that this task cannot read."""
@@ -95,16 +103,16 @@ class Task(abc.ABC):
         return derived.get(setting)
 
     def advice_on_metric(self, metric: str) -> str:
-        """Returns what to add to the message that this task does not measure a metric."""
+        """Returns an addition to the message that this task does not compute a metric."""
         return ""
 
-    @abc.abstractmethod
     def head(self, config: Config) -> Any:
-        """Returns what the model computes from its last layer (`lm.models.heads`)."""
+        """Returns the head on the model's last layer (`lm.models.heads`); by default it predicts the next token."""
+        return NextToken()
 
     @abc.abstractmethod
     def metrics(self, config: Config) -> tuple[str, ...]:
-        """Returns the names of the metrics that its evaluations give. The first is the default for "best"."""
+        """Returns the names of the metrics of its evaluations. The first is the default for "best"."""
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         """Returns the names of the metrics that are printed during training."""
@@ -114,47 +122,47 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
-        """Yields the text of a source for a tokenizer to be trained on; `sides` are those of pairs."""
+        """Yields the texts of a data source to train a tokenizer on; `sides` of pairs are source and target."""
 
     @abc.abstractmethod
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any) -> Store | None:
-        """Returns the tokenised examples of a source, from the cache or made now; None if there are none."""
+        """Returns the tokenised examples of a data source, cached or made now; None if there are none."""
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
-        """Returns all stores of a split, checked together and with what they share."""
+        """Returns the stores of a split, checked together and with the data that they share."""
         return stores
 
-    def resolve_data(self, config: Config, train: Mapping[str, Any]) -> Config:
+    def resolve_data(self, config: Config, train: Stores) -> Config:
         """Returns the config with the values that follow from the training data (labels)."""
         return config
 
     def check_train(self, config: Config, where: str, store: Any) -> None:
-        """Raises UserError if a training source (None: nothing was left of it) is too small to train on."""
+        """Raises UserError if the store of a training source is too small, or None because nothing is left of it."""
         if store is None:
             raise UserError(f"{where} gives nothing for training: all of it was dropped or held out; change it.")
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs of a split whose outputs are generated and scored, by data source; empty for none."""
+        """Returns the pairs of a split for which outputs are generated and scored, by data source."""
         return {}
 
     def batch_settings(self, config: Config) -> list[Any]:
-        """Returns the values of settings that decide the batches beside those that every run has.
+        """Returns the values of the settings, besides those that every task reads, on which the batches depend.
 
-        Their form is part of the fingerprints of existing run directories, so it stays as it is.
+        Their form is part of the fingerprints of existing run directories, so it must not change.
         """
         return []
 
-    @abc.abstractmethod
     def layout(self, config: Config) -> RowLayout:
-        """Returns the form of the rows, and so of the batches."""
+        """Returns the form of the rows, and so of the batches; by default it has both sides of pairs."""
+        return RowLayout(config.data.sequence_length, config.data.source_length)
 
     @abc.abstractmethod
-    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> TrainRows:
-        """Returns training rows without end. Raises UserError for a data source that gives no example."""
+    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
+        """Returns an endless sequence of training rows. Raises UserError if a data source has no example."""
 
     @abc.abstractmethod
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Mapping[str, Any]) -> dict[str, EvalRows]:
-        """Returns the evaluation rows of a split by data source. What is too long is cut, never dropped.
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
+        """Returns the evaluation rows of a split by data source. Examples that are too long are cut, never dropped.
 
         Data sources without any example are left out. Raises UserError if none is left.
         """
@@ -162,71 +170,96 @@ class Task(abc.ABC):
     # --- loss -----------------------------------------------------------------------------------------------
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the sums of a batch's loss, to be divided once by `total_weight` of the whole batch.
+        """Returns the summed loss of a batch, by default the weighted cross-entropy of its targets.
 
-        By default the cross-entropy of each target with a weight.
+        It is divided once by `total_weight` of the whole batch.
         """
         return loss_sums(output.logits, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:
-        """Returns the weight that `loss` finds in a batch, at least 1."""
+        """Returns the total weight of the loss of a batch, at least 1."""
         return token_weight(batch)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def evaluators(self, setup: EvaluationSetup) -> list[Evaluator]:
-        """Returns what scores a split; the first evaluator gives the loss."""
+        """Returns the evaluators of a split; the first gives the loss."""
 
     def evaluation(self, setup: EvaluationSetup) -> SplitEvaluation:
         return SplitEvaluation(setup.name, self.evaluators(setup))
 
     def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Returns the metrics of a split under the names that tables show."""
-
-        def shown(name: str) -> str:
-            source, slash, metric = name.rpartition("/")
-            return f"{source}{slash}{self.loss_name}" if metric == "loss" else name
-
-        return {shown(name): value for name, value in metrics.items()}
+        """Returns the metrics of a split under their names in tables."""
+        return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def yardsticks(
-        self, config: Config, stores: Mapping[str, Any], tokenizer: Tokenizer, metrics: Mapping[str, float]
+        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
     ) -> dict[str, float]:
-        """Returns metrics of the data alone that the table shows beside the model's."""
+        """Returns metrics of the data alone, which tables show beside those of the model."""
         return {}
 
-    plain_text_refusal: str = ""  # why `eval.py --text` cannot serve this task, and what to do; "": it can
-
-    def windowed(self, config: Config) -> bool:
-        """Whether rows are windows of a text, for which sequence_length and stride are reported."""
-        return False
-
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
-        """Returns the prompts that are continued as sample text during training."""
+        """Returns the prompts of the sample texts that are generated during training."""
         return ()
 
     def clean_source(self, config: Config, text: str) -> str:
-        """Returns a text to generate from, cleaned as in training."""
+        """Returns the source of a text to be generated, cleaned as in training."""
         return text
 
     # --- preview --------------------------------------------------------------------------------------------
 
-    source_title = "source"  # what the preview calls the source side
-
     def preview_inputs(self, tokenizer: Tokenizer, tokens_L: np.ndarray) -> list[str]:
-        """Returns the visible form of each token that is read."""
+        """Returns the visible form of each input token."""
         return [tokenizer.piece(int(token)) for token in tokens_L]
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
         """Returns the visible form of each target of a row; None if tokens have no targets."""
+        columns = zip(batch.targets[row], batch.weights[row], batch.positions[row], strict=True)
         return [
             self.preview_target(config, tokenizer, target, int(position)) if weight else NOT_SCORED
-            for target, weight, position in zip(
-                batch.targets[row], batch.weights[row], batch.positions[row], strict=True
-            )
+            for target, weight, position in columns
         ]
 
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        """Returns the visible form of one target with a weight."""
+        """Returns the visible form of one target whose weight is not 0."""
         return tokenizer.piece(int(target))
+
+
+class PackedTask(Task):
+    """Base of the tasks whose examples are numbered by data source and packed: several share a row."""
+
+    @abc.abstractmethod
+    def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> Mapping[str, Examples]:
+        """Returns the numbered examples of each data source."""
+
+    def reason_without_examples(self, config: Config) -> str:
+        """Returns why a data source that is not empty may have no example, and what to do."""
+        return "no document has 2 tokens, so there is nothing to train on; give it more text."
+
+    def batch_settings(self, config: Config) -> list[Any]:
+        objective = config.objective
+        return [
+            config.data.source_length,
+            config.data.pairs.overlong,
+            objective.name,
+            objective.noise_density,
+            objective.mean_span_length,
+            objective.permute_sentences,
+        ]
+
+    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
+        examples = self.examples(config, tokenizer, stores, True)
+        for name, each in examples.items():
+            if not len(each):
+                raise UserError(f"config.data.train.{name}: {self.reason_without_examples(config)}")
+        layout = self.layout(config)
+        sources = {name: PackedRows(name, each, config.seed, layout) for name, each in examples.items()}
+        return TrainRows(config, sources, layout)
+
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
+        layout, examples = self.layout(config), self.examples(config, tokenizer, stores, False)
+        rows = {name: EvalRows(each, layout) for name, each in examples.items() if len(each)}
+        if not rows:
+            raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
+        return rows

@@ -11,7 +11,7 @@ from lm.config import Config
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many
 from lm.evaluation import metric_of
-from lm.evaluation.split import SplitEvaluation
+from lm.evaluation.evaluator import SplitEvaluation
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
@@ -77,7 +77,7 @@ class Reporter:
         metrics = self._task.for_table(self._whole.plain(values))
         if is_first():
             metrics |= self._task.yardsticks(config, stores, tokenizer, metrics)
-        windowed = self._task.windowed(config)
+        windowed = self._task.windowed
         result = Result(
             run=directory.root.absolute().name,
             step=step,

@@ -12,8 +12,7 @@ from jax.sharding import Mesh
 from lm.batch import Array, Batch, Source
 from lm.config import Config
 from lm.models.protocol import Model
-from lm.objectives.cross_entropy import LossSums
-from lm.objectives.losses import first_tokens
+from lm.objectives.losses import LossSums, first_tokens
 from lm.parallel.mesh import batch_sharding, on_mesh
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers, stop_frozen

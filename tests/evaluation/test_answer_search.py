@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lm.evaluation.answer_search import Answer, Window, best_answer, best_span
+from lm.evaluation.answers import Answer, Window, best_answer, best_span
 
 CONTEXT = "In 1889 the tower was  built by Eiffel & Cie."
 

@@ -14,8 +14,7 @@ from lm.data.examples.example import Example
 from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.packing.windows import WindowExamples
 from lm.evaluation.evaluator import EvaluationSetup, choose
-from lm.evaluation.row_evaluator import forward_batch
-from lm.evaluation.token_evaluator import TokenEvaluator
+from lm.evaluation.row_evaluator import TokenEvaluator, forward_batch
 from lm.evaluation.token_metrics import language_metrics, missing_metrics
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, param_shardings

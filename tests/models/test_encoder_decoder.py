@@ -14,7 +14,7 @@ from lm.config import ModelConfig, ObjectiveConfig
 from lm.models import build_model
 from lm.models.parameters import count_parameters, unstack_layers
 from lm.models.transformer.positions import RelativeBias, distance_buckets
-from lm.objectives.cross_entropy import loss_sums
+from lm.objectives.losses import loss_sums
 
 V, D = 31, 16
 CONFIG = ModelConfig(

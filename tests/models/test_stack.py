@@ -13,7 +13,7 @@ from lm.config import ModelConfig, ObjectiveConfig
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.models.transformer.stack import REMAT_POLICIES
-from lm.objectives.cross_entropy import loss_sums
+from lm.objectives.losses import loss_sums
 
 CONFIG = ModelConfig(
     vocab_size=29, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=8

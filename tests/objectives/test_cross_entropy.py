@@ -7,7 +7,7 @@ import pytest
 
 from lm.batch import Batch
 from lm.config import ObjectiveConfig
-from lm.objectives.cross_entropy import loss_sums
+from lm.objectives.losses import loss_sums
 
 
 def random_case(weights: list) -> tuple[np.ndarray, Batch]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm.data.reading.raw import Labelled, Question, Tagged
-from lm.evaluation.answer_search import Answer
+from lm.evaluation.answers import Answer
 from lm.tasks.classification import Classified
 from lm.tasks.regression import Regressed
 from lm.tasks.span_qa import Answered

@@ -15,7 +15,7 @@ from lm.data.examples.example import from_pair
 from lm.data.packing.rows import RowLayout
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
-from lm.objectives.cross_entropy import loss_sums
+from lm.objectives.losses import loss_sums
 from lm.parallel.mesh import batch_sharding, local_rows, make_mesh, to_global
 from lm.tasks import task_of
 from lm.training.state import TrainState, abstract_state, initial_state, make_state

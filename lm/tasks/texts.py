@@ -1,4 +1,4 @@
-"""The base of tasks of pairs: a source and a target text, each tokenised once into a token store."""
+"""The bases of tasks of plain text: documents and pairs of texts, tokenised once into token stores."""
 
 from __future__ import annotations
 
@@ -10,27 +10,57 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.reading import open_reader
-from lm.data.reading.cleaning import PairCleaner
+from lm.data.reading.cleaning import Cleaner, PairCleaner
 from lm.data.reading.raw import Pair
 from lm.data.reading.readers import PairReader
 from lm.data.storing import token_store
 from lm.data.storing.splits import SplitSource, named_errors, split_sources
-from lm.data.storing.token_store import PairStore
+from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
-from lm.tasks.documents import store_identity
-from lm.tasks.packed import PackedTask
-from lm.tasks.task import Refuse
+from lm.tasks.task import PackedTask, Refuse, Stores, Task
 
-SIDES = ("source", "target")
+PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # of data.pairs
+
+
+class DocumentTask(Task):
+    """Base of the tasks that learn from documents."""
+
+    def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
+        with named_errors(source.label):
+            reader = open_reader(source.config, self.reader)
+        return (text for text, _ in source.read(reader, Cleaner(source.data.cleaning)))
+
+    def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> TokenStore:
+        with named_errors(source.label):
+            reader = open_reader(source.config, self.reader)
+            identity = store_identity(source, reader.fingerprint(), tokenizers.target)
+        if config.data.cleaning.unicode:
+            identity["unicode"] = unicodedata.unidata_version
+        rules = Cleaner(config.data.cleaning)
+        texts = (text for text, _ in source.read(reader, rules))
+        return token_store.open_or_build(cache, identity, source.label_of_side, tokenizers.target, texts, rules)
+
+
+def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns everything on which the content of a token store depends."""
+    return {
+        "source": fingerprint,
+        "described": source.config.kind,
+        "cleaning": dataclasses.asdict(source.data.cleaning),
+        "tokenizer": tokenizer.fingerprint,
+        "side": source.identity(),
+    }
+
+
+def token_stores(stores: Stores) -> dict[str, TokenStore]:
+    return {name: store for name, store in stores.items() if isinstance(store, TokenStore)}
 
 
 class PairTask(PackedTask):
-    """Learns from pairs. Training pairs are filtered; evaluation pairs, held out or named, are all used."""
+    """Base of the tasks that learn from pairs. Only training pairs are filtered; evaluations use all pairs."""
 
-    settings = frozenset(
-        f"data.pairs.{name}" for name in ("max_ratio", "drop_identical", "source_script", "target_script")
-    )
+    settings = frozenset(f"data.pairs.{name}" for name in PAIR_FILTERS)
     noun = "pairs"
     reader = PairReader
     plain_text_refusal = "needs pairs; name them in data.test of a config"
@@ -40,7 +70,7 @@ class PairTask(PackedTask):
             refuse("data.holdout", "pairs are held out by hash; set it to 'hash' or name validation sources.")
 
     def _read(self, source: SplitSource, rules: PairCleaner) -> Iterator[tuple[Pair, Pair]]:
-        """Yields each pair of a split as the model sees it (clean, with the prefix) and as it was read."""
+        """Yields each pair of a split as the model reads it (clean, with the prefix) and as it was in the data."""
         with named_errors(source.label):
             reader = open_reader(source.config, self.reader)
         for pair, raw in source.read(reader, rules, drop=source.split == "train"):
@@ -69,13 +99,11 @@ class PairTask(PackedTask):
 
     def _open_side(
         self, source: SplitSource, side: str, fingerprint: str, tokenizer: Tokenizer, cache: Path
-    ) -> token_store.TokenStore:
+    ) -> TokenStore:
         data = source.data
         identity = store_identity(source, fingerprint, tokenizer) | {"of": side}
         if source.split == "train":
-            identity["pairs"] = {
-                key: value for key, value in dataclasses.asdict(data.pairs).items() if key != "overlong"
-            }
+            identity["pairs"] = {name: each for name, each in vars(data.pairs).items() if name != "overlong"}
         if data.cleaning.unicode or data.pairs.source_script or data.pairs.target_script:
             identity["unicode"] = unicodedata.unidata_version
         label, rules = f"{source.label_of_side}, {side}s", self._rules(source)
@@ -83,10 +111,9 @@ class PairTask(PackedTask):
         return token_store.open_or_build(cache, identity, label, tokenizer, texts, rules)
 
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs of a split by source name, in the order of its stores.
+        """Returns the pairs of a split by data source, in the order of its stores.
 
-        Sources are clean and have their prefix, as in training; references are as they were read, for metrics that
-        are defined on raw text.
+        Sources are clean and have their prefix, as in training; references are raw, as metrics are defined on raw text.
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split):
