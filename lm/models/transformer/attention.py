@@ -18,21 +18,15 @@ from lm.models.transformer.positions import Rotation, rotate
 
 
 def attention_mask(
-    query_positions_BL: Array,
-    query_segments_BL: Array,
-    key_positions_BS: Array,
-    key_segments_BS: Array,
-    *,
-    causal: bool,
-    window: int,
+    positions_BL: Array, segments_BL: Array, key_positions_BS: Array, key_segments_BS: Array, causal: bool, window: int
 ) -> Array:
     """Returns, as bool (B, L, S), which keys each query may attend to: those of its segment, never padding.
 
     If causal, a query attends to no later position. With a window > 0, it attends only to positions that are less than
     `window` away from its own.
     """
-    allowed_BLS = same_segment(query_segments_BL, key_segments_BS)
-    distance_BLS = query_positions_BL[:, :, None] - key_positions_BS[:, None, :]
+    allowed_BLS = same_segment(segments_BL, key_segments_BS)
+    distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
     if causal:
         allowed_BLS &= distance_BLS >= 0
     if window > 0:
@@ -50,7 +44,7 @@ class Memory:
 
 @flax.struct.dataclass
 class View:
-    """What the queries of one kind of layer see."""
+    """The mask and the rotation of one kind of layer."""
 
     mask: Array | None  # bool (B, L, S) for the kernel xla; None for fused kernels, which use the segments alone
     rotation: Rotation | None
@@ -58,7 +52,7 @@ class View:
 
 @flax.struct.dataclass
 class AttentionContext:
-    """What the layers share. The tower makes it once and passes it to each of them."""
+    """The inputs that all layers of a tower share."""
 
     positions: Array  # int32 (B, L), of the queries
     segments: Array  # int32 (B, L), of the queries
