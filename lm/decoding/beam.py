@@ -43,7 +43,7 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """Settings of a search. Only other numbers of beams, tokens or n-grams need another compiled program."""
+    """Settings of a search. Another number of beams, new tokens or n-gram tokens needs another compiled program."""
 
     num_beams: int = 1  # hypotheses kept alive; 1 is greedy
     penalty: str = "power"  # length^a (as Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
@@ -264,8 +264,8 @@ def beam_search(
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
     if T > model.max_length:
-        positions = f"{model.max_length} positions (config.model.max_length)"
-        raise UserError(f"max_new_tokens={T} is more than the model's {positions}.")
+        limit = f"the model's {model.max_length} positions (config.model.max_length)"
+        raise UserError(f"max_new_tokens={T} is more than {limit}.")
     if not sources:
         return []
     assert prefixes is None or len(prefixes) == len(sources), "one prefix per source"

@@ -23,7 +23,7 @@ from lm.batch import Array, Batch
 from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, place_cache, place_whole, rows_for_mesh
 from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, process_logits
 from lm.errors import UserError
-from lm.models.protocol import Cache, Model
+from lm.models.protocol import Model
 
 SMALLEST_BUCKET = 16
 
@@ -32,7 +32,7 @@ SMALLEST_BUCKET = 16
 class DecodeState:
     """Everything that a step changes. T is the largest number of new tokens."""
 
-    cache: Cache | None  # None before the prefill
+    cache: Any  # the model's Cache; None before the prefill
     step: Array  # int32 (): tokens generated so far
     last_B: Array  # int32: the last token of the row, which is not in the cache yet
     lengths_B: Array  # int32: tokens of the row in the cache, and thus the slot of its last token
@@ -143,8 +143,7 @@ class Sampler:
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Constrains how a mesh splits the state, before and after each step alike."""
-    # Everything except the cache is small, and every process and the sampling need all of it.
+    """Constrains how a mesh splits the state: only the cache, since every process and the sampling need the rest."""
     whole = place_whole(dataclasses.replace(state, cache=None))
     return dataclasses.replace(whole, cache=place_cache(state.cache))
 

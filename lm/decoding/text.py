@@ -19,7 +19,7 @@ from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
-UNFINISHED = "\ufffd"  # in the place of bytes that do not form a character yet
+UNFINISHED = "\ufffd"  # a tokenizer decodes bytes that do not form a character (yet) as this
 
 Report = Callable[[int, int], None]
 

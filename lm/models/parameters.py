@@ -27,14 +27,15 @@ def count_parameters(params: Any) -> int:
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
     """Returns the parameters with one subtree for each layer; unchanged if no layers are stacked."""
-    unstacked: dict[str, Any] = {}
-    for name, value in params.items():
-        if name == STACK_NAME:
-            for n in range(jax.tree.leaves(value)[0].shape[0]):
-                unstacked[f"{LAYER_PREFIX}{n}"] = jax.tree.map(lambda x, n=n: x[n], value)
-        else:
-            unstacked[name] = unstack_layers(value) if isinstance(value, dict) else value
-    return unstacked
+    rest = {
+        name: unstack_layers(value) if isinstance(value, dict) else value
+        for name, value in params.items()
+        if name != STACK_NAME
+    }
+    stacked = params.get(STACK_NAME, {})
+    for n in range(jax.tree.leaves(stacked)[0].shape[0] if stacked else 0):
+        rest[f"{LAYER_PREFIX}{n}"] = jax.tree.map(lambda x, n=n: x[n], stacked)
+    return rest
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:

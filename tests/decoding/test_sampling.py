@@ -1,4 +1,4 @@
-"""The processed distribution against brute force, samples against that distribution, and the tokens that are allowed."""
+"""The processed distribution against brute force, samples against that distribution, and the allowed tokens."""
 
 import jax
 import jax.numpy as jnp

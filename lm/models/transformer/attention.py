@@ -16,6 +16,8 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
 
+WithCache = tuple[Array, LayerCache | None]  # the output of a layer and its cache with the new tokens
+
 
 def attention_mask(
     positions_BL: Array, segments_BL: Array, key_positions_BS: Array, key_segments_BS: Array, causal: bool, window: int
@@ -81,9 +83,7 @@ class Attention(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(
-        self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
+    def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
         # Where the scores are not scaled, the initial queries are smaller by the same factor.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
@@ -94,9 +94,7 @@ class Attention(nn.Module):
         heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
         return projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK), cache
 
-    def _to_row(
-        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
+    def _to_row(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config, (view,) = self.config, context.views
         k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
         if view.rotation is not None:
@@ -113,12 +111,12 @@ class Attention(nn.Module):
         y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, config.scale_attention)
         return y_BLHK, cache
 
-    def _to_source(
-        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
+    def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         """There may be fewer sources than rows: the rows that share one then count as one row with more queries."""
         memory, (B, L, H, K) = context.memory, q_BLHK.shape
         assert memory is not None
+        k_BGSK: Array
+        v_BGSK: Array
         if memory.x is not None:
             k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
             if cache is not None:

@@ -13,7 +13,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import ACTIVATIONS, Norm, projection, residual_scale
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
-from lm.models.transformer.attention import Attention, AttentionContext
+from lm.models.transformer.attention import Attention, AttentionContext, WithCache
 from lm.models.transformer.cache import LayerCache
 
 REMAT_POLICIES = {
@@ -72,7 +72,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x_BLD: Array, cache: LayerCache | None, context: AttentionContext, kind: Array | int
-    ) -> tuple[Array, LayerCache | None]:
+    ) -> WithCache:
         config, context = self.config, context.of_kind(kind)
         dropout, pre = nn.Dropout(config.dropout, deterministic=not context.train), config.norm_position == "pre"
         branches: dict[str, nn.Module] = {"attention": Attention(config, name="attention")}

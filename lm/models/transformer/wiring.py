@@ -115,12 +115,9 @@ def _with_paired_texts(batch: Batch) -> Batch:
     """Returns a batch with the texts and then the paired texts as rows: the same parameters read both."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "a paired text of the same length for each row"
-    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), _as_source(batch), source)
+    texts = Source(batch.tokens, batch.positions, batch.segments)
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
     return dataclasses.replace(batch, **vars(both), types=None, source=None)
-
-
-def _as_source(batch: Batch) -> Source:
-    return Source(tokens=batch.tokens, positions=batch.positions, segments=batch.segments)
 
 
 class Decoder(OneTower):
@@ -163,7 +160,7 @@ class EncoderDecoder(Transformer):
         source = batch.source
         if not self.reads_source:
             assert source is None and cache is None
-            source = _as_source(batch)
+            source = Source(batch.tokens, batch.positions, batch.segments)
         x_source = None
         if source is not None:
             embed = self.token_embedding if self.config.share_embeddings else self.source_embedding
