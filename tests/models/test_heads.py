@@ -120,7 +120,7 @@ def test_embedding_head_returns_a_unit_vector_for_each_of_two_paired_texts(famil
 
 
 def test_a_row_of_padding_changes_no_gradient():
-    """Nor makes it NaN, although the mean of no tokens has no direction."""
+    """The mean of no tokens has no direction, but it must not make the gradient NaN."""
     config, head, batch = FAMILIES["encoder"], TextEmbedding("mean"), paired_batch()
     objective = ObjectiveConfig(name="contrastive", temperature=0.5)
 
