@@ -38,8 +38,8 @@ from lm.config import command
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.inputs import model_batch, pad_sources
 from lm.decoding.lines import read_lines
+from lm.decoding.sampling import Vocabulary, vocabulary_of
 from lm.decoding.text import batches_by_length, encode_sources
-from lm.decoding.vocabulary import Vocabulary, vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.parameters import count_parameters

@@ -16,7 +16,7 @@ from benchmarks.renamed import ACTIVATIONS, Weights, encoder_decoder_sizes, numb
 from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
 from lm.decoding.inputs import pad_rows
-from lm.decoding.vocabulary import Vocabulary, choosable
+from lm.decoding.sampling import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models.parameters import unstack_layers
 

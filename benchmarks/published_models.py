@@ -18,7 +18,7 @@ from benchmarks.renamed import (
 )
 from lm.batch import Batch
 from lm.config import ModelConfig
-from lm.decoding.vocabulary import Vocabulary
+from lm.decoding.sampling import Vocabulary
 from lm.models.layers import ACTIVATIONS as OUR_ACTIVATIONS
 
 # Ids that their models require; none of them changes a logit.

@@ -25,8 +25,7 @@ from lm.config import ModelConfig, ObjectiveConfig
 from lm.data.examples.example import Example
 from lm.data.packing.rows import RowLayout
 from lm.decoding.loop import Sampler
-from lm.decoding.sampling import Sampling, row_keys
-from lm.decoding.vocabulary import Vocabulary
+from lm.decoding.sampling import Sampling, Vocabulary, row_keys
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums, loss_sums

@@ -26,7 +26,7 @@ def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
 
 @flax.struct.dataclass
 class Source:
-    """What an encoder reads: (B, S) arrays. Segment i of the source belongs to segment i of the target."""
+    """The input of an encoder: (B, S) arrays. Segment i of the source belongs to segment i of the target."""
 
     tokens: Array  # int32 (B, S)
     positions: Array  # int32 (B, S): position within the document, from 0
@@ -35,7 +35,7 @@ class Source:
 
 @flax.struct.dataclass
 class Batch:
-    """What every task produces and every model reads: a pytree of (B, L) arrays.
+    """The input of every model, made by every task: a pytree of (B, L) arrays.
 
     A row may hold several documents ("packing"). Segments number them from 1 within the row; 0 is padding. A token may
     attend only to tokens of its own segment, so no document sees another.
@@ -46,12 +46,12 @@ class Batch:
     first token is 1 if the second text follows the first and else 0; its weight among the masked tokens is 0.
     """
 
-    tokens: Array  # int32 (B, L): what the model reads
-    targets: Array  # int32 (B, L): what it has to predict at each index; float32 for regression
+    tokens: Array  # int32 (B, L): input of the model
+    targets: Array  # int32 (B, L): token or label to predict at each index; float32 for regression
     weights: Array  # float32 (B, L): weight of each prediction in the loss; 0 where there is none
     positions: Array  # int32 (B, L): position within the document, from 0
     segments: Array  # int32 (B, L): number of the document within the row, from 1; 0 is padding
-    source: Source | None = None  # what an encoder reads, or for contrastive learning the paired text
+    source: Source | None = None  # input of an encoder, or for contrastive learning the paired text
     types: Array | None = None  # int32 (B, L): kind of token, for models with model.token_types
 
     @property
@@ -61,11 +61,11 @@ class Batch:
 
 @flax.struct.dataclass
 class Output:
-    """What a model returns. A field that its head does not compute is None."""
+    """The output of a model. A field that its head does not compute is None."""
 
     logits: Any = None  # float32 (B, L, V); of labels (B, L, C); of the start and end of an answer (B, L, 2)
     cache: Any = None  # the model's own pytree
     indices: Any = None  # int32 (B, P): the tokens that have logits, which then are (B, P, V); None for all tokens
     next_sentence_logits: Any = None  # float32 (B, L, 2): whether the second text follows; read at the first token
     embedding: Any = None  # float32 (B, D): of the text of each row, of length 1
-    paired_embedding: Any = None  # the same of the text that it is paired with
+    paired_embedding: Any = None  # the same of the paired text

@@ -1,4 +1,4 @@
-"""The memory that training needs, and what chips have. Models count their own parameters and FLOPs."""
+"""The memory that training needs, and the speed and memory of chips. Models count their own parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ CHIPS: dict[str, Chip] = {
     "NVIDIA H100 80GB HBM3": Chip(989.5, 494.5, 79),
     "NVIDIA H100 PCIe": Chip(756.5, 378, 79),
     "NVIDIA H100 NVL": Chip(835.5, 417.5, 93),
-    # NVIDIA H200 data sheet (SXM by Marin, titan): computes as the H100 of the same form.
+    # NVIDIA H200 data sheet (SXM by Marin, titan): as fast as the H100 of the same form.
     "NVIDIA H200": Chip(989.5, 494.5, 139),
     "NVIDIA H200 NVL": Chip(835.5, 417.5, 139),
     # NVIDIA HGX B200 data sheet (titan, pytorch/ao), halved: BF16 4,500; TF32 half of that, though given as 2,200.

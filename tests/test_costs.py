@@ -48,8 +48,7 @@ def test_parameter_counts_match_the_model(changes):
     assert counts.token_embedding == count_parameters(params["token_embedding"])
     layers = {name: value for name, value in params.items() if name.startswith("layer")}
     by_part = {
-        part: config.num_layers
-        * sum(inputs * outputs + outputs * config.use_bias for inputs, outputs in group.values())
+        part: config.num_layers * sum((inputs + config.use_bias) * outputs for inputs, outputs in group.values())
         for part, group in zip(("attention", "mlp"), projections(config), strict=True)
     }
     for part, count in by_part.items():

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import decode, huggingface_peer
 from lm.config import ModelConfig
 from lm.decoding.beam import BeamSettings
-from lm.decoding.vocabulary import Vocabulary
+from lm.decoding.sampling import Vocabulary
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.presets import preset

@@ -18,9 +18,8 @@ from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.loop import Sampler
-from lm.decoding.sampling import Sampling, row_keys
+from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
 from lm.decoding.text import SourceDecoder, encode_prompts, encode_sources, generate_texts, sample_many
-from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 from lm.runs.directory import RunDirectory

@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Source
-from lm.decoding.inputs import check_settings, model_batch, pad_sources, place_cache, place_whole, rows_for_mesh
-from lm.decoding.vocabulary import Vocabulary, choosable, completes_repeat
+from lm.decoding.inputs import Rows, check_settings, model_batch, pad_sources, place_cache, place_whole, rows_for_mesh
+from lm.decoding.sampling import Vocabulary, choosable, completes_repeat
 from lm.errors import UserError
 from lm.models.protocol import Cache, Model
 
@@ -43,7 +43,7 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """Settings of a search. Only other numbers of beams, tokens or n-grams need another compiled program."""
+    """Settings of a search. Another number of beams, new tokens or n-gram tokens needs another compiled program."""
 
     num_beams: int = 1  # hypotheses kept alive; 1 is greedy
     penalty: str = "power"  # length^a (as Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
@@ -178,12 +178,8 @@ def search(
         ends_BC = (chosen_BC == eos_id) | (t == T - 1)
 
         ended_Bk = jnp.where(ends_BC, totals_BC, -jnp.inf)[:, :k]
-        new = Finished(
-            tokens_BnT=tokens_BCT[:, :k],
-            lengths_Bn=jnp.broadcast_to(t + 1, (B, k)),
-            log_probabilities_Bn=ended_Bk,
-            scores_Bn=ended_Bk / rules.penalties_T[t],
-        )
+        lengths_Bk = jnp.broadcast_to(t + 1, (B, k))
+        new = Finished(tokens_BCT[:, :k], lengths_Bk, ended_Bk, ended_Bk / rules.penalties_T[t])
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), beams.finished, new)
         _, best_Bn = jax.lax.top_k(both.scores_Bn, n)
         finished = jax.tree.map(lambda x: _take(x, best_Bn), both)
@@ -194,21 +190,12 @@ def search(
             cache = reorder(cache, rows_Bk.reshape(B * k))
         return close(Beams(cache, t + 1, _take(tokens_BCT, stays_Bk), alive_Bk, finished))
 
-    nothing = Finished(
-        tokens_BnT=jnp.full((B, n, T), pad_id, jnp.int32),
-        lengths_Bn=jnp.zeros((B, n), jnp.int32),
-        log_probabilities_Bn=jnp.full((B, n), -jnp.inf),
-        scores_Bn=jnp.full((B, n), -jnp.inf),
-    )
+    lowest_Bn = jnp.full((B, n), -jnp.inf)
+    nothing = Finished(jnp.full((B, n, T), pad_id, jnp.int32), jnp.zeros((B, n), jnp.int32), lowest_Bn, lowest_Bn)
     # The beams of a row start out equal, so only the first is alive until it has been extended in several ways.
     first_Bk = rules.used_B[:, None] & (jnp.arange(k) == 0)[None]
-    beams = Beams(
-        cache=cache,
-        length=jnp.zeros((), jnp.int32),
-        tokens_BkT=jnp.full((B, k, T), pad_id, jnp.int32),
-        log_probabilities_Bk=jnp.where(first_Bk, 0.0, -jnp.inf),
-        finished=nothing,
-    )
+    totals_Bk, tokens_BkT = jnp.where(first_Bk, 0.0, -jnp.inf), jnp.full((B, k, T), pad_id, jnp.int32)
+    beams = Beams(cache, jnp.zeros((), jnp.int32), tokens_BkT, totals_Bk, nothing)
     return jax.lax.while_loop(is_unfinished, extend, close(beams))
 
 
@@ -253,10 +240,10 @@ def search_model(
 def beam_search(
     model: Model,
     params: Any,
-    sources: Sequence[Sequence[int]],
+    sources: Rows,
     settings: BeamSettings,
     vocabulary: Vocabulary,
-    prefixes: Sequence[Sequence[int]] | None = None,
+    prefixes: Rows | None = None,
     min_rows: int = 1,
     source_bucket: int | None = None,
 ) -> list[list[Hypothesis]]:
@@ -277,8 +264,8 @@ def beam_search(
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
     if T > model.max_length:
-        positions = f"{model.max_length} positions (config.model.max_length)"
-        raise UserError(f"max_new_tokens={T} is more than the model's {positions}.")
+        limit = f"the model's {model.max_length} positions (config.model.max_length)"
+        raise UserError(f"max_new_tokens={T} is more than {limit}.")
     if not sources:
         return []
     assert prefixes is None or len(prefixes) == len(sources), "one prefix per source"
@@ -305,7 +292,7 @@ def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
     return existing or [Hypothesis([], -math.inf, -math.inf)]
 
 
-def _forced(prefixes: Sequence[Sequence[int]], rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
+def _forced(prefixes: Rows, rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
     """Returns, as int32 (rows, T), the prefixes, each followed by -1."""
     forced_BT = np.full((rows, T), -1, np.int32)
     for number, prefix in enumerate(prefixes, start=1):

@@ -14,6 +14,8 @@ from lm.batch import Array, Batch, Source
 from lm.errors import UserError
 from lm.models.protocol import Cache
 
+Rows = Sequence[Sequence[int]]  # token ids of each row
+
 SMALLEST_SOURCE = 8
 
 
@@ -40,7 +42,7 @@ def source_bucket(length: int) -> int:
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 
 
-def pad_rows(rows: Sequence[Sequence[int]], shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (tokens, segments), int32 (B, L): rows padded at the right, then rows of only padding (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     for number, row in enumerate(rows):
@@ -49,9 +51,7 @@ def pad_rows(rows: Sequence[Sequence[int]], shape: tuple[int, int], pad_id: int)
     return tokens_BL, segments_BL
 
 
-def pad_sources(
-    sources: Sequence[Sequence[int]], rows: int, max_length: int | None, pad_id: int, bucket: int | None = None
-) -> Source:
+def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, bucket: int | None = None) -> Source:
     """Returns sources as (rows, bucket) arrays; rows beyond the sources contain only padding.
 
     Args:

@@ -20,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch
-from lm.decoding.inputs import model_batch, pad_rows, pad_sources, place_cache, place_whole, rows_for_mesh
-from lm.decoding.sampling import Sampling, choose, process_logits
-from lm.decoding.vocabulary import Vocabulary, choosable
+from lm.decoding.inputs import Rows, model_batch, pad_rows, pad_sources, place_cache, place_whole, rows_for_mesh
+from lm.decoding.sampling import Sampling, Vocabulary, choosable, choose, process_logits
 from lm.errors import UserError
-from lm.models.protocol import Cache, Model
+from lm.models.protocol import Model
 
 SMALLEST_BUCKET = 16
 
@@ -33,7 +32,7 @@ SMALLEST_BUCKET = 16
 class DecodeState:
     """Everything that a step changes. T is the largest number of new tokens."""
 
-    cache: Cache | None  # None before the prefill
+    cache: Any  # the model's Cache; None before the prefill
     step: Array  # int32 (): tokens generated so far
     last_B: Array  # int32: the last token of the row, which is not in the cache yet
     lengths_B: Array  # int32: tokens of the row in the cache, and thus the slot of its last token
@@ -45,7 +44,7 @@ class DecodeState:
     capacity: int = flax.struct.field(pytree_node=False)  # tokens that a row of the cache can hold
 
 
-def check_fits(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_length: int) -> None:
+def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
     """Raises UserError unless every prompt fits into the model's positions together with its new tokens."""
     if not prompts:
         raise UserError("no prompt to continue; give at least one (it may be empty).")
@@ -76,13 +75,7 @@ class Sampler:
     vocabulary: Vocabulary
     max_new_tokens: int
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        keys_B: Array,
-        min_rows: int = 1,
-        sources: Sequence[Sequence[int]] | None = None,
-    ) -> list[list[int]]:
+    def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
         """Returns the new tokens of each prompt, with the end token if it was reached.
 
         A row also ends when it has `model.max_length` tokens (use `check_fits` to avoid that).
@@ -106,13 +99,7 @@ class Sampler:
             if np.asarray(state.ended_B)[0]:
                 return
 
-    def start(
-        self,
-        prompts: Sequence[Sequence[int]],
-        keys_B: Array,
-        min_rows: int = 1,
-        sources: Sequence[Sequence[int]] | None = None,
-    ) -> DecodeState:
+    def start(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> DecodeState:
         """Returns the state before the first new token. Rows that only fill up the batch have ended already."""
         max_length, pad_id = self.model.max_length, self.vocabulary.pad_id
         rows = rows_for_mesh(max(len(prompts), min_rows))
@@ -156,8 +143,7 @@ class Sampler:
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Constrains how a mesh splits the state, before and after each step alike."""
-    # Everything except the cache is small, and every process and the sampling need all of it.
+    """Constrains how a mesh splits the state: only the cache, since every process and the sampling need the rest."""
     whole = place_whole(dataclasses.replace(state, cache=None))
     return dataclasses.replace(whole, cache=place_cache(state.cache))
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from lm.data.tokenizing.base import Tokenizer
 from lm.decoding.beam import BeamSettings, beam_search
+from lm.decoding.inputs import Rows
 from lm.decoding.loop import Sampler, check_fits
-from lm.decoding.sampling import Sampling, row_keys
-from lm.decoding.vocabulary import vocabulary_of
+from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
-UNFINISHED = "\ufffd"  # in the place of bytes that do not form a character yet
+UNFINISHED = "\ufffd"  # a tokenizer decodes bytes that do not form a character (yet) as this
 
 Report = Callable[[int, int], None]
 
@@ -30,9 +30,6 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(f"{name} {number} is not valid UTF-8: {text!r}.") from None
-
-
-# --- decoder ----------------------------------------------------------------------------------------------------
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
@@ -51,7 +48,7 @@ def sample_many(
     model: Model,
     params: Any,
     tokenizer: Tokenizer,
-    prompts: Sequence[Sequence[int]],
+    prompts: Rows,
     sampling: Sampling,
     max_new_tokens: int,
     seed: int,
@@ -103,9 +100,6 @@ def stream_text(
         yield text[shown:]
 
 
-# --- encoder-decoder --------------------------------------------------------------------------------------------
-
-
 def encode_sources(
     tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0, *, spelled: bool = False
 ) -> list[list[int]]:
@@ -121,7 +115,7 @@ def encode_sources(
     return cut_sources(sources, source_length) if source_length else sources
 
 
-def cut_sources(sources: Sequence[Sequence[int]], source_length: int) -> list[list[int]]:
+def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
     """Returns the sources, cut to `source_length` tokens, of which the last is still the end token."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
 
@@ -157,7 +151,7 @@ class SourceDecoder:
     output_prefix: Sequence[int] = ()  # token ids that every output starts with; they count as new tokens
     spelled: bool = False  # write extra ids as <extra_id_N>; otherwise they are omitted from the texts
 
-    def search(self, sources: Sequence[Sequence[int]], settings: BeamSettings) -> list[list[tuple[str, float]]]:
+    def search(self, sources: Rows, settings: BeamSettings) -> list[list[tuple[str, float]]]:
         """Returns (text, score) of the `settings.num_hypotheses` best outputs of each source, best first.
 
         Sources are token ids, end token included. Raises UserError for settings out of range.
@@ -173,7 +167,7 @@ class SourceDecoder:
         return outputs
 
     def sample(
-        self, sources: Sequence[Sequence[int]], sampling: Sampling, max_new_tokens: int, seed: int, num_samples: int
+        self, sources: Rows, sampling: Sampling, max_new_tokens: int, seed: int, num_samples: int
     ) -> list[list[str]]:
         """Returns `num_samples` sampled outputs of each source.
 
@@ -197,9 +191,7 @@ class SourceDecoder:
         return (self.tokenizer.decode_spelled if self.spelled else self.tokenizer.decode)(tokens)
 
 
-def batches_by_length(
-    sources: Sequence[Sequence[int]], batch_size: int, report: Report | None = None
-) -> Iterator[list[int]]:
+def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:
     """Yields the numbers of sources of similar length, the longest first so that a lack of memory shows at once."""
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
     for first in range(0, len(order), max(batch_size, 1)):

@@ -37,7 +37,7 @@ class Head(nn.Module):
     def __call__(
         self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, train: bool, dropout: str | None = None
     ) -> Output:
-        """Returns what it computes from the last layer.
+        """Returns the output that is computed from the last layer.
 
         Args:
             embed: the token embedding, which may serve as the output matrix.

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lm.config import ModelConfig
 
@@ -25,7 +26,7 @@ def count_parameters(params: Any) -> int:
 
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters with one subtree for each layer. A model without stacked layers stays as it is."""
+    """Returns the parameters with one subtree for each layer; unchanged if no layers are stacked."""
     rest = {
         name: unstack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -38,7 +39,7 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters with all layers stacked. A model that has no separate layers stays as it is."""
+    """Returns the parameters with all layers stacked; unchanged if there are no separate layers."""
     rest = {
         name: stack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -49,6 +50,11 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def adapters(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns all adapters by name, such as {"layers/attention/query/lora_a": array, ...}."""
+    return {"/".join(path): value for path, value in flatten_dict(params).items() if path[-1] in ADAPTER}
+
+
 def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
     """Returns parameters whose kernels are W + (lora_alpha / lora_rank) A B (Hu 2021), and the config without adapters.
 
@@ -56,29 +62,12 @@ def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[st
     layers, and are arrays that NumPy can read. Merged kernels are float32; other parameters are returned as they are.
     """
     assert config.lora_rank > 0, "there is nothing to merge"
-    return _merged(params, config.lora_alpha / config.lora_rank, False), dataclasses.replace(config, lora_rank=0)
-
-
-def adapters(params: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns all adapters by name, such as {"layers/attention/query/lora_a": array, ...}."""
-    found: dict[str, Any] = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            found |= adapters(value, f"{prefix}{name}/")
-        elif name in ADAPTER:
-            found[prefix + name] = value
-    return found
-
-
-def _merged(tree: dict[str, Any], scale: float, stacked: bool) -> dict[str, Any]:
-    merged = {
-        name: _merged(value, scale, stacked or name == STACK_NAME) if isinstance(value, dict) else value
-        for name, value in tree.items()
-        if name not in ADAPTER
-    }
-    if ADAPTER[0] in tree:
-        kernel, a, b = (np.asarray(tree[name], np.float32) for name in ("kernel", *ADAPTER))
-        layers, rank = kernel.shape[0] if stacked else 1, a.shape[-1]
-        difference = a.reshape(layers, -1, rank) @ b.reshape(layers, rank, -1)
-        merged["kernel"] = kernel + np.float32(scale) * difference.reshape(kernel.shape)
-    return merged
+    scale, flat = np.float32(config.lora_alpha / config.lora_rank), flatten_dict(params)
+    for *parent, name in list(flat):
+        if name == ADAPTER[0]:
+            a, b = (np.asarray(flat.pop((*parent, each)), np.float32) for each in ADAPTER)
+            kernel = np.asarray(flat[*parent, "kernel"], np.float32)
+            layers, rank = kernel.shape[0] if STACK_NAME in parent else 1, a.shape[-1]
+            difference = a.reshape(layers, -1, rank) @ b.reshape(layers, rank, -1)
+            flat[*parent, "kernel"] = kernel + scale * difference.reshape(kernel.shape)
+    return unflatten_dict(flat), dataclasses.replace(config, lora_rank=0)

@@ -1,4 +1,4 @@
-"""What the rest of the code may ask of a model. Training, evaluation and decoding use nothing else.
+"""The protocol of models: training, evaluation and decoding use nothing else of a model.
 
 A model is an immutable, hashable description: its parameters and its cache are passed in and returned. Two models that
 are equal share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
@@ -12,11 +12,9 @@ from typing import Any, Protocol, Self
 from lm.batch import Array, Batch, Output
 from lm.models.heads import Head
 
-TRAINING_FACTOR = 3  # forward, and backward one product for the gradient of the input and one for that of the weight
-
 
 class Cache(Protocol):
-    """What a model keeps of the tokens of each row while it decodes: a pytree of arrays."""
+    """The state that a model keeps for each row while it decodes: a pytree of arrays."""
 
     def repeat_rows(self, k: int) -> Self:
         """Returns a cache in which row i has become the rows i k ... i k + k - 1. Sources stay, shared by k rows."""
@@ -25,7 +23,7 @@ class Cache(Protocol):
         """Returns a cache in which row i is what row `rows_B[i]` was, which must have the same source."""
 
     def axes(self) -> Any:
-        """Returns a tree of the cache's structure with the logical axes of each array, a tuple of names."""
+        """Returns the same tree with the logical axes of each array, a tuple of names, in its place."""
 
 
 class Model(Protocol):
@@ -36,7 +34,7 @@ class Model(Protocol):
 
     @property
     def kernel(self) -> str:
-        """The implementation of its costliest operation, which start-up prints: xla, or the name of a fused kernel."""
+        """The implementation of its most expensive operation, for the start-up report: xla, or a fused kernel."""
 
     @property
     def vocab_size(self) -> int:
@@ -44,30 +42,24 @@ class Model(Protocol):
 
     @property
     def max_length(self) -> int:
-        """The most tokens that a row may have, and that a cache may hold."""
+        """The most tokens in a row, and in a cache."""
 
     @property
     def max_source_length(self) -> int | None:
-        """The most tokens that a source may have; None for any number."""
+        """The most tokens in a source; None for no limit."""
 
     @property
     def reads_source(self) -> bool:
         """Whether a batch has a source."""
 
     def apply(
-        self,
-        variables: Any,
-        batch: Batch,
-        *,
-        train: bool = False,
-        cache: Any = None,
-        rngs: Any = None,
+        self, variables: Any, batch: Batch, *, train: bool = False, cache: Any = None, rngs: Any = None
     ) -> Output:
         """Returns what the head computes for every token of the batch.
 
         With a cache, the batch holds the next tokens of each row at their positions, and the output has the cache with
-        these tokens in it. Tokens of segment 0 leave nothing in the cache. A model that reads a source takes it from
-        the first batch; later batches have source=None, and k rows in a row may share one source.
+        these tokens in it. Tokens of segment 0 leave no trace in the cache. A model that reads a source takes it from
+        the first batch; later batches have source=None, and k consecutive rows may share one source.
 
         Args:
             variables: {"params": parameters}, float32.
@@ -78,19 +70,16 @@ class Model(Protocol):
         """Returns parameters boxed with their logical axes; `flax.linen.unbox` gives plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns a cache for `batch_size` rows of up to `capacity` tokens, with a source each if the model reads one.
-
-        Only a model whose head predicts text needs one.
-        """
+        """Returns a cache for rows of up to `capacity` tokens. Only a model whose head predicts text needs one."""
 
     def parameter_counts(self) -> ParameterCounts:
         """Returns exact counts, without making the parameters."""
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
-        """Returns the FLOPs of one row of `length` tokens; those of a step are `.train` x batch_size."""
+        """Returns the FLOPs of one row of `length` tokens; a step needs `.train` x batch_size."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Returns about how much one row leaves behind for the backward pass, on one of `tensor` devices."""
+        """Returns about how many bytes one row keeps for the backward pass, on one of `tensor` devices."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +103,8 @@ class ParameterCounts:
 class Flops:
     """FLOPs of one row in a forward pass.
 
-    They count every matrix product, a multiply-add as two, and nothing else: norms, softmax and the like are a few
-    percent more. What rematerialization computes twice is counted once.
+    Only matrix products are counted, with two for a multiply-add: norms, softmax and the like are a few percent more.
+    Products that rematerialization computes twice are counted once.
     """
 
     layers: int
@@ -127,5 +116,5 @@ class Flops:
 
     @property
     def train(self) -> int:
-        """Forward and backward."""
-        return TRAINING_FACTOR * self.forward
+        """The backward pass has two products for each of the forward pass: the gradients of input and weight."""
+        return 3 * self.forward

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.decoding.beam import BeamSettings, Rules, search
-from lm.decoding.vocabulary import Vocabulary
+from lm.decoding.sampling import Vocabulary
 from lm.errors import UserError
 
 V, T, EOS = 4, 5, 3

@@ -14,8 +14,7 @@ from lm.config import MeshConfig, ModelConfig
 from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
 from lm.decoding.inputs import pad_sources, source_bucket
 from lm.decoding.loop import Sampler
-from lm.decoding.sampling import Sampling, row_keys
-from lm.decoding.vocabulary import Vocabulary, choosable
+from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings

@@ -13,8 +13,7 @@ from lm.batch import Batch
 from lm.config import MeshConfig, ModelConfig
 from lm.decoding import loop
 from lm.decoding.loop import Sampler, advance, check_fits
-from lm.decoding.sampling import Sampling, process_logits, row_keys
-from lm.decoding.vocabulary import Vocabulary
+from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings

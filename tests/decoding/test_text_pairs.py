@@ -8,9 +8,8 @@ import pytest
 from lm.config import ModelConfig
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
-from lm.decoding.sampling import Sampling
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import SourceDecoder, cut_sources, encode_sources, generate_texts
-from lm.decoding.vocabulary import vocabulary_of
 from lm.errors import UserError
 from lm.models import build_model
 

@@ -83,12 +83,12 @@ def test_packed_documents_have_the_logits_of_each_document_alone(changes):
     packed = apply(make_batch(tokens, POSITIONS, SEGMENTS))
     for segment in (1, 2, 3):  # of both rows at once
         ids, real = np.zeros((2, 8), np.int32), np.zeros((2, 8), np.int32)
-        places = [np.flatnonzero(SEGMENTS[row] == segment) for row in range(2)]
-        for row, place in enumerate(places):  # the document at the start of a row, padding after it
-            ids[row, : len(place)], real[row, : len(place)] = tokens[row, place], 1
+        segments = [np.flatnonzero(SEGMENTS[row] == segment) for row in range(2)]
+        for row, indices in enumerate(segments):  # the document at the start of a row, padding after it
+            ids[row, : len(indices)], real[row, : len(indices)] = tokens[row, indices], 1
         alone = apply(make_batch(ids, np.broadcast_to(np.arange(8), (2, 8)), real))
-        for row, place in enumerate(places):
-            np.testing.assert_allclose(packed[row, place], alone[row, : len(place)], atol=1e-5)
+        for row, indices in enumerate(segments):
+            np.testing.assert_allclose(packed[row, indices], alone[row, : len(indices)], atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", VARIANTS)

@@ -90,7 +90,7 @@ def test_splash_on_a_mesh_matches_one_device(kv_heads, split_kv):
 
 @pytest.fixture
 def without_cudnn(monkeypatch):
-    """Computes what cuDNN is asked for by XLA's matrix products."""
+    """Replaces cuDNN by the matrix products of XLA."""
     attention = jax.nn.dot_product_attention
 
     def by_xla(*args, implementation, **kwargs):

@@ -214,8 +214,8 @@ def test_distance_buckets_match_values_by_hand():
 def test_relative_bias_matches_its_definition(causal):
     config = dataclasses.replace(VARIANTS["t5"], num_heads=2)
     table = np.arange(16, dtype=np.float32).reshape(8, 2)
-    places = np.arange(20)[None]
-    bias = RelativeBias(config, causal).apply({"params": {"embedding": table}}, places, places)
+    positions = np.arange(20)[None]
+    bias = RelativeBias(config, causal).apply({"params": {"embedding": table}}, positions, positions)
     one_sided = 8 if causal else 4
     buckets = distance_buckets(one_sided, 12)
     for query in range(20):

@@ -31,7 +31,7 @@ FAMILIES = {
     "decoder": dataclasses.replace(ENCODER, num_layers=1, family="decoder"),
     "encoder_decoder": dataclasses.replace(ENCODER, num_layers=1, family="encoder_decoder", num_encoder_layers=1),
 }
-PLACES = ((0, 0, 5), (0, 5, 4), (1, 0, 7))  # row, first token and tokens of each text
+SPANS = ((0, 0, 5), (0, 5, 4), (1, 0, 7))  # row, first token and tokens of each text
 BATCH = rows_of([texts(5, 4), texts(7), []])
 
 
@@ -44,7 +44,7 @@ def last_layer(config, batch):
     return np.asarray(applied(config, head)(params, batch).logits, np.float64)[..., :D]
 
 
-def product(x, params):
+def linear(x, params):
     return x @ params["kernel"] + params["bias"]
 
 
@@ -62,12 +62,12 @@ def test_class_and_span_heads_match_their_closed_form(family):
     found, params = applied(*labels)(random_params(*labels), BATCH).logits, random_params(*labels)
     starts_and_ends, span = applied(*spans)(random_params(*spans), BATCH).logits, random_params(*spans)["span"]
     assert found.shape[-1] == 3 and starts_and_ends.shape[-1] == 2 and np.isfinite(found).all()
-    for row, first, size in PLACES:
+    for row, first, size in SPANS:
         here = slice(first, first + size)
         mean = x[row, here].mean(axis=0, keepdims=True)
-        expected = product(np.tanh(product(mean, params["pooler"])), params["classifier"])
+        expected = linear(np.tanh(linear(mean, params["pooler"])), params["classifier"])
         assert_close(found[row, here], np.tile(expected, (size, 1)))
-        assert_close(starts_and_ends[row, here], product(x[row, here], span))
+        assert_close(starts_and_ends[row, here], linear(x[row, here], span))
 
 
 @pytest.mark.parametrize("pooling", ["first", "last"])
@@ -75,8 +75,8 @@ def test_poolings_of_a_single_token_classify_every_token(pooling):
     config, head = FAMILIES["encoder"], Classes(4, pooling)
     params = random_params(config, head)
     found = applied(config, head)(params, BATCH).logits
-    expected = product(last_layer(config, BATCH), params["classifier"])
-    for row, first, size in PLACES:
+    expected = linear(last_layer(config, BATCH), params["classifier"])
+    for row, first, size in SPANS:
         assert_close(found[row, first : first + size], expected[row, first : first + size])
 
 
@@ -85,21 +85,21 @@ def test_masked_head_and_next_sentence_head_match_their_closed_form(tied):
     """Devlin 2019: linear layer, gelu, layernorm, output and bias; a pooler and two classes beside them."""
     config = dataclasses.replace(BERT, num_layers=1, tie_embeddings=tied)
     params, x = random_params(config, NEXT_SENTENCE), last_layer(config, BATCH)
-    h = product(x, params["head_product"])
+    h = linear(x, params["head_product"])
     h = h * (1 + erf(h / np.sqrt(2))) / 2
     h = (h - h.mean(axis=-1, keepdims=True)) / np.sqrt(h.var(axis=-1, keepdims=True) + config.norm_epsilon)
     h = h * params["head_norm"]["scale"] + params["head_norm"]["bias"]
     matrix = params["token_embedding"]["embedding"].T if tied else params["output"]["kernel"]
     expected = h @ matrix + params["output_bias"]["bias"]
-    pairs = product(np.tanh(product(x, params["pooler"])), params["next_sentence"])
+    pairs = linear(np.tanh(linear(x, params["pooler"])), params["next_sentence"])
     found = applied(config, NEXT_SENTENCE)(params, BATCH)
-    for row, first, size in PLACES:
+    for row, first, size in SPANS:
         here = slice(first, first + size)
         assert_close(found.logits[row, here], expected[row, here])
         assert_close(found.next_sentence_logits[row, here], pairs[row, here])
 
 
-def partner_batch():
+def paired_batch():
     """Returns a batch of two pairs of texts and a row of padding."""
     a, b, c, d = texts(5, 7, 6, 3)
     return dataclasses.replace(rows_of([[a], [b], []]), source=source_of(rows_of([[c], [d], []])), types=None)
@@ -107,11 +107,11 @@ def partner_batch():
 
 @pytest.mark.parametrize(("family", "pooling"), [("encoder", "first"), ("decoder", "last"), ("encoder", "mean")])
 def test_embedding_head_returns_a_unit_vector_for_each_of_two_paired_texts(family, pooling):
-    batch, config, head = partner_batch(), FAMILIES[family], TextEmbedding(pooling)
+    batch, config, head = paired_batch(), FAMILIES[family], TextEmbedding(pooling)
     output = applied(config, head)(random_params(config, head), batch)
     source = batch.source
-    partner = dataclasses.replace(batch, tokens=source.tokens, positions=source.positions, segments=source.segments)
-    for found, side, sizes in ((output.embedding, batch, (5, 7)), (output.paired_embedding, partner, (6, 3))):
+    paired = dataclasses.replace(batch, tokens=source.tokens, positions=source.positions, segments=source.segments)
+    for found, side, sizes in ((output.embedding, batch, (5, 7)), (output.paired_embedding, paired, (6, 3))):
         x = last_layer(config, dataclasses.replace(side, source=None))
         for row, size in enumerate(sizes):
             vector = {"first": x[row, 0], "last": x[row, size - 1], "mean": x[row, :size].mean(axis=0)}[pooling]
@@ -120,8 +120,8 @@ def test_embedding_head_returns_a_unit_vector_for_each_of_two_paired_texts(famil
 
 
 def test_a_row_of_padding_changes_no_gradient():
-    """Nor makes it NaN, although the mean of no tokens has no direction."""
-    config, head, batch = FAMILIES["encoder"], TextEmbedding("mean"), partner_batch()
+    """The mean of no tokens has no direction, but it must not make the gradient NaN."""
+    config, head, batch = FAMILIES["encoder"], TextEmbedding("mean"), paired_batch()
     objective = ObjectiveConfig(name="contrastive", temperature=0.5)
 
     @jax.jit

@@ -46,10 +46,10 @@ def random_tree(tree, seed=0):
 
 def batch(config):
     ids = np.random.default_rng(1).integers(0, V, (2, 8)).astype(np.int32)
-    places, ones = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape), np.ones_like(ids)
+    positions, ones = np.broadcast_to(np.arange(8, dtype=np.int32), ids.shape), np.ones_like(ids)
     two = config.family == "encoder_decoder"
-    source = Source(tokens=ids[:, ::-1], positions=places, segments=ones) if two else None
-    return Batch(ids, np.roll(ids, -1, 1), ones.astype(np.float32), places, ones, source)
+    source = Source(tokens=ids[:, ::-1], positions=positions, segments=ones) if two else None
+    return Batch(ids, np.roll(ids, -1, 1), ones.astype(np.float32), positions, ones, source)
 
 
 def logits(config, params):
@@ -132,7 +132,7 @@ def test_only_adapters_and_head_are_trained_and_not_by_muon():
         for path, before in flatten(params).items()
         if (flatten(optax.apply_updates(params, updates))[path] != before).any()
     }
-    expected = {f"layers/attention/{product}/lora_{x}" for product in ("query", "value") for x in "ab"}
+    expected = {f"layers/attention/{name}/lora_{x}" for name in ("query", "value") for x in "ab"}
     assert moved == expected | {"classifier/kernel", "classifier/bias"}
     names = [path for path in flatten(state) if "lora" in path]
     assert len(names) == 2 * 4 and all("adam" in path for path in names)

@@ -40,14 +40,14 @@ def test_rotary_turns_each_pair_like_a_complex_number(interleaved):
 def test_rotary_scores_depend_only_on_the_distance(interleaved):
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
-    def product(query_position, key_position):
+    def score(query_position, key_position):
         turn = [rotary(jnp.array([[p]]), CONFIG.head_dim, CONFIG.rotary_theta) for p in (query_position, key_position)]
         return float(jnp.vdot(rotate(q, turn[0], interleaved), rotate(k, turn[1], interleaved)))
 
-    assert product(75, 70) == pytest.approx(product(5, 0), abs=1e-4)
-    assert product(70, 75) == pytest.approx(product(0, 5), abs=1e-4)
-    assert abs(product(5, 0) - product(0, 5)) > 1e-2
-    assert product(0, 0) == pytest.approx(float(jnp.vdot(q, k)), abs=1e-5)
+    assert score(75, 70) == pytest.approx(score(5, 0), abs=1e-4)
+    assert score(70, 75) == pytest.approx(score(0, 5), abs=1e-4)
+    assert abs(score(5, 0) - score(0, 5)) > 1e-2
+    assert score(0, 0) == pytest.approx(float(jnp.vdot(q, k)), abs=1e-5)
 
 
 def test_rotary_angles_stay_exact_at_long_positions_and_in_bfloat16():

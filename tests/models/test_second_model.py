@@ -10,8 +10,7 @@ import pytest
 from lm import models
 from lm.batch import Batch
 from lm.decoding.loop import Sampler
-from lm.decoding.sampling import Sampling, row_keys
-from lm.decoding.vocabulary import Vocabulary
+from lm.decoding.sampling import Sampling, Vocabulary, row_keys
 from lm.models import build_model
 from lm.models.parameters import count_parameters
 from lm.runs.directory import RunDirectory

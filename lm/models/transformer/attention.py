@@ -16,23 +16,19 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
 
+WithCache = tuple[Array, LayerCache | None]  # the output of a layer and its cache with the new tokens
+
 
 def attention_mask(
-    query_positions_BL: Array,
-    query_segments_BL: Array,
-    key_positions_BS: Array,
-    key_segments_BS: Array,
-    *,
-    causal: bool,
-    window: int,
+    positions_BL: Array, segments_BL: Array, key_positions_BS: Array, key_segments_BS: Array, causal: bool, window: int
 ) -> Array:
     """Returns, as bool (B, L, S), which keys each query may attend to: those of its segment, never padding.
 
     If causal, a query attends to no later position. With a window > 0, it attends only to positions that are less than
     `window` away from its own.
     """
-    allowed_BLS = same_segment(query_segments_BL, key_segments_BS)
-    distance_BLS = query_positions_BL[:, :, None] - key_positions_BS[:, None, :]
+    allowed_BLS = same_segment(segments_BL, key_segments_BS)
+    distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
     if causal:
         allowed_BLS &= distance_BLS >= 0
     if window > 0:
@@ -50,7 +46,7 @@ class Memory:
 
 @flax.struct.dataclass
 class View:
-    """What the queries of one kind of layer see."""
+    """The mask and the rotation of one kind of layer."""
 
     mask: Array | None  # bool (B, L, S) for the kernel xla; None for fused kernels, which use the segments alone
     rotation: Rotation | None
@@ -58,7 +54,7 @@ class View:
 
 @flax.struct.dataclass
 class AttentionContext:
-    """What the layers share. The tower makes it once and passes it to each of them."""
+    """The inputs that all layers of a tower share."""
 
     positions: Array  # int32 (B, L), of the queries
     segments: Array  # int32 (B, L), of the queries
@@ -87,9 +83,7 @@ class Attention(nn.Module):
     cross: bool = False
 
     @nn.compact
-    def __call__(
-        self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
+    def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
         # Where the scores are not scaled, the initial queries are smaller by the same factor.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
@@ -100,9 +94,7 @@ class Attention(nn.Module):
         heads, axes = (config.num_heads, config.head_dim), ("heads", "head_dim", "embed")
         return projection(config, "out", heads, (config.d_model,), axes, residual_scale(config))(y_BLHK), cache
 
-    def _to_row(
-        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
+    def _to_row(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config, (view,) = self.config, context.views
         k_BLGK, v_BLGK = self._keys_and_values(x_BLD)
         if view.rotation is not None:
@@ -119,12 +111,12 @@ class Attention(nn.Module):
         y_BLHK = dot_product_attention(q_BLHK, k_BGSK, v_BGSK, view.mask, dropout, context.bias, config.scale_attention)
         return y_BLHK, cache
 
-    def _to_source(
-        self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
+    def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         """There may be fewer sources than rows: the rows that share one then count as one row with more queries."""
         memory, (B, L, H, K) = context.memory, q_BLHK.shape
         assert memory is not None
+        k_BGSK: Array
+        v_BGSK: Array
         if memory.x is not None:
             k_BGSK, v_BGSK = (jnp.swapaxes(x, 1, 2) for x in self._keys_and_values(memory.x))
             if cache is not None:

@@ -10,6 +10,7 @@ attention weights or serves cached decoding: `kernel_for_call` then returns xla,
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,8 @@ def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> spl
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
-    sizes, mask = splash_kernel.BlockSizes(**dict.fromkeys(names, block)), splash_mask.MultiHeadMask([causal] * heads)
+    blocks: dict[str, Any] = dict.fromkeys(names, block)
+    sizes, mask = splash_kernel.BlockSizes(**blocks), splash_mask.MultiHeadMask([causal] * heads)
     return splash_kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
 
 

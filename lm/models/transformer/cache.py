@@ -10,7 +10,6 @@ once. There may be fewer sources than rows: k rows in a row then share a source.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,16 +55,9 @@ class Cache:
 
     def axes(self) -> Cache:
         """Returns a cache of logical axes instead of arrays: rows are split as the batch, heads as the parameters."""
-
-        def axes(names: tuple[str, ...], x: Array) -> tuple[str, ...]:
-            return ("layers",) * (x.ndim - len(names)) + names
-
-        segments = functools.partial(axes, ("batch", "length"))
-        return Cache(
-            layers=jax.tree.map(functools.partial(axes, ("batch", "kv_heads", "length", "head_dim")), self.layers),
-            segments=segments(self.segments),
-            source_segments=jax.tree.map(segments, self.source_segments),
-        )
+        names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
+        layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
+        return Cache(layers, pair, None if self.source_segments is None else pair)
 
     def _map_rows(self, change: Callable[[Array, int], Array]) -> Cache:
         """Applies `change` (array, axis of the rows) to everything that belongs to the target."""
@@ -102,9 +94,3 @@ def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Arr
     """Returns the cache with the L new keys or values of each row in the slots of their positions."""
     rows = jnp.arange(cache_BGSK.shape[0])[:, None]
     return cache_BGSK.at[rows, :, positions_BL].set(jnp.swapaxes(new_BGLK, 1, 2).astype(cache_BGSK.dtype))
-
-
-def write_segments(cache: Cache, segments_BL: Array, positions_BL: Array) -> Array:
-    """Returns the segments (B, S) of the cache with those of L new tokens in the slots of their positions."""
-    rows = jnp.arange(segments_BL.shape[0])[:, None]
-    return cache.segments.at[rows, positions_BL].set(segments_BL)

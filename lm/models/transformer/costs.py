@@ -57,7 +57,7 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
     layers = adapters = 0
     for number, group in zip((num_attentions, num_layers), projections(config), strict=True):
         for name, (inputs, outputs) in group.items():
-            layers += number * (inputs * outputs + outputs * config.use_bias)
+            layers += number * (inputs + config.use_bias) * outputs
             adapters += number * (inputs + outputs) * config.lora_rank * (name in config.lora_targets)
     return ParameterCounts(
         token_embedding=(config.vocab_size + source + config.token_types) * D,

@@ -47,20 +47,14 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
     Computed in float32, returned in the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
-    if interleaved:
-        first, second = x[..., 0::2], x[..., 1::2]
-    else:
-        first, second = jnp.split(x, 2, axis=-1)
+    first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)
     turned = (first * rotation.cos - second * rotation.sin, second * rotation.cos + first * rotation.sin)
-    if interleaved:
-        y = jnp.stack(turned, axis=-1).reshape(x.shape)
-    else:
-        y = jnp.concatenate(turned, axis=-1)
+    y = jnp.stack(turned, axis=-1).reshape(x.shape) if interleaved else jnp.concatenate(turned, axis=-1)
     return y.astype(x_BLHK.dtype)
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
-    """Returns, as int32 (max_distance + 1,), the bucket of every distance; the last is for all longer ones too.
+    """Returns, as int32 (max_distance + 1,), the bucket of every distance; the last is also that of all longer ones.
 
     The first half of the buckets are single distances. The others grow as powers up to max_distance (Raffel 2020,
     section 2.1, and its published code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing).

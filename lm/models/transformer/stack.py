@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +13,13 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import ACTIVATIONS, Norm, projection, residual_scale
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
-from lm.models.transformer.attention import Attention, AttentionContext
+from lm.models.transformer.attention import Attention, AttentionContext, WithCache
 from lm.models.transformer.cache import LayerCache
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-SubLayer = Callable[..., tuple[Array, LayerCache | None]]  # (values, cache) -> values and cache
 
 
 @dataclass(frozen=True)
@@ -76,27 +72,25 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self, x_BLD: Array, cache: LayerCache | None, context: AttentionContext, kind: Array | int
-    ) -> tuple[Array, LayerCache | None]:
+    ) -> WithCache:
         config, context = self.config, context.of_kind(kind)
-        dropout = nn.Dropout(config.dropout, deterministic=not context.train)
-        mlp = Mlp(config, name="mlp")
-        branches: dict[str, SubLayer] = {}
-        for name in ("attention", "cross_attention") if self.cross else ("attention",):
-            attention = Attention(config, cross=name == "cross_attention", name=name)
-            branches[name] = functools.partial(attention, context=context)
-        branches["mlp"] = lambda x, cache: (mlp(x), cache)
+        dropout, pre = nn.Dropout(config.dropout, deterministic=not context.train), config.norm_position == "pre"
+        branches: dict[str, nn.Module] = {"attention": Attention(config, name="attention")}
+        if self.cross:
+            branches["cross_attention"] = Attention(config, cross=True, name="cross_attention")
+        branches["mlp"] = Mlp(config, name="mlp")
 
         x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "length", "activation"))
-        for name, sublayer in branches.items():
+        for name, branch in branches.items():
             norm = Norm(config, name=f"{name}_norm")
-            before, after = (norm, _identity) if config.norm_position == "pre" else (_identity, norm)
-            y_BLD, cache = sublayer(before(x_BLD), cache=cache)
-            x_BLD = after(x_BLD + dropout(y_BLD))
+            y_BLD = norm(x_BLD) if pre else x_BLD
+            if name == "mlp":
+                y_BLD = branch(y_BLD)
+            else:
+                y_BLD, cache = branch(y_BLD, context, cache)
+            x_BLD = x_BLD + dropout(y_BLD)
+            x_BLD = x_BLD if pre else norm(x_BLD)
         return x_BLD, cache
-
-
-def _identity(x: Array) -> Array:
-    return x
 
 
 class Stack(nn.Module):

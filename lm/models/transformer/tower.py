@@ -14,7 +14,7 @@ from lm.config import ModelConfig
 from lm.models.layers import Embedding, Norm
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
-from lm.models.transformer.cache import Cache, write_segments
+from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
@@ -55,7 +55,7 @@ class Tower(nn.Module):
 
         key_positions_BS, key_segments_BS = positions_BL, segments_BL
         if cache is not None:
-            key_segments_BS = write_segments(cache, segments_BL, positions_BL)
+            key_segments_BS = cache.segments.at[jnp.arange(len(segments_BL))[:, None], positions_BL].set(segments_BL)
             key_positions_BS = jnp.broadcast_to(jnp.arange(key_segments_BS.shape[1])[None], key_segments_BS.shape)
         kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
         kinds, views = distinct_kinds(layer_pattern(config)), []

@@ -57,9 +57,8 @@ class Transformer(nn.Module):
     def initial_params(self, key: Array) -> dict[str, Any]:
         assert self.config.vocab_size > 0, "vocab_size is resolved from the tokenizer before parameters are made"
         ids = jnp.zeros((1, 2), jnp.int32)
-        source = Source(tokens=ids, positions=ids, segments=ids + 1) if self.reads_source else None
-        weights = ids.astype(jnp.float32)
-        batch = Batch(tokens=ids, targets=ids, weights=weights, positions=ids, segments=ids + 1, source=source)
+        source = Source(ids, ids, ids + 1) if self.reads_source else None
+        batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
         # No weight depends on the kernel, and not every kernel serves so short a row.
         return self.clone(kernel="xla").init({"params": key}, batch)["params"]
 
@@ -113,10 +112,10 @@ class OneTower(Transformer):
 
 
 def _with_paired_texts(batch: Batch) -> Batch:
-    """Returns the texts and the paired texts as rows of one batch: the same parameters read both."""
+    """Returns a batch with the texts and then the paired texts as rows: the same parameters read both."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "a paired text of the same length for each row"
-    texts = Source(tokens=batch.tokens, positions=batch.positions, segments=batch.segments)
+    texts = Source(batch.tokens, batch.positions, batch.segments)
     both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
     return dataclasses.replace(batch, **vars(both), types=None, source=None)
 
@@ -161,7 +160,7 @@ class EncoderDecoder(Transformer):
         source = batch.source
         if not self.reads_source:
             assert source is None and cache is None
-            source = Source(tokens=batch.tokens, positions=batch.positions, segments=batch.segments)
+            source = Source(batch.tokens, batch.positions, batch.segments)
         x_source = None
         if source is not None:
             embed = self.token_embedding if self.config.share_embeddings else self.source_embedding
