@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -17,13 +18,13 @@ from lm.data.reading.raw import Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 
-# Scripts that put no space between words: ideographs, kana, their punctuation and full-width letters.
+# Characters of scripts that put no space between words: ideographs, kana, their punctuation and full-width letters.
 _UNSPACED = ((0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0xFE30, 0xFE4F), (0xFF00, 0xFFEF), (0x20000, 0x3FFFF))
 
 
 @dataclass(frozen=True)
 class WordTokens:
-    """The tokens of each word: no token is shared by two words."""
+    """The tokens of each word; no token belongs to two words."""
 
     words: Ragged  # W rows
     firsts_W: np.ndarray  # int32: first token that stands for a character of the word, not for space; -1 for none
@@ -31,7 +32,7 @@ class WordTokens:
 
     @classmethod
     def encode(cls, examples: Sequence[Tagged], tokenizer: Tokenizer) -> WordTokens:
-        """Encodes each word with the space before it that a text has there; between ideographs there is none."""
+        """Encodes each word with the space that a text has before it; between ideographs there is none."""
         space = _space_before_words(tokenizer)
         known: dict[tuple[bool, str], tuple[list[int], int]] = {}
         found = []
@@ -67,17 +68,13 @@ class TaggingExamples(LabelledExamples):
         self._targets_W = label_numbers(tags, config)
         self._weights_C = label_weights(config, store, train)
         self._sizes_W = np.minimum(self._tokens.words.lengths, self._capacity)
-        examples, bounds = [], []
-        for example, (begin, end) in enumerate(zip(self._tokens.starts[:-1], self._tokens.starts[1:], strict=True)):
-            for first, last in self._cut(int(begin), int(end)):
-                examples.append(example)
-                bounds.append((first, last))
-        self.example_of = np.array(examples, np.int64)
-        self._bounds_E2 = np.array(bounds, np.int64).reshape(-1, 2)  # first word, and the one after the last
+        cuts = [self._cut(*bounds) for bounds in pairwise(self._tokens.starts.tolist())]
+        self.example_of = np.repeat(np.arange(len(cuts)), list(map(len, cuts)))
+        self._bounds_E2 = np.array(list(chain.from_iterable(cuts)), np.int64)  # first word, and the one after the last
         ends_W = np.concatenate([[0], np.cumsum(self._sizes_W)])
         self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
-        several = len(np.unique(self.example_of[1:][np.diff(self.example_of) == 0]))
-        self._note_cut(several, len(store.tokens.starts) - 1, "sentences are cut into several examples")
+        several = sum(len(cut) > 1 for cut in cuts)
+        self._note_cut(several, len(cuts), "sentences are cut into several examples")
         self._note_cut(
             int(np.sum(self._tokens.words.lengths > self._capacity)),
             len(self._sizes_W),
@@ -115,7 +112,7 @@ class TaggingExamples(LabelledExamples):
 def _space_before_words(tokenizer: Tokenizer) -> str:
     """Returns the text to put before words so that they get the tokens that they have within a text.
 
-    It is empty for a tokenizer that itself puts a space before every text.
+    It is empty if the tokenizer itself puts a space before every text.
     """
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")
