@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import re
@@ -107,20 +108,15 @@ class Script:
     """Letters whose Unicode name begins with a word: LATIN, CYRILLIC, CJK, ... Raises UserError if there are none."""
 
     def __init__(self, name: str, setting: str):
-        self._prefix = name.strip().upper() + " "
-        self._known: dict[str, bool] = {}  # by letter, because looking up names is slow
+        prefix = name.strip().upper() + " "
+        # Kept by letter, because looking up names is slow.
+        self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
         if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
             raise UserError(
                 f"config.data.pairs.{setting}: {name!r} begins the name of no letter in Unicode; "
                 "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
             )
-        self._known.clear()
-
-    def _has(self, letter: str) -> bool:
-        found = self._known.get(letter)
-        if found is None:
-            found = self._known[letter] = unicodedata.name(letter, "").startswith(self._prefix)
-        return found
+        self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
         """Returns whether more than half of the letters belong to the script, or there is no letter."""
