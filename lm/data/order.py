@@ -14,8 +14,6 @@ import numpy as np
 
 T = TypeVar("T")
 
-EPOCHS_KEPT = 2  # batches prepared ahead may already belong to the next epoch
-
 
 def number(*key: Any, below: int) -> int:
     """Returns a whole number in [0, below)."""
@@ -32,18 +30,16 @@ def _digest(key: tuple[Any, ...]) -> bytes:
 
 
 class EpochCache(Generic[T]):
-    """Values by epoch, of which the last few are kept. It pickles empty: what a key decides can be made again."""
+    """Keeps the values of two epochs, since batches prepared ahead may belong to the next one. It pickles empty."""
 
     def __init__(self) -> None:
         self._values: dict[int, T] = {}
 
-    def __reduce__(self) -> tuple[type[EpochCache], tuple[()]]:
-        return EpochCache, ()
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_values": {}}
 
     def get(self, epoch: int, make: Callable[[int], T]) -> T:
         """Returns the value of this epoch, made by `make(epoch)` if it is not kept."""
         if epoch not in self._values:
-            while len(self._values) >= EPOCHS_KEPT:
-                self._values.pop(next(iter(self._values)))
-            self._values[epoch] = make(epoch)
+            self._values = dict([*self._values.items()][-1:]) | {epoch: make(epoch)}
         return self._values[epoch]

@@ -7,15 +7,15 @@ and the source, if there is one, above both. Each document begins with "|" and h
 target that is not scored is a dot, and padding at the end of a row is not shown.
 
 A masked token is shown below the <mask>, or the other token, that is read in its place. A label is shown below the
-token that predicts it (for next-sentence prediction the first), "start" and "end" below those of an answer, and paired
-texts below each other. With --workdir the tokenizer of that run is used; otherwise one is made and thrown away.
+token that predicts it (for next-sentence prediction the first), "start" and "end" below the first and last token of an
+answer, and paired texts below each other. With --workdir the tokenizer of that run is used; otherwise a temporary one.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,29 +53,18 @@ def stores_table(prepared: Prepared) -> Table:
         left = name in ("split", "source", "dropped")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "dropped")
     for split, stores in prepared.stores.items():
-        for name, store in stores.items():
-            for side, one in store.sides().items():
-                counts = one.counts
-                table.add_row(
-                    split,
-                    f"{name}/{side}" if side else name,
-                    *(f"{counts[key]:,}" for key in ("documents", "tokens", "bytes")),
-                    f"{counts['bytes'] / max(1, one.num_tokens_of_text):.2f}",
-                    *(f"{counts[key]:,}" for key in ("words", "unknown")),
-                    "; ".join(one.notes) or "none",
-                )
+        sides = ((name, *each) for name, store in stores.items() for each in store.sides().items())
+        for name, side, store in sides:
+            sizes = {key: f"{count:,}" for key, count in store.counts.items()}
+            table.add_row(
+                split,
+                f"{name}/{side}" if side else name,
+                *(sizes[key] for key in ("documents", "tokens", "bytes")),
+                f"{store.counts['bytes'] / max(1, store.num_tokens_of_text):.2f}",
+                *(sizes[key] for key in ("words", "unknown")),
+                "; ".join(store.notes) or "none",
+            )
     return table
-
-
-def label_lines(prepared: Prepared) -> list[str]:
-    """Returns a line for each split with the count of each label; none if there are no labels."""
-    lines = []
-    for split, stores in prepared.stores.items():
-        counts = getattr(next(iter(stores.values())), "label_counts", {})
-        if counts:
-            labels = (f"{label} {counts.get(label, 0):,}" for label in prepared.config.data.labels)
-            lines.append(f"{split} labels: {', '.join(labels)}")
-    return lines
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
@@ -83,21 +72,17 @@ def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines
 
     At most `most_lines` lines of each are shown, followed by the number of tokens that are left out.
     """
-    task, config, tokenizer = task_of(prepared.config), prepared.config, prepared.tokenizer
-    segments = batch.segments[row]
-    lines_of_row: dict[str, Sequence[str]] = {
-        "reads": _visible(task.preview_inputs(tokenizer, batch.tokens[row]), segments)
-    }
-    targets = task.preview_targets(config, tokenizer, batch, row)
-    if targets is not None:
-        lines_of_row["predicts"] = targets[: len(lines_of_row["reads"])]
-    lines = _columns(lines_of_row, segments, width, most_lines)
+    task, lines = task_of(prepared.config), []
     if batch.source is not None:
-        source_segments = batch.source.segments[row]
-        tokens = task.preview_inputs(prepared.tokenizers.source, batch.source.tokens[row])
-        source: dict[str, Sequence[str]] = {task.source_title: _visible(tokens, source_segments)}
-        lines = _columns(source, source_segments, width, most_lines) + lines
-    return lines
+        tokens, segments = batch.source.tokens[row], batch.source.segments[row]
+        source = {task.source_title: _visible(task.preview_inputs(prepared.tokenizers.source, tokens), segments)}
+        lines = _columns(source, segments, width, most_lines)
+    tokens, segments = batch.tokens[row], batch.segments[row]
+    shown = {"reads": _visible(task.preview_inputs(prepared.tokenizer, tokens), segments)}
+    targets = task.preview_targets(prepared.config, prepared.tokenizer, batch, row)
+    if targets is not None:
+        shown["predicts"] = targets[: len(shown["reads"])]
+    return lines + _columns(shown, segments, width, most_lines)
 
 
 def _visible(tokens: list[str], segments: np.ndarray) -> list[str]:
@@ -106,7 +91,7 @@ def _visible(tokens: list[str], segments: np.ndarray) -> list[str]:
     return [token if segment else "" for token, segment in zip(tokens[:length], segments[:length], strict=True)]
 
 
-def _columns(tokens: dict[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
+def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
     """Returns the lines of these names, the tokens of one position below each other, wrapped to `width` columns."""
 
     def begin(names: Sequence[str]) -> list[Text]:
@@ -133,9 +118,11 @@ def _columns(tokens: dict[str, Sequence[str]], segments: np.ndarray, width: int,
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
     """Prints the stores and the first batches of training."""
     console.print(stores_table(prepared))
-    for counts in label_lines(prepared):
-        console.print(counts, highlight=False, markup=False)
     config = prepared.config
+    for split, stores in prepared.stores.items():
+        if counts := getattr(next(iter(stores.values())), "label_counts", {}):
+            labels = ", ".join(f"{label} {counts.get(label, 0):,}" for label in config.data.labels)
+            console.print(f"{split} labels: {labels}", highlight=False, markup=False)
     rows = task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
     for name, notes in rows.notes().items():
         for note in notes:
@@ -154,22 +141,20 @@ def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, 
 
 
 def _summary(batch: Batch) -> str:
-    documents = f"{np.mean(batch.segments.max(axis=1)):.1f} documents a row"
-    padding = f"{np.mean(batch.segments == 0):.1%} padding"
+    length, padding, more = f"{batch.shape[1]}", f"{np.mean(batch.segments == 0):.1%} padding", ""
     if batch.source is None:
-        not_scored = f"{np.mean(batch.weights == 0):.1%} not scored"
-        return f"{batch.shape[0]} rows of {batch.shape[1]} tokens, {documents}, {padding}, {not_scored}"
-    source = batch.source.segments
-    return (
-        f"{batch.shape[0]} rows of {source.shape[1]} + {batch.shape[1]} tokens, {documents}, "
-        f"{np.mean(source == 0):.1%} + {padding}"
-    )
+        more = f", {np.mean(batch.weights == 0):.1%} not scored"
+    else:
+        segments = batch.source.segments
+        length, padding = f"{segments.shape[1]} + {length}", f"{np.mean(segments == 0):.1%} + {padding}"
+    documents = np.mean(batch.segments.max(axis=1))
+    return f"{batch.shape[0]} rows of {length} tokens, {documents:.1f} documents a row, {padding}{more}"
 
 
 def main() -> int:
     config = command.config_from_flags()
     if config is None:
-        raise UserError("--config=FILE.py is missing: which data is to be shown?")
+        raise UserError("--config=FILE.py is missing: it names the data to show.")
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(flags.FLAGS.workdir or folder)
         if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():

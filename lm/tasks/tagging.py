@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.labelled import LabelledExamples
-from lm.data.examples.words import TaggingExamples, WordTokens
+from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
 from lm.data.reading.raw import Tagged
 from lm.data.reading.readers import TagReader
 from lm.data.storing.example_store import ExampleStore

@@ -59,10 +59,9 @@ class AnswerExamples(LabelledExamples):
     """A long context becomes several windows that overlap.
 
     A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, at most half of a
-    window. The target is 1 at the answer's first token, 2 at its last, 3 if they are the same, with weight 1; for a
-    question without an answer it is 3 at bos in every window. An answer that is not entirely within a window is not
-    learnt there; in training such windows are left out. Of several answers the first one is learnt that stands in
-    the context at its given position.
+    window. The target is 1 at the first token of the answer, 2 at its last, 3 if they are the same, with weight 1; for
+    a question without an answer it is 3 at bos in every window. A window that does not hold the whole answer has no
+    target, and is left out in training. Of several answers the first is learnt that is in the context at its index.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -75,8 +74,7 @@ class AnswerExamples(LabelledExamples):
         self._stride_X = self._capacity_X - np.minimum(config.data.context_overlap, self._capacity_X // 2)
         self._context_X = self._tokens.contexts.lengths[self._tokens.context_of_X]
         self._windows_X = 1 + np.maximum(0, -(-(self._context_X - self._capacity_X) // self._stride_X))
-        answers = [self._answer_of(number, example) for number, example in enumerate(store.raw)]
-        self._answer_X2 = np.array(answers, np.int64).reshape(-1, 2)
+        self._answer_X2 = np.array(list(map(self._answer_of, range(len(questions)), store.raw)), np.int64)
         self.example_of = np.repeat(np.arange(len(questions)), self._windows_X)
         first_windows_X = np.cumsum(self._windows_X) - self._windows_X
         nth_E = np.arange(len(self.example_of)) - first_windows_X[self.example_of]
@@ -106,10 +104,9 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns the range of the context's characters that each token stands for, without white space at its ends.
+        """Returns the range of characters of the context that each token stands for, without white space at its ends.
 
-        int64 (T, 2); (-1, -1) outside the context. An answer from token i to token j is
-        context[offsets[i, 0] : offsets[j, 1]].
+        int64 (T, 2); (-1, -1) outside the context. Tokens i to j stand for context[offsets[i, 0] : offsets[j, 1]].
         """
         offsets_T2 = np.full((int(self._sizes[index]), 2), -1, np.int64)
         _, of_context = self._tokens.context(int(self.example_of[index]))
@@ -117,10 +114,10 @@ class AnswerExamples(LabelledExamples):
         return offsets_T2
 
     def most_context(self, index: int) -> np.ndarray:
-        """Returns whether the token has more context here than in any other window that holds it, bool (T,).
+        """Returns whether each token has more context here than in any other window that holds it, bool (T,).
 
-        As in Devlin 2019's code, context is the smaller of the numbers of tokens to the left and to the right, plus
-        0.01 times the window's size; of equal windows the first counts. False outside the context.
+        As in the code of Devlin 2019, context is the smaller of the numbers of tokens to the left and to the right,
+        plus 0.01 times the size of the window; of equal windows the first one counts. False outside the context.
         """
         example = self.example_of[index]
         capacity, stride = int(self._capacity_X[example]), int(self._stride_X[example])
@@ -161,7 +158,7 @@ def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def covering(offsets_T2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
-    """Returns the first and the last token that hold a character from `begin` to `end`; None if there is none."""
+    """Returns the first and the last token that stand for characters in [begin, end); None if there is none."""
     holds = (offsets_T2[:, 0] < end) & (offsets_T2[:, 1] > begin) & (offsets_T2[:, 0] < offsets_T2[:, 1])
     indices = np.flatnonzero(holds)
     return (int(indices[0]), int(indices[-1])) if len(indices) else None

@@ -1,8 +1,7 @@
-"""Denoising: chunks of text, each corrupted anew in each epoch into a source and what the decoder has to write.
+"""Denoising: chunks of text, each corrupted anew in each epoch into a source and a target that the decoder writes.
 
-Each kind of corruption is a `Denoiser`, in pure NumPy. The sizes of an example depend on the length of its chunk and
-on a few numbers that are drawn for all chunks at once (`draw`), so rows can be packed before any example is made;
-`make` then draws the rest and keeps to these sizes. The caller supplies the random generator.
+The sizes of an example depend on the length of its chunk and on a few numbers that are drawn for all chunks at once
+(`Denoiser.draw`), so rows can be packed before any example is made; `Denoiser.make` then draws the rest.
 
 Shape letters: n tokens of a chunk, E examples, D numbers drawn for an example.
 """
@@ -29,12 +28,11 @@ Sizes = tuple[np.ndarray, np.ndarray]  # of source and target, int64 (E,) each
 
 
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the masked tokens and masked spans of chunks of 2 tokens or more, int64 (E,) each (Raffel 2020).
+    """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
     round(n density) tokens are masked, at least one and not all, in round(masked / mean_span) spans, at least one
-    and no more than the tokens that remain between them. Halves are rounded to even, as in T5.
+    and no more than there are kept tokens. Halves are rounded to even, as in T5.
     """
-    lengths_E = np.asarray(lengths_E, np.int64)
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
     return noise_E, np.minimum(spans_E, lengths_E - noise_E)
@@ -47,13 +45,9 @@ def random_segments(total: int, parts: int, rng: np.random.Generator) -> np.ndar
 
 
 def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns T5's random spans, bool (n,). Kept and masked spans alternate, beginning with a kept one.
-
-    So the first token is never masked and the last one always is.
-    """
-    noise, spans = (int(each) for each in noise_counts(np.array(length), density, mean_span))
-    kept = random_segments(length - noise, spans, rng)
-    masked = random_segments(noise, spans, rng)
+    """Returns T5's random spans, bool (n,): kept and masked spans in turn; the first is kept and the last is masked."""
+    noise, spans = map(int, noise_counts(np.array(length), density, mean_span))
+    kept, masked = random_segments(length - noise, spans, rng), random_segments(noise, spans, rng)
     return np.repeat(np.tile([False, True], spans), np.stack([kept, masked], axis=1).reshape(-1))
 
 
@@ -62,13 +56,11 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id:
 
     Source: the text with each masked span replaced by its sentinel, then eos. Target: sentinel 0, the tokens of
     span 0, sentinel 1, the tokens of span 1, ..., then eos. If the last token of the text is not masked, one more
-    sentinel comes before the target's eos, as in the figure: it stands for the kept text at the end, as every other
-    sentinel of the target stands for the kept text before its span. Masks from `noise_mask` end in a masked token, so
-    they have no such last sentinel; neither have T5's own: 512 source tokens go with 114 target tokens.
+    sentinel, which stands for the kept text at the end, comes before the eos of the target, as in the figure. Masks
+    from `noise_mask`, as those of T5's code, end in a masked token and so need no such sentinel.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])
-    spans = int(begins.sum())
-    closing = int(not mask[-1])
+    spans, closing = int(begins.sum()), int(not mask[-1])
     assert spans + closing <= len(sentinels), (spans, closing, len(sentinels))
     source = np.array(tokens, np.int32)
     source[begins] = sentinels[:spans]
@@ -94,17 +86,16 @@ class Denoiser(abc.ABC):
 
     @abc.abstractmethod
     def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
-        """Returns source and target of a chunk (n,), of exactly those sizes."""
+        """Returns source and target of a chunk (n,), which have exactly these `sizes`."""
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the random numbers that the sizes depend on, (E, D). By default there are none."""
+        """Returns the random numbers that decide the sizes, (E, D). By default there are none."""
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
-        """Returns the length up to which every chunk (of 2 tokens or more) fits a row of these lengths.
+        """Returns the length up to which every chunk fits a row of these lengths. Raises UserError if none does.
 
         For span corruption this is T5's computation: 512 source tokens hold chunks of 568 at 15 % and a mean of 3.
-        Raises UserError if no chunk fits the row.
         """
         lengths = np.arange(2, source_length + target_length + 1)  # all tokens of a row come from the text
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
@@ -117,7 +108,7 @@ class Denoiser(abc.ABC):
 
 
 class SpanCorruption(Denoiser):
-    """T5's corruption: the decoder writes the masked spans. Chunks have no more spans than there are sentinels."""
+    """T5's corruption (`corrupt`): the decoder writes the masked spans."""
 
     def __init__(self, density: float, mean_span: float, sentinels: Sequence[int], eos_id: int):
         self._density, self._mean_span, self._eos_id = density, mean_span, eos_id
@@ -139,7 +130,7 @@ class SpanCorruption(Denoiser):
 
 
 class PrefixLm(Denoiser):
-    """The decoder continues the beginning of the text. All cuts are equally likely; neither side is empty."""
+    """The text is cut in two, neither empty, at a uniformly random index, and the decoder writes the second part."""
 
     def __init__(self, eos_id: int):
         self._eos_id = eos_id
@@ -148,7 +139,7 @@ class PrefixLm(Denoiser):
         return lengths_E <= min(source_length, target_length)  # n - 1 tokens on one side, and eos
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the index at which the text is cut, int64 (E, 1), from 1 to n - 1."""
+        """Returns the index of the cut, int64 (E, 1), from 1 to n - 1."""
         return rng.integers(1, lengths_E)[:, None]
 
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
@@ -160,7 +151,7 @@ class PrefixLm(Denoiser):
 
 
 class Ul2(Denoiser):
-    """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), named by a mode token before the source.
+    """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), with a mode token before the source.
 
     R: spans of mean 3 and 8, 15 % of the tokens. X: spans of mean 3 and 8 at 50 %, of mean 64 at 15 % and 50 %.
     S: prefix LM, cut anywhere, as in the code of the paper's appendix. Extra ids 100, 101 and 102 are the modes R, S
@@ -181,7 +172,7 @@ class Ul2(Denoiser):
         return np.concatenate([which_E[:, None], self._denoisers[-1].draw(lengths_E, rng)], axis=1)
 
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
-        source_sizes_E, target_sizes_E = np.zeros_like(lengths_E), np.zeros_like(lengths_E)
+        source_sizes_E, target_sizes_E = np.zeros((2, len(lengths_E)), np.int64)
         for number, denoiser in enumerate(self._denoisers):
             mine = draws_ED[:, 0] == number
             source_sizes_E[mine], target_sizes_E[mine] = denoiser.sizes(lengths_E[mine], draws_ED[mine, 1:])
@@ -204,9 +195,7 @@ class Infilling(Denoiser):
     of length lambda; the counts of the stretches are the lengths, and the last of m tokens falls at a time G, drawn
     from Gamma(m), into stretch k = ceil(G / lambda). Given G, the other m - 1 tokens fall uniformly before it.
 
-    Args:
-        ends_sentence: bool (V,), the tokens that end a sentence, so that the sentences of the source are shuffled
-            before it is masked; None to leave them in order.
+    If `ends_sentence`, bool (V,), names the tokens that end a sentence, the sentences of the source are shuffled first.
     """
 
     def __init__(
@@ -228,7 +217,6 @@ class Infilling(Denoiser):
         return lengths_E - noise_E + spans_E + 1, lengths_E + 1
 
     def _counts(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the number of masked tokens and of spans, int64 (E,) each."""
         noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
         spans_E = np.ceil(draws_ED[:, 0] / self._mean_span).astype(np.int64)
         return noise_E, np.clip(spans_E, 1, noise_E)
@@ -241,7 +229,7 @@ class Infilling(Denoiser):
         stretches = (rng.random(noise - 1) * draws_D[0] / self._mean_span).astype(np.int64)
         lengths = np.bincount(np.minimum(stretches, spans - 1), minlength=spans)
         lengths[-1] += 1
-        # The kept tokens and the masks in order, and how many tokens of the text each stands for.
+        # Whether each token of the source is a mask, and the number of tokens of the text that it stands for.
         is_mask = rng.permutation(len(tokens) - noise + spans) < spans
         widths = np.ones(len(is_mask), np.int64)
         widths[is_mask] = rng.permutation(lengths)
@@ -285,7 +273,5 @@ class DenoisingExamples(ChunkExamples):
         return from_pair(*self._denoiser.make(tokens, self._draws(epoch)[index], rng), self._bos_id)
 
     def _draws(self, epoch: int) -> np.ndarray:
-        return self._kept.get(epoch, self._draw)
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        return self._denoiser.draw(self._chunks.length_E, order.generator("draw", *self._key, epoch))
+        rng = order.generator("draw", *self._key, epoch)
+        return self._kept.get(epoch, lambda _: self._denoiser.draw(self._chunks.length_E, rng))

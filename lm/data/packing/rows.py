@@ -1,4 +1,4 @@
-"""Rows of examples, and `batch = f(config, step)`: which examples share a row, and where in it their tokens are.
+"""Rows of examples, and `batch = f(config, step)`: which examples share a row, and the positions of their tokens in it.
 
 A row has one capacity or several: tokens, source tokens, masked tokens. Examples are taken in a given order and put
 into the row until the next one exceeds one of its capacities; that one opens a new row (next-fit). No example is
@@ -33,8 +33,8 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
     """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r holds order_E[bounds[r]:bounds[r + 1]].
 
     Args:
-        sizes: for each capacity what each example takes of it, int (E,). Every example must fit a row of its own.
-        order_E: numbers of examples; it may leave some out.
+        sizes: how much of each capacity each example takes, int (E,) each. Every example must fit an empty row.
+        order_E: numbers of examples; some may be missing.
     """
     count = len(order_E)
     reach_E = np.full(count, count, np.int64)  # the end of a row that begins with this example
@@ -51,7 +51,7 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The form of a task's rows, and so of its batches."""
+    """The form of the rows of a task, and so of its batches."""
 
     length: int  # tokens
     source_length: int = 0  # tokens of the source side; 0: there is none
@@ -88,12 +88,7 @@ class RowLayout:
 
 
 class _Side:
-    """One side of examples in rows of `length` tokens: its tokens, and the positions of the values that go with them.
-
-    Args:
-        tokens: those of each example, in the order of the rows.
-        counts: the number of examples of each row.
-    """
+    """One side of the rows: `tokens` of all examples, in order, in rows of `counts` examples and `length` tokens."""
 
     def __init__(self, tokens: Sequence[np.ndarray], counts: Sequence[int], length: int):
         sizes_E, counts_R = np.array([len(each) for each in tokens], np.int64), np.asarray(counts, np.int64)
@@ -117,15 +112,10 @@ class _Side:
 
 
 class RowSource(abc.ABC):
-    """The training rows of one data source. Picklable.
+    """The training rows of one data source. Picklable."""
 
-    Attributes:
-        kind: what a row is called.
-        notes: messages about how its examples were made.
-    """
-
-    kind: str
-    notes: Sequence[str] = ()
+    kind: str  # what messages call a row
+    notes: Sequence[str] = ()  # messages about how its examples were made
 
     @abc.abstractmethod
     def num_rows(self, epoch: int) -> int: ...
@@ -140,7 +130,7 @@ class RowSource(abc.ABC):
 
 
 class PackedRows(RowSource):
-    """Examples that are shuffled and packed anew in each epoch, by random numbers with a key.
+    """Examples that are shuffled and packed anew in each epoch.
 
     The number of rows of an epoch is known only once it is packed, so a start at a late step packs the earlier epochs
     once (about a second for five million examples). Resuming costs nothing else.
@@ -191,11 +181,10 @@ class TrainRows:
         return {name: source.num_rows(0) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
-        """Returns the notes of the sources."""
         return {name: list(source.notes) for name, source in self._sources.items()}
 
     def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Returns (source name, epoch, row of the epoch) of rows of the global batch of `step`."""
+        """Returns (source name, epoch, row of the epoch) of each of these rows of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
         found = [self._order[step * self._batch_size + int(r)] for r in row_ids]
         return [(name, *self._sources[name].locate(index)) for name, index in found]
@@ -213,7 +202,7 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
 class EvalRows:
     """All examples of one source in rows, each example once and in order; ids past the end give padding.
 
-    Examples that are drawn at random are those of epoch 0, so every evaluation scores the same ones.
+    Random examples are those of epoch 0, so every evaluation scores the same ones.
     """
 
     def __init__(self, examples: Examples, layout: RowLayout):

@@ -1,8 +1,7 @@
 """Windows of a token stream: concatenate and cut, for causal language modelling.
 
 The documents of a source follow one another in one stream, each as `[bos] tokens [eos]`. A row is a window of that
-stream: each stretch of a document in it is an example, whose targets are the tokens one position later. So a row can
-be computed from its start alone: nothing is planned or stored for training.
+stream: each stretch of a document in it is an example. So a row can be computed from its start alone.
 
 Shape letters: E examples, W windows.
 """
@@ -21,10 +20,9 @@ from lm.data.storing.token_store import TokenStore
 
 
 def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
-    """Returns tokens `begin` to `end` of one document and, as their targets, the tokens one position later.
+    """Returns tokens [begin, end) of one document and, as their targets, the tokens one position later.
 
-    The last token of the document has no target: the first one of a document (its begin token) is never predicted
-    from the document before.
+    The last token of a document has no target: the bos of a document is never predicted from the document before.
     """
     tokens_T = np.array(store.tokens[begin:end], np.int32)
     targets_T, weights_T = np.zeros_like(tokens_T), np.zeros(len(tokens_T), np.float32)
@@ -39,8 +37,8 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
 class WindowRows(RowSource):
     """Windows of one source in an order that is shuffled anew in each epoch.
 
-    A window that passes the end of the stream continues at its beginning. An epoch has as many rows of `length` tokens
-    as fit into the stream.
+    An epoch has as many rows of `length` tokens as fit into the stream. Its windows begin at another offset than those
+    of other epochs, so that rows are not cut at the same tokens; the last one may continue at the stream's beginning.
     """
 
     kind = "window"
@@ -67,7 +65,6 @@ class WindowRows(RowSource):
         return [next_tokens(store, *each) for each in stretches]
 
     def _start(self, epoch: int, row: int) -> int:
-        # Another offset in each epoch, so that rows are not cut at the same tokens again.
         return order.number("offset", *self._key, epoch, below=self._length) + row * self._length
 
 
@@ -88,14 +85,13 @@ class WindowExamples(Examples):
         self._store, self._length, self._stride = store, length, stride
         starts_W = stride * np.arange(num_windows(store.num_tokens, length, stride))
         ends_W = np.minimum(starts_W + length, store.num_tokens)
-        first_W, last_W = np.searchsorted(store.starts, starts_W, side="right"), np.searchsorted(store.starts, ends_W)
-        counts_W = last_W - first_W + 1
+        first_W = np.searchsorted(store.starts, starts_W, side="right") - 1  # document
+        counts_W = np.searchsorted(store.starts, ends_W) - first_W
         self._window_E = np.repeat(np.arange(len(starts_W)), counts_W)
-        nth_E = np.arange(len(self._window_E)) - (np.cumsum(counts_W) - counts_W)[self._window_E]
-        document_E = first_W[self._window_E] + nth_E - 1
-        self._begin_E = np.where(nth_E == 0, starts_W[self._window_E], np.asarray(store.starts)[document_E])
-        is_last_E = nth_E == counts_W[self._window_E] - 1
-        self._end_E = np.where(is_last_E, ends_W[self._window_E], np.append(self._begin_E[1:], 0))
+        document_E = np.arange(len(self._window_E)) + np.repeat(first_W - np.cumsum(counts_W) + counts_W, counts_W)
+        bounds = np.append(store.starts, store.num_tokens)
+        self._begin_E = np.maximum(starts_W[self._window_E], bounds[document_E])
+        self._end_E = np.minimum(ends_W[self._window_E], bounds[document_E + 1])
 
     def __len__(self) -> int:
         return len(self._begin_E)
@@ -121,6 +117,6 @@ class WindowExamples(Examples):
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows, each `stride` further, until the stream's last token has been a target."""
+    """Returns the number of windows, one every `stride` tokens, of which the last has the stream's last target."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 
 from lm.config import SourceConfig
-from lm.data.reading.conll import Conll
+from lm.data.reading.annotated import Conll, Squad
 from lm.data.reading.embedded import Embedded
 from lm.data.reading.format import Format, Refuse
 from lm.data.reading.readers import READERS, Reader
 from lm.data.reading.records import CommaSeparated, JsonLines, Parquet, TabSeparated
-from lm.data.reading.squad import Squad
 from lm.data.reading.text import Text
 from lm.data.reading.tfds import Tfds
 from lm.errors import UserError

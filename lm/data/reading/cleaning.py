@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import abc
+import functools
 import hashlib
 import html
 import re
@@ -38,56 +38,45 @@ def clean_text(config: CleaningConfig, text: str) -> str:
     return text
 
 
-class Rules(abc.ABC):
-    """Cleans the raw examples of one data source, and drops some of them, for one of its `reasons`."""
+class Cleaner:
+    """Cleans the documents of one data source, and drops some of them, each for one of the `reasons`."""
 
-    reasons: ClassVar[tuple[str, ...]]
+    reasons: ClassVar[tuple[str, ...]] = ("too_short", "too_long", "duplicate")
 
     def __init__(self, config: CleaningConfig):
         self.config = config
         self.dropped = dict.fromkeys(self.reasons, 0)  # number of examples
         self._seen: set[bytes] = set()
 
-    @abc.abstractmethod
-    def clean(self, example: Any) -> Any: ...
-
-    @abc.abstractmethod
-    def _reason_to_drop(self, example: Any) -> str | None: ...
+    def clean(self, example: Any) -> Any:
+        return clean_text(self.config, example)
 
     def keeps(self, example: Any) -> bool:
         """Returns whether a cleaned example is kept; if not, it is counted in `dropped`."""
-        reason = self._reason_to_drop(example)
+        reason = self._reason_to_drop((example,) if isinstance(example, str) else (example.source, example.target))
         if reason:
             self.dropped[reason] += 1
         return not reason
 
-    def _is_repeated(self, text: str) -> bool:
-        """Returns whether the text occurred before; its digest takes about 100 bytes of memory."""
-        if not self.config.deduplicate:
-            return False
-        size = len(self._seen)
-        self._seen.add(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest())
-        return len(self._seen) == size
-
-
-class Cleaner(Rules):
-    """The rules for documents."""
-
-    reasons = ("too_short", "too_long", "duplicate")
-
-    def clean(self, example: str) -> str:
-        return clean_text(self.config, example)
-
-    def _reason_to_drop(self, example: str) -> str | None:
-        if len(example) < self.config.min_chars:
+    def _reason_to_drop(self, texts: tuple[str, ...]) -> str | None:
+        if min(map(len, texts)) < self.config.min_chars:
             return "too_short"
-        if self.config.max_chars and len(example) > self.config.max_chars:
+        if self.config.max_chars and max(map(len, texts)) > self.config.max_chars:
             return "too_long"
-        return "duplicate" if self._is_repeated(example) else None
+        if reason := self._mismatch(*texts):
+            return reason
+        if self.config.deduplicate:  # some 100 bytes of memory per text
+            size = len(self._seen)
+            self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
+            return "duplicate" if len(self._seen) == size else None
+        return None
+
+    def _mismatch(self, *texts: str) -> str | None:
+        return None
 
 
-class PairCleaner(Rules):
-    """The rules for pairs, both sides of which are cleaned as documents. Further references decide nothing."""
+class PairCleaner(Cleaner):
+    """Cleans pairs, both sides as documents. References after the first cannot be a reason to drop a pair."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
 
@@ -103,41 +92,31 @@ class PairCleaner(Rules):
         references = tuple(clean_text(self.config, each) for each in example.references)
         return Pair(clean_text(self.config, example.source), references)
 
-    def _reason_to_drop(self, example: Pair) -> str | None:
-        sides = example.source, example.target
-        shorter, longer = sorted(map(len, sides))
-        if shorter < self.config.min_chars:
-            return "too_short"
-        if self.config.max_chars and longer > self.config.max_chars:
-            return "too_long"
+    def _mismatch(self, *texts: str) -> str | None:
+        shorter, longer = sorted(map(len, texts))
         if self.pairs.max_ratio and longer > self.pairs.max_ratio * shorter:
             return "ratio"
-        if self.pairs.drop_identical and example.source == example.target:
+        if self.pairs.drop_identical and texts[0] == texts[1]:
             return "identical"
-        for (reason, script), text in zip(self._scripts.items(), sides, strict=True):
+        for (reason, script), text in zip(self._scripts.items(), texts, strict=True):
             if script and not script.has_most_of(text):
                 return reason
-        return "duplicate" if self._is_repeated(repr(sides)) else None
+        return None
 
 
 class Script:
     """Letters whose Unicode name begins with a word: LATIN, CYRILLIC, CJK, ... Raises UserError if there are none."""
 
     def __init__(self, name: str, setting: str):
-        self._prefix = name.strip().upper() + " "
-        self._known: dict[str, bool] = {}  # by letter, because looking up names is slow
+        prefix = name.strip().upper() + " "
+        # Kept by letter, because looking up names is slow.
+        self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
         if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
             raise UserError(
                 f"config.data.pairs.{setting}: {name!r} begins the name of no letter in Unicode; "
                 "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
             )
-        self._known.clear()
-
-    def _has(self, letter: str) -> bool:
-        found = self._known.get(letter)
-        if found is None:
-            found = self._known[letter] = unicodedata.name(letter, "").startswith(self._prefix)
-        return found
+        self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
         """Returns whether more than half of the letters belong to the script, or there is no letter."""

@@ -59,16 +59,6 @@ def _files() -> list[tuple[str, Path]]:
     )
 
 
-def _topics(tree: ast.Module) -> Iterator[str]:
-    """Yields the texts of `topics = {name: text, ...}`, sorted by name."""
-    for node in tree.body:
-        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-        if isinstance(value, ast.Dict):
-            texts = ast.literal_eval(value)
-            for name in sorted(texts):
-                yield texts[name].strip("\n")
-
-
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
     """Yields the docstrings of a module or class and, in the order of the file, of everything defined in it."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -105,8 +95,10 @@ def documents() -> tuple[str, ...]:
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):  # e.g. a template, which is no module of this Python
             continue
-        if name == TOPICS:
-            texts += _topics(tree)
+        if name == TOPICS:  # topics = {name: text, ...}
+            values = (getattr(statement, "value", None) for statement in tree.body)
+            topics = next((ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)), {})
+            texts += [topics[topic].strip("\n") for topic in sorted(topics)]
         else:
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             texts += _pages(_docstrings(tree, module))

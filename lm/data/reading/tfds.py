@@ -40,19 +40,15 @@ class Tfds(Format):
         import tensorflow_datasets as tfds
 
         name = self.config.path.partition("/")[0].partition(":")[0]
-        builder = self._build()
-        for package in PACKAGES:
-            if builder is not None:
-                return builder
+        for package in ("", *PACKAGES):
             with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module("tensorflow_datasets." + package.format(name=name))
-            builder = self._build()
-        if builder is None:
-            raise UserError(
-                f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, nor is one prepared in "
-                f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
-            )
-        return builder
+                importlib.import_module(f"tensorflow_datasets.{package.format(name=name)}".rstrip("."))
+            if (builder := self._build()) is not None:
+                return builder
+        raise UserError(
+            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, nor is one prepared in "
+            f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
+        )
 
     def _build(self, **options: Any) -> Any:
         """Returns TFDS's builder, or None if it knows no such data set."""
@@ -63,8 +59,7 @@ class Tfds(Format):
         try:
             return tfds.builder(self.config.path, try_gcs=False, **options)
         except (tfds.core.registered.DatasetNotFoundError, ModuleNotFoundError) as error:
-            if _needs_tensorflow(error):
-                raise self._tensorflow_error() from error
+            self._check_tensorflow(error)
             return None
         except (ValueError, AssertionError, OSError) as error:
             raise UserError(f"tfds {self.config.path}: {_first_line(error)}") from error
@@ -83,28 +78,23 @@ class Tfds(Format):
                 f"prepare it with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
         except Exception as error:  # TFDS and its downloads raise many kinds of error; all concern this data set
-            if _needs_tensorflow(error):
-                raise self._tensorflow_error() from error
+            self._check_tensorflow(error)
             raise UserError(
                 f"tfds {name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "
                 f"(splits: {', '.join(self.builder.info.splits or {}) or 'none yet'})"
             ) from error
 
-    def _tensorflow_error(self) -> UserError:
-        return UserError(
-            f"tfds {self.config.path}: this data set needs TensorFlow to be prepared. Prepare it once where TensorFlow "
-            "is installed (tfds build --file_format=array_record) and name the folder in data_dir; training needs no "
-            "TensorFlow."
-        )
-
-
-def _needs_tensorflow(error: BaseException | None) -> bool:
-    """Returns whether this error, or one that caused it, is that TensorFlow could not be imported."""
-    while error is not None:
-        if isinstance(error, ImportError) and "tensorflow" in (str(error.name or ""), *str(error).split("'")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    def _check_tensorflow(self, error: BaseException) -> None:
+        """Raises UserError if this error, or one that caused it, is that TensorFlow could not be imported."""
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ImportError) and "tensorflow" in (str(cause.name or ""), *str(cause).split("'")):
+                raise UserError(
+                    f"tfds {self.config.path}: this data set needs TensorFlow to be prepared. Prepare it once where "
+                    "TensorFlow is installed (tfds build --file_format=array_record) and name the folder in data_dir; "
+                    "training needs no TensorFlow."
+                ) from error
+            cause = cause.__cause__ or cause.__context__
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lm.config import Config
-from lm.data.reading.cleaning import Rules
+from lm.data.reading.cleaning import Cleaner
 from lm.data.reading.files import hash_of
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
@@ -65,7 +65,7 @@ class ExampleStore:
 def build(
     source: SplitSource,
     reader: Any,
-    rules: Rules,
+    rules: Cleaner,
     tokenizer: Tokenizer,
     encode: Callable[[Sequence[Any], Tokenizer], Tokens],
     identity: Sequence[str],

@@ -16,7 +16,7 @@ from typing import Any
 
 from lm.config import DataConfig, SourceConfig
 from lm.data import order
-from lm.data.reading.cleaning import Rules
+from lm.data.reading.cleaning import Cleaner
 from lm.data.reading.readers import Reader
 from lm.errors import UserError
 
@@ -85,7 +85,7 @@ class SplitSource:
     def label_of_side(self) -> str:
         return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
 
-    def read(self, reader: Reader, rules: Rules, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
+    def read(self, reader: Reader, rules: Cleaner, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
         """Yields each example of the split, cleaned and as it was read; with `drop` the rules may leave some out."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
@@ -101,7 +101,7 @@ class SplitSource:
                 if self.subset.holds(key) and (not drop or rules.keeps(example)):
                     yield example, raw
 
-    def _kept(self, reader: Reader, rules: Rules) -> Iterator[str]:
+    def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[str]:
         """Yields the documents of the subset, on both sides of the holdout."""
         return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
 

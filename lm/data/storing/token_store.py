@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.reading.cleaning import Rules
+from lm.data.reading.cleaning import Cleaner
 from lm.data.reading.files import hash_of
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
@@ -131,7 +131,7 @@ class PairStore:
 
 
 def open_or_build(
-    cache: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Rules
+    cache: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Cleaner
 ) -> TokenStore:
     """Returns the store of `identity` in `cache`, built from `texts` if it is absent or damaged.
 
@@ -189,7 +189,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _build(
-    directory: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Rules
+    directory: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Cleaner
 ) -> None:
     began = time.monotonic()
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -35,16 +36,46 @@ class SentencePieceTokenizer(Tokenizer):
         processor = self._processor
         self.base_size = processor.get_piece_size()
         self.unk_id = processor.unk_id()
-        if max(processor.bos_id(), processor.eos_id()) < 0:
+        ends = processor.bos_id(), processor.eos_id()
+        if max(ends) < 0:
             raise ValueError("it has neither a bos nor an eos piece")
-        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else processor.eos_id()
-        self.eos_id = processor.eos_id() if processor.eos_id() >= 0 else processor.bos_id()
+        self.bos_id, self.eos_id = (each if each >= 0 else max(ends) for each in ends)
         self.pad_id = max(processor.pad_id(), 0)
         self._joints = self._find_joints()
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
-        return cls(train_model(config, texts))
+        """Returns a tokenizer with a lossless model. Raises UserError if the vocabulary does not suit the text."""
+        import sentencepiece
+
+        sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
+        if not sample:
+            raise UserError("config.data.tokenizer: there is no training text to train a vocabulary on.")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sample),
+                model_writer=model,
+                model_type=config.algorithm,
+                vocab_size=config.vocab_size,
+                # Decoding restores the text to the byte:
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                byte_fallback=True,
+                user_defined_symbols=["\n"],
+                pad_id=0,
+                bos_id=1,
+                eos_id=2,
+                unk_id=3,
+                max_sentence_length=LONGEST_IN_BYTES,
+                num_threads=THREADS,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise UserError(_explain(config, str(error))) from error
+        return cls(model.getvalue())
 
     def _find_joints(self) -> dict[str, list[int]]:
         """Returns the characters at which text can be cut and encoded in parts, with their ids.
@@ -64,18 +95,10 @@ class SentencePieceTokenizer(Tokenizer):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        if not self._joints:
-            return self._processor.encode(list(texts))
-        cut = [self._cut(text) for text in texts]
+        cut, joints = [self._cut(text) for text in texts], self._joints
         encoded = iter(self._processor.encode([part for parts in cut for part in parts[::2]]))
-        batch = []
-        for parts in cut:
-            ids = list(next(encoded))
-            for joint in parts[1::2]:
-                ids += self._joints[joint]
-                ids += next(encoded)
-            batch.append(ids)
-        return batch
+        ids = ((joints[part] if part in joints else next(encoded) for part in parts) for parts in cut)
+        return [list(itertools.chain.from_iterable(each)) for each in ids]
 
     def _cut(self, text: str) -> list[str]:
         """Returns text and joints in turn, with text at both ends."""
@@ -139,40 +162,6 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _content(self) -> bytes:
         return self._model
-
-
-def train_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
-    """Returns a serialised, lossless model. Raises UserError if the text is too short or varied for the vocabulary."""
-    import sentencepiece
-
-    sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
-    if not sample:
-        raise UserError("config.data.tokenizer: there is no training text to train a vocabulary on.")
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sample),
-            model_writer=model,
-            model_type=config.algorithm,
-            vocab_size=config.vocab_size,
-            # Decoding restores the text to the byte:
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,
-            user_defined_symbols=["\n"],
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            max_sentence_length=LONGEST_IN_BYTES,
-            num_threads=THREADS,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise UserError(_explain(config, str(error))) from error
-    return model.getvalue()
 
 
 def _explain(config: TokenizerConfig, message: str) -> str:

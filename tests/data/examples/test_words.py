@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import Config
-from lm.data.examples.words import TaggingExamples, WordTokens
+from lm.data.examples.labelled import TaggingExamples, WordTokens
 from lm.data.reading.raw import Tagged
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer
 from lm.data.tokenizing.vocabularies import WordTokenizer

@@ -1,13 +1,16 @@
-"""CoNLL files: a word and its tag per line."""
+"""Formats of annotated text: CoNLL (words and their tags) and SQuAD (questions and their answers)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from lm.config import SourceConfig
-from lm.data.reading.fields import Field, Record
-from lm.data.reading.files import read_lines
+from lm.data.reading.fields import Field, Record, as_list, as_text
+from lm.data.reading.files import open_text, read_errors, read_lines
 from lm.data.reading.format import FileFormat, Refuse
 from lm.errors import UserError
 
@@ -42,9 +45,8 @@ class Conll(FileFormat):
         words: list[str] = []
         tags: list[str] = []
         begin, columns = "", 0
-        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
-            values = _columns(line)
-            where = f"{path}, line {number}"
+        for number, line in enumerate(chain(read_lines(path, self.config.encoding), [""]), start=1):
+            values, where = _columns(line), f"{path}, line {number}"
             if not values or values[0] == NEW_DOCUMENT:
                 if words:
                     yield {"words": words, "tags": tags}, begin
@@ -60,8 +62,6 @@ class Conll(FileFormat):
             begin = begin if words else where
             words.append(values[0])
             tags.append(values[tag])
-        if words:
-            yield {"words": words, "tags": tags}, begin
 
 
 def _columns(line: str) -> list[str]:
@@ -71,3 +71,44 @@ def _columns(line: str) -> list[str]:
     if "\t" in line:
         return [value.strip(" ") for value in line.rstrip("\t ").split("\t")]
     return [value for value in line.split(" ") if value]
+
+
+class Squad(FileFormat):
+    """`data` > `paragraphs` > `qas` > `answers`. Texts stay as they are, since answers refer to their characters."""
+
+    doc = "SQuAD's JSON"
+    holds = ("questions",)
+    settings = ()
+    names_fields = True
+    notes_encoding = False
+
+    def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        with read_errors(path), open_text(path, self.config.encoding) as file:
+            text = file.read()
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error}).") from error
+        for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):
+            where = f"{path}, article {number}"
+            title = _text(article, "title", where, default="")
+            for paragraph in as_list(_get(article, "paragraphs"), "paragraphs", where):
+                context = _text(paragraph, "context", where)
+                for entry in as_list(_get(paragraph, "qas"), "qas", where):
+                    identity = _text(entry, "id", where)
+                    here = f"{path}, question {identity!r}"
+                    # The answers of an impossible question are only plausible.
+                    answers = [] if entry.get("is_impossible", False) else entry.get("answers")
+                    texts = {"id": identity, "title": title, "question": _text(entry, "question", here)}
+                    yield {**texts, "context": context, "answers": answers}, here
+
+
+def _get(record: Any, name: str, default: Any = None) -> Any:
+    return record.get(name, default) if isinstance(record, Mapping) else None
+
+
+def _text(record: Any, name: str, where: str, default: str | None = None) -> str:
+    value = _get(record, name, default)
+    if value is None:
+        raise UserError(f"{where}: not as SQuAD's JSON: there is no {name!r}.")
+    return as_text(value, name, where)
