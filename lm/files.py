@@ -18,16 +18,13 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which becomes `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. Raises OSError.
-
-    Args:
-        durable: flush to disk before renaming, so that `path` is old or new even after a power failure.
+    created. With `durable`, `path` is old or new even after a power failure. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if durable:
+        if durable:  # flush to disk before renaming
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -104,7 +104,7 @@ class ModelConfig:
     )
     init_std: float = option(
         0.02,
-        "Standard deviation of initial weights; 0 for 1/sqrt(input width) of each layer.",
+        "Standard deviation of initial weights; 0: 1/sqrt(input width) of a layer.",
         minimum=0.0,
         affects="updates",
     )
@@ -169,11 +169,7 @@ class ObjectiveConfig:
 
     name: str = option("causal", "Task: what the model learns.", registry="lm.tasks.TASKS", affects="shapes")
     noise_density: float = option(
-        0.15,
-        "span_corruption, infilling, masked: fraction of tokens masked.",
-        minimum=0.01,
-        maximum=0.9,
-        affects="batches",
+        0.15, "span_corruption, infilling, masked: masked fraction.", minimum=0.01, maximum=0.9, affects="batches"
     )
     mean_span_length: float = option(
         3.0, "span_corruption, infilling: mean length of a masked span, in tokens.", minimum=1.0, affects="batches"

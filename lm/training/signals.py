@@ -8,8 +8,7 @@ from types import FrameType
 from typing import Any, Self
 
 import jax
-
-from lm.parallel import distributed
+from jax.experimental import multihost_utils
 
 STDERR = 2  # file descriptor
 
@@ -28,7 +27,7 @@ class StopRequest:
     def at(self, step: int) -> str:
         """Returns the name of the signal if the run has to stop after `step`, else ''; the same in all processes."""
         if jax.process_count() > 1:
-            return "SIGTERM" if distributed.preempted(step) else ""
+            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
         return self._name
 
     def __enter__(self) -> Self:
