@@ -30,7 +30,7 @@ def main() -> int:
     config = command.config_from_flags()
     if config is None or not flags.FLAGS.topology:
         raise UserError("give --config=configs/NAME.py and --topology=NAME, e.g. v5e:8x8 (see --help).")
-    jax.config.update("jax_platforms", "cpu")  # this machine's own devices are not wanted
+    jax.config.update("jax_platforms", "cpu")  # do not use the devices of this machine
     devices, platform = absent_devices(flags.FLAGS.topology, flags.FLAGS.num_slices, flags.FLAGS.gpu_target)
     report = compile_for(config, devices, platform)
     print(table(report))
@@ -38,10 +38,7 @@ def main() -> int:
 
 
 def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
-    """Returns (devices, platform) of a topology that this machine does not have, without allocating anything.
-
-    Raises UserError if the compiler for it is not installed or does not know the topology.
-    """
+    """Returns (devices, platform) of a topology. Raises UserError if its compiler is missing or does not know it."""
     family, _, shape = topology.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*", shape):
         raise UserError(f"--topology={topology}: has the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs).")

@@ -46,7 +46,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield temporary
         try:
             os.rename(temporary, path)
-        except OSError as error:  # with an errno that depends on the file system
+        except OSError as error:  # its errno depends on the file system
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
             raise

@@ -27,7 +27,6 @@ from typing import Any
 
 from absl import flags
 
-from lm.config import Config
 from lm.config.command import DONE, run
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, whole_file
@@ -92,10 +91,8 @@ def main() -> int:
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
-        raise UserError(
-            f"--workdir={FLAGS.workdir}: a model of objective.name={config.objective.name} writes no text; score it "
-            f"with eval.py --workdir={FLAGS.workdir}."
-        )
+        problem = f"a model of objective.name={config.objective.name} writes no text"
+        raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
     options: dict[str, Any] = {name: FLAGS[name].value for name in names}
     generator = Generator(directory, config, **options)
@@ -111,9 +108,6 @@ def refuse(names: tuple[str, ...], because: str) -> None:
     for name in names:
         if FLAGS[name].present:
             raise UserError(f"--{name}: {because}")
-
-
-# --- decoder ----------------------------------------------------------------------------------------------------
 
 
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
@@ -137,16 +131,17 @@ def read_prompts() -> list[str]:
     return prompts
 
 
-# --- encoder-decoder --------------------------------------------------------------------------------------------
-
-
 def write_outputs(generator: Generator, sampling: Sampling) -> None:
     settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         refuse(SEARCH, "is for beam search, and --temperature samples; leave one out, or give --num_beams too.")
     else:
         refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no flag of beam search.")
-        settings = search_settings(generator.config)
+        # The settings of eval.generation, overridden by the flags that were given.
+        names = [each.name for each in dataclasses.fields(BeamSettings)]
+        values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}
+        values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+        settings = BeamSettings(**values)
         settings.check()
     texts = read_sources()
     if FLAGS.output is None:
@@ -158,14 +153,6 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
         write(made.lines)
     speed = f" ({made.num_decoded / made.seconds:.1f} sentences/s)" if made.num_decoded else ""
     print(f"written: {FLAGS.output}, {len(texts):,} sources in {duration(made.seconds)}{speed}")
-
-
-def search_settings(config: Config) -> BeamSettings:
-    """Returns the settings of eval.generation, overridden by the flags that were given."""
-    names = [each.name for each in dataclasses.fields(BeamSettings)]
-    values: dict[str, Any] = {name: getattr(config.eval.generation, name, None) for name in names}
-    values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
-    return BeamSettings(**values)
 
 
 def read_sources() -> list[str]:

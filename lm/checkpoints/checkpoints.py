@@ -72,13 +72,8 @@ class Checkpoints:
         """Starts to save, and returns once `state` is copied and its buffers may be donated. All processes call it.
 
         If an earlier save is still running, waits for it first and raises its error. Returns whether a save was
-        started: an existing step is left unchanged. Raises UserError if the disk is full, access is denied and the
-        like; earlier checkpoints are intact.
-
-        Args:
-            state: pytree of jax.Array.
-            metadata: JSON values, returned by `restore`.
-            metrics: only a checkpoint with a finite `settings.best_metric` can be the best.
+        started: an existing step is left unchanged. `metadata` are JSON values, returned by `restore`. Raises UserError
+        if the disk is full, access is denied and the like; earlier checkpoints are intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -98,7 +93,7 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # force: Orbax would otherwise save no step below the latest one; it never overwrites a step.
+            # force: without it, Orbax saves no step below the latest one. It never overwrites a step.
             self._manager.save(step, args=args, force=True)
         return True
 
@@ -163,7 +158,7 @@ class Checkpoints:
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Reads the newest intact checkpoint, whatever mesh wrote it. All processes call it.
+        """Reads the newest intact checkpoint, written on any mesh. All processes call it.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct with shardings. Each damaged checkpoint is reported on
         stderr and, unless read-only, set aside once an older one was read. Raises UserError if there is no intact
@@ -208,10 +203,8 @@ class Checkpoints:
         steps = [step for step in self.steps() if last is None or step <= last]
         if len(steps) < count:
             up_to = "" if last is None else f" up to step {last}"
-            raise UserError(
-                f"{self.directory}: {count} checkpoints are to be averaged and there are {len(steps)}{up_to}; "
-                "train with a larger config.checkpoint.keep_latest."
-            )
+            counts = f"{count} checkpoints are to be averaged and there are {len(steps)}{up_to}"
+            raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
         steps = steps[-count:]
         total: Any = None
         for step in steps:
@@ -255,10 +248,8 @@ class Checkpoints:
                 damaged.append(step)
                 report(f"Checkpoint {where} is damaged ({damage}).")
         else:
-            raise UserError(
-                f"{self.directory}: no checkpoint is intact (damaged: {', '.join(map(str, damaged))}); "
-                "restore the directory from a copy, or start in another --workdir."
-            )
+            steps, advice = ", ".join(map(str, damaged)), "restore the directory from a copy, or use another --workdir."
+            raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
         if damaged:
             report(f"Using the checkpoint of step {step} instead.")
         if damaged and self._manager is not None:

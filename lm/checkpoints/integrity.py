@@ -43,10 +43,8 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
             problems.append(f"{path} is {saved[path]['dtype']} there and {wanted[path]['dtype']} here")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise UserError(
-            f"{where}: this checkpoint is of another model or optimizer: {'; '.join(problems[:3])}{more}. "
-            "Use the settings it was trained with."
-        )
+        listed = f"{'; '.join(problems[:3])}{more}. Use the settings it was trained with."
+        raise UserError(f"{where}: this checkpoint is of another model or optimizer: {listed}")
 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not 
 
 
 class Damage(Exception):
-    """A checkpoint differs from the saved state. The message says how."""
+    """A difference between a checkpoint and the saved state, described by the message."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

@@ -14,11 +14,7 @@ def refuse(setting: str, message: str) -> None:
 
 
 def check(given: Any, config: Any, task: Any) -> None:
-    """Raises UserError for the first combination of settings that cannot work.
-
-    Args:
-        given: the config before derived values were filled in; `config` after.
-    """
+    """Raises UserError for settings that cannot work together. `given` is the config before values were derived."""
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
@@ -115,19 +111,14 @@ def _check_model(model: Any, config: Any) -> None:
 
 def _check_training(config: Any) -> None:
     optimizer, train = config.optimizer, config.train
-    if optimizer.schedule_entry.decays_last:
-        if optimizer.warmup_steps + optimizer.decay_steps > train.num_steps:
-            refuse(
-                "optimizer.warmup_steps",
-                f"{optimizer.warmup_steps} steps of warm-up and decay_steps={optimizer.decay_steps} together are more "
-                f"than train.num_steps={train.num_steps}.",
-            )
-    elif optimizer.warmup_steps >= min(train.num_steps, optimizer.decay_steps) and optimizer.warmup_steps > 0:
-        refuse(
-            "optimizer.warmup_steps",
-            f"{optimizer.warmup_steps} steps of warm-up do not fit into train.num_steps={train.num_steps} "
-            f"(decay_steps={optimizer.decay_steps}); lower it.",
-        )
+    warmup, decay, steps = optimizer.warmup_steps, optimizer.decay_steps, train.num_steps
+    decays_last = optimizer.schedule_entry.decays_last
+    if decays_last and warmup + decay > steps:
+        message = f"{warmup} steps of warm-up and decay_steps={decay} are more than train.num_steps={steps}."
+        refuse("optimizer.warmup_steps", message)
+    if not decays_last and warmup >= min(steps, decay) and warmup > 0:
+        message = f"{warmup} steps of warm-up do not fit into train.num_steps={steps} (decay_steps={decay}); lower it."
+        refuse("optimizer.warmup_steps", message)
     if train.batch_size % train.accumulation:
         refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor

@@ -42,9 +42,7 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Returns the config with derived values filled in. Raises UserError for the first fault.
 
-        Args:
-            reset_unread: reset settings that the task does not read to their defaults instead of refusing them, for
-                configs from before such settings were refused.
+        With `reset_unread`, for old configs, settings that the task does not read are reset instead of refused.
         """
         given = build(cls, values)
         task = entries("lm.tasks.TASKS")[given.objective.name]

@@ -9,7 +9,7 @@ from lm.config.schema import option
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The Transformer. A zero means that the value is derived from other settings, as its documentation says."""
+    """The Transformer. Where 0 stands for a derived value, the documentation of the setting says so."""
 
     family: str = option(
         "decoder",
@@ -128,12 +128,11 @@ class ModelConfig:
     )
     remat: str = option(
         "none",
-        "What the backward pass recomputes to use less memory: nothing (none), whole blocks (full), or all but matrix "
-        "multiplications (dots).",
+        "Save memory by recomputing in the backward pass: nothing (none), whole blocks (full), or everything except "
+        "matrix multiplications (dots).",
         choices=("none", "full", "dots"),
         affects="nothing",
     )
-
     pooling: str = option(
         "",
         "The vector that represents a text: that of its first or last token, or the mean of all; empty: first in an "

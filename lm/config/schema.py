@@ -229,8 +229,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def differences_affecting(
-    effects: Collection[str], schema: type, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> list[str]:
+def differences_affecting(effects: Collection[str], schema: type, old: Mapping, new: Mapping) -> list[str]:
     """Returns the `differences` of two nested dicts whose settings have one of these effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]

@@ -43,21 +43,18 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
             raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
         call_roll(Expected(coordinator, num_processes, process_id), timeout_seconds)
         values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
-    elif not _in_cluster():
-        if num_processes > 1:
-            raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT of process 0 too.")
-        return
+    else:
+        slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+        if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+            if num_processes > 1:
+                raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT of process 0 too.")
+            return
     try:
         with _time_limit(timeout_seconds):
             jax.distributed.initialize(**values, initialization_timeout=timeout_seconds + 60)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"this process could not join the others: {reason}") from error
-
-
-def _in_cluster() -> bool:
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    return slurm or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 @contextlib.contextmanager

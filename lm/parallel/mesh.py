@@ -22,8 +22,7 @@ from lm.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 
-# Axes of activations: batch, length, activation; of parameters and activations: mlp, heads, kv_heads, vocab; the others
-# are axes of parameters. If two axes of an array would get the same mesh axis, the first rule takes precedence.
+# Logical axes of parameters and activations. If two axes of an array would get the same mesh axis, the first rule wins.
 RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
@@ -33,10 +32,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices of all processes, or of the given ones, with -1 resolved.
-
-    Raises UserError if the product of the sizes is not the number of devices.
-    """
+    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not their number."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
@@ -65,9 +61,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
         axis, size = "fsdp" if name == "d_model" else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
-            raise UserError(
-                f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change one of them{hint}."
-            )
+            raise UserError(f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change either{hint}.")
 
 
 @contextlib.contextmanager
@@ -120,7 +114,7 @@ def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
 def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
     """Returns a batch of global arrays made of the rows `row_ids` of each process."""
 
-    def place(x: np.ndarray) -> jax.Array:
+    def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(num_rows)
@@ -129,4 +123,4 @@ def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_ro
 
         return jax.make_array_from_callback((num_rows, *x.shape[1:]), sharding, shard)
 
-    return jax.tree.map(place, local)
+    return jax.tree.map(to_array, local)

@@ -72,7 +72,7 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
             with contextlib.suppress(OSError):
                 each.connection.sendall(f"{problem or GO}\n".encode())
         for each in callers:
-            _receive(each.connection, PATIENCE_SECONDS)  # until it has closed: then the port is free for JAX
+            _receive(each.connection, PATIENCE_SECONDS)  # until it is closed, which frees the port for JAX
     if problem:
         raise UserError(problem)
 
@@ -112,7 +112,7 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
         try:
             with socket.create_connection(expected.address, timeout=left) as connection:
                 connection.sendall(f"{GREETING} {expected.process_id} {expected.num_processes}\n".encode())
-                # Process 0 may have started later, so that its time is over later.
+                # Process 0 may have started later, so its time is up later.
                 result = _receive(connection, timeout_seconds + PATIENCE_SECONDS)
         except socket.gaierror as error:
             raise UserError(f"--coordinator={expected.coordinator}: no such host ({error.strerror}).") from None
@@ -135,10 +135,8 @@ def _listen(expected: Expected) -> socket.socket:
     try:
         return socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
     except OSError as error:
-        raise UserError(
-            f"--coordinator={expected.coordinator}: process 0 cannot listen on port {port}: {error.strerror}; "
-            "choose another port."
-        ) from None
+        problem = f"process 0 cannot listen on port {port}: {error.strerror}; choose another port."
+        raise UserError(f"--coordinator={expected.coordinator}: {problem}") from None
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:

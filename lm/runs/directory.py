@@ -45,8 +45,6 @@ class RunDirectory:
     def eval_dir(self, step: int) -> Path:
         return self.root / "eval" / str(step)
 
-    # --- opening ------------------------------------------------------------------------------------------
-
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """Opens a new directory, or that of a run which `config` continues, for training and writes config.json.
@@ -62,10 +60,8 @@ class RunDirectory:
             run.root.mkdir(parents=True, exist_ok=True)
             foreign = sorted(each.name for each in run.root.iterdir() if not LEFTOVER.fullmatch(each.name))
             if foreign and not run.config_path.exists():
-                raise UserError(
-                    f"{run.root}: holds {foreign[0]!r} but no config.json, so it is not a run directory; "
-                    "name a new or an empty one with --workdir."
-                )
+                problem = f"holds {foreign[0]!r} but no config.json, so it is not a run directory"
+                raise UserError(f"{run.root}: {problem}; name a new or an empty one with --workdir.")
             run._take_lock()
             if run.config_path.exists():
                 config = run._continued(config)
@@ -129,16 +125,13 @@ class RunDirectory:
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            holder = os.read(descriptor, 100).decode(errors="replace").strip()
+        except OSError as error:
+            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "just starting"
             os.close(descriptor)
-            raise UserError(
-                f"{self.root}: another process is training in this directory ({holder or 'just starting'}); "
-                "wait for it, stop it, or name another --workdir."
-            ) from None
-        except OSError:
-            os.close(descriptor)  # a file system without locks
-            return
+            if not isinstance(error, (BlockingIOError, PermissionError)):
+                return  # a file system without locks
+            problem = f"another process is training in this directory ({holder})"
+            raise UserError(f"{self.root}: {problem}; wait for it, stop it, or name another --workdir.") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         self._lock = descriptor
@@ -150,7 +143,7 @@ class RunDirectory:
         for section, name in DERIVED_FROM_DATA:
             if not (a[section][name] and b[section][name]):  # one of them is not derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
-        # More steps are the same run only if the learning rate of each step is the same.
+        # A longer run is the same run only if the learning rate of each step stays the same.
         if new.train.num_steps > old.train.num_steps and not new.optimizer.schedule_entry.decays_last:
             del a["train"]["num_steps"], b["train"]["num_steps"]
             if not new.optimizer.schedule_entry.has_end:
@@ -159,7 +152,7 @@ class RunDirectory:
         if not lines:
             return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
         kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
-        if not kept and not any(self._metric_lines()):  # after a first attempt with, say, a wrong path
+        if not kept and not any(self._metric_lines()):  # e.g. after a first attempt with a wrong path
             for name in TOKENIZERS:  # the new config may need others
                 shutil.rmtree(self.root / name, ignore_errors=True)
             return new
@@ -171,8 +164,6 @@ class RunDirectory:
             f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
             f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
         )
-
-    # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Returns the objects of metrics.jsonl except a torn last line. Raises UserError if another line is broken."""

@@ -32,7 +32,10 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = ("function", "shapes")  # effects of the settings in which the model of another config must equal the run's
+MODEL = (
+    "function",
+    "shapes",
+)  # settings with these effects must be equal in the model of --config and in that of the run
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,9 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
             other["model"]["vocab_size"] = own.model.vocab_size
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
+            problem = f"its model is not that of {root} ({'; '.join(lines)})"
             raise UserError(
-                f"--config={options.config_name}: its model is not that of {root} ({'; '.join(lines)}); "
-                "use a config with the same model, or override these settings."
+                f"--config={options.config_name}: {problem}; override these settings, or use another config."
             )
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             raise UserError(
@@ -218,8 +221,7 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 def _choose_mesh(config: Config) -> Mesh:
     """Returns the run's mesh if it fits these devices, else one that splits the parameters, else one of copies."""
-    count = jax.device_count()
-    # The evaluator pads its batches, so only the model has to be divisible.
+    count = jax.device_count()  # the evaluator pads its batches, so only the model has to be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):
         try:

@@ -50,7 +50,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
 
-    # Compared with all layers stacked, so that another number of layers is another shape too.
+    # Layers are stacked before the comparison, so that a different number of layers is a different shape.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
     found = traverse_util.flatten_dict(stacked, sep="/")
     wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
@@ -65,10 +65,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             f"lm.merge_lora --workdir={root} --output=NEW), or set the model.lora_* settings of that run."
         )
     if not shared:
-        raise UserError(
-            f"config.init_from: no parameter of {root} is in this model ({_tops(found)} there, {_tops(wanted)} here); "
-            "use that run's model settings."
-        )
+        tops = f"{_tops(found)} there, {_tops(wanted)} here"
+        raise UserError(f"config.init_from: no parameter of {root} is in this model ({tops}); use its model settings.")
     is_stacked, leaves, placed = config.model.scan_layers, traverse_util.flatten_dict(abstract_params), {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
     for path, value in traverse_util.flatten_dict(values if is_stacked else unstack_layers(values)).items():

@@ -22,7 +22,7 @@ from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # increase it when a change of the code makes other batches from equal stores
+ORDER = 1  # increase it when the code makes different batches from equal stores
 SIDES = ("source", "target")
 
 
@@ -33,7 +33,7 @@ class Prepared:
     config: Config  # with model.vocab_size and data.labels resolved
     tokenizers: Tokenizers
     stores: dict[str, dict[str, Any]]  # split ("train", "valid") -> source name -> Store
-    fingerprint: dict[str, str]  # hashes of everything that decides the batches; a run continues only with equal ones
+    fingerprint: dict[str, str]  # hashes of all that determines the batches; a run continues only if they are equal
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -65,16 +65,14 @@ def prepare(config: Config, workdir: Path) -> Prepared:
 def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
     """Returns the tokenizers of a run. Raises UserError if one is missing."""
     target = load_tokenizer(Path(workdir) / "tokenizer")
-    if not config.data.separate_vocabularies:
-        return Tokenizers(target, target)
-    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source"))
+    separate = config.data.separate_vocabularies
+    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target)
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
     """Returns the stores of one split ("train", "valid" or "test") by source name, none of them empty.
 
-    `valid` is held out from train if it names no data source. Raises UserError if the split has no data source or no
-    example.
+    If `valid` names no data source, it is held out from train. Raises UserError if the split is empty.
     """
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
@@ -94,10 +92,7 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if another size is too small.
-
-    model.source_vocab_size is set only with data.separate_vocabularies.
-    """
+    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if another size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size

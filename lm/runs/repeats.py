@@ -42,8 +42,7 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
     """Trains or continues each config in its own directory below `workdir`, then evaluates the best step of each.
 
     The table of the test split, or of validation if there is none, is printed with mean and standard deviation and
-    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal stopped, else 0.
-    Raises UserError.
+    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal stopped, else DONE.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")

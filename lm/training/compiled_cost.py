@@ -57,10 +57,7 @@ class Report:
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for devices, present or not.
-
-    Raises UserError if the config does not suit the devices or leaves model.vocab_size to a tokenizer.
-    """
+    """Compiles the training step for devices, present or not. Raises UserError if the config does not suit them."""
     if config.model.vocab_size == 0:
         raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; set it, e.g. to 32768.")
     mesh = make_mesh(config.mesh, devices)

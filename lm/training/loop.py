@@ -43,18 +43,14 @@ from lm.training.step import compile_train_step
 
 
 def train(config: Config, workdir: Path) -> int:
-    """Starts or continues the experiment in `workdir`.
-
-    Returns the exit status: DONE, or SAVED_ON_SIGNAL if the same command continues the run. Raises UserError for bad
-    settings, data or directories.
-    """
+    """Starts or continues the experiment in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
         source_run(config)  # fails before anything is written; not needed to continue a run
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
-    build_model(config.model, task_of(config).head(config), platform)  # refuses before anything is written
+    build_model(config.model, task_of(config).head(config), platform)  # raises UserError before anything is written
     with ExitStack() as stack:
         console.banner("Data")
         run = stack.enter_context(RunDirectory.open(workdir, config, is_first=is_first()))
@@ -78,7 +74,10 @@ def train(config: Config, workdir: Path) -> int:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
-            _check_same_data(restored.metadata["data"], prepared.fingerprint, run)
+            saved, found = restored.metadata["data"], prepared.fingerprint
+            if changed := sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name)):
+                advice = f"changed: {', '.join(changed)}. Restore the old data, or start in another --workdir."
+                raise UserError(f"{run.root}: the data is not the data that this run was trained on; {advice}")
             state, start = restored.state, restored.step
             console.print(f"Continuing from the checkpoint of step {start:,}.")
         else:
@@ -115,15 +114,6 @@ def train(config: Config, workdir: Path) -> int:
         console.banner("Result")
         loop.reporter.final(state, end)
         return DONE
-
-
-def _check_same_data(saved: dict[str, str], found: dict[str, str], run: RunDirectory) -> None:
-    changed = sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name))
-    if changed:
-        raise UserError(
-            f"{run.root}: the data is not the data that this run was trained on; changed: {', '.join(changed)}. "
-            "Restore the old data, or start in another --workdir."
-        )
 
 
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:

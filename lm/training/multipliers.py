@@ -30,7 +30,7 @@ from lm.training.names import Path, block_of, map_with_path
 Multiplier = float | np.ndarray  # float32 (N,) if stacked layers have different ones; 0 for frozen
 
 ADAPTERS = ("lora_a", "lora_b")
-NO_UPDATE = -0.0  # added to a parameter it leaves every bit as it is; adding + 0.0 would turn -0.0 into 0.0
+NO_UPDATE = -0.0  # adding it to a parameter changes no bit; adding +0.0 would turn -0.0 into +0.0
 
 
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:

@@ -25,8 +25,8 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether weight decay acts on a kind of parameter, the last part of its name. It does not act on adapters: they start
-# without effect, and decay would pull them back to that. Of the embeddings it acts on those in VOCABULARIES.
+# Whether a parameter decays, by its kind (the last part of its name). Adapters do not: they start without effect, and
+# decay would pull them back there. Of the embeddings, only those in VOCABULARIES decay.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
@@ -60,7 +60,6 @@ def block_of(path: Path) -> int | None:
 
 def decayed(path: Path) -> bool:
     """Returns whether weight decay acts on the parameter at `path`."""
-    # A new kind of parameter must not be used before someone has decided this.
     assert path[-1] in DECAYS, f"does weight decay act on {'/'.join(path)}? Say so in DECAYS of lm/training/names.py."
     return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
 

@@ -39,10 +39,7 @@ class Schedule:
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
-    """Returns the learning rate of a run of `num_steps` steps, as a function of the step.
-
-    The step is an int, or an int32 scalar under jit; the learning rate is a float32 scalar.
-    """
+    """Returns the learning rate, a float32 scalar, as a function of the step, an int or an int32 scalar under jit."""
     entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
     assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 is resolved by Config.from_dict"
 

@@ -1,4 +1,4 @@
-"""What a run prints before its first step: versions, devices, data, parameters, memory."""
+"""The output of a run before its first step: versions, devices, data, parameters, memory."""
 
 from __future__ import annotations
 

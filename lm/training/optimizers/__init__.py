@@ -1,7 +1,7 @@
 """From gradients to updates: one optax chain, the same for every optimizer except for its direction.
 
 The chain is: gradients to float32, clipping of the global norm, the optimizer's direction, decoupled weight decay where
-`decayed` says so, minus the learning rate. What is done to a parameter depends on its name (`lm/training/names.py`), so
+`decayed` says so, minus the learning rate. The treatment of a parameter depends on its name (`lm/training/names.py`), so
 that stacked and unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are handled in
 `lm/training/multipliers.py`.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +36,7 @@ class StateSize(NamedTuple):
     vector: float  # biases and scales
 
 
-# A parameter of each kind, so large that the state which does not grow in proportion rounds to 0.
+# A parameter of each kind, large enough that the factored state and counters per parameter round to 0.
 EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (4096, 4096), "final_norm/scale": (4096,)}
 
 
@@ -87,7 +88,7 @@ def make_optimizer(
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     chain.append(OPTIMIZERS[config.name].direction(config))
     if config.weight_decay > 0:
-        mask = lambda tree: map_with_path(lambda path, _: decayed(path), tree)  # noqa: E731
+        mask = partial(map_with_path, lambda path, _: decayed(path))
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     chain.append(optax.scale_by_learning_rate(make_schedule(config, num_steps)))
     optimizer = optax.chain(*chain)
