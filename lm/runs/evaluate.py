@@ -32,10 +32,7 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = (
-    "function",
-    "shapes",
-)  # settings with these effects must be equal in the model of --config and in that of the run
+MODEL = ("function", "shapes")  # settings of the model with these effects must be equal in --config and the run
 
 
 @dataclass(frozen=True)

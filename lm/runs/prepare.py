@@ -33,7 +33,7 @@ class Prepared:
     config: Config  # with model.vocab_size and data.labels resolved
     tokenizers: Tokenizers
     stores: dict[str, dict[str, Any]]  # split ("train", "valid") -> source name -> Store
-    fingerprint: dict[str, str]  # hashes of all that determines the batches; a run continues only if they are equal
+    fingerprint: dict[str, str]  # hashes of everything that determines the batches
 
     @property
     def tokenizer(self) -> Tokenizer:

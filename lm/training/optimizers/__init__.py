@@ -1,9 +1,8 @@
 """From gradients to updates: one optax chain, the same for every optimizer except for its direction.
 
 The chain is: gradients to float32, clipping of the global norm, the optimizer's direction, decoupled weight decay where
-`decayed` says so, minus the learning rate. The treatment of a parameter depends on its name (`lm/training/names.py`), so
-that stacked and unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are handled in
-`lm/training/multipliers.py`.
+`decayed` says so, minus the learning rate. Parameters are treated by name (`lm/training/names.py`), so that stacked and
+unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are in `lm/training/multipliers.py`.
 
 To add an optimizer, from optax or our own, add an entry to `OPTIMIZERS`; no other code knows their names.
 """
@@ -36,7 +35,7 @@ class StateSize(NamedTuple):
     vector: float  # biases and scales
 
 
-# A parameter of each kind, large enough that the factored state and counters per parameter round to 0.
+# A parameter of each kind, large enough for counters and factored moments to round to 0.
 EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (4096, 4096), "final_norm/scale": (4096,)}
 
 
