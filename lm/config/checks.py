@@ -24,8 +24,8 @@ def check(given: Any, config: Any, task: Any) -> None:
         if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
             readers = _or([name for name, each in tasks.items() if setting in each.settings])
             refuse(setting, f"is not read by objective.name={task.name}, only by {readers}; leave it at {default!r}.")
-    _check_data(config.data, config, task)
-    _check_model(config.model, config)
+    _check_data(config, task)
+    _check_model(config)
     _check_training(config)
     _check_generation(config.eval.generation, config.model.max_length)
     task.check(config, refuse)
@@ -43,7 +43,8 @@ def default_of(setting: str) -> Any:
     return attrgetter(setting)(entries("lm.config.experiment.DEFAULTS"))
 
 
-def _check_data(data: Any, config: Any, task: Any) -> None:
+def _check_data(config: Any, task: Any) -> None:
+    data = config.data
     if not data.train:
         refuse("data.train", "names no data source; give one, e.g. config.data.train.mine = source(path=...).")
     for split in ("train", "valid", "test"):
@@ -70,7 +71,8 @@ def _check_data(data: Any, config: Any, task: Any) -> None:
         refuse("data.labels", "names a label twice.")
 
 
-def _check_model(model: Any, config: Any) -> None:
+def _check_model(config: Any) -> None:
+    model = config.model
     two_sided = model.family == "encoder_decoder"
     if not two_sided and model.num_encoder_layers:
         refuse("model.num_encoder_layers", "is for model.family=encoder_decoder; leave it at 0.")
