@@ -67,7 +67,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     if not shared:
         tops = f"{_tops(found)} there, {_tops(wanted)} here"
         raise UserError(f"config.init_from: no parameter of {root} is in this model ({tops}); use its model settings.")
-    is_stacked, leaves, placed = config.model.scan_layers, traverse_util.flatten_dict(abstract_params), {}
+    is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
+    placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
     for path, value in traverse_util.flatten_dict(values if is_stacked else unstack_layers(values)).items():
         array = np.asarray(value, leaves[path].dtype)  # each device gets only its own shard

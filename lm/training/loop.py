@@ -168,8 +168,7 @@ class Loop:
             make = partial(self.rows.rows, row_ids=row_ids.tolist())
             local = stack.enter_context(prefetch(make, start, total, config.data.num_workers, config.data.prefetch))
             for done in range(start + 1, total + 1):
-                batch = to_global(next(local), row_ids, sharding, config.train.batch_size)
-                state, metrics = step(state, batch)
+                state, metrics = step(state, to_global(next(local), row_ids, sharding, config.train.batch_size))
                 log.take(late.push(done, metrics))
                 evaluating = done % config.eval.every_steps == 0 or done == total
                 saving = done % config.checkpoint.every_steps == 0 or done == total
