@@ -9,11 +9,10 @@ python eval.py --workdir=runs/a --config=configs/other.py     the data of anothe
 python eval.py --workdir=runs/a --split=test --average=5      the mean of the five latest checkpoints
 python eval.py --workdir=runs/a --split=test --num_beams=5    outputs by beam search, written beside their references
 
-Only the run directory is needed; the number and kind of devices may differ from training. Every token of
-the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md} and outputs to
-predictions.jsonl beside them. Other options than the run's own validation split and settings are appended
-to these names, as in results-test-beams5.json. If the files cannot be written (a read-only directory), the
-table is still printed, with a warning, and the exit status is 0.
+Only the run directory is needed; the number and kind of devices may differ from training. Every token of the split is
+scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md} and outputs to predictions.jsonl beside
+them. Options that differ from the run's own settings and validation split are appended to these names, as in
+results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def main() -> int:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that are wrong whatever the run directory holds."""
+    """Raises UserError for flags that are wrong for every run directory."""
     if options.step not in ("best", "latest") and not options.step.isdecimal():
         raise UserError(f"--step={options.step}: must be best, latest or the number of a step.")
     if options.split.partition("/")[0] not in SPLITS:

@@ -41,15 +41,12 @@ def main() -> int:
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # by default it would be in the home directory
+    for text in FLAGS.seeds:
+        if not text.isdecimal():
+            raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")
     if FLAGS.seeds or FLAGS.folds:
-        return train_all(repetitions(config, [_seed(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
+        return train_all(repetitions(config, [int(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
     return train(config, Path(FLAGS.workdir))
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,18 @@ must set model.vocab_size. Exit status 0 if the step fits in the chip's memory, 
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
 import jax
 from absl import flags
+from jax.experimental import topologies
 
 from lm.config import command
 from lm.errors import UserError
-from lm.parallel.topologies import absent_devices
 from lm.training.compiled_cost import compile_for, table
 
 
@@ -24,11 +30,48 @@ def main() -> int:
     config = command.config_from_flags()
     if config is None or not flags.FLAGS.topology:
         raise UserError("give --config=configs/NAME.py and --topology=NAME, e.g. v5e:8x8 (see --help).")
-    jax.config.update("jax_platforms", "cpu")  # this machine's own devices are not wanted
+    jax.config.update("jax_platforms", "cpu")  # do not use the devices of this machine
     devices, platform = absent_devices(flags.FLAGS.topology, flags.FLAGS.num_slices, flags.FLAGS.gpu_target)
     report = compile_for(config, devices, platform)
     print(table(report))
     return command.USER_ERROR if report.fits is False else command.DONE
+
+
+def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
+    """Returns (devices, platform) of a topology. Raises UserError if its compiler is missing or does not know it."""
+    family, _, shape = topology.partition(":")
+    if not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise UserError(f"--topology={topology}: has the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs).")
+    options: dict[str, Any]
+    if family == "cuda":
+        platform, options = "cuda", _cuda_options(topology, shape, gpu_target)
+        # Otherwise the compiler would time its candidates on a GPU.
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
+    else:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(f"--topology={topology}: needs libtpu; pip install -r requirements-tpu.txt.")
+        # Without these, libtpu asks a metadata server, which exists only on Google Cloud.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        platform = "tpu"
+        options = {"topology_name": topology} | ({"num_slices": num_slices} if num_slices > 1 else {})
+    try:
+        description = topologies.get_topology_desc(platform=platform, **options)
+    except Exception as error:  # the type differs between plug-ins
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--topology={topology}: is not known to the {platform} compiler ({reason}).") from error
+    return list(description.devices), {"cuda": "gpu"}.get(platform, platform)
+
+
+def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        raise UserError(f"--topology={topology}: needs JAX's CUDA plug-in; pip install -r requirements-cuda.txt.")
+    if shape.count("x") != 1:
+        raise UserError(f"--topology={topology}: has the form cuda:HOSTSxGPUS, e.g. cuda:1x8.")
+    if not Path(gpu_target).is_file():
+        raise UserError(f"--gpu_target={gpu_target}: name XLA's description of the chip (specs/NAME.txtpb).")
+    return {"topology_name": "", "topology": f"1x{shape}", "target_config": Path(gpu_target).read_text()}
 
 
 if __name__ == "__main__":

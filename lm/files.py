@@ -18,16 +18,13 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which becomes `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. Raises OSError.
-
-    Args:
-        durable: flush to disk before renaming, so that `path` is old or new even after a power failure.
+    created. With `durable`, `path` is old or new even after a power failure. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        if durable:
+        if durable:  # flush to disk before renaming
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -49,7 +46,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield temporary
         try:
             os.rename(temporary, path)
-        except OSError as error:  # with an errno that depends on the file system
+        except OSError as error:  # its errno depends on the file system
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
             raise

@@ -3,8 +3,8 @@
 python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --temperature=0.8 --top_p=0.95
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
-A single continuation is printed while it is generated. lm/decoding/sampling.py documents the order in which the
-sampling flags apply. Equal flags give equal text.
+A single continuation is printed while it is generated. The sampling flags apply in the order that
+lm/decoding/sampling.py documents. Equal flags give equal text.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one line for each in the same
 order. Sources are cleaned and get their prefix as in training; an empty source has an empty output. Outputs come from
@@ -20,16 +20,13 @@ The texts of a batch are split over all devices of this machine; each device hol
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from lm.config import Config
 from lm.config.command import DONE, run
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, whole_file
@@ -51,9 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. Empty for a text from its beginning.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint to use; by default the best.")
-    flags.DEFINE_integer(
-        "average", 1, "Average the parameters of this many checkpoints, the latest up to --step.", lower_bound=1
-    )
+    flags.DEFINE_integer("average", 1, "Checkpoints to average, the latest up to --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Continuations of each prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed of sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(
@@ -66,8 +61,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens; 0 for all.")
     flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens that sum to p; 1 for all.")
     flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below p times the largest probability; 0 for none.")
-    penalty = DEFAULTS.repetition_penalty
-    flags.DEFINE_float("repetition_penalty", penalty, "Above 1, tokens that occurred before become less probable.")
+    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, repeated tokens are less probable.")
     flags.DEFINE_integer(
         "batch_size",
         None,
@@ -97,10 +91,8 @@ def main() -> int:
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
-        raise UserError(
-            f"--workdir={FLAGS.workdir}: a model of objective.name={config.objective.name} writes no text; score it "
-            f"with eval.py --workdir={FLAGS.workdir}."
-        )
+        problem = f"a model of objective.name={config.objective.name} writes no text"
+        raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
     options: dict[str, Any] = {name: FLAGS[name].value for name in names}
     generator = Generator(directory, config, **options)
@@ -118,9 +110,6 @@ def refuse(names: tuple[str, ...], because: str) -> None:
             raise UserError(f"--{name}: {because}")
 
 
-# --- decoder ----------------------------------------------------------------------------------------------------
-
-
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
     refuse(
         ("input", "output", "prefix", "output_prefix", *SEARCH),
@@ -131,7 +120,6 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
 
 
 def read_prompts() -> list[str]:
-    """Returns the prompts of --prompt and --prompts_file, in this order."""
     prompts = list(FLAGS.prompt)
     if FLAGS.prompts_file is not None:
         lines = [line for line in read_lines(FLAGS.prompts_file, "prompts_file") if line.strip()]
@@ -143,40 +131,31 @@ def read_prompts() -> list[str]:
     return prompts
 
 
-# --- encoder-decoder --------------------------------------------------------------------------------------------
-
-
 def write_outputs(generator: Generator, sampling: Sampling) -> None:
     settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         refuse(SEARCH, "is for beam search, and --temperature samples; leave one out, or give --num_beams too.")
     else:
         refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no flag of beam search.")
-        settings = search_settings(generator.config)
+        # The settings of eval.generation, overridden by the flags that were given.
+        names = [each.name for each in dataclasses.fields(BeamSettings)]
+        values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}
+        values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+        settings = BeamSettings(**values)
         settings.check()
     texts = read_sources()
-    with contextlib.nullcontext(print_lines) if FLAGS.output is None else whole_file(FLAGS.output, "output") as write:
+    if FLAGS.output is None:
+        made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
+        sys.stdout.writelines(f"{line}\n" for line in made.lines)
+        return
+    with whole_file(FLAGS.output, "output") as write:
         made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
         write(made.lines)
-    if FLAGS.output is not None:
-        speed = f" ({made.num_decoded / made.seconds:.1f} sentences/s)" if made.num_decoded else ""
-        print(f"written: {FLAGS.output}, {len(texts):,} sources in {duration(made.seconds)}{speed}")
-
-
-def print_lines(lines: Iterable[str]) -> None:
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-
-
-def search_settings(config: Config) -> BeamSettings:
-    """Returns the settings of eval.generation, overridden by the flags that were given."""
-    names = [each.name for each in dataclasses.fields(BeamSettings)]
-    values: dict[str, Any] = {name: getattr(config.eval.generation, name, None) for name in names}
-    values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
-    return BeamSettings(**values)
+    speed = f" ({made.num_decoded / made.seconds:.1f} sentences/s)" if made.num_decoded else ""
+    print(f"written: {FLAGS.output}, {len(texts):,} sources in {duration(made.seconds)}{speed}")
 
 
 def read_sources() -> list[str]:
-    """Returns the lines of --input, or the prompts."""
     refuse(("prompts_file",), "is for models that continue text; give --input.")
     if FLAGS.input is None and not FLAGS.prompt:
         raise UserError('there is no source; give --input=FILE or --prompt="...".')

@@ -6,11 +6,11 @@ import importlib.util
 import jax
 import pytest
 
+from lm.aot import absent_devices
 from lm.config import Config, defaults, source
 from lm.costs import estimate_memory
 from lm.errors import UserError
 from lm.models import build_model
-from lm.parallel.topologies import absent_devices
 from lm.tasks import task_of
 from lm.training import compiled_cost
 from lm.training.compiled_cost import COLLECTIVES, compile_for, count_collectives, table

@@ -6,9 +6,9 @@ Layout, below `checkpoints/` in the run directory:
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
     damaged-<step>/           a checkpoint that failed its check, set aside when training resumed
 
-Orbax writes into a temporary directory and renames it once it is complete, so a step never names a torn checkpoint.
-Against later damage (a lost file, flipped bits) the record holds a checksum of every leaf and a hash of itself: either
-the restored state is equal to the bit to the saved one, or the damage is reported.
+Orbax writes into a temporary directory and renames it once it is complete, so <step>/ is never a torn checkpoint. The
+record holds a checksum of every leaf and a hash of itself: either the restored state is equal to the bit to the saved
+one, or the damage is reported.
 """
 
 from __future__ import annotations
@@ -17,36 +17,23 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from lm.checkpoints import reading
 from lm.checkpoints.integrity import describe, json_hash, leaf_sums, nested
 from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_aside
-from lm.checkpoints.reading import (
-    FORMAT,
-    Damage,
-    first_line,
-    in_all_processes,
-    machine_trouble,
-    read_arrays,
-    read_record,
-)
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
 
-@dataclass(frozen=True)
-class Restored:
-    """A training state, on the shardings that were asked for, and the metadata and the step of its checkpoint."""
-
-    state: Any
+class Restored(NamedTuple):
+    state: Any  # on the requested shardings
     metadata: dict[str, Any]
     step: int
 
@@ -54,16 +41,9 @@ class Restored:
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training (`read_only=False`) all processes open them together, and unfinished checkpoints of a killed run are
-    removed. With `read_only` nothing is ever written, so they may be read while a training run saves.
-
-    Args:
-        directory: `checkpoints` of the run directory; created if necessary, unless read_only.
-        settings: how many to keep, and the metric of `best`; None for the defaults.
-        read_only: for evaluation, generation and export.
-
-    Raises:
-        UserError: the directory cannot be used.
+    For training all processes open them together; the directory is created if necessary, and unfinished checkpoints of
+    a killed run are removed. With `read_only` nothing is ever written, so a training run may save meanwhile. `settings`
+    say how many to keep, and the metric of `best`. Raises UserError if the directory cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
@@ -91,19 +71,9 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
         """Starts to save, and returns once `state` is copied and its buffers may be donated. All processes call it.
 
-        If an earlier save is still running, waits for it first and raises its error.
-
-        Args:
-            step: name of the checkpoint. An existing one is left alone.
-            state: pytree of jax.Array.
-            metadata: JSON values, returned by `restore`.
-            metrics: only a checkpoint with a finite `settings.best_metric` can be the best.
-
-        Returns:
-            Whether a save was started.
-
-        Raises:
-            UserError: disk full, permission denied and the like. Earlier checkpoints are intact.
+        If an earlier save is still running, waits for it first and raises its error. Returns whether a save was
+        started: an existing step is left unchanged. `metadata` are JSON values, returned by `restore`. Raises UserError
+        if the disk is full, access is denied and the like; earlier checkpoints are intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -111,7 +81,7 @@ class Checkpoints:
             return False
         values = {name: float(value) for name, value in metrics.items()}
         content = {
-            "format": FORMAT,
+            "format": reading.FORMAT,
             "step": step,
             "metadata": dict(metadata),
             "metrics": values,
@@ -123,7 +93,7 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # force: Orbax would otherwise save no step below the latest one; it never overwrites a step.
+            # force: without it, Orbax saves no step below the latest one. It never overwrites a step.
             self._manager.save(step, args=args, force=True)
         return True
 
@@ -136,7 +106,7 @@ class Checkpoints:
         self._saving = None
 
     def check(self) -> None:
-        """Raises UserError if a save has failed in the meantime. Never waits, so it is cheap enough for every step."""
+        """Raises UserError if a save has failed meanwhile. Never waits, so it is cheap enough for every step."""
         if self._manager is not None and self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -153,7 +123,7 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             self.close()
         except UserError as save_error:
@@ -164,7 +134,7 @@ class Checkpoints:
     # --- listing ------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Returns the steps of the finished checkpoints, ascending. Only reading them shows whether they are intact."""
+        """Returns the steps of the finished checkpoints, intact or not, in ascending order."""
         try:
             names = [each.name for each in self.directory.iterdir() if each.is_dir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -181,22 +151,18 @@ class Checkpoints:
         """Returns the `metadata` and `metrics` given to `save`, and more. Raises UserError if the step is damaged."""
         where = self.directory / str(self._candidates(step)[0])
         try:
-            return read_record(where)
-        except (Damage, OSError, ValueError) as error:
-            raise UserError(f"{where}: this checkpoint is damaged ({first_line(error)}).") from None
+            return reading.read_record(where)
+        except (reading.Damage, OSError, ValueError) as error:
+            raise UserError(f"{where}: this checkpoint is damaged ({reading.first_line(error)}).") from None
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Reads the newest intact checkpoint, whatever mesh wrote it. All processes call it.
+        """Reads the newest intact checkpoint, written on any mesh. All processes call it.
 
-        Each damaged one is reported by a line on stderr and, unless read-only, set aside once an older one was read.
-
-        Args:
-            abstract_state: the pytree as saved, with jax.ShapeDtypeStruct with a sharding as leaves.
-
-        Raises:
-            UserError: there is no checkpoint, or none is intact, or the tree, a shape or a dtype differs.
+        The leaves of `abstract_state` are jax.ShapeDtypeStruct with shardings. Each damaged checkpoint is reported on
+        stderr and, unless read-only, set aside once an older one was read. Raises UserError if there is no intact
+        checkpoint, or the tree, a shape or a dtype differs.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(self._candidates(None), lambda _: abstract_state, exact=False, partial=False)
@@ -205,16 +171,13 @@ class Checkpoints:
     def restore_params(
         self, abstract_params: Any = None, step: int | Literal["best"] | None = None, ema: bool = False
     ) -> tuple[Any, int]:
-        """Reads only the parameters of the state, and returns them as a nested dict with their step.
+        """Reads only the parameters of the state, as a nested dict, and their step. Raises UserError like `restore`.
 
         Args:
             abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for NumPy arrays.
             step: None for the newest; "best" for the best, or the newest if none has the metric. For both, a damaged
                 checkpoint is reported on stderr and the next one used. A number: the only checkpoint to try.
             ema: read their moving average instead, if the state holds one.
-
-        Raises:
-            UserError: as `restore`.
         """
         candidates = self._candidates(None if step == "best" else step)
         if step == "best" and (best := self.best()) is not None:
@@ -234,16 +197,14 @@ class Checkpoints:
     ) -> tuple[Any, list[int]]:
         """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
-        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds two trees. The other
-        arguments are those of `restore_params`. Raises UserError if there are too few checkpoints or one is damaged.
+        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds two trees. Raises UserError
+        if there are too few checkpoints or one is damaged.
         """
         steps = [step for step in self.steps() if last is None or step <= last]
         if len(steps) < count:
             up_to = "" if last is None else f" up to step {last}"
-            raise UserError(
-                f"{self.directory}: {count} checkpoints are to be averaged and there are {len(steps)}{up_to}; "
-                "train with a larger config.checkpoint.keep_latest."
-            )
+            counts = f"{count} checkpoints are to be averaged and there are {len(steps)}{up_to}"
+            raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
         steps = steps[-count:]
         total: Any = None
         for step in steps:
@@ -260,9 +221,8 @@ class Checkpoints:
         if step is None:
             return steps[::-1]
         if step not in steps:
-            raise UserError(
-                f"{self.directory}: there is no checkpoint of step {step}; there are {', '.join(map(str, steps))}."
-            )
+            known = ", ".join(map(str, steps))
+            raise UserError(f"{self.directory}: there is no checkpoint of step {step}; there are {known}.")
         return [step]
 
     def _read(
@@ -270,30 +230,26 @@ class Checkpoints:
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the tree and the record of the first intact candidate, and sets the damaged ones before it aside.
 
-        Args:
-            item: makes the abstract tree from the record.
-            exact: the only candidate must be intact.
-            partial: the tree is only a part of the state, such as {"params": ...}.
+        `item` makes the abstract tree from the record. If `exact`, the only candidate must be intact. If `partial`,
+        the tree is only a part of the state, such as {"params": ...}.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []
         for step in candidates:
             where = self.directory / str(step)
             try:
-                record = in_all_processes(where, functools.partial(read_record, where), "record")
-                tree = read_arrays(where, record, item(record), partial=partial)
+                record = reading.in_all_processes(where, functools.partial(reading.read_record, where), "record")
+                tree = reading.read_arrays(where, record, item(record), partial=partial)
                 break
-            except Damage as damage:
+            except reading.Damage as damage:
                 if exact:
                     known = ", ".join(map(str, self.steps()))
                     raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
                 damaged.append(step)
                 report(f"Checkpoint {where} is damaged ({damage}).")
         else:
-            raise UserError(
-                f"{self.directory}: no checkpoint is intact (damaged: {', '.join(map(str, damaged))}); "
-                "restore the directory from a copy, or start in another --workdir."
-            )
+            steps, advice = ", ".join(map(str, damaged)), "restore the directory from a copy, or use another --workdir."
+            raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
         if damaged:
             report(f"Using the checkpoint of step {step} instead.")
         if damaged and self._manager is not None:
@@ -308,7 +264,7 @@ class Checkpoints:
         """Returns the metrics of a step, even while it is being written. Raises the errors of `read_record`."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
-        return read_record(self.directory / str(step))["metrics"]
+        return reading.read_record(self.directory / str(step))["metrics"]
 
     @contextmanager
     def _storage_errors(self, attempt: str) -> Iterator[None]:
@@ -317,7 +273,7 @@ class Checkpoints:
             yield
         except Exception as error:
             self._saving = None
-            reason = machine_trouble(error) or (first_line(error) if isinstance(error, OSError) else "")
+            reason = reading.machine_trouble(error) or (reading.first_line(error) if isinstance(error, OSError) else "")
             if not reason:
                 raise
             if self._manager is not None:

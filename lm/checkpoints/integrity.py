@@ -43,10 +43,8 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
             problems.append(f"{path} is {saved[path]['dtype']} there and {wanted[path]['dtype']} here")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise UserError(
-            f"{where}: this checkpoint is of another model or optimizer: {'; '.join(problems[:3])}{more}. "
-            "Use the settings it was trained with."
-        )
+        listed = f"{'; '.join(problems[:3])}{more}. Use the settings it was trained with."
+        raise UserError(f"{where}: this checkpoint is of another model or optimizer: {listed}")
 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -68,9 +66,9 @@ def leaf_sums(tree: Any) -> list[int]:
 def leaf_sum(x: jax.Array) -> jax.Array:
     """Returns the sum over i of mix(word_i xor mix(i)), as a uint32 that wraps around.
 
-    Integer sums do not depend on the order of their terms, so this one does not depend on the mesh. Because `mix` is a
-    bijection, changing one element always changes the sum; any other change, permutations included, does so with
-    probability 1 - 2^-32.
+    An integer sum does not depend on the order of its terms, hence not on the mesh. Because `mix` is a bijection,
+    changing one element always changes the sum; any other change, permutations included, does so with probability
+    1 - 2^-32.
     """
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)

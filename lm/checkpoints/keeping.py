@@ -26,7 +26,7 @@ def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: Checkpoint
         try:
             value = metrics_of(step).get(settings.best_metric, math.nan)
         except (Damage, OSError, ValueError):
-            continue  # damaged, which is reported when it is restored
+            continue  # damaged; reported when it is restored
         if math.isfinite(value):
             values[step] = value
     sign = -1 if settings.highest_is_best else 1
@@ -34,10 +34,7 @@ def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: Checkpoint
 
 
 class LatestAndBest(preservation_policy.PreservationPolicy):
-    """Keeps the latest and the best checkpoints.
-
-    Orbax's own BestN reads a file of metrics that nothing checks, and keeps all checkpoints without metrics.
-    """
+    # Orbax's own BestN reads a file of metrics that nothing checks, and keeps all checkpoints without metrics.
 
     def __init__(self, metrics_of: MetricsOf, settings: CheckpointConfig) -> None:
         self._metrics_of, self._settings = metrics_of, settings

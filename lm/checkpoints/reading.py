@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,12 @@ MACHINE_TROUBLES = (
     "RESOURCE_EXHAUSTED",
 )
 
-# Orbax logs what it does, and repeats each error as a traceback, through the absl logger. Its errors reach
-# us as exceptions; the rest is for its own developers.
+# Orbax logs its own work, and a traceback of each error that it also raises, through the absl logger.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 class Damage(Exception):
-    """A checkpoint differs from the saved state. The message says how."""
+    """A difference between a checkpoint and the saved state, described by the message."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -59,10 +58,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the arrays of one checkpoint, or of a part of it.
-
-    Raises Damage, or UserError if the checkpoint does not hold the requested tree.
-    """
+    """Returns the arrays of (a part of) a checkpoint. Raises Damage, or UserError if it does not hold that tree."""
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
     saved = {path: leaf for path, leaf in record["leaves"].items() if path.startswith(top)}
@@ -71,16 +67,10 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
     # Orbax's handler, not its manager: while reading, a manager waits for all processes, for minutes if one of them
     # has found a damaged file. It also assumes that it owns the directory.
     def arrays() -> Any:
-        handler = ocp.PyTreeCheckpointHandler()
-        try:
-            return handler.restore(
-                epath.Path(checkpoint / "state"),
-                args=ocp.args.PyTreeRestore(
-                    item=abstract, restore_args=jax.tree.map(_restore_args, abstract), partial_restore=partial
-                ),
-            )
-        finally:
-            handler.close()
+        restore_args = jax.tree.map(_restore_args, abstract)
+        args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
+        with closing(ocp.PyTreeCheckpointHandler()) as handler:
+            return handler.restore(epath.Path(checkpoint / "state"), args=args)
 
     tree = in_all_processes(checkpoint, arrays, "arrays")
     found = describe(tree, sums=leaf_sums(tree))

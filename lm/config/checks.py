@@ -14,11 +14,7 @@ def refuse(setting: str, message: str) -> None:
 
 
 def check(given: Any, config: Any, task: Any) -> None:
-    """Raises UserError for the first combination of settings that cannot work.
-
-    Args:
-        given: the config before derived values were filled in; `config` after.
-    """
+    """Raises UserError for settings that cannot work together. `given` is the config before values were derived."""
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
@@ -31,15 +27,14 @@ def check(given: Any, config: Any, task: Any) -> None:
     _check_data(config, task)
     _check_model(config)
     _check_training(config)
-    _check_generation(config)
+    _check_generation(config.eval.generation, config.model.max_length)
     task.check(config, refuse)
     _check_best_metric(config, task)
 
 
 def unread(task: Any) -> list[tuple[str, Any]]:
     """Returns the settings that other tasks read and this one does not, with their defaults."""
-    tasks = entries("lm.tasks.TASKS").values()
-    known: frozenset[str] = frozenset().union(*(each.settings for each in tasks))
+    known = {setting for each in entries("lm.tasks.TASKS").values() for setting in each.settings}
     return [(setting, default_of(setting)) for setting in sorted(known - task.settings)]
 
 
@@ -77,7 +72,7 @@ def _check_data(config: Any, task: Any) -> None:
 
 
 def _check_model(config: Any) -> None:
-    data, model = config.data, config.model
+    model = config.model
     two_sided = model.family == "encoder_decoder"
     if not two_sided and model.num_encoder_layers:
         refuse("model.num_encoder_layers", "is for model.family=encoder_decoder; leave it at 0.")
@@ -90,17 +85,14 @@ def _check_model(config: Any) -> None:
     if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
         refuse("model.relative_max_distance", "must be more than half of model.relative_buckets.")
     for name in ("sequence_length", "source_length"):
-        if model.max_length < getattr(data, name):
-            refuse("model.max_length", f"{model.max_length} is shorter than data.{name}={getattr(data, name)}.")
+        if model.max_length < (length := getattr(config.data, name)):
+            refuse("model.max_length", f"{model.max_length} is shorter than data.{name}={length}.")
     if model.attention == "cudnn" and model.dtype != "bfloat16":
         refuse("model.attention", "cudnn computes in bfloat16 only; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
-        refuse(
-            "model.attention",
-            f"{model.attention} does not support model.attention_dropout; use 'xla', or set that to 0.",
-        )
-    if model.attention == "splash" and data.sequence_length % 128:
-        refuse("model.attention", f"splash needs data.sequence_length={data.sequence_length} to be a multiple of 128.")
+        refuse("model.attention", f"{model.attention} does not support attention_dropout; use 'xla', or set that to 0.")
+    if model.attention == "splash" and (length := config.data.sequence_length) % 128:
+        refuse("model.attention", f"splash needs data.sequence_length={length} to be a multiple of 128.")
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
         refuse("model.attention", f"{model.attention} supports only causal self-attention without bias; use 'xla'.")
     if model.window and two_sided:
@@ -121,52 +113,42 @@ def _check_model(config: Any) -> None:
 
 def _check_training(config: Any) -> None:
     optimizer, train = config.optimizer, config.train
-    if optimizer.schedule_entry.decays_last:
-        if optimizer.warmup_steps + optimizer.decay_steps > train.num_steps:
-            refuse(
-                "optimizer.warmup_steps",
-                f"{optimizer.warmup_steps} steps of warm-up and decay_steps={optimizer.decay_steps} together are more "
-                f"than train.num_steps={train.num_steps}.",
-            )
-    elif optimizer.warmup_steps >= min(train.num_steps, optimizer.decay_steps) and optimizer.warmup_steps > 0:
-        refuse(
-            "optimizer.warmup_steps",
-            f"{optimizer.warmup_steps} steps of warm-up do not fit into train.num_steps={train.num_steps} "
-            f"(decay_steps={optimizer.decay_steps}); lower it.",
-        )
+    warmup, decay, steps = optimizer.warmup_steps, optimizer.decay_steps, train.num_steps
+    decays_last = optimizer.schedule_entry.decays_last
+    if decays_last and warmup + decay > steps:
+        message = f"{warmup} steps of warm-up and decay_steps={decay} are more than train.num_steps={steps}."
+        refuse("optimizer.warmup_steps", message)
+    if not decays_last and warmup >= min(steps, decay) and warmup > 0:
+        message = f"{warmup} steps of warm-up do not fit into train.num_steps={steps} (decay_steps={decay}); lower it."
+        refuse("optimizer.warmup_steps", message)
     if train.batch_size % train.accumulation:
         refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
-    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
         refuse("mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1, and at most one may be -1.")
-    if config.eval.stride > config.data.sequence_length:
-        length = config.data.sequence_length
+    if config.eval.stride > (length := config.data.sequence_length):
         refuse("eval.stride", f"{config.eval.stride} is longer than data.sequence_length={length}.")
 
 
-def _check_generation(config: Any) -> None:
-    generation, text_metrics = config.eval.generation, entries("lm.evaluation.text_metrics.TEXT_METRICS")
+def _check_generation(generation: Any, limit: int) -> None:
+    text_metrics, longest = entries("lm.evaluation.text_metrics.TEXT_METRICS"), generation.max_new_tokens
     for name in generation.metrics:
         if name not in text_metrics:
             refuse("eval.generation.metrics", f"{name!r} is not one of {', '.join(text_metrics)}.")
-    if generation.max_new_tokens > config.model.max_length:
-        limit = config.model.max_length
-        refuse(
-            "eval.generation.max_new_tokens", f"{generation.max_new_tokens} is more than the model's {limit} positions."
-        )
+    if longest > limit:
+        refuse("eval.generation.max_new_tokens", f"{longest} is more than the model's {limit} positions.")
     if generation.min_new_tokens > generation.max_new_tokens:
         refuse("eval.generation.min_new_tokens", "is more than max_new_tokens.")
 
 
 def _check_best_metric(config: Any, task: Any) -> None:
-    """Checks that the evaluations compute the metric that decides about the best checkpoint and about patience."""
+    """Checks that the evaluations compute the metric by which checkpoints are compared."""
     data, metric, metrics = config.data, config.checkpoint.best_metric, task.metrics(config)
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
-        known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}"
-        more = task.advice_on_metric(metric)
-        refuse("checkpoint.best_metric", f"{metric!r} is not measured here, only {known}{more}.")
+        known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}{task.advice_on_metric(metric)}"
+        refuse("checkpoint.best_metric", f"{metric!r} is not measured here, only {known}.")
 
 
 def _or(names: list[str]) -> str:

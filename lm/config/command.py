@@ -22,9 +22,7 @@ DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again
 
 def define_config_flag() -> None:
     """Defines --config=FILE.py[:ARG] and its overrides, --config.a.b=value."""
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file of the experiment: configs/NAME.py[:ARG].", lock_config=True
-    )
+    config_flags.DEFINE_config_file("config", None, "Config file: configs/NAME.py[:ARG].", lock_config=True)
 
 
 def config_from_flags() -> Config | None:

@@ -42,9 +42,7 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Returns the config with derived values filled in. Raises UserError for the first fault.
 
-        Args:
-            reset_unread: give settings that the task does not read their defaults instead of refusing them, for
-                configs that were written when such settings were ignored.
+        With `reset_unread`, for old configs, settings that the task does not read are reset instead of refused.
         """
         given = build(cls, values)
         task = entries("lm.tasks.TASKS")[given.objective.name]
@@ -59,10 +57,6 @@ class Config:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Config:
-        return cls.from_dict(json.loads(text))
 
 
 def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
@@ -92,10 +86,8 @@ def _resolve(config: Config, task: Any) -> Config:
     config = task.resolve(config)
     data, model, steps = config.data, config.model, config.train.num_steps
     if model.head_dim == 0 and model.d_model % model.num_heads:
-        raise UserError(
-            f"config.model: num_heads={model.num_heads} does not divide d_model={model.d_model}; "
-            "change one of them or set head_dim."
-        )
+        sizes = f"num_heads={model.num_heads} does not divide d_model={model.d_model}"
+        raise UserError(f"config.model: {sizes}; change one of them or set head_dim.")
     two_sided = model.family == "encoder_decoder"
     source_length = data.source_length or data.sequence_length * two_sided
     derived = {

@@ -9,7 +9,7 @@ from lm.config.schema import option
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The Transformer. A zero means that the value is derived from other settings, as its documentation says."""
+    """The Transformer. Where 0 stands for a derived value, the documentation of the setting says so."""
 
     family: str = option(
         "decoder",
@@ -104,7 +104,7 @@ class ModelConfig:
     )
     init_std: float = option(
         0.02,
-        "Standard deviation of initial weights; 0 for 1/sqrt(input width) of each layer.",
+        "Standard deviation of initial weights; 0: 1/sqrt(input width) of a layer.",
         minimum=0.0,
         affects="updates",
     )
@@ -128,12 +128,11 @@ class ModelConfig:
     )
     remat: str = option(
         "none",
-        "What the backward pass recomputes to use less memory: nothing (none), whole blocks (full), or all but matrix "
-        "multiplications (dots).",
+        "Save memory by recomputing in the backward pass: nothing (none), whole blocks (full), or everything except "
+        "matrix multiplications (dots).",
         choices=("none", "full", "dots"),
         affects="nothing",
     )
-
     pooling: str = option(
         "",
         "The vector that represents a text: that of its first or last token, or the mean of all; empty: first in an "
@@ -169,11 +168,7 @@ class ObjectiveConfig:
 
     name: str = option("causal", "Task: what the model learns.", registry="lm.tasks.TASKS", affects="shapes")
     noise_density: float = option(
-        0.15,
-        "span_corruption, infilling, masked: fraction of tokens masked.",
-        minimum=0.01,
-        maximum=0.9,
-        affects="batches",
+        0.15, "span_corruption, infilling, masked: masked fraction.", minimum=0.01, maximum=0.9, affects="batches"
     )
     mean_span_length: float = option(
         3.0, "span_corruption, infilling: mean length of a masked span, in tokens.", minimum=1.0, affects="batches"

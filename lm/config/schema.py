@@ -1,8 +1,5 @@
 """Nested dataclasses as a schema: documented fields, and typed, checked values built from plain dicts.
 
-This file knows types, ranges, names and effects, but no particular setting; those are in the other files of
-`lm/config`.
-
 Every setting declares its effect: what would be different if it were changed in an existing run. The effect is the
 `affects` of its `option` or, without one, of the `section` around it. Other code asks for the effect instead of keeping
 lists of settings: only settings that affect nothing may change when a run continues; eval.py refuses a --config whose
@@ -19,6 +16,7 @@ shape. A setting with several effects declares the one that comes last in this l
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import importlib
@@ -28,10 +26,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import Any
 
-from lm.config.retired import RETIRED
 from lm.errors import UserError
 
 EFFECTS = ("nothing", "updates", "storage", "function", "shapes", "batches")
+
+# Settings that no longer exist, and what to do instead; an old run directory that has them is read without them.
+RETIRED = {
+    "model.head": "it follows from objective.name.",
+    "model.num_classes": "it follows from data.labels.",
+    "model.max_hidden": "it follows from objective.noise_density.",
+    "model.pair_head": "set objective.next_sentence.",
+}
 
 
 def option(
@@ -50,7 +55,7 @@ def option(
     Args:
         choices: the allowed values; empty for any.
         registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
-            "lm.tasks.TASKS". It is looked up when a value is checked, so a new entry there needs no change here.
+            "lm.tasks.TASKS"; looked up when a value is checked.
         minimum, maximum: the range, both ends included.
         affects: one of EFFECTS; empty for "shapes" if `parameters` is given, else for the effect of the section.
         parameters: names of the parameters whose existence or shapes the setting decides; empty for all parameters.
@@ -82,10 +87,7 @@ def allowed_values(rules: Mapping[str, Any]) -> tuple:
 
 
 def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
-    """Returns the dataclass `cls` made from nested dicts.
-
-    Raises UserError for an unknown key, a wrong type or a value out of range.
-    """
+    """Returns a `cls` made of nested dicts. Raises UserError for unknown keys, wrong types and values out of range."""
     if not isinstance(values, Mapping):
         raise UserError(f"config.{path or 'top'}: expected a section with settings, got {values!r}.")
     hints = typing.get_type_hints(cls)
@@ -109,10 +111,9 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         return {str(name): build(inner, each, f"{path}.{name}.") for name, each in value.items()}
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
-        allowed = (int, float) if inner is float else inner
+        allowed, expected = ((int, float), "numbers") if inner is float else ((str,), "strings")
         many = isinstance(value, (tuple, list))
         if not many or not all(isinstance(v, allowed) and not isinstance(v, bool) for v in value):
-            expected = {str: "strings", float: "numbers"}[inner]
             raise UserError(f"config.{path}: expected a tuple of {expected}, got {value!r}.")
         return tuple(inner(v) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -126,10 +127,9 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"config.{path}: {value!r} is not one of {', '.join(map(repr, choices))}{hint}")
-    low, high = rules.get("min"), rules.get("max")
-    if low is not None and value < low:
+    if (low := rules.get("min")) is not None and value < low:
         raise UserError(f"config.{path}: {value!r} is below the smallest allowed value, {low!r}.")
-    if high is not None and value > high:
+    if (high := rules.get("max")) is not None and value > high:
         raise UserError(f"config.{path}: {value!r} is above the largest allowed value, {high!r}.")
     return value
 
@@ -162,18 +162,17 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
         if dataclasses.is_dataclass(kind):
             found += describe_settings(kind, name + ".")
         else:
-            default = getattr(cls(), spec.name)
             doc = spec.metadata["doc"]
             if choices := allowed_values(spec.metadata):
                 doc += f"{_docs_of_entries(spec.metadata)} One of: {', '.join(map(repr, choices))}."
-            found.append((name, default, doc))
+            found.append((name, getattr(cls(), spec.name), doc))
             if typing.get_origin(kind) is dict:
                 found += describe_settings(typing.get_args(kind)[1], name + ".NAME.")
     return found
 
 
 def _docs_of_entries(rules: Mapping[str, Any]) -> str:
-    """Returns what the entries of a setting's registry say of themselves (`doc`)."""
+    """Returns the documentation (`doc`) of the entries of a setting's registry."""
     registry = entries(rules["registry"]) if rules.get("registry") else {}
     docs = [f"{name}: {entry.doc}" for name, entry in registry.items() if getattr(entry, "doc", "")]
     return f" {'; '.join(docs)}." if docs else ""
@@ -184,9 +183,21 @@ def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
     if dotted in RETIRED:
         return f"{start}{dotted}: is no longer a setting; {RETIRED[dotted]}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
-    if near:
-        return f"{start}{dotted}: no such setting; did you mean {' or '.join(near)}?"
-    return f"{start}{dotted}: no such setting; the settings here are {', '.join(sorted(known))}."
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the settings here are {', '.join(sorted(known))}."
+    return f"{start}{dotted}: no such setting; {hint}"
+
+
+def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested settings of an old config.json without those that are retired."""
+    kept = copy.deepcopy(dict(values))
+    for dotted in RETIRED:
+        section, _, name = dotted.partition(".")
+        if isinstance(kept.get(section), dict):
+            kept[section].pop(name, None)
+    model = kept.get("model")
+    if isinstance(model, dict) and model.get("pooling") == "none":  # of tagging, which does not pool
+        model["pooling"] = ""
+    return kept
 
 
 # --- effects of a change ------------------------------------------------------------------------------------------
@@ -213,17 +224,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += differences(a, b, name + ".")
-        elif _plain(a) != _plain(b):
+        elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
             lines.append(f"{name}: {a!r} -> {b!r}")
     return lines
 
 
-def differences_affecting(
-    effects: Collection[str], schema: type, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> list[str]:
+def differences_affecting(effects: Collection[str], schema: type, old: Mapping, new: Mapping) -> list[str]:
     """Returns the `differences` of two nested dicts whose settings have one of these effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

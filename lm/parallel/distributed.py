@@ -1,4 +1,4 @@
-"""Several processes as one program: start-up with a time limit, barriers, and agreement on a step to stop at."""
+"""Several processes as one program: start-up with a time limit, and barriers."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def initialize_from_flags() -> None:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Joins the other processes, if there are any; must run before JAX touches a device.
 
-    With a `coordinator` (host:port of process 0) the three values are used as given. Without one, JAX recognises a
-    Slurm job of several tasks and a multi-host Cloud TPU from the environment; anything else is a single process.
-    Raises UserError after `timeout_seconds` without an answer.
+    With a `coordinator` (host:port of process 0) the values are used as given. Without one, JAX recognises a Slurm job
+    of several tasks and a multi-host Cloud TPU from the environment; anything else is a single process. Raises
+    UserError after `timeout_seconds` without an answer.
     """
     values: dict[str, Any] = {}
     if coordinator:
@@ -43,10 +43,12 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
             raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
         call_roll(Expected(coordinator, num_processes, process_id), timeout_seconds)
         values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
-    elif not _in_cluster():
-        if num_processes > 1:
-            raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT of process 0 too.")
-        return
+    else:
+        slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+        if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+            if num_processes > 1:
+                raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT of process 0 too.")
+            return
     try:
         with _time_limit(timeout_seconds):
             jax.distributed.initialize(**values, initialization_timeout=timeout_seconds + 60)
@@ -55,18 +57,13 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
         raise UserError(f"this process could not join the others: {reason}") from error
 
 
-def _in_cluster() -> bool:
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    return slurm or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-
-
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """After the time is over, ends this process with one line, before JAX aborts it with a stack trace."""
+    """Ends this process with one line when the time is up, before JAX aborts it with a stack trace."""
 
     def give_up() -> None:
-        message = f"not all processes came within {seconds} s; check that all were started and reach each other."
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        advice = "check that all were started and reach each other."
+        print(f"error: not all processes came within {seconds} s; {advice}", file=sys.stderr, flush=True)
         os._exit(1)  # the main thread waits within JAX, where no exception can reach it
 
     timer = threading.Timer(seconds, give_up)
@@ -78,14 +75,6 @@ def _time_limit(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def describe_processes() -> list[tuple[int, str, int]]:
-    """(process, kind of device, number of local devices) of every process."""
-    rows: dict[int, list[jax.Device]] = {}
-    for device in jax.devices():
-        rows.setdefault(device.process_index, []).append(device)
-    return [(process, devices[0].device_kind, len(devices)) for process, devices in sorted(rows.items())]
-
-
 def is_first() -> bool:
     return jax.process_index() == 0
 
@@ -94,8 +83,3 @@ def barrier(name: str) -> None:
     """Waits until every process has reached the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def preempted(step: int) -> bool:
-    """Whether the processes have agreed to stop at this step, after one of them received SIGTERM."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)

@@ -22,30 +22,17 @@ from lm.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 
+# Logical axes of parameters and activations. If two axes of an array would get the same mesh axis, the first rule wins.
 RULES: tuple[tuple[str, Any], ...] = (
-    # activations
     ("batch", ("data", "fsdp")),
-    ("length", None),
-    ("activation", None),
-    # parameters (heads, kv_heads, mlp and vocab: activations too)
     ("embed", "fsdp"),
-    ("mlp", "tensor"),
-    ("heads", "tensor"),
-    ("kv_heads", "tensor"),
-    ("head_dim", None),
-    ("vocab", "tensor"),
-    ("positions", None),
-    ("norm", None),
-    ("classes", None),
-    ("layers", None),
+    *((name, "tensor") for name in ("mlp", "heads", "kv_heads", "vocab")),
+    *((name, None) for name in ("length", "activation", "head_dim", "positions", "norm", "classes", "layers")),
 )
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices of all processes, or of the given ones, with -1 resolved.
-
-    Raises UserError if the sizes do not multiply to the number of devices.
-    """
+    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not their number."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
@@ -70,20 +57,11 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
                 f"config.{name}: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} cannot be split "
                 f"over data x fsdp = {rows} devices; make it a multiple of {rows * microbatches}."
             )
-    model = config.model
-    for axis, name, size in (
-        ("fsdp", "model.d_model", model.d_model),
-        ("tensor", "model.num_heads", model.num_heads),
-        ("tensor", "model.num_kv_heads", model.num_kv_heads),
-        ("tensor", "model.d_ff", model.d_ff),
-        ("tensor", "model.vocab_size", model.vocab_size),
-        ("tensor", "model.source_vocab_size", model.source_vocab_size),
-    ):
-        if size % mesh.shape[axis]:
+    for name in ("d_model", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "source_vocab_size"):
+        axis, size = "fsdp" if name == "d_model" else "tensor", getattr(config.model, name)
+        if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
-            raise UserError(
-                f"config.mesh.{axis}: {mesh.shape[axis]} does not divide {name}={size}; change one of them{hint}."
-            )
+            raise UserError(f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change either{hint}.")
 
 
 @contextlib.contextmanager
@@ -94,12 +72,12 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
 
 
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """Shardings of a tree of parameters boxed with logical axes; the tree may be abstract."""
+    """Returns the shardings of a tree, real or abstract, of parameters boxed with logical axes."""
     return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
 
 
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Shardings of a tree whose leaves mirror parameters: a train state or an optimizer's state.
+    """Returns the shardings of a tree whose leaves mirror parameters: a train state or an optimizer's state.
 
     A leaf whose path ends in that of a parameter of the same shape (Adam's moments) is laid out like that parameter;
     everything else (counters, factored moments) is replicated.
@@ -123,20 +101,20 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits rows over data and fsdp, but not the length."""
+    """Returns the sharding that splits rows over data and fsdp, but not the length."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))
 
 
 def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
-    """Sorted ids of the rows of a global batch that this process must supply."""
+    """Returns the sorted ids of the rows of a global batch that this process must supply."""
     indices = sharding.addressable_devices_indices_map((num_rows, 1)).values()
     return np.unique(np.concatenate([np.arange(num_rows)[index[0]] for index in indices if index is not None]))
 
 
 def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
-    """A batch of global arrays made of the rows `row_ids` of this process."""
+    """Returns a batch of global arrays made of the rows `row_ids` of each process."""
 
-    def place(x: np.ndarray) -> jax.Array:
+    def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(num_rows)
@@ -145,4 +123,4 @@ def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_ro
 
         return jax.make_array_from_callback((num_rows, *x.shape[1:]), sharding, shard)
 
-    return jax.tree.map(place, local)
+    return jax.tree.map(to_array, local)

@@ -1,8 +1,8 @@
 """Roll call: finds out which of the expected processes are present, before JAX joins them.
 
-JAX waits for all processes too, but if one is missing it aborts with a stack trace that does not name it. So process 0
-first calls the roll on the coordinator's port, which JAX's own service uses afterwards: each process connects and sends
-its number, and the answer is to continue, or an error that names the missing processes.
+JAX waits for all processes too, but aborts with a stack trace that does not name the missing one. So process 0 first
+calls the roll on the coordinator's port, which JAX's own service uses afterwards: each process connects and sends its
+number, and the answer is to continue, or an error that names the missing processes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import socket
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lm.errors import UserError
 
@@ -35,8 +36,7 @@ class Expected:
         return host.strip("[]"), int(port)
 
 
-@dataclass(frozen=True)
-class _Caller:
+class _Caller(NamedTuple):
     """A process that has reported to process 0 and waits for the answer."""
 
     process_id: int
@@ -46,15 +46,11 @@ class _Caller:
 
 
 def call_roll(expected: Expected, timeout_seconds: float) -> None:
-    """Returns when all processes are present. After the timeout it raises UserError in all that are."""
-    if expected.process_id == 0:
-        _call(expected, timeout_seconds)
-    else:
+    """Returns when all processes are present. Raises UserError in those that are when the time is up."""
+    if expected.process_id != 0:
         _answer(expected, timeout_seconds)
-
-
-def _call(expected: Expected, timeout_seconds: float) -> None:
-    """In process 0: waits for the others, then sends the result to each of them."""
+        return
+    # Process 0 waits for the others, then sends the result to each of them.
     end = time.monotonic() + timeout_seconds
     callers: list[_Caller] = []
     with contextlib.ExitStack() as stack:
@@ -76,7 +72,7 @@ def _call(expected: Expected, timeout_seconds: float) -> None:
             with contextlib.suppress(OSError):
                 each.connection.sendall(f"{problem or GO}\n".encode())
         for each in callers:
-            _receive(each.connection, PATIENCE_SECONDS)  # until it has closed: then the port is free for JAX
+            _receive(each.connection, PATIENCE_SECONDS)  # until it is closed, which frees the port for JAX
     if problem:
         raise UserError(problem)
 
@@ -97,7 +93,6 @@ def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
 
 
 def _absence(expected: Expected, callers: list[_Caller], timeout_seconds: float) -> str:
-    """One line that lists the missing and the present processes."""
     hosts = {each.process_id: each.host for each in callers}
     missing = [number for number in range(1, expected.num_processes) if number not in hosts]
     present = ", ".join(["0", *(f"{number} on {hosts[number]}" for number in sorted(hosts))])
@@ -110,14 +105,14 @@ def _absence(expected: Expected, callers: list[_Caller], timeout_seconds: float)
 
 
 def _answer(expected: Expected, timeout_seconds: float) -> None:
-    """In another process: reports to process 0 and waits for the result."""
+    """Reports to process 0 and waits for the result."""
     end = time.monotonic() + timeout_seconds
     reason = ""
     while (left := end - time.monotonic()) > 0:
         try:
             with socket.create_connection(expected.address, timeout=left) as connection:
                 connection.sendall(f"{GREETING} {expected.process_id} {expected.num_processes}\n".encode())
-                # Process 0 may have started later, so that its time is over later.
+                # Process 0 may have started later, so its time is up later.
                 result = _receive(connection, timeout_seconds + PATIENCE_SECONDS)
         except socket.gaierror as error:
             raise UserError(f"--coordinator={expected.coordinator}: no such host ({error.strerror}).") from None
@@ -140,14 +135,12 @@ def _listen(expected: Expected) -> socket.socket:
     try:
         return socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
     except OSError as error:
-        raise UserError(
-            f"--coordinator={expected.coordinator}: process 0 cannot listen on port {port}: {error.strerror}; "
-            "choose another port."
-        ) from None
+        problem = f"process 0 cannot listen on port {port}: {error.strerror}; choose another port."
+        raise UserError(f"--coordinator={expected.coordinator}: {problem}") from None
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """One line without its end, or its part that arrived before the other side fell silent or closed."""
+    """Returns a line without its end, or what arrived before the other side closed or `seconds` without a byte."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):
@@ -157,7 +150,7 @@ def _receive(connection: socket.socket, seconds: float) -> str:
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Whether the other side still holds the connection, on which it sends nothing more."""
+    """Returns whether the other side, which sends nothing more, has not closed the connection."""
     connection.setblocking(False)
     try:
         return connection.recv(1) != b""

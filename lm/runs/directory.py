@@ -15,13 +15,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.config.retired import migrated
-from lm.config.schema import EFFECTS, differences_affecting
+from lm.config.schema import EFFECTS, differences_affecting, migrated
 from lm.errors import UserError
 from lm.files import replacing
 
@@ -47,18 +45,13 @@ class RunDirectory:
     def eval_dir(self, step: int) -> Path:
         return self.root / "eval" / str(step)
 
-    # --- opening ------------------------------------------------------------------------------------------
-
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """Opens a new directory, or that of a run which `config` continues, for training and writes config.json.
 
         A run that ended before its first step may be started again with any config. The first process holds a lock
-        until `close` or until it dies; the others write nothing. A vocab_size of 0 is not yet derived and equals any.
-
-        Raises:
-            UserError: it is not a directory, or not a run directory, or holds a run that has trained with another
-                config (the settings that differ are named), or another process is training in it.
+        until `close` or until it dies; the others write nothing. Raises UserError if the path is not a directory or
+        not that of a run, if the run has trained with another config, or if another process is training in it.
         """
         run = cls(root)
         if not is_first:
@@ -67,10 +60,8 @@ class RunDirectory:
             run.root.mkdir(parents=True, exist_ok=True)
             foreign = sorted(each.name for each in run.root.iterdir() if not LEFTOVER.fullmatch(each.name))
             if foreign and not run.config_path.exists():
-                raise UserError(
-                    f"{run.root}: holds {foreign[0]!r} but no config.json, so it is not a run directory; "
-                    "name a new or an empty one with --workdir."
-                )
+                problem = f"holds {foreign[0]!r} but no config.json, so it is not a run directory"
+                raise UserError(f"{run.root}: {problem}; name a new or an empty one with --workdir.")
             run._take_lock()
             if run.config_path.exists():
                 config = run._continued(config)
@@ -86,7 +77,7 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens a run for evaluation, generation or export. Raises UserError if there is none or its config is bad."""
+        """Opens a run for reading. Raises UserError if there is none or its config is bad."""
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: no such run directory; check --workdir, or train first.")
@@ -126,7 +117,7 @@ class RunDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _take_lock(self) -> None:
@@ -134,23 +125,16 @@ class RunDirectory:
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            holder = os.read(descriptor, 100).decode(errors="replace").strip()
+        except OSError as error:
+            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "just starting"
             os.close(descriptor)
-            raise UserError(
-                f"{self.root}: another process is training in this directory ({holder or 'just starting'}); "
-                "wait for it, stop it, or name another --workdir."
-            ) from None
-        except OSError:
-            os.close(descriptor)  # a file system without locks
-            return
+            if not isinstance(error, (BlockingIOError, PermissionError)):
+                return  # a file system without locks
+            problem = f"another process is training in this directory ({holder})"
+            raise UserError(f"{self.root}: {problem}; wait for it, stop it, or name another --workdir.") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         self._lock = descriptor
-
-    def _has_trained(self) -> bool:
-        kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
-        return kept or any(True for _ in self._metric_lines())
 
     def _continued(self, config: Config) -> Config:
         """Returns the config with which the run continues. Raises UserError if it would be another run."""
@@ -159,7 +143,7 @@ class RunDirectory:
         for section, name in DERIVED_FROM_DATA:
             if not (a[section][name] and b[section][name]):  # one of them is not derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
-        # More steps are the same run only if the learning rate of each step is the same.
+        # A longer run is the same run only if the learning rate of each step stays the same.
         if new.train.num_steps > old.train.num_steps and not new.optimizer.schedule_entry.decays_last:
             del a["train"]["num_steps"], b["train"]["num_steps"]
             if not new.optimizer.schedule_entry.has_end:
@@ -167,7 +151,8 @@ class RunDirectory:
         lines = differences_affecting(set(EFFECTS) - {"nothing"}, Config, a, b)
         if not lines:
             return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
-        if not self._has_trained():  # after a first attempt with, say, a wrong path
+        kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
+        if not kept and not any(self._metric_lines()):  # e.g. after a first attempt with a wrong path
             for name in TOKENIZERS:  # the new config may need others
                 shutil.rmtree(self.root / name, ignore_errors=True)
             return new
@@ -180,13 +165,8 @@ class RunDirectory:
             f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
         )
 
-    # --- metrics ------------------------------------------------------------------------------------------
-
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects of metrics.jsonl without a torn last line; none if there is no file.
-
-        Raises UserError if any other line is broken.
-        """
+        """Returns the objects of metrics.jsonl except a torn last line. Raises UserError if another line is broken."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
@@ -194,7 +174,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops torn lines and those of steps after `step`, where a run continues; -1 drops those of every step."""
+        """Drops torn lines and those of steps after `step`, from which a run continues."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
@@ -212,5 +192,4 @@ class RunDirectory:
                 values = json.loads(line)
             except ValueError:
                 values = None
-            whole = isinstance(values, dict) and line.endswith(b"\n")
-            yield line, values if whole else None
+            yield line, values if isinstance(values, dict) and line.endswith(b"\n") else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from lm.config import Config, MeshConfig, SourceConfig
+from lm.config import Config, MeshConfig
+from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting
 from lm.errors import UserError
 from lm.evaluation.evaluator import SplitEvaluation
 from lm.models import build_model
 from lm.models.protocol import Model
-from lm.parallel.distributed import barrier, is_first
+from lm.parallel.distributed import is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.reporting.table import Result, write_results
 from lm.runs.directory import RunDirectory
@@ -30,7 +32,7 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = ("function", "shapes")  # effects of the settings in which the model of another config must equal the run's
+MODEL = ("function", "shapes")  # settings of the model with these effects must be equal in --config and the run
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,9 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
     noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
     count = sum(each.totals[counted] for each in rows.values())
-    windowed = task.windowed
-    length, stride = config.data.sequence_length, config.eval.stride
     split = f"text {Path(options.text).name}" if options.text else options.split
-    windows = f"windows of {length}, stride {stride}" if windowed else "rows"
+    length, stride = config.data.sequence_length, config.eval.stride
+    windows = f"windows of {length}, stride {stride}" if task.windowed else "rows"
     outputs = f", {sum(map(len, references.values())):,} outputs" if references else ""
     if is_first():
         print(
@@ -104,33 +105,49 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
             flush=True,
         )
     began = time.monotonic()
-    metrics = task.for_table(evaluation.plain(evaluation.evaluate(params, step)))
+    values = evaluation.evaluate(params, step)
     seconds = time.monotonic() - began
+    details = {
+        "parameters": parameters,
+        "config": options.config_name or "config.json of the run",
+        "data": {source: each.record() for source, each in stores.items()},
+        **({"generation": dataclasses.asdict(config.eval.generation)} if references else {}),
+        "devices": devices,
+        "dtype": config.model.dtype,
+        "batch_size": evaluation.batch_size,
+    }
+    labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
+    result = make_result(config, evaluation, values, stores, tokenizers, seconds, details, **labels)
+    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation)
+
+
+def make_result(
+    config: Config,
+    evaluation: SplitEvaluation,
+    values: Mapping[str, float],
+    stores: Mapping[str, Any],
+    tokenizers: Tokenizers,
+    seconds: float,
+    details: dict[str, Any],
+    **labels: Any,
+) -> Result:
+    """Returns the result of an evaluation that gave the metrics `values`. `labels` are its run, step and split."""
+    task = task_of(config)
+    metrics = task.for_table(evaluation.plain(values))
     if is_first():
         metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
-    result = Result(
-        run=name or str(root),
-        step=step,
-        split=split,
+    windowed = task.windowed
+    return Result(
         metrics=metrics,
         rows=evaluation.num_rows,
-        sequence_length=length if windowed else None,
-        stride=stride if windowed else None,
+        sequence_length=config.data.sequence_length if windowed else None,
+        stride=config.eval.stride if windowed else None,
         seconds=seconds,
         missing=evaluation.missing,
         signatures=evaluation.signatures,
-        details={
-            "parameters": parameters,
-            "config": options.config_name or "config.json of the run",
-            "data": {source: each.record() for source, each in stores.items()},
-            **({"generation": dataclasses.asdict(config.eval.generation)} if references else {}),
-            "devices": devices,
-            "dtype": config.model.dtype,
-            "batch_size": evaluation.batch_size,
-            "versions": versions(),
-        },
+        details=details | {"versions": versions()},
+        **labels,
     )
-    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
 
 def _read_params(
@@ -139,8 +156,7 @@ def _read_params(
     """Returns the parameters, their step, their description, and whether the step is the best."""
     abstract = abstract_state(config, model, optax.identity(), mesh).params
     ema = config.optimizer.ema_decay > 0
-    named: dict[str, Any] = {"best": "best", "latest": None}
-    step = named[options.step] if options.step in named else int(options.step)
+    step: Any = int(options.step) if options.step.isdecimal() else {"best": "best", "latest": None}[options.step]
     with directory.open_checkpoints(config) as checkpoints:
         best = checkpoints.best()
         if options.average > 1:
@@ -160,40 +176,38 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
             other["model"]["vocab_size"] = own.model.vocab_size
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
+            problem = f"its model is not that of {root} ({'; '.join(lines)})"
             raise UserError(
-                f"--config={options.config_name}: its model is not that of {root} ({'; '.join(lines)}); "
-                "use a config with the same model, or override these settings."
+                f"--config={options.config_name}: {problem}; override these settings, or use another config."
             )
-        if other["data"]["labels"] not in ((), own.data.labels):
+        if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             raise UserError(
-                f"--config={options.config_name}: its data.labels ({', '.join(other['data']['labels'])}) must be those "
-                f"of {root} in the same order ({', '.join(own.data.labels)}); leave them out."
+                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must be those of {root} in the "
+                f"same order ({', '.join(own.data.labels)}); leave them out."
             )
         other["data"]["labels"] = own.data.labels
         values |= {"data": other["data"], "eval": other["eval"]}
     if options.text:
         if reason := task_of(own).plain_text_refusal:
             raise UserError(f"--text: {root} {reason}.")
-        values["data"]["test"] = {"text": dataclasses.asdict(SourceConfig(kind="text", path=options.text))}
-    scoring, generation = values["eval"], values["eval"]["generation"]
-    scoring["stride"] = options.stride or scoring["stride"]
-    scoring["batch_size"] = options.batch_size or scoring["batch_size"]
-    generation["num_beams"] = options.num_beams or generation["num_beams"]
+        values["data"]["test"] = {"text": {"kind": "text", "path": options.text}}
+    generation = values["eval"]["generation"]
+    for section, name in ((values["eval"], "stride"), (values["eval"], "batch_size"), (generation, "num_beams")):
+        section[name] = getattr(options, name) or section[name]
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
-    # The run's own metric decides about its best checkpoint, even if it cannot be computed on other data.
     config = Config.from_dict({**values, "checkpoint": {}})
-    config = dataclasses.replace(config, checkpoint=own.checkpoint)
-    # Dropout and remat have no effect here, and a kernel for the hardware of training may not run on this one.
-    attention = "xla" if config.model.attention == "xla" else "auto"
-    model = dataclasses.replace(config.model, attention=attention, attention_dropout=0.0, dropout=0.0, remat="none")
-    return dataclasses.replace(config, model=model)
+    unused = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
+    # A kernel for the hardware of training may not run on this one.
+    attention = {"model.attention": "xla" if config.model.attention == "xla" else "auto"}
+    # The run's own metric decides about its best checkpoint, even if it cannot be computed on other data.
+    return replace_settings(config, {**unused, **attention, "checkpoint": own.checkpoint})
 
 
 def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Returns the stores of the split, or of one source of it, and the pairs whose outputs to generate and score."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
-    stores = prepare_split(config, tokenizers, split, is_first=is_first(), barrier=barrier)
+    stores = prepare_split(config, tokenizers, split)
     if source and source not in stores:
         raise UserError(f"--split={options.split}: {split} has no source {source!r}; it has {', '.join(stores)}.")
     references = task_of(config).references(config, split)
@@ -204,13 +218,8 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 def _choose_mesh(config: Config) -> Mesh:
     """Returns the run's mesh if it fits these devices, else one that splits the parameters, else one of copies."""
-    count = jax.device_count()
-    # The evaluator pads its batches, so only the model has to be divisible.
-    config = dataclasses.replace(
-        config,
-        train=dataclasses.replace(config.train, batch_size=count, accumulation=1),
-        eval=dataclasses.replace(config.eval, batch_size=count),
-    )
+    count = jax.device_count()  # the evaluator pads its batches, so only the model has to be divisible
+    config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):
         try:
             mesh = make_mesh(sizes)
@@ -229,15 +238,14 @@ def _stem(options: Options, own: Config, config: Config) -> str:
     else:
         parts += [options.config_name] if options.config_name else []
         parts += [options.split.replace("/", "-")] if options.split != "valid" else []
-    if config.eval.stride != own.eval.stride:
-        parts.append(f"stride{config.eval.stride}")
-    if options.average > 1:
-        parts.append(f"average{options.average}")
     search, own_search = config.eval.generation, own.eval.generation
-    if search.num_beams != own_search.num_beams:
-        parts.append(f"beams{search.num_beams}")
-    if search.length_penalty != own_search.length_penalty:
-        parts.append(f"penalty{search.length_penalty:g}")
+    for name, value, usual in (
+        ("stride", config.eval.stride, own.eval.stride),
+        ("average", options.average, 1),
+        ("beams", search.num_beams, own_search.num_beams),
+        ("penalty", search.length_penalty, own_search.length_penalty),
+    ):
+        parts += [f"{name}{value:g}"] if value != usual else []
     return "-".join(parts)
 
 

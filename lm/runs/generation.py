@@ -71,8 +71,8 @@ class Generator:
 def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling) -> Iterator[str]:
     """Yields the text to print, as soon as it is generated: each prompt with its continuations.
 
-    One prompt with one sample comes token by token; several samples have a heading each. By default continuations are
-    as long as fits, up to LONGEST_DEFAULT. Raises UserError if a prompt does not fit into the model's positions.
+    A single continuation is yielded token by token; several have a heading each. By default they are as long as fits,
+    up to LONGEST_DEFAULT. Raises UserError if a prompt does not fit into the model's positions.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
     encoded = encode_prompts(tokenizer, prompts)
@@ -109,23 +109,16 @@ def translate(
 ) -> Translation:
     """Returns the outputs of an encoder-decoder for each text, in the same order.
 
-    Texts are cleaned and get a prefix as in training. An empty text has an empty output. Sources that are too long
-    are cut, with a warning on stderr.
-
-    Args:
-        settings: of beam search, or of sampling.
-        prefix: put before every source; None for the prefix of the training data.
-        output_prefix: text that every output starts with; it counts in the number of new tokens.
-
-    Raises UserError for settings out of range, or an output prefix as long as the longest output.
+    Texts are cleaned and get a prefix as in training, or `prefix` if it is not None. An empty text has an empty output.
+    Sources that are too long are cut, with a warning on stderr. Every output starts with `output_prefix`, which counts
+    in the number of new tokens. Raises UserError for settings out of range, or an output prefix as long as the longest
+    output.
     """
     config, task = run.config, task_of(run.config)
-    if isinstance(settings, BeamSettings):
-        max_new_tokens = settings.max_new_tokens
-    elif run.max_new_tokens is not None:
-        max_new_tokens = run.max_new_tokens
-    else:  # one position is the begin token's
-        max_new_tokens = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
+    chosen = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
+    # One position is the begin token's.
+    default = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
+    max_new_tokens = default if chosen is None else chosen
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
     numbers = [number for number, source in enumerate(sources, start=1) if source is not None]
@@ -133,14 +126,18 @@ def translate(
     # A model of such a task reads and writes <extra_id_N> as tokens; to other models they are ordinary text.
     spelled = task.spells_extra_ids
     ids = encode_sources(tokenizers.source, [each for each in sources if each is not None], spelled=spelled)
-    _warn_of_cuts(ids, numbers, config.data.source_length)
-    ids = cut_sources(ids, config.data.source_length)
+    longest = config.data.source_length
+    if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
+        print(
+            f"warning: {len(long):,} of {len(ids):,} sources are longer than {longest} tokens "
+            f"(config.data.source_length) and were cut, the first in line {long[0]:,}.",
+            file=sys.stderr,
+        )
+    ids = cut_sources(ids, longest)
     ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the end token
     if output_start and len(output_start) >= max_new_tokens:
-        raise UserError(
-            f"--output_prefix: has {len(output_start)} tokens, and outputs have {max_new_tokens} at most; raise "
-            "--max_new_tokens."
-        )
+        sizes = f"has {len(output_start)} tokens, and outputs have {max_new_tokens} at most"
+        raise UserError(f"--output_prefix: {sizes}; raise --max_new_tokens.")
     batch_size = min(len(ids), run.batch_size or config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)
     start = time.monotonic()
@@ -155,13 +152,3 @@ def translate(
     seconds = time.monotonic() - start
     several = (run.num_samples if isinstance(settings, Sampling) else settings.num_hypotheses) > 1
     return Translation(output_lines(len(texts), dict(zip(numbers, outputs, strict=True)), several), len(ids), seconds)
-
-
-def _warn_of_cuts(sources: list[list[int]], numbers: list[int], source_length: int) -> None:
-    long = [number for number, ids in zip(numbers, sources, strict=True) if len(ids) > source_length]
-    if long:
-        print(
-            f"warning: {len(long):,} of {len(sources):,} sources are longer than {source_length} tokens "
-            f"(config.data.source_length) and were cut, the first in line {long[0]:,}.",
-            file=sys.stderr,
-        )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,37 +19,27 @@ from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
 
 
-@dataclass(frozen=True)
-class Initial:
-    """The matching parameters of another run, nested as in the model, and lines that describe what matched."""
-
-    values: dict[str, Any]
-    lines: list[str]
+class Initial(NamedTuple):
+    values: dict[str, Any]  # the matching parameters of another run, nested as in the model
+    lines: list[str]  # describe which parameters match
 
 
 def source_run(config: Config) -> RunDirectory:
     """Returns the run directory that config.init_from names. Raises UserError if it is not one."""
-    root = Path(config.init_from)
-    if not (root / "config.json").is_file():
-        raise UserError(
-            f"config.init_from: {root} is not a run directory (it has no config.json); name the --workdir of a run."
-        )
-    return RunDirectory(root)
+    run = RunDirectory(Path(config.init_from))
+    if not run.config_path.is_file():
+        advice = "name the --workdir of a run."
+        raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
+    return run
 
 
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
-    """Returns the parameters of config.init_from whose names are in `abstract_params`. All processes call it.
+    """Returns the parameters of config.init_from whose names are in `abstract_params`, on its shardings.
 
     They are those of the run's best checkpoint, or their moving average if the run keeps one. Stacked and unrolled
-    layers are converted into one another. Parameters that only one of the two models has are listed in `lines`.
-
-    Args:
-        config: resolved, of the new run.
-        abstract_params: nested dict of jax.ShapeDtypeStruct with shardings.
-
-    Raises:
-        UserError: there is no run directory or no intact checkpoint, a shape differs, no parameter matches, or that
-            run has adapters which this model does not have.
+    layers are converted into one another. Parameters that only one of the two models has are listed in `lines`. All
+    processes call it. Raises UserError if there is no run directory or no intact checkpoint, a shape differs, no
+    parameter matches, or that run has adapters which this model does not have.
     """
     directory, root = source_run(config), Path(config.init_from)
     try:
@@ -61,7 +50,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
 
-    # Compared with all layers stacked, so that another number of layers is another shape too.
+    # Layers are stacked before the comparison, so that a different number of layers is a different shape.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
     found = traverse_util.flatten_dict(stacked, sep="/")
     wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
@@ -76,13 +65,14 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             f"lm.merge_lora --workdir={root} --output=NEW), or set the model.lora_* settings of that run."
         )
     if not shared:
-        raise UserError(
-            f"config.init_from: no parameter of {root} is in this model ({_tops(found)} there, {_tops(wanted)} here); "
-            "use that run's model settings."
-        )
-    is_stacked = config.model.scan_layers
+        tops = f"{_tops(found)} there, {_tops(wanted)} here"
+        raise UserError(f"config.init_from: no parameter of {root} is in this model ({tops}); use its model settings.")
+    is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
+    placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
-    placed = _placed(values if is_stacked else unstack_layers(values), abstract_params)
+    for path, value in traverse_util.flatten_dict(values if is_stacked else unstack_layers(values)).items():
+        array = np.asarray(value, leaves[path].dtype)  # each device gets only its own shard
+        placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
 
     lines = [
         f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}: "
@@ -94,13 +84,13 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     computed = [name for name in vars(config.model) if effect(Config, f"model.{name}") == "function"]
     differing = [f"{name} {a!r} -> {b!r}" for name, a, b in _differing(theirs.model, config.model, computed)]
     lines += [f"  settings that differ: {', '.join(differing)}"] if differing else []
-    return Initial(placed, lines)
+    return Initial(traverse_util.unflatten_dict(placed), lines)
 
 
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the message for a parameter of another shape, with the settings that cause the difference."""
+    """Returns the message for a parameter of another shape, which names the settings that cause the difference."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
     shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
@@ -116,16 +106,6 @@ def _wrong_shape(
 def _differing(theirs: ModelConfig, ours: ModelConfig, names: Sequence[str]) -> list[tuple[str, Any, Any]]:
     pairs = [(name, getattr(theirs, name), getattr(ours, name)) for name in names]
     return [(name, old, new) for name, old, new in pairs if old != new]
-
-
-def _placed(values: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-    """Puts the values on the shardings of `abstract`; each device gets only its own shard."""
-    leaves = traverse_util.flatten_dict(abstract)
-    placed = {}
-    for path, value in traverse_util.flatten_dict(values).items():
-        array = np.asarray(value, leaves[path].dtype)
-        placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
-    return traverse_util.unflatten_dict(placed)
 
 
 def _listed(names: list[str], is_stacked: bool) -> str:

@@ -1,31 +1,28 @@
-"""Prepares the data of a run: its tokenizers, the stores of each split, and checks of their sizes.
-
-Tokenizers are trained once per run directory, on training examples only. A run that is initialised from another run
-takes its tokenizers.
-"""
+"""Prepares the data of a run: its tokenizers, the stores of each split, and checks of their sizes."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm.config import Config
+from lm.config.experiment import replace_settings
 from lm.data.storing import Store
 from lm.data.storing.splits import nothing_in, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # increase it when a change of the code makes other batches from equal stores
+ORDER = 1  # increase it when the code makes different batches from equal stores
 SIDES = ("source", "target")
 
 
@@ -36,7 +33,7 @@ class Prepared:
     config: Config  # with model.vocab_size and data.labels resolved
     tokenizers: Tokenizers
     stores: dict[str, dict[str, Any]]  # split ("train", "valid") -> source name -> Store
-    fingerprint: dict[str, str]  # hashes of everything that decides the batches; a run continues only with equal ones
+    fingerprint: dict[str, str]  # hashes of everything that determines the batches
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -44,25 +41,20 @@ class Prepared:
         return self.tokenizers.target
 
 
-def prepare(
-    config: Config, workdir: Path, *, is_first: bool = True, barrier: Callable[[str], None] = lambda _: None
-) -> Prepared:
+def prepare(config: Config, workdir: Path) -> Prepared:
     """Trains or loads the tokenizers, builds or opens the stores of train and valid, and checks their sizes.
 
-    The first process does the work; the others wait in `barrier` and then find the results in the (shared) run
-    directory and cache, or build stores of their own if the cache is not shared. Raises UserError for bad data or
-    settings.
+    The first process does the work; the others wait and then find the results in the (shared) run directory and cache,
+    or build stores of their own if the cache is not shared. Raises UserError for bad data or settings.
     """
-    if is_first:
-        _train_tokenizers(config, Path(workdir))
+    if is_first():
+        _train_tokenizers(config, workdir)
     barrier("tokenizer")
     found = load_tokenizers(config, workdir)
     config = resolve_vocab_size(config, found)
-    if is_first:
-        config, stores = _open_all(config, found)
-    barrier("stores")
-    if not is_first:
-        config, stores = _open_all(config, found)
+    train = prepare_split(config, found, "train")
+    config = task_of(config).resolve_data(config, train)
+    stores = {"train": train, "valid": prepare_split(config, found, "valid")}
     for name, source in sorted(config.data.train.items()):
         if source.weight > 0:
             where = f"config.data.train.{name}: {source.path or source.kind}"
@@ -73,26 +65,17 @@ def prepare(
 def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
     """Returns the tokenizers of a run. Raises UserError if one is missing."""
     target = load_tokenizer(Path(workdir) / "tokenizer")
-    if not config.data.separate_vocabularies:
-        return Tokenizers(target, target)
-    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source"))
+    separate = config.data.separate_vocabularies
+    return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target)
 
 
-def prepare_split(
-    config: Config,
-    found: Tokenizers,
-    split: str,
-    *,
-    is_first: bool = True,
-    barrier: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
     """Returns the stores of one split ("train", "valid" or "test") by source name, none of them empty.
 
-    `valid` is held out from train if it names no data source. Raises UserError if the split has no data source or no
-    example.
+    If `valid` names no data source, it is held out from train. Raises UserError if the split is empty.
     """
     task, cache = task_of(config), cache_directory(config)
-    if not is_first:
+    if not is_first():
         barrier(f"stores of {split}")
     stores: dict[str, Store] = {}
     for source in split_sources(config.data, split):
@@ -101,7 +84,7 @@ def prepare_split(
             stores[source.name] = store
         else:
             print(f"{source.label}: {split} gets none of its {task.noun}", file=sys.stderr)
-    if is_first:
+    if is_first():
         barrier(f"stores of {split}")
     if not stores:
         raise UserError(nothing_in(config.data, split, task.noun))
@@ -109,21 +92,17 @@ def prepare_split(
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if another size is too small.
-
-    model.source_vocab_size is set only with data.separate_vocabularies.
-    """
+    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if another size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
     multiple = config.model.vocab_multiple
-    sizes: dict[str, Any] = {}
     for name, need in needs.items():
         size = getattr(config.model, name) or -(-need // multiple) * multiple
         if size < need:
             raise UserError(f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; set 0.")
-        sizes[name] = size
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
+        config = replace_settings(config, {f"model.{name}": size})
+    return config
 
 
 def cache_directory(config: Config) -> Path:
@@ -134,7 +113,7 @@ def cache_directory(config: Config) -> Path:
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:
-    """Trains, or copies from config.init_from, the tokenizers that the run directory does not have yet."""
+    """Trains, on training examples only, or copies from config.init_from the tokenizers that the run does not have."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):
@@ -164,21 +143,12 @@ def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
         raise UserError(f"{error} (The text is {named}{only}.)") from error
 
 
-def _open_all(config: Config, found: Tokenizers) -> tuple[Config, dict[str, dict[str, Any]]]:
-    """Returns the config with the settings that are derived from the training data, and the stores by split."""
-    train = prepare_split(config, found, "train")
-    config = task_of(config).resolve_data(config, train)
-    return config, {"train": train, "valid": prepare_split(config, found, "valid")}
-
-
 def _fingerprint(config: Config, tokenizers: Tokenizers, stores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     weights = {name: source.weight for name, source in sorted(config.data.train.items()) if source.weight > 0}
     order = [ORDER, config.seed, config.data.sequence_length, config.train.batch_size, weights]
     order += task_of(config).batch_settings(config)
-    found = {
-        "tokenizer": tokenizers.target.fingerprint,
-        "order": hashlib.sha256(json.dumps(order).encode()).hexdigest(),
-    }
+    digest = hashlib.sha256(json.dumps(order).encode()).hexdigest()
+    found = {"tokenizer": tokenizers.target.fingerprint, "order": digest}
     if config.data.separate_vocabularies:
         found["tokenizer_source"] = tokenizers.source.fingerprint
     for split, by_name in stores.items():

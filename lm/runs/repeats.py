@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from lm.config import Config
 from lm.config.command import DONE
+from lm.config.experiment import replace_settings
 from lm.errors import UserError
 from lm.files import replacing
 from lm.parallel.distributed import is_first
@@ -20,11 +20,8 @@ from lm.training.loop import train
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
     """Returns configs by the name of their run directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    Args:
-        seeds: empty for the seed of the config.
-        folds: number of folds to use, from the first; 0 for the fold of the config.
-
-    Raises UserError for a seed that is repeated or negative, or more folds than there are.
+    Without seeds, or with 0 folds, those of the config are used. Raises UserError for a seed that is repeated or
+    negative, or more folds than there are.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
         raise UserError(f"--seeds={','.join(map(str, seeds))}: name different numbers of 0 or more.")
@@ -37,8 +34,7 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
         for fold in range(folds) if folds else [config.data.fold]:
             parts = [f"seed_{seed}"] if seeds else []
             parts += [f"fold_{fold}"] if folds else []
-            data = dataclasses.replace(config.data, fold=fold)
-            found["_".join(parts)] = dataclasses.replace(config, seed=seed, data=data)
+            found["_".join(parts)] = replace_settings(config, {"seed": seed, "data.fold": fold})
     return found
 
 
@@ -46,8 +42,7 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
     """Trains or continues each config in its own directory below `workdir`, then evaluates the best step of each.
 
     The table of the test split, or of validation if there is none, is printed with mean and standard deviation and
-    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal stopped, else 0.
-    Raises UserError.
+    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal stopped, else DONE.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")

@@ -27,7 +27,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """The result of compiling for some devices. Bytes are those of one device."""
+    """The result of compiling for some devices. Memory is in bytes per device."""
 
     devices: str
     mesh: str
@@ -39,10 +39,10 @@ class Report:
     capacity: float | None  # bytes
     estimate: int  # by lm/costs.py, before compiling
     compile_seconds: float
-    state: int | None  # parameters, optimizer and batch; None if XLA refused the program
+    state: int | None  # parameters, optimizer and batch; None if XLA ran out of memory
     temporaries: int | None
     collectives: dict[str, int]
-    refusal: str  # what XLA said when it ran out of memory
+    refusal: str  # XLA's message about too little memory
 
     @property
     def needed(self) -> int | None:
@@ -51,16 +51,13 @@ class Report:
     @property
     def fits(self) -> bool | None:
         """Whether the step fits into memory; None for a chip whose memory is not known."""
-        if self.refusal or self.needed is None:
+        if self.needed is None:
             return False
         return None if self.capacity is None else self.needed <= self.capacity
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for devices, present or not.
-
-    Raises UserError if the config does not suit the devices or leaves model.vocab_size to a tokenizer.
-    """
+    """Compiles the training step for devices, present or not. Raises UserError if the config does not suit them."""
     if config.model.vocab_size == 0:
         raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; set it, e.g. to 32768.")
     mesh = make_mesh(config.mesh, devices)
@@ -81,7 +78,8 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        refusal = _used_of_capacity(str(error))
+        sizes = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|total memory required.*?\([\d.]+\w\)", str(error))
+        refusal = sizes.group() if sizes else " ".join(str(error).split())[:120]
     return Report(
         devices=f"{len(devices)} x {kind}",
         mesh=" x ".join(f"{name} {size}" for name, size in mesh.shape.items()),
@@ -132,9 +130,3 @@ def table(report: Report) -> str:
         ("collectives in the program", ", ".join(collectives) or "none"),
     ]
     return "\n".join(f"{name:<28}{value}" for name, value in rows)
-
-
-def _used_of_capacity(message: str) -> str:
-    """Returns the sizes in XLA's error message, e.g. "Used 20.1G of 15.7G hbm"."""
-    found = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+|total memory required.*?\([\d.]+\w\)", message)
-    return found.group() if found else " ".join(message.split())[:120]

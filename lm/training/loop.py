@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -44,23 +43,19 @@ from lm.training.step import compile_train_step
 
 
 def train(config: Config, workdir: Path) -> int:
-    """Starts or continues the experiment in `workdir`.
-
-    Returns the exit status: DONE, or SAVED_ON_SIGNAL if the same command continues the run. Raises UserError if the
-    config, the data or the directory does not allow it.
-    """
+    """Starts or continues the experiment in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
         source_run(config)  # fails before anything is written; not needed to continue a run
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
-    build_model(config.model, task_of(config).head(config), platform)  # refuses before anything is written
+    build_model(config.model, task_of(config).head(config), platform)  # raises UserError before anything is written
     with ExitStack() as stack:
         console.banner("Data")
         run = stack.enter_context(RunDirectory.open(workdir, config, is_first=is_first()))
         barrier("run directory")
-        prepared = prepare(config, run.root, is_first=is_first(), barrier=barrier)
+        prepared = prepare(config, run.root)
         config = prepared.config
         check_divisible(config, mesh)
         if is_first():
@@ -79,7 +74,10 @@ def train(config: Config, workdir: Path) -> int:
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
-            _check_same_data(restored.metadata["data"], prepared.fingerprint, run)
+            saved, found = restored.metadata["data"], prepared.fingerprint
+            if changed := sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name)):
+                advice = f"changed: {', '.join(changed)}. Restore the old data, or start in another --workdir."
+                raise UserError(f"{run.root}: the data is not the data that this run was trained on; {advice}")
             state, start = restored.state, restored.step
             console.print(f"Continuing from the checkpoint of step {start:,}.")
         else:
@@ -118,15 +116,6 @@ def train(config: Config, workdir: Path) -> int:
         return DONE
 
 
-def _check_same_data(saved: dict[str, str], found: dict[str, str], run: RunDirectory) -> None:
-    changed = sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name))
-    if changed:
-        raise UserError(
-            f"{run.root}: the data is not the data that this run was trained on; changed: {', '.join(changed)}. "
-            "Restore the old data, or start in another --workdir."
-        )
-
-
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
     """Returns whether none of the last `patience` evaluations was better than the best one before them.
 
@@ -134,9 +123,7 @@ def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) 
     """
     sign = 1.0 if highest_is_best else -1.0
     scores = [sign * value if math.isfinite(value) else -math.inf for value in values]
-    if patience == 0 or len(scores) <= patience:
-        return False
-    return max(scores[-patience:]) <= max(scores[:-patience])
+    return 0 < patience < len(scores) and max(scores[-patience:]) <= max(scores[:-patience])
 
 
 @dataclass
@@ -176,9 +163,12 @@ class Loop:
                 stack.callback(writer.close)
             log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
-            batches = self._batches(stack, start)
+            sharding = batch_sharding(self.mesh)
+            row_ids = local_rows(sharding, config.train.batch_size)
+            make = partial(self.rows.rows, row_ids=row_ids.tolist())
+            local = stack.enter_context(prefetch(make, start, total, config.data.num_workers, config.data.prefetch))
             for done in range(start + 1, total + 1):
-                state, metrics = step(state, next(batches))
+                state, metrics = step(state, to_global(next(local), row_ids, sharding, config.train.batch_size))
                 log.take(late.push(done, metrics))
                 evaluating = done % config.eval.every_steps == 0 or done == total
                 saving = done % config.checkpoint.every_steps == 0 or done == total
@@ -201,15 +191,6 @@ class Loop:
                     return state, done, stopping
         return state, total, False
 
-    def _batches(self, stack: ExitStack, start: int) -> Iterator[Any]:
-        """Yields global batches on the mesh, made of the rows that each process supplies."""
-        data, train = self.config.data, self.config.train
-        sharding = batch_sharding(self.mesh)
-        row_ids = local_rows(sharding, train.batch_size)
-        make = partial(self.rows.rows, row_ids=row_ids.tolist())
-        local = stack.enter_context(prefetch(make, start, train.num_steps, data.num_workers, data.prefetch))
-        return (to_global(batch, row_ids, sharding, train.batch_size) for batch in local)
-
 
 class _StepLog:
     """Shows and writes the metrics of each step, one step late, and ends the run after too many bad steps."""
@@ -221,12 +202,11 @@ class _StepLog:
         self._learning_rate = make_schedule(config.optimizer, config.train.num_steps)
         lengths = config.data.sequence_length, config.data.source_length
         self._step_tokens = config.train.batch_size * sum(lengths)
-        device = mesh.devices.flat[0]
-        peak = peak_flops(device.device_kind, config.model.dtype)
-        self._peak = None if peak is None else peak * mesh.size
-        self._flops_per_token = model.flops_per_row(*lengths).train / sum(lengths)
+        peak = peak_flops(mesh.devices.flat[0].device_kind, config.model.dtype)
+        token_flops = model.flops_per_row(*lengths).train / sum(lengths)
+        self._peak_speed = None if peak is None else peak * mesh.size / token_flops  # tokens per second
         self._last_log, self._steps = time.monotonic(), 0
-        self._began = self._last_log - seconds  # `seconds` is the time that the run took before it was continued
+        self._began = self._last_log - seconds  # the time that the run took before it was continued
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
         """Logs the metrics of a finished step, if there are any. Raises UserError after too many bad steps in a row."""
@@ -246,12 +226,11 @@ class _StepLog:
             self._progress.update(step)
             return
         now = time.monotonic()
-        metrics["train/learning_rate"] = float(self._learning_rate(np.int32(step - 1)))
         speed = self._step_tokens * self._steps / max(now - self._last_log, 1e-9)
+        metrics["train/learning_rate"] = float(self._learning_rate(np.int32(step - 1)))
         metrics["train/tokens_per_second"] = speed
-        share = None if self._peak is None else speed * self._flops_per_token / self._peak
-        if share is not None:
-            metrics["train/peak_share"] = share
+        if self._peak_speed is not None:
+            metrics["train/peak_share"] = speed / self._peak_speed
         metrics["train/seconds"] = now - self._began
         self._last_log, self._steps = now, 0
         if self._writer is not None:
@@ -261,7 +240,7 @@ class _StepLog:
             loss=metrics["train/loss"],
             learning_rate=metrics["train/learning_rate"],
             tokens_per_second=speed,
-            peak_share=share,
+            peak_share=metrics.get("train/peak_share"),
         )
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
@@ -272,7 +251,7 @@ class _StepLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Does not count the time inside the `with` as training time."""
+        """Excludes the time of the block from the training speed."""
         began = time.monotonic()
         yield
         self._last_log += time.monotonic() - began

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -29,11 +30,11 @@ from lm.training.names import Path, block_of, map_with_path
 Multiplier = float | np.ndarray  # float32 (N,) if stacked layers have different ones; 0 for frozen
 
 ADAPTERS = ("lora_a", "lora_b")
-NO_UPDATE = -0.0  # added to a parameter it leaves every bit as it is; adding + 0.0 would turn -0.0 into 0.0
+NO_UPDATE = -0.0  # adding it to a parameter changes no bit; adding +0.0 would turn -0.0 into +0.0
 
 
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
-    """Returns {"layers/mlp/up/kernel": multiplier of the learning rate, ...} for every parameter of the model.
+    """Returns {"layers/mlp/up/kernel": multiplier, ...} for every parameter of the model.
 
     They follow from optimizer.layer_decay, freeze_layers and freeze, and from model.lora_rank: with adapters, the
     other parameters of the body are frozen. Raises UserError if a name matches no parameter or all are frozen.
@@ -60,7 +61,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
 
 
 def all_one(multipliers: Mapping[str, Multiplier]) -> bool:
-    """Returns whether every parameter is trained at the learning rate itself."""
+    """Returns whether no multiplier has an effect."""
     return all(np.all(each == 1.0) for each in multipliers.values())
 
 
@@ -72,7 +73,7 @@ def is_frozen(multiplier: Multiplier) -> bool:
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
     """Returns the same parameters, with gradients of frozen ones that are 0 and are not computed.
 
-    If only some of the stacked layers are frozen, the gradients of all layers are computed, and set to 0 there.
+    If only some of the stacked layers are frozen, the gradients of all are computed, and replaced by 0 in those.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:
@@ -100,8 +101,7 @@ def with_multipliers(
         leaves = traverse_util.flatten_dict(tree, sep="/").items()
         return {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
 
-    def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-        return traverse_util.unflatten_dict(leaves, sep="/")
+    nested = partial(traverse_util.unflatten_dict, sep="/")
 
     def init(params: Any) -> Any:
         return optimizer.init(nested(trained(params)))
@@ -131,7 +131,7 @@ def describe_multipliers(multipliers: list[Multiplier]) -> str:
 
 
 def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplier:
-    """Returns the multiplier of one parameter, before optimizer.freeze is applied."""
+    """Returns the multiplier of a parameter, before optimizer.freeze is applied."""
     block = block_of(path)
     in_body = block is not None or any("embedding" in part for part in path)  # including embedding_norm/scale
     if config.model.lora_rank and path[-1] not in ADAPTERS and (in_body or "final_norm" in path):
@@ -162,7 +162,7 @@ def _matches(part: str, name: str) -> bool:
 
 
 def _without_frozen(x: jax.Array, multiplier: Multiplier) -> jax.Array:
-    """Returns `x` with NO_UPDATE in the layers that are frozen."""
+    """Returns `x` with NO_UPDATE in frozen layers."""
     return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, NO_UPDATE)
 
 

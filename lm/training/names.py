@@ -1,7 +1,7 @@
-"""What the name of a parameter says about it: its kind, its block, its matrix axes, whether weight decay acts on it.
+"""The properties of a parameter that follow from its name: kind, block, matrix axes, and whether it decays.
 
 Optimizers decide by names and never by the number of dimensions: scanned models stack their layers, so a bias there has
-as many dimensions as a matrix elsewhere. Every model in `lm/models` names its parameters so:
+as many dimensions as a matrix elsewhere. Every model in `lm/models` uses these names:
 
     .../kernel                           a projection: 2-D, or as `INPUT_AXES` and `OUTPUT_AXES` say
     .../bias, .../scale                  biases, and the scales of norms
@@ -25,8 +25,8 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether weight decay acts on a kind of parameter, the last part of its name. It does not act on adapters: they start
-# without effect, and decay would pull them back to that. Of the embeddings it acts on those in VOCABULARIES.
+# Whether a parameter decays, by its kind (the last part of its name). Adapters do not: they start without effect, and
+# decay would pull them back there. Of the embeddings, only those in VOCABULARIES decay.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
@@ -36,10 +36,9 @@ OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps like `jax.tree.map` over nested dicts, with the path of names as first argument.
+    """Maps like `jax.tree.map` over nested dicts, with the path as first argument; boxed parameters are leaves.
 
-    A boxed parameter is one leaf. `flax.traverse_util.path_aware_map` takes only one tree, and would take the empty
-    nodes with which optax masks parameters for leaves.
+    `flax.traverse_util.path_aware_map` takes only one tree, and treats the empty nodes of optax as leaves.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(tuple(str(entry.key) for entry in path), *leaves),
@@ -60,12 +59,7 @@ def block_of(path: Path) -> int | None:
 
 
 def decayed(path: Path) -> bool:
-    """Returns whether weight decay acts on the parameter at `path`.
-
-    >>> decayed(("layers", "mlp", "up", "kernel")), decayed(("position_embedding", "embedding"))
-    (True, False)
-    """
-    # A new kind of parameter must not be used before someone has decided this.
+    """Returns whether weight decay acts on the parameter at `path`."""
     assert path[-1] in DECAYS, f"does weight decay act on {'/'.join(path)}? Say so in DECAYS of lm/training/names.py."
     return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
 

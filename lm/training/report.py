@@ -17,12 +17,12 @@ from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
 from lm.reporting.console import Console
 from lm.reporting.curves import draw_curves
-from lm.reporting.table import Result, print_table, write_results
+from lm.reporting.table import print_table, write_results
 from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import make_result
 from lm.runs.prepare import Prepared
 from lm.tasks import task_of
 from lm.tasks.task import EvaluationSetup
-from lm.training.startup import versions
 from lm.training.state import TrainState
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repetitive
@@ -47,8 +47,7 @@ class Reporter:
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Returns the metrics of the validation split, or of its first rows; prints some of them and sample text.
 
-        The rows and the number of beams are the same at every step, including the last one, so that the steps can be
-        compared.
+        Steps can be compared, because the rows and the number of beams are the same at all of them.
         """
         if self._during is self._whole:
             values = self._evaluate_whole(state, step)[0]
@@ -56,11 +55,10 @@ class Reporter:
             values = self._during.evaluate(_evaluated_params(state), step)
         if step == self._config.train.num_steps:  # `final` prints everything
             return values
-        shown = {name: values.get(f"valid/{name}") for name in self._task.console_metrics(self._config)}
         parts = [
             f"{name.replace('_', ' ')} {metric_of(name).show(value)}"
-            for name, value in shown.items()
-            if value is not None
+            for name in self._task.console_metrics(self._config)
+            if (value := values.get(f"valid/{name}")) is not None
         ]
         self._console.print(f"step {step:,} valid: {', '.join(parts)}")
         for prompt, text in self._samples(state):
@@ -71,32 +69,17 @@ class Reporter:
 
     def final(self, state: TrainState, step: int) -> None:
         """Prints the metric table and sample text; writes the table into eval/<step>/, and the curves."""
-        config, directory = self._config, self._directory
+        directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
         values, seconds = self._evaluate_whole(state, step)
-        stores, tokenizer = self._prepared.stores["valid"], self._prepared.tokenizer
-        metrics = self._task.for_table(self._whole.plain(values))
-        if is_first():
-            metrics |= self._task.yardsticks(config, stores, tokenizer, metrics)
-        windowed = self._task.windowed
-        result = Result(
-            run=directory.root.absolute().name,
-            step=step,
-            split="valid",
-            metrics=metrics,
-            rows=self._whole.num_rows,
-            sequence_length=config.data.sequence_length if windowed else None,
-            stride=config.eval.stride if windowed else None,
-            seconds=seconds,
-            missing=self._whole.missing,
-            signatures=self._whole.signatures,
-            details={"versions": versions()},
-        )
+        labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
+        result = make_result(self._config, self._whole, values, stores, tokenizers, seconds, {}, **labels)
         samples = self._samples(state)
         if not is_first():
             return
         print_table([result])
         for prompt, text in samples:
-            self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", _indented(prompt + text))
+            lines = [f"    {_printable(line)}" for line in (prompt + text).strip("\n").split("\n")]
+            self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", "\n".join(lines))
         for each in self._whole.previews(3):
             self._console.print(f"Output: {_in_one_line(*each)}")
         written = write_results(directory.eval_dir(step), "results", result)
@@ -141,10 +124,6 @@ def _evaluated_params(state: TrainState) -> Any:
 def _in_one_line(*texts: str) -> str:
     """Returns texts, e.g. source, output and reference, in one line."""
     return " | ".join(_printable(" ".join(text.split())) for text in texts)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {_printable(line)}" for line in text.strip("\n").split("\n"))
 
 
 def _printable(line: str) -> str:

@@ -30,26 +30,16 @@ from lm.config import OptimizerConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """The part of a schedule after the warm-up.
+    """The part of a schedule after the warm-up."""
 
-    Attributes:
-        fraction: (config, num_steps, step) -> the learning rate of the int32 `step` as a fraction of the peak.
-        has_end: whether it reads decay_steps and final_fraction; without an end it can go on for ever.
-        decays_last: whether decay_steps is the length of the decay at the end of the run, and not the step at which
-            the decay is over.
-    """
-
+    # (config, num_steps, step) -> the learning rate of the int32 `step` as a fraction of the peak
     fraction: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
-    has_end: bool = True
-    decays_last: bool = False
+    has_end: bool = True  # reads decay_steps and final_fraction; without an end it can continue for ever
+    decays_last: bool = False  # decay_steps is the length of the decay at the end, not the step at which it is over
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
-    """Returns the learning rate of a run of `num_steps` steps, as a function of the step.
-
-    The step is an int, or an int32 scalar under jit; the learning rate is a float32 scalar. `config` is resolved by
-    `Config.from_dict`, which replaces decay_steps=0.
-    """
+    """Returns the learning rate, a float32 scalar, as a function of the step, an int or an int32 scalar under jit."""
     entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
     assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 is resolved by Config.from_dict"
 

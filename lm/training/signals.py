@@ -8,8 +8,7 @@ from types import FrameType
 from typing import Any, Self
 
 import jax
-
-from lm.parallel import distributed
+from jax.experimental import multihost_utils
 
 STDERR = 2  # file descriptor
 
@@ -23,17 +22,16 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._name = ""
-        self._before: dict[int, Any] = {}
 
     def at(self, step: int) -> str:
         """Returns the name of the signal if the run has to stop after `step`, else ''; the same in all processes."""
         if jax.process_count() > 1:
-            return "SIGTERM" if distributed.preempted(step) else ""
+            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
         return self._name
 
     def __enter__(self) -> Self:
         numbers = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGTERM, signal.SIGINT]
-        self._before = {number: signal.signal(number, self._remember) for number in numbers}
+        self._before: dict[int, Any] = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,5 +44,5 @@ class StopRequest:
         self._name = signal.Signals(number).name
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        # Not print, because the signal may arrive during one; not sys.stderr, because it is replaced during a save.
+        # Not print, because the signal may arrive during another one; not sys.stderr, which is replaced during a save.
         os.write(STDERR, f"\n{self._name}: saving after this step, then stopping.\n".encode())

@@ -1,4 +1,4 @@
-"""What a run prints before its first step: versions, devices, data, parameters, memory."""
+"""The output of a run before its first step: versions, devices, data, parameters, memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import traverse_util
 from jax.sharding import Mesh
 from rich.table import Table
@@ -19,7 +20,6 @@ from lm.costs import estimate_memory
 from lm.data.packing.rows import TrainRows
 from lm.models.parameters import count_parameters
 from lm.models.protocol import Model
-from lm.parallel.distributed import describe_processes
 from lm.reporting.progress import short_number
 from lm.runs.prepare import Prepared
 from lm.training.multipliers import Multiplier, all_one, describe_multipliers
@@ -36,10 +36,9 @@ def versions() -> dict[str, str]:
 def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh, kernel: str) -> Table:
     """Returns a table of the versions, the devices, the data and the length of the run."""
     table = Table.grid(padding=(0, 2))
-    processes = describe_processes()
-    devices = ", ".join(f"{count} x {kind}" for _, kind, count in processes[:1])
-    if len(processes) > 1:
-        devices = f"{len(processes)} processes with {devices} each"
+    devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    if jax.process_count() > 1:
+        devices = f"{jax.process_count()} processes with {devices} each"
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
     table.add_row("devices", f"{devices}; mesh {shape}; attention {kernel}; compute {config.model.dtype}")
@@ -58,15 +57,11 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
 
 
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
-    """Returns a table of the parameters: shape, layout on the mesh, and whether weight decay acts on them.
+    """Returns a table of abstract parameters: shape, layout on the mesh, and whether weight decay acts on them.
 
     Equal parameters of unrolled layers share one line. There is a column for the multipliers if one of them is not 1.
-
-    Args:
-        params: abstract parameters with their shardings.
-        multipliers: those of `learning_rate_multipliers`.
     """
-    columns = ["parameter", "shape", "on the mesh", "decay", *([] if all_one(multipliers) else ["multiplier"])]
+    columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
     kinds: dict[str, list[tuple[str, Any]]] = {}
     for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
         kinds.setdefault(re.sub(r"layer_\d+", "layer_*", name), []).append((name, leaf))
@@ -77,8 +72,8 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
     for kind, members in kinds.items():
         name, leaf = members[0]
         shape = " x ".join(map(str, leaf.shape)) + (f"  ({len(members)} layers)" if len(members) > 1 else "")
-        spec = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
-        layout = spec if any(leaf.sharding.spec) else "whole"
+        axes = ["-" if axis is None else str(axis) for axis in leaf.sharding.spec]
+        layout = ", ".join(axes) if any(leaf.sharding.spec) else "whole"
         multiplier = describe_multipliers([multipliers[each] for each, _ in members])
         decay = "yes" if decayed(tuple(name.split("/"))) and multiplier != "frozen" else ""
         cells = (kind, shape, layout, decay, multiplier)[: len(columns)]

@@ -32,7 +32,7 @@ class TrainState:
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Returns the state before the first step, unboxed. Every random number comes from `key`, whatever the mesh."""
+    """Returns the unboxed state before the first step, which is the same on every mesh."""
     params = nn.unbox(model.initial_params(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -69,9 +69,8 @@ def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
     `values` is nested like the parameters and may lack some of them; its arrays have the shardings of the parameters.
     The optimizer state is kept: no optimizer's first state depends on the parameters.
     """
-    new = traverse_util.flatten_dict(values)
-    old = traverse_util.flatten_dict(state.params)
-    params = traverse_util.unflatten_dict({path: new.get(path, value) for path, value in old.items()})
+    old, new = traverse_util.flatten_dict(state.params), traverse_util.flatten_dict(values)
+    params = traverse_util.unflatten_dict(old | new)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
     # A copy, because the step donates the buffers of both.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -94,8 +95,8 @@ def batch_hash(batch: Batch) -> Array:
     """Returns a uint32 that is equal for equal batches (tokens, targets, source, types), to compare runs by.
 
     It is the sum, modulo 2^32, of each value times an odd factor that depends on its index in the global batch. The
-    sum of integers does not depend on their order, so the hash is the same on every mesh. Changing a single value
-    always changes the hash, because an odd factor has an inverse.
+    order of summation does not matter, so the hash is the same on every mesh. Changing a single value always changes
+    the hash, because an odd factor has an inverse.
     """
 
     def weighted_sum(x_BL: Array, start: int) -> Array:
@@ -137,11 +138,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 def moving_average(average: Any, params: Any, decay: float) -> Any:
     """Returns decay * average + (1 - decay) * params; an average that equals its parameter stays equal to the bit."""
-
-    def moved(old: Array, new: Array) -> Array:
-        return jnp.where(old == new, old, decay * old + (1 - decay) * new)
-
-    return jax.tree.map(moved, average, params)
+    return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 
 def compile_train_step(
@@ -151,12 +148,7 @@ def compile_train_step(
 
     It is an executable and not a jitted function: a batch of another shape is an error and never a recompilation.
     """
-    batch = abstract_batch(config, mesh)
-    state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    step = jax.jit(
-        lambda state, batch: train_step(config, model, optimizer, state, batch),
-        out_shardings=(state_shardings, None),
-        donate_argnums=0,
-    )
+    shardings = jax.tree.map(lambda x: x.sharding, abstract), None
+    step = jax.jit(partial(train_step, config, model, optimizer), out_shardings=shardings, donate_argnums=0)
     with on_mesh(mesh):
-        return step.lower(abstract, batch).compile()
+        return step.lower(abstract, abstract_batch(config, mesh)).compile()

@@ -6,8 +6,7 @@ from collections import defaultdict
 import pytest
 
 from lm.config import Config, defaults, source
-from lm.config.retired import migrated
-from lm.config.schema import check_name, describe_settings, effect
+from lm.config.schema import check_name, describe_settings, effect, migrated
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
 

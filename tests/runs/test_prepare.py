@@ -164,11 +164,13 @@ def test_training_source_of_weight_zero_is_not_read(config, tmp_path):
     assert set(prepared.stores["train"]) == set(prepared.stores["valid"]) == {"mine"}
 
 
-def test_other_processes_wait_and_find_the_same_data(config, tmp_path):
+def test_other_processes_wait_and_find_the_same_data(config, monkeypatch, tmp_path):
     events: list[str] = []
-    first = prepare(config(), tmp_path / "run", barrier=events.append)
-    second = prepare(config(), tmp_path / "run", is_first=False, barrier=events.append)
-    assert events == ["tokenizer", "stores"] * 2
+    monkeypatch.setattr("lm.runs.prepare.barrier", events.append)
+    first = prepare(config(), tmp_path / "run")
+    monkeypatch.setattr("lm.runs.prepare.is_first", lambda: False)
+    second = prepare(config(), tmp_path / "run")
+    assert events == ["tokenizer", "stores of train", "stores of valid"] * 2
     assert second.fingerprint == first.fingerprint
 
 

@@ -1,6 +1,7 @@
 """What every task of the registry declares, which settings it refuses, and that nobody else compares its name."""
 
 import ast
+import json
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_families_that_a_task_does_not_serve_are_refused_with_the_tasks_that_the
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_a_resolved_config_is_accepted_again_and_does_not_change(name, family):
     config = Config.from_dict(values_of(name, family))
-    assert Config.from_dict(config.to_dict()) == config == Config.from_json(config.to_json())
+    assert Config.from_dict(config.to_dict()) == config == Config.from_dict(json.loads(config.to_json()))
     assert Config.from_dict(config.to_dict(), reset_unread=True) == config
 
 

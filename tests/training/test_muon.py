@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from lm.training.optimizers.muon import UPDATE_RMS
+from lm.training.optimizers.matrices import UPDATE_RMS
 from tests.training.parameter_trees import SMALL, config, random_tree, run_steps, two_sided
 from tests.trees import flatten
 

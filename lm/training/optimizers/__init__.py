@@ -1,9 +1,8 @@
 """From gradients to updates: one optax chain, the same for every optimizer except for its direction.
 
 The chain is: gradients to float32, clipping of the global norm, the optimizer's direction, decoupled weight decay where
-`decayed` says so, minus the learning rate. What is done to a parameter depends on its name (`lm/training/names.py`), so
-that stacked and unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are handled in
-`lm/training/multipliers.py`.
+`decayed` says so, minus the learning rate. Parameters are treated by name (`lm/training/names.py`), so that stacked and
+unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are in `lm/training/multipliers.py`.
 
 To add an optimizer, from optax or our own, add an entry to `OPTIMIZERS`; no other code knows their names.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +23,7 @@ from flax import traverse_util
 from lm.config import OptimizerConfig
 from lm.training.multipliers import Multiplier, all_one, with_multipliers
 from lm.training.names import decayed, map_with_path
-from lm.training.optimizers.adafactor import scale_by_factored_rms
-from lm.training.optimizers.muon import scale_by_muon_or_adam
+from lm.training.optimizers.matrices import scale_by_factored_rms, scale_by_muon_or_adam
 from lm.training.schedules import make_schedule
 
 
@@ -36,22 +35,13 @@ class StateSize(NamedTuple):
     vector: float  # biases and scales
 
 
-# A parameter of each kind, so large that the state which does not grow in proportion rounds to 0.
-EXAMPLES = {
-    "layer_0/mlp/up/kernel": (4096, 4096),
-    "token_embedding/embedding": (4096, 4096),
-    "final_norm/scale": (4096,),
-}
+# A parameter of each kind, large enough for counters and factored moments to round to 0.
+EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (4096, 4096), "final_norm/scale": (4096,)}
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What is particular to one optimizer.
-
-    Attributes:
-        direction: returns the transformation of float32 gradients, after clipping, into the direction of the update,
-            before decoupled weight decay and the learning rate, which `make_optimizer` adds.
-    """
+    """An optimizer: the direction of its updates from clipped float32 gradients. `make_optimizer` adds the rest."""
 
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
 
@@ -88,20 +78,16 @@ def make_optimizer(
     """Returns the optimizer of a run of `num_steps` steps.
 
     `init(params)` takes float32 parameters, named as in `lm/training/names.py`, plain or boxed with their logical
-    axes; the state mirrors them, boxes included. `update(grads, state, params)` takes plain ones. It returns float32
-    updates, whatever the dtype of the gradients, to be added to the parameters. The state holds the step count that
-    the schedule reads.
-
-    Args:
-        config: resolved by `Config.from_dict`.
-        multipliers: those of `learning_rate_multipliers`; None for 1 everywhere.
+    axes; the state mirrors them, boxes included. `update(grads, state, params)` takes plain ones and returns float32
+    updates, whatever the dtype of the gradients. `config` is resolved by `Config.from_dict`; without `multipliers` (see
+    `learning_rate_multipliers`) all are 1.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:
         chain.append(optax.clip_by_global_norm(config.clip_norm))
     chain.append(OPTIMIZERS[config.name].direction(config))
     if config.weight_decay > 0:
-        mask = lambda tree: map_with_path(lambda path, _: decayed(path), tree)  # noqa: E731
+        mask = partial(map_with_path, lambda path, _: decayed(path))
         chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
     chain.append(optax.scale_by_learning_rate(make_schedule(config, num_steps)))
     optimizer = optax.chain(*chain)

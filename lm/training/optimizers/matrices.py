@@ -1,4 +1,4 @@
-"""Adafactor's direction, with each matrix of each layer factored by itself."""
+"""The directions of Adafactor and Muon, which treat each matrix of each layer by itself."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import optax
 from flax.core import meta
 
 from lm.batch import Array
+from lm.config import OptimizerConfig
 from lm.training.names import Path, block_of, map_with_path, matrix_axes
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
 # Factoring a smaller matrix would save hardly any memory. T5 and optax have the same bound.
 MIN_FACTORED_SIZE = 128
+# AdamW's updates have a root mean square of about 0.2; orthogonal ones are scaled to the same (Liu et al. 2025, 2.2).
+UPDATE_RMS = 0.2
 
 
 class Factored(NamedTuple):
-    """The second moment of a matrix as its row and column means; axes that number layers or other copies are kept."""
+    """The second moment of a matrix as its row and column means; axes that number copies of it are kept."""
 
     row: Array  # the parameter's shape without its output axes
     column: Array  # the parameter's shape without its input axes
@@ -50,8 +53,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
 
     def init(params: Any) -> FactoredState:
         def zeros(path: Path, param: Any) -> Any:
-            axes = factored_axes(path, meta.unbox(param).shape)
-            if axes is None:
+            if (axes := factored_axes(path, meta.unbox(param).shape)) is None:
                 return _zeros_without(param, ())
             return Factored(row=_zeros_without(param, axes[1]), column=_zeros_without(param, axes[0]))
 
@@ -67,14 +69,12 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
 
         def next_moment(path: Path, grad: jax.Array, moment: Any) -> Any:
             squares = jnp.square(grad) + FACTORED_EPSILON
-            axes = factored_axes(path, grad.shape)
-            if axes is None:
+            if (axes := factored_axes(path, grad.shape)) is None:
                 return average(moment, squares)
             return Factored(*(average(old, squares.mean(over)) for old, over in zip(moment, axes[::-1], strict=True)))
 
         def direction(path: Path, grad: jax.Array, moment: Any) -> jax.Array:
-            axes = factored_axes(path, grad.shape)
-            if axes is None:
+            if (axes := factored_axes(path, grad.shape)) is None:
                 scaled = grad * jax.lax.rsqrt(moment)
             else:
                 inputs, outputs = axes
@@ -88,6 +88,32 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
         return map_with_path(direction, grads, moments), FactoredState(count, moments)
 
     return optax.GradientTransformation(init, update)
+
+
+def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns the direction of Muon (Jordan 2024), scaled as in Liu et al. 2025.
+
+    Each matrix of each block is orthogonalised by itself. `b1` is the momentum of both methods, `b2` and `epsilon`
+    belong to AdamW. `optax.contrib.muon` is not used, because it would decay every parameter that AdamW updates.
+    """
+
+    def method(path: Path, _: Any) -> str:
+        return "muon" if path[-1] == "kernel" and block_of(path) is not None else "adam"
+
+    def axes(path: Path, _: Any) -> optax.contrib.MuonDimensionNumbers:
+        return optax.contrib.MuonDimensionNumbers(*matrix_axes(path))
+
+    def to_update_rms(path: Path, update: jax.Array) -> jax.Array:
+        # The root mean square of an orthogonal R x C matrix is 1 / sqrt(max(R, C)).
+        sizes = [math.prod(update.shape[axis] for axis in axes) for axes in matrix_axes(path)]
+        return update * (UPDATE_RMS * math.sqrt(max(sizes)))
+
+    orthogonal = optax.chain(
+        optax.contrib.scale_by_muon(beta=config.b1, weight_dimension_numbers=lambda tree: map_with_path(axes, tree)),
+        optax.stateless(lambda updates, params: map_with_path(to_update_rms, updates)),
+    )
+    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    return optax.partition({"muon": orthogonal, "adam": adam}, lambda tree: map_with_path(method, tree))
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
