@@ -1,4 +1,4 @@
-"""The base of tasks with labels: examples in memory, a prediction for each, metrics of the predictions."""
+"""The base of tasks with labels: examples in memory, a prediction for each, and metrics of the predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
 
 
 class LabelledRules:
-    """The cleaning of labelled texts; words and questions stay as they are, since labels refer to their characters."""
+    """The cleaning of labelled texts. Words and questions stay as they are, since labels refer to their characters."""
 
     def __init__(self, config: CleaningConfig):
         self.config = config
@@ -39,16 +39,17 @@ class LabelledRules:
         return Labelled(clean_text(self.config, example.text), pair, example.label)
 
     def keeps(self, example: Any) -> bool:
-        """Whether an example is kept; a pair counts as one text."""
+        """Returns whether an example is kept; a pair counts as one text."""
         return not isinstance(example, Labelled) or self._cleaner.keeps("\n".join(example.texts))
 
 
 class LabelledTask(PackedTask):
-    """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
+    """Base of the tasks with labels of texts, words or questions. Each example has one prediction and is scored once.
 
     Attributes:
         tokens: encodes raw examples.
-        has_classes: whether its labels are classes, named by data.labels or found in the training data.
+        has_classes: whether its labels are classes, named in data.labels or found in the training data.
+        real_targets: whether its targets are real numbers.
         cleans: whether its texts are cleaned.
     """
 
@@ -60,6 +61,7 @@ class LabelledTask(PackedTask):
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
     tokens: Any  # a subclass of Tokens
     has_classes: bool = False
+    real_targets: bool = False
     cleans: bool = False
 
     # --- settings -------------------------------------------------------------------------------------------
@@ -111,17 +113,17 @@ class LabelledTask(PackedTask):
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:
-        objective = config.objective
-        weights = [objective.class_weights, objective.balance_classes]
-        pooling = self.pooling(config)
-        return [*super().batch_settings(config), config.data.labels, config.data.context_overlap, weights, pooling]
+        weights = [config.objective.class_weights, config.objective.balance_classes]
+        own = [config.data.labels, config.data.context_overlap, weights, self.pooling(config)]
+        return super().batch_settings(config) + own
 
     def pooling(self, config: Config) -> str:
-        """Returns which token stands for a whole text."""
+        """Returns the rule by which one token represents a whole text."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
-        return RowLayout(config.data.sequence_length, with_types=config.model.token_types > 0)
+        types = config.model.token_types > 0
+        return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
     @abc.abstractmethod
     def make_examples(
@@ -138,7 +140,7 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example number."""
+        """Returns predictions for the raw examples of which `logits`, (T, C) by example number, has all parts."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [PredictionEvaluator(self, setup)]

@@ -22,24 +22,22 @@ from lm.models.heads import Classes
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup
 
-OUTSIDE = "O"  # the tag of a word for which the tokenizer gives no token
+OUTSIDE = "O"  # the predicted tag of a word without any token
 
 
 class Tagging(LabelledTask):
-    """The first token of a word has its tag."""
+    """Predicts the tag of a word at its first token."""
 
     name = "tagging"
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
+    metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
     reader = TagReader
     tokens = WordTokens
     has_classes = True
 
     def head(self, config: Config) -> Any:
         return Classes(len(config.data.labels), "none")
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", *names(ENTITY_METRICS), "token_accuracy"
 
     def pooling(self, config: Config) -> str:
         return "none"
@@ -80,7 +78,7 @@ class TaggedWords(Predictions):
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns words, tags and as many predicted tags."""
+        """Returns words, their tags and the predicted tags."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 

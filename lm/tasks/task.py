@@ -51,6 +51,7 @@ class Task(abc.ABC):
         families: values of model.family that can learn it.
         settings: dotted names of the settings that this task reads and some other task does not. Changing a setting
             that the chosen task does not read is refused.
+        metric_names: the metrics of its evaluations, if they do not depend on the config.
         reader: makes its raw examples from the records of data sources.
         noun: the word for its examples in messages.
         loss_name: the name of its loss in tables: loss, nll (of targets given a source) or task_loss.
@@ -67,6 +68,7 @@ class Task(abc.ABC):
     doc: str
     families: tuple[str, ...]
     settings: frozenset[str] = frozenset()
+    metric_names: tuple[str, ...] = ()
     reader: type[Reader] = DocumentReader
     noun: str = "documents"
     loss_name: str = "loss"
@@ -110,9 +112,9 @@ class Task(abc.ABC):
         """Returns the head on the model's last layer (`lm.models.heads`); by default it predicts the next token."""
         return NextToken()
 
-    @abc.abstractmethod
     def metrics(self, config: Config) -> tuple[str, ...]:
         """Returns the names of the metrics of its evaluations. The first is the default for "best"."""
+        return self.metric_names
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         """Returns the names of the metrics that are printed during training."""
