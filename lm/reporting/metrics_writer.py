@@ -73,18 +73,15 @@ class LateMetrics:
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
-        before, self._held = self._held, (step, metrics)
-        return None if before is None else _read(before)
+        previous, self._held = self.flush(), (step, metrics)
+        return previous
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
         """Returns the last step pushed with its metrics; None if there is nothing left to read."""
-        before, self._held = self._held, None
-        return None if before is None else _read(before)
-
-
-def _read(held: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, float]]:
-    step, metrics = held
-    return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        if self._held is None:
+            return None
+        (step, metrics), self._held = self._held, None
+        return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
 def _start_wandb(config: Config, root: Path) -> Any:

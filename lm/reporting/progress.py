@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TextIO
 
 import rich.console
@@ -50,7 +50,7 @@ def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.
     )
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Shows the progress of a run of `total_steps` that continues after `start_step`; nothing on a quiet console.
 
     Use it as a context manager, or call `close`.
@@ -102,9 +102,6 @@ class Progress:
             self._draw(self._clock())
         self._live.stop()
         self._open = False
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

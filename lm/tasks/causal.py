@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
@@ -12,7 +11,7 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
-from lm.tasks.task import SMOOTHING, EvaluationSetup, Stores
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, Stores
 from lm.tasks.texts import DocumentTask
 
 
@@ -53,9 +52,7 @@ class Causal(DocumentTask):
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [TokenEvaluator(self, setup, language_metrics, missing_metrics)]
 
-    def yardsticks(
-        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
-    ) -> dict[str, float]:
+    def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:
             return {}
         return {"xz_bits_per_byte": xz_bits_per_byte(stores, tokenizer)}

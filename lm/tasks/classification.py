@@ -18,7 +18,6 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.models.heads import Classes
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, Refuse
@@ -47,16 +46,10 @@ class Classification(TextTask):
     metric_names = ("loss", *names(LABEL_METRICS))
     has_classes = True
 
-    def head(self, config: Config) -> Any:
-        return Classes(len(config.data.labels), config.model.pooling)
-
     def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)
         probabilities_EC = softmax(text_scores(examples, whole, logits).astype(np.float64), axis=1)
         return Classified([examples.store.raw[number] for number in whole], config.data.labels, probabilities_EC)
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return config.data.labels[int(target)]
 
 
 class Classified(Predictions):

@@ -18,6 +18,7 @@ from lm.data.storing.example_store import ExampleStore, texts_of
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
+from lm.models.heads import Classes
 from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
 
 
@@ -64,25 +65,20 @@ class LabelledTask(PackedTask):
     real_targets: bool = False
     cleans: bool = False
 
-    # --- settings -------------------------------------------------------------------------------------------
-
     def check(self, config: Config, refuse: Refuse) -> None:
-        data, objective = config.data, config.objective
+        data, weights = config.data, config.objective.class_weights
         if not data.valid and data.holdout != "hash":
             refuse("data.holdout", "labelled data is held out by hash; set it to 'hash' or name validation sources.")
         if not self.has_classes:
             return
-        if objective.class_weights and objective.balance_classes:
+        if weights and config.objective.balance_classes:
             refuse("objective.class_weights", "and balance_classes exclude each other; use one of them.")
-        if objective.class_weights and (
-            len(objective.class_weights) != len(data.labels) or min(objective.class_weights) < 0
-        ):
-            refuse(
-                "objective.class_weights",
-                "takes a weight, 0 or more, for each of data.labels, which must be named too.",
-            )
+        if weights and (len(weights) != len(data.labels) or min(weights) < 0):
+            message = "takes a weight, 0 or more, for each of data.labels, which must be named too."
+            refuse("objective.class_weights", message)
 
-    # --- data -----------------------------------------------------------------------------------------------
+    def head(self, config: Config) -> Any:
+        return Classes(len(config.data.labels), self.pooling(config))
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
@@ -136,11 +132,12 @@ class LabelledTask(PackedTask):
     def reason_without_examples(self, config: Config) -> str:
         return "no example can be learnt, so there is nothing to train on; read the notes above, or lengthen the rows."
 
-    # --- evaluation -----------------------------------------------------------------------------------------
-
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
         """Returns predictions for the raw examples of which `logits`, (T, C) by example number, has all parts."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [PredictionEvaluator(self, setup)]
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return config.data.labels[int(target)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
 from lm.models.heads import MaskedTokens
 from lm.objectives.losses import LossSums, masked_loss
-from lm.tasks.task import SMOOTHING, EvaluationSetup, PackedTask, Refuse, Stores
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, PackedTask, Refuse, Stores
 from lm.tasks.texts import DocumentTask
 
 MASK = "<mask>"
@@ -84,12 +83,10 @@ class Masked(DocumentTask, PackedTask):
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [TokenEvaluator(self, setup, masked_metrics)]
 
-    def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def for_table(self, metrics: Metrics) -> dict[str, float]:
         return {name: value for name, value in metrics.items() if name != "loss" or value != metrics["mlm_loss"]}
 
-    def yardsticks(
-        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
-    ) -> dict[str, float]:
+    def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         return {"unigram_entropy": unigram_entropy(stores, tokenizer)}
 
     def preview_inputs(self, tokenizer: Tokenizer, tokens_L: np.ndarray) -> list[str]:
