@@ -48,8 +48,7 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted_E = probabilities_EC.argmax(axis=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there may be a single label, which the metrics show
+    with warnings.catch_warnings(action="ignore"):  # there may be a single label, which the metrics show
         return {
             "accuracy": float(accuracy_score(gold_E, predicted_E)),
             "f1_macro": float(f1_score(gold_E, predicted_E, average="macro", zero_division=0)),
@@ -75,8 +74,7 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
     """Returns the number of times that label r (row) was predicted as label c (column), int64 (C, C)."""
     from sklearn.metrics import confusion_matrix
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         return np.asarray(confusion_matrix(gold_E, predicted_E, labels=np.arange(num_labels)), np.int64)
 
 
@@ -94,8 +92,7 @@ def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str,
     if np.ptp(gold_E) > 0 and np.ptp(predicted_E) > 0:
         from scipy.stats import pearsonr, spearmanr
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # values may be nearly constant
+        with warnings.catch_warnings(action="ignore"):  # values may be nearly constant
             for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
                 value = float(correlation(gold_E, predicted_E).statistic)
                 metrics[name] = value if math.isfinite(value) else 0.0

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,7 +15,6 @@ from lm.config import Config
 from lm.data.tokenizing.base import Tokenizers
 
 Report = Callable[[int, int], None]  # (done, total), called after each batch
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,6 @@ class EvaluationSetup:
     name: str = "valid"
     in_training: bool = False  # score only as much as the config allows during training
     report: Report | None = None
-
-    @property
-    def max_rows(self) -> int:
-        return self.config.eval.max_rows if self.in_training else 0
 
 
 class Evaluator(abc.ABC):
@@ -66,10 +61,11 @@ class Evaluator(abc.ABC):
 
 
 class SplitEvaluation(Evaluator):
-    """All evaluators of one split as one; the first is a RowEvaluator and gives the loss."""
+    """All evaluators of one split as one; the first is a RowEvaluator, whose rows and batch size are given."""
 
     def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
-        self.name, self._evaluators, self._loss = name, evaluators, evaluators[0]
+        self.name, self._evaluators = name, evaluators
+        self.num_rows, self.batch_size = evaluators[0].num_rows, evaluators[0].batch_size
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step).items()}
@@ -77,14 +73,6 @@ class SplitEvaluation(Evaluator):
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
         """Returns metrics without the name of the split."""
         return {name.removeprefix(f"{self.name}/"): value for name, value in values.items()}
-
-    @property
-    def num_rows(self) -> int:
-        return self._loss.num_rows
-
-    @property
-    def batch_size(self) -> int:
-        return self._loss.batch_size
 
     @property
     def missing(self) -> dict[str, str]:
@@ -114,7 +102,7 @@ def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
 
 
 def named_metrics(
-    name: str, parts: Mapping[str, Part], whole: Part, metrics: Callable[[Part], Mapping[str, float]]
+    name: str, parts: Mapping[str, Any], whole: Any, metrics: Callable[[Any], Mapping[str, float]]
 ) -> dict[str, float]:
     """Returns `NAME/SOURCE/metric` for each data source, then `NAME/metric` for the whole split."""
     prefixed = [*((f"{name}/{source}", part) for source, part in parts.items()), (name, whole)]

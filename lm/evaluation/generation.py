@@ -38,6 +38,7 @@ class Generation(Evaluator):
             source: [setup.references[source][index] for index in indices.tolist()]
             for source, indices in chosen.items()
         }
+        self.num_examples = sum(len(each) for each in self._pairs.values())  # that an evaluation scores
         self._limited = self.num_examples < sum(sizes.values())
         assert self.num_examples > 0, "a split has at least one pair"
 
@@ -53,13 +54,7 @@ class Generation(Evaluator):
         write_predictions(path, self.examples)
         return [path]
 
-    @property
-    def num_examples(self) -> int:
-        """The number of pairs that an evaluation scores."""
-        return sum(len(each) for each in self._pairs.values())
-
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        """Returns the metrics of the split. `step` plays no role."""
         # Sources are decoded together, so that batches of similar length can be formed over all data sources.
         self.examples = self._decode(params, [pair for each in self._pairs.values() for pair in each])
         outputs = iter(self.examples)

@@ -6,13 +6,12 @@ Shape letters: E raw examples, T tokens of an example, C labels.
 from __future__ import annotations
 
 import abc
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
@@ -20,7 +19,7 @@ from lm.evaluation import metric_of
 from lm.evaluation.evaluator import EvaluationSetup
 from lm.evaluation.intervals import Interval, intervals
 from lm.evaluation.predictions import write_objects
-from lm.evaluation.row_evaluator import HasLoss, RowEvaluator, Scored
+from lm.evaluation.row_evaluator import RowEvaluator, Scored
 from lm.evaluation.token_metrics import Sums, ratio
 
 
@@ -55,12 +54,6 @@ class Predictions(abc.ABC):
         return [example for each in (self, *others) for example in each.raw]
 
 
-class PredictsLabels(HasLoss, Protocol):
-    """What the evaluation needs of a labelled task."""
-
-    def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions: ...
-
-
 class PredictionEvaluator(RowEvaluator):
     """Metrics of predictions against labels, each example counted once.
 
@@ -70,9 +63,9 @@ class PredictionEvaluator(RowEvaluator):
 
     with_logits = True
 
-    def __init__(self, task: PredictsLabels, setup: EvaluationSetup) -> None:
+    def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         super().__init__(task, setup)
-        self._predict, self._config = task.predict, setup.config
+        self._predict, self._config = task.predict, setup.config  # `LabelledTask.predict`
         self.whole: Predictions  # of the last evaluation, all data sources together
         for source, rows in self._rows.items() if self._limited else ():
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}

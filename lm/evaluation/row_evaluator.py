@@ -7,14 +7,14 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from lm.batch import Array, Batch, Output
+from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import EvalRows
@@ -25,12 +25,6 @@ from lm.objectives.losses import LossSums
 from lm.parallel.mesh import batch_sharding, local_rows, on_mesh, to_global
 
 BATCHES_AHEAD = 2
-
-
-class HasLoss(Protocol):
-    """What scoring a batch needs of a task. Hashable, since compiled programs are cached by task."""
-
-    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums: ...
 
 
 @dataclass(frozen=True)
@@ -49,17 +43,23 @@ class RowEvaluator(Evaluator):
     scored, `NAME/rows` or `NAME/examples` is the number of those that are. The loss is the task's, without smoothing,
     z-loss or class weights. The forward pass is compiled at the first call and reused by later ones.
 
+    Args:
+        task: a `lm.tasks.task.Task`; compiled programs are cached by task.
+
     Attributes:
+        num_rows: the number of rows that an evaluation scores.
         batch_size: rows at a time, rounded up to a multiple of the number of shards.
     """
 
     with_logits = False
 
-    def __init__(self, task: HasLoss, setup: EvaluationSetup) -> None:
+    def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         config, mesh = setup.config, setup.mesh
         assert setup.rows, "a split has at least one data source"
         self.name, self._rows, self._report = setup.name, dict(setup.rows), setup.report
-        self._row_ids = choose({source: each.num_rows for source, each in setup.rows.items()}, setup.max_rows)
+        max_rows = config.eval.max_rows if setup.in_training else 0
+        self._row_ids = choose({source: each.num_rows for source, each in setup.rows.items()}, max_rows)
+        self.num_rows = sum(len(ids) for ids in self._row_ids.values())
         self._limited = any(len(ids) < self._rows[source].num_rows for source, ids in self._row_ids.items())
         self._model, self._task, self._objective, self._mesh = setup.model, task, config.objective, mesh
         self._sharding = batch_sharding(mesh)
@@ -68,15 +68,8 @@ class RowEvaluator(Evaluator):
         self.batch_size = shards * -(-min(config.eval.batch_size, largest) // shards)
         self._mine = local_rows(self._sharding, self.batch_size)
 
-    @property
-    def num_rows(self) -> int:
-        """The number of rows that an evaluation scores."""
-        return sum(len(ids) for ids in self._row_ids.values())
-
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        """Returns the metrics of the split. `step` plays no role."""
-        parts: dict[str, Any] = {}
-        done = 0
+        parts, done = {}, 0
         for source, row_ids in self._row_ids.items():
             if len(row_ids):
                 parts[source] = self._collect(source, self._score(params, source, done))
@@ -109,35 +102,32 @@ class RowEvaluator(Evaluator):
 
         The device adds up a batch in float32; add up batches in float64.
         """
-        rows, row_ids = self._rows[source], self._row_ids[source]
-        for scored in self._batches(params, rows, row_ids):
+        for scored in self._batches(params, self._rows[source], self._row_ids[source]):
             done += len(scored.row_ids)
             yield scored
             if self._report is not None:
                 self._report(done, self.num_rows)
 
     def _batches(self, params: Any, rows: EvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
-        num_batches = -(-len(row_ids) // self.batch_size)
-        # Ids past the end are rows of padding, which weigh nothing.
-        padded = np.full(num_batches * self.batch_size, rows.num_rows, np.int64)
-        padded[: len(row_ids)] = row_ids
+        # An id past the end is a row of padding, whose weight is 0.
+        padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
 
         def make(i: int) -> Batch:
             return rows.rows(padded[i * self.batch_size + self._mine])
 
-        held: tuple[np.ndarray, tuple[Array, Array | None]] | None = None
-        with prefetch(make, 0, num_batches, 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
+        running: tuple[np.ndarray, tuple[Array, Array | None]] | None = None
+        with prefetch(make, 0, len(padded) // self.batch_size, 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
             for i, local in enumerate(batches):
                 assert self.batch_size * local.shape[1] < 2**24, "a float32 could not count the tokens of a batch"
                 batch = to_global(local, self._mine, self._sharding, self.batch_size)
                 # The previous batch is read once this one is running, so that the device never waits.
-                before = held
                 ids = row_ids[i * self.batch_size : (i + 1) * self.batch_size]
-                held = ids, forward_batch(self._model, self._task, self._objective, self.with_logits, params, batch)
-                if before is not None:
-                    yield _read(*before)
-            if held is not None:
-                yield _read(*held)
+                found = forward_batch(self._model, self._task, self._objective, self.with_logits, params, batch)
+                previous, running = running, (ids, found)
+                if previous is not None:
+                    yield _read(*previous)
+            if running is not None:
+                yield _read(*running)
 
 
 class TokenEvaluator(RowEvaluator):
@@ -152,7 +142,7 @@ class TokenEvaluator(RowEvaluator):
 
     def __init__(
         self,
-        task: HasLoss,
+        task: Any,
         setup: EvaluationSetup,
         metrics: Callable[[Sums], dict[str, float]],
         missing: Callable[[Sums], dict[str, str]] = lambda _: {},
@@ -185,7 +175,7 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def forward_batch(
-    model: Model, task: HasLoss, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
+    model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
     """Returns the sums of a batch, and its logits, on every device. Compiled once for all evaluators of a model."""
     output = model.apply({"params": params}, batch, train=False)

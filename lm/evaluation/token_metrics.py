@@ -36,7 +36,6 @@ TOKEN_METRICS = (
     Metric("word_perplexity", "word perplexity", _large, recorded=True),
     Metric("tokens", "tokens", "{:,.0f}".format),
 )
-OF_PLAIN_TEXT = ("bits_per_byte", "word_perplexity")
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,7 @@ def language_metrics(sums: Sums) -> dict[str, float]:
     compare models with different vocabularies; both are left out if `missing_metrics` gives a reason. Without any
     token the metrics are NaN.
     """
-    missing = missing_metrics(sums)
-    result = token_metrics(sums)
+    missing, result = missing_metrics(sums), token_metrics(sums)
     tokens = result.pop("tokens")
     if "bits_per_byte" not in missing:
         result["bits_per_byte"] = sums.nll / math.log(2) / sums.bytes
@@ -82,8 +80,7 @@ def language_metrics(sums: Sums) -> dict[str, float]:
 
 def token_metrics(sums: Sums) -> dict[str, float]:
     """Returns the metrics of `language_metrics` that make sense for any targets, not only for plain text."""
-    loss = ratio(sums.nll, sums.weight)
-    accuracy = ratio(sums.correct, sums.weight)
+    loss, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
     return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
 
 
@@ -94,7 +91,7 @@ def missing_metrics(sums: Sums) -> dict[str, str]:
             f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens, "
             "so the model does not account for every byte"
         )
-        return dict.fromkeys(OF_PLAIN_TEXT, reason)
+        return dict.fromkeys(("bits_per_byte", "word_perplexity"), reason)
     missing = {}
     if sums.bytes <= 0:
         missing["bits_per_byte"] = "the text is empty"

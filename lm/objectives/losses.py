@@ -83,10 +83,7 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
     nll_BL = -jnp.take_along_axis(log_p_BL2, labels_BL[..., None], axis=-1)[..., 0]
     correct_BL = (jnp.argmax(logits_BL2, axis=-1) == labels_BL).astype(jnp.float32)
     return dataclasses.replace(
-        sums,
-        pair_nll=jnp.sum(nll_BL * first_BL),
-        pair_correct=jnp.sum(correct_BL * first_BL),
-        pairs=jnp.sum(first_BL),
+        sums, pair_nll=jnp.sum(nll_BL * first_BL), pair_correct=jnp.sum(correct_BL * first_BL), pairs=jnp.sum(first_BL)
     )
 
 

@@ -11,34 +11,31 @@ import numpy as np
 
 from lm.files import replacing
 
-MOST_WITH_NUMBERS = 20  # labels; the cells of more are too small to write in
-MOST_NAMED = 60  # labels; of more only some are named at the sides
+MOST_WITH_NUMBERS = 20  # labels; with more of them the cells are too small for numbers
+MOST_NAMED = 60  # labels; with more of them only some are named at the sides
 LONGEST_NAME = 24  # characters
-# In this order: each is used for characters that those before it lack.
+# Each font is used for the characters that the fonts before it lack.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Draws `confusion_figure` as a PNG, which appears whole or not at all. May raise OSError."""
+    """Writes `confusion_figure` as a PNG, which appears whole or not at all. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
-        # A character that no installed font has is drawn as a box, without a warning for each.
+        # A character that no installed font has is drawn as a box, without a warning.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        # tight: a title that is longer than the picture is wide is not cut off.
+        # tight: a title that is wider than the picture is not cut off.
         figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
     """Returns a matplotlib Figure with darker cells for larger shares of a row, and numbers for up to 20 labels.
 
-    Args:
-        counts_CC: how often label r (row) was predicted as label c (column).
+    `counts_CC` is the number of times that label r (row) was predicted as label c (column).
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
-    # matplotlib takes a second to import, and no other part of an evaluation needs it.
     from matplotlib import font_manager, rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import, and used only here
 
     size = len(labels)
     shares_CC = counts_CC / np.maximum(1, counts_CC.sum(axis=1, keepdims=True))
@@ -47,7 +44,6 @@ def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -
     installed = set(font_manager.get_font_names())
     with rc_context({"font.family": [name for name in FONTS if name in installed]}):
         figure = Figure(figsize=(max(4.0, side + 2.4), max(3.4, side + 1.6)), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots()
         image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
         if numbered:

@@ -1,4 +1,4 @@
-"""The run as one picture: loss and scores over steps, with learning rate, speed and score by time below."""
+"""A run as one picture: loss and scores over steps, and below them learning rate, speed and score over time."""
 
 from __future__ import annotations
 
@@ -23,22 +23,16 @@ COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
     """Draws the lines of metrics.jsonl (dicts with `step`) as a PNG, which appears whole or not at all.
 
-    Metrics that no line has are left out; values that are missing or null are skipped. The first of the scores is also
-    drawn against minutes of training, if lines have `train/seconds` (from the start of the run).
-
-    Args:
-        loss: the metric whose heading the loss gets.
+    Metrics that no line has are left out; values that are missing or null are skipped. The first score is also drawn
+    over minutes of training if there is `train/seconds`. `loss` is the metric that the loss is named after.
     """
-    # matplotlib takes a second to import, and no other part of training needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to import, and used only here
 
     scores = [each for each in METRICS.values() if each.drawn and len(series(records, f"valid/{each.name}")[0])]
     above = ["loss", "scores"] if scores else ["loss"]
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
     figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
     # Six columns are divided by one, two and three panels.
     rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
@@ -59,14 +53,15 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and finite values of one metric, ordered by step; the last value of a repeated step counts."""
-    values = {int(record["step"]): record[name] for record in records if _is_finite(record.get(name))}
+    """Returns the steps and the finite values of a metric, ordered by step; of a repeated step, the last value."""
+    found = ((int(record["step"]), record.get(name)) for record in records)
+    values = {step: value for step, value in found if isinstance(value, (int, float)) and math.isfinite(value)}
     steps = sorted(values)
     return np.array(steps, np.int64), np.array([values[step] for step in steps], np.float64)
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Returns the median of the values up to `half_width` to each side, fewer near the ends.
+    """Returns the median over up to `half_width` values on each side, fewer near the ends.
 
     It is centred, so that a falling curve is not shown too high, and ignores single spikes.
     """
@@ -123,7 +118,7 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequen
 
 
 def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Draws a score against minutes, which are interpolated between the steps whose time is known."""
+    """Draws a score over minutes, which are interpolated between the steps whose time is known."""
     from matplotlib.ticker import MaxNLocator
 
     steps, scores = series(records, f"valid/{metric.name}")
@@ -160,13 +155,9 @@ def _frame(axes: Any, ticks: int = 8) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """Lets a few values far above all others leave the picture; otherwise they would flatten the rest."""
+    """Cuts off a few values far above all others, which would flatten the rest of the curve."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))
     if float(np.max(losses)) - low > 3 * (usual - low) > 0:
         axes.set_ylim(low - 0.08 * (usual - low), low + 1.3 * (usual - low))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from lm.config import Config, LogConfig
+from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
 
@@ -18,31 +18,21 @@ from lm.evaluation.metric import finite_or_none
 class MetricsWriter:
     """Appends one JSON object per line to `metrics_path`: `{"step": ..., "train/loss": ..., ...}`.
 
-    Raises UserError if a package is missing. When a run resumes from `start_step`, the caller has already removed later
-    lines from metrics.jsonl, and TensorBoard drops its later events. Only one process of a run has a writer.
+    Raises UserError if a package is missing or the file cannot be written. When a run resumes from `start_step`, the
+    caller has already removed later lines from metrics.jsonl, and TensorBoard drops its later events. Only one process
+    of a run has a writer.
     """
 
-    def __init__(
-        self,
-        metrics_path: Path,
-        tensorboard_dir: Path,
-        config: LogConfig,
-        *,
-        start_step: int = 0,
-        run: Config | None = None,
-    ) -> None:
+    def __init__(self, metrics_path: Path, tensorboard_dir: Path, config: Config, start_step: int = 0) -> None:
         self._tensorboard: Any = None
-        self._wandb: Any = None
-        if config.wandb_project:
-            self._wandb = _start_wandb(config.wandb_project, metrics_path.parent, run)
+        self._wandb = _start_wandb(config, metrics_path.parent) if config.log.wandb_project else None
         try:
-            # Opened to append, and flushed after each line, so that a killed run leaves whole lines.
+            # It is flushed after each line, so that a killed run leaves whole lines.
             self._file = open(metrics_path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"{metrics_path}: cannot be written ({error.strerror}).") from error
-        if config.tensorboard:
-            # Imported here because it is slow to load and can be switched off.
-            import tensorboardX
+        if config.log.tensorboard:
+            import tensorboardX  # slow to import, and can be switched off
 
             self._tensorboard = tensorboardX.SummaryWriter(
                 str(tensorboard_dir), purge_step=start_step + 1, flush_secs=30
@@ -50,11 +40,10 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line for `step`. A value that is not finite is null in the JSON and left out elsewhere."""
-        values = {name: float(value) for name, value in metrics.items()}
-        line = {"step": int(step)} | {name: finite_or_none(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        values = {name: finite_or_none(float(value)) for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
         self._file.flush()
-        finite = {name: value for name, value in values.items() if finite_or_none(value) is not None}
+        finite = {name: value for name, value in values.items() if value is not None}
         if self._tensorboard is not None:
             for name, value in finite.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -72,34 +61,32 @@ class MetricsWriter:
 class LateMetrics:
     """Holds the metrics of step n - 1 on the device until step n has been dispatched.
 
-    Reading a metric waits for the step that computes it. One step late the device is busy with the next step
-    during that wait, so it costs nothing.
+    Reading a metric waits for the step that computes it. One step later the device already computes the next step, so
+    waiting costs nothing.
     """
 
     def __init__(self) -> None:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
-        """Takes the device scalars of the `step` just dispatched; returns the previous step with its values."""
+        """Takes the device scalars of the `step` just dispatched; returns the previous step with its metrics."""
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
-        before, self._held = self._held, (step, metrics)
-        return None if before is None else _read(before)
+        previous, self._held = self.flush(), (step, metrics)
+        return previous
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
-        """Returns the last step pushed with its values; None if there is nothing left to read."""
-        before, self._held = self._held, None
-        return None if before is None else _read(before)
+        """Returns the last step pushed with its metrics; None if there is nothing left to read."""
+        if self._held is None:
+            return None
+        (step, metrics), self._held = self._held, None
+        return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
 
 
-def _read(held: tuple[int, Mapping[str, Any]]) -> tuple[int, dict[str, float]]:
-    step, metrics = held
-    return step, {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-
-
-def _start_wandb(project: str, root: Path, run: Config | None) -> Any:
-    """Starts or resumes a run; its id is kept in the run directory."""
+def _start_wandb(config: Config, root: Path) -> Any:
+    """Starts a run of Weights & Biases, or resumes the one whose id is in the run directory."""
+    project = config.log.wandb_project
     try:
         import wandb
     except ImportError as error:
@@ -115,5 +102,5 @@ def _start_wandb(project: str, root: Path, run: Config | None) -> Any:
         dir=str(root),
         id=id_path.read_text().strip(),
         resume="allow",
-        config=None if run is None else run.to_dict(),
+        config=config.to_dict(),
     )

@@ -1,7 +1,7 @@
-"""The progress line: how far a run is, how fast it goes and when it will be done.
+"""The console of a run and its progress line: steps done, speed and time left.
 
-On a terminal rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, the log of a
-cluster) plain lines without control characters are printed now and then. Nothing here waits for a device.
+On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, the log of a
+cluster), plain lines without control characters are printed from time to time. Nothing here waits for a device.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TextIO
 
 import rich.console
@@ -23,7 +23,7 @@ PLAIN_SECONDS = 10.0  # between lines elsewhere
 LOG_WIDTH = 120  # columns where there is no terminal
 BAR_WIDTHS = 6, 24  # narrowest and widest
 
-# Texts from left to right as (importance, text), with 0 the most important, and the share that is done, 0 to 1.
+# Texts from left to right as (importance, text), 0 being the most important, and the share that is done, 0 to 1.
 State = tuple[list[tuple[int, str]], float]
 # The metrics that `Progress.update` takes, from left to right: importance and form.
 SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
@@ -36,24 +36,24 @@ SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
-    """Returns a console that prints text as it is, to `stream` or else to stdout; nothing unless `enabled`."""
+    """Returns a console that prints text unchanged, to stdout by default; nothing unless `enabled`."""
     terminal = (stream or sys.stdout).isatty()
     return rich.console.Console(
         file=stream,
         quiet=not enabled,
         force_terminal=terminal,
         width=None if terminal else LOG_WIDTH,
-        # Sample text may hold square brackets and :names:.
+        # Sample text may contain square brackets and :names:.
         markup=False,
         emoji=False,
         highlight=False,
     )
 
 
-class Progress:
-    """Shows the state of a run of `total_steps` that starts or continues after `start_step`.
+class Progress(AbstractContextManager["Progress"]):
+    """Shows the progress of a run of `total_steps` that continues after `start_step`; nothing on a quiet console.
 
-    Use it as a context manager, or call `close`. Nothing is written to a quiet console.
+    Use it as a context manager, or call `close`.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Progress:
         self._metrics: dict[str, float] = {}
         self._first: tuple[int, float] | None = None  # step and time from which the time left is estimated
         self._drawn_at = -math.inf
-        self._undrawn = False  # whether there is a state that no line has shown yet
+        self._undrawn = False  # whether the state has changed since the last line
 
     def update(self, step: int, **metrics: float | None) -> None:
-        """Shows that `step` is done, with those of the metrics SHOWN that are new (not None).
+        """Shows that `step` is done, with new values (not None) of the metrics SHOWN.
 
-        The time left is estimated from the steps after the first call, so that compilation does not count.
+        The time left is estimated from the steps after the first call, so compilation does not count.
         """
         assert metrics.keys() <= SHOWN.keys(), metrics
         self._metrics |= {name: value for name, value in metrics.items() if value is not None}
@@ -85,7 +85,7 @@ class Progress:
         if self._first is None:
             self._first = (step, now)
         if not self._is_live and metrics.get("loss") is None:
-            return  # a plain line is for a new loss
+            return  # plain lines are printed only for a new loss
         self._undrawn = True
         wait = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
         if now - self._drawn_at >= wait or (self._is_live and step >= self._total):
@@ -97,14 +97,11 @@ class Progress:
             self._console.print(text.rstrip("\n"), soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the last state as an ordinary line. Further calls do nothing."""
+        """Leaves the last state as an ordinary line. Calls after the first do nothing."""
         if self._undrawn:
             self._draw(self._clock())
         self._live.stop()
         self._open = False
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -132,22 +129,37 @@ class Progress:
         return parts, self._step / max(1, self._total)
 
 
+class Console:
+    """Prints text and rich tables, above the progress line if one is shown; nothing unless `enabled`."""
+
+    def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
+        self._console = rich_console(stream, enabled=enabled)
+
+    def banner(self, title: str) -> None:
+        self.print(f"\n--- {title} ---")
+
+    def print(self, *parts: Any) -> None:
+        for part in parts:
+            self._console.print(part, soft_wrap=isinstance(part, str))
+
+    def progress(self, total_steps: int, start_step: int = 0) -> Progress:
+        """Returns a progress line, for use in a `with` block."""
+        return Progress(self._console, total_steps, start_step)
+
+
 @contextmanager
 def counting(
     total: int, noun: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int, int], None] | None]:
-    """Yields a function that shows on a terminal how many of `total` are done; None if there is no terminal.
+    """Yields a function that shows the number done of `total` on a terminal; None if there is no terminal.
 
-    The function is called with (number done, total). The line is erased at the end of the block.
-
-    Args:
-        stream: stderr by default.
+    The function takes (number done, total). The line is erased at the end of the block. `stream` is stderr by default.
     """
     console = rich_console(stream or sys.stderr)
     if not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    done, first = 0, (0, 0.0)  # `first` is the number and time of the first call: compiling comes before it
+    done, first = 0, (0, 0.0)  # number and time of the first call, before which programs are compiled
 
     def state() -> State:
         parts = [(0, f"{done:,} of {total:,} {noun}")]
@@ -167,15 +179,15 @@ def counting(
 
 
 def _live(line: Line, console: rich.console.Console, transient: bool = False) -> Live:
-    """Returns a display that is redrawn on request, and whenever the console prints something above it."""
+    """Returns a display that is redrawn on request and whenever the console prints something above it."""
     options: Any = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
     return Live(line, console=console, transient=transient, **options)
 
 
 class Line:
-    """A rich renderable of one line: texts with a bar after the first, as they are when it is drawn.
+    """A rich renderable of one line: the texts of the present state, with a bar after the first.
 
-    If a terminal is too narrow, the least important texts are left out.
+    On a narrow terminal the least important texts are left out.
     """
 
     def __init__(self, state: Callable[[], State]) -> None:

@@ -29,13 +29,13 @@ class Result:
     run: str
     step: int  # 0 for several runs
     split: str
-    metrics: dict[str, float]  # `loss`... of the whole split, and `SOURCE/loss`... if it has several data sources
+    metrics: dict[str, float]  # `loss`... of the whole split, and `SOURCE/loss`... of each of several data sources
     rows: int
     sequence_length: int | None  # this and the stride are None unless rows are windows of a text
     stride: int | None
     seconds: float
-    missing: dict[str, str] = field(default_factory=dict)  # the reason for each metric that is missing
-    signatures: dict[str, str] = field(default_factory=dict)  # how those with several definitions were computed
+    missing: dict[str, str] = field(default_factory=dict)  # the reason why each of these metrics is missing
+    signatures: dict[str, str] = field(default_factory=dict)  # the exact definition of those that have several
     details: dict[str, Any] = field(default_factory=dict)  # JSON values: which data, parameters, devices, versions
 
     def to_json(self) -> str:
@@ -59,15 +59,12 @@ class Result:
 
     @property
     def windowed(self) -> bool:
-        """Whether windows overlap, so that the first tokens of a row have context too."""
+        """Whether windows overlap, so that the first scored tokens of a row have context too."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
 def with_means(results: Sequence[Result]) -> list[Result]:
-    """Returns the results and, if there are several, mean and standard deviation of each metric that all have.
-
-    The standard deviation is that of a sample (divided by their number minus one).
-    """
+    """Returns the results and, if there are several, the mean and the sample standard deviation of shared metrics."""
     if len(results) < 2:
         return list(results)
     first = results[0]
@@ -85,7 +82,7 @@ def with_means(results: Sequence[Result]) -> list[Result]:
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
     """Prints a row for each result and data source, or a block for each if the terminal is too narrow."""
     console = console or Console()
-    if not console.is_terminal:  # a log file may be wide, and a wrapped table is hard to read
+    if not console.is_terminal:  # log files may be wide, and a wrapped table is hard to read
         console = Console(file=console.file, width=max(console.width, 240), highlight=False)
     header, rows = _cells(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -118,7 +115,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """Returns the table with every digit: a line for each result and data source; missing metrics are empty."""
+    """Returns CSV with all digits: a line for each result and data source; missing metrics are empty."""
     names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -161,12 +158,11 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the metrics that some result has or misses for a reason: the declared ones first, in their order."""
-    found: dict[str, None] = {}  # a dict keeps their order
+    """Returns the metrics of all results, present or missing: first those of METRICS, in that order."""
+    found: dict[str, Any] = {}  # a dict keeps their order
     for result in results:
-        for part in _by_source(result).values():
-            found.update((name, None) for name in part)
-        found.update((name, None) for name in result.missing)
+        found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)
+        found |= dict.fromkeys(result.missing)
     return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
 
@@ -180,13 +176,13 @@ def _by_source(result: Result) -> dict[str, dict[str, float]]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Returns why metrics are missing, the signatures, and what a stride means."""
-    notes = []
-    for result in results:
-        for name, reason in result.missing.items():
-            notes.append(f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}.")
-    # Results that agree share a line.
-    signed: dict[tuple[str, str], list[str]] = {}
+    """Returns the reasons for missing metrics, the signatures, and the meaning of the stride."""
+    notes = [
+        f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}."
+        for result in results
+        for name, reason in result.missing.items()
+    ]
+    signed: dict[tuple[str, str], list[str]] = {}  # results with the same signature share a line
     for result in results:
         for name, signature in result.signatures.items():
             signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
@@ -197,7 +193,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):
         notes.append(
-            "Stride S of L: windows of L tokens advance by S, and each scores its last S, so every token but the "
-            "first ones is predicted from at least L - S before it (or from the start of its document)."
+            "Stride S of L: windows of L tokens advance by S, and each scores its last S tokens, so every token except "
+            "the first ones is predicted from at least L - S tokens before it (or from the start of its document)."
         )
     return notes

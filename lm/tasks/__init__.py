@@ -1,4 +1,4 @@
-"""What a model can learn, one file per task; `lm/tasks/task.py` says what a task is."""
+"""Tasks that a model can learn, one file per task; `lm/tasks/task.py` defines what a task is."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lm.config import Config
@@ -12,8 +11,8 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import language_metrics, missing_metrics, xz_bits_per_byte
-from lm.tasks.task import SMOOTHING, EvaluationSetup, Stores
-from lm.tasks.texts import DocumentTask, token_stores
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, Stores
+from lm.tasks.texts import DocumentTask
 
 
 class Causal(DocumentTask):
@@ -22,12 +21,10 @@ class Causal(DocumentTask):
     name = "causal"
     doc = "every token from those before it"
     families = ("decoder",)
+    metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
     settings = SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
     writes_text = True
     windowed = True
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity"
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "bits_per_byte"
@@ -45,22 +42,17 @@ class Causal(DocumentTask):
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         length = config.data.sequence_length
-        sources = {name: WindowRows(name, store, config.seed, length) for name, store in token_stores(stores).items()}
+        sources = {name: WindowRows(name, store, config.seed, length) for name, store in stores.items()}
         return TrainRows(config, sources, self.layout(config))
 
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
         length, stride, layout = config.data.sequence_length, config.eval.stride, self.layout(config)
-        return {
-            name: EvalRows(WindowExamples(store, length, stride), layout)
-            for name, store in token_stores(stores).items()
-        }
+        return {name: EvalRows(WindowExamples(store, length, stride), layout) for name, store in stores.items()}
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [TokenEvaluator(self, setup, language_metrics, missing_metrics)]
 
-    def yardsticks(
-        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
-    ) -> dict[str, float]:
+    def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:
             return {}
         return {"xz_bits_per_byte": xz_bits_per_byte(stores, tokenizer)}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
@@ -17,14 +18,13 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.models.heads import Classes
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, Refuse
 
 
 class TextTask(LabelledTask):
-    """Base of classification and regression: texts, or pairs of texts, with one target each."""
+    """Base of the tasks with one label for each text or pair of texts."""
 
     reader = LabelReader
     tokens = TextTokens
@@ -34,35 +34,22 @@ class TextTask(LabelledTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
 
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return TextExamples(store, config, tokenizer, train, real=self.real_targets, pooling=config.model.pooling)
+
 
 class Classification(TextTask):
     name = "classification"
     doc = "a label for a text or a pair of texts"
-    settings = SMOOTHING | {
-        "data.labels",
-        "eval.bootstrap",
-        "model.pooling",
-        "objective.balance_classes",
-        "objective.class_weights",
-    }
+    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
+    settings |= {"objective.balance_classes", "objective.class_weights"}
+    metric_names = ("loss", *names(LABEL_METRICS))
     has_classes = True
-
-    def head(self, config: Config) -> Any:
-        return Classes(len(config.data.labels), config.model.pooling)
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", *names(LABEL_METRICS)
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TextExamples(store, config, tokenizer, train, real=False, pooling=config.model.pooling)
 
     def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)
-        scores_EC = text_scores(examples, whole, logits)
-        return Classified([examples.store.raw[number] for number in whole], config.data.labels, _softmax(scores_EC))
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return config.data.labels[int(target)]
+        probabilities_EC = softmax(text_scores(examples, whole, logits).astype(np.float64), axis=1)
+        return Classified([examples.store.raw[number] for number in whole], config.data.labels, probabilities_EC)
 
 
 class Classified(Predictions):
@@ -78,7 +65,7 @@ class Classified(Predictions):
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns text, pair (if there is one), label, prediction and its probability (score)."""
+        """Returns text, pair (if any), label, prediction and its probability (score)."""
         example, score = self.raw[index], float(self._probabilities_EC[index].max())
         prediction = self._labels[int(self._predicted_E[index])]
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
@@ -110,8 +97,3 @@ def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: 
 
 def texts_of(example: Labelled) -> dict[str, Any]:
     return {"text": example.text} if example.pair is None else {"text": example.text, "pair": example.pair}
-
-
-def _softmax(scores_EC: np.ndarray) -> np.ndarray:
-    powers_EC = np.exp(scores_EC.astype(np.float64) - scores_EC.max(axis=1, keepdims=True))
-    return powers_EC / powers_EC.sum(axis=1, keepdims=True)

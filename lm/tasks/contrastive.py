@@ -1,4 +1,4 @@
-"""Contrastive learning of text embeddings: paired texts get similar vectors."""
+"""Contrastive learning of text embeddings: the vectors of paired texts become similar."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Contrastive(PairTask):
     name = "contrastive"
     doc = "similar vectors for paired texts"
     families = ("decoder", "encoder")
+    metric_names = ("loss", "accuracy")
     settings = PairTask.settings | {"model.pooling", "objective.temperature"}
     counts_examples = True
     source_title = "positive"
@@ -40,12 +41,7 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse(
-                "train.accumulation", "each text is compared with those of the whole batch, which stays whole; set 1."
-            )
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "accuracy"
+            refuse("train.accumulation", "each text is compared with those of the whole batch; set 1.")
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}

@@ -1,4 +1,4 @@
-"""Denoising with an encoder-decoder: the source is a corrupted text, the target its missing or original text."""
+"""Denoising with an encoder-decoder: the source is a corrupted text, the target the missing or original text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, PackedTask, Refuse, Stores
-from lm.tasks.texts import DocumentTask, token_stores
+from lm.tasks.texts import DocumentTask
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
@@ -25,12 +25,13 @@ class Denoising(DocumentTask, PackedTask):
     """Base of the denoising tasks.
 
     Attributes:
-        needed_ids: how many <extra_id_N> the tokenizer must have.
-        ids_advice: the message if data.tokenizer.extra_ids is less.
+        needed_ids: the number of <extra_id_N> that the tokenizer must have.
+        ids_advice: the message if data.tokenizer.extra_ids is lower.
     """
 
     families = ("encoder_decoder",)
     settings = SEARCH | SMOOTHING | {"data.source_length"}
+    metric_names = ("loss", "perplexity", "token_accuracy")
     loss_name = "nll"
     writes_text = True
     spells_extra_ids = True
@@ -42,15 +43,12 @@ class Denoising(DocumentTask, PackedTask):
         if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
             refuse("data.tokenizer.extra_ids", f"{self.name} {self.ids_advice}")
 
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", "perplexity", "token_accuracy"
-
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         return ("loss",)
 
     @abc.abstractmethod
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
-        """Returns the denoiser, which corrupts chunks of text."""
+        """Returns the object that corrupts chunks of text."""
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         extra_ids = list(tokenizer.extra_tokens)
@@ -63,7 +61,7 @@ class Denoising(DocumentTask, PackedTask):
         lengths = config.data.source_length, config.data.sequence_length
         return {
             name: DenoisingExamples(store, denoiser, *lengths, tokenizer.bos_id, config.seed, name)
-            for name, store in token_stores(stores).items()
+            for name, store in stores.items()
         }
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
@@ -112,5 +110,5 @@ class PrefixLmTask(Denoising):
 
 
 def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns the tokens after which a sentence is over, bool (V,), for BART's shuffling of sentences."""
+    """Returns whether a sentence ends after each token, bool (V,), for BART's shuffling of sentences."""
     return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

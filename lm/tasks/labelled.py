@@ -1,4 +1,4 @@
-"""The base of tasks with labels: examples in memory, a prediction for each, metrics of the predictions."""
+"""The base of tasks with labels: examples in memory, a prediction for each, and metrics of the predictions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from lm.data.storing.example_store import ExampleStore, texts_of
 from lm.data.storing.splits import SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
+from lm.models.heads import Classes
 from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
 
 
 class LabelledRules(Cleaner):
-    """The cleaning of labelled texts; words and questions stay as they are, since labels refer to their characters."""
+    """The cleaning of labelled texts. Words and questions stay as they are, since labels refer to their characters."""
 
     def clean(self, example: Any) -> Any:
         if not isinstance(example, Labelled):
@@ -31,16 +32,17 @@ class LabelledRules(Cleaner):
         return Labelled(clean_text(self.config, example.text), pair, example.label)
 
     def keeps(self, example: Any) -> bool:
-        """Whether an example is kept; a pair counts as one text."""
+        """Returns whether an example is kept; a pair counts as one text."""
         return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
 
 
 class LabelledTask(PackedTask):
-    """Learns labels of texts, words or questions. Each example is scored once, by its own prediction.
+    """Base of the tasks with labels of texts, words or questions. Each example has one prediction and is scored once.
 
     Attributes:
         tokens: encodes raw examples.
-        has_classes: whether its labels are classes, named by data.labels or found in the training data.
+        has_classes: whether its labels are classes, named in data.labels or found in the training data.
+        real_targets: whether its targets are real numbers.
         cleans: whether its texts are cleaned.
     """
 
@@ -52,27 +54,23 @@ class LabelledTask(PackedTask):
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
     tokens: Any  # a subclass of Tokens
     has_classes: bool = False
+    real_targets: bool = False
     cleans: bool = False
 
-    # --- settings -------------------------------------------------------------------------------------------
-
     def check(self, config: Config, refuse: Refuse) -> None:
-        data, objective = config.data, config.objective
+        data, weights = config.data, config.objective.class_weights
         if not data.valid and data.holdout != "hash":
             refuse("data.holdout", "labelled data is held out by hash; set it to 'hash' or name validation sources.")
         if not self.has_classes:
             return
-        if objective.class_weights and objective.balance_classes:
+        if weights and config.objective.balance_classes:
             refuse("objective.class_weights", "and balance_classes exclude each other; use one of them.")
-        if objective.class_weights and (
-            len(objective.class_weights) != len(data.labels) or min(objective.class_weights) < 0
-        ):
-            refuse(
-                "objective.class_weights",
-                "takes a weight, 0 or more, for each of data.labels, which must be named too.",
-            )
+        if weights and (len(weights) != len(data.labels) or min(weights) < 0):
+            message = "takes a weight, 0 or more, for each of data.labels, which must be named too."
+            refuse("objective.class_weights", message)
 
-    # --- data -----------------------------------------------------------------------------------------------
+    def head(self, config: Config) -> Any:
+        return Classes(len(config.data.labels), self.pooling(config))
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
@@ -103,17 +101,17 @@ class LabelledTask(PackedTask):
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:
-        objective = config.objective
-        weights = [objective.class_weights, objective.balance_classes]
-        pooling = self.pooling(config)
-        return [*super().batch_settings(config), config.data.labels, config.data.context_overlap, weights, pooling]
+        weights = [config.objective.class_weights, config.objective.balance_classes]
+        own = [config.data.labels, config.data.context_overlap, weights, self.pooling(config)]
+        return super().batch_settings(config) + own
 
     def pooling(self, config: Config) -> str:
-        """Returns which token stands for a whole text."""
+        """Returns the rule by which one token represents a whole text."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
-        return RowLayout(config.data.sequence_length, with_types=config.model.token_types > 0)
+        types = config.model.token_types > 0
+        return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
     @abc.abstractmethod
     def make_examples(
@@ -126,11 +124,12 @@ class LabelledTask(PackedTask):
     def reason_without_examples(self, config: Config) -> str:
         return "no example can be learnt, so there is nothing to train on; read the notes above, or lengthen the rows."
 
-    # --- evaluation -----------------------------------------------------------------------------------------
-
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example number."""
+        """Returns predictions for the raw examples of which `logits`, (T, C) by example number, has all parts."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [PredictionEvaluator(self, setup)]
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return config.data.labels[int(target)]

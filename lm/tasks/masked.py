@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,11 @@ from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
 from lm.models.heads import MaskedTokens
 from lm.objectives.losses import LossSums, masked_loss
-from lm.tasks.task import SMOOTHING, EvaluationSetup, PackedTask, Refuse, Stores
-from lm.tasks.texts import DocumentTask, token_stores
+from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, PackedTask, Refuse, Stores
+from lm.tasks.texts import DocumentTask
 
 MASK = "<mask>"
-FOLLOWS = ("other text", "follows")  # what the preview says about the second text of a next-sentence pair
+FOLLOWS = ("other text", "follows")  # in the preview, at the first token of a next-sentence pair
 
 
 class Masked(DocumentTask, PackedTask):
@@ -38,9 +37,9 @@ class Masked(DocumentTask, PackedTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns the most masked tokens of a row, a little more than their mean; rows are packed to respect it.
+        """Returns the limit of masked tokens in a row, a little more than their mean; packing respects it.
 
-        0 (no limit) for whole words: the number of their tokens is not known before they are drawn.
+        There is none (0) for whole words: the number of their tokens is not known before they are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
@@ -71,7 +70,7 @@ class Masked(DocumentTask, PackedTask):
         count = self.max_masked(config) > 0
         return {
             name: kind(store, masking, length, *ends, config.seed, name, count_masked=count)
-            for name, store in token_stores(stores).items()
+            for name, store in stores.items()
         }
 
     def reason_without_examples(self, config: Config) -> str:
@@ -84,12 +83,10 @@ class Masked(DocumentTask, PackedTask):
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [TokenEvaluator(self, setup, masked_metrics)]
 
-    def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def for_table(self, metrics: Metrics) -> dict[str, float]:
         return {name: value for name, value in metrics.items() if name != "loss" or value != metrics["mlm_loss"]}
 
-    def yardsticks(
-        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
-    ) -> dict[str, float]:
+    def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         return {"unigram_entropy": unigram_entropy(stores, tokenizer)}
 
     def preview_inputs(self, tokenizer: Tokenizer, tokens_L: np.ndarray) -> list[str]:

@@ -9,11 +9,9 @@ import numpy as np
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
-from lm.data.examples.labelled import LabelledExamples, TextExamples
-from lm.data.packing.rows import RowLayout
+from lm.data.examples.labelled import TextExamples
 from lm.data.reading.raw import Labelled
 from lm.data.reading.readers import NumberReader
-from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
 from lm.evaluation.metric import finite_or_none, names
@@ -27,20 +25,12 @@ class Regression(TextTask):
     name = "regression"
     doc = "a number for a text or a pair of texts"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
+    metric_names = ("loss", *names(NUMBER_METRICS))
     reader = NumberReader
+    real_targets = True
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", *names(NUMBER_METRICS)
-
-    def layout(self, config: Config) -> RowLayout:
-        types = config.model.token_types > 0
-        return RowLayout(config.data.sequence_length, with_types=types, real_targets=True)
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TextExamples(store, config, tokenizer, train, real=True, pooling=config.model.pooling)
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return squared_error(output.logits, batch)
@@ -65,7 +55,7 @@ class Regressed(Predictions):
         return regression_metrics(self._gold_E[indices_E], self._predicted_E[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns text, pair (if there is one), label and prediction; the last two are numbers."""
+        """Returns text, pair (if any), label and prediction; the last two are numbers."""
         example, prediction = self.raw[index], finite_or_none(float(self._predicted_E[index]))
         return {**texts_of(example), "label": float(example.label), "prediction": prediction}
 

@@ -1,4 +1,4 @@
-"""Sequence to sequence: the target of a pair from its source, for translation, summarisation and the like."""
+"""Sequence to sequence: predict the target of a pair from its source, as in translation and summarisation."""
 
 from __future__ import annotations
 

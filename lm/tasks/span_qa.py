@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer to a question begins and ends (SQuAD)."""
+"""Extractive question answering: predict where in a text the answer to a question begins and ends (SQuAD)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,12 @@ class SpanQa(LabelledTask):
     name = "span_qa"
     doc = "where in a text the answer to a question is"
     settings = frozenset({"data.context_overlap", "eval.bootstrap"})
+    metric_names = ("loss", *names(ANSWER_METRICS))
     reader = QuestionReader
     tokens = AnswerTokens
 
     def head(self, config: Config) -> Any:
         return AnswerSpan()
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", *names(ANSWER_METRICS)
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
@@ -58,12 +56,12 @@ class SpanQa(LabelledTask):
         whole = whole_examples(examples, logits)
         raw = [examples.store.raw[number] for number in whole]
         may_lack = not all(each.answers for each in examples.store.raw)
-        answers = [
-            best_answer(
-                each.context, [_window(examples, number, logits[number]) for number in numbers], may_lack=may_lack
-            )
-            for each, numbers in zip(raw, whole.values(), strict=True)
-        ]
+        answers = []
+        for each, numbers in zip(raw, whole.values(), strict=True):
+            windows = [
+                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
+            ]
+            answers.append(best_answer(each.context, windows, may_lack=may_lack))
         return Answered.scored(raw, answers)
 
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
@@ -71,14 +69,14 @@ class SpanQa(LabelledTask):
 
 
 class Answered(Predictions):
-    """`scores_E2` comes from `answer_scores`, by the rules of each data source: for Chinese, for missing answers."""
+    """Answers with their `answer_scores`, which follow the rules of each data source (Chinese, missing answers)."""
 
     def __init__(self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray):
         self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
 
     @classmethod
     def scored(cls, raw: Sequence[Question], answers: Sequence[Answer]) -> Answered:
-        """Scores the answers of one data source."""
+        """Returns the scored answers of one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
         chinese = any("\u4e00" <= character <= "\u9fff" for each in raw[:100] for character in each.question)
         return cls(raw, answers, answer_scores([each.text for each in answers], right, chinese=chinese))
@@ -87,7 +85,7 @@ class Answered(Predictions):
         return answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns id, question, answers (texts; empty if there is no answer), prediction and score."""
+        """Returns id, question, answers (their texts; empty if there are none), prediction and score."""
         example, answer = self.raw[index], self._answers[index]
         return {
             "id": example.id,
@@ -105,7 +103,3 @@ class Answered(Predictions):
     def preview(self, index: int) -> tuple[str, ...]:
         example = self.raw[index]
         return example.question, self._answers[index].text, example.answers[0][0] if example.answers else ""
-
-
-def _window(examples: AnswerExamples, number: int, logits_T2: np.ndarray) -> Window:
-    return Window(logits_T2[:, 0], logits_T2[:, 1], examples.offsets(number), examples.most_context(number))

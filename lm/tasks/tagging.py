@@ -17,28 +17,22 @@ from lm.errors import UserError
 from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.tagging import ENTITY_METRICS, entity_counts, scheme_of, tagging_metrics, word_counts
-from lm.models.heads import Classes
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup
 
-OUTSIDE = "O"  # the tag of a word for which the tokenizer gives no token
+OUTSIDE = "O"  # the predicted tag of a word without any token
 
 
 class Tagging(LabelledTask):
-    """The first token of a word has its tag."""
+    """Predicts the tag of a word at its first token."""
 
     name = "tagging"
     doc = "a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
+    metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
     reader = TagReader
     tokens = WordTokens
     has_classes = True
-
-    def head(self, config: Config) -> Any:
-        return Classes(len(config.data.labels), "none")
-
-    def metrics(self, config: Config) -> tuple[str, ...]:
-        return "loss", *names(ENTITY_METRICS), "token_accuracy"
 
     def pooling(self, config: Config) -> str:
         return "none"
@@ -48,8 +42,15 @@ class Tagging(LabelledTask):
 
     def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, labels = whole_examples(examples, logits), config.data.labels
-        tags = [_tags(examples, numbers, logits, labels) for numbers in whole.values()]
-        return TaggedWords([examples.store.raw[number] for number in whole], labels, tags)
+        predicted = []
+        for numbers in whole.values():
+            tags: list[str] = []
+            for number in numbers:
+                best_T = logits[number].argmax(axis=1)
+                words = examples.word_indices(number).tolist()
+                tags += [OUTSIDE if at < 0 else labels[int(best_T[at])] for at in words]
+            predicted.append(tags)
+        return TaggedWords([examples.store.raw[number] for number in whole], labels, predicted)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
@@ -59,9 +60,6 @@ class Tagging(LabelledTask):
                 "follow no entity scheme such as BIO; use 'valid/token_accuracy'."
             )
         return super().evaluators(setup)
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return config.data.labels[int(target)]
 
 
 class TaggedWords(Predictions):
@@ -79,7 +77,7 @@ class TaggedWords(Predictions):
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns words, tags and as many predicted tags."""
+        """Returns words, their tags and the predicted tags."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 
@@ -90,13 +88,3 @@ class TaggedWords(Predictions):
     def preview(self, index: int) -> tuple[str, ...]:
         example = self.raw[index]
         return tuple(" ".join(each) for each in (example.words, self._predicted[index], example.tags))
-
-
-def _tags(
-    examples: TaggingExamples, numbers: Sequence[int], logits: Mapping[int, np.ndarray], labels: Sequence[str]
-) -> list[str]:
-    tags = []
-    for number in numbers:
-        best_T = logits[number].argmax(axis=1)
-        tags += [OUTSIDE if at < 0 else labels[int(best_T[at])] for at in examples.word_indices(number).tolist()]
-    return tags

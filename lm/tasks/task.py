@@ -29,17 +29,13 @@ from lm.objectives.losses import LossSums, loss_sums, token_weight
 
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
 Stores = Mapping[str, Any]  # the stores of a split by data source
+Metrics = Mapping[str, float]
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
 # The settings that lm.generate reads for every encoder-decoder that writes text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
 NOT_SCORED = "·"  # in the preview, below a token without a target
-
-
-def default_pooling(config: Config) -> str:
-    """Returns the value of model.pooling if it is empty: an encoder takes a text's first token, others its last."""
-    return "first" if config.model.family == "encoder" else "last"
 
 
 class Task(abc.ABC):
@@ -51,6 +47,7 @@ class Task(abc.ABC):
         families: values of model.family that can learn it.
         settings: dotted names of the settings that this task reads and some other task does not. Changing a setting
             that the chosen task does not read is refused.
+        metric_names: the metrics of its evaluations, if they do not depend on the config.
         reader: makes its raw examples from the records of data sources.
         noun: the word for its examples in messages.
         loss_name: the name of its loss in tables: loss, nll (of targets given a source) or task_loss.
@@ -67,6 +64,7 @@ class Task(abc.ABC):
     doc: str
     families: tuple[str, ...]
     settings: frozenset[str] = frozenset()
+    metric_names: tuple[str, ...] = ()
     reader: type[Reader] = DocumentReader
     noun: str = "documents"
     loss_name: str = "loss"
@@ -98,7 +96,8 @@ class Task(abc.ABC):
             "eval.stride": config.data.sequence_length,
             "eval.generation.max_new_tokens": config.data.sequence_length,
             "data.source_length": config.data.sequence_length if two_sided else 0,
-            "model.pooling": default_pooling(config),
+            # An encoder represents a text by its first token, other models by its last one.
+            "model.pooling": "first" if config.model.family == "encoder" else "last",
         }
         return derived.get(setting)
 
@@ -110,9 +109,9 @@ class Task(abc.ABC):
         """Returns the head on the model's last layer (`lm.models.heads`); by default it predicts the next token."""
         return NextToken()
 
-    @abc.abstractmethod
     def metrics(self, config: Config) -> tuple[str, ...]:
         """Returns the names of the metrics of its evaluations. The first is the default for "best"."""
+        return self.metric_names
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         """Returns the names of the metrics that are printed during training."""
@@ -189,13 +188,11 @@ class Task(abc.ABC):
     def evaluation(self, setup: EvaluationSetup) -> SplitEvaluation:
         return SplitEvaluation(setup.name, self.evaluators(setup))
 
-    def for_table(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def for_table(self, metrics: Metrics) -> dict[str, float]:
         """Returns the metrics of a split under their names in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
-    def yardsticks(
-        self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Mapping[str, float]
-    ) -> dict[str, float]:
+    def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         """Returns metrics of the data alone, which tables show beside those of the model."""
         return {}
 
@@ -238,15 +235,9 @@ class PackedTask(Task):
         return "no document has 2 tokens, so there is nothing to train on; give it more text."
 
     def batch_settings(self, config: Config) -> list[Any]:
-        objective = config.objective
-        return [
-            config.data.source_length,
-            config.data.pairs.overlong,
-            objective.name,
-            objective.noise_density,
-            objective.mean_span_length,
-            objective.permute_sentences,
-        ]
+        data, objective = config.data, config.objective
+        corruption = [objective.noise_density, objective.mean_span_length, objective.permute_sentences]
+        return [data.source_length, data.pairs.overlong, objective.name, *corruption]
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         examples = self.examples(config, tokenizer, stores, True)

@@ -18,7 +18,7 @@ from lm.data.storing.splits import SplitSource, named_errors, split_sources
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
-from lm.tasks.task import PackedTask, Refuse, Stores, Task
+from lm.tasks.task import PackedTask, Refuse, Task
 
 PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # of data.pairs
 
@@ -51,10 +51,6 @@ def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) 
         "tokenizer": tokenizer.fingerprint,
         "side": source.identity(),
     }
-
-
-def token_stores(stores: Stores) -> dict[str, TokenStore]:
-    return {name: store for name, store in stores.items() if isinstance(store, TokenStore)}
 
 
 class PairTask(PackedTask):

@@ -25,9 +25,8 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
-from lm.reporting.console import Console
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
-from lm.reporting.progress import Progress
+from lm.reporting.progress import Console, Progress
 from lm.runs.directory import RunDirectory
 from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, prepare
@@ -159,7 +158,7 @@ class Loop:
             writer = None
             if is_first():
                 paths = self.directory.metrics_path, self.directory.tensorboard_dir
-                writer = MetricsWriter(*paths, config.log, start_step=start, run=config)
+                writer = MetricsWriter(*paths, config, start)
                 stack.callback(writer.close)
             log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())

@@ -15,8 +15,8 @@ from lm.evaluation.evaluator import SplitEvaluation
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
-from lm.reporting.console import Console
 from lm.reporting.curves import draw_curves
+from lm.reporting.progress import Console
 from lm.reporting.table import print_table, write_results
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import make_result

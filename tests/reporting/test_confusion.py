@@ -36,7 +36,7 @@ def test_counts_shares_and_names():
 @pytest.mark.parametrize("size", [1, 2, 20])
 def test_numbers_lie_within_their_cells(size):
     figure = confusion_figure(np.full((size, size), 88_888), [f"label {i}" for i in range(size)], "")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     (axes,) = figure.axes
     cell = axes.transData.transform((1, 1)) - axes.transData.transform((0, 0))
     assert len(axes.texts) == size**2

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from lm.config import LogConfig
+from lm.config import Config, LogConfig
 from lm.errors import UserError
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 
@@ -35,7 +35,7 @@ def events(directory):
 
 
 def test_every_line_is_strict_json_even_if_numbers_are_not_finite(tmp_path):
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig(tensorboard=False))
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", Config(log=LogConfig(tensorboard=False)))
     writer.write(1, {"train/loss": 2.5, "train/tokens": jnp.float32(64)})
     writer.write(2, {"train/loss": math.nan, "valid/perplexity": math.inf})
     assert strict_lines(tmp_path / "metrics.jsonl") == [
@@ -48,20 +48,20 @@ def test_every_line_is_strict_json_even_if_numbers_are_not_finite(tmp_path):
 
 def test_second_writer_appends(tmp_path):
     for step in (1, 2):
-        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig(tensorboard=False))
+        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", Config(log=LogConfig(tensorboard=False)))
         writer.write(step, {"a": step})
         writer.close()
     assert [line["step"] for line in strict_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
 def test_tensorboard_gets_scalars_and_a_resumed_run_purges_later_ones(tmp_path):
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig())
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", Config(log=LogConfig()))
     writer.write(3, {"train/loss": 2.5, "train/bad": math.nan})
     writer.close()
     scalars = [(e.step, v.tag, v.simple_value) for e in events(tmp_path / "tb") for v in e.summary.value]
     assert scalars == [(3, "train/loss", 2.5)]
 
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "resumed", LogConfig(), start_step=10)
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "resumed", Config(log=LogConfig()), start_step=10)
     writer.close()
     starts = [e.step for e in events(tmp_path / "resumed") if e.session_log.status == SessionLog.START]
     assert starts == [11], "events of step 11 and later are void, step 10 stays"
@@ -70,7 +70,7 @@ def test_tensorboard_gets_scalars_and_a_resumed_run_purges_later_ones(tmp_path):
 def test_missing_wandb_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
-        MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", LogConfig(wandb_project="mine"))
+        MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", Config(log=LogConfig(wandb_project="mine")))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,7 +79,7 @@ def test_wandb_keeps_its_run_over_restarts(tmp_path, monkeypatch):
     run = types.SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
     fake = types.SimpleNamespace(init=lambda **values: started.append(values) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    config = LogConfig(wandb_project="mine", tensorboard=False)
+    config = Config(log=LogConfig(wandb_project="mine", tensorboard=False))
     for step in (1, 2):
         writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb", config)
         writer.write(step, {"a": 1.0, "b": math.inf})
@@ -90,7 +90,7 @@ def test_wandb_keeps_its_run_over_restarts(tmp_path, monkeypatch):
 
 def test_unwritable_path_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
-        MetricsWriter(tmp_path / "missing" / "metrics.jsonl", tmp_path / "tb", LogConfig(tensorboard=False))
+        MetricsWriter(tmp_path / "missing" / "metrics.jsonl", tmp_path / "tb", Config(log=LogConfig(tensorboard=False)))
 
 
 def test_metrics_are_read_one_step_late():

@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from lm.reporting.console import Console
-from lm.reporting.progress import Line, Progress, counting, duration, rich_console, short_number
+from lm.reporting.progress import Console, Line, Progress, counting, duration, rich_console, short_number
 
 
 class Clock:
