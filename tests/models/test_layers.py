@@ -1,0 +1,51 @@
+"""Every norm and activation of the registries, by the properties that all of them have."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.models import build_model
+from lm.models.layers import ACTIVATIONS, NORMS, Norm
+from lm.models.parameters import count_parameters
+from tests.models.small_encoders import ENCODER, MASKED, applied, random_params, rows_of, texts
+
+WIDTH = 512
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_norm_gives_unit_scale_whatever_the_scale_of_its_input(norm, use_bias):
+    config = dataclasses.replace(ENCODER, norm=norm, use_bias=use_bias, d_model=WIDTH, norm_epsilon=1e-12)
+    x = np.random.default_rng(0).normal(size=(2, 3, WIDTH)).astype(np.float32)
+    params = nn.unbox(Norm(config).init(jax.random.key(0), x))
+    apply = jax.jit(Norm(config).apply)
+    y = apply(params, x)
+    np.testing.assert_allclose(y, apply(params, 7 * x), atol=1e-5)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(y), axis=-1)), 1, atol=0.1)
+    assert NORMS[norm].num_parameters(config) == count_parameters(params)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_model_with_each_norm_counts_its_parameters(norm):
+    model = build_model(dataclasses.replace(ENCODER, norm=norm), MASKED)
+    shapes = jax.eval_shape(lambda: nn.unbox(model.initial_params(jax.random.key(0))))
+    assert model.parameter_counts().total == count_parameters(shapes)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_is_close_to_zero_for_negative_and_grows_for_positive_values(activation):
+    function = ACTIVATIONS[activation].function
+    low, middle, high = function(jnp.array([-20.0, 1.0, 2.0]))
+    assert abs(low) < 1e-3 < 0.5 < middle < high
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_only_gated_activations_have_a_gate(activation):
+    config = dataclasses.replace(ENCODER, activation=activation)
+    params = random_params(config)
+    assert ("gate" in params["layers"]["mlp"]) == ACTIVATIONS[activation].gated
+    assert np.isfinite(applied(config)(params, rows_of([texts(5, 4)])).logits).all()
