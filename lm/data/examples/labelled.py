@@ -143,13 +143,10 @@ class TextTokens:
 
 
 class TextExamples(LabelledExamples):
-    """For classification and regression. The label is the target of one token, see `label_index`.
+    """For classification, and for regression, whose labels are `real` numbers.
 
-    A text that is too long is cut at its end; of a pair the longer text is cut, token by token.
-
-    Args:
-        real: labels are numbers (regression).
-        pooling: "last": the last token has the label; otherwise the first.
+    The label is the target of the last token if `pooling` is "last", otherwise of the first. A text that is too long is
+    cut at its end; of a pair the longer text is cut, token by token.
     """
 
     def __init__(
@@ -176,7 +173,7 @@ class TextExamples(LabelledExamples):
             self._weights = label_weights(config, store, train)[self._targets]
 
     def label_index(self, index: int) -> int:
-        """Returns the index of the token whose logits stand for the whole text."""
+        """Returns the index of the token that has the label."""
         return int(self._sizes[index]) - 1 if self._at_end else 0
 
     def make(self, epoch: int, index: int) -> Example:
@@ -280,10 +277,7 @@ class TaggingExamples(LabelledExamples):
 
 
 def _space_before_words(tokenizer: Tokenizer) -> str:
-    """Returns the text to put before words so that they get the tokens that they have within a text.
-
-    It is empty if the tokenizer itself puts a space before every text.
-    """
+    """Returns the space to put before words within a text; none if the tokenizer puts one before every text."""
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")
     return "" if by_itself else " "

@@ -135,10 +135,7 @@ def as_list(value: Any, name: str, where: str) -> list[Any]:
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns a label as text. A number n is the n-th of `names`, if there are any.
-
-    Booleans are 0 and 1 if there are `names`, otherwise "false" and "true".
-    """
+    """Returns a label as text: for the number n (False is 0) names[n] if there are names; booleans in lower case."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bytes, str)):

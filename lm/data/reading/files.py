@@ -99,10 +99,7 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note with the number of lines that have a byte over 127, whose meaning depends on the encoding.
-
-    There is none for UTF-8. Raises UserError if a file cannot be read.
-    """
+    """Returns the number of lines with a byte over 127, whose meaning depends on the encoding; nothing for UTF-8."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []
@@ -122,10 +119,7 @@ def _open_binary(path: Path) -> Any:
 
 
 def _where_undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    """Returns the message for a file that cannot be decoded, which is read once more to find the byte.
-
-    The decoder knows only the position in its own buffer.
-    """
+    """Returns the message for a file that cannot be decoded; it is read again, since the decoder knows no line."""
     offset, position = 0, ""
     with _open_binary(path) as file:
         for number, line in enumerate(file, start=1):

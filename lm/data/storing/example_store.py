@@ -105,10 +105,7 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 
 
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
-    """Returns the labels of a split, sorted; by value if all are whole numbers.
-
-    Raises UserError if there is only one label, or as many as examples.
-    """
+    """Returns the labels of a split, sorted (whole numbers by value). Raises UserError if all are equal or differ."""
     counts = next(iter(stores.values())).label_counts
     total = sum(counts.values())
     if len(counts) == 1:

@@ -54,7 +54,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._mask_id = self._first_of("[MASK]", "<mask>")
         self.base_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         extra = (self._tokenizer.token_to_id(f"<extra_id_{number}>") for number in itertools.count())
-        self._extra = tuple(itertools.takewhile(lambda token: token is not None, extra))
+        self._extra: Sequence[int] = tuple(itertools.takewhile(lambda token: token is not None, extra))
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
 

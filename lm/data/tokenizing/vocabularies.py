@@ -66,10 +66,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """The most frequent words of the training text, as white space separates them; others become `unk_id`.
-
-    For artificial languages and word models. Text is decoded with single spaces between its words.
-    """
+    """The most frequent words of the training text; others become `unk_id`. Decoding puts one space between words."""
 
     kind = "words"
     doc = "those of the training text, between white space"
