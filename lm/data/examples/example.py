@@ -54,13 +54,13 @@ class Examples(abc.ABC):
         """Returns one example, which has exactly the `sizes` of this epoch."""
 
     def segments(self, epoch: int, index: int) -> list[Example]:
-        """Returns the segments of one example, side by side in a row, which do not see each other; by default one."""
+        """Returns the segments of one example, neighbours in a row that do not see each other; by default one."""
         return [self.make(epoch, index)]
 
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """`documents`, `bytes`, `words` (0 unless the targets are the whole text) and `unknown`: see `token_store`."""
+        """Counts of the text of all targets (see `token_store`); `bytes` and `words` are 0 if it is not all text."""
 
     def num_targets(self) -> int:
         """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""

@@ -138,7 +138,6 @@ class TextTokens:
 
     @property
     def flat(self) -> list[np.ndarray]:
-        """All tokens."""
         return [self.texts.flat_N, *([self.pairs.flat_N] if self.pairs else [])]
 
 
@@ -153,8 +152,8 @@ class TextExamples(LabelledExamples):
         self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool, *, real: bool, pooling: str
     ):
         super().__init__(store, config, tokenizer)
-        assert isinstance(store.tokens, TextTokens), store.tokens
-        self._tokens, self._at_end = store.tokens, pooling == "last"
+        self._tokens: TextTokens = store.tokens
+        self._at_end = pooling == "last"
         first, second, special = self._tokens.texts.lengths, np.zeros(len(self._tokens.texts), np.int64), 2
         if self._tokens.pairs is not None:
             second, special = self._tokens.pairs.lengths, 3
@@ -216,7 +215,6 @@ class WordTokens:
 
     @property
     def flat(self) -> list[np.ndarray]:
-        """All tokens."""
         return [self.words.flat_N]
 
 
@@ -228,8 +226,7 @@ class TaggingExamples(LabelledExamples):
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
-        assert isinstance(store.tokens, WordTokens), store.tokens
-        self._tokens = store.tokens
+        self._tokens: WordTokens = store.tokens
         self._capacity = self._length - 2
         tags = [tag for example in store.raw if isinstance(example, Tagged) for tag in example.tags]
         self._targets_W = label_numbers(tags, config)
@@ -242,11 +239,8 @@ class TaggingExamples(LabelledExamples):
         self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
         several = sum(len(cut) > 1 for cut in cuts)
         self._note_cut(several, len(cuts), "sentences are cut into several examples")
-        self._note_cut(
-            int(np.sum(self._tokens.words.lengths > self._capacity)),
-            len(self._sizes_W),
-            "words are longer than a row and were cut",
-        )
+        too_long = int(np.sum(self._tokens.words.lengths > self._capacity))
+        self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Returns the bounds of a sentence's examples, each of which has as many words as fit."""

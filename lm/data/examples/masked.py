@@ -49,7 +49,7 @@ class Masking:
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
-        """Returns the tokens to read and, as targets of weight 1, the masked ones; only `is_text_T` can be masked."""
+        """Returns the tokens to read and, as targets of weight 1, the masked ones, chosen where `is_text_T` is True."""
         read_T = np.array(tokens_T, np.int32)
         targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
         text_n = np.flatnonzero(is_text_T)
@@ -71,7 +71,7 @@ class Masking:
 
 
 def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the tokens of random words, bool (n,), about `wanted` in all; see `Masking`. `starts_n`: word starts."""
+    """Returns which tokens belong to the words chosen at random, bool (n,); together about `wanted` (see `Masking`)."""
     sizes_W = np.diff([0, *np.flatnonzero(starts_n[1:]) + 1, len(starts_n)])
     order_W = rng.permutation(len(sizes_W))
     chosen_W, left = np.zeros(len(sizes_W), bool), wanted

@@ -24,11 +24,14 @@ class Reader(abc.ABC):
     # The setting that must be given for records with named fields, and the message if it is not.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
     settings: ClassVar[Collection[str]] = ()  # those that it reads, out of the ones that are empty by default
+    optional: ClassVar[Collection[str]] = ()  # the roles of fields that records may lack
     roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it; "": the role is the name
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
-        self.fields = {role: source.field(role, setting) for role, setting in self.roles.items()}
+        self.fields = {
+            role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
+        }
         self._noted: list[str] = []  # positions or names of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
@@ -54,8 +57,6 @@ class Reader(abc.ABC):
 
 
 class DocumentReader(Reader):
-    """Documents: `str`."""
-
     kind = "documents"
     roles: ClassVar = {"text": "field"}
 
@@ -160,14 +161,12 @@ class QuestionReader(Reader):
 
     kind = "questions"
     roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers"), "")
-
-    def __init__(self, config: SourceConfig, source: Format):
-        super().__init__(config, source)
-        self.fields["title"] = source.field("title", optional=True)
+    optional = ("title",)
 
     def example(self, record: Record, where: str) -> Question:
-        texts = {name: self.fields[name].verbatim(record, where) for name in ("id", "title", "question", "context")}
-        answers = _answers(self.fields["answers"].value(record, where), where)
+        values = {role: field.value(record, where) for role, field in self.fields.items()}
+        answers = _answers(values.pop("answers"), where)
+        texts = {role: as_text(value, role, where) for role, value in values.items()}
         question = Question(**texts, answers=answers)
         self._noted += [question.id] * (len(answers) - len(question.placed))
         return question

@@ -46,7 +46,6 @@ class Subset:
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
     def holds(self, key: str) -> bool:
-        """Returns whether the example with this key belongs to the subset."""
         if (self.low, self.high) == (0, 1):
             return True
         low, high = (each * self.folds * HASHES for each in (self.low, self.high))

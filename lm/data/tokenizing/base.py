@@ -43,8 +43,8 @@ class Tokenizer(abc.ABC):
     base_size: int  # of the vocabulary without `extra_ids`
     extra_ids: int = 0  # number of tokens added behind the vocabulary, which stand for masked spans and for no text
     pad_id: int = PAD
-    bos_id: int
-    eos_id: int
+    bos_id: int = BOS
+    eos_id: int = EOS
     unk_id: int | None = None
 
     @classmethod

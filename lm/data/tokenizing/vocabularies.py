@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing.base import BOS, EOS, UNK, Offsets, Tokenizer
+from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
 
 
 class VocabularyTokenizer(Tokenizer):
     """A list of strings; its file is the list as JSON."""
 
-    bos_id = BOS
-    eos_id = EOS
     unk_id = UNK
 
     def __init__(self, vocabulary: Sequence[str]):
