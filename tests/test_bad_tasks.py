@@ -190,8 +190,8 @@ def squad(**changes):
         ("squad", "question\tanswer\n", "file: not valid JSON"),
         ("squad", '["data"]', "file: there is no list 'data'"),
         ("squad", squad(id=None), "there is no 'id'"),
-        ("squad", squad(answers=[{"text": "b", "answer_start": "2"}]), "answer_start '2' is not the number of a char"),
-        ("squad", squad(answers=[{"text": "b", "answer_start": -2}]), "answer_start -2 is not the number of a char"),
+        ("squad", squad(answers=[{"text": "b", "answer_start": "2"}]), "answer_start '2' is not the index of a char"),
+        ("squad", squad(answers=[{"text": "b", "answer_start": -2}]), "answer_start -2 is not the index of a char"),
     ],
 )
 def test_bad_files_with_tags_and_answers_are_refused(refused, tiny_labels, tmp_path, kind, content, message):

@@ -116,7 +116,6 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
 
 
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
-    """Prints the stores and the first batches of training."""
     console.print(stores_table(prepared))
     config = prepared.config
     for split, stores in prepared.stores.items():

@@ -52,7 +52,7 @@ class LabelledTask(PackedTask):
     reads_labels = True
     counts_examples = True
     plain_text_refusal = "needs examples with labels; name them in data.test of a config"
-    tokens: Any  # a subclass of Tokens
+    tokens: Any  # such as `TextTokens`
     has_classes: bool = False
     real_targets: bool = False
     cleans: bool = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -46,7 +45,6 @@ class AnswerTokens:
 
     @property
     def flat(self) -> list[np.ndarray]:
-        """All tokens."""
         return [self.questions.flat_N, self.contexts.flat_N]
 
     def context(self, question: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +64,7 @@ class AnswerExamples(LabelledExamples):
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
-        assert isinstance(store.tokens, AnswerTokens), store.tokens
-        self._tokens = store.tokens
+        self._tokens: AnswerTokens = store.tokens
         questions = self._tokens.questions
         self._question_X = np.minimum(questions.lengths, (self._length - 3) // 2)
         self._capacity_X = self._length - 3 - self._question_X
@@ -92,9 +89,8 @@ class AnswerExamples(LabelledExamples):
             lost = total - len(np.unique(self.example_of))
             self._note_cut(lost, total, "questions are left out because no window has the whole of their answer")
 
-    def _answer_of(self, number: int, example: Any) -> tuple[int, int]:
+    def _answer_of(self, number: int, example: Question) -> tuple[int, int]:
         """Returns the first and the last token of the answer that is learnt."""
-        assert isinstance(example, Question), example
         if not example.answers:
             return UNANSWERABLE, UNANSWERABLE
         _, offsets_T2 = self._tokens.context(number)

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm.data import order
-from lm.data.examples.chunks import ChunkExamples
-from lm.data.examples.example import Example, from_pair
+from lm.data.examples.example import ChunkExamples, Example, from_pair
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 

@@ -138,26 +138,22 @@ class TextTokens:
 
     @property
     def flat(self) -> list[np.ndarray]:
-        """All tokens."""
         return [self.texts.flat_N, *([self.pairs.flat_N] if self.pairs else [])]
 
 
 class TextExamples(LabelledExamples):
-    """For classification and regression. The label is the target of one token, see `label_index`.
+    """For classification, and for regression, whose labels are `real` numbers.
 
-    A text that is too long is cut at its end; of a pair the longer text is cut, token by token.
-
-    Args:
-        real: labels are numbers (regression).
-        pooling: "last": the last token has the label; otherwise the first.
+    The label is the target of the last token if `pooling` is "last", otherwise of the first. A text that is too long is
+    cut at its end; of a pair the longer text is cut, token by token.
     """
 
     def __init__(
         self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool, *, real: bool, pooling: str
     ):
         super().__init__(store, config, tokenizer)
-        assert isinstance(store.tokens, TextTokens), store.tokens
-        self._tokens, self._at_end = store.tokens, pooling == "last"
+        self._tokens: TextTokens = store.tokens
+        self._at_end = pooling == "last"
         first, second, special = self._tokens.texts.lengths, np.zeros(len(self._tokens.texts), np.int64), 2
         if self._tokens.pairs is not None:
             second, special = self._tokens.pairs.lengths, 3
@@ -176,7 +172,7 @@ class TextExamples(LabelledExamples):
             self._weights = label_weights(config, store, train)[self._targets]
 
     def label_index(self, index: int) -> int:
-        """Returns the index of the token whose logits stand for the whole text."""
+        """Returns the index of the token that has the label."""
         return int(self._sizes[index]) - 1 if self._at_end else 0
 
     def make(self, epoch: int, index: int) -> Example:
@@ -219,7 +215,6 @@ class WordTokens:
 
     @property
     def flat(self) -> list[np.ndarray]:
-        """All tokens."""
         return [self.words.flat_N]
 
 
@@ -231,8 +226,7 @@ class TaggingExamples(LabelledExamples):
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
-        assert isinstance(store.tokens, WordTokens), store.tokens
-        self._tokens = store.tokens
+        self._tokens: WordTokens = store.tokens
         self._capacity = self._length - 2
         tags = [tag for example in store.raw if isinstance(example, Tagged) for tag in example.tags]
         self._targets_W = label_numbers(tags, config)
@@ -245,11 +239,8 @@ class TaggingExamples(LabelledExamples):
         self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
         several = sum(len(cut) > 1 for cut in cuts)
         self._note_cut(several, len(cuts), "sentences are cut into several examples")
-        self._note_cut(
-            int(np.sum(self._tokens.words.lengths > self._capacity)),
-            len(self._sizes_W),
-            "words are longer than a row and were cut",
-        )
+        too_long = int(np.sum(self._tokens.words.lengths > self._capacity))
+        self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Returns the bounds of a sentence's examples, each of which has as many words as fit."""
@@ -280,10 +271,7 @@ class TaggingExamples(LabelledExamples):
 
 
 def _space_before_words(tokenizer: Tokenizer) -> str:
-    """Returns the text to put before words so that they get the tokens that they have within a text.
-
-    It is empty if the tokenizer itself puts a space before every text.
-    """
+    """Returns the space to put before words within a text; none if the tokenizer puts one before every text."""
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")
     return "" if by_itself else " "

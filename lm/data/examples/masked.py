@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm.data import order
-from lm.data.examples.chunks import ChunkExamples
-from lm.data.examples.example import Example, framed
+from lm.data.examples.example import ChunkExamples, Example, framed
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
@@ -50,10 +49,7 @@ class Masking:
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
-        """Returns the tokens to read, targets and weights of an example; `is_text_T` is False at its special tokens.
-
-        Targets are the masked tokens, with weight 1; elsewhere both are 0.
-        """
+        """Returns the tokens to read and, as targets of weight 1, the masked ones, chosen where `is_text_T` is True."""
         read_T = np.array(tokens_T, np.int32)
         targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
         text_n = np.flatnonzero(is_text_T)
@@ -75,10 +71,7 @@ class Masking:
 
 
 def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the tokens of random words that have at most `wanted` tokens together, bool (n,); see `Masking`.
-
-    `starts_n` says where words begin; the first token always begins one.
-    """
+    """Returns which tokens belong to the words chosen at random, bool (n,); together about `wanted` (see `Masking`)."""
     sizes_W = np.diff([0, *np.flatnonzero(starts_n[1:]) + 1, len(starts_n)])
     order_W = rng.permutation(len(sizes_W))
     chosen_W, left = np.zeros(len(sizes_W), bool), wanted

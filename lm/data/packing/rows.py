@@ -125,8 +125,7 @@ class RowSource(abc.ABC):
         """Returns (epoch, row of the epoch) of the row with this number, counted through all epochs."""
 
     @abc.abstractmethod
-    def row(self, epoch: int, row: int) -> list[Example]:
-        """Returns the examples of a row."""
+    def row(self, epoch: int, row: int) -> list[Example]: ...
 
 
 class PackedRows(RowSource):

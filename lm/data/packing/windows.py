@@ -117,6 +117,6 @@ class WindowExamples(Examples):
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows, one every `stride` tokens, of which the last has the stream's last target."""
+    """Returns the number of windows, one every `stride` tokens, until the stream's last token has been a target."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)

@@ -97,8 +97,8 @@ def documents() -> tuple[str, ...]:
             continue
         if name == TOPICS:  # topics = {name: text, ...}
             values = (getattr(statement, "value", None) for statement in tree.body)
-            topics = next((ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)), {})
-            texts += [topics[topic].strip("\n") for topic in sorted(topics)]
+            for topics in (ast.literal_eval(value) for value in values if isinstance(value, ast.Dict)):
+                texts += [topics[topic].strip("\n") for topic in sorted(topics)]
         else:
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             texts += _pages(_docstrings(tree, module))

@@ -57,10 +57,6 @@ class Field:
         """Returns the texts of a list, joined by spaces."""
         return " ".join(self.texts(record, where))
 
-    def verbatim(self, record: Record, where: str) -> str:
-        """Returns a text with its line ends as they are."""
-        return as_text(self.value(record, where), self.spec, where)
-
 
 class ReadyField(Field):
     """A field that the format itself names and fills; its value is taken as it is."""
@@ -135,10 +131,7 @@ def as_list(value: Any, name: str, where: str) -> list[Any]:
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns a label as text. A number n is the n-th of `names`, if there are any.
-
-    Booleans are 0 and 1 if there are `names`, otherwise "false" and "true".
-    """
+    """Returns a label as text: names[n] for the number n (False is 0) if there are names; booleans in lower case."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bytes, str)):

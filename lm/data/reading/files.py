@@ -18,7 +18,6 @@ from typing import Any, TextIO, TypeVar
 from lm.errors import UserError
 
 T = TypeVar("T")
-FILES_NAMED = 4  # in a note; of more files only the sum is given
 
 
 class Files:
@@ -59,7 +58,6 @@ class Files:
 
 
 def hash_of(*parts: str) -> str:
-    """Returns one hash of several strings."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -99,10 +97,7 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note with the number of lines that have a byte over 127, whose meaning depends on the encoding.
-
-    There is none for UTF-8. Raises UserError if a file cannot be read.
-    """
+    """Returns a note on lines with a byte over 127, whose meaning depends on the encoding; for UTF-8 there is none."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []
@@ -113,7 +108,7 @@ def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
         with read_errors(path), _open_binary(path) as file:
             counts[path] = sum(not line.isascii() for line in file)
     by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
-    files = f" ({by_file})" if 1 < len(paths) <= FILES_NAMED else ""
+    files = f" ({by_file})" if 1 < len(paths) <= 4 else ""
     return [f"{sum(counts.values()):,} lines with bytes over 127, read as {encoding}{files}"]
 
 
@@ -122,10 +117,7 @@ def _open_binary(path: Path) -> Any:
 
 
 def _where_undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    """Returns the message for a file that cannot be decoded, which is read once more to find the byte.
-
-    The decoder knows only the position in its own buffer.
-    """
+    """Returns the message for a file that cannot be decoded, which is read again to find the line of the bad byte."""
     offset, position = 0, ""
     with _open_binary(path) as file:
         for number, line in enumerate(file, start=1):

@@ -15,22 +15,16 @@ Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
 
 
 class Format(abc.ABC):
-    """A data source of one format. The class describes the format; its defaults fit records with named fields.
+    """A data source of one format. The class describes the format; its defaults fit records with named fields."""
 
-    Attributes:
-        doc: a line for `--help`.
-        holds: the kinds of raw example that it can hold; None for any kind, from records with named fields.
-        settings: the settings of a source that it reads, out of those that are empty by default.
-        needs: kind of raw example -> the setting that must then be given, and the message if it is not; replaces
-            `Reader.needs`.
-        names_fields: whether the format itself names the fields of its records, after the roles of READERS ("text",
-            "label", "source", ...), and yields values that need no check. Otherwise settings name them.
-    """
-
-    doc: ClassVar[str]
-    holds: ClassVar[Collection[str] | None] = None
+    doc: ClassVar[str]  # a line for `--help`
+    holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for any, from records with named fields
+    # The settings of a source that it reads, out of those that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
+    # Replaces `Reader.needs`: kind of raw example -> the setting that must be given, and the message if it is not.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
+    # Whether the format itself names the fields of its records, after the roles of READERS ("text", "label", ...), and
+    # yields values that need no check. Otherwise settings name the fields.
     names_fields: ClassVar[bool] = False
 
     def __init__(self, config: SourceConfig):

@@ -21,7 +21,7 @@ class Pair:
         return self.references[0]
 
     def with_prefix(self, prefix: str) -> Pair:
-        """Returns the pair as the model reads it. It is made after cleaning, which leaves the prefix as it is."""
+        """Returns the pair as the model reads it; the prefix is added after cleaning."""
         return Pair(prefix + self.source, self.references)
 
     @property

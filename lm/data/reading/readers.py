@@ -18,23 +18,20 @@ from lm.errors import UserError
 
 
 class Reader(abc.ABC):
-    """Reads the raw examples of one data source, in a fixed order.
+    """Reads the raw examples of one data source, in a fixed order."""
 
-    Attributes:
-        kind: what messages call its raw examples.
-        needs: the setting that must be given for records with named fields, and the message if it is not.
-        settings: the settings of a source that this reader reads, out of those that are empty by default.
-        roles: role of a field -> the setting that names the field; empty if the name of the field is its role.
-    """
-
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # what messages call its raw examples
+    # The setting that must be given for records with named fields, and the message if it is not.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()
-    roles: ClassVar[Mapping[str, str]]
+    settings: ClassVar[Collection[str]] = ()  # those that it reads, out of the ones that are empty by default
+    optional: ClassVar[Collection[str]] = ()  # the roles of fields that records may lack
+    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it; "": the role is the name
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
-        self.fields = {role: source.field(role, setting) for role, setting in self.roles.items()}
+        self.fields = {
+            role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
+        }
         self._noted: list[str] = []  # positions or names of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
@@ -55,13 +52,11 @@ class Reader(abc.ABC):
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns what a person should know about what `iterate` has read; to be called afterwards."""
+        """Returns what a person should know about the examples, once `iterate` has read them."""
         return self.source.notes()
 
 
 class DocumentReader(Reader):
-    """Documents: `str`."""
-
     kind = "documents"
     roles: ClassVar = {"text": "field"}
 
@@ -160,20 +155,18 @@ class TagReader(Reader):
 class QuestionReader(Reader):
     """Questions: records with the fields id, question, context, answers (with text and answer_start), maybe title.
 
-    Texts are taken character by character, since an answer is given by its first character. An answer that is not
-    where `answer_start` says is kept for scoring and never learnt; `notes` counts them.
+    Texts stay as they are, since answers refer to their characters. Answers that are not where `answer_start` says are
+    kept for scoring and never learnt; `notes` counts them.
     """
 
     kind = "questions"
     roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers"), "")
-
-    def __init__(self, config: SourceConfig, source: Format):
-        super().__init__(config, source)
-        self.fields["title"] = source.field("title", optional=True)
+    optional = ("title",)
 
     def example(self, record: Record, where: str) -> Question:
-        texts = {name: self.fields[name].verbatim(record, where) for name in ("id", "title", "question", "context")}
-        answers = _answers(self.fields["answers"].value(record, where), where)
+        values = {role: field.value(record, where) for role, field in self.fields.items()}
+        answers = _answers(values.pop("answers"), where)
+        texts = {role: as_text(value, role, where) for role, value in values.items()}
         question = Question(**texts, answers=answers)
         self._noted += [question.id] * (len(answers) - len(question.placed))
         return question
@@ -197,10 +190,10 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
             raise UserError(f"{where}: each answer should be a record with text and answer_start.")
         texts, starts = ([entry.get(name) for entry in entries] for name in ("text", "answer_start"))
     if len(texts) != len(starts):
-        raise UserError(f"{where}: has {len(texts)} texts of answers and {len(starts)} indices of their beginnings.")
+        raise UserError(f"{where}: has {len(texts)} texts of answers and {len(starts)} values of answer_start.")
     for start in starts:
         if isinstance(start, bool) or not isinstance(start, (int, np.integer)) or start < 0:
-            raise UserError(f"{where}: answer_start {start!r:.40} is not the number of a character.")
+            raise UserError(f"{where}: answer_start {start!r:.40} is not the index of a character.")
     return tuple((as_text(text, "answers.text", where), int(start)) for text, start in zip(texts, starts, strict=True))
 
 

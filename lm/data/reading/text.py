@@ -80,7 +80,11 @@ class Text(FileFormat):
 
     def _read_documents(self, path: Path) -> Iterator[tuple[Record, str]]:
         where, label = str(path), self._label_in(path)
-        split = {"file": _whole, "line": lines_of, "paragraph": _paragraphs, "separator": self._separated}
+
+        def whole(file: TextIO) -> Iterator[str]:
+            return filter(None, [file.read().replace("\r\n", "\n")])
+
+        split = {"file": whole, "line": lines_of, "paragraph": _paragraphs, "separator": self._separated}
         with open_text(path, self.config.encoding) as file:
             for text in split[self.config.document](file):
                 if not self._label or text.strip():
@@ -130,12 +134,6 @@ class Text(FileFormat):
             yield from (text.strip("\n") for text in texts)
         if rest.strip("\n"):
             yield rest.strip("\n")
-
-
-def _whole(file: TextIO) -> Iterator[str]:
-    text = file.read().replace("\r\n", "\n")
-    if text:
-        yield text
 
 
 def _paragraphs(file: TextIO) -> Iterator[str]:

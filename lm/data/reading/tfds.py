@@ -65,7 +65,7 @@ class Tfds(Format):
             raise UserError(f"tfds {self.config.path}: {_first_line(error)}") from error
 
     def _open_split(self) -> Any:
-        """Returns the split as a sequence; the data set is first downloaded and prepared if need be."""
+        """Returns the split as a sequence; the data set is first downloaded and prepared if necessary."""
         name, split = self.config.path, self.config.split
         try:
             if not self.builder.info.splits:

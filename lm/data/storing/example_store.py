@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,22 +23,13 @@ FEW = 10  # up to this number of examples, all labels may be different
 MOST_LABELS = 6  # that are shown with their counts
 
 
-class Tokens(Protocol):
-    """The tokens of examples, in the form that a task needs."""
-
-    @property
-    def flat(self) -> list[np.ndarray]:
-        """All tokens except special ones."""
-        ...
-
-
 @dataclass(frozen=True)
 class ExampleStore:
     """The examples of one data source in a split, in a fixed order, and their tokens."""
 
     name: str
     raw: list[Any]  # Labelled (cleaned, as the model reads them), Tagged or Question
-    tokens: Any  # `Tokens` in the form of the task
+    tokens: Any  # in the form that the task needs; `tokens.flat` has all of them, without special ones
     fingerprint: str  # of everything that decides examples and tokens
     counts: dict[str, int]  # examples, documents, tokens (none of them special), bytes (UTF-8), words, unknown
     label_counts: dict[str, int]  # of all sources of the split; empty if there are no classes
@@ -67,7 +58,7 @@ def build(
     reader: Any,
     rules: Cleaner,
     tokenizer: Tokenizer,
-    encode: Callable[[Sequence[Any], Tokenizer], Tokens],
+    encode: Callable[[Sequence[Any], Tokenizer], Any],
     identity: Sequence[str],
 ) -> ExampleStore | None:
     """Returns the store of one source in a split; None if the split gets none of its examples.
@@ -105,10 +96,7 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 
 
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
-    """Returns the labels of a split, sorted; by value if all are whole numbers.
-
-    Raises UserError if there is only one label, or as many as examples.
-    """
+    """Returns the sorted labels of a split (whole numbers by value). Raises UserError if all are equal, or none are."""
     counts = next(iter(stores.values())).label_counts
     total = sum(counts.values())
     if len(counts) == 1:
@@ -149,7 +137,7 @@ def texts_of(examples: Iterable[Any]) -> Iterator[str]:
             yield context
 
 
-def _counts(examples: Sequence[Any], tokens: Tokens, tokenizer: Tokenizer) -> dict[str, int]:
+def _counts(examples: Sequence[Any], tokens: Any, tokenizer: Tokenizer) -> dict[str, int]:
     texts, unknown = list(texts_of(examples)), tokenizer.unk_id
     return {
         "examples": len(examples),

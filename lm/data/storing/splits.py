@@ -38,7 +38,7 @@ class Subset:
 
     @classmethod
     def of(cls, source: SourceConfig, data: DataConfig) -> Subset:
-        return cls(*map(exact, source.part), data.fold, data.folds)
+        return cls(exact(source.part[0]), exact(source.part[1]), data.fold, data.folds)
 
     def narrow(self, begin: Fraction | float, end: Fraction | float) -> Subset:
         """Returns the subset of this range from `begin` to `end`, which are shares of it."""
@@ -46,7 +46,6 @@ class Subset:
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
     def holds(self, key: str) -> bool:
-        """Returns whether the example with this key belongs to the subset."""
         if (self.low, self.high) == (0, 1):
             return True
         low, high = (each * self.folds * HASHES for each in (self.low, self.high))
@@ -61,24 +60,18 @@ def exact(number: float | Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One data source of a split, and the share of it that the split takes.
-
-    Attributes:
-        section: "train", "valid" or "test" of config.data, which names the source.
-        side: "all" if nothing is held out from the source, otherwise "train" or "valid".
-    """
+    """One data source of a split, and the share of it that the split takes."""
 
     split: str
-    section: str
+    section: str  # "train", "valid" or "test": the part of config.data that names the source
     name: str
-    side: str
+    side: str  # "all" if nothing is held out from the source, otherwise "train" or "valid"
     config: SourceConfig
     data: DataConfig
     subset: Subset
 
     @property
     def label(self) -> str:
-        """The setting that names the source."""
         return f"config.data.{self.section}.{self.name}"
 
     @property
@@ -89,8 +82,7 @@ class SplitSource:
         """Yields each example of the split, cleaned and as it was read; with `drop` the rules may leave some out."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
-                # The tail begins where a first pass has counted enough characters. That pass has rules of its own,
-                # since they count what they drop and remember what they have seen.
+                # A first pass counts the characters, with its own copy of the rules, which remember the texts.
                 characters = sum(map(len, self._kept(reader, copy.deepcopy(rules))))
                 boundary = int((1 - self.data.holdout_fraction) * characters)
                 yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
@@ -121,22 +113,19 @@ class SplitSource:
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
     """Returns the data sources of "train", "valid" or "test", in the order of their names.
 
-    `valid` is held out from the training sources if no validation source is named. A training source with weight 0
-    is left out.
+    `valid` is held out from train if it names no source. Training sources with weight 0 are left out.
     """
     section = split if split == "test" or data.valid else "train"
     held_out = section == "train" and not data.valid
     found = []
-    named: dict[str, SourceConfig] = getattr(data, section)
-    for name in sorted(named):
-        if section == "train" and named[name].weight == 0:
+    for name, config in sorted(getattr(data, section).items()):
+        if section == "train" and config.weight == 0:
             continue
-        subset = Subset.of(named[name], data)
+        subset = Subset.of(config, data)
         if held_out and data.holdout == "hash":
             share = data.holdout_fraction
             subset = subset.narrow(0, share) if split == "valid" else subset.narrow(share, 1)
-        side = split if held_out else "all"
-        found.append(SplitSource(split, section, name, side, named[name], data, subset))
+        found.append(SplitSource(split, section, name, split if held_out else "all", config, data, subset))
     return found
 
 

@@ -111,7 +111,6 @@ class PairStore:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of both sides' tokens."""
         return hash_of(self.source.fingerprint, self.target.fingerprint)
 
     @property
@@ -139,7 +138,6 @@ def open_or_build(
     UserError if the cache cannot be written, and whatever reading the texts raises.
 
     Args:
-        identity: everything that decides the content.
         label: the name of the store in messages.
         texts: the documents; a generator, so that they are read only if the store is built.
         rules: how `texts` are cleaned; they know how many documents were dropped.

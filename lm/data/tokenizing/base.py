@@ -31,32 +31,20 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that are made here; bytes
 
 
 class Tokenizer(abc.ABC):
-    """Immutable. The class describes the kind of tokenizer.
+    """Immutable. The class describes the kind of tokenizer."""
 
-    Attributes:
-        kind: value of data.tokenizer.kind.
-        doc: a line for `--help`.
-        learns: whether `train` reads its texts.
-        file_type: the kind of file that data.tokenizer.path may name; empty for none.
-        needs_file: whether it always comes from a file, which may have a mask token and extra ids of its own.
-        option_names: settings of the tokenizer that its file does not hold; also attributes.
-        file_name: name of its one file, beside tokenizer_info.json.
-        base_size: size of the vocabulary without `extra_ids`.
-        extra_ids: number of tokens added behind the vocabulary, which stand for masked spans and for no text.
-    """
-
-    kind: ClassVar[str]
-    doc: ClassVar[str]
-    learns: ClassVar[bool] = True
-    file_type: ClassVar[str] = ""
-    needs_file: ClassVar[bool] = False
-    option_names: ClassVar[tuple[str, ...]] = ()
-    file_name: ClassVar[str]
-    base_size: int
-    extra_ids: int = 0
+    kind: ClassVar[str]  # value of data.tokenizer.kind
+    doc: ClassVar[str]  # a line for `--help`
+    learns: ClassVar[bool] = True  # whether `train` reads its texts
+    file_type: ClassVar[str] = ""  # the kind of file that data.tokenizer.path may name; empty for none
+    needs_file: ClassVar[bool] = False  # whether it always comes from a file, which may have its own mask and extra ids
+    option_names: ClassVar[tuple[str, ...]] = ()  # settings that its file does not hold; also attributes
+    file_name: ClassVar[str]  # of its one file, beside tokenizer_info.json
+    base_size: int  # of the vocabulary without `extra_ids`
+    extra_ids: int = 0  # number of tokens added behind the vocabulary, which stand for masked spans and for no text
     pad_id: int = PAD
-    bos_id: int
-    eos_id: int
+    bos_id: int = BOS
+    eos_id: int = EOS
     unk_id: int | None = None
 
     @classmethod
@@ -104,8 +92,7 @@ class Tokenizer(abc.ABC):
     def encode_spelled(self, text: str) -> list[int]:
         """Returns the ids of a source to generate from, in which <extra_id_N> stands for that token, as in T5.
 
-        White space before <extra_id_N> is dropped, because it belongs to the masked word. Raises UserError for an N
-        that does not exist.
+        White space before it belongs to the masked word and is dropped. Raises UserError if there is no such token.
         """
         first, *rest = EXTRA_ID.split(text)
         ids = self.encode(first)
@@ -117,13 +104,13 @@ class Tokenizer(abc.ABC):
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Returns the ids of `encode` and, for each, the characters of `text` that it stands for: [first, last + 1).
 
-        If a character becomes several tokens, each of them stands for it. A token that stands for nothing in the text,
-        such as a space that is put before it, has an empty range: (i, i).
+        Each of several tokens of one character stands for it. A token that stands for nothing in the text, such as a
+        space that is put before it, has an empty range: (i, i).
         """
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """Returns the text of ids none of which is special."""
+        """Returns the text of ids of which none is special."""
 
     @abc.abstractmethod
     def _piece(self, token: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing.base import BOS, EOS, Offsets, Tokenizer
+from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
@@ -19,8 +19,6 @@ class ByteTokenizer(Tokenizer):
     learns = False
     file_name = "bytes.txt"
     base_size = 3 + 256
-    bos_id = BOS
-    eos_id = EOS
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> ByteTokenizer:

@@ -52,9 +52,10 @@ class HuggingFaceTokenizer(Tokenizer):
         pad_id = self._first_of("<pad>", "[PAD]", "<|padding|>", "<|pad|>")
         self._has_pad, self.pad_id = pad_id is not None, pad_id or 0
         self._mask_id = self._first_of("[MASK]", "<mask>")
-        self.base_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        extra = (self._tokenizer.token_to_id(f"<extra_id_{number}>") for number in itertools.count())
-        self._extra = tuple(itertools.takewhile(lambda token: token is not None, extra))
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.base_size = max(ids.values()) + 1
+        extra = itertools.takewhile(ids.__contains__, (f"<extra_id_{number}>" for number in itertools.count()))
+        self._extra: Sequence[int] = [ids[token] for token in extra]
         unknown = getattr(self._tokenizer.model, "unk_token", None)
         self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else None
 
@@ -76,11 +77,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def _id_of(self, piece: str, setting: str) -> int:
         token = self._tokenizer.token_to_id(piece) if piece else None
         if token is None:
-            raise ValueError(
-                f"it has no token {piece!r}; set data.tokenizer.{setting}"
-                if piece
-                else f"the tokens around a document could not be guessed; set data.tokenizer.{setting}"
-            )
+            problem = f"it has no token {piece!r}" if piece else "the tokens around a document could not be guessed"
+            raise ValueError(f"{problem}; set data.tokenizer.{setting}")
         return token
 
     def encode(self, text: str) -> list[int]:

@@ -15,7 +15,6 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.errors import UserError
 
 LONGEST_LINE = 2000  # characters given to SentencePiece at a time; it skips longer ones
-LONGEST_IN_BYTES = 4 * LONGEST_LINE
 THREADS = 4  # fixed, because the sums of the expectation step depend on it
 
 
@@ -69,7 +68,7 @@ class SentencePieceTokenizer(Tokenizer):
                 bos_id=1,
                 eos_id=2,
                 unk_id=3,
-                max_sentence_length=LONGEST_IN_BYTES,
+                max_sentence_length=4 * LONGEST_LINE,  # in bytes
                 num_threads=THREADS,
                 minloglevel=2,
             )

@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from lm.config import TokenizerConfig
-from lm.data.tokenizing.base import BOS, EOS, UNK, Offsets, Tokenizer
+from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
 
 
 class VocabularyTokenizer(Tokenizer):
     """A list of strings; its file is the list as JSON."""
 
-    bos_id = BOS
-    eos_id = EOS
     unk_id = UNK
 
     def __init__(self, vocabulary: Sequence[str]):
@@ -66,10 +64,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """The most frequent words of the training text, as white space separates them; others become `unk_id`.
-
-    For artificial languages and word models. Text is decoded with single spaces between its words.
-    """
+    """The most frequent words of the training text; others become `unk_id`. Decoding puts one space between words."""
 
     kind = "words"
     doc = "those of the training text, between white space"

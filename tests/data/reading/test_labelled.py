@@ -257,7 +257,7 @@ def test_squad_keeps_every_character_of_the_context(write):
             json.dumps(squad({"context": "a", "qas": [{"id": "7", "question": "?"}]})),
             "question '7': .*no list 'answers'",
         ),
-        (json.dumps(squad({"context": "a", "qas": [entry("7", ("a", "0"))]})), "answer_start '0' is not the number"),
+        (json.dumps(squad({"context": "a", "qas": [entry("7", ("a", "0"))]})), "answer_start '0' is not the index"),
         (json.dumps(squad({"context": "a", "qas": [entry("7", (5, 0))]})), "'answers.text' should hold text"),
         (json.dumps({"data": []}), "there is no document in it"),
     ],
@@ -303,7 +303,7 @@ def test_records_with_questions(write, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"field: questions have fields of fixed names .*question, context, answers"):
         source("questions", kind="jsonl", path=paths["jsonl"], field="question")
     uneven = records[0] | {"answers": {"text": ["b"], "answer_start": []}}
-    with pytest.raises(UserError, match="line 1: has 1 texts of answers and 0 indices"):
+    with pytest.raises(UserError, match="line 1: has 1 texts of answers and 0 values of answer_start"):
         read("questions", kind="jsonl", path=write("c.jsonl", lines(uneven)))
 
 
