@@ -1,4 +1,4 @@
-"""UTF-8 bytes as tokens."""
+"""UTF-8 bytes as tokens, after three special ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
-    """UTF-8 bytes, after three special tokens."""
-
     kind = "bytes"
     doc = "UTF-8 bytes"
     learns = False
