@@ -57,9 +57,11 @@ class Generation(Evaluator):
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
         # Sources are decoded together, so that batches of similar length can be formed over all data sources.
         pairs = [pair for each in self._pairs.values() for pair in each]
+        decoded = self._decode(params, pairs)
+        assert len(decoded) == len(pairs) and all(decoded), "an output for every source"
         self.examples = [
             Example(pair.source, pair.references, prediction, float(value))
-            for pair, ((prediction, value), *_) in zip(pairs, self._decode(params, pairs), strict=True)
+            for pair, ((prediction, value), *_) in zip(pairs, decoded, strict=True)
         ]
         outputs = iter(self.examples)
         parts = {source: [next(outputs) for _ in each] for source, each in self._pairs.items() if each}
