@@ -4,8 +4,8 @@ python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs th
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    any files in this format
 
 Uses paired bootstrap resampling (Koehn 2004): the same sources, drawn with replacement, for all systems. The p-value is
-the probability that chance alone causes a difference from the first system as large as the observed one; below 0.05 it
-is usually called significant. The systems must have read the same sources.
+the probability that chance alone causes a difference from the first system as large as the observed one; below 0.05 the
+difference is usually called significant. The systems must have read the same sources.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FILE = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Compared:
-    """The score of one system by one metric, and its distribution over resamples."""
+    """The score of one system by one metric, and the distribution of that score over resamples."""
 
     score: float
     mean: float
@@ -61,7 +61,7 @@ def define_flags() -> None:
         "sacrebleu's tokenisation for BLEU; by default that of the first run, or 13a with --predictions.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
-    # sacrebleu takes a seed of 0 for no seed.
+    # A seed of 0 means "no seed" to sacrebleu.
     flags.DEFINE_integer("seed", 12345, "Random seed of the resamples.", lower_bound=1, upper_bound=2**31 - 1)
 
 
@@ -70,8 +70,8 @@ def compare(
 ) -> tuple[dict[str, list[Compared]], str]:
     """Returns the results of all systems for each score of a metric, such as rouge1 of rouge, and the signature.
 
-    All systems must have the same references in the same order. sacrebleu's test and ours below draw the same examples
-    for a seed, and define mean, interval and p-value alike.
+    All systems must have the same references in the same order. For the same seed, sacrebleu's test and our `bootstrap`
+    draw the same examples; both define mean, interval and p-value in the same way.
     """
     references = [each.references for each in systems[0]]
     predictions = [[each.prediction for each in examples] for examples in systems]
@@ -79,7 +79,7 @@ def compare(
     if isinstance(scorer, SacrebleuMetric):
         from sacrebleu.significance import PairedTest
 
-        paired: Any = PairedTest  # its types are narrower than what it takes
+        paired: Any = PairedTest  # the types it declares are narrower than those it accepts
         named = [(str(number), texts) for number, texts in enumerate(predictions)]
         scorers = {metric: scorer.scorer(bleu_tokenize)}
         os.environ["SACREBLEU_SEED"] = str(seed)  # sacrebleu reads its seed from nowhere else
@@ -99,8 +99,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
 
     p = (1 + #(|difference in a resample| - their mean > |real difference|)) / (1 + samples)
 
-    Args:
-        counts: of each system (examples, 2), as `CountedMetric.counts` returns them.
+    `counts` has an array (examples, 2) of `CountedMetric.counts` for each system.
     """
     drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
     resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
@@ -117,7 +116,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
 
 
 def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
-    """Sets p to 1 for equal scores: the formula counts only larger differences, so a copy would be significant."""
+    """Sets p to 1 for equal scores: the formula counts only larger differences, so copies would seem significant."""
     first, *others = results
     return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
 
@@ -125,7 +124,7 @@ def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
 def print_comparison(
     names: Sequence[str], scores: dict[str, list[Compared]], signatures: Sequence[str], console: Console
 ) -> None:
-    """Prints a block for each score with a row for each system, then the signatures."""
+    """Prints a block with a row for each system for every score, then the signatures."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("metric", "system", "score", "mean and 95% interval", "p"):
         table.add_column(name, justify="left" if name in ("metric", "system") else "right", overflow="fold")
@@ -142,7 +141,7 @@ def print_comparison(
 
 
 def predictions_of(root: Path, step: str) -> Path:
-    """Returns the file of a run at the step "best", "latest" or a number. Raises UserError if there is none."""
+    """Returns the file of a run for the step "best", "latest" or a number. Raises UserError if there is none."""
     directory = RunDirectory.existing(root)
     there = sorted(int(path.parent.name) for path in root.glob(f"eval/*/{FILE}") if path.parent.name.isdecimal())
     if not there:

@@ -1,4 +1,4 @@
-"""Settings of the training, from the optimizer to the evaluations."""
+"""Settings of training, from the optimizer to the evaluations."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TrainConfig:
     )
     accumulation: int = option(
         1,
-        "Microbatches per step: more of them need less memory and give the same result.",
+        "Microbatches per step: more of them need less memory; the result is the same.",
         minimum=1,
         affects="nothing",
     )
@@ -96,7 +96,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices by axis; one of them may be -1 for "all that are left"."""
+    """The number of devices on each axis of the mesh; one of them may be -1, for all the others."""
 
     data: int = option(-1, "Copies of the model, each with its part of the batch.", minimum=-1)
     fsdp: int = option(1, "Parameters and batch both split over these.", minimum=-1)

@@ -61,7 +61,7 @@ class Evaluator(abc.ABC):
 
 
 class SplitEvaluation(Evaluator):
-    """All evaluators of one split as one; the first is a RowEvaluator, whose rows and batch size are given."""
+    """All evaluators of one split as one. The first is a RowEvaluator, whose rows and batch size it reports."""
 
     def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
         self.name, self._evaluators = name, evaluators

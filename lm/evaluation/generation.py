@@ -38,7 +38,7 @@ class Generation(Evaluator):
             source: [setup.references[source][index] for index in indices.tolist()]
             for source, indices in chosen.items()
         }
-        self.num_examples = sum(len(each) for each in self._pairs.values())  # that an evaluation scores
+        self.num_examples = sum(len(each) for each in self._pairs.values())  # the number of pairs to be scored
         self._limited = self.num_examples < sum(sizes.values())
         assert self.num_examples > 0, "a split has at least one pair"
 
@@ -56,7 +56,13 @@ class Generation(Evaluator):
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
         # Sources are decoded together, so that batches of similar length can be formed over all data sources.
-        self.examples = self._decode(params, [pair for each in self._pairs.values() for pair in each])
+        pairs = [pair for each in self._pairs.values() for pair in each]
+        decoded = self._decode(params, pairs)
+        assert len(decoded) == len(pairs) and all(decoded), "an output for every source"
+        self.examples = [
+            Example(pair.source, pair.references, prediction, float(value))
+            for pair, ((prediction, value), *_) in zip(pairs, decoded, strict=True)
+        ]
         outputs = iter(self.examples)
         parts = {source: [next(outputs) for _ in each] for source, each in self._pairs.items() if each}
         result = named_metrics(self.name, parts if len(self._pairs) > 1 else {}, self.examples, self._score)
@@ -64,13 +70,14 @@ class Generation(Evaluator):
             result[f"{self.name}/examples"] = float(self.num_examples)
         return result
 
-    def _decode(self, params: Any, pairs: Sequence[Pair]) -> list[Example]:
+    def _decode(self, params: Any, pairs: Sequence[Pair]) -> list[list[tuple[str, float]]]:
+        """Returns the outputs of each source with their scores, the best first."""
         setup, settings = self._setup, self._settings
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
         values["num_beams"] = settings.training_beams if setup.in_training else settings.num_beams
         with on_mesh(setup.mesh):
-            outputs = generate_texts(
+            return generate_texts(
                 setup.model,
                 params,
                 setup.tokenizers.target,
@@ -81,11 +88,6 @@ class Generation(Evaluator):
                 setup.config.data.source_length,
                 setup.report,
             )
-        assert len(outputs) == len(pairs) and all(outputs), "an output for every source"
-        return [
-            Example(pair.source, pair.references, prediction, float(value))
-            for pair, ((prediction, value), *_) in zip(pairs, outputs, strict=True)
-        ]
 
     def _score(self, examples: Sequence[Example]) -> dict[str, float]:
         """Returns the metrics of these outputs and keeps their signatures; the whole split is scored last."""

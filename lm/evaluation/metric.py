@@ -10,12 +10,11 @@ from typing import Any
 # Formats of values.
 points = "{:.2f}".format  # from 0 to 100
 share = "{:.2%}".format  # from 0 to 1
-four_decimals = "{:.4f}".format
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Declares a number that evaluations give.
+    """The declaration of a number that evaluations compute.
 
     Attributes:
         name: its key in metrics.jsonl, result files and checkpoint.best_metric, after the name of the split.
@@ -28,7 +27,7 @@ class Metric:
 
     name: str
     heading: str
-    show: Callable[[float], str] = four_decimals
+    show: Callable[[float], str] = "{:.4f}".format
     higher_is_better: bool = False
     drawn: bool = False
     recorded: bool = False

@@ -94,7 +94,7 @@ class RowEvaluator(Evaluator):
         """Returns the metrics that follow from such results."""
 
     def _count(self, whole: Any) -> tuple[str, int]:
-        """Returns the name of what is counted if only a subset is scored, and the number that was scored."""
+        """Returns the unit ("rows") in which the size of a scored subset is reported, and that size."""
         return "rows", self.num_rows
 
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:

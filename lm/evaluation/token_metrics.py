@@ -102,9 +102,8 @@ def missing_metrics(sums: Sums) -> dict[str, str]:
 
 def masked_metrics(sums: Sums) -> dict[str, float]:
     """Returns mlm_loss (nats) and mlm_accuracy of masked tokens, accuracy of pairs, and the loss of both together."""
-    masked = ratio(sums.nll, sums.weight)
-    result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": ratio(sums.correct, sums.weight)}
-    result["perplexity"] = _exp(masked)
+    masked, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
+    result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": accuracy, "perplexity": _exp(masked)}
     if sums.pairs:
         result["loss"] += sums.pair_nll / sums.pairs
         result["next_sentence_accuracy"] = sums.pair_correct / sums.pairs

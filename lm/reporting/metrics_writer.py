@@ -32,11 +32,9 @@ class MetricsWriter:
         except OSError as error:
             raise UserError(f"{metrics_path}: cannot be written ({error.strerror}).") from error
         if config.log.tensorboard:
-            import tensorboardX  # slow to import, and can be switched off
+            from tensorboardX import SummaryWriter  # slow to import, and can be switched off
 
-            self._tensorboard = tensorboardX.SummaryWriter(
-                str(tensorboard_dir), purge_step=start_step + 1, flush_secs=30
-            )
+            self._tensorboard = SummaryWriter(str(tensorboard_dir), purge_step=start_step + 1, flush_secs=30)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line for `step`. A value that is not finite is null in the JSON and left out elsewhere."""

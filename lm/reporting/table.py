@@ -151,9 +151,8 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             split = f"{result.split}/{source}" if source else result.split
             cells = [metric_of(name).show(metrics[name]) if name in metrics else "-" for name in names]
             stride = "-" if result.stride is None else f"{result.stride} of {result.sequence_length}"
-            rows.append(
-                [result.run, f"{result.step:,}" if result.step else "-", split, *cells, *([stride] if strides else [])]
-            )
+            step = f"{result.step:,}" if result.step else "-"
+            rows.append([result.run, step, split, *cells, *([stride] if strides else [])])
     return header, rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import numpy as np
 
@@ -13,9 +12,7 @@ from lm.data.examples.example import Examples
 from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.evaluation.row_evaluator import TokenEvaluator
-from lm.evaluation.token_metrics import token_metrics
-from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, PackedTask, Refuse, Stores
+from lm.tasks.task import SEARCH, SMOOTHING, PackedTask, Refuse, Stores
 from lm.tasks.texts import DocumentTask
 
 SENTENCE_ENDS = tuple(".!?…。！？")
@@ -63,9 +60,6 @@ class Denoising(DocumentTask, PackedTask):
             name: DenoisingExamples(store, denoiser, *lengths, tokenizer.bos_id, config.seed, name)
             for name, store in stores.items()
         }
-
-    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator(self, setup, token_metrics)]
 
 
 class SpanCorruptionTask(Denoising):

@@ -114,9 +114,8 @@ class LabelledTask(PackedTask):
         return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
     @abc.abstractmethod
-    def make_examples(
-        self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool
-    ) -> LabelledExamples: ...
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        """Returns the numbered examples of a data source."""
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:
         return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}

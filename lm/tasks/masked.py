@@ -75,7 +75,7 @@ class Masked(DocumentTask, PackedTask):
 
     def reason_without_examples(self, config: Config) -> str:
         least = "2 tokens" if config.objective.next_sentence else "a token"
-        return f"no document has {least}, so there is nothing to train on; give it more text."
+        return f"no document has {least}, so there is nothing to train on; add text."
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return masked_loss(output, batch, config)

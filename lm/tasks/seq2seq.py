@@ -11,9 +11,7 @@ from lm.data.reading.cleaning import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation
 from lm.evaluation.metric import names
-from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.text_metrics import TEXT_METRICS
-from lm.evaluation.token_metrics import token_metrics
 from lm.tasks.task import SEARCH, SMOOTHING, EvaluationSetup, Refuse, Stores
 from lm.tasks.texts import PairTask
 
@@ -66,8 +64,7 @@ class Seq2Seq(PairTask):
         )
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        generation = [Generation(setup)] if setup.references else []
-        return [TokenEvaluator(self, setup, token_metrics), *generation]
+        return super().evaluators(setup) + ([Generation(setup)] if setup.references else [])
 
     def clean_source(self, config: Config, text: str) -> str:
         return clean_text(config.data.cleaning, text)

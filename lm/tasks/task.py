@@ -23,7 +23,9 @@ from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
-from lm.evaluation.evaluator import EvaluationSetup, Evaluator, SplitEvaluation
+from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
+from lm.evaluation.row_evaluator import TokenEvaluator
+from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
 from lm.objectives.losses import LossSums, loss_sums, token_weight
 
@@ -138,7 +140,7 @@ class Task(abc.ABC):
     def check_train(self, config: Config, where: str, store: Any) -> None:
         """Raises UserError if the store of a training source is too small, or None because nothing is left of it."""
         if store is None:
-            raise UserError(f"{where} gives nothing for training: all of it was dropped or held out; change it.")
+            raise UserError(f"{where} has nothing left for training: all of it was dropped or held out; change it.")
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs of a split for which outputs are generated and scored, by data source."""
@@ -181,9 +183,9 @@ class Task(abc.ABC):
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
-    @abc.abstractmethod
-    def evaluators(self, setup: EvaluationSetup) -> list[Evaluator]:
-        """Returns the evaluators of a split; the first gives the loss."""
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        """Returns the evaluators of a split; the first computes the loss."""
+        return [TokenEvaluator(self, setup, token_metrics)]
 
     def evaluation(self, setup: EvaluationSetup) -> SplitEvaluation:
         return SplitEvaluation(setup.name, self.evaluators(setup))
@@ -232,7 +234,7 @@ class PackedTask(Task):
 
     def reason_without_examples(self, config: Config) -> str:
         """Returns why a data source that is not empty may have no example, and what to do."""
-        return "no document has 2 tokens, so there is nothing to train on; give it more text."
+        return "no document has 2 tokens, so there is nothing to train on; add text."
 
     def batch_settings(self, config: Config) -> list[Any]:
         data, objective = config.data, config.objective

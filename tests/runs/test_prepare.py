@@ -134,7 +134,7 @@ def test_vocab_size_is_derived_or_refused(config, tmp_path):
 def test_data_that_is_too_small_is_refused_with_its_size(config, tmp_path):
     (tmp_path / "tiny.txt").write_text("0123456789")
     tiny = {"tiny": source(path=str(tmp_path / "tiny.txt")).to_dict()}
-    with pytest.raises(UserError, match=r"train\.tiny: .*tiny.txt gives 11 tokens .* needs 33"):
+    with pytest.raises(UserError, match=r"train\.tiny: .*tiny.txt has 11 tokens .* needs 33"):
         prepare(config(data__train=tiny, data__holdout="tail"), tmp_path / "a")
     with pytest.raises(
         UserError,
@@ -326,7 +326,7 @@ def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_pa
     lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
     refuse(r"config\.data\.train\.mine: .*a has 2 lines and .*b 1: ", data__train={"mine": lines})
     both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
-    refuse(r"train\.other: .*gives nothing for training", data__train=both, data__valid=both)
+    refuse(r"train\.other: .*has nothing left for training", data__train=both, data__valid=both)
     refuse(
         r"config\.data\.train: no pairs of mine .*are left for train",
         data__valid={"v": both["other"]},
