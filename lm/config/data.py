@@ -32,7 +32,7 @@ class SourceConfig:
     pattern: str = option(
         "", "Pairs in one text file with document=line: a regular expression with groups named source and target."
     )
-    pair_field: str = option("", "Classification, regression: field of the second text of a pair, as `field`.")
+    pair_field: str = option("", "Field of a second text, or of a list of texts where the task reads one, as `field`.")
     label_field: str = option(
         "", "Field of the label, number or list of tags, as `field`. conll: number of the column; the word is column 1."
     )
