@@ -88,6 +88,14 @@ def _standardize(x: Array, epsilon: float) -> Array:
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
+    # Hoffer 2018: the mean absolute deviation, times sqrt(pi / 2) to equal the standard deviation of a normal variable.
+    "l1norm": NormKind(
+        lambda x, epsilon: (
+            (centred := x - jnp.mean(x, axis=-1, keepdims=True))
+            / (jnp.mean(jnp.abs(centred), axis=-1, keepdims=True) * math.sqrt(math.pi / 2) + epsilon)
+        ),
+        has_bias=True,
+    ),
 }
 
 

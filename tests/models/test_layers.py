@@ -29,6 +29,12 @@ def test_norm_gives_unit_scale_whatever_the_scale_of_its_input(norm, use_bias):
     assert NORMS[norm].num_parameters(config) == count_parameters(params)
 
 
+def test_l1norm_divides_by_the_scaled_mean_absolute_deviation():
+    x = np.array([[[1.0, 2.0, 3.0, 6.0]]], np.float32)
+    expected = (x - 3) / (1.5 * np.sqrt(np.pi / 2) + 0.1)
+    np.testing.assert_allclose(NORMS["l1norm"].normalize(x, 0.1), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_model_with_each_norm_counts_its_parameters(norm):
     model = build_model(dataclasses.replace(ENCODER, norm=norm), MASKED)
