@@ -80,7 +80,8 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns the shardings of a tree whose leaves mirror parameters: a train state or an optimizer's state.
 
     A leaf whose path ends in that of a parameter of the same shape (Adam's moments) is laid out like that parameter;
-    everything else (counters, factored moments) is replicated.
+    everything else (counters, factored moments) is replicated. (optax.tree_utils.tree_map_params knows the optimizer's
+    state only, not the average of the parameters beside it.)
     """
 
     def names_of(path: tuple) -> tuple[str, ...]:
