@@ -1,6 +1,6 @@
-"""Answers to questions about a text: the search for the best one, and exact match and F1 against the right ones.
+"""Extractive question answering: the search for the best answer, and exact match and F1 with the reference answers.
 
-Both metrics are in percent, and equal the results of the data sets' own scripts for the same predictions.
+Both metrics are in percent and equal those of the official scripts of the datasets for the same predictions.
 
 Shape letters: E questions, T tokens of a window, A longest answer in tokens.
 """
@@ -31,34 +31,34 @@ CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a question's context that one row holds, and the scores of a model."""
+    """The part of a question's context that one row holds, with the model's scores."""
 
-    start_T: np.ndarray  # float32: score of each token as the first of the answer
-    end_T: np.ndarray  # float32: score of each token as the last of the answer
-    offsets_T2: np.ndarray  # int64: first character of the context and one past the last; (-1, -1) outside
-    most_context_T: np.ndarray  # bool: of all windows with this token, it has the most context in this one
+    start_T: np.ndarray  # float32: score of each token as the start of the answer
+    end_T: np.ndarray  # float32: score of each token as the end of the answer
+    offsets_T2: np.ndarray  # int64: start and end (exclusive) of each token in the context; (-1, -1) outside
+    most_context_T: np.ndarray  # bool: whether this window gives the token more context than the others
 
 
 @dataclass(frozen=True)
 class Answer:
     text: str  # "" for no answer
-    score: float  # sum of the scores of its first and its last token; -inf if no answer was possible
+    score: float  # sum of its start and end scores; -inf if no answer was possible
 
 
 def best_answer(
     context: str, windows: Sequence[Window], *, max_answer_tokens: int = 30, may_lack: bool = False
 ) -> Answer:
-    """Returns the best of all answers in all windows of a question (Devlin 2019, sections 4.2 and 4.3).
+    """Returns the best answer to a question over all of its windows (Devlin 2019, sections 4.2 and 4.3).
 
-    An answer begins and ends in the context of one window, is at most `max_answer_tokens` long, and its first token has
-    the most context in this window. All pairs of first and last tokens are tried; the published code tries the 20 best
-    of each. Ties go to the first window, then the earliest start, then the earliest end. White space around the text is
-    removed.
+    An answer starts and ends in the context of one window, which must be the one that gives its first token the most
+    context, and is at most `max_answer_tokens` long. All pairs of start and end tokens are tried; the published code
+    tries only the 20 best of each. Ties go to the first window, then the earliest start, then the earliest end. White
+    space around the text is removed.
 
     Args:
-        may_lack: whether there are questions without an answer (SQuAD 2.0). The score of "no answer" is the sum of the
-            start and end scores of a window's first token, at its lowest over all windows; it wins unless an answer
-            scores more.
+        may_lack: whether some questions have no answer (SQuAD 2.0). The score of "no answer" is the sum of the start
+            and end scores of a window's first token, minimised over the windows; it wins unless an answer scores
+            higher.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -73,7 +73,7 @@ def best_answer(
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
-    """Returns score, first and last token of a window's best answer; the score is -inf if there is none."""
+    """Returns the score, first token and last token of a window's best answer; the score is -inf if there is none."""
     size = len(window.start_T)
     inside_T = window.offsets_T2[:, 0] >= 0
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)
@@ -86,28 +86,28 @@ def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Returns the means of `answer_scores` in percent, summed in the order of the official scripts."""
+    """Computes the means of `answer_scores` in percent, summing in the order of the official scripts."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
 
 def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], *, chinese: bool = False) -> np.ndarray:
-    """Returns exact match (0 or 1) and F1 (0 to 1) of each prediction, float64 (E, 2), each for the best right answer.
+    """Returns the exact match (0 or 1) and F1 (0 to 1) of each prediction, maximised over its answers, float64 (E, 2).
 
-    SQuAD (Rajpurkar 2016): case, ASCII punctuation, the words a, an and the, and extra white space are ignored. F1
-    compares the texts as bags of words.
+    SQuAD (Rajpurkar 2016): case, ASCII punctuation, the articles a, an and the, and extra white space are ignored.
+    F1 compares the texts as bags of words.
 
-    Chinese, as in CMRC 2018 (Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 counts the longest run of tokens
-    that both texts contain; each Chinese character is a token, other text is split into words by NLTK's tokenizer. (The
-    official script first splits it into sentences with a model that would have to be downloaded, and may treat a full
-    stop within Latin text differently.)
+    Chinese, as in CMRC 2018 (Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
+    longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's tokenizer
+    splits other text into words. (The official script first splits other text into sentences, with a model that would
+    have to be downloaded, and may treat a full stop within Latin text differently.)
 
-    If some question has no answer (then "" is right), the rules are those of SQuAD 2.0 (Rajpurkar 2018): a text of
-    which nothing is left equals "", and right answers of which nothing is left do not count. In SQuAD 1.1 such a text
-    has an F1 of 0.
+    If some questions have no answer (so that "" is correct), the rules of SQuAD 2.0 apply (Rajpurkar 2018): a
+    prediction that is empty once normalised equals "", and reference answers that are empty once normalised are
+    ignored. In SQuAD 1.1, an empty text has an F1 of 0.
 
     Args:
-        answers: the right answers to each question; none if the text does not answer it.
+        answers: the reference answers to each question; empty if it has no answer.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
     may_lack = not all(answers)
@@ -129,7 +129,7 @@ def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], 
 
 
 def _f1(common: int, predicted: int, right: int) -> float:
-    """Returns the harmonic mean in the official scripts' order of operations, for the same last digit."""
+    """Computes F1 in the official scripts' order of operations, so that even the last digit agrees."""
     if common == 0:
         return 0.0
     precision, recall = common / predicted, common / right
@@ -158,5 +158,5 @@ def _common_words(first: list[str], second: list[str]) -> int:
 
 
 def _longest_run(first: list[str], second: list[str]) -> int:
-    """Returns the length of the longest sequence that occurs in both without a gap."""
+    """Returns the length of the longest contiguous sequence that both contain."""
     return SequenceMatcher(None, first, second, autojunk=False).find_longest_match().size

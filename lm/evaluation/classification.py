@@ -1,6 +1,6 @@
-"""Predicted labels and numbers of texts against the right ones, by scikit-learn and SciPy.
+"""Metrics of predicted labels and numbers, computed with scikit-learn and SciPy.
 
-Both libraries are slow to import, so they are imported at the first call.
+Both libraries are slow to import, so they are imported on first use.
 
 Shape letters: E examples, C labels.
 """
@@ -31,16 +31,16 @@ CALIBRATION_BINS = 15
 
 
 def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
-    """Returns LABEL_METRICS from the indices of the right labels and the probabilities of all labels.
+    """Computes LABEL_METRICS from the indices of the true labels and the probabilities of all labels.
 
-    The prediction is the label of the highest probability, the first of equals. As in scikit-learn:
+    The prediction is the most probable label; ties go to the first one. As in scikit-learn:
 
-    `f1_macro` is the mean over the labels that occur among the right or the predicted ones; a label that is never
-    predicted rightly has F1 0. `f1_micro` counts over all labels; with one label per example it equals the accuracy.
-    `mcc` (-1 to 1; Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all right labels,
-    are the same.
+    `f1_macro` is the mean F1 over the labels that occur among the true or the predicted ones; a label that is never
+    predicted correctly has an F1 of 0. `f1_micro` counts over all labels; with one label per example it equals the
+    accuracy. `mcc` (-1 to 1; Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all
+    true labels, are the same.
 
-    All are NaN if a probability is not finite, because the model has diverged.
+    All metrics are NaN if a probability is not finite, which means that the model has diverged.
     """
     assert len(gold_E) == len(probabilities_EC) > 0, (gold_E.shape, probabilities_EC.shape)
     if not np.isfinite(probabilities_EC).all():
@@ -48,7 +48,7 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted_E = probabilities_EC.argmax(axis=1)
-    with warnings.catch_warnings(action="ignore"):  # there may be a single label, which the metrics show
+    with warnings.catch_warnings(action="ignore"):  # scikit-learn warns if only one label occurs
         return {
             "accuracy": float(accuracy_score(gold_E, predicted_E)),
             "f1_macro": float(f1_score(gold_E, predicted_E, average="macro", zero_division=0)),
@@ -59,19 +59,19 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
 
 def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
-    """Returns the expected calibration error (Naeini 2015) over 15 bins of equal width of the confidence.
+    """Computes the expected calibration error (Naeini 2015) with 15 confidence bins of equal width.
 
-    That is the mean over examples of |accuracy in its bin - mean confidence in its bin|. A bin includes its upper bound
-    and not its lower one (Guo 2017).
+    That is the mean over examples of |accuracy - mean confidence| within the example's bin. A bin includes its upper
+    bound but not its lower one (Guo 2017).
     """
     bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
-    # The size of a bin cancels: n / E * |correct / n - confidence / n|.
+    # The bin size n cancels: n / E * |correct / n - confidence / n|.
     surplus_E = correct_E.astype(np.float64) - confidence_E
     return float(np.abs(np.bincount(bins_E.astype(np.int64), surplus_E)).sum() / len(correct_E))
 
 
 def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
-    """Returns the number of times that label r (row) was predicted as label c (column), int64 (C, C)."""
+    """Counts how often label r (row) was predicted as label c (column), int64 (C, C)."""
     from sklearn.metrics import confusion_matrix
 
     with warnings.catch_warnings(action="ignore"):
@@ -79,10 +79,10 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
 
 
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
-    """Returns NUMBER_METRICS; the correlations are from -1 to 1.
+    """Computes NUMBER_METRICS; the correlations lie between -1 and 1.
 
-    A correlation is 0 if it is undefined because all predictions or all labels are the same (or there is only one).
-    All are NaN if a prediction is not finite.
+    A correlation that is undefined, because all predictions or all labels are the same, is reported as 0. All metrics
+    are NaN if a prediction is not finite.
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
     if not np.isfinite(predicted_E).all():
@@ -92,7 +92,7 @@ def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str,
     if np.ptp(gold_E) > 0 and np.ptp(predicted_E) > 0:
         from scipy.stats import pearsonr, spearmanr
 
-        with warnings.catch_warnings(action="ignore"):  # values may be nearly constant
+        with warnings.catch_warnings(action="ignore"):  # SciPy warns if values are nearly constant
             for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
                 value = float(correlation(gold_E, predicted_E).statistic)
                 metrics[name] = value if math.isfinite(value) else 0.0

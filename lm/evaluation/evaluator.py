@@ -1,4 +1,4 @@
-"""The protocol of evaluators, and all evaluators of a split as one."""
+"""The interface of evaluators, and the combination of all evaluators of a split."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class EvaluationSetup:
     mesh: Mesh
     tokenizers: Tokenizers
     rows: Mapping[str, Any]  # EvalRows by data source
-    references: Mapping[str, Sequence[Any]]  # pairs whose outputs are scored, by data source; empty for none
+    references: Mapping[str, Sequence[Any]]  # pairs whose outputs are scored, by data source; may be empty
     name: str = "valid"
-    in_training: bool = False  # score only as much as the config allows during training
+    in_training: bool = False  # whether the config's limits for evaluations during training apply
     report: Report | None = None
 
 
@@ -39,29 +39,29 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        """Returns the metrics of the parameters as `NAME/metric`. All processes call it and get the same values."""
+        """Computes the metrics `NAME/metric` of the parameters. All processes call it and get the same values."""
 
     @property
     def missing(self) -> dict[str, str]:
-        """The reason why each missing metric cannot be computed from the data."""
+        """The metrics that cannot be computed from the data, each with the reason."""
         return {}
 
     @property
     def signatures(self) -> dict[str, str]:
-        """How the last evaluation's metrics were computed, for those with several definitions."""
+        """The exact definitions used by the last evaluation, for metrics that have several."""
         return {}
 
     def previews(self, count: int) -> list[tuple[str, ...]]:
-        """Returns the first examples of the last evaluation: text, output of the model, right output."""
+        """Returns the text, model output and reference output of the last evaluation's first examples."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes the outputs of the last evaluation (`STEM.jsonl`...); returns the paths. May raise OSError."""
+        """Writes the outputs of the last evaluation (such as `STEM.jsonl`) and returns the paths. May raise OSError."""
         return []
 
 
 class SplitEvaluation(Evaluator):
-    """All evaluators of one split as one. The first is a RowEvaluator, whose rows and batch size it reports."""
+    """Combines the evaluators of a split. The first is a RowEvaluator, which provides `num_rows` and `batch_size`."""
 
     def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
         self.name, self._evaluators = name, evaluators
@@ -71,7 +71,7 @@ class SplitEvaluation(Evaluator):
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Returns metrics without the name of the split."""
+        """Removes the split's name from the names of metrics."""
         return {name.removeprefix(f"{self.name}/"): value for name, value in values.items()}
 
     @property
@@ -90,7 +90,7 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Returns indices by data source: all, or about `limit` of them, spread evenly and in proportion to the sizes."""
+    """Returns all indices of each data source, or about `limit` in all: evenly spaced, in proportion to the sizes."""
     total = sum(sizes.values())
     if limit == 0 or limit >= total:
         return {source: np.arange(count) for source, count in sizes.items()}
@@ -104,6 +104,6 @@ def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
 def named_metrics(
     name: str, parts: Mapping[str, Any], whole: Any, metrics: Callable[[Any], Mapping[str, float]]
 ) -> dict[str, float]:
-    """Returns `NAME/SOURCE/metric` for each data source, then `NAME/metric` for the whole split."""
+    """Computes `NAME/SOURCE/metric` for each data source, then `NAME/metric` for the whole split."""
     prefixed = [*((f"{name}/{source}", part) for source, part in parts.items()), (name, whole)]
     return {f"{prefix}/{metric}": value for prefix, part in prefixed for metric, value in metrics(part).items()}

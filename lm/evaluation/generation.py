@@ -17,11 +17,11 @@ from lm.parallel.mesh import on_mesh
 
 
 class Generation(Evaluator):
-    """Scores of outputs against references over all pairs of a split, each pair scored once.
+    """Scores the model's outputs against the references of a split, each pair once.
 
-    During training, eval.generation.training_beams applies, and about eval.generation.max_examples pairs are scored,
-    spread evenly; `NAME/examples` is their number. With several data sources there are metrics for each,
-    `NAME/SOURCE/bleu`, and for all texts together, which is not a mean.
+    During training, the outputs are decoded with eval.generation.training_beams, and only about
+    eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` is their number. With several data
+    sources, metrics are computed for each (`NAME/SOURCE/bleu`) and for all texts together, not as a mean.
 
     Every process decodes the same sources and gets the same metrics and outputs.
     """
@@ -55,7 +55,7 @@ class Generation(Evaluator):
         return [path]
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        # Sources are decoded together, so that batches of similar length can be formed over all data sources.
+        # All data sources are decoded together, so that batches hold sources of similar length.
         pairs = [pair for each in self._pairs.values() for pair in each]
         decoded = self._decode(params, pairs)
         assert len(decoded) == len(pairs) and all(decoded), "an output for every source"
@@ -71,7 +71,7 @@ class Generation(Evaluator):
         return result
 
     def _decode(self, params: Any, pairs: Sequence[Pair]) -> list[list[tuple[str, float]]]:
-        """Returns the outputs of each source with their scores, the best first."""
+        """Returns the outputs of each source with their scores, best first."""
         setup, settings = self._setup, self._settings
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
@@ -90,7 +90,7 @@ class Generation(Evaluator):
             )
 
     def _score(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Returns the metrics of these outputs and keeps their signatures; the whole split is scored last."""
+        """Computes the metrics of the outputs and keeps their signatures. The whole split is scored last."""
         scores = score(
             self._settings.metrics,
             [each.prediction for each in examples],

@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals of metrics over examples (Efron 1979).
 
-A resample draws with replacement as many examples as there are. The interval of a metric lies between the percentiles
-2.5 and 97.5 of its values on the resamples. It reflects the choice of the evaluated examples, not the randomness of
+Each resample draws E examples with replacement. The interval of a metric extends from the 2.5th to the 97.5th
+percentile of its values on the resamples. It reflects the choice of the evaluated examples, not the randomness of
 training. The same seed draws the same examples for every metric.
 
 Shape letters: E examples, S resamples.
@@ -18,9 +18,9 @@ DRAWN_AT_ONCE = 2**20
 
 
 def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields the indices of the examples of all resamples in blocks, int64 (a number of resamples, E).
+    """Yields all resamples in blocks of example indices, int64 (resamples in the block, E).
 
-    Together they equal `default_rng(seed).choice(E, size=(S, E))`, which for large data would not fit into memory.
+    Together they equal `default_rng(seed).choice(E, size=(S, E))`, which would not fit into memory for large data.
     """
     generator, left = np.random.default_rng(seed), samples
     while left > 0:
@@ -32,10 +32,10 @@ def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray
 def intervals(
     metrics: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
 ) -> dict[str, Interval]:
-    """Returns the interval of each metric, which is NaN if one of its values is NaN.
+    """Computes the interval of each metric; its bounds are NaN if the metric is NaN on any resample.
 
     Args:
-        metrics: takes the indices of examples, some of them several times, and returns their metrics.
+        metrics: computes metrics from the indices of examples, which may repeat.
     """
     found = [metrics(indices_E) for block_SE in resamples(num_examples, samples, seed) for indices_E in block_SE]
     values_SM = np.array([[*each.values()] for each in found], np.float64)

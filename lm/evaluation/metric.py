@@ -1,4 +1,4 @@
-"""The declaration of a metric, which stands beside the code that computes it; `lm.evaluation.METRICS` has all."""
+"""The declaration of metrics. Each is declared beside the code that computes it; `lm.evaluation.METRICS` lists all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # Formats of values.
-points = "{:.2f}".format  # from 0 to 100
-share = "{:.2%}".format  # from 0 to 1
+points = "{:.2f}".format  # for values from 0 to 100
+share = "{:.2%}".format  # for values from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Metric:
     """The declaration of a number that evaluations compute.
 
     Attributes:
-        name: its key in metrics.jsonl, result files and checkpoint.best_metric, after the name of the split.
-        heading: its name in tables and pictures.
-        show: formats a value, for example one of the functions above.
+        name: its key, after the split's name, in metrics.jsonl, result files and checkpoint.best_metric.
+        heading: its name in tables and plots.
+        show: formats a value; `points` and `share` are examples.
         higher_is_better: whether the best value is the highest; otherwise it is the lowest.
-        drawn: whether the curves of a run show it, in percent.
-        recorded: whether the table of results in README.md shows it.
+        drawn: whether the curves of a run include it, in percent.
+        recorded: whether the results table in README.md includes it.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Metric:
     recorded: bool = False
 
     def percent(self, values: Any) -> Any:
-        """Returns values (numbers or arrays) of a `drawn` metric in percent."""
+        """Converts values (a number or an array) of a `drawn` metric to percent."""
         return 100.0 * values if self.show is share else values
 
 
@@ -42,5 +42,5 @@ def names(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a value for JSON, which has no infinity and no NaN; None is written as null."""
+    """Returns a value for JSON: None (null) in place of infinity or NaN, which JSON lacks."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The evaluator of labelled tasks: predictions for all examples of a split, against their labels.
+"""The evaluator of labelled tasks, which compares predictions for the examples of a split with their labels.
 
 Shape letters: E raw examples, T tokens of an example, C labels.
 """
@@ -24,28 +24,28 @@ from lm.evaluation.token_metrics import Sums, ratio
 
 
 class Predictions(abc.ABC):
-    """The predictions of a model for some raw examples of a task."""
+    """A model's predictions for raw examples of a task."""
 
     raw: list[Any]  # the examples
 
     @abc.abstractmethod
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        """Returns the metrics of all examples, or of those with these indices (some perhaps several times)."""
+        """Computes the metrics of all examples, or of those at the given indices, which may repeat."""
 
     @abc.abstractmethod
     def joined(self, others: Sequence[Any]) -> Predictions:
-        """Returns these predictions together with those of other data sources of the same task."""
+        """Concatenates these predictions with those of other data sources of the same task."""
 
     @abc.abstractmethod
     def preview(self, index: int) -> tuple[str, ...]:
-        """Returns an example, its prediction and the right output, to be printed on one line."""
+        """Returns the text, prediction and correct output of an example, to be printed on one line."""
 
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
-        """Returns an example with its prediction as an object of `STEM.jsonl`."""
+        """Returns an example and its prediction as a JSON object, one line of `STEM.jsonl`."""
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes `STEM.jsonl`, and perhaps pictures, and returns the paths. May raise OSError."""
+        """Writes `STEM.jsonl` and, for some tasks, images; returns the paths. May raise OSError."""
         path = directory / f"{stem}.jsonl"
         write_objects(path, map(self.line, range(len(self.raw))))
         return [path]
@@ -55,10 +55,11 @@ class Predictions(abc.ABC):
 
 
 class PredictionEvaluator(RowEvaluator):
-    """Metrics of predictions against labels, each example counted once.
+    """Computes metrics of predictions against labels, counting each example once.
 
     Metrics of the whole split are computed from the predictions of all data sources together. If not all rows are
-    scored, only examples that lie entirely in scored rows count. Raises UserError if a data source has none.
+    scored, only examples that lie entirely in scored rows count. Raises UserError if a data source has no
+    such example.
     """
 
     with_logits = True
@@ -72,7 +73,7 @@ class PredictionEvaluator(RowEvaluator):
             if not whole_examples(rows.examples, present):
                 raise UserError(
                     f"config.eval.max_rows: no example of {source} lies entirely within {len(self._row_ids[source])} "
-                    f"of its {rows.num_rows} rows; raise it, or set 0 for all."
+                    f"of its {rows.num_rows} rows; raise the limit, or set 0 for all rows."
                 )
 
     def _collect(self, source: str, batches: Iterator[Scored]) -> tuple[Sums, Predictions]:
@@ -97,7 +98,7 @@ class PredictionEvaluator(RowEvaluator):
         return "examples", len(self.whole.raw)
 
     def intervals(self) -> dict[str, Interval]:
-        """Returns the 95 % confidence interval of each metric of the last evaluation, by eval.bootstrap resamples."""
+        """Computes 95 % confidence intervals of the last evaluation's metrics from eval.bootstrap resamples."""
         samples = self._config.eval.bootstrap
         if not samples:
             return {}
@@ -117,7 +118,7 @@ class PredictionEvaluator(RowEvaluator):
 
 
 def whole_examples(examples: LabelledExamples, present: Container[int]) -> dict[int, list[int]]:
-    """Returns the raw examples of which all parts are present, in order, with the numbers of their parts."""
+    """Maps the index of each raw example whose parts are all present to the indices of its parts, in order."""
     of_raw: dict[int, list[int]] = {}
     for number, raw in enumerate(examples.example_of.tolist()):
         of_raw.setdefault(raw, []).append(number)

@@ -1,4 +1,4 @@
-"""predictions.jsonl: sources with the outputs of a model and the references, one object per line."""
+"""predictions.jsonl: one JSON object per line with a source, the model's output and the references."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Example:
     source: str
     references: tuple[str, ...]
     prediction: str
-    score: float  # by which the model chose the prediction; NaN if unknown
+    score: float  # the model's score of the prediction; NaN if unknown
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
-    """Writes `source`, `reference` (the first), `references` if there are several, `prediction` and `score`."""
+    """Writes `source`, `reference` (the first), `references` (if several), `prediction` and `score` of each example."""
 
     def line(each: Example) -> dict[str, Any]:
         several = {"references": each.references} if len(each.references) > 1 else {}
@@ -33,14 +33,14 @@ def write_predictions(path: Path, examples: Sequence[Example]) -> None:
 
 
 def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a line of JSON for each object. The file is UTF-8 and appears whole or not at all. May raise OSError."""
+    """Writes each object as a line of JSON (UTF-8). The file is written atomically. May raise OSError."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for each in objects:
             file.write(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file of `write_predictions`; `score` may be missing. Raises UserError if it is unreadable or empty."""
+    """Reads a file of `write_predictions`, where `score` may be missing. Raises UserError if it is invalid or empty."""
     try:
         # Not splitlines(), which would also split at a U+2028 within a text.
         lines = path.read_bytes().decode("utf-8").split("\n")
@@ -65,6 +65,6 @@ def _example(path: Path, number: int, line: str) -> Example:
         return Example(texts[0], references, texts[1], float("nan") if score is None else float(score))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}, line {number}: is not an object with the texts source, reference and prediction; "
-            "make the file again with eval.py."
+            f"{path}, line {number}: is not an object with the strings source, reference and prediction; "
+            "write the file again with eval.py."
         ) from None

@@ -1,4 +1,4 @@
-"""Evaluators that run a model over rows: their base, and the one of losses."""
+"""Evaluators that run a model over rows: their base class, and the evaluator of token-level metrics."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Scored:
-    """The result of one batch, the same in every process."""
+    """The results of one batch, identical in every process."""
 
-    row_ids: np.ndarray  # without padding
+    row_ids: np.ndarray  # without rows of padding
     sums: Sums
     logits_RLC: np.ndarray | None  # of the same rows, float32
 
 
 class RowEvaluator(Evaluator):
-    """Scores all rows of a split, or during training about eval.max_rows of them, spread evenly.
+    """Scores all rows of a split or, during training, about eval.max_rows evenly spaced ones.
 
-    With several data sources there are metrics for each, `NAME/SOURCE/metric`, and for the whole. If not all rows are
-    scored, `NAME/rows` or `NAME/examples` is the number of those that are. The loss is the task's, without smoothing,
-    z-loss or class weights. The forward pass is compiled at the first call and reused by later ones.
+    With several data sources, metrics are computed for each (`NAME/SOURCE/metric`) and for the whole split. If not all
+    rows are scored, `NAME/rows` or `NAME/examples` is the number of scored rows or examples. The loss is the task's,
+    without label smoothing, z-loss or class weights. The forward pass is compiled at the first call and then reused.
 
     Args:
-        task: a `lm.tasks.task.Task`; compiled programs are cached by task.
+        task: a `lm.tasks.task.Task`; compiled programs are cached per task.
 
     Attributes:
         num_rows: the number of rows that an evaluation scores.
-        batch_size: rows at a time, rounded up to a multiple of the number of shards.
+        batch_size: the number of rows per batch, rounded up to a multiple of the number of shards.
     """
 
     with_logits = False
@@ -83,24 +83,24 @@ class RowEvaluator(Evaluator):
 
     @abc.abstractmethod
     def _collect(self, source: str, batches: Iterator[Scored]) -> Any:
-        """Returns the results of a data source, reduced to what the metrics need."""
+        """Reduces the results of a data source to the values that the metrics need."""
 
     @abc.abstractmethod
     def _combine(self, parts: list[Any]) -> Any:
-        """Returns the results of all data sources as one."""
+        """Combines the results of all data sources."""
 
     @abc.abstractmethod
     def _metrics(self, part: Any) -> dict[str, float]:
-        """Returns the metrics that follow from such results."""
+        """Computes the metrics from the results of a data source or of the whole split."""
 
     def _count(self, whole: Any) -> tuple[str, int]:
-        """Returns the unit ("rows") in which the size of a scored subset is reported, and that size."""
+        """Returns the unit (such as "rows") in which the size of a scored subset is reported, and the size."""
         return "rows", self.num_rows
 
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
-        """Yields the result of each batch; `done` rows of other data sources were scored before.
+        """Yields the results of each batch; `done` rows of other data sources have been scored before.
 
-        The device adds up a batch in float32; add up batches in float64.
+        The device sums over a batch in float32; sum over batches in float64.
         """
         for scored in self._batches(params, self._rows[source], self._row_ids[source]):
             done += len(scored.row_ids)
@@ -109,7 +109,7 @@ class RowEvaluator(Evaluator):
                 self._report(done, self.num_rows)
 
     def _batches(self, params: Any, rows: EvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
-        # An id past the end is a row of padding, whose weight is 0.
+        # An id past the end stands for a row of padding, which has weight 0.
         padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
 
         def make(i: int) -> Batch:
@@ -131,13 +131,13 @@ class RowEvaluator(Evaluator):
 
 
 class TokenEvaluator(RowEvaluator):
-    """Loss, perplexity, accuracy and the like.
+    """Computes metrics from sums over the target tokens, such as loss, perplexity and accuracy.
 
-    If not all rows are scored, the bytes and words of their text are estimated in proportion to their tokens.
+    If not all rows are scored, the bytes and words of their text are estimated in proportion to their targets.
 
     Args:
         metrics: computes metrics from the sums over the targets.
-        missing: returns, for these sums, the reason why each missing metric cannot be computed.
+        missing: maps each metric that cannot be computed from the sums to the reason.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class TokenEvaluator(RowEvaluator):
 
 
 def _text(rows: EvalRows, targets: float) -> Sums:
-    """Returns the size of the text of this number of scored targets: exact for all of them, else in proportion."""
+    """Returns the size of the text of `targets` scored targets: exact for all targets, otherwise in proportion."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     return Sums(bytes=share * rows.totals["bytes"], words=share * rows.totals["words"], unknown=rows.totals["unknown"])
 
@@ -177,7 +177,7 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the sums of a batch, and its logits, on every device. Compiled once for all evaluators of a model."""
+    """Returns a batch's stacked `LossSums` and its logits, replicated. Compiled once for all evaluators of a model."""
     output = model.apply({"params": params}, batch, train=False)
     sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
     found = sums, output.logits if with_logits else None

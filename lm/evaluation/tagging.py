@@ -1,4 +1,4 @@
-"""Predicted tags against the right ones: entities, as in the strict mode of seqeval, and single tags.
+"""Metrics of predicted tags: of entities, as in the strict mode of seqeval, and of single tags.
 
 Shape letters: E sentences.
 """
@@ -19,7 +19,7 @@ ENTITY_METRICS = (
 )
 
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
-# Scheme of seqeval -> its prefixes, and those that seqeval names differently. The first scheme that fits is taken.
+# Scheme of seqeval -> its prefixes, and those that seqeval names differently. The first matching scheme is used.
 SCHEMES: dict[str, tuple[str, dict[str, str]]] = {
     "IOB1": ("IO", {}),
     "IOB2": ("BIO", {}),
@@ -30,9 +30,9 @@ SCHEMES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def scheme_of(labels: Sequence[str]) -> str:
-    """Returns the scheme of a task's labels, a key of SCHEMES; "" for tags without one, such as parts of speech.
+    """Returns the scheme of a task's labels (a key of SCHEMES), or "" if they follow none, as with parts of speech.
 
-    IOB2 is commonly called BIO. Tags without any B- are IOB1: adjacent words of the same type are one entity.
+    IOB2 is commonly called BIO. Tags without any B- are IOB1, where adjacent words of the same type form one entity.
     """
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
@@ -41,9 +41,9 @@ def scheme_of(labels: Sequence[str]) -> str:
 
 
 def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
-    """Returns token_accuracy and ENTITY_METRICS, all from 0 to 1, from `word_counts` and `entity_counts`.
+    """Computes token_accuracy and ENTITY_METRICS (0 to 1) from `word_counts` and `entity_counts`.
 
-    There are no entities (None) if the tags follow no scheme.
+    `entities_E3` is None if the tags follow no scheme.
     """
     correct, words = map(int, words_E2.sum(axis=0))
     entities = {} if entities_E3 is None else entity_metrics(entities_E3.sum(axis=0))
@@ -51,11 +51,11 @@ def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dic
 
 
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> np.ndarray:
-    """Returns the numbers of correct, predicted and right entities of each sentence, int64 (E, 3).
+    """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
-    In the strict mode of seqeval an entity is correct if its first word, its last word and its type are. Tags that
-    break the scheme, right or predicted ones, make no entity: in IOB2 an I- that follows no B- or I- of the same type
-    counts as O; so does an entity without an end in BMES and similar schemes. `scheme` is a key of SCHEMES.
+    In the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Tags that
+    violate the scheme, whether gold or predicted, form no entity: in IOB2, an I- that does not follow a B- or I- of the
+    same type counts as O; in BMES and similar schemes, so does an entity without an end. `scheme` is a key of SCHEMES.
     """
     from seqeval import scheme as schemes
 
@@ -72,7 +72,7 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
 
 def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
-    """Returns ENTITY_METRICS over all types (micro) from the sums of `entity_counts`; 0 / 0 is 0."""
+    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`; 0 / 0 is taken as 0."""
     correct, found, right = map(int, counts_3)
     precision, recall = correct / max(1, found), correct / max(1, right)
     f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
@@ -80,6 +80,6 @@ def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
 
 
 def word_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
-    """Returns for each sentence the number of words whose tag is right, and of all words, int64 (E, 2)."""
+    """Counts the correctly tagged words and all words of each sentence, int64 (E, 2)."""
     pairs = [list(zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
     return np.array([(sum(a == b for a, b in pair), len(pair)) for pair in pairs], np.int64).reshape(-1, 2)

@@ -1,7 +1,7 @@
-"""Scores of generated text against references: sacrebleu's BLEU, chrF and TER, ROUGE, exact match, word error rate.
+"""Metrics of generated text against references: BLEU, chrF and TER (sacrebleu), ROUGE, exact match, word error rate.
 
-All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are plain text, as a person
-would read it. No library here downloads anything.
+All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are detokenised text. None
+of the libraries used here downloads anything.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ References = Sequence[tuple[str, ...]]  # one or more for each prediction
 @dataclass(frozen=True)
 class TextScores:
     metrics: dict[str, float]
-    signatures: dict[str, str]  # by name of a metric: how it was computed, if it has several definitions
+    signatures: dict[str, str]  # by metric name: its exact definition, if it has several
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class TextMetric(abc.ABC):
     """An entry of eval.generation.metrics."""
 
     name: str
-    heading: str  # of its signature in tables
+    heading: str  # the heading of its signature in tables
     gives: tuple[Metric, ...]  # the metrics that it computes
 
     @abc.abstractmethod
     def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
-        """Returns the scores of a whole corpus, with sacrebleu's tokenisation for BLEU."""
+        """Scores a whole corpus; `bleu_tokenize` is sacrebleu's tokenisation for BLEU."""
 
 
 @dataclass(frozen=True)
 class SacrebleuMetric(TextMetric):
-    """A corpus score of sacrebleu (Post 2018), with its defaults."""
+    """A corpus-level metric of sacrebleu (Post 2018) with its default settings."""
 
-    scorer: Callable[[str], Any]  # takes sacrebleu's tokenisation for BLEU and returns sacrebleu's object
+    scorer: Callable[[str], Any]  # builds sacrebleu's metric from its tokenisation for BLEU
 
     def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
         scorer = self.scorer(bleu_tokenize)
@@ -61,7 +61,7 @@ class CountedMetric(TextMetric):
     signature: Callable[[], str] = str
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
-        """Returns for each metric an array (examples, 2) whose `percent` is its value."""
+        """Returns the counts of each metric, (examples, 2); `percent` computes its value from them."""
         pairs = zip(predictions, references, strict=True)
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
@@ -73,12 +73,12 @@ class CountedMetric(TextMetric):
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Returns references in sacrebleu's form: all first ones, then all second ones..., None for a missing one."""
+    """Transposes references to sacrebleu's form: all first ones, then all second ones, ...; missing ones are None."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
 def percent(counts_E2: np.ndarray) -> float:
-    """Returns 100 * sum of the first column / sum of the second. 0 / 0 is 0, and anything else / 0 is 100."""
+    """Returns 100 * sum of the first column / sum of the second. 0 / 0 counts as 0 and x / 0 as 100."""
     part, whole = counts_E2.sum(axis=0)
     return 100 * float(part / whole if whole else part > 0)
 
@@ -86,7 +86,7 @@ def percent(counts_E2: np.ndarray) -> float:
 def score(
     metrics: Sequence[str], predictions: Sequence[str], references: References, *, bleu_tokenize: str
 ) -> TextScores:
-    """Returns the scores of a whole corpus by some of TEXT_METRICS."""
+    """Scores a whole corpus with the given TEXT_METRICS."""
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
     found = [TEXT_METRICS[name].score(predictions, references, bleu_tokenize) for name in metrics]
     return TextScores(
@@ -103,10 +103,9 @@ def _rouge_scorer() -> Any:
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns F1 of n-grams and of the longest common subsequence (rougeLsum: by lines) with the best reference.
+    """Returns the F1 of n-grams and of the longest common subsequence (rougeLsum: by line) for the best reference.
 
-    The rouge-score package with Porter's stemmer drops everything except a-z and 0-9, so it does not suit text in other
-    scripts.
+    The rouge-score package drops everything except a-z and 0-9, so it does not suit text in other scripts.
     """
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
@@ -117,14 +116,14 @@ def _rouge_signature() -> str:
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns whether a prediction equals one of its references, without the white space around them."""
+    """Returns whether a prediction equals one of its references, ignoring surrounding white space."""
     return [(prediction.strip() in {each.strip() for each in references}, 1)]
 
 
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the edits (insertions, deletions, substitutions) and the words of the reference, split at white space.
+    """Counts the edits of words (insertions, deletions, substitutions) and the words of the reference.
 
-    The reference with the fewest edits is taken, the longest of several.
+    Texts are split at white space. The reference with the fewest edits is used; ties go to the longest one.
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -149,7 +148,7 @@ def _sacrebleu(metric: Metric, kind: str, **options: Any) -> SacrebleuMetric:
     def scorer(tokenize: str) -> Any:
         from sacrebleu import metrics
 
-        # Forced: with tokenize=none the user has said that the text is tokenised, and needs no warning.
+        # With tokenize=none the user has declared the text tokenised; `force` suppresses the warning about it.
         bleu = {"tokenize": tokenize, "force": tokenize == "none"} if kind == "BLEU" else {}
         return getattr(metrics, kind)(**options, **bleu)
 
@@ -161,7 +160,7 @@ TEXT_METRICS: dict[str, TextMetric] = {
     for metric in (
         _sacrebleu(_score("bleu", "BLEU", recorded=True), "BLEU"),  # Papineni 2002
         _sacrebleu(_score("chrf", "chrF", recorded=True), "CHRF"),  # chrF2, Popovic 2015
-        _sacrebleu(_score("chrf++", "chrF++"), "CHRF", word_order=2),  # with words and pairs of words, Popovic 2017
+        _sacrebleu(_score("chrf++", "chrF++"), "CHRF", word_order=2),  # with word unigrams and bigrams, Popovic 2017
         _sacrebleu(_error("ter", "TER"), "TER"),  # Snover 2006
         CountedMetric("rouge", "ROUGE", ROUGE, _rouge, _rouge_signature),  # Lin 2004
         CountedMetric("exact_match", "exact match", (EXACT_MATCH,), _exact_match),

@@ -1,4 +1,4 @@
-"""Metrics of language models, from sums over scored tokens, and metrics of the text alone to compare them with."""
+"""Metrics of language models, computed from sums over scored tokens, and baselines computed from the text alone."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Sums:
 
     `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over `pairs` of texts
     (next-sentence prediction). `bytes` is the UTF-8 length of the text, `words` the number of its words by the WikiText
-    convention (separated by white space, plus an end-of-line mark per line), `unknown` that of the tokens for text that
-    the tokenizer cannot represent.
+    convention (separated by white space, plus an end-of-line mark per line), `unknown` the number of tokens that stand
+    for text the tokenizer cannot represent.
     """
 
     nll: float = 0.0
@@ -63,11 +63,11 @@ class Sums:
 
 
 def language_metrics(sums: Sums) -> dict[str, float]:
-    """Returns loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and tokens.
+    """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and tokens.
 
-    Bits per byte = nll / ln 2 / bytes and word perplexity = exp(nll / words) do not depend on the tokenizer, so they
-    compare models with different vocabularies; both are left out if `missing_metrics` gives a reason. Without any
-    token the metrics are NaN.
+    Bits per byte (nll / ln 2 / bytes) and word perplexity (exp(nll / words)) do not depend on the tokenizer, so they
+    allow comparing models with different vocabularies; those listed by `missing_metrics` are left out. Without any
+    tokens, the metrics are NaN.
     """
     missing, result = missing_metrics(sums), token_metrics(sums)
     tokens = result.pop("tokens")
@@ -79,13 +79,13 @@ def language_metrics(sums: Sums) -> dict[str, float]:
 
 
 def token_metrics(sums: Sums) -> dict[str, float]:
-    """Returns the metrics of `language_metrics` that make sense for any targets, not only for plain text."""
+    """Computes the metrics of `language_metrics` that make sense for any targets, not only for plain text."""
     loss, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
     return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
 
 
 def missing_metrics(sums: Sums) -> dict[str, str]:
-    """Returns the reason why each missing metric cannot be computed from this text with this tokenizer."""
+    """Maps each metric that cannot be computed from the text with its tokenizer to the reason."""
     if sums.unknown > 0:
         reason = (
             f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens, "
@@ -101,7 +101,7 @@ def missing_metrics(sums: Sums) -> dict[str, str]:
 
 
 def masked_metrics(sums: Sums) -> dict[str, float]:
-    """Returns mlm_loss (nats) and mlm_accuracy of masked tokens, accuracy of pairs, and the loss of both together."""
+    """Computes mlm_loss (nats), mlm_accuracy and perplexity of masked tokens, the pair accuracy and the total loss."""
     masked, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
     result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": accuracy, "perplexity": _exp(masked)}
     if sums.pairs:
@@ -111,14 +111,14 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 
 
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
-    """Returns the loss, and how often a text's positive is the nearest in the batch (in both directions)."""
+    """Computes the loss and how often a text's positive is its nearest in the batch (mean of both directions)."""
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Returns the bits per UTF-8 byte that `xz -9` needs for all documents of a split, its headers included.
+    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers.
 
-    The text is read back from the tokens, so tokenizer and store must be lossless (no unknown tokens).
+    The text is decoded from the tokens, so the tokenizer must represent it without loss (no unknown tokens).
     """
     compressor, size, packed = lzma.LZMACompressor(preset=9), 0, 0
     for store in stores.values():
@@ -132,9 +132,9 @@ def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> 
 
 
 def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Returns the entropy of the tokens of a split in nats, bos and eos left out.
+    """Computes the entropy of a split's tokens in nats, excluding BOS and EOS.
 
-    No model that ignores the context of a token can have a lower loss on this text, not even one trained on it.
+    No model that ignores context can have a lower loss on this text, not even one trained on it.
     """
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for store in stores.values():

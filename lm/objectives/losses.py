@@ -1,4 +1,4 @@
-"""The loss of every objective, computed from the model's output: sums over a batch, to be divided once."""
+"""The losses of all objectives as sums over a batch, to be divided once by the total weight."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _zero: Any = functools.partial(flax.struct.field, default_factory=functools.part
 
 @flax.struct.dataclass
 class LossSums:
-    """Sums over the tokens of a batch; divide by `weight` once, after all microbatches and devices."""
+    """Sums over the tokens of a batch. Divide by `weight` once, after summing over microbatches and devices."""
 
-    loss: Array = _zero()  # what is minimised: cross-entropy with label smoothing and z-loss
+    loss: Array = _zero()  # the training loss: cross-entropy with label smoothing and z-loss
     nll: Array = _zero()  # plain cross-entropy, nats
-    correct: Array = _zero()  # targets that were the most probable token
+    correct: Array = _zero()  # weights of the targets that are the most probable token
     weight: Array = _zero()  # sum of the weights
     # Next-sentence prediction, to be divided by `pairs`.
     pair_nll: Array = _zero()
@@ -36,9 +36,9 @@ class LossSums:
 def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossSums:
     """Returns the summed cross-entropy of a batch; the logits are float32.
 
-    With label smoothing e over the vocabulary: (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). Over the other
-    entries: (1 - e) nll + e / (V - 1) sum_{v != target}(-log p_v), which is the same with e V / (V - 1) for e
-    (fairseq). z-loss: coefficient x log(Z)^2 (Chowdhery 2022).
+    With label smoothing e over the whole vocabulary, the loss is (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). Over
+    the other entries, it is (1 - e) nll + e / (V - 1) sum_{v != target}(-log p_v) (fairseq), which equals the former
+    with e V / (V - 1) in place of e. The z-loss is its coefficient times log(Z)^2 (Chowdhery 2022).
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
@@ -63,12 +63,12 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
 
 
 def first_tokens(batch: Batch) -> Array:
-    """Returns float32 (B, L): 1 at the first token of each segment, else 0."""
+    """Returns float32 (B, L): 1 at the first token of each segment, 0 elsewhere."""
     return ((batch.positions == 0) & (batch.segments > 0)).astype(jnp.float32)
 
 
 def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Returns the cross-entropy of masked tokens and, if the model predicts it, that of next sentences."""
+    """Returns the summed cross-entropy of masked tokens and, if the model predicts it, of next sentences."""
     masked = batch
     if (indices_BP := output.indices) is not None:
         targets_BP, weights_BP = (jnp.take_along_axis(x, indices_BP, axis=1) for x in (batch.targets, batch.weights))
@@ -76,7 +76,7 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
     sums = loss_sums(output.logits, masked, config)
     if output.next_sentence_logits is None:
         return sums
-    # Whether the second text follows the first (Devlin 2019), at each first token.
+    # The target at each first token says whether the second text follows the first (Devlin 2019).
     logits_BL2, first_BL = output.next_sentence_logits, first_tokens(batch)
     labels_BL = jnp.clip(batch.targets, 0, 1)
     log_p_BL2 = jax.nn.log_softmax(logits_BL2, axis=-1)
@@ -88,17 +88,17 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
-    """Returns the squared error of one number for each weighted token; targets are float32."""
+    """Returns the summed squared error of the number predicted at each weighted token; targets are float32."""
     error_BL = jnp.square(logits_BL1[..., 0] - batch.targets.astype(jnp.float32))
     total = jnp.sum(error_BL * batch.weights)
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
 
 
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
-    """Returns the mean cross-entropy of an answer's start and end among all tokens of its segment (Devlin 2019).
+    """Returns the summed cross-entropy of each answer's start and end among the tokens of its segment (Devlin 2019).
 
-    Targets are 1 at the start, 2 at the end, 3 where both are one token. An answer has weight 1, half of it for each
-    end, and `correct` counts each end as one half.
+    Targets are 1 at the start, 2 at the end, and 3 if both are the same token. An answer has weight 1: start and end
+    count one half each, in `correct` too.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
     loss = correct = weight = jnp.zeros((), jnp.float32)
@@ -115,10 +115,10 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
 
 
 def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
-    """Returns the cross-entropy of each text's positive among those of the whole batch, and the other way round.
+    """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018), the mean of both directions.
 
-    InfoNCE with in-batch negatives (van den Oord 2018; in both directions as in Radford 2021), for vectors of length 1.
-    Rows of padding are neither texts nor negatives; every other row has weight 1.
+    Both directions are used as in Radford 2021; the vectors have length 1. Rows of padding are neither texts nor
+    negatives; every other row has weight 1.
     """
     real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
     scores_BB = text_BD @ positive_BD.T / temperature
@@ -139,7 +139,7 @@ def token_weight(batch: Batch) -> Array:
 
 
 def span_weight(batch: Batch) -> Array:
-    """Returns the weight that `span_loss` computes (one half for each end of an answer), at least 1."""
+    """Returns the weight of a batch as in `span_loss` (one half for each start or end), at least 1."""
     ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
     return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
 

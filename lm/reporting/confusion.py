@@ -1,4 +1,4 @@
-"""The confusion matrix of a classifier as a picture."""
+"""The plot of a classifier's confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 
 from lm.files import replacing
 
-MOST_WITH_NUMBERS = 20  # labels; with more of them the cells are too small for numbers
-MOST_NAMED = 60  # labels; with more of them only some are named at the sides
+MOST_WITH_NUMBERS = 20  # labels; with more, the cells are too small for numbers
+MOST_NAMED = 60  # labels; with more, only some are named on the axes
 LONGEST_NAME = 24  # characters
 # Each font is used for the characters that the fonts before it lack.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Writes `confusion_figure` as a PNG, which appears whole or not at all. May raise OSError."""
+    """Writes `confusion_figure` as a PNG, atomically. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
-        # A character that no installed font has is drawn as a box, without a warning.
+        # Characters that no installed font has are drawn as boxes, without a warning.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        # tight: a title that is wider than the picture is not cut off.
+        # "tight" keeps a title that is wider than the image from being cut off.
         figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
-    """Returns a matplotlib Figure with darker cells for larger shares of a row, and numbers for up to 20 labels.
+    """Returns a matplotlib Figure: darker cells are larger shares of a row; up to 20 labels also get numbers.
 
-    `counts_CC` is the number of times that label r (row) was predicted as label c (column).
+    `counts_CC` counts how often label r (row) was predicted as label c (column).
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
     from matplotlib import font_manager, rc_context
@@ -78,11 +78,11 @@ def _name_sides(axes: Any, labels: Sequence[str]) -> None:
     step = -(-len(labels) // MOST_NAMED)
     indices, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
     fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
-    level = max(map(len, names)) * len(names) <= 40  # they fit side by side
+    level = max(map(len, names)) * len(names) <= 40  # whether they fit side by side
     axes.set_xticks(indices, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
     axes.set_yticks(indices, names, fontsize=fontsize, parse_math=False)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("right label")
+    axes.set_ylabel("true label")
 
 
 def _short(label: str) -> str:

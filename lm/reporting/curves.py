@@ -1,4 +1,4 @@
-"""A run as one picture: loss and scores over steps, and below them learning rate, speed and score over time."""
+"""The plots of a run: loss and scores over steps; below them, learning rate, speed and score over time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm.evaluation import METRICS, metric_of
 from lm.evaluation.metric import Metric
 from lm.files import replacing
 
-# The plain cross-entropy, without the smoothing and z-loss that training may add and validation never does.
+# Both losses are the plain cross-entropy, without the label smoothing and z-loss that only training may add.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
@@ -21,10 +21,10 @@ COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
-    """Draws the lines of metrics.jsonl (dicts with `step`) as a PNG, which appears whole or not at all.
+    """Plots the records of metrics.jsonl (dicts with `step`) as a PNG, written atomically.
 
-    Metrics that no line has are left out; values that are missing or null are skipped. The first score is also drawn
-    over minutes of training if there is `train/seconds`. `loss` is the metric that the loss is named after.
+    Metrics that no record has are left out; missing and null values are skipped. The first score is also plotted over
+    minutes of training if there is `train/seconds`. `loss` is the metric whose heading labels the loss axis.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 
@@ -33,7 +33,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
     figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
-    # Six columns are divided by one, two and three panels.
+    # Six columns can be shared equally by one, two or three panels.
     rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
     _draw_loss(axes["loss"], records, title, metric_of(loss).heading)
@@ -53,7 +53,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps and the finite values of a metric, ordered by step; of a repeated step, the last value."""
+    """Returns the steps and the finite values of a metric, ordered by step; a repeated step keeps its last value."""
     found = ((int(record["step"]), record.get(name)) for record in records)
     values = {step: value for step, value in found if isinstance(value, (int, float)) and math.isfinite(value)}
     steps = sorted(values)
@@ -61,9 +61,9 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Returns the median over up to `half_width` values on each side, fewer near the ends.
+    """Computes the running median over up to `half_width` values on each side, fewer near the ends.
 
-    It is centred, so that a falling curve is not shown too high, and ignores single spikes.
+    The window is centred, so that the median does not lag behind a falling curve. Single spikes are ignored.
     """
     reach = np.minimum(half_width, np.minimum(np.arange(len(values)), np.arange(len(values))[::-1]))
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
@@ -107,7 +107,7 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequen
     for metric, color in zip(scores, COLORS, strict=False):
         steps, values = series(records, f"valid/{metric.name}")
         values = metric.percent(values)
-        best = f"best {np.max(values):.2f}" if metric.higher_is_better else f"least {np.min(values):.2f}"
+        best = f"best {np.max(values):.2f}" if metric.higher_is_better else f"lowest {np.min(values):.2f}"
         label = f"{metric.heading}, {best}"
         axes.plot(steps, values, color=color, linewidth=1.5, marker="o", markersize=3.5, label=label)
     _frame(axes)
@@ -118,7 +118,7 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequen
 
 
 def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Draws a score over minutes, which are interpolated between the steps whose time is known."""
+    """Plots a score over minutes, which are interpolated between the steps whose times are known."""
     from matplotlib.ticker import MaxNLocator
 
     steps, scores = series(records, f"valid/{metric.name}")
@@ -155,7 +155,7 @@ def _frame(axes: Any, ticks: int = 8) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """Cuts off a few values far above all others, which would flatten the rest of the curve."""
+    """Limits the y axis if a few values far above all others would flatten the rest of the curve."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))

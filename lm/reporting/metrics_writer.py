@@ -27,17 +27,17 @@ class MetricsWriter:
         self._tensorboard: Any = None
         self._wandb = _start_wandb(config, metrics_path.parent) if config.log.wandb_project else None
         try:
-            # It is flushed after each line, so that a killed run leaves whole lines.
+            # Flushed after each line, so that a killed run leaves only complete lines.
             self._file = open(metrics_path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"{metrics_path}: cannot be written ({error.strerror}).") from error
         if config.log.tensorboard:
-            from tensorboardX import SummaryWriter  # slow to import, and can be switched off
+            from tensorboardX import SummaryWriter  # slow to import, and optional
 
             self._tensorboard = SummaryWriter(str(tensorboard_dir), purge_step=start_step + 1, flush_secs=30)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line for `step`. A value that is not finite is null in the JSON and left out elsewhere."""
+        """Writes one line for `step`. Values that are not finite are null in the JSON and left out elsewhere."""
         values = {name: finite_or_none(float(value)) for name, value in metrics.items()}
         self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
         self._file.flush()
@@ -59,8 +59,8 @@ class MetricsWriter:
 class LateMetrics:
     """Holds the metrics of step n - 1 on the device until step n has been dispatched.
 
-    Reading a metric waits for the step that computes it. One step later the device already computes the next step, so
-    waiting costs nothing.
+    Reading a metric waits for the step that computes it. One step later, the device is already computing the
+    next one, so waiting costs nothing.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class LateMetrics:
         return previous
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
-        """Returns the last step pushed with its metrics; None if there is nothing left to read."""
+        """Returns the last step pushed with its metrics, or None if nothing is left to read."""
         if self._held is None:
             return None
         (step, metrics), self._held = self._held, None
@@ -83,13 +83,13 @@ class LateMetrics:
 
 
 def _start_wandb(config: Config, root: Path) -> Any:
-    """Starts a run of Weights & Biases, or resumes the one whose id is in the run directory."""
+    """Starts a Weights & Biases run, or resumes the one whose id is in the run directory."""
     project = config.log.wandb_project
     try:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.log.wandb_project={project!r} needs Weights & Biases: pip install wandb, or leave it empty."
+            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave it empty."
         ) from error
     id_path = root / "wandb_run_id"
     if not id_path.exists():

@@ -1,7 +1,7 @@
 """The console of a run and its progress line: steps done, speed and time left.
 
-On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, the log of a
-cluster), plain lines without control characters are printed from time to time. Nothing here waits for a device.
+On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, a cluster's
+log), plain lines without control characters are printed from time to time. Nothing here waits for a device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rich.segment import Segment
 REDRAW_SECONDS = 0.1  # on a terminal
 PLAIN_SECONDS = 10.0  # between lines elsewhere
 LOG_WIDTH = 120  # columns where there is no terminal
-BAR_WIDTHS = 6, 24  # narrowest and widest
+BAR_WIDTHS = 6, 24  # narrowest and widest, columns
 
-# Texts from left to right as (importance, text), 0 being the most important, and the share that is done, 0 to 1.
+# Texts from left to right as (importance, text), where 0 is the most important; and the fraction done, 0 to 1.
 State = tuple[list[tuple[int, str]], float]
-# The metrics that `Progress.update` takes, from left to right: importance and form.
+# The metrics that `Progress.update` accepts, from left to right: importance and format.
 SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
     "loss": (1, "loss {:.4f}".format),
     "valid_loss": (3, "valid {:.4f}".format),
@@ -36,7 +36,7 @@ SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
-    """Returns a console that prints text unchanged, to stdout by default; nothing unless `enabled`."""
+    """Builds a console that prints text unchanged (by default to stdout), or nothing unless `enabled`."""
     terminal = (stream or sys.stdout).isatty()
     return rich.console.Console(
         file=stream,
@@ -51,7 +51,7 @@ def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Shows the progress of a run of `total_steps` that continues after `start_step`; nothing on a quiet console.
+    """Shows the progress of a run from `start_step` to `total_steps`. A quiet console shows nothing.
 
     Use it as a context manager, or call `close`.
     """
@@ -75,7 +75,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._undrawn = False  # whether the state has changed since the last line
 
     def update(self, step: int, **metrics: float | None) -> None:
-        """Shows that `step` is done, with new values (not None) of the metrics SHOWN.
+        """Shows that `step` is done, with new values of metrics in SHOWN; None keeps the old value.
 
         The time left is estimated from the steps after the first call, so compilation does not count.
         """
@@ -97,7 +97,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._console.print(text.rstrip("\n"), soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the last state as an ordinary line. Calls after the first do nothing."""
+        """Leaves the last state on the screen as an ordinary line. Further calls do nothing."""
         if self._undrawn:
             self._draw(self._clock())
         self._live.stop()
@@ -130,7 +130,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class Console:
-    """Prints text and rich tables, above the progress line if one is shown; nothing unless `enabled`."""
+    """Prints text and rich tables, above the progress line if one is shown, or nothing unless `enabled`."""
 
     def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
         self._console = rich_console(stream, enabled=enabled)
@@ -151,15 +151,15 @@ class Console:
 def counting(
     total: int, noun: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int, int], None] | None]:
-    """Yields a function that shows the number done of `total` on a terminal; None if there is no terminal.
+    """Yields a function (number done, total) that shows a progress line on a terminal, or None without a terminal.
 
-    The function takes (number done, total). The line is erased at the end of the block. `stream` is stderr by default.
+    The line is erased at the end of the block. `stream` defaults to stderr.
     """
     console = rich_console(stream or sys.stderr)
     if not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    done, first = 0, (0, 0.0)  # number and time of the first call, before which programs are compiled
+    done, first = 0, (0, 0.0)  # number and time at the first call, which excludes compilation
 
     def state() -> State:
         parts = [(0, f"{done:,} of {total:,} {noun}")]
@@ -185,7 +185,7 @@ def _live(line: Line, console: rich.console.Console, transient: bool = False) ->
 
 
 class Line:
-    """A rich renderable of one line: the texts of the present state, with a bar after the first.
+    """A rich renderable of one line: the texts of the current state, with a bar after the first.
 
     On a narrow terminal the least important texts are left out.
     """
@@ -212,7 +212,7 @@ class Line:
 
 
 def short_number(value: float) -> str:
-    """Returns three or four digits and a unit: 950, 12.3k, 4.56M."""
+    """Formats a number with at most three digits and a unit: 950, 12.3k, 4.56M."""
     if not math.isfinite(value):
         return str(value)
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -224,7 +224,7 @@ def short_number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns 0:42, 12:03, 3:07:59 or 2 d 04:10."""
+    """Formats a duration as 0:42, 12:03, 3:07:59 or 2 d 04:10."""
     whole = int(max(0.0, seconds) + 0.5)
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)

@@ -1,4 +1,4 @@
-"""Results as a table on the terminal and as results.json, .csv and .md."""
+"""Results as a table in the terminal and as results.json, .csv and .md."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Result:
     """One evaluation of one run."""
 
     run: str
-    step: int  # 0 for several runs
+    step: int  # 0 for the mean or standard deviation of several runs
     split: str
-    metrics: dict[str, float]  # `loss`... of the whole split, and `SOURCE/loss`... of each of several data sources
+    metrics: dict[str, float]  # such as `loss` and, with several data sources, `SOURCE/loss`
     rows: int
     sequence_length: int | None  # this and the stride are None unless rows are windows of a text
     stride: int | None
     seconds: float
-    missing: dict[str, str] = field(default_factory=dict)  # the reason why each of these metrics is missing
-    signatures: dict[str, str] = field(default_factory=dict)  # the exact definition of those that have several
-    details: dict[str, Any] = field(default_factory=dict)  # JSON values: which data, parameters, devices, versions
+    missing: dict[str, str] = field(default_factory=dict)  # missing metrics, each with the reason
+    signatures: dict[str, str] = field(default_factory=dict)  # exact definitions of metrics that have several
+    details: dict[str, Any] = field(default_factory=dict)  # JSON values: data, parameters, devices, versions
 
     def to_json(self) -> str:
         tokens = self.metrics.get("tokens")
@@ -64,7 +64,7 @@ class Result:
 
 
 def with_means(results: Sequence[Result]) -> list[Result]:
-    """Returns the results and, if there are several, the mean and the sample standard deviation of shared metrics."""
+    """Appends the mean and the sample standard deviation of the shared metrics if there are several results."""
     if len(results) < 2:
         return list(results)
     first = results[0]
@@ -105,7 +105,7 @@ def print_table(results: Sequence[Result], console: Console | None = None) -> No
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Returns the table in Markdown."""
+    """Formats the results as a table in Markdown."""
     header, rows = _cells(results)
     aligned = [":--" if name in ("run", "split") else "--:" for name in header]
     lines = [header, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
@@ -115,7 +115,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """Returns CSV with all digits: a line for each result and data source; missing metrics are empty."""
+    """Formats the results as CSV with all digits: a line for each result and data source; missing metrics are empty."""
     names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -129,7 +129,7 @@ def comma_separated(results: Sequence[Result]) -> str:
 
 
 def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
-    """Writes STEM.json, .csv and .md into `directory`; each appears whole or not at all. May raise OSError."""
+    """Writes STEM.json, .csv and .md into `directory`, each atomically. May raise OSError."""
     contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
     paths = []
     for suffix, content in contents.items():
@@ -141,7 +141,7 @@ def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
 
 
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Returns the heading and the rows of the table."""
+    """Returns the header and the rows of the table."""
     names = _metric_names(results)
     strides = any(result.stride is not None for result in results)
     header = ["run", "step", "split", *(metric_of(name).heading for name in names), *(["stride"] if strides else [])]
@@ -157,7 +157,7 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the metrics of all results, present or missing: first those of METRICS, in that order."""
+    """Returns the names of all metrics, present or missing: those in METRICS first, in that order."""
     found: dict[str, Any] = {}  # a dict keeps their order
     for result in results:
         found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)
@@ -175,7 +175,7 @@ def _by_source(result: Result) -> dict[str, dict[str, float]]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Returns the reasons for missing metrics, the signatures, and the meaning of the stride."""
+    """Returns the reasons for missing metrics, the signatures, and an explanation of the stride."""
     notes = [
         f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}."
         for result in results

@@ -1,4 +1,4 @@
-"""Tasks that a model can learn, one file per task; `lm/tasks/task.py` defines what a task is."""
+"""Tasks that a model can learn, one file per task; `lm/tasks/task.py` defines their interface."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: Config) -> Task:
-    """Returns the task that a config's model learns."""
+    """Returns the task named by objective.name of a config."""
     return TASKS[config.objective.name]

@@ -33,7 +33,7 @@ class Causal(DocumentTask):
         needed, found = config.data.sequence_length + 1, 0 if store is None else store.num_tokens
         if found < needed:
             raise UserError(
-                f"{where} has {found} tokens for training, and one row needs {needed} (data.sequence_length + 1); "
+                f"{where} has {found} tokens for training, but one row needs {needed} (data.sequence_length + 1); "
                 "add text or shorten the rows."
             )
 

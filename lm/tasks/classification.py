@@ -1,4 +1,4 @@
-"""Classification: one of several labels for a text or a pair of texts."""
+"""Classification: predict one of several labels for a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lm.tasks.task import SMOOTHING, Refuse
 
 
 class TextTask(LabelledTask):
-    """Base of the tasks with one label for each text or pair of texts."""
+    """Base class for tasks with one label per text or pair of texts."""
 
     reader = LabelReader
     tokens = TextTokens
@@ -53,7 +53,7 @@ class Classification(TextTask):
 
 
 class Classified(Predictions):
-    """Probabilities of the labels. E examples, C labels."""
+    """Predicted probabilities of the labels, (E examples, C labels)."""
 
     def __init__(self, raw: Sequence[Labelled], labels: Sequence[str], probabilities_EC: np.ndarray):
         self.raw, self._labels, self._probabilities_EC = list(raw), list(labels), probabilities_EC
@@ -65,7 +65,7 @@ class Classified(Predictions):
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns text, pair (if any), label, prediction and its probability (score)."""
+        """Returns the text, pair (if any), label, prediction and its probability (`score`)."""
         example, score = self.raw[index], float(self._probabilities_EC[index].max())
         prediction = self._labels[int(self._predicted_E[index])]
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
@@ -87,7 +87,7 @@ class Classified(Predictions):
 
 def check_pooling(config: Config, refuse: Refuse) -> None:
     if config.model.pooling == "first" and config.model.family == "decoder":
-        refuse("model.pooling", "the first token of a decoder sees no other one; use last or mean.")
+        refuse("model.pooling", "the first token of a decoder sees no other tokens; use last or mean.")
 
 
 def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:

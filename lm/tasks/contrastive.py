@@ -20,7 +20,7 @@ from lm.tasks.texts import PairTask
 
 
 class Contrastive(PairTask):
-    """The same model reads both texts; the other pairs of a batch are the negatives."""
+    """Encodes both texts with the same model; the other pairs of a batch are the negatives."""
 
     name = "contrastive"
     doc = "similar vectors for paired texts"
@@ -41,7 +41,7 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "each text is compared with those of the whole batch; set 1.")
+            refuse("train.accumulation", "each text is compared with those of the whole batch; set it to 1.")
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}

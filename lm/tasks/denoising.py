@@ -1,4 +1,4 @@
-"""Denoising with an encoder-decoder: the source is a corrupted text, the target the missing or original text."""
+"""Denoising with an encoder-decoder: the source is a corrupted text; the target is the missing or original text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SENTENCE_ENDS = tuple(".!?…。！？")
 
 
 class Denoising(DocumentTask, PackedTask):
-    """Base of the denoising tasks.
+    """Base class for denoising tasks.
 
     Attributes:
-        needed_ids: the number of <extra_id_N> that the tokenizer must have.
-        ids_advice: the message if data.tokenizer.extra_ids is lower.
+        needed_ids: the number of <extra_id_N> tokens that the tokenizer must have.
+        ids_advice: the error message if data.tokenizer.extra_ids is too low.
     """
 
     families = ("encoder_decoder",)
@@ -51,7 +51,7 @@ class Denoising(DocumentTask, PackedTask):
         extra_ids = list(tokenizer.extra_tokens)
         if len(extra_ids) < self.needed_ids:
             raise UserError(
-                f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} in the vocabulary, and it has "
+                f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} of them, but the vocabulary has "
                 f"{len(extra_ids)}; raise it, or use a tokenizer that has them."
             )
         denoiser = self.denoiser(config, tokenizer, extra_ids)
@@ -76,7 +76,7 @@ class Ul2Task(Denoising):
     name = "ul2"
     doc = "UL2's mixture of denoisers, each with a mode token"
     needed_ids = 103
-    ids_advice = "needs 103: a hundred for spans and three for its modes."
+    ids_advice = "needs 103: 100 for spans and 3 for its modes."
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         return Ul2(extra_ids, tokenizer.eos_id)
@@ -84,7 +84,7 @@ class Ul2Task(Denoising):
 
 class InfillingTask(Denoising):
     name = "infilling"
-    doc = "a text from which spans were replaced by one mask each, and whose sentences may be shuffled (BART)"
+    doc = "the original of a text whose spans are replaced by one mask each and whose sentences may be shuffled (BART)"
     settings = SpanCorruptionTask.settings | {"objective.permute_sentences"}
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
@@ -104,5 +104,5 @@ class PrefixLmTask(Denoising):
 
 
 def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns whether a sentence ends after each token, bool (V,), for BART's shuffling of sentences."""
+    """Returns bool (V,): whether a sentence ends after each token, for BART's sentence shuffling."""
     return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

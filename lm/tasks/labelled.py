@@ -23,7 +23,7 @@ from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
 
 
 class LabelledRules(Cleaner):
-    """The cleaning of labelled texts. Words and questions stay as they are, since labels refer to their characters."""
+    """Cleans labelled texts. Words and questions stay unchanged, because their labels refer to words or characters."""
 
     def clean(self, example: Any) -> Any:
         if not isinstance(example, Labelled):
@@ -37,11 +37,11 @@ class LabelledRules(Cleaner):
 
 
 class LabelledTask(PackedTask):
-    """Base of the tasks with labels of texts, words or questions. Each example has one prediction and is scored once.
+    """Base class for tasks that label texts, words or questions. Each example has one prediction and is scored once.
 
     Attributes:
-        tokens: encodes raw examples.
-        has_classes: whether its labels are classes, named in data.labels or found in the training data.
+        tokens: the class that encodes raw examples.
+        has_classes: whether its labels are classes, listed in data.labels or found in the training data.
         real_targets: whether its targets are real numbers.
         cleans: whether its texts are cleaned.
     """

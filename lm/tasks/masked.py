@@ -26,7 +26,7 @@ FOLLOWS = ("other text", "follows")  # in the preview, at the first token of a n
 
 
 class Masked(DocumentTask, PackedTask):
-    """Predicts masked tokens; with objective.next_sentence also whether a second text follows the first."""
+    """Predicts masked tokens and, with objective.next_sentence, whether a second text follows the first."""
 
     name = "masked"
     doc = "masked tokens of a text (BERT)"
@@ -37,9 +37,9 @@ class Masked(DocumentTask, PackedTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns the limit of masked tokens in a row, a little more than their mean; packing respects it.
+        """Returns the maximum number of masked tokens in a row, a little above the mean; packing respects it.
 
-        There is none (0) for whole words: the number of their tokens is not known before they are drawn.
+        It is 0 (no limit) for whole words, whose number of tokens is unknown until the words are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
@@ -74,7 +74,7 @@ class Masked(DocumentTask, PackedTask):
         }
 
     def reason_without_examples(self, config: Config) -> str:
-        least = "2 tokens" if config.objective.next_sentence else "a token"
+        least = "at least 2 tokens" if config.objective.next_sentence else "any tokens"
         return f"no document has {least}, so there is nothing to train on; add text."
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:

@@ -19,7 +19,7 @@ SCORING = {f"eval.generation.{name}" for name in ("metrics", "training_beams", "
 
 
 class Seq2Seq(PairTask):
-    """Outputs are scored against references if eval.generation.metrics names metrics."""
+    """Outputs are scored against references if eval.generation.metrics lists any metrics."""
 
     name = "seq2seq"
     doc = "the target of a pair from its source"
@@ -47,7 +47,7 @@ class Seq2Seq(PairTask):
 
     def advice_on_metric(self, metric: str) -> str:
         scores = any(metric.endswith(f"/{name}") for each in TEXT_METRICS.values() for name in names(each.gives))
-        return "; scores of outputs are chosen in eval.generation.metrics" if scores else ""
+        return "; metrics of generated text are chosen in eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
         return self.raw_references(config, split) if config.eval.generation.metrics else {}

@@ -24,7 +24,7 @@ from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
 ENDS_OF_ANSWER = ("", "start", "end", "start+end")
-NO_ANSWER = "no answer"  # shown below the first token if neither end is in the text
+NO_ANSWER = "no answer"  # in the preview, below the first token if the text does not hold the answer
 
 
 class SpanQa(LabelledTask):
@@ -69,14 +69,14 @@ class SpanQa(LabelledTask):
 
 
 class Answered(Predictions):
-    """Answers with their `answer_scores`, which follow the rules of each data source (Chinese, missing answers)."""
+    """Answers and their `answer_scores`, which follow the rules of their data source (Chinese, missing answers)."""
 
     def __init__(self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray):
         self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
 
     @classmethod
     def scored(cls, raw: Sequence[Question], answers: Sequence[Answer]) -> Answered:
-        """Returns the scored answers of one data source."""
+        """Scores the answers of one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
         chinese = any("\u4e00" <= character <= "\u9fff" for each in raw[:100] for character in each.question)
         return cls(raw, answers, answer_scores([each.text for each in answers], right, chinese=chinese))
@@ -85,7 +85,7 @@ class Answered(Predictions):
         return answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns id, question, answers (their texts; empty if there are none), prediction and score."""
+        """Returns the id, question, answers (texts; empty if there are none), prediction and score."""
         example, answer = self.raw[index], self._answers[index]
         return {
             "id": example.id,

@@ -1,4 +1,4 @@
-"""Tagging: a label for each word, as for named entities or parts of speech."""
+"""Tagging: predict a label for each word, such as named entities or parts of speech."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lm.evaluation.tagging import ENTITY_METRICS, entity_counts, scheme_of, tagg
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import SMOOTHING, EvaluationSetup
 
-OUTSIDE = "O"  # the predicted tag of a word without any token
+OUTSIDE = "O"  # the predicted tag of a word without tokens
 
 
 class Tagging(LabelledTask):
@@ -77,7 +77,7 @@ class TaggedWords(Predictions):
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns words, their tags and the predicted tags."""
+        """Returns the words, their tags and the predicted tags."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 

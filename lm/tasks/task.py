@@ -1,7 +1,7 @@
-"""Tasks: each is one object with everything particular to what a model learns.
+"""The base classes of tasks. A task is one object with everything that is specific to one training objective.
 
-Other code asks the task of a config (`lm.tasks.task_of`) and never compares its name. A new task is one file in this
-folder and one line in the registry in `__init__`.
+Other code asks the task of a config (`lm.tasks.task_of`) and never compares its name. To add a task, add one file to
+this directory and one line to the registry in `__init__`.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ Stores = Mapping[str, Any]  # the stores of a split by data source
 Metrics = Mapping[str, float]
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
-# The settings that lm.generate reads for every encoder-decoder that writes text.
+# The settings that lm.generate reads for every encoder-decoder that generates text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
 NOT_SCORED = "·"  # in the preview, below a token without a target
 
 
 class Task(abc.ABC):
-    """Base of all tasks. Stateless: one instance serves every config.
+    """Base class for tasks. Tasks are stateless: one instance serves every config.
 
     Attributes:
-        name: value of objective.name.
-        doc: one line for --help.
-        families: values of model.family that can learn it.
-        settings: dotted names of the settings that this task reads and some other task does not. Changing a setting
-            that the chosen task does not read is refused.
+        name: the value of objective.name.
+        doc: a one-line description for --help.
+        families: the values of model.family that can learn it.
+        settings: dotted names of the settings that this task reads but some other task does not. Changing a setting
+            that the chosen task does not read raises UserError.
         metric_names: the metrics of its evaluations, if they do not depend on the config.
-        reader: makes its raw examples from the records of data sources.
+        reader: the class that makes raw examples from the records of data sources.
         noun: the word for its examples in messages.
         loss_name: the name of its loss in tables: loss, nll (of targets given a source) or task_loss.
-        reads_labels: whether each example has labels.
+        reads_labels: whether its examples have labels.
         counts_examples: whether an evaluation counts examples rather than tokens.
         writes_text: whether its models generate text.
         spells_extra_ids: whether <extra_id_N> in a prompt means that token when text is generated.
         windowed: whether rows are windows of a text, for which sequence_length and stride are reported.
-        plain_text_refusal: why `eval.py --text` cannot serve it, and what to do; empty if it can.
-        source_title: the name of the source side in the preview.
+        plain_text_refusal: the reason why `eval.py --text` does not support it, with the remedy; empty if it does.
+        source_title: the heading of the source side in the preview.
     """
 
     name: str
@@ -81,18 +81,18 @@ class Task(abc.ABC):
     # --- settings -------------------------------------------------------------------------------------------
 
     def resolve(self, config: Config) -> Config:
-        """Returns the config with the values that follow from the task filled in."""
+        """Fills in the config values that follow from the task."""
         return config
 
     def check(self, config: Config, refuse: Refuse) -> None:  # noqa: B027
-        """Refuses settings of this task that cannot work together."""
+        """Refuses settings of this task that contradict each other."""
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
         """Refuses settings of one data source that this task cannot read."""
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the resolved value of a setting that is 0 or empty by default and that this task does not read."""
+        """Returns the resolved value of a setting that this task does not read and whose default is 0 or empty."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -104,15 +104,15 @@ class Task(abc.ABC):
         return derived.get(setting)
 
     def advice_on_metric(self, metric: str) -> str:
-        """Returns an addition to the message that this task does not compute a metric."""
+        """Returns advice to append to the error that this task does not compute a metric."""
         return ""
 
     def head(self, config: Config) -> Any:
-        """Returns the head on the model's last layer (`lm.models.heads`); by default it predicts the next token."""
+        """Returns the head on top of the model (`lm.models.heads`); the default predicts the next token."""
         return NextToken()
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        """Returns the names of the metrics of its evaluations. The first is the default for "best"."""
+        """Returns the names of the metrics of its evaluations. The first is the default of checkpoint.best_metric."""
         return self.metric_names
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
@@ -123,49 +123,49 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
-        """Yields the texts of a data source to train a tokenizer on; `sides` of pairs are source and target."""
+        """Yields the texts of a data source for training a tokenizer; `sides` of pairs are source and target."""
 
     @abc.abstractmethod
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any) -> Store | None:
-        """Returns the tokenised examples of a data source, cached or made now; None if there are none."""
+        """Returns the tokenised examples of a data source, cached or newly built; None if there are none."""
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
-        """Returns the stores of a split, checked together and with the data that they share."""
+        """Checks the stores of a split together and adds the data that they share."""
         return stores
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
-        """Returns the config with the values that follow from the training data (labels)."""
+        """Fills in the config values that follow from the training data (labels)."""
         return config
 
     def check_train(self, config: Config, where: str, store: Any) -> None:
-        """Raises UserError if the store of a training source is too small, or None because nothing is left of it."""
+        """Raises UserError if the store of a training source is too small, or None because it is empty."""
         if store is None:
-            raise UserError(f"{where} has nothing left for training: all of it was dropped or held out; change it.")
+            raise UserError(f"{where} has nothing left for training: everything was dropped or held out; change it.")
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs of a split for which outputs are generated and scored, by data source."""
+        """Returns the pairs of a split whose outputs are generated and scored, by data source."""
         return {}
 
     def batch_settings(self, config: Config) -> list[Any]:
-        """Returns the values of the settings, besides those that every task reads, on which the batches depend.
+        """Returns the values of this task's own settings that determine the batches.
 
-        Their form is part of the fingerprints of existing run directories, so it must not change.
+        The list is part of the fingerprints of existing run directories, so its form must not change.
         """
         return []
 
     def layout(self, config: Config) -> RowLayout:
-        """Returns the form of the rows, and so of the batches; by default it has both sides of pairs."""
+        """Returns the layout of the rows, and thus of the batches; the default has both sides of pairs."""
         return RowLayout(config.data.sequence_length, config.data.source_length)
 
     @abc.abstractmethod
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
-        """Returns an endless sequence of training rows. Raises UserError if a data source has no example."""
+        """Returns an endless sequence of training rows. Raises UserError if a data source has no examples."""
 
     @abc.abstractmethod
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
         """Returns the evaluation rows of a split by data source. Examples that are too long are cut, never dropped.
 
-        Data sources without any example are left out. Raises UserError if none is left.
+        Data sources without examples are left out. Raises UserError if none is left.
         """
 
     # --- loss -----------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Task(abc.ABC):
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         """Returns the summed loss of a batch, by default the weighted cross-entropy of its targets.
 
-        It is divided once by `total_weight` of the whole batch.
+        The caller divides it once by the `total_weight` of the whole batch.
         """
         return loss_sums(output.logits, batch, config)
 
@@ -191,29 +191,29 @@ class Task(abc.ABC):
         return SplitEvaluation(setup.name, self.evaluators(setup))
 
     def for_table(self, metrics: Metrics) -> dict[str, float]:
-        """Returns the metrics of a split under their names in tables."""
+        """Renames the metrics of a split to their names in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
-        """Returns metrics of the data alone, which tables show beside those of the model."""
+        """Computes baselines from the data alone, which tables show beside the model's metrics."""
         return {}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
-        """Returns the prompts of the sample texts that are generated during training."""
+        """Returns the prompts for the sample texts generated during training."""
         return ()
 
     def clean_source(self, config: Config, text: str) -> str:
-        """Returns the source of a text to be generated, cleaned as in training."""
+        """Cleans the source of a text to be generated, as in training."""
         return text
 
     # --- preview --------------------------------------------------------------------------------------------
 
     def preview_inputs(self, tokenizer: Tokenizer, tokens_L: np.ndarray) -> list[str]:
-        """Returns the visible form of each input token."""
+        """Returns the printable form of each input token."""
         return [tokenizer.piece(int(token)) for token in tokens_L]
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
-        """Returns the visible form of each target of a row; None if tokens have no targets."""
+        """Returns the printable form of each target of a row; None if tokens have no targets."""
         columns = zip(batch.targets[row], batch.weights[row], batch.positions[row], strict=True)
         return [
             self.preview_target(config, tokenizer, target, int(position)) if weight else NOT_SCORED
@@ -221,20 +221,20 @@ class Task(abc.ABC):
         ]
 
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        """Returns the visible form of one target whose weight is not 0."""
+        """Returns the printable form of one target whose weight is not 0."""
         return tokenizer.piece(int(target))
 
 
 class PackedTask(Task):
-    """Base of the tasks whose examples are numbered by data source and packed: several share a row."""
+    """Base class for tasks that index the examples of each data source and pack several of them into a row."""
 
     @abc.abstractmethod
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> Mapping[str, Examples]:
-        """Returns the numbered examples of each data source."""
+        """Returns the indexed examples of each data source."""
 
     def reason_without_examples(self, config: Config) -> str:
-        """Returns why a data source that is not empty may have no example, and what to do."""
-        return "no document has 2 tokens, so there is nothing to train on; add text."
+        """Returns the reason why a non-empty data source may have no examples, with the remedy."""
+        return "no document has at least 2 tokens, so there is nothing to train on; add text."
 
     def batch_settings(self, config: Config) -> list[Any]:
         data, objective = config.data, config.objective
@@ -254,5 +254,5 @@ class PackedTask(Task):
         layout, examples = self.layout(config), self.examples(config, tokenizer, stores, False)
         rows = {name: EvalRows(each, layout) for name, each in examples.items() if len(each)}
         if not rows:
-            raise UserError(f"config.data: no document of {', '.join(stores)} has the 2 tokens that can be evaluated.")
+            raise UserError(f"config.data: no document of {', '.join(stores)} has at least 2 tokens to evaluate.")
         return rows

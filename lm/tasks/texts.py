@@ -24,7 +24,7 @@ PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  
 
 
 class DocumentTask(Task):
-    """Base of the tasks that learn from documents."""
+    """Base class for tasks that learn from documents."""
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
@@ -54,7 +54,7 @@ def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) 
 
 
 class PairTask(PackedTask):
-    """Base of the tasks that learn from pairs. Only training pairs are filtered; evaluations use all pairs."""
+    """Base class for tasks that learn from text pairs. Only training pairs are filtered; evaluations use all pairs."""
 
     settings = frozenset(f"data.pairs.{name}" for name in PAIR_FILTERS)
     noun = "pairs"

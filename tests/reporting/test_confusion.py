@@ -30,7 +30,7 @@ def test_counts_shares_and_names():
     (image,) = axes.images
     assert image.get_array().tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]] and image.get_clim() == (0, 1)
     assert names(axes.xaxis) == names(axes.yaxis) == ["bad", "good", "none"]
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title("left")) == ("predicted", "right label", "a run")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title("left")) == ("predicted", "true label", "a run")
 
 
 @pytest.mark.parametrize("size", [1, 2, 20])

@@ -67,7 +67,7 @@ def test_scores_are_drawn_beside_the_loss_and_the_first_also_by_time(tmp_path, d
     panels = {axes.get_ylabel(): axes for axes in drawn[0].axes}
     assert set(panels) == {"loss (nats/token)", "score on validation (%)", "learning rate", "tokens/s", "BLEU"}
     lines = {line.get_label(): line for line in panels["score on validation (%)"].get_lines()}
-    assert set(lines) == {"BLEU, best 25.00", "TER, least 65.00"}
+    assert set(lines) == {"BLEU, best 25.00", "TER, lowest 65.00"}
     assert lines["BLEU, best 25.00"].get_xdata().tolist() == [20, 40, 60, 80, 100]
     (line,) = panels["BLEU"].get_lines()
     assert panels["BLEU"].get_xlabel() == "minutes of training"
