@@ -112,7 +112,7 @@ class Task(abc.ABC):
         return NextToken()
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        """Returns the names of the metrics of its evaluations. The first is the default of checkpoint.best_metric."""
+        """Returns the names of the metrics of its evaluations; the loss comes first."""
         return self.metric_names
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
