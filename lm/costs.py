@@ -1,4 +1,4 @@
-"""The memory that training needs, and chips' speed and memory. Models count their own parameters and FLOPs."""
+"""Estimates of training memory, and the speed and memory of chips. Models count their own parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ CHIPS: dict[str, Chip] = {
     "TPU v6 lite": Chip(918, 918, 32),
     "TPU v6e": Chip(918, 918, 32),
     "TPU7x": Chip(2307 / 2, 2307 / 2, 96),
-    # NVIDIA V100 data sheet (by Marin): float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
+    # NVIDIA V100 data sheet (via Marin): float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
     "Tesla V100-SXM2-16GB": Chip(None, 15.7, 15),
     "Tesla V100-SXM2-32GB": Chip(None, 15.7, 31),
     "Tesla V100-PCIE-16GB": Chip(None, 14.0, 15),
     "Tesla V100-PCIE-32GB": Chip(None, 14.0, 31),
-    # NVIDIA T4 data sheet (by Marin): float32 8.1.
+    # NVIDIA T4 data sheet (via Marin): float32 8.1.
     "Tesla T4": Chip(None, 8.1, 14),
-    # NVIDIA A100 data sheet (by Marin, titan): BF16 312, TF32 156, for all form factors.
+    # NVIDIA A100 data sheet (via Marin, titan): BF16 312, TF32 156, for all form factors.
     "NVIDIA A100-SXM4-40GB": Chip(312, 156, 39),
     "NVIDIA A100-SXM4-80GB": Chip(312, 156, 79),
     "NVIDIA A100-PCIE-40GB": Chip(312, 156, 39),
     "NVIDIA A100 80GB PCIe": Chip(312, 156, 79),
-    # NVIDIA A10 data sheet (by Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 is
+    # NVIDIA A10 data sheet (via Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 is
     # from baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; others, including Marin, list the A10's numbers.
     "NVIDIA A10": Chip(125, 62.5, 22),
     "NVIDIA A10G": Chip(70, 35, 22),
-    # NVIDIA L4 and L40S data sheets (by resellers; L40S by Marin too), halved: BF16 242 and 733, TF32 120 and 366. The
-    # L40S sheet also gives 362.05 without sparsity, which matches neither its 733 nor its clock (2.52 GHz: 366.5).
+    # NVIDIA L4 and L40S data sheets (via resellers; L40S also via Marin), halved: BF16 242 and 733, TF32 120 and 366.
+    # The L40S sheet also gives 362.05 without sparsity, which matches neither its 733 nor its clock (2.52 GHz: 366.5).
     "NVIDIA L4": Chip(121, 60, 22),
     "NVIDIA L40S": Chip(366.5, 183, 44),
-    # NVIDIA H100 data sheet (by Marin, titan), halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
+    # NVIDIA H100 sheet (via Marin, titan), halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
     "NVIDIA H100 80GB HBM3": Chip(989.5, 494.5, 79),
     "NVIDIA H100 PCIe": Chip(756.5, 378, 79),
     "NVIDIA H100 NVL": Chip(835.5, 417.5, 93),
-    # NVIDIA H200 data sheet (SXM by Marin, titan): as fast as the H100 of the same form factor.
+    # NVIDIA H200 data sheet (SXM via Marin, titan): as fast as the H100 of the same form factor.
     "NVIDIA H200": Chip(989.5, 494.5, 139),
     "NVIDIA H200 NVL": Chip(835.5, 417.5, 139),
-    # NVIDIA HGX B200 data sheet (titan, pytorch/ao), halved: BF16 4,500; TF32 is half of BF16, though listed as 2,200.
+    # NVIDIA HGX B200 data sheet (via titan, pytorch/ao), halved: BF16 4,500; TF32 is half that, though listed as 2,200.
     "NVIDIA B200": Chip(2250, 1125, 178),
 }
 

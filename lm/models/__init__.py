@@ -28,7 +28,7 @@ def build_model(config: ModelConfig, head: Head | None = None, platform: str | N
 
     Args:
         config: resolved; its vocab_size may still be 0 if no parameters are created.
-        head: the head; None for `NextToken`.
+        head: the output head; None for `NextToken`.
         platform: "cpu", "gpu" or "tpu", where the model will run; None for the platform of the default device.
 
     Raises UserError if the config names a kernel that does not support the platform or the model.

@@ -77,7 +77,7 @@ class MaskedTokens(Head):
 
     Attributes:
         max_masked: maximum number of masked tokens in a row; logits are computed for only this many. 0 for all tokens.
-        next_sentence: whether to predict also if the second text of a pair follows the first.
+        next_sentence: whether to also predict if the second text of a pair follows the first.
     """
 
     max_masked: int = 0

@@ -88,7 +88,7 @@ def _standardize(x: Array, epsilon: float) -> Array:
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
-    # Hoffer 2018: mean absolute deviation * sqrt(pi / 2), which equals the standard deviation of a normal variable.
+    # Hoffer 2018: mean absolute deviation * sqrt(pi / 2), the standard deviation of a normal variable.
     "l1norm": NormKind(
         lambda x, epsilon: (
             (centred := x - jnp.mean(x, axis=-1, keepdims=True))

@@ -107,7 +107,7 @@ _T5 = _VASWANI | {
 }
 _T5_1_1 = _T5 | {"activation": "geglu_tanh", "tie_embeddings": False, "scale_logits": False}
 
-# Lewis 2020 and the config.json files of facebook/bart-*; the released position tables have two unused entries more.
+# Lewis 2020 and the config.json files of facebook/bart-*; the released position tables have two extra, unused entries.
 _BART = _VASWANI | {
     "vocab_size": 50265,
     "max_length": 1024,

@@ -3,7 +3,7 @@
 The fused kernels never hold the (L, S) scores in memory. They derive the mask from the segments and from the order of
 tokens in the row, because positions within a document increase with the index. Padding may attend to padding (its
 outputs are never used), so every query has a key. Neither kernel supports dropout of attention weights or cached
-decoding; calls that need either use xla, the plain matrix multiplications of `attention.py`.
+decoding; both are left to xla, the plain matrix multiplications of `attention.py`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     if config.dtype != "bfloat16":
         return f"computes in bfloat16, but config.model.dtype is {config.dtype}"
     if config.head_dim % 8 or config.head_dim > CUDNN_HEAD_DIM:
-        return f"needs a head_dim that is a multiple of 8 up to {CUDNN_HEAD_DIM}, but it is {config.head_dim}"
+        return f"needs head sizes divisible by 8, at most {CUDNN_HEAD_DIM}; config.model.head_dim is {config.head_dim}"
     if jax.default_backend() == "gpu" and float(jax.local_devices()[0].compute_capability) < CUDNN_CAPABILITY:
         return f"needs a GPU with compute capability {CUDNN_CAPABILITY} (Ampere) or higher"
     return ""
@@ -76,7 +76,7 @@ def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
 def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
     """Computes causal attention within each segment with cuDNN's flash attention: bfloat16 (B, L, H, K).
 
-    The kernel skips keys after the query or before its window; separating the segments takes a mask in addition.
+    The kernel skips keys after the query or before its window; an explicit mask separates the segments.
     """
     return jax.nn.dot_product_attention(
         q_BLHK,
@@ -104,7 +104,7 @@ def splash(
 
     def on_one_device(q_BHLK: Array, k_BGLK: Array, v_BGLK: Array, segments_BL: Array) -> Array:
         kernel = _splash_kernel(q_BHLK.shape[1], q_BHLK.shape[2], window, interpret)
-        with jax.numpy_rank_promotion("allow"):  # the kernel is not ours to rewrite
+        with jax.numpy_rank_promotion("allow"):  # the third-party kernel relies on rank promotion
             return jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK, splash_kernel.SegmentIds(segments_BL, segments_BL))
 
     if jax.sharding.get_abstract_mesh().empty:

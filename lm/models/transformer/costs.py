@@ -71,7 +71,7 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
 
 
 def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> Flops:
-    """Returns the FLOPs for one row of `length` tokens, with a source of `source_length` for an encoder-decoder."""
+    """Returns the FLOPs for one row of `length` tokens, plus `source_length` source tokens if there is an encoder."""
     D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     per_token = sum(inputs * outputs for group in projections(config) for inputs, outputs in group.values())
     total = 0

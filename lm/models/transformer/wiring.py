@@ -55,7 +55,9 @@ class Transformer(nn.Module):
 
     @nn.nowrap
     def initial_params(self, key: Array) -> dict[str, Any]:
-        assert self.config.vocab_size > 0, "vocab_size is resolved from the tokenizer before parameters are made"
+        assert self.config.vocab_size > 0, (
+            "vocab_size must be resolved from the tokenizer before parameters are created"
+        )
         ids = jnp.zeros((1, 2), jnp.int32)
         source = Source(ids, ids, ids + 1) if self.reads_source else None
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
@@ -95,7 +97,7 @@ class OneTower(Transformer):
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head; see `lm.models.protocol.Model.apply`."""
-        assert cache is None or self.causal, "an encoder sees all tokens at once"
+        assert cache is None or self.causal, "an encoder does not support a cache"
         rows, two_texts = batch.shape[0], self.head.texts_per_row == 2
         if two_texts:
             batch = _with_paired_texts(batch)
@@ -114,7 +116,7 @@ class OneTower(Transformer):
 def _with_paired_texts(batch: Batch) -> Batch:
     """Stacks the texts and then the paired texts as rows of one batch, so that both share the parameters."""
     source = batch.source
-    assert source is not None and source.tokens.shape == batch.shape, "a paired text of the same length for each row"
+    assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)
     both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
     return dataclasses.replace(batch, **vars(both), types=None, source=None)
@@ -169,7 +171,9 @@ class EncoderDecoder(Transformer):
                 cache = dataclasses.replace(cache, source_segments=source.segments)
             source_segments = source.segments
         else:
-            assert cache is not None and cache.source_segments is not None, "there is no source"
+            assert cache is not None and cache.source_segments is not None, (
+                "neither the batch nor the cache has a source"
+            )
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
