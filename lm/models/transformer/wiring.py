@@ -55,9 +55,7 @@ class Transformer(nn.Module):
 
     @nn.nowrap
     def initial_params(self, key: Array) -> dict[str, Any]:
-        assert self.config.vocab_size > 0, (
-            "vocab_size must be resolved from the tokenizer before parameters are created"
-        )
+        assert self.config.vocab_size > 0, "vocab_size must be resolved before parameters are created"
         ids = jnp.zeros((1, 2), jnp.int32)
         source = Source(ids, ids, ids + 1) if self.reads_source else None
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
@@ -171,9 +169,7 @@ class EncoderDecoder(Transformer):
                 cache = dataclasses.replace(cache, source_segments=source.segments)
             source_segments = source.segments
         else:
-            assert cache is not None and cache.source_segments is not None, (
-                "neither the batch nor the cache has a source"
-            )
+            assert cache is not None and cache.source_segments is not None, "no source in the batch or the cache"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
