@@ -111,7 +111,7 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(traine
         (("--prompt=a", "--top_p=1.5"), "top_p=1.5: must be"),
         (("--prompt=a", "--temperature=-1"), "temperature=-1.0: must be"),
         (("--prompt=a", "--max_new_tokens=0"), "max_new_tokens=0: must be"),
-        (("--prompt=a", "--max_new_tokens=127"), "2 tokens .* with 127 new .* 128 positions .* at most 126"),
+        (("--prompt=a", "--max_new_tokens=127"), "2 tokens .* adding 127 new .* 128 positions .* at most 126"),
         (("--prompt=" + "a" * 140,), "141 tokens .* shorten it"),
         (("--prompts_file=/nowhere/prompts",), "/nowhere/prompts: cannot be read: No such file"),
         (("--prompt=a", "--step=9"), "no checkpoint of step 9"),
