@@ -1,10 +1,10 @@
-"""The one batch type that every model reads, the output that it returns, and the legend of all shape letters.
+"""The batch type that all models read, the output type that they return, and the legend of the shape letters.
 
-    B  batch (rows)            D  width of the model       N  layers
-    L  length of the target    H  query heads              F  width of the MLP
-       (or only) side          G  key/value heads          V  vocabulary
-    S  keys, or length of the  K  size of a head           P  tokens that have logits
-       source                  C  classes                  T  new tokens, or B L tokens in one axis
+    B  batch (rows)            D  model width              N  layers
+    L  length of the target    H  query heads              F  MLP width
+       (or only) side          G  key/value heads          V  vocabulary size
+    S  number of keys, or      K  head size                P  tokens that have logits
+       length of the source    C  classes                  T  new tokens, or B * L flattened tokens
 
 A name such as `logits_BLV` has shape (B, L, V). `x_TD` is `x_BLD` with B and L flattened into T tokens.
 """
@@ -19,40 +19,40 @@ Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruc
 
 
 def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
-    """Returns, as bool (B, L, S), which tokens belong to the same segment; padding belongs to none."""
+    """Returns a mask, bool (B, L, S), of the pairs of tokens in the same segment; padding belongs to none."""
     others_B1S = other_segments_BS[:, None, :]
     return (segments_BL[:, :, None] == others_B1S) & (others_B1S > 0)
 
 
 @flax.struct.dataclass
 class Source:
-    """The input of an encoder: (B, S) arrays. Segment i of the source belongs to segment i of the target."""
+    """The input of an encoder: (B, S) arrays. Segment i of the source corresponds to segment i of the target."""
 
     tokens: Array  # int32 (B, S)
     positions: Array  # int32 (B, S): position within the document, from 0
-    segments: Array  # int32 (B, S): number of the document within the row, from 1; 0 is padding
+    segments: Array  # int32 (B, S): index of the document within the row, from 1; 0 is padding
 
 
 @flax.struct.dataclass
 class Batch:
-    """The input of every model, made by every task: a pytree of (B, L) arrays.
+    """The input that all tasks produce for all models: a pytree of (B, L) arrays.
 
-    A row may hold several documents ("packing"). Segments number them from 1 within the row; 0 is padding. A token may
-    attend only to tokens of its own segment, so no document sees another.
+    A row may hold several documents ("packing"). Segments number them from 1 within the row; 0 is padding. Tokens
+    attend only to their own segment, so documents do not see each other.
 
-    The label of a whole text is the target of one of its tokens, the first or the last; all others have weight 0. A tag
-    is the target of the first token of its word. For question answering (span_qa) the target is 1 at the first token of
-    the answer, 2 at its last token, and 3 where both are one token. For next-sentence prediction the target of each
-    first token is 1 if the second text follows the first and else 0; its weight among the masked tokens is 0.
+    The label of a whole text is the target of its first or last token; all its other tokens have weight 0. A word's tag
+    is the target of its first token. For question answering (span_qa), the target is 1 at the first token of the
+    answer, 2 at its last token, and 3 if it is a single token. For next-sentence prediction, the target of the first
+    token is 1 if the second text follows the first and 0 otherwise; its weight is 0, as it is not a masked token.
     """
 
-    tokens: Array  # int32 (B, L): input of the model
-    targets: Array  # int32 (B, L): token or label to predict at each index; float32 for regression
-    weights: Array  # float32 (B, L): weight of each prediction in the loss; 0 where there is none
+    tokens: Array  # int32 (B, L): model input
+    targets: Array  # int32 (B, L): the token or label to predict at each token; float32 for regression
+    weights: Array  # float32 (B, L): weight of each target in the loss; 0 for no target
     positions: Array  # int32 (B, L): position within the document, from 0
-    segments: Array  # int32 (B, L): number of the document within the row, from 1; 0 is padding
-    source: Source | None = None  # input of an encoder, or for contrastive learning the paired text
-    types: Array | None = None  # int32 (B, L): kind of token, for models with model.token_types
+    segments: Array  # int32 (B, L): index of the document within the row, from 1; 0 is padding
+    source: Source | None = None  # encoder input or, for contrastive learning, the paired text
+    types: Array | None = None  # int32 (B, L): token types, for models with model.token_types
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,11 +61,11 @@ class Batch:
 
 @flax.struct.dataclass
 class Output:
-    """The output of a model. A field that its head does not compute is None."""
+    """The output of a model. Fields that its head does not compute are None."""
 
-    logits: Any = None  # float32 (B, L, V); of labels (B, L, C); of the start and end of an answer (B, L, 2)
-    cache: Any = None  # the model's own pytree
-    indices: Any = None  # int32 (B, P): the tokens that have logits, which then are (B, P, V); None for all tokens
-    next_sentence_logits: Any = None  # float32 (B, L, 2): whether the second text follows; read at the first token
-    embedding: Any = None  # float32 (B, D): of the text of each row, of length 1
-    paired_embedding: Any = None  # the same of the paired text
+    logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
+    cache: Any = None  # the model's own Cache
+    indices: Any = None  # int32 (B, P): tokens that have logits (B, P, V); None if all tokens have them
+    next_sentence_logits: Any = None  # float32 (B, L, 2): valid at the first token of each pair of texts
+    embedding: Any = None  # float32 (B, D): unit vector of each row's text
+    paired_embedding: Any = None  # float32 (B, D): unit vector of each row's paired text

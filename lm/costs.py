@@ -1,4 +1,4 @@
-"""The memory that training needs, and the speed and memory of chips. Models count their own parameters and FLOPs."""
+"""Estimates of training memory, and the speed and memory of chips. Models count their own parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lm.models.protocol import Model
 class Chip:
     """One JAX device: dense peak TFLOP/s and memory."""
 
-    bfloat16: float | None  # None: not in hardware
-    float32: float  # of float32 matrix products at JAX's default precision: TF32 on Ampere and later, bfloat16 on TPU
-    memory_gib: float  # about what a program gets, which is less than the nominal size
+    bfloat16: float | None  # None if the hardware does not support it
+    float32: float  # float32 matmuls at JAX's default precision: TF32 on Ampere and later, bfloat16 on TPUs
+    memory_gib: float  # approximately usable by a program, which is less than the nominal size
 
 
-# By `jax.Device.device_kind`. Vendors give GPU peaks "with sparsity"; these are the dense ones, half of that. No peak
-# is guessed for an unknown chip: add a line with its source. The memory of GPUs is about the "total capacity" that
-# PyTorch reports. Where the number comes from someone's table and not from the vendor's page, the table is named:
-# Marin is lib/fray/src/fray/device_flops.py of marin-community/marin, titan is torchtitan/tools/utils.py.
+# By `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; these are the dense peaks, half of that. No peak
+# is assumed for an unknown chip: add a line and cite its source. GPU memory is approximately the "total capacity" that
+# PyTorch reports. Numbers taken from a third-party table rather than the vendor's page name that table: "Marin" is
+# lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
-    # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip,
-    # but on v3 and tpu7x one of its two cores; that and the names are from jax/_src/pallas/mosaic/tpu_info.py.
+    # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except
+    # on v3 and tpu7x, where it is one of two cores. This and the names are from jax/_src/pallas/mosaic/tpu_info.py.
     "TPU v3": Chip(123 / 2, 123 / 2, 16),
     "TPU v4": Chip(275, 275, 32),
     "TPU v5 lite": Chip(197, 197, 16),
@@ -36,53 +36,53 @@ CHIPS: dict[str, Chip] = {
     "TPU v6 lite": Chip(918, 918, 32),
     "TPU v6e": Chip(918, 918, 32),
     "TPU7x": Chip(2307 / 2, 2307 / 2, 96),
-    # NVIDIA V100 data sheet (by Marin): float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
+    # NVIDIA V100 data sheet (via Marin): float32 15.7 (SXM2), 14 (PCIe); float16 only on its tensor cores.
     "Tesla V100-SXM2-16GB": Chip(None, 15.7, 15),
     "Tesla V100-SXM2-32GB": Chip(None, 15.7, 31),
     "Tesla V100-PCIE-16GB": Chip(None, 14.0, 15),
     "Tesla V100-PCIE-32GB": Chip(None, 14.0, 31),
-    # NVIDIA T4 data sheet (by Marin): float32 8.1.
+    # NVIDIA T4 data sheet (via Marin): float32 8.1.
     "Tesla T4": Chip(None, 8.1, 14),
-    # NVIDIA A100 data sheet (by Marin, titan): BF16 312, TF32 156, in all forms.
+    # NVIDIA A100 data sheet (via Marin, titan): BF16 312, TF32 156, for all form factors.
     "NVIDIA A100-SXM4-40GB": Chip(312, 156, 39),
     "NVIDIA A100-SXM4-80GB": Chip(312, 156, 79),
     "NVIDIA A100-PCIE-40GB": Chip(312, 156, 39),
     "NVIDIA A100 80GB PCIe": Chip(312, 156, 79),
-    # NVIDIA A10 data sheet (by Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 by
-    # baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; others, Marin too, give it the numbers of the A10.
+    # NVIDIA A10 data sheet (via Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 is
+    # from baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; others, including Marin, list the A10's numbers.
     "NVIDIA A10": Chip(125, 62.5, 22),
     "NVIDIA A10G": Chip(70, 35, 22),
-    # NVIDIA L4 and L40S data sheets (by resellers; L40S by Marin too), halved: BF16 242 and 733, TF32 120 and 366. That
-    # of the L40S also gives 362.05 without sparsity, which fits neither its 733 nor its clock (2.52 GHz: 366.5).
+    # NVIDIA L4 and L40S data sheets (via resellers; L40S also via Marin), halved: BF16 242 and 733, TF32 120 and 366.
+    # The L40S sheet also gives 362.05 without sparsity, which matches neither its 733 nor its clock (2.52 GHz: 366.5).
     "NVIDIA L4": Chip(121, 60, 22),
     "NVIDIA L40S": Chip(366.5, 183, 44),
-    # NVIDIA H100 data sheet (by Marin, titan), halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
+    # NVIDIA H100 sheet (via Marin, titan), halved: BF16 1,979 (SXM), 1,513 (PCIe), 1,671 (NVL); TF32 989, 756, 835.
     "NVIDIA H100 80GB HBM3": Chip(989.5, 494.5, 79),
     "NVIDIA H100 PCIe": Chip(756.5, 378, 79),
     "NVIDIA H100 NVL": Chip(835.5, 417.5, 93),
-    # NVIDIA H200 data sheet (SXM by Marin, titan): as fast as the H100 of the same form.
+    # NVIDIA H200 data sheet (SXM via Marin, titan): as fast as the H100 of the same form factor.
     "NVIDIA H200": Chip(989.5, 494.5, 139),
     "NVIDIA H200 NVL": Chip(835.5, 417.5, 139),
-    # NVIDIA HGX B200 data sheet (titan, pytorch/ao), halved: BF16 4,500; TF32 half of that, though given as 2,200.
+    # NVIDIA HGX B200 data sheet (via titan, pytorch/ao), halved: BF16 4,500; TF32 is half that, though listed as 2,200.
     "NVIDIA B200": Chip(2250, 1125, 178),
 }
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Returns the dense peak FLOP/s of a device in "bfloat16" or "float32"; None if it is not known."""
+    """Returns the dense peak FLOP/s of a device for dtype "bfloat16" or "float32"; None if unknown."""
     peak = getattr(CHIPS.get(device_kind), dtype, None)
     return None if peak is None else peak * 1e12
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on each device. Parameters and optimizer state follow from the shapes; the rest is approximate."""
+    """Bytes per device. Parameters and optimizer state are computed from the shapes; the rest is approximate."""
 
-    parameters: int  # float32, with their moving average if there is one
+    parameters: int  # float32, including their moving average if there is one
     optimizer: int
     gradients: int
-    copies: int  # of weights, in the compute dtype, gathered where fsdp splits them
-    logits: int  # and their gradient
+    copies: int  # of weights in the compute dtype, gathered if fsdp splits them
+    logits: int  # and their gradients
     activations: int  # kept from the forward pass for the backward pass
 
     @property
@@ -91,9 +91,10 @@ class MemoryEstimate:
 
 
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
-    """Returns an estimate for each device of a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
+    """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    It needs no compilation, and serves to warn and to choose a batch size. `python -m lm.aot` prints the exact number.
+    The estimate, meant for warnings and for choosing a batch size, needs no compilation. `python -m lm.aot` prints the
+    exact number.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     lengths = config.data.sequence_length, config.data.source_length
@@ -101,7 +102,7 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms
     trained, in_layers, in_matrices = held, counts.layers / (fsdp * tensor), held - counts.norms
-    if config.model.lora_rank:  # all else is frozen (layers that optimizer settings freeze are counted as trained)
+    if config.model.lora_rank:  # the rest is frozen (layers that optimizer settings freeze are counted as trained)
         trained, in_layers, in_matrices = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
     state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)
     moments = state.block_matrix * in_layers + state.matrix * (in_matrices - in_layers)

@@ -1,21 +1,21 @@
-"""Beam search over an encoder-decoder with an explicit cache, in one program of fixed shapes.
+"""Beam search over an encoder-decoder with an explicit cache, as one compiled program with fixed shapes.
 
-A hypothesis is a sequence of at most T = max_new_tokens new tokens. It is finished by the end token or by its T-th
-token. Its log-probability is the sum of those of its tokens, normalised over the model's whole vocabulary: excluding a
-token does not make the others more probable. Its score is that sum divided by a penalty of its length, which counts all
-new tokens, including a forced prefix and the end token.
+A hypothesis is a sequence of at most T = max_new_tokens new tokens, finished by the EOS token or by its T-th token.
+Its log-probability is the sum of the log-probabilities of its tokens. These are normalised over the model's whole
+vocabulary, so excluding a token does not make the others more probable. Its score is that sum divided by a penalty that
+depends on its length: the number of new tokens, including a forced prefix and the EOS token.
 
-Each step extends the k alive hypotheses of a row by every token and takes the 2 k most probable of all k V, of which at
-least k do not end. Those of the first k that end are finished, and compete by score with the hypotheses finished
-earlier; the first k that do not end stay alive. Ties go to the hypothesis that finished earlier, else to the better
-one so far, else to the lower token. With one beam a step takes only the most probable token, and the row ends if that
-is the end token: greedy decoding.
+Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of these k * V
+candidates; at least k of them do not end. Among the first k, those that end are finished and compete by score with the
+hypotheses that finished earlier. The first k that do not end stay alive. Ties go to the hypothesis that finished
+earlier, then to the extension of the more probable hypothesis, then to the lower token id. With one beam, a step takes
+only the most probable token, and the row ends at the EOS token: greedy decoding.
 
-A row ends when no alive hypothesis can reach a better score than the worst finished one that is kept, however probable
-its further tokens are; so the outputs are those of a search over all T steps. Only `num_hypotheses` finished ones are
-kept, since the others would not be returned. With a penalty that favours long outputs this takes most of the T steps.
-With `exact=False` a row ends when it has `num_beams` finished hypotheses and no alive one could join them by ending at
-the next token, as in Hugging Face by default: earlier, and seldom with another output.
+A row ends when no alive hypothesis can beat the worst finished hypothesis that is kept, however probable its further
+tokens are, so the outputs equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses are kept,
+since the others would not be returned. With a penalty that favours long outputs, most of the T steps are needed.
+With `exact=False`, a row ends when it has `num_beams` finished hypotheses and no alive one could join them by ending at
+the next token. This is Hugging Face's default; it stops earlier and rarely changes the output.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """Settings of a search. Another number of beams, new tokens or n-gram tokens needs another compiled program."""
+    """Settings of a search. Changing num_beams, num_kept, max_new_tokens or no_repeat_ngram means recompiling."""
 
     num_beams: int = 1  # hypotheses kept alive; 1 is greedy
-    penalty: str = "power"  # length^a (as Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
-    length_penalty: float = 1.0  # the a: 0 for none, more for longer outputs, below 0 for shorter ones
-    max_new_tokens: int = 128  # of a hypothesis, prefix and end token included
-    min_new_tokens: int = 0  # no end token before this many others, prefix included
+    penalty: str = "power"  # length^a (as in Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
+    length_penalty: float = 1.0  # the exponent a: 0 for no penalty; > 0 favours longer outputs, < 0 shorter ones
+    max_new_tokens: int = 128  # per hypothesis, including the prefix and the EOS token
+    min_new_tokens: int = 0  # tokens, including the prefix, before the first possible EOS token
     no_repeat_ngram: int = 0  # no n-gram of this length occurs twice, except within a prefix; 0 for no limit
-    exact: bool = True  # search until no hypothesis can win; False: until none can win at the next token
+    exact: bool = True  # stop when no alive hypothesis can win; False: when none can win at the next token
     num_hypotheses: int = 1  # returned for each source, best first; at most num_beams
 
     def check(self) -> None:
-        """Raises UserError at the first value out of range."""
+        """Raises UserError for the first value that is out of range."""
         longest = self.max_new_tokens
         check_settings(
             self,
@@ -65,17 +65,17 @@ class BeamSettings:
             ("max_new_tokens", longest >= 1, "at least 1"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= longest, f"from 0 to max_new_tokens={longest}"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "a number of tokens, or 0 for no limit"),
-            # Outside of this range, powers of long lengths exceed the range of float32.
+            # Outside this range, powers of long lengths exceed the range of float32.
             ("length_penalty", -8 <= self.length_penalty <= 8, "between -8 and 8"),
         )
 
     @property
     def num_kept(self) -> int:
-        """Finished hypotheses that a search keeps and compares the alive ones with."""
+        """The number of finished hypotheses that a search keeps and compares with the alive ones."""
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """Returns, as float32 (T,), the divisors of the log-probability of a hypothesis of 1, 2, ..., T tokens."""
+        """Returns the length penalties, the divisors of log-probabilities, for 1, 2, ..., T tokens: float32 (T,)."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -83,17 +83,17 @@ class BeamSettings:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    tokens: list[int]  # new tokens, prefix included, with the end token if it was reached
-    score: float  # log_probability / penalty of the length
+    tokens: list[int]  # new tokens, including the prefix and, if it was reached, the EOS token
+    score: float  # log_probability / length penalty
     log_probability: float
 
 
 @flax.struct.dataclass
 class Rules:
-    """Constraints on the outputs, as arrays, so that other values share the compiled program."""
+    """Constraints on the outputs, as arrays, so that different values share a compiled program."""
 
     forced_BT: Array  # int32: the tokens that every hypothesis of the row starts with, then -1
-    used_B: Array  # bool: False for rows that only fill up the batch
+    used_B: Array  # bool: False for rows that only pad the batch
     penalties_T: Array  # float32, monotone
     min_new_tokens: Array  # int32 ()
     exact: Array  # bool ()
@@ -101,7 +101,7 @@ class Rules:
 
 @flax.struct.dataclass
 class Finished:
-    """The n best finished hypotheses of each row, best first; score -inf where there are fewer."""
+    """The n best finished hypotheses of each row, best first; missing ones have score -inf."""
 
     tokens_BnT: Array  # int32, padding after the end
     lengths_Bn: Array  # int32
@@ -111,10 +111,10 @@ class Finished:
 
 @flax.struct.dataclass
 class Beams:
-    """The state of a search. The k alive hypotheses of a row are sorted, the most probable first."""
+    """The state of a search. The k alive hypotheses of a row are sorted by probability, highest first."""
 
     cache: Any
-    length: Array  # int32 (): tokens of every alive hypothesis so far
+    length: Array  # int32 (): number of tokens in every alive hypothesis
     tokens_BkT: Array  # int32
     log_probabilities_Bk: Array  # float32; -inf for a hypothesis that is not alive
     finished: Finished
@@ -130,27 +130,27 @@ def search(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """Returns the final state. Pure and traceable; rows b k ... b k + k - 1 of R = B k are the beams of row b.
+    """Returns the final state. Traceable; of the R = B * k rows, b*k to b*k + k - 1 are the beams of batch row b.
 
     Args:
-        step: (tokens_R, position (), cache) -> (logits_RV float32, cache): reads the token of each hypothesis at this
-            position (the first is bos) and returns the logits of the next token.
-        reorder: (cache, rows_R) -> cache whose row r is the former row `rows_R[r]`, which has the same b.
+        step: (tokens_R, position (), cache) -> (logits_RV float32, cache): reads each hypothesis's token at this
+            position (the first is the BOS token) and returns the logits of the next token.
+        reorder: (cache, rows_R) -> cache: row r becomes the former row `rows_R[r]`, of the same batch row.
     """
     (B, T), k, n = rules.forced_BT.shape, num_beams, num_hypotheses
     pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
 
     def close(beams: Beams) -> Beams:
-        """Drops the alive hypotheses of rows whose outputs they cannot change any more."""
-        # Log-probabilities only decrease, so the best possible score is the current one at the length with the
-        # largest penalty: penalties are monotone, so that is the next length at which it may end, or the last.
+        """Drops the alive hypotheses of each row whose outputs can no longer change."""
+        # Log-probabilities only decrease, so the best possible score is the current log-probability divided by the
+        # largest penalty. Penalties are monotone, so that is the penalty of the next possible final length or of T.
         next_end = jnp.minimum(jnp.maximum(beams.length, rules.min_new_tokens), T - 1)
         last_end = jnp.where(rules.exact, T - 1, next_end)
         largest = jnp.maximum(rules.penalties_T[next_end], rules.penalties_T[last_end])
         best_B1 = beams.log_probabilities_Bk[:, :1] / largest
         open_B1 = best_B1 > beams.finished.scores_Bn[:, -1:]
         alive_Bk = jnp.where(open_B1, beams.log_probabilities_Bk, -jnp.inf)
-        # Everything except the cache is small, and every process needs all of it.
+        # Everything except the cache is small, and every process needs all of it, so it is replicated.
         whole = place_whole(dataclasses.replace(beams, log_probabilities_Bk=alive_Bk, cache=None))
         return dataclasses.replace(whole, cache=beams.cache)
 
@@ -170,7 +170,7 @@ def search(
         totals_RV = beams.log_probabilities_Bk.reshape(B * k, 1) + jax.nn.log_softmax(logits_RV)
         totals_RV = jnp.where(allowed_RV, totals_RV, -jnp.inf)
 
-        # C candidates, the most probable first.
+        # C candidates, most probable first.
         C = min(2 * k, k * V) if k > 1 else 1
         totals_BC, indices_BC = jax.lax.top_k(totals_RV.reshape(B, k * V), C)
         parents_BC, chosen_BC = indices_BC // V, indices_BC % V
@@ -192,7 +192,7 @@ def search(
 
     lowest_Bn = jnp.full((B, n), -jnp.inf)
     nothing = Finished(jnp.full((B, n, T), pad_id, jnp.int32), jnp.zeros((B, n), jnp.int32), lowest_Bn, lowest_Bn)
-    # The beams of a row start out equal, so only the first is alive until it has been extended in several ways.
+    # The beams of a row start out identical, so only the first is alive until it has been extended in several ways.
     first_Bk = rules.used_B[:, None] & (jnp.arange(k) == 0)[None]
     totals_Bk, tokens_BkT = jnp.where(first_Bk, 0.0, -jnp.inf), jnp.full((B, k, T), pad_id, jnp.int32)
     beams = Beams(cache, jnp.zeros((), jnp.int32), tokens_BkT, totals_Bk, nothing)
@@ -200,7 +200,7 @@ def search(
 
 
 def _take(x: Array, indices_Bn: Array) -> Array:
-    """Takes the entries with each row's own indices along axis 1."""
+    """Gathers along axis 1 with separate indices for each row."""
     return jnp.take_along_axis(x, indices_Bn.reshape(*indices_Bn.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
@@ -215,9 +215,9 @@ def search_model(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """Runs `search` with a model. A source is encoded once and shared by the beams of its row."""
+    """Runs `search` with a model. Each source is encoded once and shared by the beams of its row."""
     B, T = rules.forced_BT.shape
-    # There is no target token yet: the placeholder has segment 0, and the first token will take its slot.
+    # There is no target token yet: the placeholder has segment 0, and the first token will overwrite its slot.
     none_B1 = jnp.zeros((B, 1), jnp.int32)
     cache = model.empty_cache(B, T, source.tokens.shape[1])
     batch = model_batch(none_B1, none_B1, none_B1, source)
@@ -249,23 +249,23 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
 
-    If the rules allow none, there is one: an empty one with score -inf.
+    If the rules allow none, a single empty hypothesis with score -inf is returned.
 
     Args:
-        sources: token ids, end token included.
-        prefixes: for each source, the tokens after bos that its outputs start with: 0 to max_new_tokens of them. The
-            model scores them like the others.
-        min_rows: a smaller batch is filled up to this size, to share the program of a full one.
-        source_bucket: smallest padded length of the sources, for the same reason.
+        sources: token ids, including the EOS token.
+        prefixes: for each source, the 0 to max_new_tokens tokens that its outputs start with after the BOS token. They
+            count towards the log-probability.
+        min_rows: smaller batches are padded to this many rows, to share the compiled program of a full batch.
+        source_bucket: minimum padded length of the sources, for the same reason.
 
-    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with equal
-    arguments. Raises UserError for settings, sources or prefixes that do not fit the model.
+    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in each with the same
+    arguments. Raises UserError for invalid settings, and for sources or prefixes that do not fit the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
     if T > model.max_length:
         limit = f"the model's {model.max_length} positions (config.model.max_length)"
-        raise UserError(f"max_new_tokens={T} is more than {limit}.")
+        raise UserError(f"max_new_tokens={T} exceeds {limit}.")
     if not sources:
         return []
     assert prefixes is None or len(prefixes) == len(sources), "one prefix per source"
@@ -283,7 +283,7 @@ def beam_search(
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
-    """Returns the hypotheses of one row, best first; a single empty one if there is none."""
+    """Returns the hypotheses of one row, best first, or a single empty one if there are none."""
     existing = [
         Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
         for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))
@@ -293,7 +293,7 @@ def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
 
 
 def _forced(prefixes: Rows, rows: int, T: int, vocabulary: Vocabulary) -> np.ndarray:
-    """Returns, as int32 (rows, T), the prefixes, each followed by -1."""
+    """Returns the prefixes, padded with -1, as int32 (rows, T)."""
     forced_BT = np.full((rows, T), -1, np.int32)
     for number, prefix in enumerate(prefixes, start=1):
         if len(prefix) > T:

@@ -1,4 +1,4 @@
-"""Inputs of the model in decoding: batches padded to a small number of shapes, and the cache on a mesh."""
+"""Model inputs for decoding: batches padded to a small number of shapes, and the placement of the cache on a mesh."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first rule, (name of a setting, whether it holds, what the value must be), broken."""
+    """Raises UserError for the first broken rule; a rule is (setting, whether it holds, the values allowed)."""
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r}: must be {rule}.")
 
 
 def rows_for_mesh(rows: int) -> int:
-    """Returns `rows`, rounded up to a multiple of the devices over which the mesh in context splits a batch."""
+    """Rounds `rows` up to a multiple of the number of devices over which the current mesh splits a batch."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return rows
@@ -37,13 +37,13 @@ def rows_for_mesh(rows: int) -> int:
 
 
 def source_bucket(length: int) -> int:
-    """Returns the padded length of a source: the next of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
+    """Rounds the length of a source up to the next of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
     power = max(SMALLEST_SOURCE, 1 << max(length - 1, 0).bit_length())
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 
 
 def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens, segments), int32 (B, L): rows padded at the right, then rows of only padding (segment 0)."""
+    """Returns (tokens, segments), int32 (B, L): rows padded on the right, then rows of only padding (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     for number, row in enumerate(rows):
         tokens_BL[number, : len(row)] = row
@@ -52,14 +52,14 @@ def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarra
 
 
 def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, bucket: int | None = None) -> Source:
-    """Returns sources as (rows, bucket) arrays; rows beyond the sources contain only padding.
+    """Pads sources to (rows, length) arrays; rows after the last source contain only padding.
 
     Args:
-        sources: token ids, end token included.
-        max_length: the most tokens that the model can read; None for any number.
-        bucket: smallest padded length; None for the bucket of the longest source.
+        sources: token ids, including the EOS token.
+        max_length: the maximum number of tokens that the model can read; None for no limit.
+        bucket: minimum padded length; by default, only the longest source determines the length.
 
-    Raises UserError for a source with more than `max_length` tokens.
+    Raises UserError if a source has more than `max_length` tokens.
     """
     assert len(sources) <= rows, (len(sources), rows)
     longest = max((len(source) for source in sources), default=0)
@@ -69,8 +69,8 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, b
         if longest > length:
             number = next(i for i, source in enumerate(sources, start=1) if len(source) > length)
             raise UserError(
-                f"source {number} has {len(sources[number - 1])} tokens (end token included), more than the model's "
-                f"{max_length} positions (config.model.max_length); shorten it."
+                f"source {number} has {len(sources[number - 1])} tokens (including the EOS token), more than the "
+                f"model's {max_length} positions (config.model.max_length); shorten it."
             )
     tokens_BS, segments_BS = pad_rows(sources, (rows, length), pad_id)
     positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
@@ -78,16 +78,16 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, b
 
 
 def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, source: Source | None = None) -> Batch:
-    """Returns a batch without targets, for logits."""
+    """Builds a batch for computing logits: its targets have weight 0."""
     weights_BL = np.zeros(tokens_BL.shape, np.float32)
     return Batch(tokens_BL, tokens_BL, weights_BL, positions_BL, segments_BL, source)
 
 
 def place_whole(tree: Any) -> Any:
-    """Constrains arrays to be whole on every device of the mesh."""
+    """Constrains arrays to be replicated over the mesh."""
     return jax.tree.map(lambda x: nn.with_logical_constraint(x, (None,) * x.ndim), tree)
 
 
 def place_cache(cache: Cache) -> Cache:
-    """Constrains the mesh to split the cache along its logical axes."""
+    """Constrains the cache to be sharded along its logical axes."""
     return jax.tree.map(nn.with_logical_constraint, cache, cache.axes())

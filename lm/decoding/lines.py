@@ -1,4 +1,4 @@
-"""Lines of text: sources read from a file, and outputs written to one, which appears whole or not at all."""
+"""Lines of text: reads sources from a file and writes outputs to a file atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm.files import replacing, writing_flag
 
 
 def read_lines(path: str, flag: str) -> list[str]:
-    """Returns the lines of a UTF-8 file, which end in LF or CR LF. Raises UserError, which names the flag."""
+    """Returns the lines of a UTF-8 file with LF or CRLF line endings. Raises UserError, naming the flag, on failure."""
     content = b""
     try:
         content = Path(path).expanduser().read_bytes()
@@ -28,7 +28,7 @@ def read_lines(path: str, flag: str) -> list[str]:
 
 
 def prefix_of(config: Config) -> str:
-    """Returns the prefix of the sources in training. Raises UserError if the data sources have different ones."""
+    """Returns the source prefix used in training. Raises UserError if the data sources have different prefixes."""
     names: dict[str, list[str]] = {}
     for name, each in config.data.train.items():
         if each.weight > 0:
@@ -40,17 +40,17 @@ def prefix_of(config: Config) -> str:
 
 
 def source_text(prefix: str, text: str) -> str | None:
-    """Returns the source of a cleaned text, with its prefix; None if the text is blank."""
+    """Returns the prefix followed by a cleaned text; None if the text is blank."""
     return prefix + text if text.strip() else None
 
 
 def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], several: bool) -> Iterator[str]:
-    """Yields one line, without its end, for each of the sources 1, 2, ..., `count`: its best output.
+    """Yields, for each of the sources 1, 2, ..., `count`, one line without a line ending: its best output.
 
     Args:
-        outputs: (text, score) of the outputs, best first, by number of the source; a missing source has the output ""
-            with score 0.
-        several: yield one line per output instead: number of the source, score and text, separated by tabs.
+        outputs: maps source numbers to (text, score) pairs, best first; a missing source has the output "" with
+            score 0.
+        several: yield one line per output instead: source number, score and text, separated by tabs.
     """
     for number in range(1, count + 1):
         found = outputs.get(number, [("", "0")])
@@ -61,15 +61,15 @@ def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], s
 
 
 def in_one_line(text: str) -> str:
-    """Replaces each tab and each line break, of any kind in Unicode, with a space."""
+    """Replaces each tab and each Unicode line break with a space."""
     return " ".join(text.replace("\t", " ").splitlines())
 
 
 @contextlib.contextmanager
 def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Yields a function that writes lines to a file atomically; it replaces an old file, and keeps a symbolic link.
+    """Yields a function that writes lines to a file atomically. It replaces an existing file but keeps symbolic links.
 
-    Raises UserError, which names the flag, before the block if the file cannot be written.
+    Raises UserError, naming the flag, before entering the block if the file cannot be written.
     """
 
     def write(lines: Iterable[str]) -> None:
@@ -82,5 +82,5 @@ def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]
         if target.exists() and not target.is_file():
             raise UserError(f"--{flag}={path}: is not a file; name one, or omit --{flag} to print.")
         with tempfile.TemporaryFile(dir=target.parent):
-            pass  # fails now rather than after all the work
+            pass  # fails now rather than after decoding
     yield write

@@ -1,9 +1,10 @@
-"""Sampling from a model with an explicit cache: the prefill and the loop over new tokens.
+"""Sampling from a model with an explicit cache: the prefill and the loop that generates tokens.
 
-Prompts are padded at the right and every row has its own length: the token at position n of a row is in slot n of the
-cache, independent of the other rows. The prefill puts each prompt except its last token into the cache, so it needs no
-logits; each step then reads the last token of a row and chooses the next one. Shapes depend only on the bucket of the
-longest prompt, the number of rows and the number of new tokens: calls with equal values share a compiled program.
+Prompts are padded on the right and each row has its own length: the token at position n of a row is in slot n of the
+cache, independently of the other rows. The prefill writes each prompt except its last token to the cache, so it needs
+no logits. Each step then reads the last token of a row and chooses the next one. Shapes depend only on the length
+bucket of the longest prompt, the number of rows and the number of new tokens, so calls with the same values share a
+compiled program.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ SMALLEST_BUCKET = 16
 
 @flax.struct.dataclass
 class DecodeState:
-    """Everything that a step changes. T is the largest number of new tokens."""
+    """The state of the loop. T is the maximum number of new tokens."""
 
     cache: Any  # the model's Cache; None before the prefill
-    step: Array  # int32 (): tokens generated so far
-    last_B: Array  # int32: the last token of the row, which is not in the cache yet
-    lengths_B: Array  # int32: tokens of the row in the cache, and thus the slot of its last token
-    ended_B: Array  # bool: after the end token, or when the cache is full
-    num_new_B: Array  # int32: new tokens of the row, end token included
-    tokens_BT: Array  # int32: the new tokens, padded after the end of the row
-    keys_B: Array  # the key of the row; step t samples with this key and t
-    seen_BV: Array | None  # bool: tokens that the row contains; None without a repetition penalty
-    capacity: int = flax.struct.field(pytree_node=False)  # tokens that a row of the cache can hold
+    step: Array  # int32 (): number of steps so far
+    last_B: Array  # int32: the last token of each row, not yet in the cache
+    lengths_B: Array  # int32: number of tokens in the cache, which is also the slot of the last token
+    ended_B: Array  # bool: whether the row has reached the EOS token or filled its cache
+    num_new_B: Array  # int32: number of new tokens, including the EOS token
+    tokens_BT: Array  # int32: the new tokens, padded on the right
+    keys_B: Array  # PRNG key of each row; step t samples with this key and t
+    seen_BV: Array | None  # bool: which tokens occur in the row; None without a repetition penalty
+    capacity: int = flax.struct.field(pytree_node=False)  # number of tokens that a row of the cache can hold
 
 
 def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
-    """Raises UserError unless every prompt fits into the model's positions together with its new tokens."""
+    """Raises UserError if a prompt and its new tokens exceed the model's positions."""
     if not prompts:
-        raise UserError("no prompt to continue; give at least one (it may be empty).")
+        raise UserError("no prompt to continue; pass at least one (it may be empty).")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
     longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
@@ -56,16 +57,16 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
         left = max_length - tokens
         advice = f"generate at most {left} new tokens or shorten it" if left > 0 else "shorten it"
         raise UserError(
-            f"prompt {longest + 1} has {tokens} tokens (begin token included), which with {max_new_tokens} new ones is "
-            f"more than the model's {max_length} positions (config.model.max_length); {advice}."
+            f"prompt {longest + 1} has {tokens} tokens (including the BOS token); adding {max_new_tokens} new tokens "
+            f"exceeds the model's {max_length} positions (config.model.max_length); {advice}."
         )
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A model and how to sample from it.
+    """Samples from a model.
 
-    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with equal
+    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in each with the same
     arguments.
     """
 
@@ -76,21 +77,22 @@ class Sampler:
     max_new_tokens: int
 
     def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
-        """Returns the new tokens of each prompt, with the end token if it was reached.
+        """Returns the new tokens of each prompt, including the EOS token if it was reached.
 
-        A row also ends when it has `model.max_length` tokens (use `check_fits` to avoid that).
+        A row also ends at `model.max_length` tokens (use `check_fits` to rule that out).
 
         Args:
-            prompts: token ids, begin token first. For an encoder-decoder, the beginning of the target.
-            min_rows: a smaller batch is filled up to this size, to share the program of a full one.
-            sources: of an encoder-decoder, one per prompt: token ids, end token included.
+            prompts: token ids, starting with the BOS token. For an encoder-decoder, the first tokens of the targets.
+            keys_B: one PRNG key per prompt.
+            min_rows: smaller batches are padded to this many rows, to share the compiled program of a full batch.
+            sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
         """
         state = self._advance(self.start(prompts, keys_B, min_rows, sources), self.max_new_tokens)
         tokens_BT, num_new_B = np.asarray(state.tokens_BT), np.asarray(state.num_new_B)
         return [tokens_BT[row, : num_new_B[row]].tolist() for row in range(len(prompts))]
 
     def stream(self, prompt: Sequence[int], key: Array) -> Iterator[int]:
-        """Yields the tokens that `generate` returns for this prompt and key, each as soon as it is known."""
+        """Yields the tokens that `generate` returns for this prompt and key, each as soon as it is chosen."""
         state = self.start([prompt], key[None])
         for step in range(self.max_new_tokens):
             state = self._advance(state, step + 1)
@@ -100,7 +102,7 @@ class Sampler:
                 return
 
     def start(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> DecodeState:
-        """Returns the state before the first new token. Rows that only fill up the batch have ended already."""
+        """Returns the state before the first new token. Rows that only pad the batch are already marked as ended."""
         max_length, pad_id = self.model.max_length, self.vocabulary.pad_id
         rows = rows_for_mesh(max(len(prompts), min_rows))
         sizes = [len(prompt) for prompt in prompts]
@@ -143,14 +145,14 @@ class Sampler:
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Constrains how a mesh splits the state: only the cache, since every process and the sampling need the rest."""
+    """Constrains the sharding of the state: only the cache is split, since sampling and every process need the rest."""
     whole = place_whole(dataclasses.replace(state, cache=None))
     return dataclasses.replace(whole, cache=place_cache(state.cache))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> DecodeState:
-    """Returns the state with a cache that has the tokens of the batch. The compiler omits the output layer."""
+    """Returns the state with the batch's tokens in the cache. The compiler eliminates the unused output layer."""
     source_length = 0 if batch.source is None else batch.source.tokens.shape[1]
     cache = model.empty_cache(batch.shape[0], state.capacity, source_length)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache
@@ -161,7 +163,7 @@ def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> Dec
 def advance(
     model: Model, params: Any, state: DecodeState, until: int, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
-    """Generates until there are `until` new tokens (at most T) or all rows have ended. Reuses the memory of `state`."""
+    """Generates until step `until` (at most T) or until all rows have ended. Donates the buffers of `state`."""
     allowed_V = choosable(vocabulary, model.vocab_size)
 
     def is_unfinished(state: DecodeState) -> Array:

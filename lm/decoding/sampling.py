@@ -1,8 +1,8 @@
 """The choice of the next token: which tokens are allowed, and sampling from the logits.
 
-The steps of sampling in order, for each row and in float32: tokens that may not be chosen are excluded; repetition
-penalty; temperature; top-k; top-p (of the distribution that top-k leaves, renormalised); min-p. With temperature 0 the
-token with the largest penalised logit is taken (greedy), which the filters cannot change.
+The steps of sampling, applied to each row in this order and in float32: exclude tokens that may not be chosen;
+repetition penalty; temperature; top-k; top-p (of the distribution left by top-k, renormalised); min-p. With temperature
+0, the token with the largest penalised logit is chosen (greedy decoding), and the filters have no effect.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Vocabulary:
     """The properties of a tokenizer that decoding needs."""
 
     size: int  # a model may have more entries, which are never chosen
-    bos_id: int  # never chosen, unless it is also the end token
+    bos_id: int  # never chosen, unless it is also the EOS token
     eos_id: int  # ends a row; -1 for none
-    pad_id: int = 0  # fills a row after its end; may be an ordinary token as well
-    pad_is_special: bool = False  # if True, padding is never chosen, unless it is also the end token
+    pad_id: int = 0  # pads a row after its end; may also be an ordinary token
+    pad_is_special: bool = False  # if True, pad_id is never chosen, unless it is also the EOS token
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
@@ -36,7 +36,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
-    """Returns, as bool (V,), whether an entry of a model's vocabulary may be chosen."""
+    """Returns a mask, bool (V,), of the entries of a model's vocabulary that may be chosen."""
     ids_V = jnp.arange(num_entries)
     never_V = ids_V == vocabulary.bos_id
     if vocabulary.pad_is_special:
@@ -45,9 +45,9 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 
 
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
-    """Returns, as bool (R, V), which tokens complete an n-gram that a row's first `length` tokens already contain.
+    """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
 
-    With n = 1 these are all tokens of the row. Tokens from index `length` on are ignored.
+    Only the first `length` tokens of a row count. With n = 1, the mask marks all of them.
     """
     R, T = tokens_RT.shape
     if n > T:
@@ -57,26 +57,26 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
     for back in range(1, n):
         latest_R1 = jnp.take(tokens_RT, jnp.maximum(length - back, 0), axis=1)[:, None]
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1
-    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)  # an index out of range is dropped
+    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)  # num_entries is out of range, so it is dropped
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. The defaults sample from the model's own distribution."""
+    """Sampling settings. The defaults sample from the model's own distribution."""
 
-    temperature: float = 1.0  # divides the logits; 0 takes the most probable token
-    top_k: int = 0  # only the k most probable; 0 for all
-    top_p: float = 1.0  # only the most probable whose sum of probabilities reaches this; 1 for all
-    min_p: float = 0.0  # only those with at least this fraction of the largest probability; 0 for all
-    repetition_penalty: float = 1.0  # above 1 makes tokens of the prompt and of the new text less probable
+    temperature: float = 1.0  # divides the logits; 0 chooses the most probable token
+    top_k: int = 0  # keep only the k most probable tokens; 0 for all
+    top_p: float = 1.0  # keep the smallest set of most probable tokens with at least this total probability; 1 for all
+    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 for all
+    repetition_penalty: float = 1.0  # > 1 makes tokens that already occur in the row less probable
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
 
     def check(self) -> None:
-        """Raises UserError at the first value out of range."""
+        """Raises UserError for the first value that is out of range."""
         usable, penalty = self.temperature == 0 or 1e-4 <= self.temperature < math.inf, self.repetition_penalty
         check_settings(
             self,
@@ -84,20 +84,20 @@ class Sampling:
             ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all of them"),
             ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 for all tokens)"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 (all tokens) and 1"),
-            ("repetition_penalty", 0 < penalty < math.inf, "positive; 1 changes nothing, above 1 penalises"),
+            ("repetition_penalty", 0 < penalty < math.inf, "positive (1 for no penalty, above 1 to penalise)"),
         )
 
 
 def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
-    """Returns, as float32 (B, V), logits of the distribution to sample from, -inf for tokens that a filter excludes.
+    """Returns the logits of the distribution to sample from, float32 (B, V); -inf for tokens that a filter excludes.
 
     Args:
-        seen_BV: bool, the tokens that a row contains already; only a repetition penalty needs it.
+        seen_BV: bool, whether a row already contains each token; only a repetition penalty needs it.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.repetition_penalty != 1:
-        # Keskar 2019 (CTRL), section 4.1, divides all logits of seen tokens, which makes a token with a negative one
-        # more probable; this is the corrected form in common use.
+        # Keskar 2019 (CTRL), section 4.1, divides the logits of all seen tokens, which makes those with negative
+        # logits more probable; this is the corrected form in common use.
         assert seen_BV is not None
         penalty = sampling.repetition_penalty
         penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
@@ -105,7 +105,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     if sampling.greedy:
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
-    if sampling.top_k > 0:  # tokens that tie with the k-th stay
+    if sampling.top_k > 0:  # tokens tied with the k-th are kept
         largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens that sums to at least p (Holtzman 2020)
@@ -121,16 +121,16 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
 
 
 def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
-    """Returns, as int32 (B,), one token per row, sampled from processed logits with the row's own key."""
+    """Samples one token per row from processed logits, with the row's own key: int32 (B,)."""
     if sampling.greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """Returns a key for each row, from only the seed and the row's numbers of prompt and sample.
+    """Derives the PRNG key of each row from the seed and the row's prompt and sample indices alone.
 
-    So the samples of a row do not depend on the other rows of its batch.
+    The samples of a row therefore do not depend on the other rows of its batch.
     """
 
     def row_key(prompt: Array, sample: Array) -> Array:

@@ -1,6 +1,7 @@
-"""Text in, text out: continuations of prompts by a decoder, and the outputs of an encoder-decoder for sources.
+"""Text in, text out: a decoder continues prompts, and an encoder-decoder generates outputs for sources.
 
-Under `on_mesh` the rows of a batch are split over its devices. All processes make each call alike and get equal texts.
+Under `on_mesh`, the rows of a batch are split over the devices of the mesh. With several processes, each must make the
+same calls, and all get the same texts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
-UNFINISHED = "\ufffd"  # a tokenizer decodes bytes that do not form a character (yet) as this
+UNFINISHED = "\ufffd"  # stands for bytes that do not form a complete character (yet)
 
 Report = Callable[[int, int], None]
 
@@ -33,13 +34,13 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Returns the token ids of each prompt, begin token first; an empty prompt is the begin token alone."""
+    """Encodes prompts as token ids that start with the BOS token. Raises UserError for text that is not valid UTF-8."""
     _check_utf8("prompt", prompts)
     return [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
-    """Returns the text of the new tokens as it follows the prompt: a space between them may depend on both."""
+    """Decodes the new tokens in the context of the prompt, because the space between the two may depend on both."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
 
@@ -55,11 +56,11 @@ def sample_many(
     num_samples: int = 1,
     max_rows: int = 16,
 ) -> Iterator[tuple[int, int, str]]:
-    """Yields (prompt number, sample number, continuation) in order; both numbers start at 0.
+    """Yields (prompt index, sample index, continuation) in order.
 
-    A continuation does not include the prompt, and is shorter where the model's positions end. `max_rows` rows are
-    sampled at a time. A sample depends on the seed and on its two numbers, not on `max_rows`. Raises UserError for a
-    prompt that fills all positions of the model.
+    A continuation excludes the prompt and is cut short at the model's last position. Rows are sampled in batches of
+    `max_rows`. A sample depends on the seed and its two indices, not on `max_rows`. Raises UserError if a prompt leaves
+    no position for a new token.
     """
     check_fits(prompts, 1, model.max_length)
     sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
@@ -82,9 +83,9 @@ def stream_text(
     max_new_tokens: int,
     seed: int,
 ) -> Iterator[str]:
-    """Yields the text of `sample_many` for a single prompt and sample in parts, each as soon as it cannot change.
+    """Yields the text of `sample_many` for one prompt and one sample in parts, each as soon as it is final.
 
-    A character of several tokens appears when its last token is known.
+    A character that consists of several tokens is yielded once its last token has been sampled.
     """
     sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     new: list[int] = []
@@ -103,11 +104,11 @@ def stream_text(
 def encode_sources(
     tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0, *, spelled: bool = False
 ) -> list[list[int]]:
-    """Returns the token ids of each text, end token last.
+    """Encodes texts as token ids that end with the EOS token. Raises UserError for text that is not valid UTF-8.
 
     Args:
-        source_length: longer sources are cut by `cut_sources`; 0 for no limit.
-        spelled: read <extra_id_N> in a text as that token.
+        source_length: longer sources are truncated by `cut_sources`; 0 for no limit.
+        spelled: encode <extra_id_N> in a text as the extra id of that name.
     """
     _check_utf8("text", texts)
     encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))
@@ -116,7 +117,7 @@ def encode_sources(
 
 
 def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
-    """Returns the sources, cut to `source_length` tokens, of which the last is still the end token."""
+    """Truncates sources to `source_length` tokens, including the EOS token, which is kept."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
 
 
@@ -131,9 +132,9 @@ def generate_texts(
     source_length: int,
     report: Report | None = None,
 ) -> list[list[tuple[str, float]]]:
-    """Returns the outputs of `SourceDecoder.search` for texts, cut to `source_length` tokens.
+    """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
 
-    A text may be empty: then the source is the end token alone. Raises UserError for an invalid text.
+    For an empty text, the source is the EOS token alone. Raises UserError for text that is not valid UTF-8.
     """
     sources = encode_sources(source_tokenizer, texts, source_length)
     return SourceDecoder(model, params, tokenizer, batch_size, report).search(sources, settings)
@@ -141,20 +142,20 @@ def generate_texts(
 
 @dataclass(frozen=True)
 class SourceDecoder:
-    """An encoder-decoder and how to decode with it."""
+    """Decodes with an encoder-decoder, by beam search or by sampling."""
 
     model: Model
     params: Any
     tokenizer: Tokenizer  # of the outputs
-    batch_size: int  # sources at a time; affects memory and speed, not the outputs
-    report: Report | None = None  # called with (sources done, all sources) after each batch
+    batch_size: int  # sources per batch; affects memory and speed, not the outputs
+    report: Report | None = None  # called with (sources done, total sources) after each batch
     output_prefix: Sequence[int] = ()  # token ids that every output starts with; they count as new tokens
-    spelled: bool = False  # write extra ids as <extra_id_N>; otherwise they are omitted from the texts
+    spelled: bool = False  # write extra ids as <extra_id_N>; otherwise omit them from the texts
 
     def search(self, sources: Rows, settings: BeamSettings) -> list[list[tuple[str, float]]]:
-        """Returns (text, score) of the `settings.num_hypotheses` best outputs of each source, best first.
+        """Returns the (text, score) pairs of the `settings.num_hypotheses` best outputs of each source, best first.
 
-        Sources are token ids, end token included. Raises UserError for settings out of range.
+        Sources are token ids, including the EOS token. Raises UserError for settings that are out of range.
         """
         settings.check()
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
@@ -171,8 +172,8 @@ class SourceDecoder:
     ) -> list[list[str]]:
         """Returns `num_samples` sampled outputs of each source.
 
-        A sample depends on the seed and the numbers of source and sample, not on `batch_size`. Raises UserError if the
-        outputs do not fit into the model's positions or `output_prefix` leaves no token to sample.
+        A sample depends on the seed and on its source and sample indices, not on `batch_size`. Raises UserError if the
+        outputs do not fit into the model's positions or if `output_prefix` leaves no token to sample.
         """
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
         start, num_new = [vocabulary.bos_id, *self.output_prefix], max_new_tokens - len(self.output_prefix)
@@ -192,7 +193,7 @@ class SourceDecoder:
 
 
 def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:
-    """Yields the numbers of sources of similar length, the longest first so that a lack of memory shows at once."""
+    """Yields batches of indices of sources of similar length, longest first so that memory runs out early if at all."""
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
     for first in range(0, len(order), max(batch_size, 1)):
         yield order[first : first + batch_size]

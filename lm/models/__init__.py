@@ -1,6 +1,6 @@
-"""Models: a protocol, heads and layers that all of them share, and one folder for each implementation.
+"""Models: a protocol, shared heads and layers, and one package per implementation.
 
-To add a model, write a class that has the methods of `lm.models.protocol.Model`, in a folder of its own, and add its
+To add a model, write a class with the methods of `lm.models.protocol.Model` in a package of its own, and add its
 builder to `MODELS`.
 """
 
@@ -24,13 +24,13 @@ MODELS: dict[str, Builder] = {
 
 
 def build_model(config: ModelConfig, head: Head | None = None, platform: str | None = None) -> Model:
-    """Returns the model of a config.
+    """Builds the model of a config.
 
     Args:
-        config: resolved; its vocab_size may still be 0 if no parameters are made.
-        head: what it computes; None for the next token.
+        config: resolved; its vocab_size may still be 0 if no parameters are created.
+        head: the output head; None for `NextToken`.
         platform: "cpu", "gpu" or "tpu", where the model will run; None for the platform of the default device.
 
-    Raises UserError if the config names a kernel that the platform or the model cannot use.
+    Raises UserError if the config names a kernel that does not support the platform or the model.
     """
     return MODELS[config.family](config, head or NextToken(), platform)

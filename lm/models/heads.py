@@ -1,6 +1,6 @@
-"""The heads, which turn the output of the last layer into predictions or into a vector for each text.
+"""Heads, which turn the output of the last layer into predictions or into one vector per text.
 
-A task chooses the head. A head is a Flax module that knows what it costs, so any model can carry it.
+The task determines the head. A head is a Flax module that also reports its own cost, so it works with any model.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from lm.models.layers import ACTIVATIONS, NORMS, Dense, Embedding, Norm, paramet
 
 
 class HeadCost(NamedTuple):
-    """The cost of a head for a row of some length."""
+    """The cost of a head for one row."""
 
-    parameters: int = 0  # without a token embedding that serves as the output matrix
+    parameters: int = 0  # excluding a token embedding that doubles as the output matrix
     flops: int = 0  # of the forward pass
     logits: int = 0
 
 
 class Head(nn.Module):
-    """Base of the heads."""
+    """Base class of the heads."""
 
-    # Whether it predicts text, which can be decoded token by token.
+    # Whether the head predicts text, which can be decoded token by token.
     predicts_text: ClassVar[bool] = False
-    # Texts that the body reads for each row: with 2, the second one is the batch's source.
+    # Number of texts that the model reads for each row; if 2, the second one is the batch's source.
     texts_per_row: ClassVar[int] = 1
 
     @nn.compact
     def __call__(
         self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, train: bool, dropout: str | None = None
     ) -> Output:
-        """Returns the output that is computed from the last layer.
+        """Computes the model's output from that of the last layer.
 
         Args:
-            embed: the token embedding, which may serve as the output matrix.
-            dropout: name of the head's dropout, which decides its random keys; None for Flax's default.
+            embed: the token embedding, which may double as the output matrix.
+            dropout: name of the head's dropout, which determines its PRNG keys; None for Flax's default.
         """
         layer = nn.Dropout(config.dropout, deterministic=not train, name=dropout)
         return self.compute(config, embed, x_BLD, batch, layer)
@@ -51,12 +51,12 @@ class Head(nn.Module):
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        """Returns the cost in a model with this config, for a row of `length` tokens."""
+        """Returns the cost for a row of `length` tokens in a model with this config."""
         return HeadCost()
 
 
 class NextToken(Head):
-    """Logits of the token that follows each one."""
+    """Next-token logits at each token."""
 
     predicts_text: ClassVar[bool] = True
 
@@ -72,12 +72,12 @@ class NextToken(Head):
 class MaskedTokens(Head):
     """Logits of the tokens that are masked in the input, as in BERT (Devlin 2019).
 
-    model.head_transform puts a projection, an activation and a norm before the output matrix; model.output_bias adds a
-    bias to the logits.
+    model.head_transform inserts a projection, an activation and a norm before the output matrix; model.output_bias adds
+    a bias to the logits.
 
     Attributes:
-        max_masked: the most masked tokens in a row: logits are computed for this number of tokens only; 0 for all.
-        next_sentence: also predict whether the second text of a pair follows the first.
+        max_masked: maximum number of masked tokens in a row; logits are computed for only this many. 0 for all tokens.
+        next_sentence: whether to also predict if the second text of a pair follows the first.
     """
 
     max_masked: int = 0
@@ -86,7 +86,7 @@ class MaskedTokens(Head):
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         h_BLD, indices_BP = x_BLD, None
         if 0 < self.max_masked < x_BLD.shape[1]:
-            # The masked tokens are those with a weight, and no row has more of them than max_masked.
+            # The masked tokens are those with a positive weight; no row has more than max_masked of them.
             _, indices_BP = jax.lax.top_k((batch.weights > 0).astype(jnp.float32), self.max_masked)
             h_BLD = jnp.take_along_axis(x_BLD, indices_BP[:, :, None], axis=1)
         if config.head_transform:
@@ -121,12 +121,13 @@ class VocabularyBias(nn.Module):
 
 
 class Classes(Head):
-    """Logits of labels for each text or each token, or one number for regression.
+    """Label logits for each text or each token, or a single value for regression.
 
-    With model.pooler a projection and tanh come first, as in BERT.
+    model.pooler inserts a projection and a tanh before the classifier, as in BERT.
 
     Attributes:
-        pooling: mean: every token gets the logits of the mean of its text; first, last, none: those of its own vector.
+        pooling: "mean" computes each token's logits from the mean over its text; "first", "last" and "none" compute
+            them from the token's own vector.
     """
 
     num_classes: int
@@ -145,7 +146,7 @@ class Classes(Head):
 
 
 class AnswerSpan(Head):
-    """Two logits for each token: that of being the first and that of being the last token of an answer."""
+    """Two logits for each token: that it is the first and that it is the last token of the answer."""
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         return Output(_classes(config, "span", 2, x_BLD))
@@ -156,12 +157,12 @@ class AnswerSpan(Head):
 
 
 class TextEmbedding(Head):
-    """A vector of length 1 for the text of each row, and one for the text that it is paired with.
+    """A unit-length vector for the text of each row and one for its paired text.
 
-    It expects rows that hold a single text. A row of padding gives no NaN.
+    Each row must hold a single text. Rows of only padding do not yield NaN.
 
     Attributes:
-        pooling: first, last or mean: the vector of one token, or the mean over the text.
+        pooling: "first", "last" or "mean": the vector of the first or last token, or the mean over the text.
     """
 
     texts_per_row: ClassVar[int] = 2
@@ -187,12 +188,12 @@ def _pooler(config: ModelConfig, x_BLD: Array) -> Array:
 
 
 def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array) -> Array:
-    """Returns logits (B, L, C), float32. The matrix is too small to be split over the mesh."""
+    """Returns logits, float32 (B, L, C). The matrix is too small to be worth splitting over the mesh."""
     return _linear(config, name, num_classes, "classes")(x_BLD).astype(jnp.float32)
 
 
 def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Array:
-    """Returns logits (B, L, V), float32, from the token embedding or from an output matrix."""
+    """Returns logits, float32 (B, L, V), computed with the token embedding or a separate output matrix."""
     if config.tie_embeddings:
         logits_BLV = embed.attend(x_BLD)
     else:
@@ -201,7 +202,7 @@ def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> A
 
 
 def _pool(pooling: str, x_BLD: Array, segments_BL: Array) -> Array:
-    """Returns, with pooling=mean, the mean of its text at each token, and else the vectors as they are."""
+    """Replaces each vector with the mean over its text if pooling is "mean"; otherwise returns x unchanged."""
     if pooling != "mean":
         return x_BLD
     same_BLS = same_segment(segments_BL, segments_BL).astype(jnp.float32)

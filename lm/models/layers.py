@@ -1,6 +1,6 @@
-"""Layers that every kind of model can use: projections, norms, embeddings, and the registries of norms and activations.
+"""Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
-Each parameter names its logical axes; `lm/parallel/mesh.py` decides which axes of the mesh they are split over.
+Each parameter names its logical axes; `lm/parallel/mesh.py` determines the mesh axes that they are split over.
 Parameters are float32. Projections run in the compute dtype, norms in float32.
 """
 
@@ -23,24 +23,24 @@ from lm.config import ModelConfig
 def parameter(
     module: nn.Module, name: str, init: Callable[..., Array], axes: tuple[str | None, ...], shape: tuple[int, ...]
 ) -> Array:
-    """Returns a parameter of the module that is calling, float32, with the logical axes of its dimensions."""
+    """Declares a float32 parameter of the calling module, with one logical axis per dimension."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape)
 
 
 class Dense(nn.Module):
     """A projection y = x W + b over the last dimensions, for example (D,) -> (H, K) or (H, K) -> (D,).
 
-    It is computed as one product of two matrices, with all leading dimensions flattened: the fastest form on a CPU.
-    (`nn.DenseGeneral` cannot carry logical axes on kernels of more than two dimensions.)
+    It flattens all leading dimensions and computes a single matrix multiplication, which is fastest on a CPU.
+    (`nn.DenseGeneral` does not support logical axes on kernels with more than two dimensions.)
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     axes: tuple[str, ...]  # logical axes of the kernel: those of the inputs, then those of the outputs
     use_bias: bool
-    dtype: str  # of the product
+    dtype: str  # of the computation
     init_std: float
-    lora_rank: int = 0  # with an adapter (Hu 2021): y += (x A) B lora_scale; 0 for none
+    lora_rank: int = 0  # of the adapter (Hu 2021): y += (x A) B lora_scale; 0 for none
     lora_scale: float = 0.0
 
     @nn.compact
@@ -57,7 +57,7 @@ class Dense(nn.Module):
         return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
 
     def _adapter(self, x_TI: Array) -> Array:
-        """Returns (x A) B lora_scale, at first 0 because B is. The rank is too small to be split over devices."""
+        """Returns (x A) B lora_scale, which is 0 initially because B is. The rank is too small to be split."""
         width, rank, split = x_TI.shape[1], self.lora_rank, len(self.inputs)
         axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
         a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
@@ -68,10 +68,10 @@ class Dense(nn.Module):
 
 @dataclass(frozen=True)
 class NormKind:
-    """One value of model.norm. Every norm has a learned scale."""
+    """A norm that model.norm can name. All norms have a learned scale."""
 
     normalize: Callable[[Array, float], Array]  # (float32 values, epsilon) -> values normalized over the last axis
-    has_bias: bool  # whether model.use_bias adds one
+    has_bias: bool  # whether model.use_bias adds a bias
 
     def num_parameters(self, config: ModelConfig) -> int:
         return config.d_model * (1 + int(self.has_bias and config.use_bias))
@@ -88,7 +88,7 @@ def _standardize(x: Array, epsilon: float) -> Array:
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
-    # Hoffer 2018: the mean absolute deviation, times sqrt(pi / 2) to equal the standard deviation of a normal variable.
+    # Hoffer 2018: mean absolute deviation * sqrt(pi / 2), the standard deviation of a normal variable.
     "l1norm": NormKind(
         lambda x, epsilon: (
             (centred := x - jnp.mean(x, axis=-1, keepdims=True))
@@ -100,7 +100,7 @@ NORMS: dict[str, NormKind] = {
 
 
 class Norm(nn.Module):
-    """The norm that model.norm names, computed in float32."""
+    """The norm selected by model.norm, computed in float32."""
 
     config: ModelConfig
 
@@ -116,10 +116,10 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class Activation:
-    """One value of model.activation."""
+    """An activation that model.activation can name."""
 
     function: Callable[[Array], Array]
-    tensors_kept: int  # of the MLP's width, for the backward pass, including the input of `down`
+    tensors_kept: int  # saved for the backward pass, of the MLP's width, including the input of `down`
     gated: bool = False  # the MLP is down(function(gate(x)) * up(x)) (Shazeer 2020), not down(function(up(x)))
 
 
@@ -137,7 +137,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Embedding(nn.Module):
-    """A table of vectors. With `attend` it is the output matrix too."""
+    """A table of vectors, which `attend` uses as the output matrix."""
 
     size: int
     config: ModelConfig
@@ -148,11 +148,11 @@ class Embedding(nn.Module):
         self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, self.config.d_model))
 
     def __call__(self, ids_BL: Array) -> Array:
-        """Returns the vectors (B, L, D) of the ids."""
+        """Looks up the vectors of the ids: (B, L, D)."""
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
     def attend(self, x_BLD: Array) -> Array:
-        """Returns logits (B, L, V), float32."""
+        """Returns logits, float32 (B, L, V)."""
         dtype = self.config.dtype
         if self.config.scale_logits:
             x_BLD = x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype)
@@ -170,12 +170,12 @@ def projection(
     scale: float = 1.0,
     use_bias: bool | None = None,
 ) -> Dense:
-    """Returns a projection with the options of a config, and an adapter if model.lora_targets has its name.
+    """Builds a projection from a config, with an adapter if model.lora_targets contains its name.
 
     Args:
         axes: logical axes of the inputs, then of the outputs.
-        scale: factor of the initial standard deviation.
-        use_bias: None for model.use_bias.
+        scale: multiplies the standard deviation of the initial weights.
+        use_bias: defaults to model.use_bias.
     """
     rank = config.lora_rank if name in config.lora_targets else 0
     adapter = (rank, config.lora_alpha / rank) if rank else (0, 0.0)
@@ -185,5 +185,5 @@ def projection(
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Returns how much smaller the initial weights are that write to the residual stream (GPT-2: by 1/sqrt(2 N))."""
+    """Returns the factor for initial weights that write to the residual stream (1/sqrt(2 N) in GPT-2)."""
     return 1 / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else 1.0

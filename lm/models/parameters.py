@@ -1,7 +1,7 @@
-"""Trees of parameters: their number, the two forms of the layers of a model, and adapters of low rank.
+"""Parameter trees: counting, stacking and unstacking layers, and low-rank adapters.
 
-A model that repeats a layer N times names the parameters of all layers `layers/...`, stacked on a leading axis N, or
-those of layer n `layer_n/...`. The settings of training rely on these names.
+A model that repeats a layer N times names its parameters either `layers/...`, stacked along a leading axis N, or
+`layer_n/...` for layer n. The training settings rely on these names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def count_parameters(params: Any) -> int:
 
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters with one subtree for each layer; unchanged if no layers are stacked."""
+    """Splits stacked layers into one subtree per layer; returns the tree unchanged if no layers are stacked."""
     rest = {
         name: unstack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -39,7 +39,7 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters with all layers stacked; unchanged if there are no separate layers."""
+    """Stacks the layers into one subtree; returns the tree unchanged if there are no separate layers."""
     rest = {
         name: stack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -51,15 +51,15 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapters(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns all adapters by name, such as {"layers/attention/query/lora_a": array, ...}."""
+    """Returns all adapter parameters by name, such as {"layers/attention/query/lora_a": array, ...}."""
     return {"/".join(path): value for path, value in flatten_dict(params).items() if path[-1] in ADAPTER}
 
 
 def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
-    """Returns parameters whose kernels are W + (lora_alpha / lora_rank) A B (Hu 2021), and the config without adapters.
+    """Merges adapters into their kernels, W + (lora_alpha / lora_rank) A B (Hu 2021); removes them from the config.
 
-    The model computes the same with them. `params` belong to a Transformer of any family, with stacked or unrolled
-    layers, and are arrays that NumPy can read. Merged kernels are float32; other parameters are returned as they are.
+    The merged model computes the same function. `params` belong to a Transformer of any family, with stacked or
+    unrolled layers, and must be convertible to NumPy. Merged kernels are float32; other parameters are unchanged.
     """
     assert config.lora_rank > 0, "there is nothing to merge"
     scale, flat = np.float32(config.lora_alpha / config.lora_rank), flatten_dict(params)

@@ -1,7 +1,7 @@
-"""The protocol of models: training, evaluation and decoding use nothing else of a model.
+"""The model protocol: the only interface through which training, evaluation and decoding use a model.
 
-A model is an immutable, hashable description: its parameters and its cache are passed in and returned. Two models that
-are equal share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
+A model is an immutable, hashable description; its parameters and its cache are passed in and returned. Equal models
+share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ from lm.models.heads import Head
 
 
 class Cache(Protocol):
-    """The state that a model keeps for each row while it decodes: a pytree of arrays."""
+    """The state that a model keeps for each row during decoding: a pytree of arrays."""
 
     def repeat_rows(self, k: int) -> Self:
-        """Returns a cache in which row i has become the rows i k ... i k + k - 1. Sources stay, shared by k rows."""
+        """Repeats row i as rows i*k to i*k + k - 1. Sources are not repeated: k rows share each one."""
 
     def take_rows(self, rows_B: Array) -> Self:
-        """Returns a cache in which row i is what row `rows_B[i]` was, which must have the same source."""
+        """Returns a cache whose row i is the former row `rows_B[i]`, which must have the same source."""
 
     def axes(self) -> Any:
-        """Returns the same tree with the logical axes of each array, a tuple of names, in its place."""
+        """Returns the same tree with each array replaced by its logical axes, a tuple of names."""
 
 
 class Model(Protocol):
-    """A model of one config with one head."""
+    """A model built from a config and a head."""
 
     @property
     def head(self) -> Head: ...
 
     @property
     def kernel(self) -> str:
-        """The implementation of its most expensive operation, for the start-up report: xla, or a fused kernel."""
+        """The kernel of its most expensive operation, for the start-up report: "xla" or the name of a fused kernel."""
 
     @property
     def vocab_size(self) -> int:
-        """V of the logits of tokens."""
+        """The size V of token logits."""
 
     @property
     def max_length(self) -> int:
-        """The most tokens in a row, and in a cache."""
+        """The maximum number of tokens in a row of a batch or of a cache."""
 
     @property
     def max_source_length(self) -> int | None:
-        """The most tokens in a source; None for no limit."""
+        """The maximum number of tokens in a source; None for no limit."""
 
     @property
     def reads_source(self) -> bool:
-        """Whether a batch has a source."""
+        """Whether its batches have a source."""
 
     def apply(
         self, variables: Any, batch: Batch, *, train: bool = False, cache: Any = None, rngs: Any = None
     ) -> Output:
-        """Returns what the head computes for every token of the batch.
+        """Returns the output of the head for the tokens of the batch.
 
-        With a cache, the batch holds the next tokens of each row at their positions, and the output has the cache with
-        these tokens in it. Tokens of segment 0 leave no trace in the cache. A model that reads a source takes it from
-        the first batch; later batches have source=None, and k consecutive rows may share one source.
+        With a cache, the batch holds the next tokens of each row and their positions, and the output has the cache with
+        these tokens added. Tokens in segment 0 do not affect later outputs. A model that reads a source takes it from
+        the first batch; later batches have source=None, and k consecutive rows may share a source.
 
         Args:
             variables: {"params": parameters}, float32.
@@ -67,32 +67,32 @@ class Model(Protocol):
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:
-        """Returns parameters boxed with their logical axes; `flax.linen.unbox` gives plain arrays."""
+        """Initialises the parameters, boxed with their logical axes; `flax.linen.unbox` returns plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns a cache for rows of up to `capacity` tokens. Only a model whose head predicts text needs one."""
+        """Returns a cache for rows of up to `capacity` tokens. Needed only if the head predicts text."""
 
     def parameter_counts(self) -> ParameterCounts:
-        """Returns exact counts, without making the parameters."""
+        """Returns exact parameter counts without creating the parameters."""
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
-        """Returns the FLOPs of one row of `length` tokens; a step needs `.train` x batch_size."""
+        """Returns the FLOPs for one row of `length` tokens; a training step takes batch_size * `.train`."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Returns about how many bytes one row keeps for the backward pass, on one of `tensor` devices."""
+        """Estimates the bytes that one row keeps for the backward pass, on each of `tensor` devices."""
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of parameters, grouped by how a mesh splits them and an optimizer treats them."""
+    """Parameter counts, grouped by how a mesh splits them and how optimizers treat them."""
 
-    token_embedding: int  # of source and target, where they differ, and of token types
+    token_embedding: int  # including a separate source embedding and token types, if any
     position_embedding: int
     layers: int  # matrices and biases of all layers
     norms: int
     head: int
-    adapters: int = 0  # of low rank, beside the projections of the layers
-    num_layers: int = 1  # the layers over which `layers` is spread
+    adapters: int = 0  # low-rank adapters of the projections in the layers
+    num_layers: int = 1  # the number of layers that `layers` adds up
 
     @property
     def total(self) -> int:
@@ -101,10 +101,10 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOPs of one row in a forward pass.
+    """FLOPs of the forward pass for one row.
 
-    Only matrix products are counted, with two for a multiply-add: norms, softmax and the like are a few percent more.
-    Products that rematerialization computes twice are counted once.
+    Only matrix multiplications are counted, with two FLOPs per multiply-add; norms, softmax and the like add a few
+    percent. Matrix multiplications that rematerialization repeats are counted once.
     """
 
     layers: int
@@ -116,5 +116,5 @@ class Flops:
 
     @property
     def train(self) -> int:
-        """The backward pass has two products for each of the forward pass: the gradients of input and weight."""
+        """The forward pass plus the backward pass, which computes two gradients for each matrix multiplication."""
         return 3 * self.forward

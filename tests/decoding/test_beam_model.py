@@ -205,7 +205,7 @@ def test_sources_are_padded_to_buckets():
 def test_inputs_that_do_not_fit_are_rejected_before_anything_runs(small):
     model, params = small
     call = functools.partial(beam_search, model, params, SOURCES[:1])
-    with pytest.raises(UserError, match=r"max_new_tokens=17 is more than the model's 16 positions"):
+    with pytest.raises(UserError, match=r"max_new_tokens=17 exceeds the model's 16 positions"):
         call(dataclasses.replace(BEAM, max_new_tokens=17), VOCABULARY)
     with pytest.raises(UserError, match="prefix 1 has 11 tokens, more than max_new_tokens=10"):
         call(BEAM, VOCABULARY, [[3] * 11])

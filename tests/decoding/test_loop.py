@@ -226,7 +226,7 @@ def test_row_ends_at_the_last_position_of_the_model():
 
 def test_prompts_that_do_not_fit_are_rejected_before_anything_runs():
     check_fits([[1, 2], [1]], 6, 8)
-    with pytest.raises(UserError, match=r"prompt 2 has 3 tokens .* with 6 new .* 8 positions .* at most 5 new"):
+    with pytest.raises(UserError, match=r"prompt 2 has 3 tokens .* adding 6 new .* 8 positions .* at most 5 new"):
         check_fits([[1, 2], [1, 2, 3]], 6, 8)
     with pytest.raises(UserError, match=r"prompt 1 has 9 tokens .* shorten it"):
         check_fits([[1] * 9], 1, 8)

@@ -1,4 +1,4 @@
-"""Multi-head, grouped-query and multi-query attention under a mask that is data."""
+"""Multi-head, grouped-query and multi-query attention with an explicit mask."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
 
-WithCache = tuple[Array, LayerCache | None]  # the output of a layer and its cache with the new tokens
+WithCache = tuple[Array, LayerCache | None]  # the output of a layer and its updated cache
 
 
 def attention_mask(
     positions_BL: Array, segments_BL: Array, key_positions_BS: Array, key_segments_BS: Array, causal: bool, window: int
 ) -> Array:
-    """Returns, as bool (B, L, S), which keys each query may attend to: those of its segment, never padding.
+    """Returns a mask, bool (B, L, S), of the keys that each query may attend to: those of its segment, never padding.
 
-    If causal, a query attends to no later position. With a window > 0, it attends only to positions that are less than
-    `window` away from its own.
+    If causal, a query attends to no later position. If window > 0, it attends only to positions less than `window`
+    away from its own.
     """
     allowed_BLS = same_segment(segments_BL, key_segments_BS)
     distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
@@ -40,7 +40,7 @@ def attention_mask(
 class Memory:
     """The output of the encoder, for cross-attention."""
 
-    x: Array | None  # (sources, S, D); None where the cache has its keys and values
+    x: Array | None  # (sources, S, D); None if the cache holds its keys and values
     mask: Array  # bool (B, L, S)
 
 
@@ -48,7 +48,7 @@ class Memory:
 class View:
     """The mask and the rotation of one kind of layer."""
 
-    mask: Array | None  # bool (B, L, S) for the kernel xla; None for fused kernels, which use the segments alone
+    mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels, which use only the segments
     rotation: Rotation | None
 
 
@@ -59,14 +59,14 @@ class AttentionContext:
     positions: Array  # int32 (B, L), of the queries
     segments: Array  # int32 (B, L), of the queries
     views: tuple[View, ...]  # one for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # xla, or without a cache cudnn or splash
-    window: int = flax.struct.field(pytree_node=False)  # of all layers, for fused kernels
+    kernel: str = flax.struct.field(pytree_node=False)  # xla; without a cache, possibly cudnn or splash
+    window: int = flax.struct.field(pytree_node=False)  # of all layers; used by fused kernels only
     train: bool = flax.struct.field(pytree_node=False)
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
-        """Returns the context with only the view of one kind of layer; `number` may be traced."""
+        """Returns the context with only the view of the layer kind with this index, which may be traced."""
         chosen = self.views[0]
         for other_number, other in enumerate(self.views[1:], start=1):
             chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
@@ -76,7 +76,7 @@ class AttentionContext:
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped: Ainslie 2023), softmax in float32.
 
-    It attends to the row itself and, with a cache, to its earlier tokens; with `cross`, to the output of the encoder.
+    Queries attend to the tokens of their row, including cached ones, or with `cross` to the output of the encoder.
     """
 
     config: ModelConfig
@@ -85,7 +85,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
-        # Where the scores are not scaled, the initial queries are smaller by the same factor.
+        # If the scores are not scaled, the query weights are initialised smaller by the same factor.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
         q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
         attend = self._to_source if self.cross else self._to_row
@@ -112,7 +112,7 @@ class Attention(nn.Module):
         return y_BLHK, cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
-        """There may be fewer sources than rows: the rows that share one then count as one row with more queries."""
+        """Attends to the sources; rows that share a source are treated as one row with more queries."""
         memory, (B, L, H, K) = context.memory, q_BLHK.shape
         assert memory is not None
         k_BGSK: Array
@@ -136,7 +136,7 @@ class Attention(nn.Module):
         return nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
 
     def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:
-        """Returns both as (B, S, G, K)."""
+        """Returns keys and values, each (B, S, G, K)."""
         groups = self.config.num_kv_heads
         return self._project("key", x_BSD, groups, "kv_heads"), self._project("value", x_BSD, groups, "kv_heads")
 
@@ -153,11 +153,11 @@ def dot_product_attention(
     bias_BHLS: Array | None = None,
     scaled: bool = True,
 ) -> Array:
-    """Returns (B, L, H, K). Query head h uses key/value head h // (H / G). A query without any key gives no NaN.
+    """Returns (B, L, H, K). Query head h uses key/value head h // (H / G). Queries with no keys do not yield NaN.
 
     Args:
-        bias_BHLS: has B rows or 1.
-        scaled: divide the scores by sqrt(K).
+        bias_BHLS: added to the scores; its first dimension is B or 1.
+        scaled: whether to divide the scores by sqrt(K).
     """
     B, L, H, K = q_BLHK.shape
     G = k_BGSK.shape[1]

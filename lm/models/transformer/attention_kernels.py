@@ -1,10 +1,9 @@
 """The choice of an attention kernel, and the fused kernels: cuDNN on NVIDIA GPUs, splash on TPUs.
 
-The fused kernels never hold the (L, S) scores in memory. They work from the segments and from the order of tokens in
-the row: whether a token is earlier follows from its index, because positions within a document grow with the index.
-Padding may attend to padding (its outputs are never used), so every query has a key. Neither kernel has dropout of
-attention weights or serves cached decoding: `kernel_for_call` then returns xla, the plain matrix products of
-`attention.py`.
+The fused kernels never hold the (L, S) scores in memory. They derive the mask from the segments and from the order of
+tokens in the row, because positions within a document increase with the index. Padding may attend to padding (its
+outputs are never used), so every query has a key. Neither kernel supports dropout of attention weights or cached
+decoding; both are left to xla, the plain matrix multiplications of `attention.py`.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.errors import UserError
 
-FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # by platform; xla on all others
-LANES = 128  # of a TPU's vector unit: the blocks of splash are multiples of it
-CUDNN_HEAD_DIM = 128  # the largest head that cuDNN takes before Hopper
+FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # by platform; xla on any other
+LANES = 128  # of a TPU's vector unit; splash block sizes are multiples of it
+CUDNN_HEAD_DIM = 128  # the largest that cuDNN supports before Hopper
 CUDNN_CAPABILITY = 8.0  # Ampere
 
 
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
-    """Returns xla, cudnn or splash for a platform: "cpu", "gpu", "tpu", or None for that of the default device.
+    """Returns "xla", "cudnn" or "splash" for a platform: "cpu", "gpu", "tpu", or None for that of the default device.
 
-    `auto` means the platform's fused kernel if it can compute this model, and else xla. Raises UserError if the config
-    names a kernel that cannot compute it.
+    `auto` selects the platform's fused kernel if it supports this model, and xla otherwise. Raises UserError if the
+    config names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":
@@ -44,40 +43,40 @@ def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
 
 
 def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
-    """Returns the reason why a kernel cannot compute a model on a platform; empty if it can."""
+    """Returns the reason why a kernel cannot run a model on a platform; empty if it can."""
     if kernel == "xla":
         return ""
     if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
-        return "serves causal self-attention with scaled scores and no bias only"
+        return "supports only causal self-attention with scaled scores and no bias"
     if config.global_every:
-        return f"has one window for all layers, and config.model.global_every is {config.global_every}"
+        return f"needs the same window in all layers, but config.model.global_every is {config.global_every}"
     if FASTEST.get(platform) != kernel:
         needed = next(name for name, each in FASTEST.items() if each == kernel)
-        return f"runs on a {needed}, and this run is on a {platform}"
+        return f"runs on a {needed}, but this run is on a {platform}"
     if config.attention_dropout > 0:
-        return f"has no dropout of attention weights: config.model.attention_dropout is {config.attention_dropout}"
+        return f"does not support dropout, but config.model.attention_dropout is {config.attention_dropout}"
     if kernel == "splash":
-        multiple = f"takes lengths that are multiples of {LANES}, and config.model.max_length is {config.max_length}"
+        multiple = f"needs lengths that are multiples of {LANES}, but config.model.max_length is {config.max_length}"
         return multiple if config.max_length % LANES else ""
     if config.dtype != "bfloat16":
-        return f"computes in bfloat16, and config.model.dtype is {config.dtype}"
+        return f"computes in bfloat16, but config.model.dtype is {config.dtype}"
     if config.head_dim % 8 or config.head_dim > CUDNN_HEAD_DIM:
-        return f"takes heads of a multiple of 8 up to {CUDNN_HEAD_DIM}, and config.model.head_dim is {config.head_dim}"
+        return f"needs head sizes divisible by 8, at most {CUDNN_HEAD_DIM}; config.model.head_dim is {config.head_dim}"
     if jax.default_backend() == "gpu" and float(jax.local_devices()[0].compute_capability) < CUDNN_CAPABILITY:
-        return f"needs a GPU of compute capability {CUDNN_CAPABILITY} (Ampere) or later"
+        return f"needs a GPU with compute capability {CUDNN_CAPABILITY} (Ampere) or higher"
     return ""
 
 
 def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
-    """Returns the kernel for one call of a model: `kernel`, or xla if that cannot serve the call."""
+    """Returns the kernel for one call of a model: `kernel`, or xla if that does not support the call."""
     multiple = {"xla": 1, "cudnn": 2, "splash": LANES}[kernel]
     return "xla" if cached or length % multiple else kernel
 
 
 def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
-    """Returns (B, L, H, K): attention that is causal within each segment, by cuDNN's flash attention; bfloat16.
+    """Computes causal attention within each segment with cuDNN's flash attention: bfloat16 (B, L, H, K).
 
-    The kernel skips keys after the query or before its window; segments need a mask in addition.
+    The kernel skips keys after the query or before its window; an explicit mask separates the segments.
     """
     return jax.nn.dot_product_attention(
         q_BLHK,
@@ -93,11 +92,11 @@ def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, windo
 def splash(
     q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
 ) -> Array:
-    """Returns (B, L, H, K): attention that is causal within each segment, by Pallas splash attention.
+    """Computes causal attention within each segment with Pallas splash attention: (B, L, H, K).
 
-    L must be a multiple of 128. XLA cannot split a Pallas kernel over devices by itself, so with a mesh in context each
-    device gets its rows and heads by the logical axis rules in context. `interpret` runs the kernel step by step
-    on any platform, for tests.
+    L must be a multiple of 128. XLA cannot partition a Pallas kernel, so under a mesh, rows and heads are split over
+    devices explicitly, following the current logical axis rules. `interpret` runs the kernel step by step on any
+    platform, for tests.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
     q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
@@ -105,7 +104,7 @@ def splash(
 
     def on_one_device(q_BHLK: Array, k_BGLK: Array, v_BGLK: Array, segments_BL: Array) -> Array:
         kernel = _splash_kernel(q_BHLK.shape[1], q_BHLK.shape[2], window, interpret)
-        with jax.numpy_rank_promotion("allow"):  # the kernel is not ours to rewrite
+        with jax.numpy_rank_promotion("allow"):  # the third-party kernel relies on rank promotion
             return jax.vmap(kernel)(q_BHLK, k_BGLK, v_BGLK, splash_kernel.SegmentIds(segments_BL, segments_BL))
 
     if jax.sharding.get_abstract_mesh().empty:
@@ -114,7 +113,7 @@ def splash(
         q_axes = nn.logical_to_mesh_axes(("batch", "heads", "length", "head_dim"))
         kv_axes = nn.logical_to_mesh_axes(("batch", "kv_heads", "length", "head_dim"))
         if q_axes != kv_axes:
-            # If query heads are split and key heads are not, the heads of a device would meet the wrong keys.
+            # If query heads are split but key heads are not, a device would pair its heads with the wrong keys.
             k_BGLK, v_BGLK = (jnp.repeat(x, heads_per_kv, axis=1) for x in (k_BGLK, v_BGLK))
             kv_axes = q_axes
         segment_axes = nn.logical_to_mesh_axes(("batch", "length"))
@@ -125,7 +124,7 @@ def splash(
 
 
 def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
-    """Returns the kernel of one device's heads, with the blocks (tiles of scores) that fit the length."""
+    """Returns the kernel for one device's heads, with the largest blocks (tiles of scores) that divide the length."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)

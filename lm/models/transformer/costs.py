@@ -1,7 +1,7 @@
-"""The costs of a Transformer in closed form: parameters, FLOPs and the memory of activations.
+"""The costs of a Transformer in closed form: parameters, FLOPs and activation memory.
 
-Attention scores count in full, L keys for each of L queries, as is usual for the share of peak FLOP/s (Chowdhery 2022,
-appendix B). A causal kernel that skips the upper half, or what lies outside a window, does less.
+Attention scores are counted in full, L keys for each of L queries, as is usual for model FLOPs utilization (Chowdhery
+2022, appendix B). Kernels that skip the causally masked half, or keys outside a window, compute less.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from lm.models.protocol import Flops, ParameterCounts
 
 @dataclass(frozen=True)
 class TowerSize:
-    """One of the model's towers and the row that passes through it."""
+    """The size of a tower and of the row that it processes."""
 
     layers: int
-    length: int  # tokens of the row
+    length: int  # tokens in the row
     source_length: int = 0  # tokens that cross-attention reads; 0 without cross-attention
 
     @property
@@ -28,7 +28,7 @@ class TowerSize:
 
 
 def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[TowerSize]:
-    """Returns the towers of a resolved config, for rows with these numbers of tokens on each side."""
+    """Returns the towers of a resolved config for rows with `length` target and `source_length` source tokens."""
     if config.family != "encoder_decoder":
         return [TowerSize(config.num_layers, length)]
     encoder = TowerSize(config.num_encoder_layers, source_length)
@@ -36,7 +36,7 @@ def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[Tow
 
 
 def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
-    """Returns the (inputs, outputs) of the projections of one attention and of one MLP, by name."""
+    """Returns the (inputs, outputs) of each projection, by name: of an attention layer, then of an MLP."""
     D, F, K = config.d_model, config.d_ff, config.head_dim
     queries, keys = config.num_heads * K, config.num_kv_heads * K
     attention = {"query": (D, queries), "key": (D, keys), "value": (D, keys), "out": (queries, D)}
@@ -45,7 +45,7 @@ def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[s
 
 
 def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
-    """Returns the exact counts of a resolved config."""
+    """Returns the exact parameter counts of a resolved config."""
     D, both = config.d_model, towers(config, 1, 1)
     source = 0
     if config.family == "encoder_decoder" and not config.share_embeddings:
@@ -71,13 +71,13 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
 
 
 def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> Flops:
-    """Returns the FLOPs of one row of `length` tokens, and with an encoder of `source_length` tokens on its side."""
+    """Returns the FLOPs for one row of `length` tokens, plus `source_length` source tokens if there is an encoder."""
     D, queries, keys = config.d_model, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     per_token = sum(inputs * outputs for group in projections(config) for inputs, outputs in group.values())
     total = 0
     for each in towers(config, length, source_length):
         L, S = each.length, each.source_length
-        products = per_token * L + 2 * L * L * queries  # of projections; q k^T and weights x v
+        products = per_token * L + 2 * L * L * queries  # the projections; q k^T and weights x v
         if S:
             products += 2 * D * (queries * L + keys * S) + 2 * L * S * queries
         total += 2 * each.layers * products
@@ -85,9 +85,9 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
-    """Returns about how many bytes one row leaves behind for the backward pass, on one of `tensor` devices.
+    """Estimates the bytes that one row keeps for the backward pass, on each of `tensor` devices.
 
-    The counts are those of the arrays that JAX's differentiation keeps of a block; XLA may keep fewer.
+    Counts the arrays that JAX's differentiation saves in each block; XLA may save fewer.
     """
     return sum(_tower_bytes(config, each, tensor, kernel) for each in towers(config, length, source_length))
 
@@ -100,7 +100,7 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     keys = config.num_kv_heads * config.head_dim / tensor
     norms = tower.norms / tower.layers * 3 * 4 * D * L  # in float32
     attention = size * L * (3 * D + 3 * queries + 2 * keys)
-    if kernel == "xla":  # weights in float32, and in the dtype of their product
+    if kernel == "xla":  # attention weights in float32 and in the compute dtype
         attention += config.num_heads / tensor * L * (L + S) * (4 + size)
     if S:
         attention += size * (L * (2 * D + 3 * queries) + S * 2 * keys)
@@ -111,4 +111,4 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     if config.remat == "dots":
         kept += size * L * (queries + 2 * keys + D + inputs * F)
         kept += size * (L * (queries + D) + S * 2 * keys) if S else 0
-    return tower.layers * kept + everything  # one block at a time is computed again in full
+    return tower.layers * kept + everything  # one block at a time is recomputed in full

@@ -1,4 +1,4 @@
-"""Sinusoidal, rotary and relative positions. Learned positions are an embedding (`tower.py`)."""
+"""Sinusoidal, rotary and relative positions. Learned positions are an embedding table (`tower.py`)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from lm.models.layers import parameter
 
 
 def sinusoidal(positions_BL: Array, width: int) -> Array:
-    """Returns (B, L, D) float32: sines in the first half of the width, cosines in the second half.
+    """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
-    The wavelengths are those of Vaswani 2017, section 3.5, where sines and cosines alternate: a fixed permutation.
+    The wavelengths are those of Vaswani 2017, section 3.5. There, sines and cosines alternate, which differs only by a
+    fixed permutation.
     """
     rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -26,14 +27,14 @@ def sinusoidal(positions_BL: Array, width: int) -> Array:
 
 @flax.struct.dataclass
 class Rotation:
-    """Cosines and sines of the rotary angles, (B, L, 1, K/2) float32 each. Layers of one kind share them."""
+    """Cosines and sines of the rotary angles, each float32 (B, L, 1, K/2), shared by all layers of one kind."""
 
     cos: Array
     sin: Array
 
 
 def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation whose angle for pair i of a head at position p is p * theta^(-2i/K) (Su 2021, RoFormer)."""
+    """Returns the rotation by p * theta^(-2i/K) for pair i of a head at position p (RoFormer, Su 2021)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates = (theta**-exponents).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -41,10 +42,10 @@ def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
 
 
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
-    """Returns x with each pair of every head turned by its angle.
+    """Rotates each pair of dimensions of every head by its angle.
 
-    Pairs are (i, i + K/2), as in Hugging Face's Llama, or, interleaved, (2i, 2i + 1), as in the paper and in llama.c.
-    Computed in float32, returned in the dtype of x.
+    Pairs are (i, i + K/2), as in Hugging Face's Llama, or (2i, 2i + 1) if `interleaved`, as in the paper and in
+    llama2.c. Computes in float32 and returns the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)
@@ -54,12 +55,12 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
-    """Returns, as int32 (max_distance + 1,), the bucket of every distance; the last is also that of all longer ones.
+    """Returns the bucket of each distance from 0 to max_distance, int32 (max_distance + 1,).
 
-    The first half of the buckets are single distances. The others grow as powers up to max_distance (Raffel 2020,
-    section 2.1, and its published code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing).
-    The bounds are compared as whole numbers: in float32 the last bit of a logarithm, which differs between machines,
-    would decide the bucket of a distance such as 64.
+    Distances beyond max_distance share the last bucket. The first half of the buckets hold one distance each; the
+    others grow exponentially up to max_distance (Raffel 2020, section 2.1, and its published code): bucket exact + k
+    starts at exact * (max_distance / exact)^(k / growing). The bounds are compared as integers: in float32, the last
+    bit of a logarithm, which differs between machines, would determine the bucket of a distance such as 64.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2
     starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # to the power of `growing`
@@ -68,14 +69,14 @@ def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
 
 
 class RelativeBias(nn.Module):
-    """T5's bias of attention scores: one number for each head and bucket of distance, shared by all layers."""
+    """T5's relative position bias: one value per head and distance bucket, added to the scores of all layers."""
 
     config: ModelConfig
-    causal: bool  # later keys are never seen, so all buckets are for earlier ones
+    causal: bool  # if True, later keys are masked, so all buckets are for earlier ones
 
     @nn.compact
     def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
-        """Returns float32 (B, H, L, S). Positions may be NumPy arrays with B = 1: then the buckets are constants."""
+        """Returns the bias, float32 (B, H, L, S). If positions are NumPy arrays (B = 1), the buckets are constants."""
         config = self.config
         shape, init = (config.relative_buckets, config.num_heads), nn.initializers.normal(config.d_model**-0.5)
         table_EH = parameter(self, "embedding", init, ("positions", "heads"), shape)

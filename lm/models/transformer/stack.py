@@ -24,14 +24,14 @@ REMAT_POLICIES = {
 
 @dataclass(frozen=True)
 class LayerKind:
-    """The settings in which the layers of a stack may differ."""
+    """The settings that may differ between the layers of a stack."""
 
-    window: int  # how many tokens back a token sees, itself included; 0 for all
+    window: int  # tokens attend to positions less than this far away; 0 for all
     rotary_theta: float
 
 
 def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
-    """Returns the kind of every layer, the first one first."""
+    """Returns the kind of each layer, in order."""
     local = LayerKind(config.window, config.local_rotary_theta or config.rotary_theta)
     everywhere = LayerKind(config.window if config.global_every == 0 else 0, config.rotary_theta)
     period = config.global_every or 1
@@ -39,12 +39,12 @@ def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
 
 
 def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
-    """Returns the kinds of a pattern without repetitions, in the order of their first occurrence."""
+    """Returns the distinct kinds of a pattern, in order of first occurrence."""
     return tuple(dict.fromkeys(pattern))
 
 
 class Mlp(nn.Module):
-    """down(activation(up(x))), or, gated (Shazeer 2020), down(activation(gate(x)) * up(x))."""
+    """down(activation(up(x))), or if gated down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
 
     config: ModelConfig
 
@@ -64,7 +64,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, with `cross` also cross-attention, and an MLP, each on a residual branch."""
+    """Self-attention, cross-attention if `cross`, and an MLP, each on a residual branch."""
 
     config: ModelConfig
     cross: bool = False
@@ -101,17 +101,17 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: Array, layers: Any, context: AttentionContext) -> tuple[Array, Any]:
-        """Returns the output of the last block and the layers of the cache.
+        """Returns the output of the last block and the updated layers of the cache.
 
         Args:
-            layers: those of a Cache, or None.
-            context: with the views of `distinct_kinds`.
+            layers: `Cache.layers`, or None without a cache.
+            context: has one view for each of the `distinct_kinds`.
         """
         config, pattern = self.config, layer_pattern(self.config)
         kinds = [distinct_kinds(pattern).index(kind) for kind in pattern]
         block: Any = Block
         if config.remat != "none":
-            # Inside a scan nothing can be merged across iterations, so the costly guard against it is not needed.
+            # XLA cannot merge computations across the iterations of a scan, so the costly guard is unnecessary there.
             block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
         if config.scan_layers:
             scanned = nn.scan(

@@ -1,4 +1,4 @@
-"""One side of a Transformer: positions, blocks and the final norm."""
+"""A tower, one side of a Transformer: positions, blocks and the final norm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
 
 class Tower(nn.Module):
-    """The layers of one side, between the token embedding and the head."""
+    """The encoder or decoder layers between the token embedding and the head."""
 
     config: ModelConfig
     causal: bool
@@ -40,7 +40,7 @@ class Tower(nn.Module):
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the cache with these tokens in it."""
+        """Returns the output of the last layer, (B, L, D), and the cache with these tokens added."""
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.scale_embeddings:
             x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
@@ -71,7 +71,7 @@ class Tower(nn.Module):
         if config.positions == "relative":
             relative = positions_BL, key_positions_BS
             if cache is None:
-                # Positions within a segment follow one another, so indices in the row differ by the same distances.
+                # Positions within a segment are consecutive, so row indices give the same distances.
                 relative = (np.arange(positions_BL.shape[1])[None],) * 2
             bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
         context = AttentionContext(

@@ -1,4 +1,4 @@
-"""The three families, put together from embeddings, towers and a head."""
+"""The three families, assembled from embeddings, towers and a head."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.tower import Tower
 
-# The name of the head's dropout decides its random keys, so it must not change. Dropout_0 may be that of the tower.
+# The name of the head's dropout determines its PRNG keys, so it must not change. A tower may already use Dropout_0.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
 
 
 class Transformer(nn.Module):
-    """A Transformer of some family; see `lm.models.protocol.Model` for the methods."""
+    """Base class of the three families; `lm.models.protocol.Model` documents the methods."""
 
     config: ModelConfig
     head: Head
-    kernel: str = "xla"  # of attention where a call allows it; see `kernel_for_call`
+    kernel: str = "xla"  # the attention kernel, where a call allows it; see `kernel_for_call`
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
-        """Returns the model with the attention kernel for a platform. Raises UserError if there is none."""
+        """Builds the model with a platform's attention kernel. Raises UserError if the config's kernel does not fit."""
         return cls(config, head, choose_kernel(config, platform))
 
     @property
@@ -46,7 +46,7 @@ class Transformer(nn.Module):
 
     @property
     def max_source_length(self) -> int | None:
-        # A learned table has no entry beyond max_length, not even for padding.
+        # A learned position table has no entries beyond max_length, not even for padding.
         return self.config.max_length if self.config.positions == "learned" else None
 
     @property
@@ -55,11 +55,11 @@ class Transformer(nn.Module):
 
     @nn.nowrap
     def initial_params(self, key: Array) -> dict[str, Any]:
-        assert self.config.vocab_size > 0, "vocab_size is resolved from the tokenizer before parameters are made"
+        assert self.config.vocab_size > 0, "vocab_size must be resolved before parameters are created"
         ids = jnp.zeros((1, 2), jnp.int32)
         source = Source(ids, ids, ids + 1) if self.reads_source else None
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
-        # No weight depends on the kernel, and not every kernel serves so short a row.
+        # No weight depends on the kernel, and not every kernel supports such a short row.
         return self.clone(kernel="xla").init({"params": key}, batch)["params"]
 
     @nn.nowrap
@@ -91,11 +91,11 @@ class OneTower(Transformer):
             self.type_embedding = Embedding(config.token_types, config, ("positions", "embed"))
         self.tower = Tower(config, causal=self.causal, kernel=self.kernel)
         for each in (self.tower, self.head):
-            nn.share_scope(self, each)  # the parameters of both stand beside the embedding
+            nn.share_scope(self, each)  # the parameters of both are siblings of the embedding's
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
-        """Returns what the head computes for every token; see `lm.models.protocol.Model.apply`."""
-        assert cache is None or self.causal, "an encoder sees all tokens at once"
+        """Returns the output of the head; see `lm.models.protocol.Model.apply`."""
+        assert cache is None or self.causal, "an encoder does not support a cache"
         rows, two_texts = batch.shape[0], self.head.texts_per_row == 2
         if two_texts:
             batch = _with_paired_texts(batch)
@@ -112,22 +112,22 @@ class OneTower(Transformer):
 
 
 def _with_paired_texts(batch: Batch) -> Batch:
-    """Returns a batch with the texts and then the paired texts as rows: the same parameters read both."""
+    """Stacks the texts and then the paired texts as rows of one batch, so that both share the parameters."""
     source = batch.source
-    assert source is not None and source.tokens.shape == batch.shape, "a paired text of the same length for each row"
+    assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)
     both = jax.tree.map(lambda *sides: jnp.concatenate(sides), texts, source)
     return dataclasses.replace(batch, **vars(both), types=None, source=None)
 
 
 class Decoder(OneTower):
-    """A decoder-only Transformer (GPT-2, Llama): each token sees those before it."""
+    """A decoder-only Transformer (GPT-2, Llama): each token attends to itself and earlier tokens."""
 
     causal: ClassVar[bool] = True
 
 
 class Encoder(OneTower):
-    """An encoder-only Transformer (BERT, RoBERTa, ModernBERT): each token sees all of its segment."""
+    """An encoder-only Transformer (BERT, RoBERTa, ModernBERT): tokens attend to their whole segment."""
 
     causal: ClassVar[bool] = False
 
@@ -135,7 +135,7 @@ class Encoder(OneTower):
 class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
-    A batch has a source only if the head predicts text. With any other head both sides read the same text (as BART).
+    A batch has a source only if the head predicts text. With any other head, both sides read the same text (BART).
     """
 
     def setup(self) -> None:
@@ -145,17 +145,17 @@ class EncoderDecoder(Transformer):
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
         self.encoder = Tower(dataclasses.replace(config, num_layers=config.num_encoder_layers), causal=False)
         self.decoder = Tower(config, causal=True, cross=True)
-        nn.share_scope(self, self.head)  # its parameters stand beside the embedding
+        nn.share_scope(self, self.head)  # its parameters are siblings of the embedding's
 
     @property
     def reads_source(self) -> bool:
         return self.head.predicts_text
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
-        """Returns what the head computes for every token of the target; see `lm.models.protocol.Model.apply`.
+        """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
 
-        Decoding: the first call has `batch.source` and an empty cache, which keeps the source. Later calls have
-        batch.source=None and the next tokens of each row; k rows in a row may share a source.
+        In decoding, the first call passes `batch.source` and an empty cache, which stores the source. Later calls pass
+        batch.source=None and the next tokens of each row; k consecutive rows may share a source.
         """
         source = batch.source
         if not self.reads_source:
@@ -169,7 +169,7 @@ class EncoderDecoder(Transformer):
                 cache = dataclasses.replace(cache, source_segments=source.segments)
             source_segments = source.segments
         else:
-            assert cache is not None and cache.source_segments is not None, "there is no source"
+            assert cache is not None and cache.source_segments is not None, "no source in the batch or the cache"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
