@@ -226,7 +226,7 @@ LINES = b"one two\nthree four\nfive six\nseven eight\nnine ten\neleven twelve\n"
             LINES,
             LINES,
             {"data__separate_vocabularies": True, "model__share_embeddings": False},
-            "config.data.separate_vocabularies: each side's tokenizer is trained on its text",
+            "config.data.separate_vocabularies: the tokenizer of each side is trained on the text of that side",
         ),
     ],
 )

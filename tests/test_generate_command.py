@@ -286,7 +286,7 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
         (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
         (
             ("--input=IN", "--output_prefix=abcdefgh"),
-            "--output_prefix: has 8 tokens, and outputs have 8 at most; raise",
+            "--output_prefix: has 8 tokens, but outputs have at most 8; raise",
         ),
         (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
     ],
@@ -307,8 +307,8 @@ def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path
     assert done.stdout.startswith(f"written: {out}, 3 sources in")
     (warning,) = done.stderr.splitlines()
     assert warning == (
-        "warning: 1 of 2 sources are longer than 24 tokens (config.data.source_length) and were cut, the first in "
-        "line 3."
+        "warning: 1 of 2 sources are longer than 24 tokens (config.data.source_length) and were truncated; the first "
+        "is on line 3."
     )
     lines = out.read_text().split("\n")
     assert len(lines) == 4 and lines[1] == "" == lines[3]
