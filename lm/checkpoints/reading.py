@@ -116,7 +116,7 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the machine's fault (not the file's) behind an error, or "", from its text: TensorStore sets no errno."""
+    """Returns the machine fault that an error's text names, or "" for a damaged file. TensorStore sets no errno."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 

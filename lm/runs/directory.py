@@ -121,7 +121,7 @@ class RunDirectory:
         self.close()
 
     def _take_lock(self) -> None:
-        """Takes a POSIX lock, because a forked worker that outlives this process would keep one from flock(2)."""
+        """Takes a POSIX lock. (A forked worker that outlives this process would keep a lock taken by flock(2).)"""
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

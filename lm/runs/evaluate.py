@@ -37,7 +37,7 @@ MODEL = ("function", "shapes")  # model settings with these effects must be equa
 
 @dataclass(frozen=True)
 class Options:
-    """Options of eval.py, shared by all runs."""
+    """Options of eval.py, shared by all runs that it evaluates."""
 
     step: str = "best"  # best, latest, or a number
     split: str = "valid"  # valid, test or train; SPLIT/SOURCE for only one of its data sources

@@ -27,7 +27,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """Cost of the training step, compiled for certain devices. Memory is in bytes per device."""
+    """The cost of the training step compiled for given devices. Memory is in bytes per device."""
 
     devices: str
     mesh: str

@@ -45,7 +45,7 @@ def train(config: Config, workdir: Path) -> int:
     """Starts or continues the run in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
-        source_run(config)  # fails before anything is written; not needed to continue a run
+        source_run(config)  # raises UserError before anything is written; not needed to continue a run
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform

@@ -71,7 +71,7 @@ def is_frozen(multiplier: Multiplier) -> bool:
 
 
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
-    """Returns the same parameters, but stops the gradients of frozen ones: they are 0 and not computed.
+    """Stops the gradients of frozen parameters, so that they are 0 and not computed; the values stay the same.
 
     If only some of the stacked layers are frozen, all gradients are computed, and those of frozen layers set to 0.
     """

@@ -42,7 +42,7 @@ class Reporter:
         self._whole = self._evaluation()
         limited = config.eval.max_rows or self._references
         self._during = self._evaluation(in_training=True) if limited else self._whole
-        self._last: tuple[int, dict[str, float], float] | None = None  # a step, its metrics, seconds to compute them
+        self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Returns the metrics of the validation split, or of its first rows; prints some of them and sample text.
