@@ -116,7 +116,7 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(traine
         (("--prompts_file=/nowhere/prompts",), "/nowhere/prompts: cannot be read: No such file"),
         (("--prompt=a", "--step=9"), "no checkpoint of step 9"),
         (("--prompt=a", "--workdir=/nowhere"), "/nowhere: no such run directory"),
-        (("--prompt=a", "--average=3"), "3 checkpoints are to be averaged and there are 2"),
+        (("--prompt=a", "--average=3"), "cannot average 3 checkpoints, because there are only 2"),
         (("--input=a",), "--input: is for encoder-decoders, and the model of .* continues text; give --prompt or"),
         (("--prompt=a", "--num_beams=2"), "--num_beams: is for encoder-decoders"),
         (("--prompt=a", "--output_prefix=b"), "--output_prefix: is for encoder-decoders"),
@@ -283,10 +283,10 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
             "--penalty: is for beam search, and --temperature samples",
         ),
         (("--prompts_file=IN",), "--prompts_file: is for models that continue text; give --input"),
-        (("--input=IN", "--average=2"), "2 checkpoints are to be averaged and there are 1"),
+        (("--input=IN", "--average=2"), "cannot average 2 checkpoints, because there are only 1"),
         (
             ("--input=IN", "--output_prefix=abcdefgh"),
-            "--output_prefix: has 8 tokens, and outputs have 8 at most; raise",
+            "--output_prefix: has 8 tokens, but outputs have at most 8; raise",
         ),
         (("--prompt=\udcff",), "text 1 is not valid UTF-8"),
     ],
@@ -307,8 +307,8 @@ def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path
     assert done.stdout.startswith(f"written: {out}, 3 sources in")
     (warning,) = done.stderr.splitlines()
     assert warning == (
-        "warning: 1 of 2 sources are longer than 24 tokens (config.data.source_length) and were cut, the first in "
-        "line 3."
+        "warning: 1 of 2 sources are longer than 24 tokens (config.data.source_length) and were truncated; the first "
+        "is on line 3."
     )
     lines = out.read_text().split("\n")
     assert len(lines) == 4 and lines[1] == "" == lines[3]

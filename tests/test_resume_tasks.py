@@ -137,7 +137,7 @@ def test_a_run_loads_the_parameters_of_another_only_at_its_start(family, tiny_la
     shown = capsys.readouterr().out
     theirs, step = saved_params(pretrained, "best", ema=True)
     assert f"Parameters of {pretrained}, step {step} (moving average)" in shown
-    assert "new, random: classifier" in shown and "not used: " in shown
+    assert "randomly initialised: classifier" in shown and "not used: " in shown
     ours, _ = saved_params(root, 1, ema=False)
     shared = ours.keys() & theirs.keys()
     assert {name.split("/")[0] for name in shared} == {"token_embedding", "type_embedding", "layer_0", "final_norm"}

@@ -1,14 +1,14 @@
-"""Checkpoints of the training state, written and read by Orbax and verified by checksums of our own.
+"""Checkpoints of the training state, written and read by Orbax and verified with our own checksums.
 
 Layout, below `checkpoints/` in the run directory:
 
-    <step>/state/             every array, as Orbax (OCDBT) writes it; can be read onto any mesh
+    <step>/state/             every array, in Orbax's OCDBT format; can be read onto any mesh
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
-    damaged-<step>/           a checkpoint that failed its check, set aside when training resumed
+    damaged-<step>/           a checkpoint that failed verification, set aside when training resumed
 
 Orbax writes into a temporary directory and renames it once it is complete, so <step>/ is never a torn checkpoint. The
-record holds a checksum of every leaf and a hash of itself: either the restored state is equal to the bit to the saved
-one, or the damage is reported.
+record holds a checksum of every leaf and a hash of itself: the restored state is either bit-identical to the saved one
+or reported as damaged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lm.errors import UserError
 
 
 class Restored(NamedTuple):
-    state: Any  # on the requested shardings
+    state: Any  # with the requested shardings
     metadata: dict[str, Any]
     step: int
 
@@ -41,16 +41,16 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training all processes open them together; the directory is created if necessary, and unfinished checkpoints of
-    a killed run are removed. With `read_only` nothing is ever written, so a training run may save meanwhile. `settings`
-    say how many to keep, and the metric of `best`. Raises UserError if the directory cannot be used.
+    For training, all processes open them together; the directory is created if necessary, and unfinished checkpoints of
+    a killed run are removed. With `read_only`, nothing is written, so a training run may save at the same time.
+    `settings` give the number to keep and the metric for `best`. Raises UserError if the directory cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self._settings = settings or CheckpointConfig()
         self._manager: ocp.CheckpointManager | None = None
-        self._saving: tuple[int, dict[str, float]] | None = None  # step and metrics that are being written
+        self._saving: tuple[int, dict[str, float]] | None = None  # step and metrics of the save in progress
         if read_only:
             return
         with self._storage_errors("opened"):
@@ -59,7 +59,7 @@ class Checkpoints:
                 remove_torn(self.directory)
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=LatestAndBest(self._metrics_of, self._settings),
-                # If Orbax created directories in the background and failed, its threads would wait for ten minutes.
+                # If creating directories in the background failed, Orbax's threads would hang for ten minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 lightweight_initialize=True,  # Orbax's own metadata is not needed
                 save_root_metadata=False,
@@ -69,11 +69,11 @@ class Checkpoints:
     # --- writing ------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-        """Starts to save, and returns once `state` is copied and its buffers may be donated. All processes call it.
+        """Starts a save; returns once `state` is copied and its buffers may be donated. All processes must call it.
 
-        If an earlier save is still running, waits for it first and raises its error. Returns whether a save was
-        started: an existing step is left unchanged. `metadata` are JSON values, returned by `restore`. Raises UserError
-        if the disk is full, access is denied and the like; earlier checkpoints are intact.
+        If an earlier save is still running, waits for it first and raises its error, if any. Returns whether a save was
+        started; an existing step is left unchanged. `metadata` holds JSON values, which `restore` returns. Raises
+        UserError for errors such as a full disk or denied access; earlier checkpoints stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -93,12 +93,12 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # force: without it, Orbax saves no step below the latest one. It never overwrites a step.
+            # Without `force`, Orbax saves no step below the latest one. Even with it, no step is overwritten.
             self._manager.save(step, args=args, force=True)
         return True
 
     def wait(self) -> None:
-        """Waits until nothing is being written. Raises UserError if the last save failed."""
+        """Waits for the save in progress, if any. Raises UserError if it failed."""
         if self._manager is None or self._saving is None:
             return
         with self._storage_errors(f"saved (step {self._saving[0]})"):
@@ -106,7 +106,7 @@ class Checkpoints:
         self._saving = None
 
     def check(self) -> None:
-        """Raises UserError if a save has failed meanwhile. Never waits, so it is cheap enough for every step."""
+        """Raises UserError if the last save has failed. Never waits, so it is cheap enough for every step."""
         if self._manager is not None and self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -144,11 +144,14 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (the newest of equals); None if no step has that metric."""
+        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if no step has it."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
-        """Returns the `metadata` and `metrics` given to `save`, and more. Raises UserError if the step is damaged."""
+        """Returns the record of a step, which includes the `metadata` and `metrics` given to `save`.
+
+        Raises UserError if the record is damaged or there is no such step.
+        """
         where = self.directory / str(self._candidates(step)[0])
         try:
             return reading.read_record(where)
@@ -158,11 +161,11 @@ class Checkpoints:
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Reads the newest intact checkpoint, written on any mesh. All processes call it.
+        """Reads the newest intact checkpoint, whatever mesh it was written on. All processes must call it.
 
-        The leaves of `abstract_state` are jax.ShapeDtypeStruct with shardings. Each damaged checkpoint is reported on
-        stderr and, unless read-only, set aside once an older one was read. Raises UserError if there is no intact
-        checkpoint, or the tree, a shape or a dtype differs.
+        The leaves of `abstract_state` are jax.ShapeDtypeStruct with shardings. Damaged checkpoints are reported on
+        stderr and, unless read-only, set aside once an older one has been read. Raises UserError if there is no intact
+        checkpoint, or if the tree, a shape or a dtype differs.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(self._candidates(None), lambda _: abstract_state, exact=False, partial=False)
@@ -171,13 +174,13 @@ class Checkpoints:
     def restore_params(
         self, abstract_params: Any = None, step: int | Literal["best"] | None = None, ema: bool = False
     ) -> tuple[Any, int]:
-        """Reads only the parameters of the state, as a nested dict, and their step. Raises UserError like `restore`.
+        """Returns only the parameters, as a nested dict, and their step. Raises UserError like `restore`.
 
         Args:
             abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for NumPy arrays.
-            step: None for the newest; "best" for the best, or the newest if none has the metric. For both, a damaged
-                checkpoint is reported on stderr and the next one used. A number: the only checkpoint to try.
-            ema: read their moving average instead, if the state holds one.
+            step: None for the newest; "best" for the best, or the newest if none has the metric. In both cases, damaged
+                checkpoints are reported on stderr and skipped. If a number is given, only that checkpoint is tried.
+            ema: return the moving average of the parameters instead, if the state holds one.
         """
         candidates = self._candidates(None if step == "best" else step)
         if step == "best" and (best := self.best()) is not None:
@@ -195,15 +198,15 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
+        """Averages parameters over the `count` latest checkpoints up to step `last`. Returns the mean and their steps.
 
-        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds two trees. Raises UserError
-        if there are too few checkpoints or one is damaged.
+        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds only two trees. Raises
+        UserError if there are too few checkpoints or one is damaged.
         """
         steps = [step for step in self.steps() if last is None or step <= last]
         if len(steps) < count:
             up_to = "" if last is None else f" up to step {last}"
-            counts = f"{count} checkpoints are to be averaged and there are {len(steps)}{up_to}"
+            counts = f"cannot average {count} checkpoints, because there are only {len(steps)}{up_to}"
             raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
         steps = steps[-count:]
         total: Any = None
@@ -228,9 +231,9 @@ class Checkpoints:
     def _read(
         self, candidates: Sequence[int], item: Callable[[dict[str, Any]], Any], *, exact: bool, partial: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns the tree and the record of the first intact candidate, and sets the damaged ones before it aside.
+        """Returns the tree and record of the first intact candidate, and sets aside the damaged ones before it.
 
-        `item` makes the abstract tree from the record. If `exact`, the only candidate must be intact. If `partial`,
+        `item` builds the abstract tree from the record. If `exact`, the only candidate must be intact. If `partial`,
         the tree is only a part of the state, such as {"params": ...}.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
@@ -261,14 +264,14 @@ class Checkpoints:
         return tree, record
 
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, even while it is being written. Raises the errors of `read_record`."""
+        """Returns the metrics of a step, even while it is being written. Raises the same errors as `read_record`."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
         return reading.read_record(self.directory / str(step))["metrics"]
 
     @contextmanager
     def _storage_errors(self, attempt: str) -> Iterator[None]:
-        """Turns an error of the file system into a UserError, after preparing for another attempt."""
+        """Turns a file system error into a UserError, after preparing for another attempt."""
         try:
             yield
         except Exception as error:
@@ -279,7 +282,7 @@ class Checkpoints:
             if self._manager is not None:
                 if jax.process_index() == 0 and self.directory.is_dir():
                     remove_torn(self.directory)
-                self._manager.reload()  # Orbax has forgotten the checkpoints that it was about to delete
+                self._manager.reload()  # Orbax has lost track of the checkpoints that it was about to delete
             raise UserError(
                 f"{self.directory}: the checkpoint could not be {attempt}: {reason}. Earlier checkpoints are intact; "
                 "free some space or give access, then run again."

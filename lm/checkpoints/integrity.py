@@ -1,4 +1,4 @@
-"""Descriptions of the arrays in a checkpoint, by which damage is found: paths, shapes, dtypes and checksums."""
+"""Describes the arrays of a checkpoint by path, shape, dtype and checksum, so that damage can be detected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm.errors import UserError
 
 
 def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype, sum}} of a real or abstract tree, without `sum` if `sums` is None."""
+    """Returns {path: {shape, dtype, sum}} for a real or abstract tree, without `sum` if `sums` is None."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -30,7 +30,7 @@ def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str
 
 
 def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UserError unless the two descriptions have the same paths, shapes and dtypes."""
+    """Raises UserError if two descriptions differ in a path, shape or dtype."""
     problems = []
     for path in sorted(set(saved) | set(wanted)):
         if path not in wanted:
@@ -44,11 +44,11 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         listed = f"{'; '.join(problems[:3])}{more}. Use the settings it was trained with."
-        raise UserError(f"{where}: this checkpoint is of another model or optimizer: {listed}")
+        raise UserError(f"{where}: this checkpoint belongs to another model or optimizer: {listed}")
 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the abstract tree below `name` of a description, without shardings."""
+    """Returns the abstract tree below `name` in a description, without shardings."""
     below = {
         path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for path, leaf in leaves.items()
@@ -58,16 +58,16 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def leaf_sums(tree: Any) -> list[int]:
-    """Returns the checksums of all leaves, in order, to every process."""
+    """Returns the checksums of all leaves, in order; every process gets all of them."""
     return [int(each) for each in jax.device_get([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)])]
 
 
 @jax.jit
 def leaf_sum(x: jax.Array) -> jax.Array:
-    """Returns the sum over i of mix(word_i xor mix(i)), as a uint32 that wraps around.
+    """Returns the checksum of an array: the sum over i of mix(word_i xor mix(i)), modulo 2^32, as a uint32.
 
-    An integer sum does not depend on the order of its terms, hence not on the mesh. Because `mix` is a bijection,
-    changing one element always changes the sum; any other change, permutations included, does so with probability
+    An integer sum does not depend on the order of its terms, and hence not on the mesh. Because `mix` is a bijection,
+    changing one element always changes the sum; any other change, including a permutation, does so with probability
     1 - 2^-32.
     """
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -91,5 +91,5 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def json_hash(content: Any) -> str:
-    """Returns the sha256 of JSON values, independent of the order of their keys."""
+    """Returns the SHA-256 hash of a JSON value, which does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

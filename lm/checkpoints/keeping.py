@@ -20,7 +20,7 @@ MetricsOf = Callable[[int], Mapping[str, float]]  # takes a step; may raise Dama
 
 
 def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: CheckpointConfig) -> list[int]:
-    """Returns the steps that have a finite `settings.best_metric`, best first, and newest first among equals."""
+    """Returns the steps that have a finite `settings.best_metric`, best first; ties are ordered newest first."""
     values = {}
     for step in steps:
         try:
@@ -34,7 +34,7 @@ def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: Checkpoint
 
 
 class LatestAndBest(preservation_policy.PreservationPolicy):
-    # Orbax's own BestN reads a file of metrics that nothing checks, and keeps all checkpoints without metrics.
+    # Orbax's own BestN reads metrics from a file that is not verified, and keeps all checkpoints without metrics.
 
     def __init__(self, metrics_of: MetricsOf, settings: CheckpointConfig) -> None:
         self._metrics_of, self._settings = metrics_of, settings

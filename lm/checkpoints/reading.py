@@ -1,4 +1,4 @@
-"""Reads one checkpoint, raising Damage for every difference from the saved state, and interprets errors of storage."""
+"""Reads one checkpoint, raises Damage if it differs from the saved state, and interprets storage errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_sums
 from lm.errors import UserError
 
-FORMAT = 1  # of the record; a higher one comes from a newer version of this code
+FORMAT = 1  # of the record; a higher number comes from a newer version of this code
 MACHINE_TROUBLES = (
     "No space left on device",
     "Disk quota exceeded",
@@ -35,7 +35,7 @@ MACHINE_TROUBLES = (
     "RESOURCE_EXHAUSTED",
 )
 
-# Orbax logs its own work, and a traceback of each error that it also raises, through the absl logger.
+# Through the absl logger, Orbax logs its own work and a traceback of each error that it also raises.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
@@ -44,28 +44,28 @@ class Damage(Exception):
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """Returns the verified JSON beside the arrays. Raises Damage, or UserError if a newer version wrote it."""
+    """Returns the verified JSON record of a checkpoint. Raises Damage, or UserError if a newer version wrote it."""
     path = checkpoint / "record" / "metadata"
     stored = json.loads(path.read_bytes())
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
         raise Damage("record/metadata does not match its hash")
     content = stored["content"]
     if content["format"] > FORMAT:
-        raise UserError(f"{path}: written by a newer version of this code; use that one.")
+        raise UserError(f"{path}: written by a newer version of this code; use that version.")
     if content["step"] != int(checkpoint.name):
         raise Damage(f"its record belongs to step {content['step']}")
     return content
 
 
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the arrays of (a part of) a checkpoint. Raises Damage, or UserError if it does not hold that tree."""
+    """Returns the arrays of a checkpoint or of a part of it. Raises Damage, or UserError if the tree differs."""
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
     saved = {path: leaf for path, leaf in record["leaves"].items() if path.startswith(top)}
     check_same_tree(checkpoint, saved, wanted)
 
-    # Orbax's handler, not its manager: while reading, a manager waits for all processes, for minutes if one of them
-    # has found a damaged file. It also assumes that it owns the directory.
+    # Uses Orbax's handler, not its manager: while reading, a manager waits for all processes, even for minutes if one
+    # of them has found a damaged file. It also assumes that it owns the directory.
     def arrays() -> Any:
         restore_args = jax.tree.map(_restore_args, abstract)
         args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
@@ -81,16 +81,16 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns `read()`, or raises Damage in every process if it failed in any: none may enter a collective alone."""
+    """Returns `read()`, or raises Damage in all processes if it failed in any, as none may enter a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
             result = read()
         except (UserError, MemoryError, AssertionError):
             raise
-        except Exception as error:  # broken files can lead to any of them
+        except Exception as error:  # damaged files can cause any kind of error
             problem, trouble = f"{what}: {first_line(error)}", machine_trouble(error)
-        if problem:  # TensorStore's other reads fail later, and asyncio prints each when it is garbage-collected
+        if problem:  # TensorStore's other reads fail later, and asyncio prints each error on garbage collection
             time.sleep(0.2)
             gc.collect()
     if trouble:
@@ -116,13 +116,13 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the fault of the machine, rather than the files, behind an error, or "". TensorStore gives no errno."""
+    """Returns the machine fault that an error's text names, or "" for a damaged file. TensorStore sets no errno."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keeps tracebacks off the terminal that libraries print instead of raising."""
+    """Suppresses the tracebacks that libraries print instead of raising an error."""
     asyncio_log = logging.getLogger("asyncio")
     was = asyncio_log.disabled, sys.unraisablehook
     asyncio_log.disabled, sys.unraisablehook = True, lambda _: None

@@ -1,4 +1,4 @@
-"""Several processes as one program: start-up with a time limit, and barriers."""
+"""Runs several processes as one program: start-up with a time limit, and barriers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lm.parallel.roll_call import Expected, call_roll
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("coordinator", "", "For several processes: HOST:PORT of process 0.")
+    flags.DEFINE_string("coordinator", "", "To run several processes: HOST:PORT of process 0.")
     flags.DEFINE_integer("num_processes", 1, "With --coordinator: number of processes.", lower_bound=1)
-    flags.DEFINE_integer("process_id", 0, "With --coordinator: number of this process, from 0.")
+    flags.DEFINE_integer("process_id", 0, "With --coordinator: index of this process, from 0.")
     flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1)
 
 
@@ -33,9 +33,9 @@ def initialize_from_flags() -> None:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Joins the other processes, if there are any; must run before JAX touches a device.
 
-    With a `coordinator` (host:port of process 0) the values are used as given. Without one, JAX recognises a Slurm job
-    of several tasks and a multi-host Cloud TPU from the environment; anything else is a single process. Raises
-    UserError after `timeout_seconds` without an answer.
+    With a `coordinator` (host:port of process 0), the values are used as given. Without one, Slurm jobs of several
+    tasks and multi-host Cloud TPUs are detected from the environment; otherwise, this is the only process. Raises
+    UserError if the others do not join within `timeout_seconds`.
     """
     values: dict[str, Any] = {}
     if coordinator:
@@ -47,7 +47,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
         slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
         if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
             if num_processes > 1:
-                raise UserError(f"--num_processes={num_processes}: needs --coordinator=HOST:PORT of process 0 too.")
+                raise UserError(f"--num_processes={num_processes}: also needs --coordinator=HOST:PORT of process 0.")
             return
     try:
         with _time_limit(timeout_seconds):
@@ -59,11 +59,11 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Ends this process with one line when the time is up, before JAX aborts it with a stack trace."""
+    """Ends this process with a one-line error when time is up, before JAX aborts it with a stack trace."""
 
     def give_up() -> None:
-        advice = "check that all were started and reach each other."
-        print(f"error: not all processes came within {seconds} s; {advice}", file=sys.stderr, flush=True)
+        advice = "check that all were started and can reach each other."
+        print(f"error: not all processes joined within {seconds} s; {advice}", file=sys.stderr, flush=True)
         os._exit(1)  # the main thread waits within JAX, where no exception can reach it
 
     timer = threading.Timer(seconds, give_up)

@@ -1,6 +1,6 @@
-"""The mesh of devices, the one table that maps logical axes to it, and global batches.
+"""The device mesh, the table that maps logical axes to mesh axes, and global batches.
 
-The axis `data` is data parallelism; `fsdp` splits parameters, optimizer state and batch (Rajbhandari 2020, ZeRO-3);
+The axis `data` is for data parallelism; `fsdp` splits parameters, optimizer state and batch (Rajbhandari 2020, ZeRO-3);
 `tensor` splits heads, MLP and vocabulary (Shoeybi 2019, Megatron).
 """
 
@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not their number."""
+    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size differs from their number."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
@@ -40,13 +40,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         sizes[sizes.index(-1)] = max(1, len(devices) // rest)
     if math.prod(sizes) != len(devices):
         given = f"data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}"
-        raise UserError(f"config.mesh: {given} does not make up the {len(devices)} devices; change the sizes.")
-    # Auto axes: Linen's sharding constraints fail on JAX's default, Explicit.
+        raise UserError(f"config.mesh: {given} does not match the {len(devices)} devices; change the sizes.")
+    # Auto axes, because Linen's sharding constraints fail with JAX's default, Explicit.
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def check_divisible(config: Config, mesh: Mesh) -> None:
-    """Raises UserError if the mesh does not divide the batch or a dimension of the model that it splits."""
+    """Raises UserError if the mesh cannot evenly divide the batch or a model dimension that it splits."""
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, size, microbatches in (
         ("train.batch_size", config.train.batch_size, config.train.accumulation),
@@ -72,7 +72,7 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
 
 
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """Returns the shardings of a tree, real or abstract, of parameters boxed with logical axes."""
+    """Returns the shardings of a real or abstract tree of parameters boxed with logical axes."""
     return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
 
 
@@ -80,8 +80,8 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns the shardings of a tree whose leaves mirror parameters: a train state or an optimizer's state.
 
     A leaf whose path ends in that of a parameter of the same shape (Adam's moments) is laid out like that parameter;
-    everything else (counters, factored moments) is replicated. (optax.tree_utils.tree_map_params knows the optimizer's
-    state only, not the average of the parameters beside it.)
+    all others (counters, factored moments) are replicated. (optax.tree_utils.tree_map_params handles only the state of
+    the optimizer, not the moving average of the parameters.)
     """
 
     def names_of(path: tuple) -> tuple[str, ...]:
@@ -107,13 +107,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
-    """Returns the sorted ids of the rows of a global batch that this process must supply."""
+    """Returns the sorted indices of the rows of a global batch that this process must supply."""
     indices = sharding.addressable_devices_indices_map((num_rows, 1)).values()
     return np.unique(np.concatenate([np.arange(num_rows)[index[0]] for index in indices if index is not None]))
 
 
 def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
-    """Returns a batch of global arrays made of the rows `row_ids` of each process."""
+    """Assembles a batch of global arrays from the rows `row_ids` of each process."""
 
     def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Roll call: finds out which of the expected processes are present, before JAX joins them.
+"""Roll call: finds out which of the expected processes are present before JAX connects them.
 
-JAX waits for all processes too, but aborts with a stack trace that does not name the missing one. So process 0 first
+JAX also waits for all processes, but aborts with a stack trace that does not name the missing ones. So process 0 first
 calls the roll on the coordinator's port, which JAX's own service uses afterwards: each process connects and sends its
-number, and the answer is to continue, or an error that names the missing processes.
+index, and process 0 answers that all are present, or with an error that names the missing processes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lm.errors import UserError
 
 GREETING, GO = "lm", "go"
 RETRY_SECONDS = 0.2
-PATIENCE_SECONDS = 5.0  # with one connection
+PATIENCE_SECONDS = 5.0  # per connection
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The flags of a process."""
+    """The flags that a process was started with."""
 
     coordinator: str  # host:port of process 0
     num_processes: int
@@ -40,13 +40,13 @@ class _Caller(NamedTuple):
     """A process that has reported to process 0 and waits for the answer."""
 
     process_id: int
-    num_processes: int  # by its own flags
+    num_processes: int  # according to its own flags
     host: str
     connection: socket.socket
 
 
 def call_roll(expected: Expected, timeout_seconds: float) -> None:
-    """Returns when all processes are present. Raises UserError in those that are when the time is up."""
+    """Waits until all processes are present. When time is up, raises UserError in those that are."""
     if expected.process_id != 0:
         _answer(expected, timeout_seconds)
         return
@@ -83,7 +83,7 @@ def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
         if each.num_processes != expected.num_processes:
             return (
                 f"process {each.process_id} on {each.host} was started with --num_processes={each.num_processes}, "
-                f"process 0 with {expected.num_processes}; give all the same."
+                f"process 0 with {expected.num_processes}; use the same value for all."
             )
         if each.process_id in hosts:
             both = f"{hosts[each.process_id]} and {each.host}"
@@ -98,7 +98,7 @@ def _absence(expected: Expected, callers: list[_Caller], timeout_seconds: float)
     present = ", ".join(["0", *(f"{number} on {hosts[number]}" for number in sorted(hosts))])
     some = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
     return (
-        f"{len(missing)} of {expected.num_processes} processes did not come within {timeout_seconds:g} s: missing "
+        f"{len(missing)} of {expected.num_processes} processes did not join within {timeout_seconds:g} s: missing "
         f"--process_id={some}; present {present}. Start the missing ones with --coordinator={expected.coordinator}, or "
         "give all more time with --startup_timeout."
     )
@@ -140,7 +140,7 @@ def _listen(expected: Expected) -> socket.socket:
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """Returns a line without its end, or what arrived before the other side closed or `seconds` without a byte."""
+    """Returns one line without its line ending, or a shorter text if the other side closes or sends nothing in time."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):
@@ -150,7 +150,7 @@ def _receive(connection: socket.socket, seconds: float) -> str:
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Returns whether the other side, which sends nothing more, has not closed the connection."""
+    """Returns whether the connection is still open; the other side is expected to send nothing more."""
     connection.setblocking(False)
     try:
         return connection.recv(1) != b""

@@ -1,9 +1,9 @@
-"""The run directory (`--workdir`): everything that another command needs, and who may train in it.
+"""The run directory (`--workdir`): every file that another command needs, and the lock that guards training.
 
 config.json      the resolved config        metrics.jsonl   one JSON object per line: step and metrics
-tokenizer/       its files                  tensorboard/    events
+tokenizer/       tokenizer files            tensorboard/    event files
 checkpoints/     see lm/checkpoints         curves.png      drawn from metrics.jsonl
-eval/<step>/     results of eval.py         .lock           held by the training process that works here
+eval/<step>/     results of eval.py         .lock           held by the process that trains here
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lm.files import replacing
 
 DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
-# Files that a run may leave behind if it is killed while it starts.
+# Files that a run may leave behind if it is killed during start-up.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp")
 
 
@@ -47,11 +47,11 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
-        """Opens a new directory, or that of a run which `config` continues, for training and writes config.json.
+        """Opens a directory for training, either to start a run or to continue one, and writes config.json.
 
         A run that ended before its first step may be started again with any config. The first process holds a lock
         until `close` or until it dies; the others write nothing. Raises UserError if the path is not a directory or
-        not that of a run, if the run has trained with another config, or if another process is training in it.
+        holds other files, if its run was trained with another config, or if another process is training in it.
         """
         run = cls(root)
         if not is_first:
@@ -61,13 +61,13 @@ class RunDirectory:
             foreign = sorted(each.name for each in run.root.iterdir() if not LEFTOVER.fullmatch(each.name))
             if foreign and not run.config_path.exists():
                 problem = f"holds {foreign[0]!r} but no config.json, so it is not a run directory"
-                raise UserError(f"{run.root}: {problem}; name a new or an empty one with --workdir.")
+                raise UserError(f"{run.root}: {problem}; choose a new or empty one with --workdir.")
             run._take_lock()
             if run.config_path.exists():
                 config = run._continued(config)
             run.write_config(config)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{run.root}: is not a directory, or lies below a file; name another --workdir.") from None
+            raise UserError(f"{run.root}: is not a directory, or lies below a file; use another --workdir.") from None
         except OSError as error:
             raise UserError(f"{run.root}: cannot be used as a run directory: {error.strerror}.") from None
         except UserError:
@@ -77,7 +77,7 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens a run for reading. Raises UserError if there is none or its config is bad."""
+        """Opens a run for reading. Raises UserError if there is no run or its config is invalid."""
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: no such run directory; check --workdir, or train first.")
@@ -85,11 +85,11 @@ class RunDirectory:
         return run
 
     def load_config(self) -> Config:
-        """Returns the config, without retired settings. Raises UserError if config.json is missing or bad."""
+        """Returns the config without retired settings. Raises UserError if config.json is missing or invalid."""
         try:
             values = json.loads(self.config_path.read_bytes())
         except FileNotFoundError:
-            raise UserError(f"{self.root}: has no config.json, so it is no run directory; check --workdir.") from None
+            raise UserError(f"{self.root}: has no config.json, so it holds no run; check --workdir.") from None
         except OSError as error:
             raise UserError(f"{self.config_path}: cannot be read: {error.strerror}.") from None
         except ValueError as error:
@@ -97,7 +97,7 @@ class RunDirectory:
         try:
             return Config.from_dict(migrated(values) if isinstance(values, dict) else values, reset_unread=True)
         except UserError as error:
-            raise UserError(f"{self.config_path}: written by another version of this code or edited: {error}") from None
+            raise UserError(f"{self.config_path}: edited, or written by another version of lm: {error}") from None
 
     def write_config(self, config: Config) -> None:
         """Replaces config.json atomically."""
@@ -105,7 +105,7 @@ class RunDirectory:
             temporary.write_text(config.to_json(), encoding="utf-8")
 
     def open_checkpoints(self, config: Config, *, read_only: bool = True) -> Checkpoints:
-        """Returns the checkpoints of the run, to be used in a `with` block."""
+        """Returns the checkpoints of the run, for use in a `with` block."""
         return Checkpoints(self.checkpoints_dir, config.checkpoint, read_only=read_only)
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class RunDirectory:
         self.close()
 
     def _take_lock(self) -> None:
-        """Takes a POSIX lock, not flock(2), which a forked worker that outlives this process would keep."""
+        """Takes a POSIX lock. (A forked worker that outlives this process would keep a lock taken by flock(2).)"""
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,13 +131,13 @@ class RunDirectory:
             if not isinstance(error, (BlockingIOError, PermissionError)):
                 return  # a file system without locks
             problem = f"another process is training in this directory ({holder})"
-            raise UserError(f"{self.root}: {problem}; wait for it, stop it, or name another --workdir.") from None
+            raise UserError(f"{self.root}: {problem}; wait for it, stop it, or use another --workdir.") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         self._lock = descriptor
 
     def _continued(self, config: Config) -> Config:
-        """Returns the config with which the run continues. Raises UserError if it would be another run."""
+        """Returns the config to continue the run with. Raises UserError if it describes a different run."""
         old, new = self.load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
@@ -153,7 +153,7 @@ class RunDirectory:
             return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
         kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
         if not kept and not any(self._metric_lines()):  # e.g. after a first attempt with a wrong path
-            for name in TOKENIZERS:  # the new config may need others
+            for name in TOKENIZERS:  # the new config may need different ones
                 shutil.rmtree(self.root / name, ignore_errors=True)
             return new
         steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
@@ -166,7 +166,7 @@ class RunDirectory:
         )
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects of metrics.jsonl except a torn last line. Raises UserError if another line is broken."""
+        """Returns the objects of metrics.jsonl, without a torn last line. Raises UserError if another is invalid."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
@@ -174,7 +174,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops torn lines and those of steps after `step`, from which a run continues."""
+        """Drops torn lines and the lines of steps after `step`, at which the run resumes."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
@@ -182,7 +182,7 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line and its object, or None for a torn line."""
+        """Yields each line with its object, or with None if the line is torn or invalid."""
         try:
             content = self.metrics_path.read_bytes()
         except FileNotFoundError:

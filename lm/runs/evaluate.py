@@ -1,4 +1,4 @@
-"""Scores a checkpoint of a run directory, on devices that may differ in number and kind from those of training."""
+"""Scores a checkpoint of a run, on devices that may differ in number and kind from those used in training."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = ("function", "shapes")  # settings of the model with these effects must be equal in --config and the run
+MODEL = ("function", "shapes")  # model settings with these effects must be equal in --config and the run
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of eval.py, the same for all runs."""
+    """Options of eval.py, shared by all runs that it evaluates."""
 
     step: str = "best"  # best, latest, or a number
-    split: str = "valid"  # valid, test or train; SPLIT/SOURCE for one data source of it
+    split: str = "valid"  # valid, test or train; SPLIT/SOURCE for only one of its data sources
     text: str = ""  # score this text file or glob instead of the run's data
-    config: Config | None = None  # use its data instead of the run's
+    config: Config | None = None  # use the data of this config instead of the run's
     config_name: str = ""
-    average: int = 1  # checkpoints to average
-    # Overrides of the config, unless they are 0 or None:
+    average: int = 1  # number of checkpoints to average
+    # These override the config unless they are 0 or None:
     stride: int = 0
     batch_size: int = 0
     num_beams: int = 0
@@ -54,7 +54,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The result of a run, and where to write it."""
+    """The result of evaluating a run, and where to write it."""
 
     result: Result
     directory: Path
@@ -62,7 +62,7 @@ class Evaluated:
     evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
-        """Writes results and predictions and prints their paths. If they cannot be written, prints a warning."""
+        """Writes the results and predictions and prints their paths, or a warning if they cannot be written."""
         try:
             paths = write_results(self.directory, self.stem, self.result)
             paths += self.evaluation.write(self.directory, self.stem.replace("results", "predictions", 1))
@@ -75,7 +75,7 @@ class Evaluated:
 
 
 def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
-    """Scores every example of the split once. `name` stands for the run in tables. Raises UserError for bad input."""
+    """Scores every example of the split once. `name` labels the run in tables. Raises UserError for invalid input."""
     directory = RunDirectory.existing(root)
     own = directory.load_config()
     tokenizers = load_tokenizers(own, directory.root)
@@ -131,7 +131,7 @@ def make_result(
     details: dict[str, Any],
     **labels: Any,
 ) -> Result:
-    """Returns the result of an evaluation that gave the metrics `values`. `labels` are its run, step and split."""
+    """Builds the result of an evaluation from its metrics, `values`. `labels` are the run, step and split."""
     task = task_of(config)
     metrics = task.for_table(evaluation.plain(values))
     if is_first():
@@ -168,7 +168,7 @@ def _read_params(
 
 
 def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
-    """Returns the run's config with the data and evaluation settings of the options, checked as a whole."""
+    """Returns the run's config with the data and evaluation settings of the options, validated as a whole."""
     values = own.to_dict()
     if options.config is not None:
         other = options.config.to_dict()
@@ -176,7 +176,7 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
             other["model"]["vocab_size"] = own.model.vocab_size
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
-            problem = f"its model is not that of {root} ({'; '.join(lines)})"
+            problem = f"its model differs from that of {root} ({'; '.join(lines)})"
             raise UserError(
                 f"--config={options.config_name}: {problem}; override these settings, or use another config."
             )
@@ -198,14 +198,14 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         generation["length_penalty"] = options.length_penalty
     config = Config.from_dict({**values, "checkpoint": {}})
     unused = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
-    # A kernel for the hardware of training may not run on this one.
+    # An attention kernel for the training hardware may not run on this hardware.
     attention = {"model.attention": "xla" if config.model.attention == "xla" else "auto"}
-    # The run's own metric decides about its best checkpoint, even if it cannot be computed on other data.
+    # The run's own metric determines its best checkpoint, even if it cannot be computed on other data.
     return replace_settings(config, {**unused, **attention, "checkpoint": own.checkpoint})
 
 
 def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Returns the stores of the split, or of one source of it, and the pairs whose outputs to generate and score."""
+    """Returns the stores of the split, or of one of its data sources, and the references for generated outputs."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
     stores = prepare_split(config, tokenizers, split)
     if source and source not in stores:
@@ -217,7 +217,7 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def _choose_mesh(config: Config) -> Mesh:
-    """Returns the run's mesh if it fits these devices, else one that splits the parameters, else one of copies."""
+    """Returns the run's mesh if it fits these devices, else one that shards the parameters, else a replicated one."""
     count = jax.device_count()  # the evaluator pads its batches, so only the model has to be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):
@@ -231,7 +231,7 @@ def _choose_mesh(config: Config) -> Mesh:
 
 
 def _stem(options: Options, own: Config, config: Config) -> str:
-    """Returns "results" for the run's own validation split and settings; other options are appended."""
+    """Returns the stem of the file names: "results", with every option appended that differs from the run's own."""
     parts = ["results"]
     if options.text:
         parts += ["text", Path(options.text).name.replace("*", "_").replace("?", "_")]

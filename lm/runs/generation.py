@@ -1,4 +1,4 @@
-"""Generates text with the model of a run: continuations of prompts, or an encoder-decoder's outputs for sources."""
+"""Generates text with a run's model: continuations of prompts, or outputs of an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import cache_directory, load_tokenizers
 from lm.tasks import task_of
 
-LONGEST_DEFAULT = 256  # tokens of a continuation
+LONGEST_DEFAULT = 256  # tokens in a continuation
 BATCH_SIZE_DEFAULT = 16  # continuations at a time
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A run and how to generate text with it."""
+    """A run, and the settings for generating text with it."""
 
     directory: RunDirectory
     config: Config
     step: int | None  # of the checkpoint; None for the best
-    average: int  # number of checkpoints to average, the latest up to `step`
-    max_new_tokens: int | None  # of sampled texts; None for the default
-    num_samples: int  # of each text, when sampling
+    average: int  # number of checkpoints to average: the latest ones up to `step`
+    max_new_tokens: int | None  # per sampled text; None for the default
+    num_samples: int  # per text, when sampling
     seed: int
     batch_size: int | None  # texts at a time; None for the default. Affects memory and speed, not the texts.
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
-        """Returns the model, its parameters, and a mesh of at most `rows` devices that each hold all parameters."""
+        """Returns the model, its parameters, and the mesh of at most `rows` devices that they are replicated on."""
         config = self.config
         jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
-        # Cached decoding always uses xla, so a model trained with another chip's kernel runs here too.
+        # Cached decoding always uses xla, so a model trained with the kernel of another chip also runs here.
         model = build_model(dataclasses.replace(config.model, attention="xla"), task_of(config).head(config))
         ema = config.optimizer.ema_decay > 0
         with self.directory.open_checkpoints(config) as checkpoints:
@@ -69,10 +69,10 @@ class Generator:
 
 
 def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling) -> Iterator[str]:
-    """Yields the text to print, as soon as it is generated: each prompt with its continuations.
+    """Yields the text to print as soon as it is generated: each prompt followed by its continuations.
 
-    A single continuation is yielded token by token; several have a heading each. By default they are as long as fits,
-    up to LONGEST_DEFAULT. Raises UserError if a prompt does not fit into the model's positions.
+    A single continuation is yielded token by token; if there are several, each gets a heading. By default, they are as
+    long as the model's positions allow, up to LONGEST_DEFAULT. Raises UserError if a prompt is too long.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
     encoded = encode_prompts(tokenizer, prompts)
@@ -99,9 +99,9 @@ def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling)
 class Translation:
     """Outputs of an encoder-decoder."""
 
-    lines: Iterator[str]  # without line ends; see `lm.decoding.lines.output_lines`
-    num_decoded: int  # sources that are not empty
-    seconds: float  # of decoding
+    lines: Iterator[str]  # without line endings; see `lm.decoding.lines.output_lines`
+    num_decoded: int  # number of non-empty sources
+    seconds: float  # spent on decoding
 
 
 def translate(
@@ -109,34 +109,34 @@ def translate(
 ) -> Translation:
     """Returns the outputs of an encoder-decoder for each text, in the same order.
 
-    Texts are cleaned and get a prefix as in training, or `prefix` if it is not None. An empty text has an empty output.
-    Sources that are too long are cut, with a warning on stderr. Every output starts with `output_prefix`, which counts
-    in the number of new tokens. Raises UserError for settings out of range, or an output prefix as long as the longest
-    output.
+    Texts are cleaned and prefixed as in training; a `prefix` that is not None replaces that of training. An empty text
+    gives an empty output. Sources that are too long are truncated, with a warning on stderr. Every output starts with
+    `output_prefix`, which counts towards the new tokens. Raises UserError for settings out of range, or if the output
+    prefix already has the maximum length.
     """
     config, task = run.config, task_of(run.config)
     chosen = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
-    # One position is the begin token's.
+    # One position is taken by the BOS token.
     default = min(config.eval.generation.max_new_tokens, config.model.max_length - 1)
     max_new_tokens = default if chosen is None else chosen
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
     numbers = [number for number, source in enumerate(sources, start=1) if source is not None]
     tokenizers = load_tokenizers(config, run.directory.root)
-    # A model of such a task reads and writes <extra_id_N> as tokens; to other models they are ordinary text.
+    # Models of some tasks read and write <extra_id_N> as a token; to other models it is ordinary text.
     spelled = task.spells_extra_ids
     ids = encode_sources(tokenizers.source, [each for each in sources if each is not None], spelled=spelled)
     longest = config.data.source_length
     if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
         print(
             f"warning: {len(long):,} of {len(ids):,} sources are longer than {longest} tokens "
-            f"(config.data.source_length) and were cut, the first in line {long[0]:,}.",
+            f"(config.data.source_length) and were truncated; the first is on line {long[0]:,}.",
             file=sys.stderr,
         )
     ids = cut_sources(ids, longest)
-    ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the end token
+    ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the EOS token
     if output_start and len(output_start) >= max_new_tokens:
-        sizes = f"has {len(output_start)} tokens, and outputs have {max_new_tokens} at most"
+        sizes = f"has {len(output_start)} tokens, but outputs have at most {max_new_tokens}"
         raise UserError(f"--output_prefix: {sizes}; raise --max_new_tokens.")
     batch_size = min(len(ids), run.batch_size or config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)

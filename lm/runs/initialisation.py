@@ -25,21 +25,21 @@ class Initial(NamedTuple):
 
 
 def source_run(config: Config) -> RunDirectory:
-    """Returns the run directory that config.init_from names. Raises UserError if it is not one."""
+    """Returns the run directory at config.init_from. Raises UserError if there is none."""
     run = RunDirectory(Path(config.init_from))
     if not run.config_path.is_file():
-        advice = "name the --workdir of a run."
+        advice = "give the --workdir of a run."
         raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
     return run
 
 
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
-    """Returns the parameters of config.init_from whose names are in `abstract_params`, on its shardings.
+    """Loads the parameters of config.init_from whose names are in `abstract_params`, with the shardings given there.
 
-    They are those of the run's best checkpoint, or their moving average if the run keeps one. Stacked and unrolled
-    layers are converted into one another. Parameters that only one of the two models has are listed in `lines`. All
-    processes call it. Raises UserError if there is no run directory or no intact checkpoint, a shape differs, no
-    parameter matches, or that run has adapters which this model does not have.
+    They come from the run's best checkpoint: the moving average if the run keeps one. Stacked layers are unrolled if
+    necessary, and vice versa. `lines` lists the parameters that only one of the two models has. All processes must call
+    this function. Raises UserError if there is no run directory or no intact checkpoint, if a shape differs, if no
+    parameter matches, or if that run has adapters that this model lacks.
     """
     directory, root = source_run(config), Path(config.init_from)
     try:
@@ -50,7 +50,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
 
-    # Layers are stacked before the comparison, so that a different number of layers is a different shape.
+    # Layers are stacked before the comparison, so that a different number of layers shows as a different shape.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
     found = traverse_util.flatten_dict(stacked, sep="/")
     wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
@@ -79,7 +79,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         f"{len(shared)} of {len(wanted)} arrays are used."
     ]
     new = [name for name in wanted if name not in found]
-    lines += [f"  new, random: {_listed(new, is_stacked)}"] if new else []
+    lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
     lines += [f"  not used: {_listed(unused, is_stacked)}"] if unused else []
     computed = [name for name in vars(config.model) if effect(Config, f"model.{name}") == "function"]
     differing = [f"{name} {a!r} -> {b!r}" for name, a, b in _differing(theirs.model, config.model, computed)]
@@ -90,7 +90,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the message for a parameter of another shape, which names the settings that cause the difference."""
+    """Returns the error message for a parameter of another shape; it names the settings that differ."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
     shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
@@ -109,7 +109,7 @@ def _differing(theirs: ModelConfig, ours: ModelConfig, names: Sequence[str]) -> 
 
 
 def _listed(names: list[str], is_stacked: bool) -> str:
-    """Returns parameter names grouped by module, as in the table of parameters: "classifier (bias, kernel)"."""
+    """Formats parameter names grouped by module, named as in the parameter table: "classifier (bias, kernel)"."""
     groups: dict[str, list[str]] = {}
     for name in names:
         module, _, kind = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""Prepares the data of a run: its tokenizers, the stores of each split, and checks of their sizes."""
+"""Prepares the data of a run: builds its tokenizers and the stores of each split, and checks their sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # increase it when the code makes different batches from equal stores
+ORDER = 1  # increase it when the code builds different batches from the same stores
 SIDES = ("source", "target")
 
 
@@ -32,20 +32,20 @@ class Prepared:
 
     config: Config  # with model.vocab_size and data.labels resolved
     tokenizers: Tokenizers
-    stores: dict[str, dict[str, Any]]  # split ("train", "valid") -> source name -> Store
+    stores: dict[str, dict[str, Any]]  # split ("train", "valid") -> data source name -> Store
     fingerprint: dict[str, str]  # hashes of everything that determines the batches
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the targets, or of all text."""
+        """The tokenizer of the targets, or of all text if there is only one."""
         return self.tokenizers.target
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:
-    """Trains or loads the tokenizers, builds or opens the stores of train and valid, and checks their sizes.
+    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks their sizes.
 
-    The first process does the work; the others wait and then find the results in the (shared) run directory and cache,
-    or build stores of their own if the cache is not shared. Raises UserError for bad data or settings.
+    The first process does the work; the others wait, then read the results from the shared run directory and cache, or
+    build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
     """
     if is_first():
         _train_tokenizers(config, workdir)
@@ -70,9 +70,9 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
-    """Returns the stores of one split ("train", "valid" or "test") by source name, none of them empty.
+    """Returns the non-empty stores of one split ("train", "valid" or "test") by data source name.
 
-    If `valid` names no data source, it is held out from train. Raises UserError if the split is empty.
+    If the config has no data source for `valid`, it is held out from train. Raises UserError if the split is empty.
     """
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
@@ -83,7 +83,7 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
         if store is not None and store.counts["documents"]:
             stores[source.name] = store
         else:
-            print(f"{source.label}: {split} gets none of its {task.noun}", file=sys.stderr)
+            print(f"{source.label}: provides no {task.noun} for {split}", file=sys.stderr)
     if is_first():
         barrier(f"stores of {split}")
     if not stores:
@@ -92,7 +92,7 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if another size is too small."""
+    """Replaces vocabulary sizes of 0 with those of the tokenizers. Raises UserError if another size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -100,7 +100,7 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
     for name, need in needs.items():
         size = getattr(config.model, name) or -(-need // multiple) * multiple
         if size < need:
-            raise UserError(f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; set 0.")
+            raise UserError(f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; use 0.")
         config = replace_settings(config, {f"model.{name}": size})
     return config
 
@@ -113,13 +113,13 @@ def cache_directory(config: Config) -> Path:
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:
-    """Trains, on training examples only, or copies from config.init_from the tokenizers that the run does not have."""
+    """Copies missing tokenizers from config.init_from, if it is set, or trains them on training examples only."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):
             raise UserError(
-                "config.data.separate_vocabularies: each side's tokenizer is trained on its text, and a tokenizer of "
-                f"kind={config.data.tokenizer.kind} is not trained; set it to False."
+                "config.data.separate_vocabularies: the tokenizer of each side is trained on the text of that side, "
+                f"but kind={config.data.tokenizer.kind} needs no training; set it to False."
             )
         wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
     for folder, sides in wanted.items():

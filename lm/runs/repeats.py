@@ -1,4 +1,4 @@
-"""Trains an experiment with several seeds or folds of its data, and prints the results in one table."""
+"""Runs an experiment with several seeds or data folds, and prints the results in one table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lm.training.loop import train
 
 
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
-    """Returns configs by the name of their run directory: "seed_1", "fold_0" or "seed_1_fold_0".
+    """Returns the config of each run by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    Without seeds, or with 0 folds, those of the config are used. Raises UserError for a seed that is repeated or
-    negative, or more folds than there are.
+    Without seeds, the config's seed is used; with 0 folds, its fold. Raises UserError for a repeated or negative seed,
+    or if `folds` is 1 or exceeds data.folds.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UserError(f"--seeds={','.join(map(str, seeds))}: name different numbers of 0 or more.")
+        raise UserError(f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and not negative.")
     if not 0 <= folds <= config.data.folds:
         raise UserError(f"--folds={folds}: the config has {config.data.folds} (data.folds).")
     if folds == 1:
@@ -41,11 +41,11 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
     """Trains or continues each config in its own directory below `workdir`, then evaluates the best step of each.
 
-    The table of the test split, or of validation if there is none, is printed with mean and standard deviation and
-    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run which a signal stopped, else DONE.
+    Results on the test split, or on validation if there is none, are printed with their mean and standard deviation and
+    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run stopped by a signal, else DONE.
     """
     if RunDirectory(workdir).config_path.exists():
-        raise UserError(f"{workdir}: holds a run of its own; name another --workdir for --seeds and --folds.")
+        raise UserError(f"{workdir}: already holds a single run; use another --workdir for --seeds and --folds.")
     for name, config in configs.items():
         if is_first():
             print(f"=== {name} ===", flush=True)

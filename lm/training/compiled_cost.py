@@ -1,4 +1,4 @@
-"""The memory, FLOPs and collectives of the compiled training step, for devices that are present or not."""
+"""Memory, FLOPs and collectives of the compiled training step, for devices that need not be attached."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """The result of compiling for some devices. Memory is in bytes per device."""
+    """The cost of the training step compiled for given devices. Memory is in bytes per device."""
 
     devices: str
     mesh: str
     kernel: str
     parameters: int
-    tokens: int  # per step, on all devices
-    train_flops: float  # per step, on one device
+    tokens: int  # per step, over all devices
+    train_flops: float  # per step and device
     peak: float | None  # FLOP/s of one device
     capacity: float | None  # bytes
-    estimate: int  # by lm/costs.py, before compiling
+    estimate: int  # from lm/costs.py, without compiling
     compile_seconds: float
     state: int | None  # parameters, optimizer and batch; None if XLA ran out of memory
     temporaries: int | None
     collectives: dict[str, int]
-    refusal: str  # XLA's message about too little memory
+    refusal: str  # XLA's out-of-memory message, or ""
 
     @property
     def needed(self) -> int | None:
@@ -50,16 +50,16 @@ class Report:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits into memory; None for a chip whose memory is not known."""
+        """Whether the step fits into memory; None if the memory size of the chip is unknown."""
         if self.needed is None:
             return False
         return None if self.capacity is None else self.needed <= self.capacity
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for devices, present or not. Raises UserError if the config does not suit them."""
+    """Compiles the training step for `devices`, attached or not. Raises UserError if the config does not suit them."""
     if config.model.vocab_size == 0:
-        raise UserError("config.model.vocab_size: is 0, and no tokenizer is built here; set it, e.g. to 32768.")
+        raise UserError("config.model.vocab_size: is 0, but no tokenizer is built here; set it, e.g. to 32768.")
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
     model = build_model(config.model, task_of(config).head(config), platform)
@@ -99,19 +99,19 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
 
 
 def count_collectives(program: str) -> dict[str, int]:
-    """Returns how often each collective occurs in a compiled program; what a loop repeats counts once."""
+    """Counts each kind of collective in a compiled program; a collective inside a loop counts once."""
     found = re.findall(rf"[\s=]({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
     return {name: found.count(name) for name in COLLECTIVES}
 
 
 def table(report: Report) -> str:
-    """Returns the report as lines of name and value."""
+    """Formats the report as a table with one name and value per line."""
 
     def gib(size: float | None) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"
 
     collectives = [f"{name} {count}" for name, count in report.collectives.items() if count]
-    verdict = {True: "fits", False: "does not fit", None: "not known for this device"}[report.fits]
+    verdict = {True: "fits", False: "does not fit", None: "unknown for this device"}[report.fits]
     rows = [
         ("devices", report.devices),
         ("mesh", report.mesh),
@@ -123,7 +123,7 @@ def table(report: Report) -> str:
         ("compiled in", f"{report.compile_seconds:.1f} s"),
         ("memory per device, state", gib(report.state)),
         ("  temporaries", gib(report.temporaries)),
-        ("  in total", gib(report.needed)),
+        ("  total", gib(report.needed)),
         ("  available", gib(report.capacity)),
         ("  estimated at start-up", gib(report.estimate)),
         ("verdict", f"{verdict} ({report.refusal})" if report.refusal else verdict),

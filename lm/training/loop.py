@@ -1,4 +1,4 @@
-"""One training run, from a config and a directory to a trained model: data, model, training, result."""
+"""Runs an experiment: prepares the data, builds the model, trains it and reports the result."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from lm.training.step import compile_train_step
 
 
 def train(config: Config, workdir: Path) -> int:
-    """Starts or continues the experiment in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
+    """Starts or continues the run in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
-        source_run(config)  # fails before anything is written; not needed to continue a run
+        source_run(config)  # raises UserError before anything is written; not needed to continue a run
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
@@ -76,7 +76,7 @@ def train(config: Config, workdir: Path) -> int:
             saved, found = restored.metadata["data"], prepared.fingerprint
             if changed := sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name)):
                 advice = f"changed: {', '.join(changed)}. Restore the old data, or start in another --workdir."
-                raise UserError(f"{run.root}: the data is not the data that this run was trained on; {advice}")
+                raise UserError(f"{run.root}: the data differs from the data that this run was trained on; {advice}")
             state, start = restored.state, restored.step
             console.print(f"Continuing from the checkpoint of step {start:,}.")
         else:
@@ -100,7 +100,7 @@ def train(config: Config, workdir: Path) -> int:
             checkpoints.wait()
             if signalled:
                 loop.reporter.draw_curves()
-                console.print(f"Saved at step {end:,}. The same command continues from here.")
+                console.print(f"Saved at step {end:,}. Run the same command to continue.")
                 return SAVED_ON_SIGNAL
         else:
             console.print(f"Already done: step {start:,} of {config.train.num_steps:,}.")
@@ -116,9 +116,9 @@ def train(config: Config, workdir: Path) -> int:
 
 
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
-    """Returns whether none of the last `patience` evaluations was better than the best one before them.
+    """Returns whether none of the last `patience` evaluations improved on the best earlier one.
 
-    A value that is not finite is never better than another. With patience 0 a run is never stopped.
+    A value that is not finite never counts as an improvement. With patience 0, a run is never stopped early.
     """
     sign = 1.0 if highest_is_best else -1.0
     scores = [sign * value if math.isfinite(value) else -math.inf for value in values]
@@ -127,7 +127,7 @@ def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) 
 
 @dataclass
 class Loop:
-    """The steps of a run, and what happens between them: logs, evaluations, checkpoints and stops."""
+    """The training loop: takes the steps, and logs, evaluates, saves checkpoints and stops in between."""
 
     config: Config
     prepared: Prepared
@@ -150,7 +150,7 @@ class Loop:
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
 
     def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
-        """Trains from step `start`; returns the state, its step, and whether a signal stopped the run."""
+        """Trains from step `start`. Returns the final state, its step, and whether a signal stopped the run."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -192,7 +192,7 @@ class Loop:
 
 
 class _StepLog:
-    """Shows and writes the metrics of each step, one step late, and ends the run after too many bad steps."""
+    """Displays and records the metrics of each step, one step late; ends the run after too many bad steps."""
 
     def __init__(
         self, config: Config, model: Model, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
@@ -205,7 +205,7 @@ class _StepLog:
         token_flops = model.flops_per_row(*lengths).train / sum(lengths)
         self._peak_speed = None if peak is None else peak * mesh.size / token_flops  # tokens per second
         self._last_log, self._steps = time.monotonic(), 0
-        self._began = self._last_log - seconds  # the time that the run took before it was continued
+        self._began = self._last_log - seconds  # includes the time before the run was resumed
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
         """Logs the metrics of a finished step, if there are any. Raises UserError after too many bad steps in a row."""
@@ -250,7 +250,7 @@ class _StepLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Excludes the time of the block from the training speed."""
+        """Excludes the time spent in the block from the training speed."""
         began = time.monotonic()
         yield
         self._last_log += time.monotonic() - began

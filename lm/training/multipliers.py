@@ -1,9 +1,9 @@
-"""Learning-rate multipliers: layer-wise decay of the learning rate, frozen parameters, training adapters only.
+"""Learning-rate multipliers: layer-wise learning-rate decay, frozen parameters, and adapter-only training.
 
-A multiplier scales the whole update of a parameter, weight decay included. Layer 0 is the embeddings (of tokens, types
-and positions, their norm, and the relative position bias), layer n + 1 is block n, and everything after the blocks is
-the top. The multiplier is 1 at the top, and in each layer below it is `layer_decay` times that of the layer above
-(Clark 2020, ELECTRA). The two stacks of an encoder-decoder number their own blocks; an embedding that both of them read
+A multiplier scales the whole update of a parameter, including weight decay. Layer 0 holds the embeddings (of tokens,
+types and positions), their norm and the relative position bias; layer n + 1 is block n; everything after the blocks is
+the top. The multiplier is 1 at the top, and each layer below has `layer_decay` times the multiplier of the layer above
+(Clark 2020, ELECTRA). In an encoder-decoder, each stack numbers its own blocks; an embedding that both stacks share
 lies below the deeper one.
 """
 
@@ -27,17 +27,17 @@ from lm.errors import UserError
 from lm.models.protocol import Model
 from lm.training.names import Path, block_of, map_with_path
 
-Multiplier = float | np.ndarray  # float32 (N,) if stacked layers have different ones; 0 for frozen
+Multiplier = float | np.ndarray  # float32 (N,) if stacked layers differ; 0 means frozen
 
 ADAPTERS = ("lora_a", "lora_b")
-NO_UPDATE = -0.0  # adding it to a parameter changes no bit; adding +0.0 would turn -0.0 into +0.0
+NO_UPDATE = -0.0  # adding it leaves every bit of a parameter unchanged; adding +0.0 would turn -0.0 into +0.0
 
 
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
     """Returns {"layers/mlp/up/kernel": multiplier, ...} for every parameter of the model.
 
-    They follow from optimizer.layer_decay, freeze_layers and freeze, and from model.lora_rank: with adapters, the
-    other parameters of the body are frozen. Raises UserError if a name matches no parameter or all are frozen.
+    They are determined by optimizer.layer_decay, freeze_layers and freeze, and by model.lora_rank: with adapters, the
+    other parameters of the body are frozen. Raises UserError if a name matches no parameter or everything is frozen.
     """
     params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     leaves = traverse_util.flatten_dict(params).items()
@@ -61,7 +61,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
 
 
 def all_one(multipliers: Mapping[str, Multiplier]) -> bool:
-    """Returns whether no multiplier has an effect."""
+    """Returns whether every multiplier is 1."""
     return all(np.all(each == 1.0) for each in multipliers.values())
 
 
@@ -71,9 +71,9 @@ def is_frozen(multiplier: Multiplier) -> bool:
 
 
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
-    """Returns the same parameters, with gradients of frozen ones that are 0 and are not computed.
+    """Stops the gradients of frozen parameters, so that they are 0 and not computed; the values stay the same.
 
-    If only some of the stacked layers are frozen, the gradients of all are computed, and replaced by 0 in those.
+    If only some of the stacked layers are frozen, all gradients are computed, and those of frozen layers set to 0.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:
@@ -90,14 +90,14 @@ def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
 def with_multipliers(
     optimizer: optax.GradientTransformation, multipliers: Mapping[str, Multiplier]
 ) -> optax.GradientTransformation:
-    """Returns the optimizer with its updates multiplied; it takes and returns trees of all parameters.
+    """Wraps an optimizer to scale its updates; the result takes and returns trees of all parameters.
 
-    Frozen parameters have no optimizer state, their gradients are ignored, also in the global norm, and their updates
-    leave every bit unchanged. Stacked layers have the state of all layers if one of them is trained.
+    Frozen parameters have no optimizer state, their gradients are ignored even in the global norm, and their updates
+    leave every bit unchanged. Stacked layers have state for all layers if any of them is trained.
     """
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:
-        """Returns the parameters of a tree, boxed or not, that are not frozen in all layers, by name."""
+        """Returns, by name, the parameters of a tree (boxed or not) that are trained in at least one layer."""
         leaves = traverse_util.flatten_dict(tree, sep="/").items()
         return {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
 
@@ -120,7 +120,7 @@ def with_multipliers(
 
 
 def describe_multipliers(multipliers: list[Multiplier]) -> str:
-    """Returns what a table shows for the parameters that share one line: "0.8", "0.41 to 0.8", "2 frozen, 1"."""
+    """Summarises the multipliers of the parameters in one table row: "0.8", "0.41 to 0.8", "2 frozen, 1"."""
     values = np.concatenate([np.atleast_1d(np.asarray(each, np.float32)) for each in multipliers])
     trained = values[values > 0]
     if not trained.size:
@@ -146,7 +146,7 @@ def _multiplier(config: Config, path: Path, shape: tuple[int, ...]) -> Multiplie
 
 
 def _depth(model: ModelConfig, path: Path) -> int:
-    """Returns the number of blocks in the stack that the parameter belongs to."""
+    """Returns the number of blocks in the parameter's stack."""
     if model.family != "encoder_decoder":
         return model.num_layers
     if path[0] in ("encoder", "source_embedding"):
@@ -156,16 +156,16 @@ def _depth(model: ModelConfig, path: Path) -> int:
 
 
 def _matches(part: str, name: str) -> bool:
-    """Returns whether `part` occurs in the name, whole numbers only: layer_1 does not occur in layer_10."""
+    """Returns whether `part` occurs in the name without cutting a number short: layer_1 does not match layer_10."""
     pattern = re.escape(part) + (r"(?!\d)" if part[-1:].isdigit() else "")
     return any(re.search(pattern, each) for each in (name, re.sub(r"layer_\d+", "layer_*", name)))
 
 
 def _without_frozen(x: jax.Array, multiplier: Multiplier) -> jax.Array:
-    """Returns `x` with NO_UPDATE in frozen layers."""
+    """Replaces frozen layers of `x` with NO_UPDATE."""
     return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, NO_UPDATE)
 
 
 def _by_layer(multiplier: Multiplier, x: Any) -> np.ndarray:
-    """Reshapes (N,) to (N, 1, ...), and one number to (1, 1, ...), to broadcast against the parameter `x`."""
+    """Reshapes (N,) to (N, 1, ...), or a scalar to (1, 1, ...), to broadcast against the parameter `x`."""
     return np.asarray(multiplier, np.float32).reshape(-1, *[1] * (x.ndim - 1))

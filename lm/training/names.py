@@ -1,15 +1,15 @@
-"""The properties of a parameter that follow from its name: kind, block, matrix axes, and whether it decays.
+"""Properties of a parameter that follow from its name: its kind, block and matrix axes, and whether it decays.
 
-Optimizers decide by names and never by the number of dimensions: scanned models stack their layers, so a bias there has
-as many dimensions as a matrix elsewhere. Every model in `lm/models` uses these names:
+Optimizers go by names, never by the number of dimensions: scanned models stack their layers, so a stacked bias has as
+many dimensions as a single matrix. Every model in `lm/models` uses these names:
 
-    .../kernel                           a projection: 2-D, or as `INPUT_AXES` and `OUTPUT_AXES` say
+    .../kernel                           a projection: 2-D unless listed in `INPUT_AXES` or `OUTPUT_AXES`
     .../bias, .../scale                  biases, and the scales of norms
-    .../lora_a, .../lora_b               the adapter of a projection: its axes, with the rank as last or first axis
+    .../lora_a, .../lora_b               the adapter of a projection: (input axes, rank) and (rank, output axes)
     .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...
-    .../layers/...  or  .../layer_3/...  inside blocks: all layers stacked on a leading axis N, or one single layer
+    .../layers/...  or  .../layer_3/...  inside blocks: all layers stacked on a leading axis N, or a single layer
 
-A model with another kind of parameter adds it to `DECAYS`.
+A model with another kind of parameter must add it to `DECAYS`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether a parameter decays, by its kind (the last part of its name). Adapters do not: they start without effect, and
-# decay would pull them back there. Of the embeddings, only those in VOCABULARIES decay.
+# Whether a parameter decays, by its kind (the last part of its name). Adapters do not: they start without any effect,
+# and decay would pull them back towards that. Of the embeddings, only those in VOCABULARIES decay.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
@@ -36,7 +36,7 @@ OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps like `jax.tree.map` over nested dicts, with the path as first argument; boxed parameters are leaves.
+    """Maps over nested dicts like `jax.tree.map`, passing the path as first argument; boxed parameters are leaves.
 
     `flax.traverse_util.path_aware_map` takes only one tree, and treats the empty nodes of optax as leaves.
     """
@@ -49,7 +49,7 @@ def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def block_of(path: Path) -> int | None:
-    """Returns the number of the block that a parameter is in, -1 for all blocks stacked, None outside of blocks."""
+    """Returns the index of a parameter's block, -1 if all blocks are stacked, or None outside the blocks."""
     for part in path:
         if part == STACK_NAME:
             return -1
@@ -59,13 +59,13 @@ def block_of(path: Path) -> int | None:
 
 
 def decayed(path: Path) -> bool:
-    """Returns whether weight decay acts on the parameter at `path`."""
-    assert path[-1] in DECAYS, f"does weight decay act on {'/'.join(path)}? Say so in DECAYS of lm/training/names.py."
+    """Returns whether weight decay applies to the parameter at `path`."""
+    assert path[-1] in DECAYS, f"{'/'.join(path)}: add this kind of parameter to DECAYS in lm/training/names.py."
     return DECAYS[path[-1]] or path[-2:] in [(name, "embedding") for name in VOCABULARIES]
 
 
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the input axes and the output axes of a matrix, counted from the end; other axes number its copies.
+    """Returns the input and the output axes of a matrix, counted from the end; any other axes are batch axes.
 
     (D, H, K) is a matrix of D x HK, and (H, K, D) one of HK x D; stacked layers are N such matrices.
     """

@@ -1,4 +1,4 @@
-"""Evaluations and sample text during a run, and the result at its end."""
+"""Evaluates and samples text during a run, and reports the result at its end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 
 
 class Reporter:
-    """Evaluates the validation split, prints and writes the results."""
+    """Evaluates the validation split, then prints and writes the results."""
 
     def __init__(
         self, config: Config, prepared: Prepared, model: Model, mesh: Mesh, directory: RunDirectory, console: Console
@@ -42,12 +42,12 @@ class Reporter:
         self._whole = self._evaluation()
         limited = config.eval.max_rows or self._references
         self._during = self._evaluation(in_training=True) if limited else self._whole
-        self._last: tuple[int, dict[str, float], float] | None = None  # a step, its metrics, seconds to compute them
+        self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Returns the metrics of the validation split, or of its first rows; prints some of them and sample text.
 
-        Steps can be compared, because the rows and the number of beams are the same at all of them.
+        Results of different steps are comparable, because all use the same rows and the same number of beams.
         """
         if self._during is self._whole:
             values = self._evaluate_whole(state, step)[0]
@@ -68,7 +68,7 @@ class Reporter:
         return values
 
     def final(self, state: TrainState, step: int) -> None:
-        """Prints the metric table and sample text; writes the table into eval/<step>/, and the curves."""
+        """Prints the metric table and sample text; writes the results into eval/<step>/ and draws the curves."""
         directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
         values, seconds = self._evaluate_whole(state, step)
         labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
@@ -88,7 +88,7 @@ class Reporter:
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
     def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
-        """Returns the metrics of the whole split and the seconds this took; a repeated step is not evaluated again."""
+        """Returns the metrics of the whole split and the seconds spent; the step evaluated last is not repeated."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(_evaluated_params(state), step)
@@ -122,10 +122,10 @@ def _evaluated_params(state: TrainState) -> Any:
 
 
 def _in_one_line(*texts: str) -> str:
-    """Returns texts, e.g. source, output and reference, in one line."""
+    """Joins texts, e.g. source, output and reference, into one line."""
     return " | ".join(_printable(" ".join(text.split())) for text in texts)
 
 
 def _printable(line: str) -> str:
-    """Replaces control characters, which a model also generates early in training, for the terminal."""
+    """Replaces control characters, which a model may generate early in training, to protect the terminal."""
     return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line)

@@ -5,12 +5,12 @@ e = final_fraction * p, every schedule starts with the same warm-up, p * (s + 1)
 changes the parameters, and step w - 1 is the first at the peak. From step w on:
 
     constant              p
-    linear                from p at s = w straight to e at s = decay_steps, e afterwards
-    cosine                the same ends along half a cosine (Loshchilov and Hutter 2017, without restarts)
+    linear                linearly from p at s = w to e at s = decay_steps, then e
+    cosine                the same endpoints along half a cosine (Loshchilov and Hutter 2017, without restarts)
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
-    warmup_stable_decay   p up to s = num_steps - decay_steps, then straight to e at s = num_steps
+    warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
 
-So the end value belongs to the step after the last one (s = num_steps, if decay_steps is num_steps), and the last step
+The end value is thus reached one step after the last (at s = num_steps, if decay_steps is num_steps), so the last step
 of a run is not wasted when final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from lm.config import OptimizerConfig
 
-# The schedules of optax are not used: their float32 values differ in the last bits, already in the linear warm-up.
+# The schedules of optax are not used: their float32 values differ in the last bits, even in the linear warm-up.
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Schedule:
 
     # (config, num_steps, step) -> the learning rate of the int32 `step` as a fraction of the peak
     fraction: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
-    has_end: bool = True  # reads decay_steps and final_fraction; without an end it can continue for ever
-    decays_last: bool = False  # decay_steps is the length of the decay at the end, not the step at which it is over
+    has_end: bool = True  # uses decay_steps and final_fraction; without an end, training can continue indefinitely
+    decays_last: bool = False  # decay_steps is the length of the final decay, not the step at which the decay ends
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
-    """Returns the learning rate, a float32 scalar, as a function of the step, an int or an int32 scalar under jit."""
+    """Returns a function from the step (an int, or an int32 scalar in jit) to the learning rate, a float32 scalar."""
     entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
-    assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 is resolved by Config.from_dict"
+    assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 must be resolved by Config.from_dict"
 
     def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)
@@ -52,12 +52,12 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], ja
 
 
 def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
-    """Returns 0 up to step `start`, 1 from step `end` on, and a line in between."""
+    """Returns 0 up to step `start`, 1 from step `end` on, and a linear interpolation in between."""
     return jnp.clip((step - start).astype(jnp.float32) / max(1, end - start), 0.0, 1.0)
 
 
 def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
-    """Returns the fraction of the peak for a height between 1 (the peak) and 0 (the end value)."""
+    """Maps a height between 0 (the end value) and 1 (the peak) to a fraction of the peak."""
     return config.final_fraction + (1.0 - config.final_fraction) * height
 
 

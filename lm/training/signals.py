@@ -17,14 +17,14 @@ class StopRequest:
     """A context manager that remembers the first signal; a second Ctrl-C interrupts immediately.
 
     With several processes, a SIGTERM to one of them makes all of them agree on the step after which they stop. JAX
-    listens for that signal itself, so its handler must not be replaced; Ctrl-C is passed on as a SIGTERM.
+    handles that signal itself, so its handler must not be replaced; Ctrl-C is passed on as a SIGTERM.
     """
 
     def __init__(self) -> None:
         self._name = ""
 
     def at(self, step: int) -> str:
-        """Returns the name of the signal if the run has to stop after `step`, else ''; the same in all processes."""
+        """Returns the signal's name if the run must stop after `step`, else ''; all processes get the same answer."""
         if jax.process_count() > 1:
             return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
         return self._name
@@ -44,5 +44,5 @@ class StopRequest:
         self._name = signal.Signals(number).name
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        # Not print, because the signal may arrive during another one; not sys.stderr, which is replaced during a save.
+        # Not print, because the signal may interrupt another print; not sys.stderr, which is replaced during a save.
         os.write(STDERR, f"\n{self._name}: saving after this step, then stopping.\n".encode())

@@ -1,4 +1,4 @@
-"""The output of a run before its first step: versions, devices, data, parameters, memory."""
+"""Describes a run before its first step: versions, devices, data, parameters and memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that affect the numbers."""
+    """Returns the versions of Python and of the packages that affect the results."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
@@ -57,9 +57,9 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
 
 
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
-    """Returns a table of abstract parameters: shape, layout on the mesh, and whether weight decay acts on them.
+    """Returns a table of abstract parameters: shape, layout on the mesh, and whether weight decay applies.
 
-    Equal parameters of unrolled layers share one line. There is a column for the multipliers if one of them is not 1.
+    Corresponding parameters of unrolled layers share a row. A column shows the multipliers unless all of them are 1.
     """
     columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
     kinds: dict[str, list[tuple[str, Any]]] = {}
@@ -82,7 +82,7 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
 
 
 def estimate_line(config: Config, model: Model, mesh: Mesh) -> str:
-    """Returns one line with the memory that a step is expected to need on each device, by purpose."""
+    """Returns one line with the estimated memory of a step per device, by purpose."""
     estimate = estimate_memory(config, model, mesh.shape)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
-    return f"Memory per device, estimated: {short_number(estimate.total)}B ({parts})"
+    return f"Estimated memory per device: {short_number(estimate.total)}B ({parts})"

@@ -1,4 +1,4 @@
-"""Everything that a training run carries from one step to the next."""
+"""The training state: everything that a run carries from one step to the next."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
 
 @flax.struct.dataclass
 class TrainState:
-    """The whole state of a run: the data order, masks and dropout follow from `step` and the config."""
+    """The complete state of a run; the data order, masks and dropout depend only on `step` and the config."""
 
-    step: Array  # int32: number of steps done
+    step: Array  # int32: number of completed steps
     params: Any  # float32
     opt_state: Any
-    ema: Any  # average of the parameters, or None
+    ema: Any  # moving average of the parameters, or None
     bad_steps: Array  # int32: steps skipped because loss or gradient was not finite
-    bad_in_row: Array  # int32: how many of them since the last good step
+    bad_in_row: Array  # int32: steps skipped since the last good one
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Returns the unboxed state before the first step, which is the same on every mesh."""
+    """Returns the state before the first step, unboxed and the same on every mesh."""
     params = nn.unbox(model.initial_params(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -45,7 +45,7 @@ def initial_state(config: Config, model: Model, optimizer: optax.GradientTransfo
 
 
 def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Returns the shapes, dtypes and shardings of the state, and allocates nothing."""
+    """Returns the shapes, dtypes and shardings of the state without allocating it."""
     with on_mesh(mesh):
         boxed = jax.eval_shape(lambda: model.initial_params(jax.random.key(0)))
         state = jax.eval_shape(lambda: initial_state(config, model, optimizer, jax.random.key(0)))
@@ -64,15 +64,15 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Returns a state before the first step with other parameters, which also replace their moving average.
+    """Replaces parameters, and with them their moving average, in a state before the first step.
 
-    `values` is nested like the parameters and may lack some of them; its arrays have the shardings of the parameters.
-    The optimizer state is kept: no optimizer's first state depends on the parameters.
+    `values` is nested like the parameters and may lack some; its arrays must have the shardings of the parameters.
+    The optimizer state is kept, because no optimizer's initial state depends on the values of the parameters.
     """
     old, new = traverse_util.flatten_dict(state.params), traverse_util.flatten_dict(values)
     params = traverse_util.unflatten_dict(old | new)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # A copy, because the step donates the buffers of both.
+    # A copy, because the training step donates the buffers of both.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
     return dataclasses.replace(state, params=params, ema=ema(params))

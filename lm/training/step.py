@@ -1,4 +1,4 @@
-"""The training step: loss, gradient over microbatches, update, and the guard against numbers that are not finite."""
+"""The training step: loss, gradient over microbatches, update, and the guard against non-finite values."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from lm.training.state import TrainState
 def train_step(
     config: Config, model: Model, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Makes one optimizer step on a global batch; returns the new state and scalar metrics.
+    """Takes one optimizer step on a global batch. Returns the new state and scalar metrics.
 
     The loss is a sum over tokens, divided once by the weight of the whole batch, so it is the same for any number of
-    microbatches and devices. Of k microbatches, number j has the rows j, j + k, j + 2k, ...: each device splits its own
-    rows, and no row moves to another device. If the loss or the gradient is not finite, parameters, optimizer state
-    and moving average stay as they are, and the step is counted as bad.
+    microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so each device splits its own
+    rows and no row moves to another device. If the loss or the gradient is not finite, parameters, optimizer state
+    and moving average are left unchanged, and the step counts as bad.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
     task = task_of(config)
@@ -92,18 +92,18 @@ def train_step(
 
 
 def batch_hash(batch: Batch) -> Array:
-    """Returns a uint32 that is equal for equal batches (tokens, targets, source, types), to compare runs by.
+    """Returns a uint32 hash of a batch (its tokens, targets, source and types), for comparing runs.
 
     It is the sum, modulo 2^32, of each value times an odd factor that depends on its index in the global batch. The
     order of summation does not matter, so the hash is the same on every mesh. Changing a single value always changes
-    the hash, because an odd factor has an inverse.
+    the hash, because odd factors are invertible.
     """
 
     def weighted_sum(x_BL: Array, start: int) -> Array:
         row_BL, column_BL = (jax.lax.broadcasted_iota(jnp.uint32, x_BL.shape, axis) for axis in (0, 1))
         index_BL = start + row_BL * x_BL.shape[1] + column_BL
-        # Knuth's multiplicative constant, and a fold: with the index itself as factor, changes of neighbouring values
-        # could cancel out.
+        # Knuth's multiplicative constant, then a fold: with the index itself as the factor, changes to neighbouring
+        # values could cancel out.
         mixed_BL = index_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
 
@@ -137,16 +137,16 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 
 def moving_average(average: Any, params: Any, decay: float) -> Any:
-    """Returns decay * average + (1 - decay) * params; an average that equals its parameter stays equal to the bit."""
+    """Returns decay * average + (1 - decay) * params; a value equal to its parameter stays exactly equal."""
     return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 
 def compile_train_step(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> jax.stages.Compiled:
-    """Returns the step, compiled for these shapes and this mesh. It donates the buffers of the state passed to it.
+    """Compiles the training step for these shapes and this mesh. The step donates the buffers of its input state.
 
-    It is an executable and not a jitted function: a batch of another shape is an error and never a recompilation.
+    The result is an executable, not a jitted function, so a batch of another shape is an error, not a recompilation.
     """
     shardings = jax.tree.map(lambda x: x.sharding, abstract), None
     step = jax.jit(partial(train_step, config, model, optimizer), out_shardings=shardings, donate_argnums=0)

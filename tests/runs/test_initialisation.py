@@ -102,7 +102,7 @@ def test_moving_average_of_the_best_step_is_taken_with_stacked_and_unrolled_laye
     layers = "layers" if scan else "layer_*"
     assert initial.lines == [
         f"Parameters of {root}, step 1 (moving average): {len(body(saved))} of {len(body(saved)) + 2} arrays are used.",
-        "  new, random: classifier (bias, kernel)",
+        "  randomly initialised: classifier (bias, kernel)",
         "  not used: head_norm (bias, scale), head_product (bias, kernel), output_bias (bias)",
     ]
     config = tagger(root, scan_layers=scan, lora_rank=2, activation="relu")

@@ -38,8 +38,8 @@ def test_repetitions_are_named_by_seed_and_fold(tiny_labels):
 @pytest.mark.parametrize(
     ("seeds", "folds", "message"),
     [
-        ([1, 1], 0, r"--seeds=1,1: name different numbers"),
-        ([-1], 0, r"--seeds=-1: name different numbers of 0 or more"),
+        ([1, 1], 0, r"--seeds=1,1: seeds must be distinct"),
+        ([-1], 0, r"--seeds=-1: seeds must be distinct and not negative"),
         ([], 5, r"--folds=5: the config has 4 \(data\.folds\)"),
         ([], -1, r"--folds=-1: the config has 4"),
         ([0], 1, r"--folds=1: give 2 or more"),
@@ -89,7 +89,7 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
 
     # The directory of one run cannot hold several.
     refused = call("train.py", *tiny_labels.flags(root / "seed_0"), "--seeds=2,3")
-    assert refused.status == 1 and "seed_0: holds a run of its own" in refused.stderr
+    assert refused.status == 1 and "seed_0: already holds a single run" in refused.stderr
     assert not (root / "seed_0" / "seed_2").exists()
 
 
@@ -120,7 +120,7 @@ def test_signal_ends_all_repetitions(tiny_labels, monkeypatch, tmp_path):
     ("flag", "message"),
     [
         ("--seeds=0,one", "--seeds: 'one' is not a number; separate numbers by commas, e.g. --seeds=0,1,2."),
-        ("--seeds=2,2", "--seeds=2,2: name different numbers"),
+        ("--seeds=2,2", "--seeds=2,2: seeds must be distinct"),
         ("--folds=9", "--folds=9: the config has 4"),
     ],
 )

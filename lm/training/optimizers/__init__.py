@@ -1,10 +1,9 @@
-"""From gradients to updates: one optax chain, the same for every optimizer except for its direction.
+"""Turns gradients into updates with one optax chain, in which only the direction depends on the optimizer.
 
-The chain is: gradients to float32, clipping of the global norm, the optimizer's direction, decoupled weight decay where
-`decayed` says so, minus the learning rate. Parameters are treated by name (`lm/training/names.py`), so that stacked and
-unrolled layers get equal updates. Learning-rate multipliers and frozen parameters are in `lm/training/multipliers.py`.
-
-To add an optimizer, from optax or our own, add an entry to `OPTIMIZERS`; no other code knows their names.
+The chain casts gradients to float32, clips their global norm, computes the optimizer's direction, adds decoupled weight
+decay where `decayed` is true, and multiplies by minus the learning rate. Parameters are distinguished by name
+(`lm/training/names.py`), so stacked and unrolled layers get equal updates. Learning-rate multipliers and frozen
+parameters are in `lm/training/multipliers.py`. To add an optimizer, from optax or your own, add it to `OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from lm.training.schedules import make_schedule
 
 
 class StateSize(NamedTuple):
-    """Values of optimizer state per parameter, by kind of parameter."""
+    """Number of optimizer-state values per parameter, by kind of parameter."""
 
     block_matrix: float  # kernels inside blocks
     matrix: float  # other kernels, and embeddings
@@ -41,12 +40,12 @@ EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (409
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer: the direction of its updates from clipped float32 gradients. `make_optimizer` adds the rest."""
+    """An optimizer's update direction, given clipped float32 gradients. `make_optimizer` adds the rest."""
 
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
-        """Returns the size of the state, to one decimal, for the memory estimate of `lm/costs.py`."""
+        """Returns the state size per parameter, to one decimal, for the memory estimate in `lm/costs.py`."""
 
         def size(name: str, shape: tuple[int, ...]) -> float:
             params = traverse_util.unflatten_dict({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, sep="/")
@@ -61,13 +60,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon)),
     # Kingma and Ba 2015, algorithm 2; the second moment is a decaying maximum
     "adamax": Optimizer(lambda config: optax.scale_by_adamax(config.b1, config.b2, config.epsilon)),
-    # Shazeer and Stern 2018; b2 is the upper bound of its decay, b1 and epsilon are not read
+    # Shazeer and Stern 2018; b2 is the upper bound of the decay; b1 and epsilon are unused
     "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2)),
-    # Chen et al. 2023; epsilon is not read
+    # Chen et al. 2023; epsilon is unused
     "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2)),
     # Jordan 2024; b2 and epsilon are those of AdamW, which updates everything except the matrices of the blocks
     "muon": Optimizer(scale_by_muon_or_adam),
-    # Polyak 1964; b1 is the momentum (heavy ball), b2 and epsilon are not read
+    # Polyak 1964; b1 is the momentum (heavy ball); b2 and epsilon are unused
     "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity()),
 }
 
@@ -78,9 +77,9 @@ def make_optimizer(
     """Returns the optimizer of a run of `num_steps` steps.
 
     `init(params)` takes float32 parameters, named as in `lm/training/names.py`, plain or boxed with their logical
-    axes; the state mirrors them, boxes included. `update(grads, state, params)` takes plain ones and returns float32
-    updates, whatever the dtype of the gradients. `config` is resolved by `Config.from_dict`; without `multipliers` (see
-    `learning_rate_multipliers`) all are 1.
+    axes; the state mirrors them, boxes included. `update(grads, state, params)` takes plain trees and returns float32
+    updates, whatever the dtype of the gradients. `config` must have been resolved by `Config.from_dict`. `multipliers`
+    come from `learning_rate_multipliers`; None means that all are 1.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:
@@ -95,5 +94,5 @@ def make_optimizer(
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """Returns the root of the sum of all squares in a tree, a float32 scalar, as clipping measures it."""
+    """Returns the L2 norm of all values in a tree, as used for clipping: a float32 scalar."""
     return optax.tree.norm(optax.tree.cast(tree, jnp.float32))

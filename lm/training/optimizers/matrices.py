@@ -1,4 +1,4 @@
-"""The directions of Adafactor and Muon, which treat each matrix of each layer by itself."""
+"""The update directions of Adafactor and Muon, which treat each matrix of each layer separately."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lm.config import OptimizerConfig
 from lm.training.names import Path, block_of, map_with_path, matrix_axes
 
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
-# Factoring a smaller matrix would save hardly any memory. T5 and optax have the same bound.
+# Factoring a smaller matrix would save hardly any memory. T5 and optax use the same bound.
 MIN_FACTORED_SIZE = 128
-# AdamW's updates have a root mean square of about 0.2; orthogonal ones are scaled to the same (Liu et al. 2025, 2.2).
+# AdamW's updates have a root mean square of about 0.2; orthogonal ones are scaled to match (Liu et al. 2025, sec. 2.2).
 UPDATE_RMS = 0.2
 
 
 class Factored(NamedTuple):
-    """The second moment of a matrix as its row and column means; axes that number copies of it are kept."""
+    """The second moment of a matrix, factored into its row and column means; batch axes are kept."""
 
     row: Array  # the parameter's shape without its output axes
     column: Array  # the parameter's shape without its input axes
@@ -30,18 +30,18 @@ class Factored(NamedTuple):
 
 class FactoredState(NamedTuple):
     count: Array  # int32 scalar
-    moments: Any  # for each parameter a Factored, or an array of its shape
+    moments: Any  # for each parameter, a Factored or an array of its shape
 
 
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
-    """Returns Adafactor's direction: g / sqrt(v) with v of rank one, its root mean square clipped to 1.
+    """Returns Adafactor's direction: g / sqrt(v) with rank-one v, clipped to a root mean square of 1.
 
     This is algorithm 4 of Shazeer and Stern 2018 without the relative step size (the learning rate comes from the
-    schedule alone) and without a first moment. The decay at update t is theirs, 1 - t^-0.8, but at most `b2`.
+    schedule alone) and without a first moment. The decay at update t is 1 - t^-0.8, as in the paper, but at most `b2`.
 
     `optax.scale_by_factored_rms` factors the two largest axes of a shape, so it may mix layers or split heads. Here
-    each matrix of each layer (`matrix_axes`) is factored and clipped by itself. Matrices with a side below `min_size`,
-    biases and scales have a full second moment.
+    each matrix of each layer (`matrix_axes`) is factored and clipped separately. Matrices with a side below `min_size`,
+    biases and scales keep a full second moment.
     """
 
     def factored_axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -93,8 +93,8 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
 def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     """Returns the direction of Muon (Jordan 2024), scaled as in Liu et al. 2025.
 
-    Each matrix of each block is orthogonalised by itself. `b1` is the momentum of both methods, `b2` and `epsilon`
-    belong to AdamW. `optax.contrib.muon` is not used, because it would decay every parameter that AdamW updates.
+    Each matrix of each block is orthogonalised separately. `b1` is the momentum of both methods; `b2` and `epsilon`
+    are used by AdamW only. `optax.contrib.muon` is not used, because it would decay every parameter that AdamW updates.
     """
 
     def method(path: Path, _: Any) -> str:
@@ -117,7 +117,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Returns float32 zeros with the shape of `param` without `axes`; boxed like `param`, with the remaining names."""
+    """Returns float32 zeros shaped like `param` without `axes`, and boxed like it with the remaining axis names."""
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)
