@@ -11,8 +11,8 @@ import dataclasses
 from lm.config import SourceConfig
 from lm.data.reading.annotated import Conll, Squad
 from lm.data.reading.embedded import Embedded
-from lm.data.reading.format import Format, Refuse
-from lm.data.reading.readers import READERS, Reader
+from lm.data.reading.format import Format, Reader, Refuse
+from lm.data.reading.readers import READERS
 from lm.data.reading.records import CommaSeparated, JsonLines, Parquet, TabSeparated
 from lm.data.reading.text import Text
 from lm.data.reading.tfds import Tfds

@@ -1,70 +1,18 @@
-"""From records of any format to raw examples: one reader per kind of raw example."""
+"""Readers of records with several fields: pairs, labels, numbers, tags, questions; and READERS, all by kind."""
 
 from __future__ import annotations
 
-import abc
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Record, as_label, as_list, as_text
-from lm.data.reading.files import hash_of
-from lm.data.reading.format import Format
+from lm.data.reading.format import DocumentReader, Format, Reader, hash_of
 from lm.data.reading.raw import Labelled, Pair, Question, Tagged
 from lm.errors import UserError
-
-
-class Reader(abc.ABC):
-    """Reads the raw examples of one data source, in a fixed order."""
-
-    kind: ClassVar[str]  # what messages call its raw examples
-    # The setting that must be given for records with named fields, and the message if it is not.
-    needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # those that it reads, out of the ones that are empty by default
-    optional: ClassVar[Collection[str]] = ()  # the roles of fields that records may lack
-    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it; "": the role is the name
-
-    def __init__(self, config: SourceConfig, source: Format):
-        self.config, self.source = config, source
-        self.fields = {
-            role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
-        }
-        self._noted: list[str] = []  # positions or names of the records that `notes` counts
-
-    def iterate(self) -> Iterator[Any]:
-        """Yields all examples. Raises UserError at the first one that cannot be read."""
-        self._noted.clear()
-        for record, where in self.source.records(list(self.fields.values())):
-            if (example := self.example(record, where)) is not None:
-                yield example
-
-    @abc.abstractmethod
-    def example(self, record: Record, where: str) -> Any:
-        """Returns the raw example of a record; None to leave it out."""
-
-    def fingerprint(self) -> str:
-        """Returns a hash of everything that decides the examples, wherever the files are."""
-        config = self.config
-        options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
-        return hash_of("labelled", *options, *self.source.identity())
-
-    def notes(self) -> list[str]:
-        """Returns what a person should know about the examples, once `iterate` has read them."""
-        return self.source.notes()
-
-
-class DocumentReader(Reader):
-    kind = "documents"
-    roles: ClassVar = {"text": "field"}
-
-    def example(self, record: Record, where: str) -> str:
-        return self.fields["text"].text(record, where)
-
-    def fingerprint(self) -> str:
-        return hash_of(self.config.kind, *self.source.identity())
 
 
 class PairReader(Reader):

@@ -13,7 +13,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.reading.cleaning import Cleaner
-from lm.data.reading.files import hash_of
+from lm.data.reading.format import hash_of
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError

@@ -17,7 +17,7 @@ from typing import Any
 from lm.config import DataConfig, SourceConfig
 from lm.data import order
 from lm.data.reading.cleaning import Cleaner
-from lm.data.reading.readers import Reader
+from lm.data.reading.format import Reader
 from lm.errors import UserError
 
 HASHES = 1 << 64

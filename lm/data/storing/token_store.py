@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lm.data.reading.cleaning import Cleaner
-from lm.data.reading.files import hash_of
+from lm.data.reading.format import hash_of
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.files import new_directory
