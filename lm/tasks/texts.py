@@ -11,8 +11,7 @@ from typing import Any
 from lm.config import Config
 from lm.data.reading import open_reader
 from lm.data.reading.format import Reader
-from lm.data.reading.raw import Pair
-from lm.data.reading.readers import PairReader
+from lm.data.reading.readers import Pair, PairReader
 from lm.data.storing import token_store
 from lm.data.storing.splits import Cleaner, PairCleaner, SplitSource, named_errors, split_sources
 from lm.data.storing.token_store import PairStore, TokenStore

@@ -19,7 +19,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.example import Example, Examples
-from lm.data.reading.raw import Labelled, Tagged
+from lm.data.reading.readers import Labelled, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError

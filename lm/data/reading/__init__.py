@@ -1,7 +1,7 @@
 """From files to raw examples: FORMATS says what can be read, `open_reader` reads it.
 
-A format (`format.py`) finds the files of a data source, hashes them and yields records. A reader (`readers.py`, one
-class per kind of raw example) picks fields of the records and makes raw examples (`raw.py`).
+A format (its base is in `format.py`) finds the files of a data source, hashes them and yields records. A reader
+(`readers.py`, one class per kind of raw example) picks fields of the records and makes raw examples.
 """
 
 from __future__ import annotations

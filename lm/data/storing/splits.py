@@ -21,9 +21,8 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 from lm.config import CleaningConfig, DataConfig, PairsConfig, SourceConfig
-from lm.data import order
 from lm.data.reading.format import Reader
-from lm.data.reading.raw import Labelled, Pair
+from lm.data.reading.readers import Labelled, Pair
 from lm.errors import UserError
 
 HASHES = 1 << 64
@@ -62,7 +61,8 @@ class Subset:
         if (self.low, self.high) == (0, 1):
             return True
         low, high = (each * self.folds * HASHES for each in (self.low, self.high))
-        rotated = order.number(key, below=HASHES) * self.folds + self.fold * HASHES
+        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+        rotated = number * self.folds + self.fold * HASHES
         return low <= rotated % (self.folds * HASHES) < high
 
 
