@@ -146,12 +146,12 @@ def test_files_are_short(sources):
     ("module", "source", "verdict"),
     [
         ("lm.models.block", "from lm.config import Config\nimport lm.models.transformer.cache", []),
-        ("lm.models.block", "from lm.data.packing import windows", ["lm.models.block imports lm.data.packing.windows"]),
+        ("lm.models.block", "from lm.data.packing import rows", ["lm.models.block imports lm.data.packing.rows"]),
         ("lm.models.block", "def f():\n    import lm.training.step", ["lm.models.block imports lm.training.step"]),
         (
             "lm.models.block",
-            "from ..data.packing.windows import Windows",
-            ["lm.models.block imports lm.data.packing.windows"],
+            "from ..data.packing.rows import Windows",
+            ["lm.models.block imports lm.data.packing.rows"],
         ),
         ("lm.data.show", "import lm.training.step", []),
         ("lm.data.packing.loader", "from lm.data.show import main", ["lm.data.packing.loader imports lm.data.show"]),
@@ -159,7 +159,7 @@ def test_files_are_short(sources):
 )
 def test_layer_rules_find_violations(module, source, verdict):
     known = dict.fromkeys(
-        ["lm.config", "lm.models.transformer.cache", "lm.data.packing.windows", "lm.data.show", "lm.training.step"], ""
+        ["lm.config", "lm.models.transformer.cache", "lm.data.packing.rows", "lm.data.show", "lm.training.step"], ""
     )
     assert forbidden(graph({**known, module: source})) == verdict
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lm.data.reading.raw import Pair
+from lm.data.reading.readers import Pair
 from lm.decoding.beam import BeamSettings
 from lm.decoding.text import generate_texts
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, choose, named_metrics

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm.config import Config
-from lm.data.packing.rows import EvalRows, RowLayout, TrainRows
-from lm.data.packing.windows import WindowExamples, WindowRows
+from lm.data.packing.rows import EvalRows, RowLayout, TrainRows, WindowExamples, WindowRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator

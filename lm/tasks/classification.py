@@ -11,8 +11,7 @@ from scipy.special import softmax
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
-from lm.data.reading.raw import Labelled
-from lm.data.reading.readers import LabelReader
+from lm.data.reading.readers import Labelled, LabelReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts

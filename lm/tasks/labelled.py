@@ -11,29 +11,13 @@ from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import RowLayout
 from lm.data.reading import open_reader
-from lm.data.reading.cleaning import Cleaner, clean_text
-from lm.data.reading.raw import Labelled
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore, texts_of
-from lm.data.storing.splits import SplitSource, named_errors
+from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
 from lm.models.heads import Classes
 from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
-
-
-class LabelledRules(Cleaner):
-    """Cleans labelled texts. Words and questions stay unchanged, because their labels refer to words or characters."""
-
-    def clean(self, example: Any) -> Any:
-        if not isinstance(example, Labelled):
-            return example
-        pair = None if example.pair is None else clean_text(self.config, example.pair)
-        return Labelled(clean_text(self.config, example.text), pair, example.label)
-
-    def keeps(self, example: Any) -> bool:
-        """Returns whether an example is kept; a pair counts as one text."""
-        return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
 
 
 class LabelledTask(PackedTask):
@@ -75,15 +59,15 @@ class LabelledTask(PackedTask):
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
             reader = open_reader(source.config, self.reader)
-        rules = LabelledRules(source.data.cleaning)
-        return texts_of(example for example, _ in source.read(reader, rules, drop=source.split == "train"))
+        rules = LabelledCleaner(source.data.cleaning)
+        return texts_of(example for example, _ in source.read(reader, rules))
 
     def open_store(
         self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any
     ) -> ExampleStore | None:
         with named_errors(source.label):
             identity = [self.name, *(example_store.cleaning_identity(config) if self.cleans else ())]
-            rules = LabelledRules(config.data.cleaning)
+            rules = LabelledCleaner(config.data.cleaning)
             reader = open_reader(source.config, self.reader)
             return example_store.build(source, reader, rules, tokenizers.target, self.tokens.encode, identity)
 

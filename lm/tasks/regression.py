@@ -10,8 +10,7 @@ import numpy as np
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.labelled import TextExamples
-from lm.data.reading.raw import Labelled
-from lm.data.reading.readers import NumberReader
+from lm.data.reading.readers import Labelled, NumberReader
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
 from lm.evaluation.metric import finite_or_none, names

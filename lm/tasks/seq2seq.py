@@ -7,7 +7,7 @@ from typing import Any
 from lm.config import Config
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairExamples
-from lm.data.reading.cleaning import clean_text
+from lm.data.storing.splits import clean_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.generation import Generation
 from lm.evaluation.metric import names

@@ -11,8 +11,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.answers import AnswerExamples, AnswerTokens
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.reading.raw import Question
-from lm.data.reading.readers import QuestionReader
+from lm.data.reading.readers import Question, QuestionReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.answers import ANSWER_METRICS, Answer, Window, answer_metrics, answer_scores, best_answer

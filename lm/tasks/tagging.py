@@ -9,8 +9,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
-from lm.data.reading.raw import Tagged
-from lm.data.reading.readers import TagReader
+from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError

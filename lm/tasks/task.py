@@ -18,7 +18,7 @@ from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Examples
 from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
 from lm.data.reading import check_source
-from lm.data.reading.readers import DocumentReader, Reader
+from lm.data.reading.format import DocumentReader, Reader
 from lm.data.storing import Store
 from lm.data.storing.splits import SplitSource
 from lm.data.tokenizing.base import Tokenizer, Tokenizers

@@ -10,11 +10,10 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.reading import open_reader
-from lm.data.reading.cleaning import Cleaner, PairCleaner
-from lm.data.reading.raw import Pair
-from lm.data.reading.readers import PairReader
+from lm.data.reading.format import Reader
+from lm.data.reading.readers import Pair, PairReader
 from lm.data.storing import token_store
-from lm.data.storing.splits import SplitSource, named_errors, split_sources
+from lm.data.storing.splits import Cleaner, PairCleaner, SplitSource, named_errors, split_sources
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
@@ -29,7 +28,7 @@ class DocumentTask(Task):
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         with named_errors(source.label):
             reader = open_reader(source.config, self.reader)
-        return (text for text, _ in source.read(reader, Cleaner(source.data.cleaning)))
+        return source.texts(reader, Cleaner(source.data.cleaning))
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> TokenStore:
         with named_errors(source.label):
@@ -38,7 +37,7 @@ class DocumentTask(Task):
         if config.data.cleaning.unicode:
             identity["unicode"] = unicodedata.unidata_version
         rules = Cleaner(config.data.cleaning)
-        texts = (text for text, _ in source.read(reader, rules))
+        texts = source.texts(reader, rules)
         return token_store.open_or_build(cache, identity, source.label_of_side, tokenizers.target, texts, rules)
 
 
@@ -65,25 +64,23 @@ class PairTask(PackedTask):
         if config.data.holdout != "hash" and not config.data.valid:
             refuse("data.holdout", "pairs are held out by hash; set it to 'hash' or name validation sources.")
 
-    def _read(self, source: SplitSource, rules: PairCleaner) -> Iterator[tuple[Pair, Pair]]:
-        """Yields each pair of a split as the model reads it (clean, with the prefix) and as it was in the data."""
-        with named_errors(source.label):
-            reader = open_reader(source.config, self.reader)
-        for pair, raw in source.read(reader, rules, drop=source.split == "train"):
-            yield pair.with_prefix(source.config.prefix), raw
-
     def _rules(self, source: SplitSource) -> PairCleaner:
         with named_errors(source.label):
             return PairCleaner(source.data.cleaning, source.data.pairs)
 
+    def _open(self, source: SplitSource) -> tuple[Reader, PairCleaner]:
+        with named_errors(source.label):
+            return open_reader(source.config, self.reader), self._rules(source)
+
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
-        return (getattr(pair, side) for pair, _ in self._read(source, self._rules(source)) for side in sides)
+        return source.texts(*self._open(source), *sides)
 
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Path) -> PairStore:
         with named_errors(source.label):
-            fingerprint = open_reader(source.config, self.reader).fingerprint()
+            reader = open_reader(source.config, self.reader)
+            fingerprint = reader.fingerprint()
         one, other = (
-            self._open_side(source, side, fingerprint, tokenizer, cache)
+            self._open_side(source, reader, fingerprint, side, tokenizer, cache)
             for side, tokenizer in (("source", tokenizers.source), ("target", tokenizers.target))
         )
         if one.num_documents != other.num_documents:
@@ -94,16 +91,15 @@ class PairTask(PackedTask):
         return PairStore(one, other)
 
     def _open_side(
-        self, source: SplitSource, side: str, fingerprint: str, tokenizer: Tokenizer, cache: Path
+        self, source: SplitSource, reader: Reader, fingerprint: str, side: str, tokenizer: Tokenizer, cache: Path
     ) -> TokenStore:
-        data = source.data
+        data, rules = source.data, self._rules(source)
         identity = store_identity(source, fingerprint, tokenizer) | {"of": side}
         if source.split == "train":
             identity["pairs"] = {name: each for name, each in vars(data.pairs).items() if name != "overlong"}
         if data.cleaning.unicode or data.pairs.source_script or data.pairs.target_script:
             identity["unicode"] = unicodedata.unidata_version
-        label, rules = f"{source.label_of_side}, {side}s", self._rules(source)
-        texts = (getattr(pair, side) for pair, _ in self._read(source, rules))
+        label, texts = f"{source.label_of_side}, {side}s", source.texts(reader, rules, side)
         return token_store.open_or_build(cache, identity, label, tokenizer, texts, rules)
 
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
@@ -113,7 +109,7 @@ class PairTask(PackedTask):
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split):
-            pairs = [Pair(pair.source, raw.references) for pair, raw in self._read(source, self._rules(source))]
+            pairs = [Pair(pair.source, raw.references) for pair, raw in source.read(*self._open(source))]
             if pairs:
                 found[source.name] = pairs
         return found

@@ -162,12 +162,13 @@ class Loop:
                 stack.callback(writer.close)
             log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
-            sharding = batch_sharding(self.mesh)
-            row_ids = local_rows(sharding, config.train.batch_size)
+            sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
+            row_ids = local_rows(sharding, num_rows)
             make = partial(self.rows.rows, row_ids=row_ids.tolist())
             local = stack.enter_context(prefetch(make, start, total, config.data.num_workers, config.data.prefetch))
+            batches = map(partial(to_global, row_ids=row_ids, sharding=sharding, num_rows=num_rows), local)
             for done in range(start + 1, total + 1):
-                state, metrics = step(state, to_global(next(local), row_ids, sharding, config.train.batch_size))
+                state, metrics = step(state, next(batches))
                 log.take(late.push(done, metrics))
                 evaluating = done % config.eval.every_steps == 0 or done == total
                 saving = done % config.checkpoint.every_steps == 0 or done == total

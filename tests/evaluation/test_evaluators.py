@@ -11,8 +11,7 @@ import pytest
 
 from lm.config import MeshConfig, ModelConfig, ObjectiveConfig
 from lm.data.examples.example import Example
-from lm.data.packing.rows import EvalRows, RowLayout
-from lm.data.packing.windows import WindowExamples
+from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples
 from lm.evaluation.evaluator import EvaluationSetup, choose
 from lm.evaluation.row_evaluator import TokenEvaluator, forward_batch
 from lm.evaluation.token_metrics import language_metrics, missing_metrics

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from lm.config import GenerationConfig, MeshConfig
-from lm.data.reading.raw import Pair
+from lm.data.reading.readers import Pair
 from lm.data.tokenizing.base import Tokenizers
 from lm.decoding.beam import BeamSettings
 from lm.errors import UserError

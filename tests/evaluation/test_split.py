@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
-from lm.data.reading.raw import Pair
+from lm.data.reading.readers import Pair
 from lm.data.tokenizing.base import Tokenizers
 from lm.evaluation import generation
 from lm.evaluation.evaluator import EvaluationSetup

@@ -17,7 +17,7 @@ from lm.batch import Output
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.data.packing.rows import EvalRows
-from lm.data.reading.raw import Labelled, Question, Tagged
+from lm.data.reading.readers import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.errors import UserError

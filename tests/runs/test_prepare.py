@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm.config import Config, defaults, source
-from lm.data.reading.raw import Pair
+from lm.data.reading.readers import Pair
 from lm.data.storing import token_store
 from lm.data.storing.splits import split_sources
 from lm.errors import UserError

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from lm.data.reading.raw import Labelled, Question, Tagged
+from lm.data.reading.readers import Labelled, Question, Tagged
 from lm.evaluation.answers import Answer
 from lm.tasks.classification import Classified
 from lm.tasks.regression import Regressed

@@ -6,8 +6,7 @@ import pytest
 
 from lm.config import Config, MeshConfig, defaults, source
 from lm.data.examples.denoising import Infilling, PrefixLm, SpanCorruption, Ul2
-from lm.data.packing.rows import PackedRows, RowLayout
-from lm.data.packing.windows import WindowExamples, WindowRows
+from lm.data.packing.rows import PackedRows, RowLayout, WindowExamples, WindowRows
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.errors import UserError
 from lm.parallel.mesh import batch_sharding, make_mesh

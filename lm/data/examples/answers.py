@@ -13,7 +13,7 @@ import numpy as np
 from lm.config import Config
 from lm.data.examples.example import Example
 from lm.data.examples.labelled import LabelledExamples, Ragged
-from lm.data.reading.raw import Question
+from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 

@@ -53,10 +53,6 @@ class Examples(abc.ABC):
     def make(self, epoch: int, index: int) -> Example:
         """Returns one example, which has exactly the `sizes` of this epoch."""
 
-    def segments(self, epoch: int, index: int) -> list[Example]:
-        """Returns the segments of one example, neighbours in a row that do not see each other; by default one."""
-        return [self.make(epoch, index)]
-
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
@@ -64,16 +60,7 @@ class Examples(abc.ABC):
 
     def num_targets(self) -> int:
         """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""
-        segments = (segment for i in range(len(self)) for segment in self.segments(0, i))
-        return sum(int(np.count_nonzero(segment.weights_T)) for segment in segments)
-
-
-def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens `bos A eos`, or `bos A eos B eos`, and their types: 0 up to the first eos, then 1; int32."""
-    tokens_T = np.concatenate([[bos_id], *(each for text in texts for each in (text, [eos_id]))]).astype(np.int32)
-    types_T = np.zeros(len(tokens_T), np.int32)
-    types_T[len(texts[0]) + 2 :] = 1
-    return tokens_T, types_T
+        return sum(int(np.count_nonzero(self.make(0, i).weights_T)) for i in range(len(self)))
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:

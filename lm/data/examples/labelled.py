@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.example import Example, Examples, framed
-from lm.data.reading.raw import Labelled, Tagged
+from lm.data.examples.example import Example, Examples
+from lm.data.reading.readers import Labelled, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
@@ -100,6 +100,14 @@ class LabelledExamples(Examples):
     def _note_cut(self, number: int, total: int, what: str) -> None:
         if number:
             self.notes.append(f"{number:,} of {total:,} {what} (data.sequence_length={self._length})")
+
+
+def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens `bos A eos`, or `bos A eos B eos`, and their types: 0 up to the first eos, then 1; int32."""
+    tokens_T = np.concatenate([[bos_id], *(each for text in texts for each in (text, [eos_id]))]).astype(np.int32)
+    types_T = np.zeros(len(tokens_T), np.int32)
+    types_T[len(texts[0]) + 2 :] = 1
+    return tokens_T, types_T
 
 
 def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarray:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm.data import order
-from lm.data.examples.example import ChunkExamples, Example, framed
+from lm.data.examples.example import ChunkExamples, Example
+from lm.data.examples.labelled import framed
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 

@@ -1,7 +1,7 @@
 """From files to raw examples: FORMATS says what can be read, `open_reader` reads it.
 
-A format (`format.py`) finds the files of a data source, hashes them and yields records. A reader (`readers.py`, one
-class per kind of raw example) picks fields of the records and makes raw examples (`raw.py`).
+A format (its base is in `format.py`) finds the files of a data source, hashes them and yields records. A reader
+(`readers.py`, one class per kind of raw example) picks fields of the records and makes raw examples.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import dataclasses
 from lm.config import SourceConfig
 from lm.data.reading.annotated import Conll, Squad
 from lm.data.reading.embedded import Embedded
-from lm.data.reading.format import Format, Refuse
-from lm.data.reading.readers import READERS, Reader
+from lm.data.reading.format import Format, Reader, Refuse
+from lm.data.reading.readers import READERS
 from lm.data.reading.records import CommaSeparated, JsonLines, Parquet, TabSeparated
 from lm.data.reading.text import Text
 from lm.data.reading.tfds import Tfds

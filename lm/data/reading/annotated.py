@@ -10,8 +10,7 @@ from typing import Any
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_text
-from lm.data.reading.files import open_text, read_errors, read_lines
-from lm.data.reading.format import FileFormat, Refuse
+from lm.data.reading.format import FileFormat, Refuse, open_text, read_errors, read_lines
 from lm.errors import UserError
 
 NEW_DOCUMENT = "-DOCSTART-"

@@ -58,16 +58,6 @@ class Field:
         return " ".join(self.texts(record, where))
 
 
-class ReadyField(Field):
-    """A field that the format itself names and fills; its value is taken as it is."""
-
-    def value(self, record: Record, where: str) -> Any:
-        return record[self.spec]
-
-    def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        return (record[self.spec],)
-
-
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
     """Returns the columns of a table that the fields need. Raises UserError if one is not `present`."""
     found = []

@@ -1,70 +1,112 @@
-"""From records of any format to raw examples: one reader per kind of raw example."""
+"""Raw examples with several fields (pairs, labelled texts, tagged words, questions), and the readers that make them.
+
+Documents are plain `str`, which `format.DocumentReader` makes. The hash of the `key` of an example decides which subset
+it belongs to (`lm/data/storing/splits.py`). `texts` are all texts of a labelled example, and `labels` all its labels.
+"""
 
 from __future__ import annotations
 
-import abc
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Record, as_label, as_list, as_text
-from lm.data.reading.files import hash_of
-from lm.data.reading.format import Format
-from lm.data.reading.raw import Labelled, Pair, Question, Tagged
+from lm.data.reading.format import DocumentReader, Format, Reader, hash_of
 from lm.errors import UserError
 
 
-class Reader(abc.ABC):
-    """Reads the raw examples of one data source, in a fixed order."""
+@dataclass(frozen=True)
+class Pair:
+    """A source text and its references, the first of which is the target."""
 
-    kind: ClassVar[str]  # what messages call its raw examples
-    # The setting that must be given for records with named fields, and the message if it is not.
-    needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # those that it reads, out of the ones that are empty by default
-    optional: ClassVar[Collection[str]] = ()  # the roles of fields that records may lack
-    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it; "": the role is the name
+    source: str
+    references: tuple[str, ...]
 
-    def __init__(self, config: SourceConfig, source: Format):
-        self.config, self.source = config, source
-        self.fields = {
-            role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
-        }
-        self._noted: list[str] = []  # positions or names of the records that `notes` counts
+    @property
+    def target(self) -> str:
+        return self.references[0]
 
-    def iterate(self) -> Iterator[Any]:
-        """Yields all examples. Raises UserError at the first one that cannot be read."""
-        self._noted.clear()
-        for record, where in self.source.records(list(self.fields.values())):
-            if (example := self.example(record, where)) is not None:
-                yield example
+    def with_prefix(self, prefix: str) -> Pair:
+        """Returns the pair as the model reads it; the prefix is added after cleaning."""
+        return Pair(prefix + self.source, self.references)
 
-    @abc.abstractmethod
-    def example(self, record: Record, where: str) -> Any:
-        """Returns the raw example of a record; None to leave it out."""
-
-    def fingerprint(self) -> str:
-        """Returns a hash of everything that decides the examples, wherever the files are."""
-        config = self.config
-        options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
-        return hash_of("labelled", *options, *self.source.identity())
-
-    def notes(self) -> list[str]:
-        """Returns what a person should know about the examples, once `iterate` has read them."""
-        return self.source.notes()
+    @property
+    def key(self) -> str:
+        return self.source
 
 
-class DocumentReader(Reader):
-    kind = "documents"
-    roles: ClassVar = {"text": "field"}
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or a pair of texts, and its label; for regression the label is a number, as text."""
 
-    def example(self, record: Record, where: str) -> str:
-        return self.fields["text"].text(record, where)
+    text: str
+    pair: str | None
+    label: str
 
-    def fingerprint(self) -> str:
-        return hash_of(self.config.kind, *self.source.identity())
+    @property
+    def key(self) -> str:
+        """The first text, so that pairs which share it stay together."""
+        return self.text
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return (self.label,)
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Words and a tag for each."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return " ".join(self.words)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.key,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.tags
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a text, and its answers, each with the index of its first character; none if it has none."""
+
+    id: str
+    title: str
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...]
+
+    labels = ()
+
+    @property
+    def key(self) -> str:
+        """The article, so that its questions stay together; without a title, the text."""
+        return self.title or self.context
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The question alone, because several questions share a context."""
+        return (self.question,)
+
+    @property
+    def placed(self) -> tuple[tuple[str, int], ...]:
+        """The answers that are in the context at their index; only these can be learnt."""
+        return tuple((text, start) for text, start in self.answers if text and self.context.startswith(text, start))
 
 
 class PairReader(Reader):

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm.data.reading.fields import Field, Record, columns_of
-from lm.data.reading.files import open_text, read_errors, read_lines
-from lm.data.reading.format import FileFormat, Format
+from lm.data.reading.format import FileFormat, Format, open_text, read_errors, read_lines
 from lm.errors import UserError
 
 LONGEST_VALUE = 2**31 - 1  # characters; the csv module's own bound is 131,072

@@ -10,8 +10,7 @@ from typing import ClassVar, TextIO
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_label
-from lm.data.reading.files import Files, hash_of, lines_of, open_text, read_lines
-from lm.data.reading.format import FileFormat, Refuse
+from lm.data.reading.format import FileFormat, Files, Refuse, hash_of, lines_of, open_text, read_lines
 from lm.errors import UserError
 
 READ_CHARACTERS = 1 << 20

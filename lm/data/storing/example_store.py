@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.reading.cleaning import Cleaner
-from lm.data.reading.files import hash_of
-from lm.data.storing.splits import SplitSource
+from lm.data.reading.format import hash_of
+from lm.data.storing.splits import Cleaner, SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
@@ -66,7 +65,7 @@ def build(
     `identity` is everything that decides examples and tokens except the source, the tokenizer and the subset.
     """
     train = source.split == "train"
-    raw = [example for example, _ in source.read(reader, rules, drop=train)]
+    raw = [example for example, _ in source.read(reader, rules)]
     if not raw:
         return None
     tokens = encode(raw, tokenizer)

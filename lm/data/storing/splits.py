@@ -1,5 +1,6 @@
-"""The share of each data source that a split takes: all of it, a subset, a fold, or its side of the holdout.
+"""Which examples of each data source a split takes, and how they are cleaned.
 
+A split takes all of a data source, a subset, a fold, or a side of the holdout, without what the cleaning drops.
 Each raw example has a key (a document itself, the source text of a pair, the text of a labelled example, ...), and the
 hash of the key decides. So equal texts are always on the same side, subsets that do not overlap share no example, and
 adding data moves no example from one side to the other.
@@ -9,19 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import hashlib
+import html
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
-from lm.config import DataConfig, SourceConfig
-from lm.data import order
-from lm.data.reading.cleaning import Cleaner
-from lm.data.reading.readers import Reader
+from lm.config import CleaningConfig, DataConfig, PairsConfig, SourceConfig
+from lm.data.reading.format import Reader
+from lm.data.reading.readers import Labelled, Pair
 from lm.errors import UserError
 
 HASHES = 1 << 64
 FINEST = 10**6  # subsets are given with up to six decimals, or as fractions of small numbers
+
+# A tag starts with a letter, "/" or "!" right after "<", so that "a < b and c > d" stays as it is.
+_TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>|<![A-Za-z][^<>]*>", re.DOTALL)
+_INVISIBLE = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
+_EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,8 @@ class Subset:
         if (self.low, self.high) == (0, 1):
             return True
         low, high = (each * self.folds * HASHES for each in (self.low, self.high))
-        rotated = order.number(key, below=HASHES) * self.folds + self.fold * HASHES
+        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+        rotated = number * self.folds + self.fold * HASHES
         return low <= rotated % (self.folds * HASHES) < high
 
 
@@ -78,8 +91,8 @@ class SplitSource:
     def label_of_side(self) -> str:
         return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
 
-    def read(self, reader: Reader, rules: Cleaner, *, drop: bool = True) -> Iterator[tuple[Any, Any]]:
-        """Yields each example of the split, cleaned and as it was read; with `drop` the rules may leave some out."""
+    def read(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
+        """Yields each example of the split as the model reads it (clean, with the prefix) and as it was in the data."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
                 # A first pass counts the characters, with its own copy of the rules, which remember the texts.
@@ -87,11 +100,17 @@ class SplitSource:
                 boundary = int((1 - self.data.holdout_fraction) * characters)
                 yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
                 return
+            keeps_all = rules.train_only and self.split != "train"
             for raw in reader.iterate():
                 example = rules.clean(raw)
                 key = example if isinstance(example, str) else example.key
-                if self.subset.holds(key) and (not drop or rules.keeps(example)):
-                    yield example, raw
+                if self.subset.holds(key) and (keeps_all or rules.keeps(example)):
+                    yield example.with_prefix(self.config.prefix) if isinstance(example, Pair) else example, raw
+
+    def texts(self, reader: Reader, rules: Cleaner, *sides: str) -> Iterator[str]:
+        """Yields the documents of the split, or these sides of its pairs."""
+        for example, _ in self.read(reader, rules):
+            yield from (getattr(example, side) for side in sides) if sides else (example,)
 
     def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[str]:
         """Yields the documents of the subset, on both sides of the holdout."""
@@ -166,3 +185,124 @@ def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
         cut = min(max(boundary - begin, 0), len(text))
         if kept := text[cut:] if side == "valid" else text[:cut]:
             yield kept
+
+
+def clean_text(config: CleaningConfig, text: str) -> str:
+    """Returns a text with every change that the config asks for."""
+    if config.unicode:
+        text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
+    if config.strip_html:
+        text = html.unescape(_TAG.sub("", _INVISIBLE.sub("", text)))
+    if config.strip_control:
+        text = _CONTROL.sub("", text)
+    if config.whitespace == "trim":
+        text = text.strip()
+    elif config.whitespace == "lines":
+        text = _EMPTY_LINES.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
+    elif config.whitespace == "collapse":
+        text = " ".join(text.split())
+    return text
+
+
+class Cleaner:
+    """Cleans the documents of one data source, and drops some of them, each for one of the `reasons`."""
+
+    reasons: ClassVar[tuple[str, ...]] = ("too_short", "too_long", "duplicate")
+    train_only: ClassVar[bool] = False  # whether evaluations use the examples that it would drop
+
+    def __init__(self, config: CleaningConfig):
+        self.config = config
+        self.dropped = dict.fromkeys(self.reasons, 0)  # number of examples
+        self._seen: set[bytes] = set()
+
+    def clean(self, example: Any) -> Any:
+        return clean_text(self.config, example)
+
+    def keeps(self, example: Any) -> bool:
+        """Returns whether a cleaned example is kept; if not, it is counted in `dropped`."""
+        reason = self._reason_to_drop((example,) if isinstance(example, str) else (example.source, example.target))
+        if reason:
+            self.dropped[reason] += 1
+        return not reason
+
+    def _reason_to_drop(self, texts: tuple[str, ...]) -> str | None:
+        if min(map(len, texts)) < self.config.min_chars:
+            return "too_short"
+        if self.config.max_chars and max(map(len, texts)) > self.config.max_chars:
+            return "too_long"
+        if reason := self._mismatch(*texts):
+            return reason
+        if self.config.deduplicate:  # some 100 bytes of memory per text
+            size = len(self._seen)
+            self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
+            return "duplicate" if len(self._seen) == size else None
+        return None
+
+    def _mismatch(self, *texts: str) -> str | None:
+        return None
+
+
+class PairCleaner(Cleaner):
+    """Cleans pairs, both sides as documents. References after the first cannot be a reason to drop a pair."""
+
+    reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
+    train_only = True
+
+    def __init__(self, config: CleaningConfig, pairs: PairsConfig):
+        super().__init__(config)
+        self.pairs = pairs
+        self._scripts = {
+            setting: Script(name, setting) if name else None
+            for setting, name in (("source_script", pairs.source_script), ("target_script", pairs.target_script))
+        }
+
+    def clean(self, example: Pair) -> Pair:
+        references = tuple(clean_text(self.config, each) for each in example.references)
+        return Pair(clean_text(self.config, example.source), references)
+
+    def _mismatch(self, *texts: str) -> str | None:
+        shorter, longer = sorted(map(len, texts))
+        if self.pairs.max_ratio and longer > self.pairs.max_ratio * shorter:
+            return "ratio"
+        if self.pairs.drop_identical and texts[0] == texts[1]:
+            return "identical"
+        for (reason, script), text in zip(self._scripts.items(), texts, strict=True):
+            if script and not script.has_most_of(text):
+                return reason
+        return None
+
+
+class LabelledCleaner(Cleaner):
+    """Cleans labelled texts. Words and questions stay as they are, since labels refer to their characters."""
+
+    train_only = True
+
+    def clean(self, example: Any) -> Any:
+        if not isinstance(example, Labelled):
+            return example
+        pair = None if example.pair is None else clean_text(self.config, example.pair)
+        return Labelled(clean_text(self.config, example.text), pair, example.label)
+
+    def keeps(self, example: Any) -> bool:
+        """Returns whether an example is kept; a pair counts as one text."""
+        return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
+
+
+class Script:
+    """Letters whose Unicode name begins with a word: LATIN, CYRILLIC, CJK, ... Raises UserError if there are none."""
+
+    def __init__(self, name: str, setting: str):
+        prefix = name.strip().upper() + " "
+        # Kept by letter, because looking up names is slow.
+        self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
+        if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
+            raise UserError(
+                f"config.data.pairs.{setting}: {name!r} begins the name of no letter in Unicode; "
+                "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
+            )
+        self._has.cache_clear()
+
+    def has_most_of(self, text: str) -> bool:
+        """Returns whether more than half of the letters belong to the script, or there is no letter."""
+        letters = [character for character in text if character.isalpha()]
+        return not letters or 2 * sum(map(self._has, letters)) > len(letters)

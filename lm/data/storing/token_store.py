@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from lm.data.reading.cleaning import Cleaner
-from lm.data.reading.files import hash_of
+from lm.data.reading.format import hash_of
+from lm.data.storing.splits import Cleaner
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.files import new_directory

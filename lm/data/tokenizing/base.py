@@ -83,11 +83,11 @@ class Tokenizer(abc.ABC):
         return self.extra_id(0)
 
     @abc.abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """Returns token ids, without any special token."""
-
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+        """Returns the token ids of each text, without any special token."""
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
 
     def encode_spelled(self, text: str) -> list[int]:
         """Returns the ids of a source to generate from, in which <extra_id_N> stands for that token, as in T5.

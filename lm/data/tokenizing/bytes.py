@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ class ByteTokenizer(Tokenizer):
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> ByteTokenizer:
         return cls()
 
-    def encode(self, text: str) -> list[int]:
-        return (np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist()
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [(np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 3).tolist() for text in texts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [(i, i + 1) for i, character in enumerate(text) for _ in character.encode("utf-8")]

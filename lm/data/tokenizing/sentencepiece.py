@@ -90,9 +90,6 @@ class SentencePieceTokenizer(Tokenizer):
         exact = exact and self.unk_id not in space_symbol and processor.decode(processor.encode(probe)) == probe
         return {"\n": [newline], "\u2581": space_symbol} if exact else {}
 
-    def encode(self, text: str) -> list[int]:
-        return self.encode_batch([text])[0]
-
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         cut, joints = [self._cut(text) for text in texts], self._joints
         encoded = iter(self._processor.encode([part for parts in cut for part in parts[::2]]))

@@ -52,9 +52,9 @@ class CharacterTokenizer(VocabularyTokenizer):
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> CharacterTokenizer:
         return cls(itertools.chain.from_iterable(texts))
 
-    def encode(self, text: str) -> list[int]:
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        return self._ids[np.minimum(codes, len(self._ids) - 1)].tolist()
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        codes = (np.frombuffer(text.encode("utf-32-le"), np.uint32) for text in texts)
+        return [self._ids[np.minimum(each, len(self._ids) - 1)].tolist() for each in codes]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [(i, i + 1) for i in range(len(text))]
@@ -80,8 +80,8 @@ class WordTokenizer(VocabularyTokenizer):
         counts = collections.Counter(word for text in texts for word in text.split())
         return cls(sorted(counts, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
 
-    def encode(self, text: str) -> list[int]:
-        return [self._ids.get(word, UNK) for word in text.split()]
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[self._ids.get(word, UNK) for word in text.split()] for text in texts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         return self.encode(text), [match.span() for match in re.finditer(r"\S+", text)]

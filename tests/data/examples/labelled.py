@@ -7,7 +7,7 @@ import numpy as np
 from lm.config import Config
 from lm.data.examples.answers import AnswerTokens
 from lm.data.examples.labelled import TextTokens, WordTokens
-from lm.data.reading.raw import Labelled, Question, Tagged
+from lm.data.reading.readers import Labelled, Question, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.bytes import ByteTokenizer
 

@@ -1,8 +1,8 @@
 """Token stores of a few texts, for the tests of this folder."""
 
 from lm.config import CleaningConfig
-from lm.data.reading.cleaning import Cleaner
 from lm.data.storing import token_store
+from lm.data.storing.splits import Cleaner
 
 
 def make_store(cache, texts, tokenizer):

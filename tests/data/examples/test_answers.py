@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lm.data.examples.answers import AnswerExamples, covering, trimmed
-from lm.data.reading.raw import Question
+from lm.data.reading.readers import Question
 from lm.data.tokenizing.vocabularies import WordTokenizer
 from tests.data.examples.labelled import BOS, BYTES, EOS, check, make_config, make_store, weighted
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.data.examples.labelled import Ragged, TextExamples
-from lm.data.reading.raw import Labelled
+from lm.data.reading.readers import Labelled
 from lm.errors import UserError
 from tests.data.examples.labelled import BOS, BYTES, EOS, check, make_config, make_store, weighted
 

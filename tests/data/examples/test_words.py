@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lm.config import Config
 from lm.data.examples.labelled import TaggingExamples, WordTokens
-from lm.data.reading.raw import Tagged
+from lm.data.reading.readers import Tagged
 from lm.data.tokenizing import TOKENIZERS, build_tokenizer
 from lm.data.tokenizing.vocabularies import WordTokenizer
 from tests.data.examples.labelled import BYTES, check, make_config, make_store, weighted

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import Config, source
-from lm.data.packing.rows import EvalRows, RowLayout
-from lm.data.packing.windows import WindowExamples, WindowRows, next_tokens, num_windows
+from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows, next_tokens, num_windows
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, LENGTH, equal, make_config

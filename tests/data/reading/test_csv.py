@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from lm.config import SourceConfig
 from lm.data.reading import open_reader
-from lm.data.reading.raw import Labelled, Pair
-from lm.data.reading.readers import READERS
+from lm.data.reading.readers import READERS, Labelled, Pair
 from lm.errors import UserError
 
 

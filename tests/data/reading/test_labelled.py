@@ -9,8 +9,7 @@ import pytest
 
 from lm.config import SourceConfig
 from lm.data.reading import open_reader
-from lm.data.reading.raw import Labelled, Question, Tagged
-from lm.data.reading.readers import READERS
+from lm.data.reading.readers import READERS, Labelled, Question, Tagged
 from lm.errors import UserError
 
 

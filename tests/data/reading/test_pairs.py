@@ -9,9 +9,8 @@ import pytest
 
 from lm.config import CleaningConfig, PairsConfig, SourceConfig
 from lm.data.reading import open_reader
-from lm.data.reading.cleaning import PairCleaner
-from lm.data.reading.raw import Pair
-from lm.data.reading.readers import READERS
+from lm.data.reading.readers import READERS, Pair
+from lm.data.storing.splits import PairCleaner
 from lm.errors import UserError
 
 

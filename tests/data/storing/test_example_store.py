@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lm.config import Config
-from lm.data.reading.raw import Labelled
+from lm.data.reading.readers import Labelled
 from lm.data.storing.example_store import labels_of
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing.bytes import ByteTokenizer

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from lm.config import Config, DataConfig, SourceConfig, defaults, source
-from lm.data.reading.raw import Labelled, Pair, Question, Tagged
+from lm.data.reading.readers import Labelled, Pair, Question, Tagged
 from lm.data.storing.splits import Subset, exact, split_sources
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.runs.prepare import prepare, prepare_split

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from lm.config import CleaningConfig
-from lm.data.reading.cleaning import Cleaner
 from lm.data.storing import token_store
+from lm.data.storing.splits import Cleaner
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.vocabularies import CharacterTokenizer
 from lm.errors import UserError
@@ -117,7 +117,7 @@ from pathlib import Path
 from lm.config import CleaningConfig
 from lm.data.storing import token_store
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.reading.cleaning import Cleaner
+from lm.data.storing.splits import Cleaner
 token_store.BATCH_DOCUMENTS = 1
 def read():
     for text in ("one two\\n", "é", "three\\n\\nfour five"):

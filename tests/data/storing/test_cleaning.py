@@ -3,7 +3,7 @@
 import pytest
 
 from lm.config import CleaningConfig
-from lm.data.reading.cleaning import Cleaner, clean_text
+from lm.data.storing.splits import Cleaner, clean_text
 
 
 @pytest.mark.parametrize(
