@@ -128,7 +128,9 @@ def _check_training(config: Any) -> None:
         refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
-        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1, except that one may be -1.")
+        refuse(
+            "mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1, except that at most one may be -1."
+        )
     if config.eval.stride > (length := config.data.sequence_length):
         refuse("eval.stride", f"{config.eval.stride} is longer than data.sequence_length={length}.")
 
