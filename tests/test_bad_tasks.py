@@ -231,7 +231,7 @@ def started(tiny_labels, tmp_path_factory):
         (
             "lm.generate",
             ["--prompt=a"],
-            "a model of objective.name=classification generates no text; score it with eval",
+            "a model with objective.name=classification generates no text; score it with eval",
         ),
         ("eval.py", ["--text=TEXT"], "--text: RUN needs examples with labels; name them in data.test of a config"),
         ("eval.py", ["--split=test/words"], "--split=test/words: test has no source 'words'; it has lines"),
@@ -267,5 +267,5 @@ def test_heads_without_text_cannot_generate(refused, tiny, tmp_path, family, obj
     values["data"]["tokenizer"]["extra_ids"] = 1
     values["model"]["pooling"] = ""
     RunDirectory.open(tmp_path / "run", Config.from_dict(values)).close()
-    message = f"--workdir={tmp_path / 'run'}: a model of objective.name={objective} generates no text"
+    message = f"--workdir={tmp_path / 'run'}: a model with objective.name={objective} generates no text"
     refused(message, "lm.generate", f"--workdir={tmp_path / 'run'}", "--prompt=a")
