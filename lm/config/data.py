@@ -92,7 +92,7 @@ class PairsConfig:
     """Filters for training pairs, applied after both sides are cleaned. Evaluation keeps every pair."""
 
     max_ratio: float = option(
-        0.0, "Drop pairs in which one side has more than this many times as many characters; 0 for no limit."
+        0.0, "Drop pairs in which one side has over this many times the characters of the other; 0 for no limit."
     )
     drop_identical: bool = option(False, "Drop pairs whose two sides are identical.")
     source_script: str = option(
@@ -102,7 +102,7 @@ class PairsConfig:
     )
     target_script: str = option("", "Like source_script, for the target.")
     overlong: str = option(
-        "truncate", "Whether to truncate or drop pairs longer than a row.", choices=("truncate", "drop")
+        "truncate", "What to do with pairs longer than a row: truncate or drop them.", choices=("truncate", "drop")
     )
 
 
@@ -170,9 +170,9 @@ class DataConfig:
     )
     context_overlap: int = option(64, "span_qa: tokens shared by adjacent windows of a long context.", minimum=0)
     num_workers: int = option(
-        0, "Worker processes that prepare batches; 0 for a thread. The data is the same.", minimum=0, affects="nothing"
+        0, "Processes that prepare batches, without effect on the data; 0 for a thread.", minimum=0, affects="nothing"
     )
-    prefetch: int = option(4, "Batches prepared ahead.", minimum=1, affects="nothing")
+    prefetch: int = option(4, "Number of batches prepared ahead.", minimum=1, affects="nothing")
     cache_dir: str = option(
         "", "Directory of token stores; empty for $LM_CACHE_DIR or, if that is unset, ~/.cache/lm.", affects="nothing"
     )

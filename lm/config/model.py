@@ -19,7 +19,7 @@ class ModelConfig:
     )
     vocab_size: int = option(
         0,
-        "Rows of the token embedding; 0 for the tokenizer's vocabulary size, rounded up to vocab_multiple.",
+        "Rows of the token embedding; 0 for the tokenizer's vocabulary size, rounded up by vocab_multiple.",
         minimum=0,
         parameters=("token_embedding", "output", "output_bias"),
     )
@@ -59,7 +59,7 @@ class ModelConfig:
         minimum=4,
         parameters=("relative_bias",),
     )
-    relative_max_distance: int = option(128, "relative: all distances of at least this share one bucket.", minimum=2)
+    relative_max_distance: int = option(128, "relative: distances of at least this share one bucket.", minimum=2)
     rotary_theta: float = option(10_000.0, "rotary: base of the rotation angles.", minimum=1.0)
     local_rotary_theta: float = option(
         0.0, "With global_every: rotary_theta of the layers that have a window; 0 for rotary_theta.", minimum=0.0
@@ -165,7 +165,7 @@ class ModelConfig:
     lora_alpha: float = option(16.0, "Scale adapter outputs by lora_alpha / lora_rank.", minimum=0.0)
     lora_targets: tuple[str, ...] = option(
         ("query", "value"),
-        "Linear layers with an adapter, from query, key, value, out, up, gate and down.",
+        "Linear layers with an adapter: any of query, key, value, out, up, gate, down.",
         parameters=("lora_a", "lora_b"),
     )
 
@@ -196,9 +196,9 @@ class ObjectiveConfig:
         (), "classification, tagging: loss weight of each label, in the order of data.labels."
     )
     balance_classes: bool = option(False, "classification: weight each label inversely to its frequency.")
-    temperature: float = option(0.05, "contrastive: divisor of the similarities.", minimum=0.001)
+    temperature: float = option(0.05, "contrastive: temperature that divides the similarities.", minimum=0.001)
     label_smoothing: float = option(
-        0.0, "Probability mass taken from the target and spread evenly.", minimum=0.0, maximum=0.9
+        0.0, "Probability mass moved from the target to the classes of label_smoothing_over.", minimum=0.0, maximum=0.9
     )
     label_smoothing_over: str = option(
         "vocabulary",

@@ -24,7 +24,7 @@ class OptimizerConfig:
     )
     final_fraction: float = option(0.1, "Final learning rate, as a fraction of the peak.", minimum=0.0, maximum=1.0)
     weight_decay: float = option(
-        0.1, "Decoupled weight decay of matrices; biases, norms and position embeddings are not decayed.", minimum=0.0
+        0.1, "Decoupled weight decay of matrices; biases, norms and position parameters are not decayed.", minimum=0.0
     )
     b1: float = option(
         0.9,
@@ -97,7 +97,7 @@ class MeshConfig:
     """The number of devices on each mesh axis; one axis may be -1, for all remaining devices."""
 
     data: int = option(-1, "Replicas of the model, each with its share of the batch.", minimum=-1)
-    fsdp: int = option(1, "Like data, with the parameters split over the devices too.", minimum=-1)
+    fsdp: int = option(1, "Devices over which both parameters and batch are split.", minimum=-1)
     tensor: int = option(1, "Devices over which heads, MLP and vocabulary are split.", minimum=-1)
 
 
@@ -129,9 +129,11 @@ class GenerationConfig:
     """How outputs of an encoder-decoder are generated and scored."""
 
     metrics: tuple[str, ...] = option(
-        (), "Metrics of outputs against references; empty for none.", registry="lm.evaluation.text_metrics.TEXT_METRICS"
+        (),
+        "Metrics that compare outputs with references; empty for none.",
+        registry="lm.evaluation.text_metrics.TEXT_METRICS",
     )
-    num_beams: int = option(1, "Beam size of the search; 1 is greedy.", minimum=1, maximum=1000)
+    num_beams: int = option(1, "Beam size; 1 is greedy search.", minimum=1, maximum=1000)
     training_beams: int = option(1, "Beam size for evaluations during training.", minimum=1, maximum=1000)
     penalty: str = option(
         "power",
