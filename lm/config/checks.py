@@ -59,12 +59,12 @@ def _check_data(config: Any, task: Any) -> None:
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so there is nothing to evaluate; set one.")
+        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so there is nothing to evaluate; set either.")
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
-        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}; this kind is loaded, not trained.")
+        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}; it is loaded, not trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):
@@ -90,13 +90,13 @@ def _check_model(config: Any) -> None:
     if model.attention == "cudnn" and model.dtype != "bfloat16":
         refuse("model.attention", "cudnn computes in bfloat16 only; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
-        refuse("model.attention", f"{model.attention} does not support attention_dropout; use 'xla'.")
+        refuse("model.attention", f"{model.attention} does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
         refuse("model.attention", f"splash needs data.sequence_length to be a multiple of 128, not {length}.")
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
         refuse(
             "model.attention",
-            f"{model.attention} supports only causal self-attention without a position bias; use 'xla'.",
+            f"{model.attention} supports only causal self-attention without position bias; use 'xla'.",
         )
     if model.window and two_sided:
         refuse("model.window", "a sliding window is not defined between source and target; set it to 0.")

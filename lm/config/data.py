@@ -47,7 +47,7 @@ class SourceConfig:
     part: tuple[float, ...] = dataclasses.field(
         default=(0.0, 1.0),
         metadata={
-            "doc": "Labelled data: use only the examples whose hash falls in this subrange of [0, 1], e.g. "
+            "doc": "Use only the examples whose hash falls in this subrange of [0, 1], e.g. "
             "(0.0, 0.8). Data sources that read the same file with disjoint ranges share no examples. SQuAD "
             "articles are never split."
         },
