@@ -1,18 +1,19 @@
-"""Scores checkpoints of run directories and prints one table.
+"""Evaluates checkpoints of one or more run directories and prints one table.
 
-python eval.py --workdir=runs/quickstart                      its validation split, best checkpoint
-python eval.py --workdir=runs/a,runs/b --split=test           two runs, a row each
-python eval.py --workdir=runs/s0,runs/s1,runs/s2 --mean       with mean and standard deviation
+python eval.py --workdir=runs/quickstart                      the best checkpoint on the validation split
+python eval.py --workdir=runs/a,runs/b --split=test           two runs, one row each
+python eval.py --workdir=runs/s0,runs/s1,runs/s2 --mean       adds mean and standard deviation
 python eval.py --workdir=runs/a --stride=64                   overlapping windows: more context for each token
 python eval.py --workdir=runs/a --text=book.txt               any text, with the run's own tokenizer
-python eval.py --workdir=runs/a --config=configs/other.py     the data of another config
-python eval.py --workdir=runs/a --split=test --average=5      the mean of the five latest checkpoints
-python eval.py --workdir=runs/a --split=test --num_beams=5    outputs by beam search, written beside their references
+python eval.py --workdir=runs/a --config=configs/other.py     the data sources of another config
+python eval.py --workdir=runs/a --split=test --average=5      the average of the five latest checkpoints
+python eval.py --workdir=runs/a --split=test --num_beams=5    beam-search outputs, written with their references
 
-Only the run directory is needed; the number and kind of devices may differ from training. Every token of the split is
-scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md} and outputs to predictions.jsonl beside
-them. Options that differ from the run's own settings and validation split are appended to these names, as in
-results-test-beams5.json. If the directory is read-only, the table is printed with a warning, and the exit status is 0.
+Besides the data to score, only the run directory is needed; the number and kind of devices may differ from training.
+Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, outputs to
+predictions.jsonl beside them. Options that differ from the defaults (the run's own settings, the validation split) are
+appended to the file names, as in results-test-beams5.json. If the directory is read-only, the table is printed with a
+warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     define_config_flag()
-    flags.DEFINE_list("workdir", [], "Run directory, or several separated by commas, one row of the table each.")
-    flags.DEFINE_string("step", "best", "best (the latest, if no step has the metric), latest, or a step.")
-    flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for one data source of it.")
+    flags.DEFINE_list("workdir", [], "Comma-separated run directories, one table row each.")
+    flags.DEFINE_string("step", "best", "best (the latest if no step has the metric), latest, or a step number.")
+    flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for a single data source.")
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
-    flags.DEFINE_integer("stride", 0, "Tokens by which windows advance; 0 for eval.stride of the config.")
-    flags.DEFINE_integer("average", 1, "Average the parameters of this many checkpoints, the latest up to --step.")
-    flags.DEFINE_integer("num_beams", 0, "Beams of generated outputs; 0 for eval.generation.num_beams.")
+    flags.DEFINE_integer("stride", 0, "Tokens between window starts; 0 for eval.stride of the config.")
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.")
+    flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs; 0 for eval.generation.num_beams.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
-    flags.DEFINE_integer("batch_size", 0, "Rows at a time; 0 for eval.batch_size. Affects memory and speed only.")
-    flags.DEFINE_bool("mean", False, "Add two rows: the mean of the runs, and their standard deviation.")
+    flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size. Affects memory and speed only.")
+    flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()
 
 
@@ -56,7 +57,7 @@ def main() -> int:
     if not roots:
         raise UserError("--workdir is missing; name a run directory, e.g. --workdir=runs/quickstart.")
     config = config_from_flags()
-    # "other" for --config=configs/other.py:ARG
+    # e.g. "other" for --config=configs/other.py:ARG
     name = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem if config is not None else ""
     names = ("step", "split", "text", "stride", "batch_size", "average", "num_beams", "length_penalty")
     values: dict[str, Any] = {each: FLAGS[each].value for each in names}
@@ -77,22 +78,22 @@ def main() -> int:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that are wrong for every run directory."""
+    """Raises UserError for flags that are invalid for any run directory."""
     if options.step not in ("best", "latest") and not options.step.isdecimal():
-        raise UserError(f"--step={options.step}: must be best, latest or the number of a step.")
+        raise UserError(f"--step={options.step}: must be best, latest or a step number.")
     if options.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={options.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):
-        raise UserError("--text: takes the place of --config and --split; leave those out.")
+        raise UserError("--text: replaces --config and --split; omit them.")
     for name in ("stride", "batch_size", "num_beams"):
         if (value := getattr(options, name)) < 0:
-            raise UserError(f"--{name}={value}: must be at least 1, or 0 for the value of the config.")
+            raise UserError(f"--{name}={value}: must be at least 1, or 0 for the value in the config.")
     if options.average < 1:
         raise UserError(f"--average={options.average}: must be at least 1.")
 
 
 def _names(roots: list[Path]) -> list[str]:
-    """Returns the last part of each path, or the whole paths if those are not distinct."""
+    """Returns the last component of each path, or the full paths if those are not distinct."""
     last = [root.absolute().name for root in roots]
     return last if len(set(last)) == len(roots) else [str(root) for root in roots]
 

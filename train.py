@@ -1,10 +1,10 @@
-"""Trains a model, or continues a run that was stopped.
+"""Trains a model, or continues an interrupted run.
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
     python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      three runs and their mean
 
-Exit status: 0 done (or done before), 1 an error that you can fix, 75 saved on a signal: run it again.
+Exit status: 0 if the run is complete, 1 for an error that you can fix, 75 if saved on a signal: run it again.
 """
 
 import os
@@ -25,22 +25,22 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_string("workdir", None, "Run directory, for checkpoints and everything else that the run writes.")
-    flags.DEFINE_list("seeds", [], "Train with each of these seeds, below --workdir, and print one table.")
-    flags.DEFINE_integer("folds", 0, "Train on each of the first N of data.folds, and print one table.")
+    flags.DEFINE_string("workdir", None, "Run directory for checkpoints, metrics and all other files of the run.")
+    flags.DEFINE_list("seeds", [], "Train once per seed, in subdirectories of --workdir, and print one table.")
+    flags.DEFINE_integer("folds", 0, "Train once for each of the first N of data.folds, and print one table.")
     distributed.define_flags()
 
 
 def main() -> int:
     config = command.config_from_flags()
     if config is None:
-        raise UserError("--config is missing; for a first run: --config=configs/quickstart.py.")
+        raise UserError("--config is missing; for a first run, use --config=configs/quickstart.py.")
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; name a directory for this run, e.g. --workdir=runs/quickstart.")
     distributed.initialize_from_flags()
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # by default it would be in the home directory
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # the default is in the home directory
     for text in FLAGS.seeds:
         if not text.isdecimal():
             raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")

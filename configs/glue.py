@@ -1,17 +1,17 @@
-"""The tasks of GLUE (Wang 2019) from TFDS, by argument: fine-tuning of a pre-trained run.
+"""Fine-tuning on a task of GLUE (Wang 2019), from TFDS; the argument names the task.
 
     python train.py --config=configs/glue.py:rte --workdir=runs/rte --config.init_from=runs/bert_mlm --seeds=0,1,2
 
-The argument is cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The labels of the test splits are secret, so the
-validation split is reported, as in most papers (for MNLI the matched and the mismatched one). The metric of the task
-selects the best checkpoint. The model is that of bert_mlm. Not run yet.
+The argument is cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The test labels are not public, so the
+validation split is reported, as in most papers (for MNLI, both the matched and the mismatched split). The metric of the
+task selects the best checkpoint. The model is that of bert_mlm. Not run yet.
 """
 
 from configs import bert_mlm
 from lm.config import defaults, source
 from lm.errors import UserError
 
-# Fields of the texts, names of the labels 0, 1, ... (none: a number), metric, training examples.
+# Text fields, names of labels 0, 1, ... (none if the label is a number), metric, number of training examples.
 TASKS = {
     "cola": ("sentence", "", ("unacceptable", "acceptable"), "mcc", 8_551),
     "sst2": ("sentence", "", ("negative", "positive"), "accuracy", 67_349),
@@ -28,7 +28,7 @@ EPOCHS, BATCH_SIZE = 3, 32
 
 def get_config(task="rte"):
     if task not in TASKS:
-        raise UserError(f"configs/glue.py:{task}: no such task; there are {', '.join(TASKS)}.")
+        raise UserError(f"configs/glue.py:{task}: no such task; choose from {', '.join(TASKS)}.")
     field, pair_field, labels, metric, examples = TASKS[task]
     config = defaults()
 
@@ -54,7 +54,7 @@ def get_config(task="rte"):
     config.objective.name = "classification" if labels else "regression"
     config.model = bert_mlm.get_config().model
     config.model.max_length = 512
-    # About so many examples lie in a row of 128 tokens on the average.
+    # On average, a row of 128 tokens holds about two examples.
     steps = max(100, EPOCHS * examples // BATCH_SIZE // 2)
     config.optimizer.update(
         name="adamw",

@@ -1,13 +1,13 @@
-"""GPT-2's smallest model, 124 M parameters, on web text: 600,000 steps of 480 x 1,024 tokens in microbatches.
+"""GPT-2's smallest model (124 M parameters) on web text: 600,000 steps of 480 x 1,024 tokens, in microbatches.
 
     python train.py --config=configs/gpt2_124m.py --workdir=... (C4 from TFDS)
-    python train.py --config=configs/gpt2_124m.py:'DIR/*.txt.gz' --workdir=... (text, .jsonl or .parquet of your own)
+    python train.py --config=configs/gpt2_124m.py:'DIR/*.txt.gz' --workdir=... (your own text, .jsonl or .parquet files)
 
-For GPT-2's own vocabulary add --config.data.tokenizer.kind=huggingface --config.data.tokenizer.path=tokenizer.json.
-Without it a BPE vocabulary of the same size is trained on the text. The recipe is nanoGPT's for OpenWebText
+For GPT-2's own vocabulary, add --config.data.tokenizer.kind=huggingface --config.data.tokenizer.path=tokenizer.json.
+Otherwise, a BPE vocabulary of the same size is trained on the text. The recipe is nanoGPT's for OpenWebText
 (batch of 0.5 M tokens, peak 6e-4, cosine to a tenth over 600,000 steps, b2 0.95, decay 0.1).
-Cost: nanoGPT reports 4 days on eight A100; not measured here. Expected: nanoGPT reports about 2.85 nats/token on
-held-out text of OpenWebText; no score of our own yet.
+Cost: nanoGPT reports 4 days on eight A100 GPUs; not measured here. Expected: nanoGPT reports about 2.85 nats/token on
+held-out OpenWebText; we have no score yet.
 """
 
 from lm.config import defaults, source

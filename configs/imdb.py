@@ -1,4 +1,4 @@
-"""IMDB film reviews from TFDS, positive or negative: fine-tuning of a pre-trained run, or training from scratch.
+"""Sentiment of IMDB film reviews, from TFDS: fine-tuning, or training from scratch.
 
     python train.py --config=configs/imdb.py --workdir=runs/imdb --config.init_from=runs/bert_mlm
     python eval.py --workdir=runs/imdb --split=test

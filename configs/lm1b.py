@@ -1,11 +1,10 @@
-"""One Billion Word benchmark (Chelba 2013) from TFDS, for TPU or GPU: a decoder of 12 layers, width 1,024.
+"""The One Billion Word Benchmark (Chelba 2013) from TFDS, for TPU or GPU: a decoder with 12 layers of width 1,024.
 
-    python train.py --config=configs/lm1b.py --workdir=gs://... or a shared directory
+    python train.py --config=configs/lm1b.py --workdir=gs://...   (or a shared directory)
 
-The argument is TFDS's data directory (`--config=configs/lm1b.py:DIR`). The first run prepares `lm1b` (30 M sentences, a
-download of 1.7 GB) without TensorFlow. 100,000 steps of 512 x 128 tokens are 6.6 G tokens, about 5 passes.
-Cost: not measured. Expected: no score of our own yet; papers report word perplexities, which
-eval.py prints too.
+The argument is the data directory of TFDS (`--config=configs/lm1b.py:DIR`). The first run prepares `lm1b` (30 M
+sentences, a 1.7 GB download) without TensorFlow. 100,000 steps of 512 x 128 tokens are 6.6 G tokens, about 5 epochs.
+Cost: not measured. Expected: we have no score yet. Papers report word perplexity, which eval.py also prints.
 """
 
 from lm.config import defaults, source

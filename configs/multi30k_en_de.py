@@ -3,11 +3,11 @@
     python train.py --config=configs/multi30k_en_de.py:DIR --workdir=runs/multi30k
     python eval.py --workdir=runs/multi30k --split=test --average=5 --num_beams=5
 
-DIR holds train, val and test_2016_flickr, each as .en and .de. The text is neither tokenised nor lower-cased.
+DIR holds train, val and test_2016_flickr, each as a .en and a .de file. The text is neither tokenised nor lower-cased.
 Cost: about an hour on two CPU cores. Measured: BLEU 38.4 on the test split.
 
-The published 41.02 for this size (fairseq, 8,000 updates) is BLEU of lower-cased, tokenised text, which cannot be
-compared with that. On that text with its subwords joined (sed 's/@@ //g') and after as many updates it is 41.04 here:
+The published BLEU of 41.02 for this size (fairseq, 8,000 updates) is for lower-cased, tokenised text and so is not
+comparable. Trained on that text with subwords joined (sed 's/@@ //g') for as many updates, this config reaches 41.04:
 
     --config.eval.generation.bleu_tokenize=none --config.train.num_steps=8000 --config.optimizer.decay_steps=3000
     --config.eval.every_steps=500 --config.checkpoint.every_steps=250

@@ -1,11 +1,11 @@
-"""Names in noisy text (WNUT 2017): persons, places, groups, products, works and companies that are new.
+"""Emerging named entities in noisy text (WNUT 2017): people, places, groups, products, works and companies.
 
     python train.py --config=configs/ner_wnut17.py:DIR --workdir=runs/ner
     python eval.py --workdir=runs/ner --split=test
 
-DIR holds wnut17train.conll, emerging.dev.conll and emerging.test.annotated: a word, a tab and its BIO tag per line.
-Cost: two minutes on two CPU cores. Measured on the test split: entity F1 6.7. Nothing here is pre-trained, and the
-names of the test split are new on purpose; the best system of the shared task, with word vectors, has 41.86.
+DIR holds wnut17train.conll, emerging.dev.conll and emerging.test.annotated: each line is a word, a tab and its BIO tag.
+Cost: two minutes on two CPU cores. Measured on the test split: entity F1 6.7. The model is not pre-trained, and
+the test entities are deliberately unseen; the best system of the shared task, with pre-trained word vectors, has 41.86.
 """
 
 from pathlib import Path

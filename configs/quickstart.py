@@ -1,9 +1,10 @@
-"""The first run: a model with 3.4 M parameters of Python's own documentation, which comes with every Python.
+"""A first run: a language model with 3.4 M parameters, trained on the documentation that comes with Python.
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 Cost: about four minutes on two CPU cores. Expected: about 1.7 bits per byte on the held-out tenth of the documents,
-which `xz -9` compresses to 2.3 (Python 3.11; other versions have other documentation). Measurements are in results/.
+which `xz -9` compresses to 2.3 (for Python 3.11; the documentation differs between versions). Measurements are in
+results/.
 """
 
 from lm.config import defaults, source
@@ -24,7 +25,7 @@ def get_config():
         activation="swiglu",
         d_ff=640,
         use_bias=False,
-        scan_layers=False,  # faster on a CPU, where three layers also compile in seconds
+        scan_layers=False,  # faster on a CPU, and three layers still compile in seconds
     )
     config.optimizer.update(
         name="muon",

@@ -1,9 +1,9 @@
-"""SQuAD 1.1 from TFDS: fine-tuning of a pre-trained run.
+"""Fine-tuning on SQuAD 1.1, from TFDS.
 
     python train.py --config=configs/squad.py --workdir=runs/squad --config.init_from=runs/bert_mlm
 
-Two epochs, as in Devlin 2019; the model is that of bert_mlm; windows have 384 tokens and share 128. The validation
-split is reported, because the test split is secret. Not run yet; BERT (base) has an F1 of 88.5.
+Two epochs, as in Devlin 2019. The model is that of bert_mlm; windows have 384 tokens and overlap by 128. The validation
+split is reported, because the test split is not public. Not run yet; BERT (base) has an F1 of 88.5.
 """
 
 from configs import bert_mlm

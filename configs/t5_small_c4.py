@@ -1,12 +1,12 @@
-"""T5 1.1 (small) pre-trained with span corruption on C4, for GPU or TPU.
+"""T5 1.1 (small), pre-trained with span corruption on C4, for GPU or TPU.
 
     python train.py --config=configs/t5_small_c4.py --workdir=runs/t5_small
     python train.py --config=configs/t5_small_c4.py:/data/tfds --workdir=runs/t5_small
 
-The text comes from TFDS (`c4/en`, which must be prepared on a cluster first; the argument is its folder).
-Raffel 2020: rows of 512 source tokens with 15 % in spans of 3, batches of 128 rows, 524,288 steps, Adafactor with an
-inverse square-root schedule from step 10,000 on. Cost: not run here.
-Expected: no loss to compare with; the paper reports the scores of fine-tuned models.
+The text comes from TFDS (`c4/en`, which must first be prepared on a cluster; the argument is the TFDS data directory).
+As in Raffel 2020: rows of 512 source tokens with 15 % masked in spans of mean length 3, batches of 128 rows, 524,288
+steps, and Adafactor with an inverse square-root schedule from step 10,000. Cost: not run here.
+Expected: there is no published loss; the paper reports scores of fine-tuned models.
 """
 
 from lm.config import defaults, source
@@ -18,7 +18,7 @@ def get_config(data_dir=""):
     for split, name in (("train", "train"), ("valid", "validation[:5000]")):
         config.data[split].c4 = source(kind="tfds", path="c4/en", split=name, data_dir=data_dir)
     config.data.tokenizer.update(kind="sentencepiece", vocab_size=32_000, train_megabytes=200.0, extra_ids=100)
-    # 568 tokens of text give 512 of source and 114 of target: both sides are full.
+    # 568 tokens of text yield 512 source and 114 target tokens, so both sides are full.
     config.data.update(sequence_length=114, source_length=512, num_workers=8)
     config.objective.update(name="span_corruption", z_loss=1e-4)
     config.model.update(preset("t5_1_1_small"))

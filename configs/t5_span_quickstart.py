@@ -14,7 +14,7 @@ def get_config():
     config.data.train.python = source(kind="embedded")
     config.data.cleaning.deduplicate = True
     config.data.tokenizer.update(kind="sentencepiece", algorithm="bpe", vocab_size=4096, extra_ids=100)
-    # 284 tokens of text give 256 of source and 58 of target.
+    # 284 tokens of text yield 256 source and 58 target tokens.
     config.data.update(sequence_length=58, source_length=256)
     config.objective.name = "span_corruption"
     config.model.update(

@@ -1,11 +1,11 @@
-"""WMT14 English to German: Transformer (base) of Vaswani 2017, for GPU or TPU.
+"""WMT14 English to German: the Transformer (base) of Vaswani 2017, for GPU or TPU.
 
     python train.py --config=configs/wmt14_en_de.py --workdir=runs/wmt14
     python eval.py --workdir=runs/wmt14 --split=test --average=5
 
 The pairs come from TFDS (`wmt14_translate/de-en`, downloaded and prepared on first use: 4.5 M pairs, 1.6 GB).
-Cost: 100,000 steps of 25,000 tokens per side, as in the paper; not run here. Expected: BLEU 27.3 (tokenised, the
-paper's table 2). sacrebleu on raw text, as printed here, is usually about half a point lower.
+Cost: 100,000 steps of 25,000 tokens per side, as in the paper; not run here. Expected: BLEU 27.3 (tokenised; table
+2 of the paper). sacrebleu on raw text, which is reported here, is usually about half a point lower.
 """
 
 from lm.config import defaults, source

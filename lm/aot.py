@@ -1,12 +1,13 @@
-"""Compiles the training step for chips that this machine does not have, and prints what it needs.
+"""Compiles the training step for chips that this machine does not have, and prints its memory and compute needs.
 
     python -m lm.aot --config=configs/NAME.py --topology=v5e:8x8 [--config.mesh.fsdp=64 ...]
 
-TPU topologies are named like v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4, tpu7x:2x2x1 (`pip install -r requirements-tpu.txt`,
-on any Linux machine). `--num_slices=2` joins two of them over the data-centre network. For NVIDIA GPUs the topology is
-cuda:HOSTSxGPUS, e.g. cuda:2x8, with --gpu_target=FILE, XLA's text description of the chip
-(xla/backends/gpu/target_config/specs/*.txtpb), and `pip install -r requirements-cuda.txt`. No data is read: the config
-must set model.vocab_size. Exit status 0 if the step fits in the chip's memory, 1 if not.
+TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1; they need
+`pip install -r requirements-tpu.txt` on any Linux machine. `--num_slices=2` joins two slices over the data-centre
+network. For NVIDIA GPUs, the topology is cuda:HOSTSxGPUS, e.g. cuda:2x8. This needs `pip install -r
+requirements-cuda.txt` and --gpu_target=FILE, XLA's text description of the chip
+(xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the config must set model.vocab_size. The exit
+status is 0 if the step fits in the memory of the chip, 1 if not.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ def main() -> int:
 
 
 def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
-    """Returns (devices, platform) of a topology. Raises UserError if its compiler is missing or does not know it."""
+    """Returns (devices, platform) for a topology. Raises UserError if its compiler is missing or does not know it."""
     family, _, shape = topology.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise UserError(f"--topology={topology}: has the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs).")
+        raise UserError(f"--topology={topology}: must have the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs).")
     options: dict[str, Any]
     if family == "cuda":
         platform, options = "cuda", _cuda_options(topology, shape, gpu_target)
-        # Otherwise the compiler would time its candidates on a GPU.
+        # Autotuning would time candidate kernels on a real GPU.
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     else:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(f"--topology={topology}: needs libtpu; pip install -r requirements-tpu.txt.")
-        # Without these, libtpu asks a metadata server, which exists only on Google Cloud.
+        # Without these, libtpu queries a metadata server that exists only on Google Cloud.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -58,9 +59,9 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
         options = {"topology_name": topology} | ({"num_slices": num_slices} if num_slices > 1 else {})
     try:
         description = topologies.get_topology_desc(platform=platform, **options)
-    except Exception as error:  # the type differs between plug-ins
+    except Exception as error:  # its type depends on the plug-in
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--topology={topology}: is not known to the {platform} compiler ({reason}).") from error
+        raise UserError(f"--topology={topology}: unknown to the {platform} compiler ({reason}).") from error
     return list(description.devices), {"cuda": "gpu"}.get(platform, platform)
 
 
@@ -68,15 +69,15 @@ def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
         raise UserError(f"--topology={topology}: needs JAX's CUDA plug-in; pip install -r requirements-cuda.txt.")
     if shape.count("x") != 1:
-        raise UserError(f"--topology={topology}: has the form cuda:HOSTSxGPUS, e.g. cuda:1x8.")
+        raise UserError(f"--topology={topology}: must have the form cuda:HOSTSxGPUS, e.g. cuda:1x8.")
     if not Path(gpu_target).is_file():
-        raise UserError(f"--gpu_target={gpu_target}: name XLA's description of the chip (specs/NAME.txtpb).")
+        raise UserError(f"--gpu_target={gpu_target}: must be XLA's description of the chip (specs/NAME.txtpb).")
     return {"topology_name": "", "topology": f"1x{shape}", "target_config": Path(gpu_target).read_text()}
 
 
 if __name__ == "__main__":
     command.define_config_flag()
     flags.DEFINE_string("topology", "", "Chips to compile for: v5e:8x8, v5p:4x4x4, ..., or cuda:1x8.")
-    flags.DEFINE_integer("num_slices", 1, "Number of TPU slices of that shape.", lower_bound=1)
+    flags.DEFINE_integer("num_slices", 1, "Number of TPU slices with this topology.", lower_bound=1)
     flags.DEFINE_string("gpu_target", "", "For cuda: file with XLA's description of the chip.")
     command.run(main)

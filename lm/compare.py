@@ -1,11 +1,11 @@
-"""Tests whether the outputs of one system are significantly better than those of another.
+"""Tests whether one system scores significantly better than another.
 
-python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs that eval.py has written
-python -m lm.compare --predictions=a.jsonl,b.jsonl                    any files in this format
+python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs written by eval.py
+python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
 
-Uses paired bootstrap resampling (Koehn 2004): the same sources, drawn with replacement, for all systems. The p-value is
-the probability that chance alone causes a difference from the first system as large as the observed one; below 0.05 the
-difference is usually called significant. The systems must have read the same sources.
+Uses paired bootstrap resampling (Koehn 2004): each resample draws sources with replacement and scores all systems on
+them. The p-value is the probability that chance alone causes a difference from the first system as large as the one
+observed; below 0.05, the difference is usually called significant. All systems must have read the same sources.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ FILE = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Compared:
-    """The score of one system by one metric, and the distribution of that score over resamples."""
+    """The score of one system under one metric, and its distribution over the resamples."""
 
     score: float
     mean: float
-    interval: float  # half the width of the 95 % interval
-    p_value: float | None  # against the first system; None for that one
+    interval: float  # half-width of the 95 % interval
+    p_value: float | None  # compared with the first system; None for the first itself
 
 
 def define_flags() -> None:
-    flags.DEFINE_list("workdir", [], "Run directories, separated by commas; all are compared with the first.")
-    flags.DEFINE_list("predictions", [], f"Files such as {FILE}, instead of --workdir.")
+    flags.DEFINE_list("workdir", [], "Comma-separated run directories; each is compared with the first.")
+    flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
     flags.DEFINE_string(
-        "step", "best", "With --workdir: best (or the latest, if no step has the metric), latest, or a step."
+        "step", "best", "With --workdir: best (the latest if no step has the metric), latest, or a step number."
     )
-    flags.DEFINE_list("metric", ["bleu"], f"One or more of {', '.join(TEXT_METRICS)}, separated by commas.")
+    flags.DEFINE_list("metric", ["bleu"], f"Comma-separated metrics: {', '.join(TEXT_METRICS)}.")
     flags.DEFINE_enum(
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU; by default that of the first run, or 13a with --predictions.",
+        "sacrebleu's tokenisation for BLEU; by default as in the first run, or 13a with --predictions.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
-    # A seed of 0 means "no seed" to sacrebleu.
-    flags.DEFINE_integer("seed", 12345, "Random seed of the resamples.", lower_bound=1, upper_bound=2**31 - 1)
+    # sacrebleu treats a seed of 0 as "no seed".
+    flags.DEFINE_integer("seed", 12345, "Random seed for resampling.", lower_bound=1, upper_bound=2**31 - 1)
 
 
 def compare(
     metric: str, systems: Sequence[Sequence[Example]], *, bleu_tokenize: str, samples: int, seed: int
 ) -> tuple[dict[str, list[Compared]], str]:
-    """Returns the results of all systems for each score of a metric, such as rouge1 of rouge, and the signature.
+    """Compares all systems under each score of a metric (such as rouge1 of rouge); also returns the metric's signature.
 
-    All systems must have the same references in the same order. For the same seed, sacrebleu's test and our `bootstrap`
-    draw the same examples; both define mean, interval and p-value in the same way.
+    All systems must have the same references in the same order. Given the same seed, sacrebleu's test and `bootstrap`
+    draw the same examples, and both define mean, interval and p-value in the same way.
     """
     references = [each.references for each in systems[0]]
     predictions = [[each.prediction for each in examples] for examples in systems]
@@ -79,10 +79,10 @@ def compare(
     if isinstance(scorer, SacrebleuMetric):
         from sacrebleu.significance import PairedTest
 
-        paired: Any = PairedTest  # the types it declares are narrower than those it accepts
+        paired: Any = PairedTest  # its declared types are narrower than those it accepts
         named = [(str(number), texts) for number, texts in enumerate(predictions)]
         scorers = {metric: scorer.scorer(bleu_tokenize)}
-        os.environ["SACREBLEU_SEED"] = str(seed)  # sacrebleu reads its seed from nowhere else
+        os.environ["SACREBLEU_SEED"] = str(seed)  # the only way to seed sacrebleu
         signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
         ((name, signed),) = signatures.items()
         results = [Compared(each.score, each.mean, each.ci, each.p_value) for each in found[name]]
@@ -95,11 +95,11 @@ def compare(
 
 
 def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Compared]:
-    """Returns the paired bootstrap of the score `percent` of each system, as defined by sacrebleu's PairedTest.
+    """Applies the paired bootstrap to the score `percent` of each system, as sacrebleu's PairedTest does.
 
-    p = (1 + #(|difference in a resample| - their mean > |real difference|)) / (1 + samples)
+    p = (1 + #(|resampled difference| - mean |resampled difference| > |real difference|)) / (1 + samples)
 
-    `counts` has an array (examples, 2) of `CountedMetric.counts` for each system.
+    `counts` holds, for each system, an array (examples, 2) from `CountedMetric.counts`.
     """
     drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
     resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
@@ -116,7 +116,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
 
 
 def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
-    """Sets p to 1 for equal scores: the formula counts only larger differences, so copies would seem significant."""
+    """Sets p to 1 for equal scores: the formula counts larger differences only, so a copy would seem significant."""
     first, *others = results
     return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
 
@@ -124,7 +124,7 @@ def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
 def print_comparison(
     names: Sequence[str], scores: dict[str, list[Compared]], signatures: Sequence[str], console: Console
 ) -> None:
-    """Prints a block with a row for each system for every score, then the signatures."""
+    """Prints a table with one row per score and system, followed by the signatures."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in ("metric", "system", "score", "mean and 95% interval", "p"):
         table.add_column(name, justify="left" if name in ("metric", "system") else "right", overflow="fold")
@@ -133,7 +133,7 @@ def print_comparison(
             p_value = "" if each.p_value is None else f"{each.p_value:.4f}"
             cells = ["" if number else metric_of(score).heading, name, f"{each.score:.2f}"]
             table.add_row(*map(Text, [*cells, f"{each.mean:.2f} ± {each.interval:.2f}", p_value]))
-    if not console.is_terminal:  # log files may have long lines
+    if not console.is_terminal:  # long lines are fine in log files
         console = Console(file=console.file, width=max(console.width, 240))
     console.print(table, highlight=False)
     for signature in signatures:
@@ -141,11 +141,11 @@ def print_comparison(
 
 
 def predictions_of(root: Path, step: str) -> Path:
-    """Returns the file of a run for the step "best", "latest" or a number. Raises UserError if there is none."""
+    """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if it is missing."""
     directory = RunDirectory.existing(root)
     there = sorted(int(path.parent.name) for path in root.glob(f"eval/*/{FILE}") if path.parent.name.isdecimal())
     if not there:
-        raise UserError(f"{root}: has no eval/<step>/{FILE}; write it with `python eval.py --workdir={root}`.")
+        raise UserError(f"{root}: has no eval/<step>/{FILE}; create it with `python eval.py --workdir={root}`.")
     if step == "best":
         with directory.open_checkpoints(directory.load_config()) as checkpoints:
             best = checkpoints.best()
@@ -155,8 +155,8 @@ def predictions_of(root: Path, step: str) -> Path:
     if wanted not in there:
         steps = ", ".join(map(str, there))
         raise UserError(
-            f"{root}: has no {FILE} of step {wanted}{' (best)' if step == 'best' else ''}, only of {steps}. "
-            f"Name one with --step, or run `python eval.py --workdir={root} --step={wanted}`."
+            f"{root}: has no {FILE} for step {wanted}{' (best)' if step == 'best' else ''}, only for {steps}. "
+            f"Choose one with --step, or run `python eval.py --workdir={root} --step={wanted}`."
         )
     return directory.eval_dir(wanted) / FILE
 
@@ -173,7 +173,7 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Example]]) -> N
             for name in ("source", "references"):
                 if getattr(mine, name) != getattr(first, name):
                     raise UserError(
-                        f"{path}, example {number}: its {name.removesuffix('s')} is not that of {paths[0]}; "
+                        f"{path}, example {number}: its {name.removesuffix('s')} differs from that in {paths[0]}; "
                         "evaluate all systems on the same data."
                     )
 
@@ -181,13 +181,13 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Example]]) -> N
 def main() -> int:
     roots, files = [Path(each) for each in FLAGS.workdir if each], [Path(each) for each in FLAGS.predictions if each]
     if bool(roots) == bool(files) or len(roots or files) < 2:
-        raise UserError("name two or more systems, either --workdir=A,B or --predictions=A.jsonl,B.jsonl.")
+        raise UserError("name two or more systems, with either --workdir=A,B or --predictions=A.jsonl,B.jsonl.")
     metrics = list(dict.fromkeys(FLAGS.metric))
     for metric in metrics or [""]:
         if metric not in TEXT_METRICS:
             raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}.")
     if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
-        raise UserError(f"--step={FLAGS.step}: must be best, latest or the number of a step.")
+        raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
     paths = files or [predictions_of(root, FLAGS.step) for root in roots]
     systems = [read_predictions(path) for path in paths]
     check_same(paths, systems)
@@ -201,7 +201,7 @@ def main() -> int:
         found, signature = compare(metric, systems, bleu_tokenize=tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
         scores |= found
         signatures.append(f"{metric}: {signature}")
-    print(f"{len(systems[0]):,} examples, {FLAGS.samples:,} resamples; p against {paths[0]}\n")
+    print(f"{len(systems[0]):,} examples, {FLAGS.samples:,} resamples; p-values relative to {paths[0]}\n")
     print_comparison([str(each) for each in roots or files], scores, signatures, Console())
     return DONE
 

@@ -2,8 +2,8 @@
 
 
 class UserError(Exception):
-    """Bad input: a config value, a flag, a data file, a checkpoint, a tokenizer, a mesh.
+    """Invalid input: a config value, flag, data file, checkpoint, tokenizer or mesh.
 
-    The message is one line that says what is wrong, where, and what to do about it. Commands print it without a
-    traceback and exit with status 1 (see `lm/config/command.py`). Broken invariants of this code raise AssertionError.
+    The message is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback
+    and exit with status 1 (see `lm/config/command.py`). Violated invariants of this code raise AssertionError instead.
     """

@@ -1,4 +1,4 @@
-"""Writes files and directories atomically: they appear whole or not at all."""
+"""Atomic writing of files and directories: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lm.errors import UserError
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which becomes `path` at the end of the block.
+    """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. With `durable`, `path` is old or new even after a power failure. Raises OSError.
+    created. With `durable`, the replacement is atomic even in a power failure. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -34,10 +34,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory beside `path`, named `NAME.tmp-*`; it becomes `path` at the end of the block.
+    """Yields a temporary directory `NAME.tmp-*` beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary directory is removed. Missing parent directories are created. To replace a
-    directory, the block must remove the old one. Raises OSError, among them FileExistsError if `path` exists.
+    directory, the block must remove the old one. Raises OSError, in particular FileExistsError if `path` exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
@@ -46,9 +46,9 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield temporary
         try:
             os.rename(temporary, path)
-        except OSError as error:  # its errno depends on the file system
+        except OSError as error:  # the errno depends on the file system
             if os.path.lexists(path):
-                raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
+                raise FileExistsError(errno.EEXIST, "already exists", str(path)) from error
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -56,7 +56,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
-    """Turns an OSError of the block into a UserError that names the flag of the path."""
+    """Converts an OSError raised in the block into a UserError that names the flag."""
     try:
         yield
     except OSError as error:

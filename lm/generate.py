@@ -1,21 +1,21 @@
-"""Continues prompts with a trained model, or writes the outputs of an encoder-decoder.
+"""Continues prompts with a trained model, or generates the outputs of an encoder-decoder.
 
 python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --temperature=0.8 --top_p=0.95
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
-A single continuation is printed while it is generated. The sampling flags apply in the order that
-lm/decoding/sampling.py documents. Equal flags give equal text.
+A single continuation is streamed as it is generated. The sampling flags apply in the order documented in
+lm/decoding/sampling.py. The same flags always give the same text.
 
-An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one line for each in the same
-order. Sources are cleaned and get their prefix as in training; an empty source has an empty output. Outputs come from
-beam search with the settings of eval.generation, which --num_beams and the flags after it override; with --temperature
-and without --num_beams they are sampled. Line breaks within an output become spaces. If a source has several outputs,
-each is a line of three columns separated by tabs: number of the source, score (or number of the sample), text. --output
-appears when it is complete. Models of span corruption, UL2 and infilling read and write <extra_id_0>, <extra_id_1>, ...
-as tokens: --prompt="Thank you <extra_id_0> me to your party". A source for UL2 starts with its mode, <extra_id_100>
-(R), 101 (S) or 102 (X).
+An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
+the same order. Sources are cleaned and prefixed as in training; an empty source has an empty output. Outputs come from
+beam search with the settings in eval.generation, which --num_beams and the flags listed after it override; with
+--temperature and no --num_beams, outputs are sampled. Line breaks within an output become spaces. If a source has
+several outputs, each is a line of three tab-separated columns: source index, score (or sample index), text. The file
+--output appears once it is complete. Models trained on span corruption, UL2 or infilling read and write <extra_id_0>,
+<extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party". A UL2 source starts with the token of
+its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
-The texts of a batch are split over all devices of this machine; each device holds the whole model.
+Each batch is split over all devices of this machine; every device holds the whole model.
 """
 
 from __future__ import annotations
@@ -45,41 +45,45 @@ SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. Empty for a text from its beginning.")
+    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. If empty, starts a new text.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
-    flags.DEFINE_integer("step", None, "Checkpoint to use; by default the best.")
-    flags.DEFINE_integer("average", 1, "Checkpoints to average, the latest up to --step.", lower_bound=1)
-    flags.DEFINE_integer("num_samples", 1, "Continuations of each prompt.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Random seed of sampling.", lower_bound=0, upper_bound=2**31 - 1)
+    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.", lower_bound=1)
+    flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(
         "max_new_tokens",
         None,
-        f"Largest number of new tokens; by default as many as fit, up to {LONGEST_DEFAULT} (encoder-decoder: "
+        f"Maximum number of new tokens; by default as many as fit, up to {LONGEST_DEFAULT} (encoder-decoder: "
         "eval.generation.max_new_tokens).",
     )
-    flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divides the logits; 0 takes the most probable token.")
+    flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits; 0 always picks the top token.")
     flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens; 0 for all.")
-    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the most probable tokens that sum to p; 1 for all.")
+    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the top tokens of total probability p; 1 for all.")
     flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below p times the largest probability; 0 for none.")
-    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, repeated tokens are less probable.")
+    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, makes repetition less likely.")
     flags.DEFINE_integer(
         "batch_size",
         None,
-        f"Texts generated at a time; by default {BATCH_SIZE_DEFAULT} (encoder-decoder: eval.generation.batch_size). "
+        f"Number of texts per batch; by default {BATCH_SIZE_DEFAULT} (encoder-decoder: eval.generation.batch_size). "
         "Affects memory and speed, not the texts.",
         lower_bound=1,
     )
     flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with one source per line.")
     flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default the outputs are printed.")
-    flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default the prefix of training.")
-    flags.DEFINE_string("output_prefix", "", "Encoder-decoder: start of every output; counts in --max_new_tokens.")
-    flags.DEFINE_integer("num_beams", None, "Encoder-decoder: hypotheses kept by beam search; 1 is greedy.")
+    flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default as in training.")
+    flags.DEFINE_string(
+        "output_prefix", "", "Encoder-decoder: forced start of every output; counts in --max_new_tokens."
+    )
+    flags.DEFINE_integer("num_beams", None, "Encoder-decoder: beam size; 1 is greedy.")
     flags.DEFINE_string("penalty", None, "Encoder-decoder: power or gnmt; see eval.generation.penalty.")
-    flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none, larger for longer outputs.")
-    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: smallest number of tokens before the end token.")
-    flags.DEFINE_integer("no_repeat_ngram", None, "Encoder-decoder: repeat no n-gram of this length; 0 for no limit.")
-    flags.DEFINE_bool("exact", None, "Encoder-decoder: when the search stops; see eval.generation.exact.")
-    flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write for each source.")
+    flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none; larger values favour longer outputs.")
+    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: fewest tokens before the EOS token.")
+    flags.DEFINE_integer(
+        "no_repeat_ngram", None, "Encoder-decoder: never repeat an n-gram of this length; 0 for no limit."
+    )
+    flags.DEFINE_bool("exact", None, "Encoder-decoder: whether to search exhaustively; see eval.generation.exact.")
+    flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write per source.")
 
 
 def main() -> int:
@@ -91,7 +95,7 @@ def main() -> int:
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if not task_of(config).writes_text:
-        problem = f"a model of objective.name={config.objective.name} writes no text"
+        problem = f"a model with objective.name={config.objective.name} generates no text"
         raise UserError(f"--workdir={FLAGS.workdir}: {problem}; score it with eval.py --workdir={FLAGS.workdir}.")
     names = ("step", "average", "max_new_tokens", "num_samples", "seed", "batch_size")
     options: dict[str, Any] = {name: FLAGS[name].value for name in names}
@@ -104,7 +108,7 @@ def main() -> int:
 
 
 def refuse(names: tuple[str, ...], because: str) -> None:
-    """Raises UserError if one of these flags was given."""
+    """Raises UserError if any of the flags `names` was given."""
     for name in names:
         if FLAGS[name].present:
             raise UserError(f"--{name}: {because}")
@@ -113,7 +117,7 @@ def refuse(names: tuple[str, ...], because: str) -> None:
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
     refuse(
         ("input", "output", "prefix", "output_prefix", *SEARCH),
-        f"is for encoder-decoders, and the model of {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
+        f"is for encoder-decoders, but the model in {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
     )
     for text in continue_prompts(generator, read_prompts(), sampling):
         print(text, end="", flush=True)
@@ -124,20 +128,20 @@ def read_prompts() -> list[str]:
     if FLAGS.prompts_file is not None:
         lines = [line for line in read_lines(FLAGS.prompts_file, "prompts_file") if line.strip()]
         if not lines:
-            raise UserError(f"--prompts_file={FLAGS.prompts_file}: holds no prompt; write one per line.")
+            raise UserError(f"--prompts_file={FLAGS.prompts_file}: contains no prompts; write one per line.")
         prompts += lines
     if not prompts:
-        raise UserError('there is no prompt; give --prompt="..." (it may be empty) or --prompts_file=FILE.')
+        raise UserError('there is no prompt; give --prompt="..." (possibly empty) or --prompts_file=FILE.')
     return prompts
 
 
 def write_outputs(generator: Generator, sampling: Sampling) -> None:
     settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
-        refuse(SEARCH, "is for beam search, and --temperature samples; leave one out, or give --num_beams too.")
+        refuse(SEARCH, "is for beam search, but --temperature samples; omit one of them, or give --num_beams too.")
     else:
-        refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no flag of beam search.")
-        # The settings of eval.generation, overridden by the flags that were given.
+        refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no beam-search flag.")
+        # Flags override eval.generation.
         names = [each.name for each in dataclasses.fields(BeamSettings)]
         values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}
         values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
@@ -160,7 +164,7 @@ def read_sources() -> list[str]:
     if FLAGS.input is None and not FLAGS.prompt:
         raise UserError('there is no source; give --input=FILE or --prompt="...".')
     if FLAGS.input is not None and FLAGS.prompt:
-        raise UserError("--input and --prompt: give only one of them.")
+        raise UserError("--input and --prompt: give only one.")
     return list(FLAGS.prompt) if FLAGS.input is None else read_lines(FLAGS.input, "input")
 
 

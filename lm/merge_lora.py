@@ -1,12 +1,12 @@
-"""Merges the adapters of a run (model.lora_rank) into its linear layers, or writes the adapters alone.
+"""Merges the LoRA adapters of a run into its linear layers, or exports the adapters alone.
 
 python -m lm.merge_lora --workdir=runs/tuned --output=runs/merged
 python -m lm.merge_lora --workdir=runs/tuned --adapters=tuned.safetensors
 
---output becomes a run directory, whole or not at all, that eval.py, lm.generate and config.init_from can open: the
-config with lora_rank=0, the tokenizer, and one checkpoint with the parameters (their moving average, if the run keeps
-one). It holds no optimizer state, so the run cannot be continued. --adapters gets the tensors of the adapters under the
-names of their parameters, and the config and the step as metadata; it does not hold the head, which was trained too.
+--output is a new run directory, created atomically, for use by eval.py, lm.generate and config.init_from. It holds the
+config with lora_rank=0, the tokenizer, and one checkpoint of the parameters (their moving average, if the run keeps
+one). It holds no optimizer state, so its training cannot be continued. --adapters is a file of the adapter tensors,
+keyed by parameter name, with the config and the step as metadata; it omits the head, although that was trained too.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of the model with adapters.")
+    flags.DEFINE_string("workdir", None, "Run directory of a model with adapters.")
     flags.DEFINE_string("output", None, "Run directory to create for the merged model.")
-    flags.DEFINE_string("adapters", None, "File to write the adapters alone to, NAME.safetensors.")
-    flags.DEFINE_integer("step", None, "Checkpoint to use; by default the best.")
+    flags.DEFINE_string("adapters", None, "File for the adapters alone, NAME.safetensors.")
+    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
 
 
 def main() -> int:
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing; name the run directory of a model with adapters.")
     if FLAGS.output is None and FLAGS.adapters is None:
-        raise UserError("name the run directory to create with --output, or a file with --adapters.")
+        raise UserError("give a run directory to create with --output, or a file to write with --adapters.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     if config.model.lora_rank == 0:
@@ -49,7 +49,7 @@ def main() -> int:
     for flag in ("output", "adapters"):
         path = FLAGS[flag].value
         if path is not None and os.path.lexists(path):
-            raise UserError(f"--{flag}={path}: exists already; name a new one.")
+            raise UserError(f"--{flag}={path}: already exists; choose a new name.")
     with directory.open_checkpoints(config) as checkpoints:
         ema = config.optimizer.ema_decay > 0
         params, step = checkpoints.restore_params(step="best" if FLAGS.step is None else FLAGS.step, ema=ema)
@@ -58,7 +58,7 @@ def main() -> int:
         tensors = {name: np.ascontiguousarray(value) for name, value in adapters(params).items()}
         with writing_flag("adapters", FLAGS.adapters), replacing(Path(FLAGS.adapters)) as temporary:
             save_file(tensors, temporary, metadata={"config": config.to_json(), "step": str(step)})
-        print(f"written: {FLAGS.adapters}, {len(tensors)} tensors of adapters, step {step:,}")
+        print(f"written: {FLAGS.adapters}, {len(tensors)} adapter tensors, step {step:,}")
     if FLAGS.output is not None:
         merged, model = merge_adapters(params, config.model)
         config = dataclasses.replace(config, model=model)

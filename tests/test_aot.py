@@ -101,7 +101,7 @@ def test_each_collective_is_counted_once():
 
 @pytest.mark.parametrize(
     ("topology", "reason"),
-    [("v5e", "has the form"), ("v5e:8by8", "has the form"), ("cuda:8", "cuda"), ("", "has the form")],
+    [("v5e", "must have the form"), ("v5e:8by8", "must have the form"), ("cuda:8", "cuda"), ("", "must have the form")],
 )
 def test_malformed_topology_is_refused(topology, reason):
     with pytest.raises(UserError, match=reason):

@@ -36,7 +36,7 @@ SHORT = {"train__num_steps": 2, "optimizer__warmup_steps": 1, "checkpoint__every
         (["--config=CONFIG", "--workdir=w", "--num_processes=two"], "num_processes"),
         (["--config=CONFIG", "--workdir=w", "--coordinator=here", "--num_processes=2"], "--coordinator=here"),
         (["--config=CONFIG", "--workdir"], "Missing value for flag --workdir"),
-        (["--config"], "--config=: names no file"),
+        (["--config"], "--config=: no file is given"),
         (["--workdir=w", "--config.train.num_steps=5"], "--config=FILE.py"),
     ],
 )
@@ -58,7 +58,7 @@ def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
         ("model.activation=swigul", "did you mean swiglu"),
         ("model.num_heads=3", "num_heads=3 does not divide d_model=16"),
         ("model.num_kv_heads=3", "config.model.num_kv_heads: 3 does not divide num_heads=2"),
-        ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 steps of warm-up do not fit"),
+        ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 warm-up steps do not fit"),
         ("train.accumulation=5", "config.train.accumulation: 5 microbatches do not divide"),
         ("model.max_length=16", "config.model.max_length: 16 is shorter than"),
         ("data.holdout_fraction=0.0", "config.data.holdout_fraction: is 0 and data.valid is empty"),
@@ -84,11 +84,14 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder_decoder"], "config.objective.name: causal does not go with model.family=encoder_dec"),
-        (["objective.name=ul2"], "config.objective.name: ul2 does not go with model.family=decoder; use causal"),
-        (["objective.name=seq2seq"], "config.objective.name: seq2seq does not go with model.family=decoder"),
+        (["model.family=encoder_decoder"], "config.objective.name: causal does not support model.family=encoder_dec"),
+        (["objective.name=ul2"], "config.objective.name: ul2 does not support model.family=decoder; use causal"),
+        (["objective.name=seq2seq"], "config.objective.name: seq2seq does not support model.family=decoder"),
         (["data.source_length=8"], "config.data.source_length: is not read by objective.name=causal"),
-        (["model.num_encoder_layers=2"], "config.model.num_encoder_layers: is for model.family=encoder_decoder"),
+        (
+            ["model.num_encoder_layers=2"],
+            "config.model.num_encoder_layers: applies only to model.family=encoder_decoder",
+        ),
         (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: is for pairs"),
         (
             ["data.separate_vocabularies=True"],
@@ -108,7 +111,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=decoder"], "config.objective.name: seq2seq does not go with model.family=decoder"),
+        (["model.family=decoder"], "config.objective.name: seq2seq does not support model.family=decoder"),
         (["objective.name=span_corruption"], "config.data.train.reversal.target_path: is for pairs"),
         (["data.train.reversal.target_path="], "config.data.train.reversal.target_path: name the file of the targets"),
         (["data.train.reversal.pattern=x"], "config.data.train.reversal.target_path: name the file of the targets (or"),
@@ -127,7 +130,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["eval.generation.metrics=('blue',)"], "config.eval.generation.metrics: 'blue' is not one of bleu, chrf"),
         (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 is more than the model's"),
         (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: is more than max_new_tokens"),
-        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "'valid/bleu' is not measured here, only"),
+        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "'valid/bleu' is not computed by this run, only"),
         (["checkpoint.best_metric=valid/bits_per_byte"], "config.checkpoint.best_metric: 'valid/bits_per_byte'"),
         (["checkpoint.best_metric=valid/reversal/loss"], "valid/ followed by loss, perplexity, token_accuracy."),
         (["objective.label_smoothing=0.95"], "config.objective.label_smoothing: 0.95 is above the largest"),
@@ -151,7 +154,7 @@ def test_bad_settings_of_pairs_are_refused(refused_settings, tiny_pairs, overrid
         ("config = None", "FILE: its get_config() returns None; end it with `return config`"),
         ("config = 5", "FILE: its get_config() returns 5"),
         ("config.data.train.text = 'input.txt'", "FILE, line 16: TypeError: Could not override field 'text'"),
-        ("del config.data.train.text", "config.data.train: names no data source"),
+        ("del config.data.train.text", "config.data.train: no data source is given"),
         ("config.eval.prompts = (1,)", "config.eval.prompts: expected a tuple of strings"),
     ],
 )
@@ -347,8 +350,8 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
     ("flags", "message"),
     [
         (["--text=text.txt"], "--text: RUN needs pairs; name them in data.test of a config"),
-        (["--average=3"], "cannot average 3 checkpoints, because there are only 2; train with a larger"),
-        (["--average=2", "--step=1"], "cannot average 2 checkpoints, because there are only 1 up to step 1"),
+        (["--average=3"], "cannot average 3 checkpoints: the run has only 2; train with a larger"),
+        (["--average=2", "--step=1"], "cannot average 2 checkpoints: the run has only 1 up to step 1"),
         (["--average=0"], "--average=0: must be at least 1"),
         (["--num_beams=-1"], "--num_beams=-1: must be at least 1"),
         (["--num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),

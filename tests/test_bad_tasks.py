@@ -32,7 +32,7 @@ def of_all(setting):
 def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny, objective, family):
     values = config_of(tiny).to_dict()
     values["objective"]["name"], values["model"]["family"] = objective, family
-    message = rf"config\.objective\.name: {objective} does not go with model\.family={family}; use "
+    message = rf"config\.objective\.name: {objective} does not support model\.family={family}; use "
     with pytest.raises(UserError, match=message) as caught:
         Config.from_dict(values)
     offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
@@ -50,8 +50,8 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a range"),
         (["data.train.lines.kind=text"], "config.data.train.lines.label_pattern: text files get their label from"),
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field of the label"),
-        (["data.fold=4"], "config.data.fold: 4 is not one of the 4 folds; they are counted from 0"),
-        (["data.labels=('a', 'b', 'a')"], "config.data.labels: names a label twice"),
+        (["data.fold=4"], "config.data.fold: must be less than data.folds=4, not 4; folds are numbered from 0"),
+        (["data.labels=('a', 'b', 'a')"], "config.data.labels: contains a label twice"),
         (["objective.class_weights=(1.0, 2.0)"], "config.objective.class_weights: takes a weight, 0 or more, for each"),
         (
             ["objective.class_weights=(1.0, 2.0, 3.0)", "data.labels=('is_x', 'is_y')"],
@@ -82,12 +82,18 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
         (["model.pooling=none"], "config.model.pooling: 'none' is not one of '', 'first', 'last', 'mean'"),
         (["model.head=span"], "config.model.head: is no longer a setting; it follows from objective.name"),
-        (["model.global_every=2"], "config.model.global_every: is for layers with a window; set model.window"),
+        (["model.global_every=2"], "config.model.global_every: requires layers with a window; set model.window"),
         (["model.token_types=1"], "config.model.token_types: needs at least two types"),
-        (["model.token_types=2", "model.family=decoder"], "config.model.token_types: is for model.family=encoder"),
+        (
+            ["model.token_types=2", "model.family=decoder"],
+            "config.model.token_types: applies only to model.family=encoder",
+        ),
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has 1 layers"),
-        (["checkpoint.best_metric=valid/f1"], "'valid/f1' is not measured here, only valid/ followed by loss, acc"),
+        (
+            ["checkpoint.best_metric=valid/f1"],
+            "'valid/f1' is not computed by this run, only valid/ followed by loss, acc",
+        ),
         (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, and"),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
@@ -222,7 +228,11 @@ def started(tiny_labels, tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("lm.generate", ["--prompt=a"], "a model of objective.name=classification writes no text; score it with eval"),
+        (
+            "lm.generate",
+            ["--prompt=a"],
+            "a model with objective.name=classification generates no text; score it with eval",
+        ),
         ("eval.py", ["--text=TEXT"], "--text: RUN needs examples with labels; name them in data.test of a config"),
         ("eval.py", ["--split=test/words"], "--split=test/words: test has no source 'words'; it has lines"),
         (
@@ -257,5 +267,5 @@ def test_heads_without_text_cannot_generate(refused, tiny, tmp_path, family, obj
     values["data"]["tokenizer"]["extra_ids"] = 1
     values["model"]["pooling"] = ""
     RunDirectory.open(tmp_path / "run", Config.from_dict(values)).close()
-    message = f"--workdir={tmp_path / 'run'}: a model of objective.name={objective} writes no text"
+    message = f"--workdir={tmp_path / 'run'}: a model with objective.name={objective} generates no text"
     refused(message, "lm.generate", f"--workdir={tmp_path / 'run'}", "--prompt=a")

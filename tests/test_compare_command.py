@@ -63,7 +63,7 @@ def rows(text):
 def test_p_value_separates_a_worse_system_from_an_equal_one(command, files):
     paths = [files / f"{name}.jsonl" for name in ("good", "bad", "good2")]
     text = command(f"--predictions={','.join(map(str, paths))}", "--samples=200")
-    assert text.startswith(f"60 examples, 200 resamples; p against {paths[0]}\n")
+    assert text.startswith(f"60 examples, 200 resamples; p-values relative to {paths[0]}\n")
     (first, score, mean, width, none), (_, worse, *_, p_bad), (_, near, *_, p_near) = rows(text)
     assert first == str(paths[0]) and none is None and worse < score and abs(near - score) < 8
     assert abs(mean - score) < 3 and 0 < width < 15
@@ -147,15 +147,15 @@ def test_best_step_is_that_of_the_checkpoints(command, runs, monkeypatch):
     monkeypatch.setattr(Checkpoints, "best", lambda self: 4)
     assert compare.predictions_of(runs / "one", "best") == runs / "one" / "eval" / "4" / compare.FILE
     monkeypatch.setattr(Checkpoints, "best", lambda self: 7)
-    with pytest.raises(UserError, match=r"of step 7 \(best\), only of 4, 9"):
+    with pytest.raises(UserError, match=r"for step 7 \(best\), only for 4, 9"):
         compare.predictions_of(runs / "one", "best")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sources": 1}, "example 3: its source is not that of"),
-        ({"references": 1}, "example 3: its reference is not that of"),
+        ({"sources": 1}, "example 3: its source differs from that in"),
+        ({"references": 1}, "example 3: its reference differs from that in"),
         ({"fewer": 1}, "has 59 examples and .* has 60"),
     ],
 )
@@ -194,7 +194,7 @@ def test_bad_input_is_refused_in_one_line(command, arguments, message):
 def test_run_without_predictions_is_refused_with_advice(command, tmp_path):
     config = Config.from_dict({"data": {"train": {"docs": {"kind": "embedded"}}}})
     RunDirectory.open(tmp_path / "run", config).close()
-    with pytest.raises(UserError, match=r"write it with `python eval\.py --workdir="):
+    with pytest.raises(UserError, match=r"create it with `python eval\.py --workdir="):
         command(f"--workdir={tmp_path / 'run'},{tmp_path / 'run'}")
 
 

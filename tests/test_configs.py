@@ -59,7 +59,7 @@ def test_every_task_of_glue_resolves(task):
 
 
 def test_unknown_task_of_glue_is_refused():
-    with pytest.raises(UserError, match=r"configs/glue\.py:ax: no such task; there are cola, sst2"):
+    with pytest.raises(UserError, match=r"configs/glue\.py:ax: no such task; choose from cola, sst2"):
         glue.get_config("ax")
 
 

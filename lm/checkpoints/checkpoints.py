@@ -206,7 +206,7 @@ class Checkpoints:
         steps = [step for step in self.steps() if last is None or step <= last]
         if len(steps) < count:
             up_to = "" if last is None else f" up to step {last}"
-            counts = f"cannot average {count} checkpoints, because there are only {len(steps)}{up_to}"
+            counts = f"cannot average {count} checkpoints: the run has only {len(steps)}{up_to}"
             raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
         steps = steps[-count:]
         total: Any = None

@@ -1,4 +1,4 @@
-"""Refuses settings that cannot work together, before anything is built. Tasks (`lm/tasks`) check their own."""
+"""Checks that settings are compatible, before anything is built. Tasks (`lm/tasks`) check their own settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def refuse(setting: str, message: str) -> None:
 
 
 def check(given: Any, config: Any, task: Any) -> None:
-    """Raises UserError for settings that cannot work together. `given` is the config before values were derived."""
+    """Raises UserError for incompatible settings. `given` is the config before derived values were filled in."""
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
-        refuse("objective.name", f"{task.name} does not go with model.family={family}; use {_or(fitting)}.")
+        refuse("objective.name", f"{task.name} does not support model.family={family}; use {_or(fitting)}.")
     for setting, default in unread(task):
-        # The config.json of a run holds the derived value in place of the default.
+        # The config.json of a run holds the derived value instead of the default.
         if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
             readers = _or([name for name, each in tasks.items() if setting in each.settings])
             refuse(setting, f"is not read by objective.name={task.name}, only by {readers}; leave it at {default!r}.")
@@ -46,7 +46,7 @@ def default_of(setting: str) -> Any:
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
     if not data.train:
-        refuse("data.train", "names no data source; give one, e.g. config.data.train.mine = source(path=...).")
+        refuse("data.train", "no data source is given; add one, e.g. config.data.train.mine = source(path=...).")
     for split in ("train", "valid", "test"):
         sources = getattr(data, split)
         for name, each in sources.items():
@@ -59,48 +59,51 @@ def _check_data(config: Any, task: Any) -> None:
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so nothing could be evaluated; change one.")
+        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so there is nothing to evaluate; set either.")
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
-        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}: such a tokenizer is loaded, not trained.")
+        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}; it is loaded, not trained.")
     if data.fold >= data.folds:
-        refuse("data.fold", f"{data.fold} is not one of the {data.folds} folds; they are counted from 0.")
+        refuse("data.fold", f"must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):
-        refuse("data.labels", "names a label twice.")
+        refuse("data.labels", "contains a label twice.")
 
 
 def _check_model(config: Any) -> None:
     model = config.model
     two_sided = model.family == "encoder_decoder"
     if not two_sided and model.num_encoder_layers:
-        refuse("model.num_encoder_layers", "is for model.family=encoder_decoder; leave it at 0.")
+        refuse("model.num_encoder_layers", "applies only to model.family=encoder_decoder; leave it at 0.")
     if model.num_heads % model.num_kv_heads:
         refuse("model.num_kv_heads", f"{model.num_kv_heads} does not divide num_heads={model.num_heads}.")
     if model.positions == "rotary" and model.head_dim % 2:
-        refuse("model.head_dim", f"{model.head_dim} is odd; rotary positions rotate pairs.")
+        refuse("model.head_dim", f"{model.head_dim} is odd; rotary positions rotate pairs of features.")
     if model.positions == "sinusoidal" and model.d_model % 2:
-        refuse("model.d_model", f"{model.d_model} is odd; sinusoidal positions come in pairs.")
+        refuse("model.d_model", f"{model.d_model} is odd; sinusoidal positions need sine-cosine pairs.")
     if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
-        refuse("model.relative_max_distance", "must be more than half of model.relative_buckets.")
+        refuse("model.relative_max_distance", "must be greater than half of model.relative_buckets.")
     for name in ("sequence_length", "source_length"):
         if model.max_length < (length := getattr(config.data, name)):
             refuse("model.max_length", f"{model.max_length} is shorter than data.{name}={length}.")
     if model.attention == "cudnn" and model.dtype != "bfloat16":
         refuse("model.attention", "cudnn computes in bfloat16 only; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
-        refuse("model.attention", f"{model.attention} does not support attention_dropout; use 'xla', or set that to 0.")
+        refuse("model.attention", f"{model.attention} does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
-        refuse("model.attention", f"splash needs data.sequence_length={length} to be a multiple of 128.")
+        refuse("model.attention", f"splash needs data.sequence_length to be a multiple of 128, not {length}.")
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
-        refuse("model.attention", f"{model.attention} supports only causal self-attention without bias; use 'xla'.")
+        refuse(
+            "model.attention",
+            f"{model.attention} supports only causal self-attention without position bias; use 'xla'.",
+        )
     if model.window and two_sided:
         refuse("model.window", "a sliding window is not defined between source and target; set it to 0.")
     if model.global_every and not model.window:
-        refuse("model.global_every", "is for layers with a window; set model.window.")
+        refuse("model.global_every", "requires layers with a window; set model.window.")
     if model.token_types and model.family != "encoder":
-        refuse("model.token_types", "is for model.family=encoder.")
+        refuse("model.token_types", "applies only to model.family=encoder.")
     if model.token_types == 1:
         refuse("model.token_types", "needs at least two types (as in BERT), or 0 for none.")
     projections = ("query", "key", "value", "out", "up", "gate", "down")
@@ -116,16 +119,18 @@ def _check_training(config: Any) -> None:
     warmup, decay, steps = optimizer.warmup_steps, optimizer.decay_steps, train.num_steps
     decays_last = optimizer.schedule_entry.decays_last
     if decays_last and warmup + decay > steps:
-        message = f"{warmup} steps of warm-up and decay_steps={decay} are more than train.num_steps={steps}."
+        message = f"{warmup} warm-up steps and decay_steps={decay} exceed train.num_steps={steps}."
         refuse("optimizer.warmup_steps", message)
     if not decays_last and warmup >= min(steps, decay) and warmup > 0:
-        message = f"{warmup} steps of warm-up do not fit into train.num_steps={steps} (decay_steps={decay}); lower it."
+        message = f"{warmup} warm-up steps do not fit into train.num_steps={steps} (decay_steps={decay}); use fewer."
         refuse("optimizer.warmup_steps", message)
     if train.batch_size % train.accumulation:
         refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
-        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1, and at most one may be -1.")
+        refuse(
+            "mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1, except that at most one may be -1."
+        )
     if config.eval.stride > (length := config.data.sequence_length):
         refuse("eval.stride", f"{config.eval.stride} is longer than data.sequence_length={length}.")
 
@@ -142,13 +147,13 @@ def _check_generation(generation: Any, limit: int) -> None:
 
 
 def _check_best_metric(config: Any, task: Any) -> None:
-    """Checks that the evaluations compute the metric by which checkpoints are compared."""
+    """Checks that evaluation computes the metric that ranks checkpoints."""
     data, metric, metrics = config.data, config.checkpoint.best_metric, task.metrics(config)
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
         known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}{task.advice_on_metric(metric)}"
-        refuse("checkpoint.best_metric", f"{metric!r} is not measured here, only {known}.")
+        refuse("checkpoint.best_metric", f"{metric!r} is not computed by this run, only {known}.")
 
 
 def _or(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Shared by all commands: flags, the config file, one-line errors and exit statuses."""
+"""Command-line handling shared by all commands: flags, the config file, one-line errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again
 
 
 def define_config_flag() -> None:
-    """Defines --config=FILE.py[:ARG] and its overrides, --config.a.b=value."""
+    """Defines the flag --config=FILE.py[:ARG] and its overrides, --config.a.b=value."""
     config_flags.DEFINE_config_file("config", None, "Config file: configs/NAME.py[:ARG].", lock_config=True)
 
 
 def config_from_flags() -> Config | None:
-    """Returns the checked config of --config and its overrides; None if the flag was not given."""
+    """Returns the checked config given by --config and its overrides, or None if the flag is absent."""
     flag = flags.FLAGS["config"]
     if not flag.present:
         return None
     if not isinstance(flag.value, ml_collections.ConfigDict):
         path = config_flags.get_config_filename(flag).partition(":")[0]
         if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
-            raise _unreadable(path, error)  # an OSError that ml_collections has kept until now
+            raise _unreadable(path, error)  # an OSError that ml_collections deferred
         raise UserError(f"{path}: its get_config() returns {flag.value!r}; end it with `return config`.")
     return Config.from_dict(flag.value.to_dict())
 
@@ -64,7 +64,7 @@ def run(main: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
-    """Turns errors of absl and ml_collections about flags into UserErrors, before anything runs."""
+    """Converts flag errors of absl and ml_collections into UserErrors before anything runs."""
     path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -73,15 +73,15 @@ def _one_line_flag_errors() -> Iterator[None]:
             path = value.partition(":")[0]
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
-                missing = f"there is no file {path}" if path else "names no file"
-                raise UserError(f"--config={value}: {missing}; there are {', '.join(near) or 'none in configs/'}.")
+                missing = f"there is no file {path}" if path else "no file is given"
+                raise UserError(f"--config={value}: {missing}; available: {', '.join(near) or 'none in configs/'}.")
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
-                raise UserError(f"--{name} overrides a setting of a config file; give --config=FILE.py too.")
+                raise UserError(f"--{name} overrides a setting of a config file; also give --config=FILE.py.")
     writes_bytecode = sys.dont_write_bytecode
     try:
-        sys.dont_write_bytecode = True  # no __pycache__ beside the config file
+        sys.dont_write_bytecode = True  # leave no __pycache__ beside the config file
         yield
     except Exception as error:
         if os.environ.get("LM_DEBUG"):
@@ -96,11 +96,11 @@ def _one_line_flag_errors() -> Iterator[None]:
 
 
 def _unreadable(path: str, error: BaseException) -> UserError:
-    """Returns the UserError for an error that was raised while the config file at `path` ran."""
+    """Builds the UserError for an error raised while running the config file at `path`."""
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    # ml_collections wraps errors and raises some of its own while it handles another.
+    # ml_collections wraps errors, and raises errors of its own while handling others.
     found = [(each, line) for each in chain if (line := _line_in_file(each, path))]
     cause, where = found[-1] if found else (chain[-1], path)
     message = cause.msg if isinstance(cause, SyntaxError) else cause
@@ -122,6 +122,6 @@ def _help() -> str:
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
     if "config" in flags.FLAGS:
-        lines += ["", "Settings, for a config file or as --config.NAME=VALUE:"]
+        lines += ["", "Settings, in a config file or as --config.NAME=VALUE:"]
         lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Settings of the data: data sources, cleaning, tokenizer, rows."""
+"""Data settings: data sources, cleaning, tokenizer and rows."""
 
 from __future__ import annotations
 
@@ -10,122 +10,122 @@ from lm.config.schema import option, section
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One data source: where examples come from."""
+    """One data source: where its examples come from and how to read them."""
 
-    kind: str = option("text", "Format of the data.", registry="lm.data.reading.FORMATS")
-    path: str = option("", "File or glob (.gz is unpacked); for tfds the name of the data set, with version if wanted.")
+    kind: str = option("text", "Data format.", registry="lm.data.reading.FORMATS")
+    path: str = option("", "File or glob (.gz is unpacked); tfds: data set name, optionally with a version.")
     split: str = option("train", "tfds only: the split, e.g. train or train[:1%].")
-    data_dir: str = option("", "tfds only: folder of the prepared data sets; empty for TFDS's default.")
+    data_dir: str = option("", "tfds only: directory of the prepared data sets; empty for the TFDS default.")
     field: str = option(
         "text",
-        "Records: the field or column that holds the text; `answers.text` is one within another. With braces it is a "
-        "template of several: 'question: {question} context: {context}'. A list of texts is joined by spaces.",
+        "Records: the field or column that holds the text; `answers.text` is a nested field. With braces, a template "
+        "of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces.",
     )
     target_path: str = option(
-        "", "Pairs in two text files with document=line: the file or glob of the targets; line i belongs to line i."
+        "", "Pairs in two text files with document=line: target file or glob, aligned line by line."
     )
     target_field: str = option(
         "",
-        "Pairs in records: field of the target, as `field`. If it holds a list of texts, the first one is learnt and "
-        "all are references.",
+        "Pairs in records: field of the target, written like `field`. If it holds a list of texts, the first is "
+        "the training target and all are references.",
     )
     pattern: str = option(
         "", "Pairs in one text file with document=line: a regular expression with groups named source and target."
     )
-    pair_field: str = option("", "Field of a second text, or of a list of texts where the task reads one, as `field`.")
+    pair_field: str = option("", "Field of a second text, or of a list of texts for some tasks.")
     label_field: str = option(
-        "", "Field of the label, number or list of tags, as `field`. conll: number of the column; the word is column 1."
+        "", "Field of the label, number or list of tags, written like `field`. conll: column; column 1 is the word."
     )
     label_pattern: str = option(
         "",
-        "Classification of text files: a regular expression with a group named label, which is searched for in their "
-        "paths.",
+        "Classification of text files: a regular expression with a group named label, which is searched for in the "
+        "file path.",
     )
     label_names: tuple[str, ...] = dataclasses.field(
-        default=(), metadata={"doc": "Names of the labels 0, 1, ..., if the field holds numbers."}
+        default=(), metadata={"doc": "Names of labels 0, 1, ..., if the field holds numbers."}
     )
     part: tuple[float, ...] = dataclasses.field(
         default=(0.0, 1.0),
         metadata={
-            "doc": "Labelled data: take only the examples whose hash lies in this range within 0 to 1, e.g. "
-            "(0.0, 0.8). Data sources of the same file whose ranges do not overlap share no example. Articles of "
-            "squad stay whole."
+            "doc": "Use only the examples whose hash falls in this subrange of [0, 1], e.g. "
+            "(0.0, 0.8). Data sources that read the same file with disjoint ranges share no examples. SQuAD "
+            "articles are never split."
         },
     )
-    columns: str = option("", "Tables in text files: names of the columns, with commas, if the first line lacks them.")
-    prefix: str = option("", "Pairs: put before every source text, e.g. 'translate English to German: '.")
+    columns: str = option("", "Tables in text files: comma-separated column names, if the file has no header row.")
+    prefix: str = option("", "Pairs: text put before every source, e.g. 'translate English to German: '.")
     document: str = option(
         "file",
-        "text only: what is one document: a file, a line, a paragraph (which ends at an empty line), or the text "
-        "between two `separator`s.",
+        "text only: the unit that forms a document: a file, a line, a paragraph (ended by an empty line), or the text "
+        "between two occurrences of `separator`.",
         choices=("file", "line", "paragraph", "separator"),
     )
-    separator: str = option("<|endoftext|>", "text with document=separator: the separating string.")
+    separator: str = option("<|endoftext|>", "text with document=separator: the string between documents.")
     encoding: str = option("utf-8", "Text encoding of the files.")
     weight: float = option(
         1.0,
-        "Share of the rows taken from this data source, relative to the others; 0 switches it off.",
+        "Relative share of rows drawn from this data source; 0 disables it.",
         minimum=0.0,
     )
 
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """How each document is changed before it is tokenised, in this order."""
+    """Cleaning steps applied to each document before tokenisation, in this order."""
 
-    unicode: str = option("", "Unicode normal form; empty for none.", choices=("", "NFC", "NFKC"))
-    strip_html: bool = option(False, "Remove HTML tags and resolve entities.")
+    unicode: str = option("", "Unicode normalisation form; empty for none.", choices=("", "NFC", "NFKC"))
+    strip_html: bool = option(False, "Remove HTML tags and decode entities.")
     strip_control: bool = option(False, "Remove control characters other than newline and tab.")
     whitespace: str = option(
         "keep",
-        "keep; trim (both ends of the document); lines (also trailing space and runs of empty lines); "
-        "collapse (every run of white space to one space).",
+        "keep; trim (strip both ends of the document); lines (also strip trailing spaces and merge empty lines); "
+        "collapse (replace each run of white space by one space).",
         choices=("keep", "trim", "lines", "collapse"),
     )
-    min_chars: int = option(1, "Drop shorter documents.", minimum=0)
-    max_chars: int = option(0, "Drop longer documents; 0 for no bound.", minimum=0)
-    deduplicate: bool = option(False, "Drop exact duplicates of earlier documents of the same data source.")
+    min_chars: int = option(1, "Drop documents with fewer characters.", minimum=0)
+    max_chars: int = option(0, "Drop documents with more characters; 0 for no limit.", minimum=0)
+    deduplicate: bool = option(False, "Drop exact duplicates of earlier documents in the same data source.")
 
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """Which training pairs are dropped after both sides were cleaned. Evaluation drops none."""
+    """Filters for training pairs, applied after both sides are cleaned. Evaluation keeps every pair."""
 
     max_ratio: float = option(
-        0.0, "Drop a pair if one side has more than this many times the characters of the other; 0 for no bound."
+        0.0, "Drop pairs in which one side has over this many times the characters of the other; 0 for no limit."
     )
-    drop_identical: bool = option(False, "Drop a pair whose sides are equal.")
+    drop_identical: bool = option(False, "Drop pairs whose two sides are identical.")
     source_script: str = option(
         "",
-        "Drop a pair unless most letters of the source belong to this script, named as in Unicode's names of letters: "
-        "LATIN, CYRILLIC, CJK.",
+        "Keep only pairs in which most letters of the source belong to this script, named as in Unicode character "
+        "names: LATIN, CYRILLIC, CJK; empty for no filter.",
     )
-    target_script: str = option("", "The same for the target.")
+    target_script: str = option("", "Like source_script, for the target.")
     overlong: str = option(
-        "truncate", "Pairs longer than a row: truncate them, or drop them.", choices=("truncate", "drop")
+        "truncate", "What to do with pairs longer than a row: truncate or drop them.", choices=("truncate", "drop")
     )
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How text becomes token ids. The tokenizer is trained on the training split unless `path` names a file."""
+    """How text is converted to token ids. The tokenizer is trained on the training split unless `path` is set."""
 
-    kind: str = option("sentencepiece", "What the tokens are.", registry="lm.data.tokenizing.TOKENIZERS")
+    kind: str = option("sentencepiece", "Kind of tokenizer.", registry="lm.data.tokenizing.TOKENIZERS")
     path: str = option("", "Load this SentencePiece model or tokenizer.json instead of training a tokenizer.")
     vocab_size: int = option(
         8192,
-        "sentencepiece: size of the vocabulary to train; words: its upper bound.",
+        "sentencepiece: vocabulary size to train; words: maximum vocabulary size.",
         minimum=300,
         maximum=1_000_000,
     )
-    algorithm: str = option("unigram", "sentencepiece: unigram or bpe.", choices=("unigram", "bpe"))
+    algorithm: str = option("unigram", "sentencepiece: training algorithm.", choices=("unigram", "bpe"))
     train_megabytes: float = option(64.0, "sentencepiece: train on at most this much text, in MB.", minimum=0.001)
-    bos_token: str = option("", "huggingface: the token before each document; empty to guess it from the file.")
-    eos_token: str = option("", "huggingface: the token after each document; empty to guess it from the file.")
+    bos_token: str = option("", "huggingface: BOS token, put before each document; empty to infer it from the file.")
+    eos_token: str = option("", "huggingface: EOS token, put after each document; empty to infer it from the file.")
     extra_ids: int = option(
         0,
-        "Number of tokens added behind the vocabulary for masked spans; <extra_id_0> is the very last, as in T5. A "
-        "huggingface file that has tokens with these names keeps its own.",
+        "Number of sentinel tokens for masked spans, appended to the vocabulary; <extra_id_0> is the last, as in T5. "
+        "If a huggingface file already has tokens with these names, those are used.",
         minimum=0,
         maximum=1000,
     )
@@ -133,46 +133,46 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Documents -> cleaning -> tokens -> packed rows. Row i depends on the config and i alone."""
+    """Documents -> cleaning -> tokens -> packed rows. Row i depends only on the config and i."""
 
     train: dict[str, SourceConfig] = field(default_factory=dict, metadata={"doc": "Training data sources by name."})
     valid: dict[str, SourceConfig] = field(
         default_factory=dict,
-        metadata={"doc": "Validation data sources by name; if there are none, a share of train is held out."},
+        metadata={"doc": "Validation data sources by name; if empty, a share of train is held out."},
     )
     test: dict[str, SourceConfig] = field(
         default_factory=dict, metadata={"doc": "Test data sources by name, for eval.py.", "affects": "nothing"}
     )
     holdout: str = option(
         "hash",
-        "How the held-out share of train is chosen: by a hash of each document, or the tail (the last characters).",
+        "How the held-out share of train is chosen: by hashing each document, or as the tail (the last characters).",
         choices=("hash", "tail"),
     )
     holdout_fraction: float = option(0.1, "Share of train held out if `valid` is empty.", minimum=0.0, maximum=0.5)
     cleaning: CleaningConfig = section(CleaningConfig)
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
-    separate_vocabularies: bool = option(False, "Pairs: train a tokenizer for each side instead of one for both.")
-    sequence_length: int = option(256, "Tokens per row (of the target side, if there are two).", minimum=2)
+    separate_vocabularies: bool = option(False, "Pairs: train one tokenizer per side instead of one for both.")
+    sequence_length: int = option(256, "Tokens per row (on the target side, if there are two sides).", minimum=2)
     source_length: int = option(
-        0, "Encoder-decoder: tokens per row of the source side; 0 for sequence_length.", minimum=0
+        0, "Encoder-decoder: tokens per row on the source side; 0 for sequence_length.", minimum=0
     )
     labels: tuple[str, ...] = field(
-        default=(), metadata={"doc": "Names of the labels, in their order; empty for those of train, sorted."}
+        default=(), metadata={"doc": "Label names, in order; empty for the sorted labels of train."}
     )
     fold: int = option(
-        0, "Cross-validation: the number of this fold, from 0; rotates the parts of all data sources.", minimum=0
+        0, "Cross-validation: index of the fold, from 0; shifts the `part` of every data source accordingly.", minimum=0
     )
     folds: int = option(
         1,
-        "Cross-validation: the number of folds. Over all of them the part from 0 to 1 / folds holds each example once.",
+        "Cross-validation: number of folds. Across folds, the part from 0 to 1 / folds covers each example once.",
         minimum=1,
     )
-    context_overlap: int = option(64, "span_qa: tokens shared by neighbouring windows of a long context.", minimum=0)
+    context_overlap: int = option(64, "span_qa: tokens shared by adjacent windows of a long context.", minimum=0)
     num_workers: int = option(
-        0, "Processes that prepare batches; 0 for a thread. Never changes the data.", minimum=0, affects="nothing"
+        0, "Processes that prepare batches, without effect on the data; 0 for a thread.", minimum=0, affects="nothing"
     )
-    prefetch: int = option(4, "Batches prepared ahead.", minimum=1, affects="nothing")
+    prefetch: int = option(4, "Number of batches prepared ahead.", minimum=1, affects="nothing")
     cache_dir: str = option(
-        "", "Directory of token stores; empty for $LM_CACHE_DIR, or else ~/.cache/lm.", affects="nothing"
+        "", "Directory of token stores; empty for $LM_CACHE_DIR or, if that is unset, ~/.cache/lm.", affects="nothing"
     )

@@ -1,4 +1,4 @@
-"""The config of an experiment: its sections, its derived values, and conversion from and to plain dicts."""
+"""The config of an experiment: its sections, derived values, and conversion to and from plain dicts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = option(0, "Seed of initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
+    seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
-        "Start from the tokenizer and the parameters (best checkpoint) of this run directory; parameters that do not "
-        "match are listed. Empty for random parameters.",
+        "Run directory that provides the tokenizer and the initial parameters (best checkpoint); parameters that do "
+        "not match are listed. Empty for random initialisation.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
@@ -40,9 +40,9 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
-        """Returns the config with derived values filled in. Raises UserError for the first fault.
+        """Builds a config with derived values filled in. Raises UserError for the first invalid setting.
 
-        With `reset_unread`, for old configs, settings that the task does not read are reset instead of refused.
+        With `reset_unread` (for old configs), settings that the task does not read are reset instead of rejected.
         """
         given = build(cls, values)
         task = entries("lm.tasks.TASKS")[given.objective.name]
@@ -60,7 +60,7 @@ class Config:
 
 
 def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """Returns a config with the settings of these dotted names replaced, unchecked."""
+    """Returns a copy of the config with new values for settings given by dotted name, without checks."""
     for setting, value in values.items():
         section, _, rest = setting.partition(".")
         new = replace_settings(getattr(config, section), {rest: value}) if rest else value
@@ -72,17 +72,17 @@ DEFAULTS = Config()
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """Returns what a file in configs/ starts from: every setting at its default."""
+    """Returns a config with every setting at its default, the starting point of each file in configs/."""
     return ml_collections.ConfigDict(Config().to_dict(), convert_dict=True)
 
 
 def source(**values: Any) -> ml_collections.ConfigDict:
-    """Returns a data source, for `config.data.train.NAME = source(kind=..., path=...)`."""
+    """Builds a data source, to use as `config.data.train.NAME = source(kind=..., path=...)`."""
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
 
 
 def _resolve(config: Config, task: Any) -> Config:
-    """Returns the config with derived values, except for those from the tokenizer (vocab_size) and data (labels)."""
+    """Fills in the derived values that depend on neither the tokenizer (vocab_size) nor the data (labels)."""
     config = task.resolve(config)
     data, model, steps = config.data, config.model, config.train.num_steps
     if model.head_dim == 0 and model.d_model % model.num_heads:

@@ -1,15 +1,15 @@
-"""Nested dataclasses as a schema: documented fields, and typed, checked values built from plain dicts.
+"""Config schema made of nested dataclasses: documented fields and type-checked values built from plain dicts.
 
-Every setting declares its effect: what would be different if it were changed in an existing run. The effect is the
-`affects` of its `option` or, without one, of the `section` around it. Other code asks for the effect instead of keeping
-lists of settings: only settings that affect nothing may change when a run continues; eval.py refuses a --config whose
-model differs in settings that affect its function or shapes; config.init_from names the settings that caused a wrong
-shape. A setting with several effects declares the one that comes last in this list:
+Every setting declares its effect: what a change of it would alter in an existing run. The effect is given by `affects`
+in the `option` or, if absent there, in the enclosing `section`. Other code queries the effect instead of keeping lists
+of settings: only settings that affect nothing may change when a run continues; eval.py rejects a --config whose model
+differs in settings that affect its function or shapes; config.init_from names the settings that caused a shape
+mismatch. A setting with several effects declares the last of them in this list:
 
-    nothing    no batch, no update and no output of the model, except for rounding
+    nothing    no batch, update or model output, except for rounding
     updates    only the values of the parameters: how they are initialised and updated
     storage    only the arrays that hold the parameters (stacked layers, padding, unused positions)
-    function   what a model with equal parameters computes from equal tokens
+    function   the output of the model for given parameters and tokens
     shapes     which parameters exist, and their shapes
     batches    the data that a step reads
 """
@@ -30,7 +30,7 @@ from lm.errors import UserError
 
 EFFECTS = ("nothing", "updates", "storage", "function", "shapes", "batches")
 
-# Settings that no longer exist, and what to do instead; an old run directory that has them is read without them.
+# Removed settings and what to do instead. They are ignored when an old run directory is read.
 RETIRED = {
     "model.head": "it follows from objective.name.",
     "model.num_classes": "it follows from data.labels.",
@@ -50,15 +50,15 @@ def option(
     affects: str = "",
     parameters: tuple[str, ...] = (),
 ) -> Any:
-    """Returns a dataclass field with its documentation, its allowed values and its effect.
+    """Builds a dataclass field for a setting, with its documentation, allowed values and effect.
 
     Args:
         choices: the allowed values; empty for any.
         registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
             "lm.tasks.TASKS"; looked up when a value is checked.
-        minimum, maximum: the range, both ends included.
+        minimum, maximum: the allowed range, inclusive.
         affects: one of EFFECTS; empty for "shapes" if `parameters` is given, else for the effect of the section.
-        parameters: names of the parameters whose existence or shapes the setting decides; empty for all parameters.
+        parameters: names of the parameters whose existence or shape depends on the setting; empty for all.
     """
     affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
@@ -67,19 +67,19 @@ def option(
 
 
 def section(cls: type, affects: str = "") -> Any:
-    """Returns a dataclass field that holds the settings of `cls`; `affects` is their effect unless they declare one."""
+    """Builds a dataclass field that holds a `cls`; `affects` is the effect of its settings that declare none."""
     assert not affects or affects in EFFECTS, affects
     return field(default_factory=cls, metadata={"affects": affects})
 
 
 def entries(registry: str) -> Mapping[str, Any]:
-    """Returns the dict that a dotted name such as "lm.tasks.TASKS" refers to."""
+    """Returns the registry with a dotted name such as "lm.tasks.TASKS"."""
     module, _, name = registry.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def allowed_values(rules: Mapping[str, Any]) -> tuple:
-    """Returns the values that a field with these metadata allows; empty for any."""
+    """Returns the values allowed by the metadata of a field; empty if any value is."""
     return tuple(entries(rules["registry"])) if rules.get("registry") else rules.get("choices", ())
 
 
@@ -87,9 +87,9 @@ def allowed_values(rules: Mapping[str, Any]) -> tuple:
 
 
 def build(cls: type, values: Mapping[str, Any], path: str = "") -> Any:
-    """Returns a `cls` made of nested dicts. Raises UserError for unknown keys, wrong types and values out of range."""
+    """Builds a `cls` from nested dicts. Raises UserError for unknown keys, wrong types and out-of-range values."""
     if not isinstance(values, Mapping):
-        raise UserError(f"config.{path or 'top'}: expected a section with settings, got {values!r}.")
+        raise UserError(f"config.{path or 'top'}: expected a section of settings, got {values!r}.")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
@@ -106,7 +106,7 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
         return build(typing.cast(type, kind), value, path + ".")
     if typing.get_origin(kind) is dict:
         if not isinstance(value, Mapping):
-            raise UserError(f"config.{path}: expected named sources, got {value!r}.")
+            raise UserError(f"config.{path}: expected named data sources, got {value!r}.")
         inner = typing.get_args(kind)[1]
         return {str(name): build(inner, each, f"{path}.{name}.") for name, each in value.items()}
     if typing.get_origin(kind) is tuple:
@@ -138,7 +138,7 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
 
 
 def check_name(schema: type, dotted: str) -> None:
-    """Raises UserError, with the nearest names, unless `dotted` (a.b.c) names a setting or a section."""
+    """Raises UserError, suggesting similar names, unless `dotted` (a.b.c) names a setting or a section."""
     kind: Any = schema
     parts = dotted.split(".")
     for number, part in enumerate(parts):
@@ -155,7 +155,7 @@ def check_name(schema: type, dotted: str) -> None:
 
 
 def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """Returns (dotted name, default, documentation) of every setting, in order."""
+    """Returns (dotted name, default, documentation) for every setting, in order."""
     hints, found = typing.get_type_hints(cls), []
     for spec in dataclasses.fields(cls):
         kind, name = hints[spec.name], prefix + spec.name
@@ -172,14 +172,14 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 
 def _docs_of_entries(rules: Mapping[str, Any]) -> str:
-    """Returns the documentation (`doc`) of the entries of a setting's registry."""
+    """Returns the `doc` of each entry in the registry of a setting."""
     registry = entries(rules["registry"]) if rules.get("registry") else {}
     docs = [f"{name}: {entry.doc}" for name, entry in registry.items() if getattr(entry, "doc", "")]
     return f" {'; '.join(docs)}." if docs else ""
 
 
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
-    """Returns the message for a setting that does not exist in a section with the settings `known`."""
+    """Returns the error message for a setting that is not among the settings `known` of its section."""
     if dotted in RETIRED:
         return f"{start}{dotted}: is no longer a setting; {RETIRED[dotted]}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
@@ -188,14 +188,14 @@ def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
 
 
 def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested settings of an old config.json without those that are retired."""
+    """Returns the nested settings of an old config.json without the retired ones."""
     kept = copy.deepcopy(dict(values))
     for dotted in RETIRED:
         section, _, name = dotted.partition(".")
         if isinstance(kept.get(section), dict):
             kept[section].pop(name, None)
     model = kept.get("model")
-    if isinstance(model, dict) and model.get("pooling") == "none":  # of tagging, which does not pool
+    if isinstance(model, dict) and model.get("pooling") == "none":  # written for tagging, which does not pool
         model["pooling"] = ""
     return kept
 
@@ -204,7 +204,7 @@ def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def effect(schema: type, dotted: str) -> str:
-    """Returns the effect of a setting, one of EFFECTS; that of data.train.NAME.field is the effect of data.train."""
+    """Returns the effect of a setting, one of EFFECTS. Settings of a data source have the effect of data.train, etc."""
     cls, found = schema, ""
     for name in dotted.split("."):
         (spec,) = (each for each in dataclasses.fields(cls) if each.name == name)
@@ -213,7 +213,7 @@ def effect(schema: type, dotted: str) -> str:
         if not dataclasses.is_dataclass(kind):
             break
         cls = typing.cast(type, kind)
-    assert found, f"{dotted} declares nothing in `affects`"
+    assert found, f"{dotted} does not declare `affects`"
     return found
 
 
@@ -230,5 +230,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def differences_affecting(effects: Collection[str], schema: type, old: Mapping, new: Mapping) -> list[str]:
-    """Returns the `differences` of two nested dicts whose settings have one of these effects."""
+    """Returns the `differences` between two nested dicts in settings with one of the given effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]
