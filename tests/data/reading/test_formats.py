@@ -35,7 +35,7 @@ def test_declarations_name_readers_and_settings_that_exist(name):
         ("documents", "text", {"data_dir": "x"}, "data_dir: is for kind=tfds; leave it empty"),
         ("documents", "text", {"document": "separator", "separator": ""}, "separator: is empty although"),
         ("documents", "squad", {}, "kind: squad holds no documents; use embedded or text or jsonl"),
-        ("tags", "conll", {"label_field": "1"}, "label_field: '1' is not the number of a column of tags"),
+        ("tags", "conll", {"label_field": "1"}, "label_field: '1' is not a tag column"),
     ],
 )
 def test_unfitting_settings_are_refused_before_any_file_is_opened(wants, kind, options, message):
