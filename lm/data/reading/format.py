@@ -41,7 +41,7 @@ class ReadyField(Field):
 
 
 class Format(abc.ABC):
-    """A data source in one format. Class attributes describe the format; their defaults suit records with named fields."""
+    """A data source in one format. Class attributes describe it; their defaults suit records with named fields."""
 
     doc: ClassVar[str]  # a line for `--help`
     holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for all
