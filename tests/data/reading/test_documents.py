@@ -187,7 +187,7 @@ def test_tfds_without_tensorflow(prepared_tfds):
 
 def test_tfds_that_needs_tensorflow_says_so():
     pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(UserError, match="needs TensorFlow to be prepared"):
+    with pytest.raises(UserError, match="preparing this data set requires TensorFlow"):
         read(kind="tfds", path="super_glue")
     assert "wmt14_translate" in source(kind="tfds", path="wmt14_translate/de-en").source.identity()[0]
 
@@ -200,7 +200,9 @@ def test_templates_dotted_names_lists_and_columns_serve_single_texts_too(write):
     path = write("a.tsv", "one\tEins\n\ntwo\tZwei\n")
     assert read(kind="tsv", path=path, columns="en,de", field="de") == ["Eins", "Zwei"]
     assert read(kind="tsv", path=path, columns="en,de", field="{de} ({en})") == ["Eins (one)", "Zwei (two)"]
-    with pytest.raises(UserError, match=r"no field 'text'.*read from the first line; `columns` names them"):
+    with pytest.raises(
+        UserError, match=r"no field 'text'.*come from the first line; if it is not a header, set `columns`"
+    ):
         read(kind="tsv", path=path)
     columns = [source(kind="tsv", path=path, columns=names, field="de") for names in ("en,de", "de,en")]
     assert len({each.fingerprint() for each in columns}) == 2

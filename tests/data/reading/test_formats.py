@@ -28,7 +28,7 @@ def test_declarations_name_readers_and_settings_that_exist(name):
 @pytest.mark.parametrize(
     ("wants", "kind", "options", "message"),
     [
-        ("documents", "jsonl", {"label_field": "x"}, "label_field: is for labels or numbers or tags, and this task"),
+        ("documents", "jsonl", {"label_field": "x"}, "label_field: is for labels or numbers or tags, but this task"),
         ("pairs", "jsonl", {}, "target_field: name the field of the target"),
         ("pairs", "jsonl", {"target_field": "x", "pattern": "y"}, "pattern: is for kind=text; leave it empty"),
         ("labels", "parquet", {"label_field": "x", "columns": "y"}, "columns: is for kind=tsv or csv; leave it empty"),

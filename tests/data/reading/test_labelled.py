@@ -84,7 +84,7 @@ def test_regression_refuses_labels_that_are_no_numbers(write):
     assert read("numbers", path=path, **options) == [Labelled("one", "two", "3.25"), Labelled("x", "y", "-1e2")]
     for bad in ("much", "nan", "inf"):
         path = write("b.tsv", f"a\tb\tscore\none\ttwo\t1\none\ttwo\t{bad}\n")
-        with pytest.raises(UserError, match=f"line 3: '{bad}' is not a number"):
+        with pytest.raises(UserError, match=f"line 3: '{bad}' is not a finite number"):
             read("numbers", path=path, **options)
 
 

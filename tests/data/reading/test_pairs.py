@@ -131,8 +131,8 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ),
         ({"kind": "jsonl", "path": jsonl, "field": "{nope} {question}"}, "line 1: there is no field 'nope'"),
         ({"kind": "jsonl", "path": jsonl, "field": "{question"}, "field '{question': not a template"),
-        ({"kind": "jsonl", "path": jsonl, "field": "{question!r}"}, "braces hold the name of a field"),
-        ({"kind": "jsonl", "path": jsonl, "field": "{}"}, "braces hold the name of a field"),
+        ({"kind": "jsonl", "path": jsonl, "field": "{question!r}"}, "braces must contain a field name"),
+        ({"kind": "jsonl", "path": jsonl, "field": "{}"}, "braces must contain a field name"),
         ({"kind": "jsonl", "path": jsonl, "field": "{{x}}"}, "the template names no field"),
         ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text but holds int 0"),
         (
