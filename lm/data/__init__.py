@@ -1,15 +1,16 @@
-"""Data: from files to batches, where row i depends on the config and on i alone.
+"""The data pipeline, from files to batches; row i depends only on the config and on i.
 
-The path of a document, one sub-package per step:
+A document passes through these steps, one sub-package each:
 
-1. reading/    a format (text.py, records.py, ...) finds the files and yields records; a reader makes raw examples of
-               them. format.py has the bases of both and the reader of documents, readers.py the others.
-2. storing/    splits.py cleans the examples and selects those of the split: all, a subset, a fold, or a side of the
-               holdout. token_store.py keeps the ids of documents and pairs in the cache, memory-mapped and
+1. reading/    a format (text.py, records.py, ...) finds the files and yields records; a reader turns them into raw
+               examples. format.py has the base classes and the document reader; readers.py has the other readers.
+2. storing/    splits.py cleans the examples and selects those of the split: all, a subset, a fold, or one side of a
+               holdout. token_store.py caches the token ids of documents and pairs, memory-mapped and
                fingerprinted; example_store.py keeps labelled examples in memory.
-3. tokenizing/ a tokenizer turns text into ids, when a store is built.
-4. examples/   numbered examples of known size, made on demand: (tokens, targets, weights, types, source).
-5. packing/    rows by number: rows.py cuts a stream of tokens into windows or packs examples; prefetch.py works ahead.
+3. tokenizing/ a tokenizer turns text into ids when a store is built.
+4. examples/   indexed examples of known size, built on demand: (tokens, targets, weights, types, source).
+5. packing/    rows by index: rows.py cuts a token stream into windows or packs examples; prefetch.py prepares batches
+               in advance.
 
-Nothing here has an iterator with state: resuming at step s asks for batch s. `lm.data.show` prints what a model sees.
+There are no stateful iterators: to resume at step s, a run asks for batch s. `lm.data.show` prints the batches.
 """

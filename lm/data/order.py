@@ -1,7 +1,7 @@
-"""Random draws by key, and values that are kept by epoch.
+"""Random draws determined by a key, and a per-epoch cache.
 
-A key is a row of plain values such as ("offset", seed, source name, epoch). The same key gives the same draw in every
-process, so nothing random has a state that would have to be saved or sent.
+A key is a sequence of plain values such as ("offset", seed, source name, epoch). The same key gives the same draw in
+every process, so there is no random state to save or send.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def number(*key: Any, below: int) -> int:
-    """Returns a whole number in [0, below)."""
+    """Returns a pseudo-random integer in [0, below)."""
     return int.from_bytes(_digest(key)[:8], "big") % below
 
 
 def generator(*key: Any) -> np.random.Generator:
-    """Returns a new generator for this key. Philox is cheap to start: about 15 microseconds."""
+    """Returns a new generator seeded by this key. Philox is cheap to create: about 15 microseconds."""
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key)[:16], "big")))
 
 
@@ -30,7 +30,7 @@ def _digest(key: tuple[Any, ...]) -> bytes:
 
 
 class EpochCache(Generic[T]):
-    """Keeps the values of two epochs, since batches prepared ahead may belong to the next one. It pickles empty."""
+    """Caches the values of two epochs, since prefetched batches may belong to the next one. Pickling drops them."""
 
     def __init__(self) -> None:
         self._values: dict[int, T] = {}
@@ -39,7 +39,7 @@ class EpochCache(Generic[T]):
         return {"_values": {}}
 
     def get(self, epoch: int, make: Callable[[int], T]) -> T:
-        """Returns the value of this epoch, made by `make(epoch)` if it is not kept."""
+        """Returns the value of this epoch, computed by `make(epoch)` if it is not cached."""
         if epoch not in self._values:
             self._values = dict([*self._values.items()][-1:]) | {epoch: make(epoch)}
         return self._values[epoch]

@@ -2,13 +2,13 @@
 
     python -m lm.data.show --config=configs/quickstart.py --n=5
 
-prints a table of the token stores and the first n batches, token by token: the inputs of the model above its targets,
-and the source, if there is one, above both. Each document begins with "|" and has a colour, the same on both sides. A
-target that is not scored is a dot, and padding at the end of a row is not shown.
+prints a table of the token stores and the first n batches, token by token: the model's inputs above its targets, and
+the source, if there is one, above both. Each document begins with "|" and has its own colour, the same in source and
+target. A dot marks a target that is not scored; padding at the end of a row is omitted.
 
-A masked token is shown below the <mask>, or the other token, that is read in its place. A label is shown below the
-token that predicts it (for next-sentence prediction the first), "start" and "end" below the first and last token of an
-answer, and paired texts below each other. With --workdir the tokenizer of that run is used; otherwise a temporary one.
+A masked token is shown below the <mask> (or other token) that replaces it. A label is shown below the token that
+predicts it (the first one for next-sentence prediction), "start" and "end" below the first and last tokens of an
+answer, and paired texts one above the other. --workdir selects a run's tokenizer; without it, a temporary one is made.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from lm.tasks.task import NOT_SCORED
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_integer("n", 5, "Batches to show.", lower_bound=0)
-    flags.DEFINE_integer("rows", 3, "Rows to show of each batch.", lower_bound=1)
-    flags.DEFINE_integer("lines", 4, "Lines to show of each row.", lower_bound=1)
-    flags.DEFINE_string("workdir", "", "A run directory whose tokenizer is used.")
+    flags.DEFINE_integer("n", 5, "Number of batches to show.", lower_bound=0)
+    flags.DEFINE_integer("rows", 3, "Number of rows to show per batch.", lower_bound=1)
+    flags.DEFINE_integer("lines", 4, "Maximum number of lines to show per row.", lower_bound=1)
+    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer to use.")
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-MARGIN = 9  # columns for the names of the lines
+MARGIN = 9  # columns for the line labels
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """Returns one line per store, or per side of a store: its size, and what was dropped from its data source."""
+    """Returns a table with one line per store, or per side of a store: its size and what was dropped from its data."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
         left = name in ("split", "source", "dropped")
@@ -68,9 +68,9 @@ def stores_table(prepared: Prepared) -> Table:
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """Returns a row as lines in columns: the source, if there is one, above the inputs, and these above the targets.
+    """Returns the lines that show a row, token by token: the source, if there is one, the inputs and the targets.
 
-    At most `most_lines` lines of each are shown, followed by the number of tokens that are left out.
+    At most `most_lines` lines of each are returned, followed by the number of tokens that were left out.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:
@@ -86,13 +86,13 @@ def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines
 
 
 def _visible(tokens: list[str], segments: np.ndarray) -> list[str]:
-    """Returns the tokens of a row up to the padding at its end."""
+    """Returns the tokens of a row without the padding at its end; padding elsewhere becomes an empty string."""
     length = int(np.max(np.flatnonzero(segments), initial=-1)) + 1
     return [token if segment else "" for token, segment in zip(tokens[:length], segments[:length], strict=True)]
 
 
 def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
-    """Returns the lines of these names, the tokens of one position below each other, wrapped to `width` columns."""
+    """Aligns named token sequences by position and returns them as lines wrapped to `width` columns."""
 
     def begin(names: Sequence[str]) -> list[Text]:
         return [Text(name.ljust(MARGIN)) for name in names]
@@ -147,19 +147,17 @@ def _summary(batch: Batch) -> str:
         segments = batch.source.segments
         length, padding = f"{segments.shape[1]} + {length}", f"{np.mean(segments == 0):.1%} + {padding}"
     documents = np.mean(batch.segments.max(axis=1))
-    return f"{batch.shape[0]} rows of {length} tokens, {documents:.1f} documents a row, {padding}{more}"
+    return f"{batch.shape[0]} rows of {length} tokens, {documents:.1f} documents per row, {padding}{more}"
 
 
 def main() -> int:
     config = command.config_from_flags()
     if config is None:
-        raise UserError("--config=FILE.py is missing: it names the data to show.")
+        raise UserError("--config=FILE.py is missing; it determines the data to show.")
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(flags.FLAGS.workdir or folder)
         if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():
-            raise UserError(
-                f"--workdir={flags.FLAGS.workdir}: there is no tokenizer in it; leave the flag out to make one."
-            )
+            raise UserError(f"--workdir={flags.FLAGS.workdir}: it contains no tokenizer; omit the flag to make one.")
         console = Console(width=None if sys.stdout.isatty() else 120)
         show(console, prepare(config, workdir), flags.FLAGS.n, flags.FLAGS.rows, flags.FLAGS.lines)
     return command.DONE

@@ -1,7 +1,7 @@
-"""From files to raw examples: FORMATS says what can be read, `open_reader` reads it.
+"""Reads raw examples from files; FORMATS lists the supported formats, and `open_reader` opens a data source.
 
-A format (its base is in `format.py`) finds the files of a data source, hashes them and yields records. A reader
-(`readers.py`, one class per kind of raw example) picks fields of the records and makes raw examples.
+A format (base class in `format.py`) finds the files of a data source, hashes them and yields their records. A reader
+(`readers.py`, one class per kind of raw example) turns fields of the records into raw examples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMATS: dict[str, type[Format]] = {
 
 
 def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
-    """Returns the reader of a data source. Raises UserError if the settings do not fit or there is nothing to read."""
+    """Returns a reader for a data source. Raises UserError if the settings are inconsistent or there is no data."""
 
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"{setting}: {message}")
@@ -43,7 +43,7 @@ def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
 
 
 def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> None:
-    """Refuses a data source from which the raw examples of a reader cannot be read; no file is opened."""
+    """Refuses a data source whose settings do not suit the reader. Opens no file."""
     source, kind = FORMATS[config.kind], reader.kind
     if source.holds is not None and kind not in source.holds:
         fitting = [name for name, each in FORMATS.items() if each.holds is None or kind in each.holds]
@@ -56,10 +56,10 @@ def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> 
             continue
         wanting = [each.kind for each in READERS.values() if setting in each.settings]
         if wanting and setting not in reader.settings:
-            refuse(setting, f"is for {' or '.join(wanting)}, and this task reads {kind}; leave it empty.")
+            refuse(setting, f"is for {' or '.join(wanting)}, but this task reads {kind}; leave it empty.")
         holding = [name for name, each in FORMATS.items() if setting in each.settings]
         if holding and config.kind not in holding:
             refuse(setting, f"is for kind={' or '.join(holding)}; leave it empty.")
     source.check(config, kind, refuse)
     if "field" not in reader.roles.values() and config.field != SourceConfig.field:
-        refuse("field", f"{kind} have fields of fixed names ({', '.join(reader.roles)}); leave it as it is.")
+        refuse("field", f"{kind} have fixed field names ({', '.join(reader.roles)}); keep the default.")

@@ -1,4 +1,4 @@
-"""Formats of annotated text: CoNLL (words and their tags) and SQuAD (questions and their answers)."""
+"""Formats for annotated text: CoNLL (words and their tags) and SQuAD (questions and their answers)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NEW_DOCUMENT = "-DOCSTART-"
 
 
 class Conll(FileFormat):
-    """Columns are separated by tabs or, in a line without a tab, by spaces; all lines of a file have the same number.
+    """Columns are separated by tabs or, in lines without tabs, by spaces. All lines of a file have equally many.
 
-    The word is in column 1. The tag is in the last column, or in the column whose number is `label_field`.
+    Column 1 is the word. The tag is in column `label_field` (counted from 1), by default the last.
     """
 
-    doc = "CoNLL: a word and its tag per line, an empty line after each sentence"
+    doc = "CoNLL: a word and its tag per line, with an empty line after each sentence"
     holds = ("tags",)
     settings = ("label_field",)
     names_fields = True
@@ -34,12 +34,12 @@ class Conll(FileFormat):
         if column and (not column.isdecimal() or int(column) < 2):
             refuse(
                 "label_field",
-                f"{column!r} is not the number of a column of tags: 2 or more, since column 1 is the word; or leave "
-                "it empty for the last one.",
+                f"{column!r} is not a tag column; give a column number of 2 or more (column 1 is the word), or "
+                "leave it empty for the last column.",
             )
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields sentences as lists of words and of tags; the position is that of the first word."""
+        """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
         tag = int(self.config.label_field or 0) - 1
         words: list[str] = []
         tags: list[str] = []
@@ -52,19 +52,23 @@ class Conll(FileFormat):
                 words, tags = [], []
                 continue
             if len(values) < 2 or not values[0]:
-                raise UserError(f"{where}: {line!r:.60} is not a word and its tag (columns end at a tab or a space).")
+                raise UserError(
+                    f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
+                )
             if columns and len(values) != columns:
-                raise UserError(f"{where}: has {len(values)} columns, the lines before {columns}: {line!r:.60}.")
+                raise UserError(
+                    f"{where}: has {len(values)} columns, but the lines before it have {columns}: {line!r:.60}."
+                )
             columns = len(values)
             if tag >= columns:
-                raise UserError(f"{where}: there is no column {tag + 1} (label_field), but {columns}.")
+                raise UserError(f"{where}: label_field is {tag + 1}, but there are only {columns} columns.")
             begin = begin if words else where
             words.append(values[0])
             tags.append(values[tag])
 
 
 def _columns(line: str) -> list[str]:
-    """Returns the columns of a line, without empty ones at its end. Other white space stays in the words."""
+    """Returns the columns of a line without trailing empty ones. Other white space stays part of the words."""
     if not line.strip():
         return []
     if "\t" in line:
@@ -73,7 +77,7 @@ def _columns(line: str) -> list[str]:
 
 
 class Squad(FileFormat):
-    """`data` > `paragraphs` > `qas` > `answers`. Texts stay as they are, since answers refer to their characters."""
+    """`data` > `paragraphs` > `qas` > `answers`. Texts are left unchanged, since answers refer to character offsets."""
 
     doc = "SQuAD's JSON"
     holds = ("questions",)
@@ -96,7 +100,7 @@ class Squad(FileFormat):
                 for entry in as_list(_get(paragraph, "qas"), "qas", where):
                     identity = _text(entry, "id", where)
                     here = f"{path}, question {identity!r}"
-                    # The answers of an impossible question are only plausible.
+                    # Answers to an impossible question are merely plausible, not correct.
                     answers = [] if entry.get("is_impossible", False) else entry.get("answers")
                     texts = {"id": identity, "title": title, "question": _text(entry, "question", here)}
                     yield {**texts, "context": context, "answers": answers}, here
@@ -109,5 +113,5 @@ def _get(record: Any, name: str, default: Any = None) -> Any:
 def _text(record: Any, name: str, where: str, default: str | None = None) -> str:
     value = _get(record, name, default)
     if value is None:
-        raise UserError(f"{where}: not as SQuAD's JSON: there is no {name!r}.")
+        raise UserError(f"{where}: not in SQuAD's JSON format: there is no {name!r}.")
     return as_text(value, name, where)

@@ -1,4 +1,4 @@
-"""Fields of records: which value a setting such as `field` names, and how it becomes a text, a list or a label."""
+"""Record fields: looking up the value that a setting such as `field` names, as a text, a list or a label."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 
 from lm.errors import UserError
 
-Record = Mapping[str, Any]  # a line of JSON, a row of a table, an example of TFDS
+Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
 
 
 class Field:
-    """One value of a record (`text`), one within another (`answers.text`), or a template of several.
+    """A value of a record (`text`), a nested value (`answers.text`), or a template of several values.
 
-    A template is a text with names in braces, as `question: {question} context: {context}`; doubled braces stand for
-    themselves. A dotted name is looked up part by part, unless the record has a field with the whole name. If a record
-    lacks an `optional` field, its value is an empty text.
+    A template is a text with field names in braces, such as `question: {question} context: {context}`; braces are
+    escaped by doubling. A dotted name is looked up part by part, unless the record has a field with the whole name. If
+    a record lacks an `optional` field, its value is an empty string.
 
-    Raises UserError, which names `setting`, for a template that cannot be parsed.
+    Raises UserError, naming `setting`, for a template that cannot be parsed.
     """
 
     def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
         self.spec, self.optional, self.names = spec, optional, [spec]
-        self._template: list[tuple[str, str | None]] = []  # texts, each with the name after it
+        self._template: list[tuple[str, str | None]] = []  # literal texts, each with the field name that follows it
         if "{" not in spec and "}" not in spec:
             return
         try:
@@ -34,32 +34,32 @@ class Field:
         except ValueError as error:
             raise UserError(f"{setting} {spec!r}: not a template ({error}).") from error
         if any(name == "" or form or conversion for _, name, form, conversion in parsed):
-            raise UserError(f"{setting} {spec!r}: braces hold the name of a field and nothing else.")
+            raise UserError(f"{setting} {spec!r}: braces must contain a field name and nothing else.")
         self._template = [(text, name) for text, name, _, _ in parsed]
         self.names = [name for _, name in self._template if name]
         if not self.names:
-            raise UserError(f"{setting} {spec!r}: no field is named in it.")
+            raise UserError(f"{setting} {spec!r}: the template names no field.")
 
     def value(self, record: Record, where: str) -> Any:
-        """Returns what the record holds, unchanged; for a template the text that results."""
+        """Returns the value in the record, unchanged, or the filled-in template."""
         if self.optional:
             return record.get(self.spec) or ""
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Returns the texts of a list, or the only text. An empty list is one empty text."""
+        """Returns the texts of a list value, or a single text. An empty list gives one empty text."""
         found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]
         return ("".join(text + " ".join(found[name] if name else ()) for text, name in self._template),)
 
     def text(self, record: Record, where: str) -> str:
-        """Returns the texts of a list, joined by spaces."""
+        """Returns the value as one text; the texts of a list are joined by spaces."""
         return " ".join(self.texts(record, where))
 
 
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
-    """Returns the columns of a table that the fields need. Raises UserError if one is not `present`."""
+    """Returns the table columns that the fields need. Raises UserError if one is not in `present`."""
     found = []
     for field in fields:
         for name in field.names:
@@ -78,7 +78,9 @@ def _look_up(record: Record, name: str, where: str) -> Any:
     above = ""
     for part in name.split("."):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: field {above!r} holds {type(value).__name__}, in which there is no {part!r}.")
+            raise UserError(
+                f"{where}: field {above!r} holds {type(value).__name__}, not a record with a field {part!r}."
+            )
         if part not in value:
             raise UserError(_missing(where, name, list(value), above))
         value, above = value[part], f"{above}.{part}" if above else part
@@ -86,12 +88,12 @@ def _look_up(record: Record, name: str, where: str) -> Any:
 
 
 def _missing(where: str, name: str, present: Iterable[str], above: str = "") -> str:
-    inside = f"in {above!r} " if above else ""
-    return f"{where}: there is no field {name!r}; {inside}there are {', '.join(map(repr, present)) or 'none'}."
+    inside = f" in {above!r}" if above else ""
+    return f"{where}: there is no field {name!r}; available{inside}: {', '.join(map(repr, present)) or 'none'}."
 
 
 def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
-    """Returns texts with LF line ends."""
+    """Returns the texts of a value, with CR LF replaced by LF."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     values = (value or [""]) if isinstance(value, (list, tuple)) else [value]
@@ -99,7 +101,7 @@ def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
 
 
 def as_text(value: Any, name: str, where: str) -> str:
-    """Returns a text, character by character. Lone surrogates, which JSON can spell but UTF-8 cannot, become U+FFFD."""
+    """Returns a value as text. Lone surrogates, which JSON can express but UTF-8 cannot, become U+FFFD."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -121,7 +123,7 @@ def as_list(value: Any, name: str, where: str) -> list[Any]:
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns a label as text: names[n] for the number n (False is 0) if there are names; booleans in lower case."""
+    """Returns a label as text. With names, an integer n (or a boolean) gives names[n]; booleans are in lower case."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, (bytes, str)):
@@ -139,7 +141,7 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
     if names and re.fullmatch(r"[+-]?[0-9]+", text):
         number = int(text)
         if not 0 <= number < len(names):
-            raise UserError(f"{where}: label {number} has no name; label_names has those of 0 to {len(names) - 1}.")
+            raise UserError(f"{where}: label {number} has no name; label_names covers only 0 to {len(names) - 1}.")
         return names[number]
     if names and text not in names:
         raise UserError(f"{where}: label {text!r} is neither a number nor one of label_names.")
@@ -147,4 +149,4 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
 
 
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
-    return UserError(f"{where}: field {name!r} should hold {wanted} and holds {type(value).__name__} {value!r:.40}.")
+    return UserError(f"{where}: field {name!r} should hold {wanted} but holds {type(value).__name__} {value!r:.40}.")

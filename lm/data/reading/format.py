@@ -1,6 +1,6 @@
-"""The bases of formats (a data source as records) and readers (records as raw examples), and the files they open.
+"""Base classes of formats (files to records) and readers (records to raw examples), and file access.
 
-Files are found by name or glob, unpacked, hashed and read line by line; errors name the file and the line.
+Files are found by name or glob, decompressed, hashed and read line by line. Errors name the file and the line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
 
 
 class ReadyField(Field):
-    """A field that the format itself names and fills; its value is taken as it is."""
+    """A field that the format itself names and fills. Its value is used unchanged."""
 
     def value(self, record: Record, where: str) -> Any:
         return record[self.spec]
@@ -41,54 +41,54 @@ class ReadyField(Field):
 
 
 class Format(abc.ABC):
-    """A data source of one format. The class describes the format; its defaults fit records with named fields."""
+    """A data source in one format. Class attributes describe it; their defaults suit records with named fields."""
 
     doc: ClassVar[str]  # a line for `--help`
-    holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for any, from records with named fields
-    # The settings of a source that it reads, out of those that are empty by default.
+    holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for all
+    # The settings that the format reads, of those that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    # Replaces `Reader.needs`: kind of raw example -> the setting that must be given, and the message if it is not.
+    # Overrides `Reader.needs`: kind of raw example -> the required setting, and the message if it is missing.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
-    # Whether the format itself names the fields of its records, after the roles of READERS ("text", "label", ...), and
-    # yields values that need no check. Otherwise settings name the fields.
+    # Whether the format itself names the fields of its records, by the roles of the readers ("text", "label", ...), and
+    # yields values that need no checks. Otherwise, settings name the fields.
     names_fields: ClassVar[bool] = False
 
     def __init__(self, config: SourceConfig):
-        """Finds the data. Raises UserError if there is none, or if a setting cannot be understood."""
+        """Locates the data. Raises UserError if there is none or if a setting is invalid."""
         self.config = config
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
-        """Refuses settings from which no raw examples of the kind `wants` can be read."""
+        """Refuses settings that do not allow reading raw examples of the kind `wants`."""
         if not config.path:
-            refuse("path", "is empty; name a file, a glob or a TFDS data set (after a colon: --config=FILE.py:PATH).")
+            refuse("path", "is empty; give a file, a glob or a TFDS data set (after a colon: --config=FILE.py:PATH).")
 
     def field(self, role: str, setting: str = "", *, optional: bool = False) -> Field:
-        """Returns the field with this role: the one that `setting` names, or the one called `role` without any."""
+        """Returns the field with this role: the one that `setting` names or, without it, the one called `role`."""
         if self.names_fields:
             return ReadyField(role)
         return Field(getattr(self.config, setting), setting) if setting else Field(role, optional=optional)
 
     @abc.abstractmethod
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields every record with its position, for messages; columns that no field needs may be left out.
+        """Yields every record with its position, for use in messages. Columns that no field needs may be omitted.
 
-        Raises UserError at the first record that cannot be read, and if there is none.
+        Raises UserError at the first record that cannot be read, or if there are no records.
         """
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns what decides the records and what `field` takes from them, wherever the files are."""
+        """Returns the settings and hashes that determine the records and fields read, independent of file location."""
 
     def notes(self) -> list[str]:
-        """Returns what a person should know about the files."""
+        """Returns remarks about the files to show to the user."""
         return []
 
 
 class FileFormat(Format):
     """A format of one or more files, each read by `read`."""
 
-    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines that depend on the encoding
+    notes_encoding: ClassVar[bool] = True  # whether `notes` counts lines that depend on the encoding
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
@@ -102,7 +102,7 @@ class FileFormat(Format):
         """Yields the records of one file."""
 
     def options(self) -> list[str]:
-        """Returns the settings that decide the records."""
+        """Returns the settings that determine the records."""
         return [self.config.encoding] if self.names_fields else [self.config.field, self.config.encoding]
 
     def identity(self) -> list[str]:
@@ -115,22 +115,22 @@ class FileFormat(Format):
 class Reader(abc.ABC):
     """Reads the raw examples of one data source, in a fixed order."""
 
-    kind: ClassVar[str]  # what messages call its raw examples
-    # The setting that must be given for records with named fields, and the message if it is not.
+    kind: ClassVar[str]  # the name of its raw examples in messages
+    # The setting required for records with named fields, and the message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # those that it reads, out of the ones that are empty by default
-    optional: ClassVar[Collection[str]] = ()  # the roles of fields that records may lack
-    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it; "": the role is the name
+    settings: ClassVar[Collection[str]] = ()  # those that it reads, of the ones empty by default
+    optional: ClassVar[Collection[str]] = ()  # the roles of fields that may be absent
+    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it, or "" if the role is the name
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
         self.fields = {
             role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
         }
-        self._noted: list[str] = []  # positions or names of the records that `notes` counts
+        self._noted: list[str] = []  # positions or ids of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
-        """Yields all examples. Raises UserError at the first one that cannot be read."""
+        """Yields all raw examples. Raises UserError at the first one that cannot be read."""
         self._noted.clear()
         for record, where in self.source.records(list(self.fields.values())):
             if (example := self.example(record, where)) is not None:
@@ -138,16 +138,16 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def example(self, record: Record, where: str) -> Any:
-        """Returns the raw example of a record; None to leave it out."""
+        """Returns the raw example of a record, or None to skip the record."""
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything that decides the examples, wherever the files are."""
+        """Returns a hash of everything that determines the examples, independent of file location."""
         config = self.config
         options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns what a person should know about the examples, once `iterate` has read them."""
+        """Returns remarks about the examples to show to the user, once `iterate` has read them."""
         return self.source.notes()
 
 
@@ -163,7 +163,7 @@ class DocumentReader(Reader):
 
 
 class Files:
-    """One or more files, in the order of their names. Raises UserError if there is none."""
+    """One or more files, ordered by name. Raises UserError if there are none."""
 
     def __init__(self, path: str):
         self.path = path
@@ -171,7 +171,7 @@ class Files:
         if os.path.isfile(pattern):
             self.found = [Path(pattern)]
         elif os.path.isdir(pattern):
-            raise UserError(f"{path} is a directory; name its files with a glob, e.g. {path}/*.txt")
+            raise UserError(f"{path} is a directory; select its files with a glob, e.g. {path}/*.txt")
         elif glob.has_magic(pattern):
             self.found = sorted(Path(each) for each in glob.glob(pattern, recursive=True) if os.path.isfile(each))
             if not self.found:
@@ -180,7 +180,7 @@ class Files:
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
-        """Yields what `read` yields for each file. Raises UserError if no file yields anything."""
+        """Yields the items of `read(path)` for each file. Raises UserError if there are none at all."""
         empty = True
         for path in self.found:
             with read_errors(path):
@@ -188,10 +188,10 @@ class Files:
                     empty = False
                     yield item
         if empty:
-            raise UserError(f"{self.path}: there is no document in it (an empty file?).")
+            raise UserError(f"{self.path}: it contains no documents (is the file empty?).")
 
     def hashes(self) -> list[str]:
-        """Returns a hash of each file's bytes, wherever it is."""
+        """Returns a hash of the content of each file and of whether it is compressed."""
         hashes = []
         for path in self.found:
             with read_errors(path), open(path, "rb") as file:
@@ -205,7 +205,7 @@ def hash_of(*parts: str) -> str:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turns the errors that reading a file may raise into UserErrors."""
+    """Converts errors raised while reading a file into UserError."""
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -216,7 +216,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
-    """Raises UserError, with the position of the first bad byte, if the file is not text in this encoding."""
+    """Opens a text file. Raises UserError with the position of the first byte that is invalid in this encoding."""
     try:
         with _open_binary(path) as binary, io.TextIOWrapper(binary, encoding=encoding, newline="\n") as text:
             yield text
@@ -227,19 +227,19 @@ def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
 
 
 def lines_of(file: TextIO) -> Iterator[str]:
-    """Yields lines without the LF or CR LF that ends them. Unlike in str.splitlines, nothing else ends a line."""
+    """Yields lines without the final LF or CR LF. Unlike in str.splitlines, no other character ends a line."""
     for line in file:
         yield line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
 
 
 def read_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Yields the lines of one file, which is closed after the last one."""
+    """Yields the lines of one file and closes it after the last one."""
     with read_errors(path), open_text(path, encoding) as file:
         yield from lines_of(file)
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note on lines with a byte over 127, whose meaning depends on the encoding; for UTF-8 there is none."""
+    """Returns a note on the lines with bytes over 127, which depend on the encoding; none for UTF-8 and ASCII."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []
@@ -259,7 +259,7 @@ def _open_binary(path: Path) -> Any:
 
 
 def _where_undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    """Returns the message for a file that cannot be decoded, which is read again to find the line of the bad byte."""
+    """Returns the error message for a file that cannot be decoded; reads it again to locate the invalid byte."""
     offset, position = 0, ""
     with _open_binary(path) as file:
         for number, line in enumerate(file, start=1):

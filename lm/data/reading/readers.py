@@ -1,7 +1,7 @@
 """Raw examples with several fields (pairs, labelled texts, tagged words, questions), and the readers that make them.
 
-Documents are plain `str`, which `format.DocumentReader` makes. The hash of the `key` of an example decides which subset
-it belongs to (`lm/data/storing/splits.py`). `texts` are all texts of a labelled example, and `labels` all its labels.
+Documents are plain strings, read by `format.DocumentReader`. The hash of an example's `key` determines its subset
+(`lm/data/storing/splits.py`). `texts` and `labels` are all texts and all labels of a labelled example.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pair:
         return self.references[0]
 
     def with_prefix(self, prefix: str) -> Pair:
-        """Returns the pair as the model reads it; the prefix is added after cleaning."""
+        """Returns the pair with a prefix before the source, to be added after cleaning."""
         return Pair(prefix + self.source, self.references)
 
     @property
@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text, or a pair of texts, and its label; for regression the label is a number, as text."""
+    """A text or a pair of texts, and its label; for regression, the label is a number written as text."""
 
     text: str
     pair: str | None
@@ -49,7 +49,7 @@ class Labelled:
 
     @property
     def key(self) -> str:
-        """The first text, so that pairs which share it stay together."""
+        """The first text, so that pairs that share it stay in the same subset."""
         return self.text
 
     @property
@@ -63,7 +63,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Tagged:
-    """Words and a tag for each."""
+    """A sequence of words with a tag for each."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -83,7 +83,7 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a text, and its answers, each with the index of its first character; none if it has none."""
+    """A question about a context, and its answers with the character offset of each; unanswerable if there are none."""
 
     id: str
     title: str
@@ -95,7 +95,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article, so that its questions stay together; without a title, the text."""
+        """The article's title, so that its questions stay in the same subset, or the context if there is no title."""
         return self.title or self.context
 
     @property
@@ -105,12 +105,12 @@ class Question:
 
     @property
     def placed(self) -> tuple[tuple[str, int], ...]:
-        """The answers that are in the context at their index; only these can be learnt."""
+        """The answers found in the context at their offset; only these can be targets in training."""
         return tuple((text, start) for text, start in self.answers if text and self.context.startswith(text, start))
 
 
 class PairReader(Reader):
-    """Pairs without the prefix. A target that is a list of texts gives several references."""
+    """Reads pairs, without the prefix. A target that is a list of texts gives several references."""
 
     kind = "pairs"
     needs = ("target_field", "name the field of the target.")
@@ -126,7 +126,7 @@ class PairReader(Reader):
 
 
 class LabelReader(Reader):
-    """Texts, or pairs of texts, with a label."""
+    """Reads texts, or pairs of texts, with a label."""
 
     kind = "labels"
     needs = ("label_field", "name the field of the label.")
@@ -146,7 +146,7 @@ class LabelReader(Reader):
 
 
 class NumberReader(LabelReader):
-    """Texts, or pairs of texts, with a number."""
+    """Reads texts, or pairs of texts, with a number."""
 
     kind = "numbers"
     needs = ("label_field", "name the field of the number.")
@@ -158,14 +158,14 @@ class NumberReader(LabelReader):
         except ValueError:
             finite = False
         if not finite:
-            raise UserError(f"{where}: {example.label!r:.40} is not a number, which regression learns.")
+            raise UserError(f"{where}: {example.label!r:.40} is not a finite number, as regression requires.")
         return example
 
 
 class TagReader(Reader):
-    """Lists of words with a tag for each; records without words are left out.
+    """Reads lists of words with a tag for each; skips records without words.
 
-    Tags are labels and nothing more here: neither BIO nor BMES is checked, and an I- that follows no B- is accepted.
+    Tags are treated as plain labels: BIO and BMES schemes are not checked, so an I- without a preceding B- is valid.
     """
 
     kind = "tags"
@@ -195,10 +195,10 @@ class TagReader(Reader):
 
 
 class QuestionReader(Reader):
-    """Questions: records with the fields id, question, context, answers (with text and answer_start), maybe title.
+    """Reads questions: records with the fields id, question, context, answers (text, answer_start), optionally title.
 
-    Texts stay as they are, since answers refer to their characters. Answers that are not where `answer_start` says are
-    kept for scoring and never learnt; `notes` counts them.
+    Texts are left unchanged, since answers refer to character offsets. Answers that do not match the context at
+    `answer_start` are kept for scoring but are never training targets; `notes` counts them.
     """
 
     kind = "questions"
@@ -217,25 +217,25 @@ class QuestionReader(Reader):
         if not self._noted:
             return []
         return [
-            f"{len(self._noted):,} answers are not in the context where answer_start says (the first: question "
-            f"{self._noted[0]!r}): they are scored against, but not learnt"
+            f"{len(self._noted):,} answers do not match the context at answer_start (first: question "
+            f"{self._noted[0]!r}); they are used for scoring but not as training targets"
         ]
 
 
 def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
-    """Returns (text, start) of each answer, from a list of {text, answer_start} or a record with a list of each."""
+    """Returns the (text, start) of each answer, from a list of {text, answer_start} or a record of two lists."""
     if isinstance(value, Mapping):
         texts, starts = (as_list(value.get(name), name, where) for name in ("text", "answer_start"))
     else:
         entries = as_list(value, "answers", where)
         if any(not isinstance(entry, Mapping) for entry in entries):
-            raise UserError(f"{where}: each answer should be a record with text and answer_start.")
+            raise UserError(f"{where}: each answer must be a record with text and answer_start.")
         texts, starts = ([entry.get(name) for entry in entries] for name in ("text", "answer_start"))
     if len(texts) != len(starts):
-        raise UserError(f"{where}: has {len(texts)} texts of answers and {len(starts)} values of answer_start.")
+        raise UserError(f"{where}: answers has {len(texts)} texts but {len(starts)} values of answer_start.")
     for start in starts:
         if isinstance(start, bool) or not isinstance(start, (int, np.integer)) or start < 0:
-            raise UserError(f"{where}: answer_start {start!r:.40} is not the index of a character.")
+            raise UserError(f"{where}: answer_start {start!r:.40} is not a character offset.")
     return tuple((as_text(text, "answers.text", where), int(start)) for text, start in zip(texts, starts, strict=True))
 
 

@@ -12,8 +12,8 @@ from lm.data.reading.fields import Field, Record, columns_of
 from lm.data.reading.format import FileFormat, Format, open_text, read_errors, read_lines
 from lm.errors import UserError
 
-LONGEST_VALUE = 2**31 - 1  # characters; the csv module's own bound is 131,072
-ROWS = 1024  # of Parquet, read at a time
+LONGEST_VALUE = 2**31 - 1  # characters; the csv module's default limit is 131,072
+ROWS = 1024  # of Parquet, per read
 
 
 class JsonLines(FileFormat):
@@ -34,14 +34,14 @@ class JsonLines(FileFormat):
 
 
 class TabSeparated(FileFormat):
-    """The first row names the columns, unless the setting `columns` does. Further values of a row have no name."""
+    """The header row names the columns unless `columns` is set. Values beyond the last named column are ignored."""
 
-    doc = "values between tabs, without quotes; the first line names the columns, unless `columns` does"
+    doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
     holds = ("documents", "pairs", "labels", "numbers")
     settings = (*Format.settings, "columns")
 
     def options(self) -> list[str]:
-        # `columns` only if it is set: stores that were made before this setting existed are still found.
+        # `columns` is added only if set, so that stores made before this setting existed are still found.
         return super().options() + ([f"columns={self.config.columns}"] if self.config.columns else [])
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
@@ -58,23 +58,23 @@ class TabSeparated(FileFormat):
         try:
             needed = [names.index(name) for name in columns_of(fields, names, str(path))]
         except UserError as error:
-            hint = "" if self.config.columns else "; `columns` names them where that line does not"
-            raise UserError(f"{error} (They are read from {origin}{hint}.)") from error
+            hint = "" if self.config.columns else "; if it is not a header, set `columns`"
+            raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
         for values, where in rows:
             if values in ([], [""]):  # an empty line
                 continue
             if max(needed) >= len(values):
-                raise UserError(f"{where}: has {len(values)} fields, {origin} {len(names)}.")
+                raise UserError(f"{where}: has {len(values)} fields, but {origin} has {len(names)}.")
             yield dict(zip(names, values, strict=False)), where
 
 
 class CommaSeparated(TabSeparated):
-    """RFC 4180, by Python's csv module: a quoted value may hold commas, line breaks and, doubled, quotes.
+    """RFC 4180, read by Python's csv module: quoted values may contain commas, line breaks and doubled quotes.
 
-    The separator is a semicolon if the first line names the columns and has more semicolons than commas.
+    The separator is a semicolon if the first line is a header with more semicolons than commas.
     """
 
-    doc = "values between commas (or semicolons), maybe quoted; the first line names the columns, unless `columns` does"
+    doc = "comma- or semicolon-separated values, optionally quoted; the first line is a header unless `columns` is set"
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         csv.field_size_limit(LONGEST_VALUE)
@@ -83,11 +83,11 @@ class CommaSeparated(TabSeparated):
             semicolons = not self.config.columns and first.count(";") > first.count(",")
             rows = csv.reader(itertools.chain([first], file), delimiter=";" if semicolons else ",", strict=True)
             while True:
-                where = f"{path}, line {rows.line_num + 1}"  # on which the row begins
+                where = f"{path}, line {rows.line_num + 1}"  # where the row begins
                 try:
                     values = next(rows, None)
                 except csv.Error as error:
-                    raise UserError(f"{where}: not a row of CSV ({error}).") from error
+                    raise UserError(f"{where}: not a valid CSV row ({error}).") from error
                 if values is None:
                     return
                 yield values, where

@@ -1,4 +1,4 @@
-"""Text files: cut into documents, with labels in their paths, or with pairs in their lines."""
+"""Text files: split into documents, labelled by their paths, or with one pair per line."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ READ_CHARACTERS = 1 << 20
 
 
 class Text(FileFormat):
-    """Documents as `document` says, in bounded memory unless one is a whole file.
+    """Splits files into documents as the setting `document` says, in bounded memory unless a document is a whole file.
 
-    With `label_pattern` each has the label that is found in the path of its file, and empty ones are left out. With
-    `pattern` a line is a pair, and with `target_path` it is paired with the same line of another file.
+    With `label_pattern`, each document gets the label found in its file's path, and empty documents are skipped. With
+    `pattern`, each line is a pair; with `target_path`, each line is paired with the same line of another file.
     """
 
     doc = "text files: documents, texts with labels in their paths, or lines that are pairs"
     holds = ("documents", "pairs", "labels", "numbers")
     settings = ("target_path", "pattern", "label_pattern")
     needs: ClassVar = dict.fromkeys(
-        ("labels", "numbers"), ("label_pattern", "text files get their label from their path; give the pattern.")
+        ("labels", "numbers"), ("label_pattern", "text files get their labels from their paths; give the pattern.")
     )
     names_fields = True
 
@@ -51,8 +51,8 @@ class Text(FileFormat):
         self._targets = Files(config.target_path) if config.target_path else None
         if self._targets and len(self.files.found) != len(self._targets.found):
             raise UserError(
-                f"{config.path} has {len(self.files.found)} files and {config.target_path} "
-                f"{len(self._targets.found)}: they are aligned one by one, in the order of their names."
+                f"{config.path} has {len(self.files.found)} files, but {config.target_path} "
+                f"has {len(self._targets.found)}; files are paired in the order of their names."
             )
 
     def identity(self) -> list[str]:
@@ -98,7 +98,7 @@ class Text(FileFormat):
         return match["label"]
 
     def _read_pairs(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
-        """Yields each line by the groups of the pattern, which must match the whole line."""
+        """Yields the named groups of each line. The pattern must match the whole line."""
         for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
             if not line.strip():
                 continue
@@ -108,7 +108,7 @@ class Text(FileFormat):
             yield match.groupdict(), where
 
     def _read_aligned(self, source: Path, target: Path) -> Iterator[tuple[Record, str]]:
-        """Yields line i of one file with line i of the other."""
+        """Pairs line i of one file with line i of the other."""
         lines = read_lines(source, self.config.encoding), read_lines(target, self.config.encoding)
         number = 0
         for number, (one, other) in enumerate(zip_longest(*lines), start=1):
@@ -116,19 +116,19 @@ class Text(FileFormat):
                 shorter, longer = number - 1, number + sum(1 for side in lines for _ in side)
                 counts = (shorter, longer) if one is None else (longer, shorter)
                 raise UserError(
-                    f"{source} has {counts[0]:,} lines and {target} {counts[1]:,}: line i of one belongs to line i of "
-                    "the other, so one of them is the wrong file, or incomplete."
+                    f"{source} has {counts[0]:,} lines, but {target} has {counts[1]:,}; line i of one is paired with "
+                    "line i of the other, so one of the files is wrong or incomplete."
                 )
             yield {"source": one, "target": other}, f"{source}, line {number}"
         if number == 0:
-            raise UserError(f"{source} and {target}: there is no line in them.")
+            raise UserError(f"{source} and {target}: both files are empty.")
 
     def _separated(self, file: TextIO) -> Iterator[str]:
-        """Yields the texts between separators, without the line ends beside these."""
+        """Yields the texts between separators, without leading and trailing line breaks."""
         separator, rest = self.config.separator, ""
         while block := file.read(READ_CHARACTERS):
             if block.endswith("\r"):
-                block += file.read(1)  # so that no CR LF is cut in two
+                block += file.read(1)  # so that no CR LF is split
             *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)
             yield from (text.strip("\n") for text in texts)
         if rest.strip("\n"):
@@ -142,7 +142,7 @@ def _paragraphs(file: TextIO) -> Iterator[str]:
 
 
 def _compiled(config: SourceConfig, setting: str, groups: Iterable[str], examples: str) -> re.Pattern[str] | None:
-    """Returns the regular expression of a setting; None if it is empty. Raises UserError if a group is missing."""
+    """Returns a setting compiled as a regular expression, or None if empty. Raises UserError if a group is missing."""
     pattern = getattr(config, setting)
     if not pattern:
         return None

@@ -1,4 +1,4 @@
-"""TFDS data sets by random access, without TensorFlow."""
+"""TFDS data sets, read by random access without TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm.data.reading.fields import Field, Record
 from lm.data.reading.format import Format
 from lm.errors import UserError
 
-# Packages that `import tensorflow_datasets` does not register, although importing them needs no TensorFlow.
+# Packages that `import tensorflow_datasets` does not register, although they can be imported without TensorFlow.
 PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
 
@@ -32,7 +32,7 @@ class Tfds(Format):
         where = f"tfds {self.config.path}, split {self.config.split!r}"
         data = self._open_split()
         if not len(data):
-            raise UserError(f"{where}: there is no document in it.")
+            raise UserError(f"{where}: the split is empty.")
         for i in range(len(data)):
             yield data[i], f"{where}, example {i}"
 
@@ -46,12 +46,12 @@ class Tfds(Format):
             if (builder := self._build()) is not None:
                 return builder
         raise UserError(
-            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, nor is one prepared in "
+            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, and none is prepared in "
             f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
         )
 
     def _build(self, **options: Any) -> Any:
-        """Returns TFDS's builder, or None if it knows no such data set."""
+        """Returns the TFDS builder, or None if TFDS does not know the data set."""
         import tensorflow_datasets as tfds
 
         if self.config.data_dir:
@@ -65,7 +65,7 @@ class Tfds(Format):
             raise UserError(f"tfds {self.config.path}: {_first_line(error)}") from error
 
     def _open_split(self) -> Any:
-        """Returns the split as a sequence; the data set is first downloaded and prepared if necessary."""
+        """Returns the split as a sequence, after downloading and preparing the data set if necessary."""
         name, split = self.config.path, self.config.split
         try:
             if not self.builder.info.splits:
@@ -74,10 +74,10 @@ class Tfds(Format):
             return self.builder.as_data_source(split=split)
         except NotImplementedError as error:
             raise UserError(
-                f"tfds {name}: it is prepared in {self.builder.data_path} without random access; "
+                f"tfds {name}: the copy in {self.builder.data_path} does not support random access; "
                 f"prepare it with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
-        except Exception as error:  # TFDS and its downloads raise many kinds of error; all concern this data set
+        except Exception as error:  # TFDS and its downloads raise many types of error
             self._check_tensorflow(error)
             raise UserError(
                 f"tfds {name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "
@@ -85,14 +85,14 @@ class Tfds(Format):
             ) from error
 
     def _check_tensorflow(self, error: BaseException) -> None:
-        """Raises UserError if this error, or one that caused it, is that TensorFlow could not be imported."""
+        """Raises UserError if a failed import of TensorFlow is this error or among its causes."""
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ImportError) and "tensorflow" in (str(cause.name or ""), *str(cause).split("'")):
                 raise UserError(
-                    f"tfds {self.config.path}: this data set needs TensorFlow to be prepared. Prepare it once where "
-                    "TensorFlow is installed (tfds build --file_format=array_record) and name the folder in data_dir; "
-                    "training needs no TensorFlow."
+                    f"tfds {self.config.path}: preparing this data set requires TensorFlow. Prepare it where "
+                    "TensorFlow is installed (tfds build --file_format=array_record) and set data_dir accordingly; "
+                    "training does not need TensorFlow."
                 ) from error
             cause = cause.__cause__ or cause.__context__
 

@@ -1,6 +1,7 @@
-"""How text becomes token ids and back; TOKENIZERS is the registry of the kinds of tokenizer.
+"""Conversion of text to token ids and back; TOKENIZERS is the registry of tokenizers.
 
-`base.py` is the protocol. A run directory keeps its tokenizer: `Tokenizer.save` writes it, `load_tokenizer` reads it.
+`base.py` defines the interface. A run directory contains its tokenizer, written by `Tokenizer.save` and read by
+`load_tokenizer`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def needs_text(config: TokenizerConfig) -> bool:
-    """Returns whether `build_tokenizer` reads its texts."""
+    """Returns whether `build_tokenizer` needs texts to train on."""
     return TOKENIZERS[config.kind].learns and not config.path
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Returns a tokenizer trained on `texts`, or loaded from the file that the config names. Raises UserError."""
+    """Returns a tokenizer trained on `texts` or loaded from the config's file. Raises UserError if that fails."""
     cls = TOKENIZERS[config.kind]
     tokenizer = _from_file(cls, config) if config.path else cls.train(config, texts)
     return tokenizer.with_extra_ids(config.extra_ids)
@@ -45,12 +46,12 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
         raise UserError(f"{setting}: there is no file {config.path}.")
     try:
         return cls._from_content(path.read_bytes(), {name: getattr(config, name) for name in cls.option_names})
-    except Exception as error:  # the libraries raise plain Exception and RuntimeError for a bad file
+    except Exception as error:  # the libraries raise plain Exception and RuntimeError for bad files
         raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
 
 
 def load_tokenizer(directory: Path | str) -> Tokenizer:
-    """Returns the tokenizer that `Tokenizer.save` wrote. Raises UserError if it is missing or damaged."""
+    """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if it is missing or damaged."""
     directory = Path(directory)
     try:
         info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
@@ -63,5 +64,5 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
     except Exception as error:
         raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
     if tokenizer.fingerprint != info["fingerprint"]:
-        raise UserError(f"{directory}: the tokenizer is not the one that was saved here (its file was changed).")
+        raise UserError(f"{directory}: the tokenizer has changed since it was saved (its file was modified).")
     return tokenizer

@@ -1,8 +1,8 @@
-"""The protocol of tokenizers: text to ids and back, saved and fingerprinted.
+"""The tokenizer interface: encoding, decoding, saving and fingerprints.
 
-Every tokenizer has a token before (`bos_id`) and after (`eos_id`) a document, which `encode` does not add. Text never
-becomes one of them, nor an extra id: "<s>" in a document is ordinary text. Segments and weights mark padding, never
-`pad_id` alone, so a vocabulary without a padding token uses 0.
+Every tokenizer has a token that precedes a document (`bos_id`) and one that follows it (`eos_id`); `encode` adds
+neither. Text is never encoded as one of them or as an extra id: "<s>" in a document is ordinary text. Padding is marked
+by segments and weights, never by `pad_id` alone, so a vocabulary without a padding token uses 0.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from lm.files import new_directory
 INFO_FILE = "tokenizer_info.json"
 Offsets = list[tuple[int, int]]
 EXTRA_ID = re.compile(r"\s*<extra_id_([0-9]{1,9})>")
-PAD, BOS, EOS, UNK = 0, 1, 2, 3  # of the vocabularies that are made here; bytes have no UNK
+PAD, BOS, EOS, UNK = 0, 1, 2, 3  # in our own vocabularies; bytes have no UNK
 
 
 class Tokenizer(abc.ABC):
-    """Immutable. The class describes the kind of tokenizer."""
+    """Base class of tokenizers, which are immutable. Class attributes describe the kind of tokenizer."""
 
     kind: ClassVar[str]  # value of data.tokenizer.kind
     doc: ClassVar[str]  # a line for `--help`
-    learns: ClassVar[bool] = True  # whether `train` reads its texts
-    file_type: ClassVar[str] = ""  # the kind of file that data.tokenizer.path may name; empty for none
-    needs_file: ClassVar[bool] = False  # whether it always comes from a file, which may have its own mask and extra ids
-    option_names: ClassVar[tuple[str, ...]] = ()  # settings that its file does not hold; also attributes
-    file_name: ClassVar[str]  # of its one file, beside tokenizer_info.json
-    base_size: int  # of the vocabulary without `extra_ids`
-    extra_ids: int = 0  # number of tokens added behind the vocabulary, which stand for masked spans and for no text
+    learns: ClassVar[bool] = True  # whether `train` uses its texts
+    file_type: ClassVar[str] = ""  # type of file that data.tokenizer.path may name, if any
+    needs_file: ClassVar[bool] = False  # whether a file is required; it may have its own mask and extra ids
+    option_names: ClassVar[tuple[str, ...]] = ()  # settings not stored in its file; also attributes
+    file_name: ClassVar[str]  # its single file, besides tokenizer_info.json
+    base_size: int  # vocabulary size without `extra_ids`
+    extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
     pad_id: int = PAD
     bos_id: int = BOS
     eos_id: int = EOS
@@ -49,22 +49,22 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-        """Returns a tokenizer with the vocabulary of the texts. Raises UserError if that is impossible."""
-        raise UserError(f"config.data.tokenizer.path: name the {cls.file_type}: it is loaded, not trained.")
+        """Returns a tokenizer whose vocabulary is learnt from the texts. Raises UserError if that is impossible."""
+        raise UserError(f"config.data.tokenizer.path: give the {cls.file_type}; it is loaded, not trained.")
 
     @property
     def vocab_size(self) -> int:
         return self.base_size + self.extra_ids
 
     def with_extra_ids(self, number: int) -> Tokenizer:
-        """Returns the same tokenizer with this number of extra ids."""
+        """Returns a copy of the tokenizer with this number of extra ids."""
         extended = copy.copy(self)
         extended.extra_ids = number
         return extended
 
     @property
     def extra_tokens(self) -> Sequence[int]:
-        """The ids of <extra_id_0>, <extra_id_1>, ...; if added, the first has the last id, as in T5 (Raffel 2020)."""
+        """The ids of <extra_id_0>, <extra_id_1>, ...; by default they count down from the last id (T5, Raffel 2020)."""
         return range(self.vocab_size - 1, self.base_size - 1, -1)
 
     def extra_id(self, number: int) -> int:
@@ -72,27 +72,27 @@ class Tokenizer(abc.ABC):
         count = len(self.extra_tokens)
         if not 0 <= number < count:
             raise UserError(
-                f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, and the tokenizer has {count} of "
-                "them; set it to more (a huggingface file that has its own gets no others)."
+                f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, but the tokenizer has {count} of "
+                "them; increase this setting (it has no effect if a huggingface file defines its own)."
             )
         return self.extra_tokens[number]
 
     @property
     def mask_id(self) -> int:
-        """The token that replaces a masked one: the file's own mask, or <extra_id_0>. Raises UserError."""
+        """The token that replaces masked ones: the file's mask or <extra_id_0>. Raises UserError without either."""
         return self.extra_id(0)
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text, without any special token."""
+        """Returns the token ids of each text, without special tokens."""
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
     def encode_spelled(self, text: str) -> list[int]:
-        """Returns the ids of a source to generate from, in which <extra_id_N> stands for that token, as in T5.
+        """Encodes a source to generate from, in which <extra_id_N> stands for that token, as in T5.
 
-        White space before it belongs to the masked word and is dropped. Raises UserError if there is no such token.
+        White space before it belongs to the masked word and is dropped. Raises UserError if the token is missing.
         """
         first, *rest = EXTRA_ID.split(text)
         ids = self.encode(first)
@@ -102,32 +102,32 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns the ids of `encode` and, for each, the characters of `text` that it stands for: [first, last + 1).
+        """Returns the ids of `encode` and the character offsets of each in `text`: (begin, end), excluding end.
 
-        Each of several tokens of one character stands for it. A token that stands for nothing in the text, such as a
-        space that is put before it, has an empty range: (i, i).
+        If several tokens make up one character, each of them has its offsets. A token that stands for nothing in the
+        text, such as a space added before it, has an empty range: (i, i).
         """
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """Returns the text of ids of which none is special."""
+        """Returns the text of ids that include no special tokens."""
 
     @abc.abstractmethod
     def _piece(self, token: int) -> str:
-        """Returns the text of one ordinary token, or a visible stand-in for part of a character."""
+        """Returns the text of one ordinary token, or a printable placeholder for part of a character."""
 
     def _special(self) -> dict[int, str]:
-        """Returns the ids that stand for no text, with visible names."""
+        """Returns the ids that stand for no text, with printable names."""
         return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids, ignoring padding, bos, eos and extra ids. Bytes that are not UTF-8 become U+FFFD."""
+        """Returns the text of ids, ignoring padding, BOS, EOS and extra ids. Invalid UTF-8 bytes become U+FFFD."""
         special, extra = self._special(), self.extra_tokens
         known = (i for i in map(int, ids) if 0 <= i < self.vocab_size)
         return self._decode([i for i in known if i not in special and i not in extra])
 
     def decode_spelled(self, ids: Iterable[int]) -> str:
-        """Returns the same text with extra ids spelled as <extra_id_N>."""
+        """Returns the text of ids, with extra ids spelled as <extra_id_N>."""
         texts: list[str] = []
         between: list[int] = []
         for token in map(int, ids):
@@ -139,7 +139,7 @@ class Tokenizer(abc.ABC):
         return "".join([*texts, self.decode(between)])
 
     def piece(self, token: int) -> str:
-        """Returns a visible form of one token, for `lm.data.show`."""
+        """Returns the printable form of one token, for `lm.data.show`."""
         special = self._special()
         if token in special:
             return special[token]
@@ -150,12 +150,12 @@ class Tokenizer(abc.ABC):
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
     def is_special(self, token: int) -> bool:
-        """Returns whether the token is bos, eos or another that stands for no text (padding may be ordinary text)."""
+        """Returns whether the token is BOS, EOS or another that stands for no text (padding may be ordinary text)."""
         return token in self._special()
 
     @property
     def text_ids(self) -> np.ndarray:
-        """The tokens that spell text, int32, ascending: no special, extra, unknown or unused ones."""
+        """The ids of tokens that spell text, int32, ascending; excludes special, extra, unknown and unused tokens."""
         return np.array([i for i in range(self.vocab_size) if self._is_text(i)], np.int32)
 
     def _is_text(self, token: int) -> bool:
@@ -163,10 +163,10 @@ class Tokenizer(abc.ABC):
 
     @property
     def word_starts(self) -> np.ndarray:
-        """Bool (V,): whether a token begins a new word, unless it is the first of a text, which always does.
+        """bool (V,): whether a token begins a new word. (The first token of a text always does.)
 
-        In most vocabularies white space belongs to the word after it, so a token that begins with white space begins a
-        word. If tokens hold no white space (WordPiece), those that continue a word are marked; all others begin one.
+        In most vocabularies, white space belongs to the word that follows it, so tokens with leading white space begin
+        a word. If tokens contain none (WordPiece), those that continue a word are marked; all others begin one.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -176,25 +176,25 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _content(self) -> bytes:
-        """Returns the content of its file."""
+        """Returns the content of the tokenizer's file."""
 
     @classmethod
     def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
-        # No "extra_ids" without any: fingerprints stay what they were before this setting existed.
+        # "extra_ids" is omitted if zero, so that fingerprints from before this setting existed stay valid.
         options = {name: getattr(self, name) for name in self.option_names}
         return options | ({"extra_ids": self.extra_ids} if self.extra_ids else {})
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that decides how text is tokenised."""
+        """A hash of everything that determines how text is tokenised."""
         head = json.dumps([self.kind, self._options()], sort_keys=True).encode()
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
     def save(self, directory: Path | str) -> None:
-        """Writes the directory atomically, in place of an old one."""
+        """Writes the directory atomically, replacing any old one."""
         directory = Path(directory)
         with new_directory(directory) as temporary:
             (temporary / self.file_name).write_bytes(self._content())
@@ -209,5 +209,5 @@ class Tokenizer(abc.ABC):
 class Tokenizers:
     """The tokenizers of a run."""
 
-    target: Tokenizer  # of the targets, or of all text
-    source: Tokenizer  # of the sources of pairs; the same object unless data.separate_vocabularies
+    target: Tokenizer  # for the targets, or for all text
+    source: Tokenizer  # for the sources of pairs; the same object unless data.separate_vocabularies is set

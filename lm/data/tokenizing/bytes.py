@@ -1,4 +1,4 @@
-"""UTF-8 bytes as tokens, after three special ones."""
+"""A tokenizer whose tokens are UTF-8 bytes, after three special tokens."""
 
 from __future__ import annotations
 

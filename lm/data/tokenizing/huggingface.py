@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face's `tokenizers` library, each a single file."""
+"""Tokenizers of Hugging Face's `tokenizers` library, each stored in a single file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`. If no option names the tokens around a document, they are guessed from its special tokens.
+    """A `tokenizer.json`. Unless options name the BOS and EOS tokens, they are inferred from its vocabulary.
 
-    If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are its extra ids, and none are added.
+    If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are the extra ids, and none are added.
     """
 
     kind = "huggingface"
@@ -30,7 +30,7 @@ class HuggingFaceTokenizer(Tokenizer):
         ("<|endoftext|>", "<|endoftext|>"),
     )
 
-    # How white space is written: as it is, as SentencePiece does, and as a byte that is not in the vocabulary.
+    # How tokens spell white space: literally, as SentencePiece's U+2581, or as byte tokens.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
@@ -77,7 +77,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _id_of(self, piece: str, setting: str) -> int:
         token = self._tokenizer.token_to_id(piece) if piece else None
         if token is None:
-            problem = f"it has no token {piece!r}" if piece else "the tokens around a document could not be guessed"
+            problem = f"it has no token {piece!r}" if piece else "the BOS and EOS tokens could not be inferred"
             raise ValueError(f"{problem}; set data.tokenizer.{setting}")
         return token
 
@@ -112,7 +112,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _byte_level(self) -> bool:
-        """Whether tokens are bytes, each written as a letter."""
+        """Whether tokens are sequences of bytes, with each byte written as a printable character."""
         parts = json.loads(self._json)
         return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
 

@@ -1,4 +1,4 @@
-"""SentencePiece models: their training on an even sample of the text, in bounded memory, and their use."""
+"""SentencePiece tokenizers, trained on a uniform sample of the text in bounded memory or loaded from a model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.errors import UserError
 
-LONGEST_LINE = 2000  # characters given to SentencePiece at a time; it skips longer ones
-THREADS = 4  # fixed, because the sums of the expectation step depend on it
+LONGEST_LINE = 2000  # characters; SentencePiece skips lines that are too long
+THREADS = 4  # fixed, because the sums in the expectation step depend on it
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model: our own, which is lossless, or a published one, which may normalise the text."""
+    """A SentencePiece model: either our own, which is lossless, or a published one, which may normalise the text."""
 
     kind = "sentencepiece"
-    doc = "a model trained on the text, or that of `path`"
+    doc = "a model trained on the text, or the one in `path`"
     file_type = "SentencePiece model"
     file_name = "sentencepiece.model"
 
@@ -37,14 +37,14 @@ class SentencePieceTokenizer(Tokenizer):
         self.unk_id = processor.unk_id()
         ends = processor.bos_id(), processor.eos_id()
         if max(ends) < 0:
-            raise ValueError("it has neither a bos nor an eos piece")
+            raise ValueError("it has neither a BOS nor an EOS piece")
         self.bos_id, self.eos_id = (each if each >= 0 else max(ends) for each in ends)
         self.pad_id = max(processor.pad_id(), 0)
         self._joints = self._find_joints()
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
-        """Returns a tokenizer with a lossless model. Raises UserError if the vocabulary does not suit the text."""
+        """Trains a lossless model. Raises UserError if the vocabulary size does not suit the text."""
         import sentencepiece
 
         sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
@@ -57,7 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
                 model_writer=model,
                 model_type=config.algorithm,
                 vocab_size=config.vocab_size,
-                # Decoding restores the text to the byte:
+                # These make decoding restore the exact text:
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
@@ -77,10 +77,10 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(model.getvalue())
 
     def _find_joints(self) -> dict[str, list[int]]:
-        """Returns the characters at which text can be cut and encoded in parts, with their ids.
+        """Returns the characters at which text can be split and encoded in parts, with their ids.
 
-        In our own models only the piece "\\n" holds a line end, so long documents are encoded line by line. U+2581 is
-        written as bytes, because SentencePiece would decode it as a space. Published models have no joints.
+        In our own models, only the piece "\\n" holds a line break, so long documents are encoded line by line. U+2581
+        is encoded as bytes, because SentencePiece would decode it as a space. Published models have no joints.
         """
         processor = self._processor
         newline = processor.piece_to_id("\n")
@@ -97,7 +97,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [list(itertools.chain.from_iterable(each)) for each in ids]
 
     def _cut(self, text: str) -> list[str]:
-        """Returns text and joints in turn, with text at both ends."""
+        """Splits text at the joints: returns text and joints alternately, beginning and ending with text."""
         return re.split("([\n\u2581])", text) if self._joints else [text]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
@@ -113,15 +113,15 @@ class SentencePieceTokenizer(Tokenizer):
         return ids, offsets
 
     def _part_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns ids and offsets as the library finds them, although it may normalise the text.
+        """Returns ids and the library's offsets, which refer to `text` even if the model normalises it.
 
-        If a character becomes several tokens (its bytes, the letters of a ligature), the library assigns it to the last
-        of them and nothing to the others. Here all of them get the character. A space put before the text gets nothing.
+        If a character becomes several tokens (its bytes, the letters of a ligature), the library assigns it only to the
+        last one; here, all of them get its offsets. A space added before the text gets an empty range.
         """
         try:
             found = self._processor.encode(text, out_type="offset_mapping")
             ids, spans = list(found["ids"]), found["offsets"]
-        except (RuntimeError, ValueError):  # an older release without them
+        except (RuntimeError, ValueError):  # an older release without offset mappings
             older: Any = "immutable_proto"
             pieces = self._processor.encode(text, out_type=older).pieces
             ids, spans = [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
@@ -161,17 +161,17 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _explain(config: TokenizerConfig, message: str) -> str:
-    """Returns the message for an error of SentencePiece, with the setting to change and the value to set."""
+    """Turns a SentencePiece error into a message with the setting to change and a suitable value."""
     where = f"config.data.tokenizer.vocab_size: {config.vocab_size}"
     if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return f"{where} is more than this training text can fill; set it to {found[1]} or less, or add text."
+        return f"{where} is too large for this training text; set it to {found[1]} or less, or add text."
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return f"{where} cannot hold the characters of this training text; set it to more than {found[1]}."
     return f"{where}: SentencePiece could not be trained on this text ({message.splitlines()[0]})."
 
 
 def split_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Yields lines of bounded length, cut before a space if there is one. No vocabulary piece spans a cut."""
+    """Yields lines of bounded length, split before a space if possible. No vocabulary piece spans two of them."""
     for text in texts:
         for line in text.split("\n"):
             while len(line) > LONGEST_LINE:
@@ -184,10 +184,10 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
-    """Returns as many lines as fit into `max_bytes` of UTF-8, a uniform sample of all lines, in their order.
+    """Returns a uniform sample of the lines, in their order, with as many as fit into `max_bytes` of UTF-8.
 
-    Each line has a pseudo-random key that depends on its number alone; the lines with the smallest keys are kept. So
-    one pass is enough, memory is bounded, and the same lines give the same sample.
+    Each line has a pseudo-random key that depends only on its index, and the lines with the smallest keys are kept.
+    Therefore one pass suffices, memory is bounded, and the same lines give the same sample.
     """
     kept: list[tuple[int, int, str, int]] = []  # a heap with the largest key first: (-key, number, line, bytes)
     total = 0
@@ -195,7 +195,7 @@ def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
         size = len(line.encode("utf-8"))
         key = int.from_bytes(hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8).digest(), "little")
         if total + size > max_bytes and kept and -key <= kept[0][0]:
-            continue  # full, and this line would be the first to be removed
+            continue  # the sample is full, and this line would be removed first
         heapq.heappush(kept, (-key, number, line, size))
         total += size
         while total > max_bytes and len(kept) > 1:

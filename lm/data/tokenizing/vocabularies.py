@@ -1,4 +1,4 @@
-"""Characters or words as tokens: those of the training text, after four special ones."""
+"""Character and word tokenizers, whose vocabularies come from the training text and follow four special tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
 
 
 class VocabularyTokenizer(Tokenizer):
-    """A list of strings; its file is the list as JSON."""
+    """A vocabulary that is a list of strings, saved as JSON."""
 
     unk_id = UNK
 
@@ -36,16 +36,16 @@ class VocabularyTokenizer(Tokenizer):
 
 
 class CharacterTokenizer(VocabularyTokenizer):
-    """The characters of the training text, sorted by code point; others become `unk_id`."""
+    """Tokens are the characters of the training text, sorted by code point; others become `unk_id`."""
 
     kind = "characters"
-    doc = "those of the training text"
+    doc = "the characters of the training text"
     file_name = "characters.json"
 
     def __init__(self, vocabulary: Iterable[str]):
         super().__init__(sorted(set(vocabulary)))
         codes = np.array([ord(c) for c in self.vocabulary], np.int64)
-        self._ids = np.full(int(codes.max(initial=-1)) + 2, UNK, np.int32)  # the last entry is for all codes beyond
+        self._ids = np.full(int(codes.max(initial=-1)) + 2, UNK, np.int32)  # the last entry is for all higher codes
         self._ids[codes] = np.arange(4, self.base_size)
 
     @classmethod
@@ -64,10 +64,10 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """The most frequent words of the training text; others become `unk_id`. Decoding puts one space between words."""
+    """Tokens are the most frequent words of the training text; others become `unk_id`. Decoding joins by spaces."""
 
     kind = "words"
-    doc = "those of the training text, between white space"
+    doc = "the words of the training text, split at white space"
     file_name = "words.json"
 
     def __init__(self, vocabulary: Sequence[str]):
@@ -76,7 +76,7 @@ class WordTokenizer(VocabularyTokenizer):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
-        """Equally frequent words are taken in the order of their code points."""
+        """Returns a tokenizer with the most frequent words; ties are broken by code point order."""
         counts = collections.Counter(word for text in texts for word in text.split())
         return cls(sorted(counts, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
 

@@ -72,9 +72,9 @@ def test_parquet(tmp_path):
     texts = [f"text {i}\r\n" for i in range(3000)]
     parquet.write_table(pyarrow.table({"n": list(range(3000)), "text": texts}), path, row_group_size=700)
     assert read(kind="parquet", path=path) == [text.replace("\r", "") for text in texts]
-    with pytest.raises(UserError, match="no field 'body'; there are 'n', 'text'"):
+    with pytest.raises(UserError, match="no field 'body'; available: 'n', 'text'"):
         read(kind="parquet", path=path, field="body")
-    with pytest.raises(UserError, match="row 1: field 'n' should hold text and holds int"):
+    with pytest.raises(UserError, match="row 1: field 'n' should hold text but holds int"):
         read(kind="parquet", path=path, field="n")
 
 
@@ -83,7 +83,7 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"path": str(tmp_path / "none.txt")}, "there is no such file"),
         ({"path": str(tmp_path / "*.nothing")}, "no file matches"),
         ({"path": str(tmp_path)}, "is a directory"),
-        ({"path": write("empty.txt", "")}, "no document in it"),
+        ({"path": write("empty.txt", "")}, "contains no documents"),
         (
             {"path": write("latin.txt", b"ok\nna\xefve\n")},
             "not valid utf-8 at line 2, byte 5: 0xef .* set the source's enc",
@@ -95,14 +95,14 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"kind": "jsonl", "path": write("b.jsonl", '["a"]')}, "line 1: expected a JSON object, got list"),
         (
             {"kind": "jsonl", "path": write("c.jsonl", '{"body": "a"}')},
-            "line 1: there is no field 'text'; there are 'body'",
+            "line 1: there is no field 'text'; available: 'body'",
         ),
         (
             {"kind": "jsonl", "path": write("d.jsonl", '{"text": 3}')},
-            "line 1: field 'text' should hold text and holds int",
+            "line 1: field 'text' should hold text but holds int",
         ),
-        ({"kind": "tsv", "path": write("a.tsv", "a\tb\n1\t2\n")}, "no field 'text'; there are 'a', 'b'"),
-        ({"kind": "tsv", "path": write("b.tsv", "a\ttext\n1\n")}, "line 2: has 1 fields, the first line 2"),
+        ({"kind": "tsv", "path": write("a.tsv", "a\tb\n1\t2\n")}, "no field 'text'; available: 'a', 'b'"),
+        ({"kind": "tsv", "path": write("b.tsv", "a\ttext\n1\n")}, "line 2: has 1 fields, but the first line has 2"),
         ({"kind": "parquet", "path": write("a.parquet", "no")}, "not a readable Parquet file"),
     ]
     for options, message in cases:
@@ -175,7 +175,7 @@ def test_tfds_without_tensorflow(prepared_tfds):
     assert train.fingerprint() != other.fingerprint()
     assert "tensorflow" not in sys.modules
     for change, message in [
-        ({"field": "body"}, "no field 'body'; there are 'n', 'text'"),
+        ({"field": "body"}, "no field 'body'; available: 'n', 'text'"),
         ({"field": "n"}, "field 'n' should hold text"),
         ({"split": "nope"}, r"split 'nope': .*splits: train, test|split 'nope': .*splits: test, train"),
         ({"path": "lm_no_such_set"}, "has no data set 'lm_no_such_set'"),
@@ -187,7 +187,7 @@ def test_tfds_without_tensorflow(prepared_tfds):
 
 def test_tfds_that_needs_tensorflow_says_so():
     pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(UserError, match="needs TensorFlow to be prepared"):
+    with pytest.raises(UserError, match="preparing this data set requires TensorFlow"):
         read(kind="tfds", path="super_glue")
     assert "wmt14_translate" in source(kind="tfds", path="wmt14_translate/de-en").source.identity()[0]
 
@@ -200,7 +200,9 @@ def test_templates_dotted_names_lists_and_columns_serve_single_texts_too(write):
     path = write("a.tsv", "one\tEins\n\ntwo\tZwei\n")
     assert read(kind="tsv", path=path, columns="en,de", field="de") == ["Eins", "Zwei"]
     assert read(kind="tsv", path=path, columns="en,de", field="{de} ({en})") == ["Eins (one)", "Zwei (two)"]
-    with pytest.raises(UserError, match=r"no field 'text'.*read from the first line; `columns` names them"):
+    with pytest.raises(
+        UserError, match=r"no field 'text'.*come from the first line; if it is not a header, set `columns`"
+    ):
         read(kind="tsv", path=path)
     columns = [source(kind="tsv", path=path, columns=names, field="de") for names in ("en,de", "de,en")]
     assert len({each.fingerprint() for each in columns}) == 2

@@ -70,7 +70,7 @@ def test_labels_may_be_numbers_of_label_names_or_names(write, monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(None, "line 1: field 'label' holds no label"), (" ", "holds no label"), (["a"], "should hold a label and holds")],
+    [(None, "line 1: field 'label' holds no label"), (" ", "holds no label"), (["a"], "should hold a label but holds")],
 )
 def test_values_that_are_no_labels_are_refused(write, value, message):
     path = write("a.jsonl", lines({"text": "a", "label": value}))
@@ -84,7 +84,7 @@ def test_regression_refuses_labels_that_are_no_numbers(write):
     assert read("numbers", path=path, **options) == [Labelled("one", "two", "3.25"), Labelled("x", "y", "-1e2")]
     for bad in ("much", "nan", "inf"):
         path = write("b.tsv", f"a\tb\tscore\none\ttwo\t1\none\ttwo\t{bad}\n")
-        with pytest.raises(UserError, match=f"line 3: '{bad}' is not a number"):
+        with pytest.raises(UserError, match=f"line 3: '{bad}' is not a finite number"):
             read("numbers", path=path, **options)
 
 
@@ -96,7 +96,7 @@ def test_missing_fields_and_unfitting_settings_are_refused(write):
         source(kind="tsv", path=path, label_field="label", label_pattern="x")
     with pytest.raises(UserError, match=r"kind: tsv holds no tags; use jsonl or parquet or tfds or conll"):
         source("tags", kind="tsv", path=path, label_field="label")
-    with pytest.raises(UserError, match=r"pair_field: is for labels or numbers, and this task reads questions"):
+    with pytest.raises(UserError, match=r"pair_field: is for labels or numbers, but this task reads questions"):
         source("questions", kind="jsonl", path=path, pair_field="x")
     with pytest.raises(UserError, match="label_field: is for kind=jsonl or"):
         source(kind="text", path=path, label_pattern="(?P<label>a)", label_field="x")
@@ -161,10 +161,10 @@ def test_conll_has_a_word_and_its_tag_per_line(write):
     assert read("tags", kind="conll", path=path) == last
     assert read("tags", kind="conll", path=path, label_field="3") == last
     assert [each.tags for each in read("tags", kind="conll", path=path, label_field="2")] == [("NNP", "VB"), (".",)]
-    with pytest.raises(UserError, match=r"b\.conll, line 2: there is no column 4 \(label_field\), but 3"):
+    with pytest.raises(UserError, match=r"b\.conll, line 2: label_field is 4, but there are only 3 columns"):
         read("tags", kind="conll", path=path, label_field="4")
     for bad in ("1", "0", "tag", "-1"):
-        with pytest.raises(UserError, match=f"label_field: '{bad}' is not the number of a column of tags"):
+        with pytest.raises(UserError, match=f"label_field: '{bad}' is not a tag column"):
             read("tags", kind="conll", path=path, label_field=bad)
 
 
@@ -175,10 +175,10 @@ def test_conll_has_a_word_and_its_tag_per_line(write):
         ("a\tO\nb\t\n", "line 2: .* is not a word and its tag"),
         ("a O\n\nb\n", "line 3: 'b' is not a word and its tag"),
         ("\tO\n", "line 1: .* is not a word and its tag"),
-        ("a\tO\nb\tx\tO\n", "line 2: has 3 columns, the lines before 2"),
-        ("a x O\nb O\n", "line 2: has 2 columns, the lines before 3"),
+        ("a\tO\nb\tx\tO\n", "line 2: has 3 columns, but the lines before it have 2"),
+        ("a x O\nb O\n", "line 2: has 2 columns, but the lines before it have 3"),
         ("a\tx\tO\nb\t\tO\nc\t\t\n", "line 3: .* is not a word and its tag"),
-        ("\n \n", "there is no document in it"),
+        ("\n \n", "it contains no documents"),
     ],
 )
 def test_broken_conll_files_are_refused_with_the_line(write, content, message):
@@ -203,8 +203,8 @@ def test_records_with_lists_of_words_and_tags(write, tmp_path, monkeypatch):
         assert found.notes() == ["1 records without words are left out"]
     for record, message in (
         ({"tokens": ["a"], "tags": [0, 1]}, "line 1: 1 words in 'tokens' and 2 tags"),
-        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list and holds str"),
-        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text and holds int"),
+        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list but holds str"),
+        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text but holds int"),
         ({"tokens": ["a"], "tags": [2]}, "label 2 has no name"),
     ):
         with pytest.raises(UserError, match=message):
@@ -239,9 +239,7 @@ def test_squad_keeps_every_character_of_the_context(write):
     assert questions[0].placed == questions[0].answers
     assert questions[1].answers == () and questions[2].placed == (("b", 0),)
     assert len(questions[3].answers) == 3 and questions[3].placed == ()
-    assert found.notes()[0].startswith(
-        "3 answers are not in the context where answer_start says (the first: question '4')"
-    )
+    assert found.notes()[0].startswith("3 answers do not match the context at answer_start (first: question '4')")
 
 
 @pytest.mark.parametrize(
@@ -256,9 +254,9 @@ def test_squad_keeps_every_character_of_the_context(write):
             json.dumps(squad({"context": "a", "qas": [{"id": "7", "question": "?"}]})),
             "question '7': .*no list 'answers'",
         ),
-        (json.dumps(squad({"context": "a", "qas": [entry("7", ("a", "0"))]})), "answer_start '0' is not the index"),
+        (json.dumps(squad({"context": "a", "qas": [entry("7", ("a", "0"))]})), "answer_start '0' is not a char"),
         (json.dumps(squad({"context": "a", "qas": [entry("7", (5, 0))]})), "'answers.text' should hold text"),
-        (json.dumps({"data": []}), "there is no document in it"),
+        (json.dumps({"data": []}), "it contains no documents"),
     ],
 )
 def test_broken_squad_files_are_refused_with_the_article_or_question(write, content, message):
@@ -299,10 +297,10 @@ def test_records_with_questions(write, tmp_path, monkeypatch):
     for kind, path in (("jsonl", write("b.jsonl", lines(*untitled))), ("parquet", parquet(tmp_path, *untitled))):
         found = read("questions", kind=kind, path=path)
         assert [each.title for each in found] == ["", ""] and [each.key for each in found] == ["a\r\nb", "ab"]
-    with pytest.raises(UserError, match=r"field: questions have fields of fixed names .*question, context, answers"):
+    with pytest.raises(UserError, match=r"field: questions have fixed field names .*question, context, answers"):
         source("questions", kind="jsonl", path=paths["jsonl"], field="question")
     uneven = records[0] | {"answers": {"text": ["b"], "answer_start": []}}
-    with pytest.raises(UserError, match="line 1: has 1 texts of answers and 0 values of answer_start"):
+    with pytest.raises(UserError, match="line 1: answers has 1 texts but 0 values of answer_start"):
         read("questions", kind="jsonl", path=write("c.jsonl", lines(uneven)))
 
 

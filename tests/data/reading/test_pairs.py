@@ -39,7 +39,7 @@ def test_globs_are_aligned_file_by_file_and_unpacked(write, tmp_path):
     globs = {"path": str(tmp_path / "*.en*"), "target_path": str(tmp_path / "*.de*")}
     assert read(**globs) == pairs(("a", "A"), ("b", "B"), ("c", "C"))
     write("3.en", "d\n")
-    with pytest.raises(UserError, match=r"\*\.en\* has 3 files and .*\*\.de\* 2"):
+    with pytest.raises(UserError, match=r"\*\.en\* has 3 files, but .*\*\.de\* has 2"):
         read(**globs)
 
 
@@ -58,7 +58,7 @@ def test_tab_separated_pairs_with_and_without_a_line_of_names(write):
     assert read(**options) == pairs(("a", "A"), ("b", "B"))
     with pytest.raises(UserError, match=r"b\.tsv: there is no field 'text'; .*'source', 'target'.*from `columns`"):
         read(**{**options, "field": "text"})
-    with pytest.raises(UserError, match="line 3: has 2 fields, `columns` 3"):
+    with pytest.raises(UserError, match="line 3: has 2 fields, but `columns` has 3"):
         read(**{**options, "columns": "source,target,by", "field": "by"})
 
 
@@ -107,10 +107,10 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
     jsonl = write("a.jsonl", json.dumps(RECORD))
     bad_gzip = write("bad.gz", b"no")
     cases = [
-        ({"path": two, "target_path": three}, "two has 2 lines and .*three 3: "),
-        ({"path": three, "target_path": two}, "three has 3 lines and .*two 2: "),
-        ({"path": empty, "target_path": two}, "empty has 0 lines and .*two 2: "),
-        ({"path": empty, "target_path": empty}, "there is no line in them"),
+        ({"path": two, "target_path": three}, "two has 2 lines, but .*three has 3; "),
+        ({"path": three, "target_path": two}, "three has 3 lines, but .*two has 2; "),
+        ({"path": empty, "target_path": two}, "empty has 0 lines, but .*two has 2; "),
+        ({"path": empty, "target_path": empty}, "both files are empty"),
         ({"path": two, "target_path": str(tmp_path / "none")}, "none: there is no such file"),
         ({"path": bad_gzip, "target_path": two}, "bad.gz: damaged or not a gzip"),
         ({"path": two, "target_path": bad_gzip}, "bad.gz: damaged or not a gzip"),
@@ -120,18 +120,21 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"path": two, "pattern": "(?P<source>"}, "not a regular expression"),
         ({"path": two, "pattern": "(?P<source>.*)"}, "no group named target"),
         ({"path": two, "pattern": "1"}, "no group named source and none named target"),
-        ({"path": empty, "pattern": "(?P<source>1)(?P<target>)"}, "no document in it"),
+        ({"path": empty, "pattern": "(?P<source>1)(?P<target>)"}, "contains no documents"),
         (
             {"kind": "jsonl", "path": jsonl, "field": "question.x"},
-            "field 'question' holds str, in which there is no 'x'",
+            "field 'question' holds str, not a record with a field 'x'",
         ),
-        ({"kind": "jsonl", "path": jsonl, "field": "answers.x"}, "no field 'answers.x'; in 'answers' there are 'text'"),
+        (
+            {"kind": "jsonl", "path": jsonl, "field": "answers.x"},
+            "no field 'answers.x'; available in 'answers': 'text'",
+        ),
         ({"kind": "jsonl", "path": jsonl, "field": "{nope} {question}"}, "line 1: there is no field 'nope'"),
         ({"kind": "jsonl", "path": jsonl, "field": "{question"}, "field '{question': not a template"),
-        ({"kind": "jsonl", "path": jsonl, "field": "{question!r}"}, "braces hold the name of a field"),
-        ({"kind": "jsonl", "path": jsonl, "field": "{}"}, "braces hold the name of a field"),
-        ({"kind": "jsonl", "path": jsonl, "field": "{{x}}"}, "no field is named in it"),
-        ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text and holds int 0"),
+        ({"kind": "jsonl", "path": jsonl, "field": "{question!r}"}, "braces must contain a field name"),
+        ({"kind": "jsonl", "path": jsonl, "field": "{}"}, "braces must contain a field name"),
+        ({"kind": "jsonl", "path": jsonl, "field": "{{x}}"}, "the template names no field"),
+        ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text but holds int 0"),
         (
             {"kind": "jsonl", "path": jsonl, "field": "question", "columns": "a"},
             "columns: is for kind=tsv",

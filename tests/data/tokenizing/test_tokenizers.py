@@ -237,7 +237,7 @@ def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
     ids = tokenizer.encode("a <extra_id_0> b")
     assert ids == plain.encode("a <extra_id_0> b"), "text never turns into one"
     assert tokenizer.decode([tokenizer.extra_id(0), *ids, tokenizer.extra_id(1)]) == "a <extra_id_0> b"
-    with pytest.raises(UserError, match="<extra_id_100> is needed, and the tokenizer has 100 of them"):
+    with pytest.raises(UserError, match="<extra_id_100> is needed, but the tokenizer has 100 of them"):
         tokenizer.extra_id(100)
     tokenizer.save(tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
@@ -264,7 +264,7 @@ def test_extra_ids_are_spelled_for_generation(kind):
     assert tokenizer.decode_spelled(target) == written
     assert [*tokenizer.encode_spelled(written), tokenizer.eos_id] == target.tolist()
     assert tokenizer.encode_spelled("<extra_id_11>") == [tokenizer.extra_id(11)]
-    with pytest.raises(UserError, match="<extra_id_12> is needed, and the tokenizer has 12"):
+    with pytest.raises(UserError, match="<extra_id_12> is needed, but the tokenizer has 12"):
         tokenizer.encode_spelled("a <extra_id_12>")
 
 
@@ -296,6 +296,6 @@ def test_a_huggingface_file_keeps_its_own_extra_ids(tmp_path):
     assert [own.piece(token) for token in (3, 4, 5)] == names
     text = "a <extra_id_0> b"
     assert own.decode([own.extra_id(0), *own.encode(text), own.extra_id(1)]) == text
-    with pytest.raises(UserError, match="<extra_id_3> is needed, and the tokenizer has 3"):
+    with pytest.raises(UserError, match="<extra_id_3> is needed, but the tokenizer has 3"):
         own.extra_id(3)
     assert own.fingerprint == build_tokenizer(dataclasses.replace(config, extra_ids=0), []).fingerprint
