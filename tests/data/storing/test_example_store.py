@@ -145,7 +145,7 @@ def test_labels_are_those_of_train_in_order(make):
     assert labels(10, "9x") == ("10", "9x")
     with pytest.raises(UserError, match=r"config\.data\.train: all 2 labels are 'a'"):
         labels("a", "a")
-    with pytest.raises(UserError, match=r"each of the 11 examples has a label of its own"):
+    with pytest.raises(UserError, match=r"all 11 examples have different labels"):
         labels(*(f"text {i}" for i in range(11)))
 
 
