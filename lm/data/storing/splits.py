@@ -297,7 +297,7 @@ class Script:
         self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
         if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
             raise UserError(
-                f"config.data.pairs.{setting}: no letter in Unicode has a name that begins with {name!r}; "
+                f"config.data.pairs.{setting}: {name!r} does not begin the Unicode name of any letter; "
                 "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
             )
         self._has.cache_clear()
