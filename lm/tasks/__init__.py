@@ -8,6 +8,7 @@ from lm.tasks.classification import Classification
 from lm.tasks.contrastive import Contrastive
 from lm.tasks.denoising import InfillingTask, PrefixLmTask, SpanCorruptionTask, Ul2Task
 from lm.tasks.masked import Masked
+from lm.tasks.multiple_choice import MultipleChoice
 from lm.tasks.regression import Regression
 from lm.tasks.seq2seq import Seq2Seq
 from lm.tasks.span_qa import SpanQa
@@ -28,6 +29,7 @@ TASKS: dict[str, Task] = {
         Regression(),
         Tagging(),
         SpanQa(),
+        MultipleChoice(),
         Contrastive(),
     )
 }

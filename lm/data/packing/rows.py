@@ -2,7 +2,7 @@
 
 A row has one or more capacities: tokens, source tokens, masked tokens. Examples are added to a row in a given order
 until the next one would exceed a capacity and starts a new row (next-fit). Each example is in exactly one row, is never
-cut, and attends to no other. Segment i of each side of a row is its i-th example.
+cut, and attends to no other. The segments of each side of a row are numbered from 1, in order.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`, and a row is a window of
 that stream; each part of a document in the window is an example. A row is therefore computed from its start alone.
@@ -71,8 +71,8 @@ class RowLayout:
     def lay_out(self, rows: Sequence[Sequence[Example]]) -> Batch:
         """Returns rows of examples as NumPy arrays (R, length) and (R, source_length). Empty rows are all padding."""
         examples = [example for row in rows for example in row]
-        counts_R = [len(row) for row in rows]
-        side = _Side([example.tokens_T for example in examples], counts_R, self.length)
+        segments = [[n for each in row for n in each.segments or (len(each.tokens_T),)] for row in rows]
+        side = _Side([each.tokens_T for each in examples], segments, self.length)
         types, source = None, None
         if self.with_types:
             types = side.spread(
@@ -81,7 +81,8 @@ class RowLayout:
         if self.source_length:
             tokens = [example.source_S for example in examples if example.source_S is not None]
             assert len(tokens) == len(examples), "an example without a source in rows that have one"
-            source_side = _Side(tokens, counts_R, self.source_length)
+            segments = [[len(each.source_S) for each in row if each.source_S is not None] for row in rows]
+            source_side = _Side(tokens, segments, self.source_length)
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
         targets = side.spread([each.targets_T for each in examples], np.float32 if self.real_targets else np.int32)
         weights = side.spread([each.weights_T for each in examples], np.float32)
@@ -93,20 +94,24 @@ class RowLayout:
 
 
 class _Side:
-    """One side of the rows; row r has the `tokens` of the next `counts[r]` examples and is `length` tokens long."""
+    """One side of the rows, of `length` tokens each: the `tokens` of all examples, in order.
 
-    def __init__(self, tokens: Sequence[np.ndarray], counts: Sequence[int], length: int):
-        sizes_E, counts_R = np.array([len(each) for each in tokens], np.int64), np.asarray(counts, np.int64)
+    `segments` contains the lengths of the segments of each row, in the same order.
+    """
+
+    def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
+        sizes_E = np.array([size for row in segments for size in row], np.int64)
+        counts_R = np.array([len(row) for row in segments], np.int64)
         self._shape = (len(counts_R), length)
         row_of_E = np.repeat(np.arange(len(counts_R)), counts_R)
-        first_E = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)  # the first example of the same row
+        first_E = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)  # the first segment of the same row
         begins_E = np.cumsum(sizes_E) - sizes_E
         columns_E = begins_E - begins_E[first_E]
         assert np.all(columns_E + sizes_E <= length), "the examples of a row are longer than the row"
         positions_T = np.arange(int(sizes_E.sum())) - np.repeat(begins_E, sizes_E)
         self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
         self.tokens = self.spread(tokens)
-        self.positions = self.spread([positions_T])  # within the example, int32 (R, length)
+        self.positions = self.spread([positions_T])  # within the segment, int32 (R, length)
         self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:

@@ -151,3 +151,13 @@ def test_a_row_with_too_many_masked_tokens_fails_an_assertion():
     assert layout.capacities == (10, 5) and layout.lay_out([[example]]).weights.sum() == 3
     with pytest.raises(AssertionError):
         layout.lay_out([[example, example]])
+
+
+def test_an_example_may_have_several_segments():
+    tokens_T = np.arange(5, dtype=np.int32) + 10
+    several = Example(tokens_T, tokens_T, np.ones(5, np.float32), segments=(2, 3))
+    one = Example(tokens_T[:2], tokens_T[:2], np.ones(2, np.float32))
+    batch = RowLayout(8).lay_out([[one, several], [several]])
+    assert batch.tokens.tolist() == [[10, 11, 10, 11, 12, 13, 14, 0], [10, 11, 12, 13, 14, 0, 0, 0]]
+    assert batch.segments.tolist() == [[1, 1, 2, 2, 3, 3, 3, 0], [1, 1, 2, 2, 2, 0, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 0, 1, 0, 1, 2, 0], [0, 1, 0, 1, 2, 0, 0, 0]]

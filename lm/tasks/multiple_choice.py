@@ -1,0 +1,240 @@
+"""Multiple choice: select the candidate that answers a question or continues a text (SWAG, HellaSwag, ARC, RACE).
+
+Each candidate has its own segment, `bos question eos candidate eos`, and all segments of a question lie in one row. The
+model assigns each candidate a score, and a softmax over the candidates of a question turns the scores into
+probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
+
+Shape letters: E questions, N candidates of a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm.batch import Batch, Output
+from lm.config import Config, ObjectiveConfig, SourceConfig
+from lm.data.examples.example import Example
+from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, framed
+from lm.data.reading.fields import Record, as_list, as_text
+from lm.data.reading.format import Reader
+from lm.data.storing.example_store import ExampleStore
+from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
+from lm.evaluation.metric import finite_or_none
+from lm.evaluation.prediction_evaluator import Predictions, whole_examples
+from lm.models.heads import Classes
+from lm.objectives.losses import LossSums
+from lm.tasks.classification import check_pooling
+from lm.tasks.labelled import LabelledTask
+from lm.tasks.task import Refuse
+
+CANDIDATE, FIRST = 1, 2  # flags in targets: the score is read at this token; the candidate is the first of its question
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A raw example: a question, its candidates and the index of the correct one."""
+
+    question: str
+    candidates: tuple[str, ...]
+    right: int
+
+    labels = ()
+
+    @property
+    def key(self) -> str:
+        return self.question
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.question, *self.candidates)
+
+
+class ChoiceReader(Reader):
+    """Reads questions with candidates. The answer is an index from 0, the candidate itself or one of label_names."""
+
+    kind = "choices"
+    needs = ("label_field", "name the field that holds the correct candidate.")
+    settings = ("pair_field", "label_field")
+    roles: ClassVar = {"question": "field", "candidates": "pair_field", "answer": "label_field"}
+
+    def example(self, record: Record, where: str) -> Choice:
+        listed, answer = self.fields["candidates"], self.fields["answer"]
+        values = as_list(listed.value(record, where), listed.spec, where)
+        candidates = tuple(as_text(value, listed.spec, where) for value in values)
+        if len(candidates) < 2:
+            raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates; it needs at least two.")
+        value = answer.value(record, where)
+        found = self._indices(value, candidates)
+        if len(found) != 1:
+            raise UserError(
+                f"{where}: field {answer.spec!r} is {value!r:.60}, which does not identify one of the "
+                f"{len(candidates)} candidates; use an index from 0 or the candidate itself, or set label_names."
+            )
+        return Choice(self.fields["question"].text(record, where), candidates, found.pop())
+
+    def _indices(self, value: Any, candidates: Sequence[str]) -> set[int]:
+        """Returns the indices of all candidates that a value may mean: "2" is an index and may also be a candidate."""
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, str) and self.config.label_names:
+            found = {index for index, name in enumerate(self.config.label_names) if name == value.strip()}
+        elif isinstance(value, str):
+            found = {index for index, candidate in enumerate(candidates) if candidate.strip() == value.strip()}
+            found |= {int(value)} if value.strip().isdecimal() else set()
+        else:
+            found = {int(value)} if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else set()
+        return {index for index in found if 0 <= index < len(candidates)}
+
+
+@dataclass(frozen=True)
+class ChoiceTokens:
+    questions: Ragged  # E rows
+    candidates: Ragged  # one row for each candidate of each question
+    firsts: np.ndarray  # int64 (E + 1,): row of the first candidate of each question
+
+    @classmethod
+    def encode(cls, examples: Sequence[Choice], tokenizer: Tokenizer) -> ChoiceTokens:
+        return cls(
+            Ragged.encode(tokenizer, [each.question for each in examples]),
+            Ragged.encode(tokenizer, [candidate for each in examples for candidate in each.candidates]),
+            np.cumsum([0, *(len(each.candidates) for each in examples)], dtype=np.int64),
+        )
+
+    @property
+    def flat(self) -> list[np.ndarray]:
+        return [self.questions.flat_N, self.candidates.flat_N]
+
+
+class ChoiceExamples(LabelledExamples):
+    """Questions with one segment per candidate; the correct one has weight 1.
+
+    If a question does not fit into a row, its segments get equal shares of the row. Candidates are cut at the end; the
+    question is cut at the beginning, by the same amount in every segment.
+    """
+
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, pooling: str):
+        super().__init__(store, config, tokenizer)
+        self._tokens, self._at_end = store.tokens, pooling == "last"
+        self._right = np.array([each.right for each in store.raw], np.int64)
+        self.example_of = np.arange(len(store.raw))
+        self._sizes = np.array([sum(self.segments(index)) for index in range(len(store.raw))], np.int64)
+        numbers_E = np.diff(self._tokens.firsts)
+        lengths = self._tokens.candidates.lengths
+        whole_E = (self._tokens.questions.lengths + 3) * numbers_E + np.add.reduceat(lengths, self._tokens.firsts[:-1])
+        self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
+
+    def _lengths(self, index: int) -> tuple[int, np.ndarray]:
+        """Returns the number of tokens kept of the question and of each candidate, (N,)."""
+        first, end = self._tokens.firsts[index : index + 2]
+        question, candidates_N = int(self._tokens.questions.lengths[index]), self._tokens.candidates.lengths[first:end]
+        if (question + 3) * len(candidates_N) + candidates_N.sum() <= self._length:
+            return question, candidates_N
+        share = self._length // len(candidates_N)
+        if share < SHORTEST:
+            raise UserError(
+                f"config.data.sequence_length: {self._length} tokens are too few for a question with "
+                f"{len(candidates_N)} candidates; set it to {SHORTEST * len(candidates_N)} or more."
+            )
+        candidates_N = np.minimum(candidates_N, max((share - 3) // 2, share - 3 - question))
+        return min(question, share - 3 - int(candidates_N.max())), candidates_N
+
+    def segments(self, index: int) -> list[int]:
+        """Returns the lengths of the segments of a question."""
+        question, candidates_N = self._lengths(index)
+        return (question + candidates_N + 3).tolist()
+
+    def label_indices(self, index: int) -> np.ndarray:
+        """Returns the token that carries the score of each candidate, (N,), as offsets from the first segment."""
+        ends_N = np.cumsum(self.segments(index))
+        return ends_N - 1 if self._at_end else np.concatenate([[0], ends_N[:-1]])
+
+    def make(self, epoch: int, index: int) -> Example:
+        (question, candidates_N), first = self._lengths(index), int(self._tokens.firsts[index])
+        tokens = self._tokens.questions[index]
+        framed_N = [
+            framed(self._bos, self._eos, tokens[len(tokens) - question :], self._tokens.candidates[first + n][:length])
+            for n, length in enumerate(candidates_N.tolist())
+        ]
+        tokens_T, types_T = (np.concatenate(each) for each in zip(*framed_N, strict=True))
+        targets_T, weights_T = np.zeros(len(tokens_T), np.int32), np.zeros(len(tokens_T), np.float32)
+        labels_N = self.label_indices(index)
+        targets_T[labels_N] = CANDIDATE
+        targets_T[labels_N[0]] |= FIRST
+        weights_T[labels_N[self._right[index]]] = 1.0
+        return Example(tokens_T, targets_T, weights_T, types_T, segments=self.segments(index))
+
+
+class MultipleChoice(LabelledTask):
+    name = "multiple_choice"
+    doc = "the correct one of several candidates"
+    settings = frozenset({"eval.bootstrap", "model.pooling"})
+    metric_names = ("loss", "accuracy")
+    reader = ChoiceReader
+    tokens = ChoiceTokens
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        check_pooling(config, refuse)
+
+    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
+        super().check_source(where, source, config, refuse)
+        if not source.pair_field:
+            refuse(f"{where}.pair_field", "name the field that holds the list of candidates.")
+
+    def head(self, config: Config) -> Any:
+        return Classes(1, config.model.pooling)
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return ChoiceExamples(store, config, tokenizer, config.model.pooling)
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        """Returns the cross-entropy of the correct candidate, summed over questions."""
+        scores_BL, weights_BL = output.logits[..., 0], batch.weights
+        question_BL = jnp.cumsum(batch.targets // FIRST, axis=1)
+        same_BLS = (question_BL[:, :, None] == question_BL[:, None, :]) & (batch.targets[:, None, :] > 0)
+        scores_BLS = jnp.where(same_BLS, scores_BL[:, None, :], jnp.finfo(jnp.float32).min)
+        loss = jnp.sum((jax.nn.logsumexp(scores_BLS, axis=-1) - scores_BL) * weights_BL)
+        correct_BL = (scores_BL >= jnp.max(scores_BLS, axis=-1)).astype(jnp.float32)
+        return LossSums(loss=loss, nll=loss, correct=jnp.sum(correct_BL * weights_BL), weight=jnp.sum(weights_BL))
+
+    def predict(self, config: Config, examples: ChoiceExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole = whole_examples(examples, logits)
+        scores = [logits[number][examples.label_indices(number), 0] for (number,) in whole.values()]
+        return Chosen([examples.store.raw[number] for number in whole], scores)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return "correct"
+
+
+class Chosen(Predictions):
+    """The scores of the candidates, (N,) per question. The highest score wins; ties go to the first candidate."""
+
+    def __init__(self, raw: Sequence[Choice], scores: Sequence[np.ndarray]):
+        self.raw, self._scores = list(raw), list(scores)
+        self._chosen_E = np.array([each.argmax() for each in scores], np.int64)
+        finite_E = np.array([np.isfinite(each).all() for each in scores])
+        self._correct_E = np.where(finite_E, self._chosen_E == [each.right for each in raw], np.nan)
+
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        """Returns the accuracy, from 0 to 1; NaN if a score is not finite."""
+        return {"accuracy": float(self._correct_E[indices_E].mean())}
+
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns the question, its candidates with their scores, and the indices of label and prediction."""
+        example, scores = self.raw[index], [finite_or_none(float(score)) for score in self._scores[index]]
+        chosen = {"label": example.right, "prediction": int(self._chosen_E[index]), "scores": scores}
+        return {"question": example.question, "candidates": example.candidates, **chosen}
+
+    def joined(self, others: Sequence[Chosen]) -> Chosen:
+        return Chosen(self._all_raw(others), [scores for each in (self, *others) for scores in each._scores])
+
+    def preview(self, index: int) -> tuple[str, ...]:
+        example = self.raw[index]
+        return example.question, example.candidates[self._chosen_E[index]], example.candidates[example.right]
