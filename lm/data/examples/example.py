@@ -20,12 +20,12 @@ from lm.data.storing.token_store import TokenStore
 class Example:
     """One segment of a row, or several that cannot attend to each other. `lm.batch.Batch` explains its arrays."""
 
-    tokens_T: np.ndarray  # int32: what the decoder, or the only stack, reads
+    tokens_T: np.ndarray  # int32: the input of the decoder or of the only stack
     targets_T: np.ndarray  # int32; float32 for regression
     weights_T: np.ndarray  # float32
     types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None: all 0
-    source_S: np.ndarray | None = None  # int32: what the encoder reads, or the other text of a pair
-    segments: Sequence[int] = ()  # the length of each segment; empty: the example is one segment
+    source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
+    segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
 
 
 class Examples(abc.ABC):
