@@ -4,12 +4,11 @@
     python -m benchmarks.behaviour --output=after.json --compare=before.json
     python -m benchmarks.behaviour --output=after.json --compare=before.json --continue_runs=DIR
 
-Each case trains for 20 steps and records the hash and the loss of every batch, the metrics of the final evaluation, a
-hash of the predictions, and for some cases the text that `lm.generate` writes. With `--compare`, the script names the
-cases that differ from an earlier record, made on the same machine with the same versions, and exits with status 1
-unless all are equal to the bit. `--runs` keeps the run directories as they are after ten steps; `--continue_runs`
-continues such directories, written by other code, instead of new ones. To compare two commits, run this script in a
-checkout of each.
+Each case trains for 20 steps and records the hash and loss of every batch, the metrics of the final evaluation, a hash
+of the predictions, and for some cases the text that `lm.generate` writes. With `--compare`, the script names the cases
+that differ from an earlier record, made on the same machine with the same versions, and exits with status 1 unless all
+are bitwise equal. `--runs` keeps the run directories in their state after ten steps; `--continue_runs` continues
+directories that another version of the code has kept. To compare two commits, run this script in a checkout of each.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from lm.training.loop import train
 
 try:
     from lm.config import command
-except ImportError:  # in a checkout of the code before the redesign
+except ImportError:  # the code before the redesign
     from lm import command  # type: ignore[no-redef]
 
 FLAGS = flags.FLAGS
@@ -47,10 +46,10 @@ TIMING = ("train/seconds", "train/tokens_per_second", "train/peak_share")
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("output", None, "The record to write, a JSON file.")
-    flags.DEFINE_string("compare", None, "A record that this one must equal.")
-    flags.DEFINE_string("runs", None, "Keep the run directories after ten steps in this folder.")
-    flags.DEFINE_string("continue_runs", None, "Continue the run directories that --runs kept in this folder.")
+    flags.DEFINE_string("output", None, "JSON file to write the record to.")
+    flags.DEFINE_string("compare", None, "Earlier record that the new one must equal.")
+    flags.DEFINE_string("runs", None, "Folder in which to keep the run directories after ten steps.")
+    flags.DEFINE_string("continue_runs", None, "Folder of run directories, kept by --runs, to continue.")
     flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")
 
 
@@ -58,7 +57,7 @@ def define_flags() -> None:
 
 
 def write_data(folder: Path) -> None:
-    """Writes small files of every format, the same at every call."""
+    """Writes small files of every format, with the same content in every call."""
     draw = random.Random(0)
 
     def sentence(low: int = 3, high: int = 14) -> str:
@@ -154,7 +153,7 @@ FAMILIES = ("decoder", "encoder", "encoder_decoder")
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yields (name, config) of every case; all data is in `folder`."""
+    """Yields (name, config) of every case, with all data in `folder`."""
 
     def target(values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "target_path": str(folder / "pairs.target")}
@@ -249,7 +248,7 @@ GENERATED = {
 
 
 def run_case(name: str, values: Any, root: Path, keep: Path | None, old: Path | None) -> dict[str, Any]:
-    """Trains one case, in two halves if the first one is to be kept, and returns its record."""
+    """Trains one case (in two halves if the first one is to be kept) and returns its record."""
     config = Config.from_dict(values.to_dict())
     if name in NOT_CONTINUED:
         keep = old = None
@@ -297,7 +296,7 @@ def _generate(root: Path, arguments: list[str]) -> str:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Returns a line for each part of a case that is not the same in both records."""
+    """Returns a line for each part of a case that differs between the records."""
     lines = [f"{name}: only in one of the records" for name in sorted(before.keys() ^ after.keys())]
     for name in sorted(before.keys() & after.keys()):
         for part in before[name].keys() | after[name].keys():
@@ -319,7 +318,7 @@ def _first_difference(old: Any, new: Any) -> str:
 
 def main() -> int:
     if not FLAGS.output:
-        raise UserError("--output is missing; name the record to write.")
+        raise UserError("--output is missing; pass the file to write the record to.")
     jax.config.update("jax_default_matmul_precision", "highest")
     data = Path(tempfile.gettempdir()) / "lm-behaviour"  # a fixed path, because paths are part of a config
     shutil.rmtree(data, ignore_errors=True)

@@ -1,10 +1,11 @@
-"""Compares classifiers on one data set: n-grams with logistic regression, and runs of ours with several seeds.
+"""Compares classifiers on one data set: logistic regression on n-grams, and our runs with several seeds.
 
     python -m benchmarks.classify --config=configs/classify_mr.py:DIR --runs=scratch=runs/mr,tuned=runs/mr_tuned
 
-The n-gram model (words and pairs of words, weighted by tf-idf, scikit-learn) is trained on the same training examples
-and scored on the same test examples as the runs; its only setting is chosen on the validation examples. `--runs` names
-directories written by `train.py --seeds=...`, reported as the mean over the seeds and the standard deviation.
+The n-gram model (scikit-learn; unigrams and bigrams of words, weighted by tf-idf) is trained on the same training
+examples and scored on the same test examples as the runs; its only setting is chosen on the validation examples.
+`--runs` names directories written by `train.py --seeds=...`; their scores are reported as the mean and standard
+deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_list("runs", [], "NAME=DIRECTORY of a directory with one run per seed.")
+    flags.DEFINE_list("runs", [], "NAME=DIRECTORY, where the directory contains one run per seed.")
     flags.DEFINE_string("output", None, "JSON file to write the record to.")
 
 
 def ngram_classifier(config: Config) -> tuple[Result, float]:
-    """Returns the result on the test split and the chosen strength."""
+    """Returns the result on the test split and the chosen regularisation strength."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -69,7 +70,9 @@ def _examples(stores: dict[str, ExampleStore]) -> tuple[list[str], list[str]]:
 def main() -> int:
     config = command.config_from_flags()
     if config is None:
-        raise UserError("--config is missing; it names the data, e.g. configs/classify_mr.py:DIR.")
+        raise UserError(
+            "--config is missing; pass the config that names the data, e.g. --config=configs/classify_mr.py:DIR."
+        )
     baseline, strength = ngram_classifier(config)
     shown, record = [baseline], {baseline.run: {"metrics": baseline.metrics, "strength": strength}}
     for each in FLAGS.runs:

@@ -1,4 +1,4 @@
-"""Rebuilds docs/code_map.md, the first line of every file's docstring: python -m benchmarks.code_map"""
+"""Rebuilds docs/code_map.md from the first line of every file's docstring: python -m benchmarks.code_map"""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
-"""Measures the speed of decoding beside `transformers` in PyTorch: the same weights and batches in the same run.
+"""Compares the decoding speed with `transformers` in PyTorch, using the same weights and batches in the same run.
 
     pip install -r requirements-benchmarks.txt
     python -m benchmarks.decode --workdir=runs/multi30k --input=test_2016_flickr.en --output=results/decode.json
 
 Decodes the first --sentences lines of a file with the best checkpoint of a trained encoder-decoder, greedily and by
 beam search, with `lm.decoding.beam.beam_search` and with `model.generate`, in float32 on the CPU. Both get the same
-token ids in the same batches, sorted by length, and return token ids; the time of tokenizers is not counted. First,
-logits must agree within 1e-4. The two take turns, in an order that alternates, and the median of the turns is reported.
-The first call, in which ours is compiled, is reported separately.
+token ids in the same batches, sorted by length, and return token ids; tokenisation is not timed. The script first
+checks that logits agree within 1e-4. The two systems take turns in alternating order, and the median time is reported;
+the first call, in which ours is compiled, is reported separately.
 
-A beam search ends when no hypothesis can win any more (ours; early_stopping="never" of `model.generate`), or earlier,
-when none can win at its present length (`exact=False`; early_stopping=False, the default there).
+A beam search ends when no hypothesis can win any more (our default; early_stopping="never" in `model.generate`), or
+earlier, when none can win at its present length (`exact=False`; early_stopping=False, the default there).
 
-Nothing else should run at the same time. OMP_NUM_THREADS sets the number of PyTorch's threads, which is recorded.
+Nothing else should run at the same time. OMP_NUM_THREADS sets the number of PyTorch threads, which is recorded.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
 
 OURS = "ours"
-TOLERANCE = 1e-4  # largest difference of logits
+TOLERANCE = 1e-4  # largest difference between logits
 
 FLAGS = flags.FLAGS
 
 Ids = list[int]
-Decode = Callable[[Sequence[Ids]], list[Ids]]  # of one batch: new tokens of each source
+Decode = Callable[[Sequence[Ids]], list[Ids]]  # decodes one batch: returns the new tokens of each source
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of a trained encoder-decoder.")
     flags.DEFINE_string("input", None, "UTF-8 file with one source per line.")
     flags.DEFINE_string("output", "", "JSON file to write the record to.")
-    flags.DEFINE_integer("sentences", 200, "Number of first lines to decode; 0 for all.", lower_bound=0)
-    flags.DEFINE_integer("num_beams", 5, "Beams of beam search.", lower_bound=2)
-    flags.DEFINE_integer("batch_size", 32, "Sources at a time.", lower_bound=1)
-    flags.DEFINE_integer("repetitions", 5, "Turns of each system after the first call.", lower_bound=1)
+    flags.DEFINE_integer("sentences", 200, "Number of lines to decode, from the first; 0 for all.", lower_bound=0)
+    flags.DEFINE_integer("num_beams", 5, "Beam size of beam search.", lower_bound=2)
+    flags.DEFINE_integer("batch_size", 32, "Number of sources per batch.", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 5, "Number of timed calls of each system after the first call.", lower_bound=1)
 
 
 @dataclass
 class Timed:
-    """A system with its settings, outputs and times."""
+    """A system with its settings, its outputs and the measured times."""
 
     name: str
     settings: BeamSettings
@@ -78,7 +78,7 @@ class Timed:
     seconds: list[float] = field(default_factory=list)
 
     def metrics(self, reference: Timed) -> dict[str, Any]:
-        """Compares with `reference`, ours with the same settings. Ours is faster if `speed_of_ours` is above 1."""
+        """Compares with `reference`, ours with the same settings; it is faster if `speed_of_ours` is above 1."""
         median = statistics.median(self.seconds)
         tokens = sum(map(len, self.outputs))
         return {
@@ -96,7 +96,7 @@ class Timed:
 
 
 def in_batches(decode: Decode, sources: Sequence[Ids], batch_size: int) -> list[Ids]:
-    """Returns the new tokens of each source, in the order of the sources."""
+    """Decodes in batches, and returns the new tokens of each source, in the order of the sources."""
     outputs: list[Ids] = [[] for _ in sources]
     for numbers in batches_by_length(sources, batch_size):
         for number, tokens in zip(numbers, decode([sources[number] for number in numbers]), strict=True):
@@ -105,7 +105,7 @@ def in_batches(decode: Decode, sources: Sequence[Ids], batch_size: int) -> list[
 
 
 def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Ids], vocabulary: Vocabulary) -> float:
-    """The largest difference of logits over random targets."""
+    """Returns the largest difference between logits, on random targets."""
     targets_BL = np.random.default_rng(0).integers(0, vocabulary.size, (len(sources), 16), dtype=np.int32)
     targets_BL[:, 0] = vocabulary.bos_id
     positions_BL = np.broadcast_to(np.arange(16, dtype=np.int32), targets_BL.shape)
@@ -116,7 +116,7 @@ def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Id
 
 
 def measure(ways: Sequence[Timed], sources: Sequence[Ids], batch_size: int, repetitions: int) -> None:
-    """Sets outputs and seconds of all systems, which take turns."""
+    """Runs all systems in turns, and sets their outputs and seconds."""
 
     def timed(way: Timed) -> tuple[float, list[Ids]]:
         start = time.perf_counter()
@@ -135,7 +135,7 @@ def measure(ways: Sequence[Timed], sources: Sequence[Ids], batch_size: int, repe
 def ways_to_decode(
     model: Model, params: Any, peer: Any, vocabulary: Vocabulary, greedy: BeamSettings, num_beams: int, min_rows: int
 ) -> list[list[Timed]]:
-    """Groups of systems to compare with one another, ours first."""
+    """Returns groups of systems to compare with one another, ours first."""
 
     def ours(settings: BeamSettings, name: str = OURS) -> Timed:
         def decode(sources: Sequence[Ids]) -> list[Ids]:

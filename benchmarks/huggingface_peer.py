@@ -1,7 +1,7 @@
-"""The PyTorch model of Hugging Face's `transformers` that computes the same function as an encoder-decoder of ours.
+"""Models of Hugging Face's `transformers`, in PyTorch, that compute the same function as our encoder-decoders.
 
-It has our weights: `MarianMTModel` for norms after the residual sums (Vaswani 2017), and
-`PegasusForConditionalGeneration` for norms before them.
+They have our weights: `MarianMTModel` serves for norms after the residual sums (Vaswani 2017), and
+`PegasusForConditionalGeneration` for norms before the sublayers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm.decoding.sampling import Vocabulary, choosable
 from lm.errors import UserError
 from lm.models.parameters import unstack_layers
 
-# Settings that both classes fix; the sizes and the position of the norms are free.
+# Settings fixed by both classes; the sizes and the position of the norms are free.
 FIXED = {
     "family": "encoder_decoder",
     "positions": "sinusoidal",
@@ -36,7 +36,7 @@ FIXED = {
     "window": 0,
     "dtype": "float32",
 }
-# Our name of a module -> theirs.
+# Our names of modules -> theirs.
 NORMS = {
     "attention_norm": "self_attn_layer_norm",
     "cross_attention_norm": "encoder_attn_layer_norm",
@@ -48,21 +48,21 @@ MLP = {"up": "fc1", "down": "fc2"}
 
 
 def frameworks() -> tuple[ModuleType, ModuleType]:
-    """(torch, transformers). Raises UserError if they are not installed."""
+    """Returns the modules (torch, transformers). Raises UserError if either is not installed."""
     try:
         import torch
         import transformers
     except ImportError as error:
         raise UserError(
             f"{error.name or error} is not installed; the comparison needs PyTorch and transformers: "
-            "pip install -r requirements-benchmarks.txt (best in an environment of its own)."
+            "pip install -r requirements-benchmarks.txt (preferably in a separate environment)."
         ) from None
     transformers.logging.set_verbosity_error()
     return torch, transformers
 
 
 def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabulary, longest_source: int) -> Any:
-    """Their model with our weights, float32, in evaluation mode. Raises UserError for a config that it cannot have."""
+    """Returns their float32 model with our weights, in evaluation mode. Raises UserError for an unsupported config."""
     torch, transformers = frameworks()
     wrong = [f"{name}={getattr(config, name)!r}" for name, value in FIXED.items() if getattr(config, name) != value]
     if config.num_kv_heads != config.num_heads or config.head_dim * config.num_heads != config.d_model:
@@ -70,7 +70,7 @@ def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabula
     if config.activation not in ACTIVATIONS:
         wrong.append(f"activation={config.activation!r}")
     if wrong:
-        raise UserError(f"there is no such model to compare with: {', '.join(wrong)} (see {__name__}.FIXED).")
+        raise UserError(f"there is no peer with these settings: {', '.join(wrong)} (see {__name__}.FIXED).")
     pre = config.norm_position == "pre"
     kind = transformers.PegasusConfig if pre else transformers.MarianConfig
     peer_config = kind(
@@ -90,7 +90,7 @@ def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabula
 
 
 def peer_weights(params: dict[str, Any]) -> Weights:
-    """Our parameters under the names that Marian, Pegasus and BART share."""
+    """Returns our parameters under the names that Marian, Pegasus and BART share."""
     params = unstack_layers(params)
     embedding_VD = np.asarray(params["token_embedding"]["embedding"])
     weights = Weights({"model.shared.weight": embedding_VD, "lm_head.weight": embedding_VD})
@@ -111,7 +111,7 @@ def peer_weights(params: dict[str, Any]) -> Weights:
 
 
 def pad(sources: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
-    """int64 (B, L) tokens and their mask, padded to the longest."""
+    """Returns int64 (B, L) tokens, padded to the longest row, and their mask."""
     torch, _ = frameworks()
     tokens_BL, mask_BL = pad_rows(sources, (len(sources), max(map(len, sources))), pad_id)
     return torch.tensor(tokens_BL, dtype=torch.int64), torch.tensor(mask_BL, dtype=torch.int64)
@@ -120,7 +120,7 @@ def pad(sources: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
 def peer_logits(
     peer: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], vocabulary: Vocabulary
 ) -> np.ndarray:
-    """float32 (B, L, V); targets start with bos and have equal lengths."""
+    """Returns float32 (B, L, V) logits; targets must start with bos and have equal lengths."""
     torch, _ = frameworks()
     tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)
     with torch.inference_mode():
@@ -134,7 +134,7 @@ def peer_search(
     vocabulary: Vocabulary,
     early_stopping: bool | str = False,
 ) -> list[list[int]]:
-    """New tokens of each source, end token included, by `generate`, without the tokens that we never choose."""
+    """Returns the new tokens of each source, including the EOS token; suppresses tokens that we never choose."""
     torch, _ = frameworks()
     assert settings.penalty == "power" and settings.num_hypotheses == 1 and not settings.no_repeat_ngram
     tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)

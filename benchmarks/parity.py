@@ -1,14 +1,14 @@
-"""Compares the logits of our models with those of the published ones in Hugging Face's `transformers`.
+"""Compares the logits of our models with those of the published models in Hugging Face's `transformers`.
 
     pip install -r requirements-benchmarks.txt
     python -m benchmarks.parity [--write]
 
-A tiny model of each family, a preset with other sizes, gets random weights, norms and biases included, and reads rows
-of different lengths. The largest difference of any logit is printed, in float32 on the CPU; the exit status is 1 if one
-is above the tolerance. T5's buckets of distances must be equal. The published ModernBERT has no norm before its first
-attention, but ours has; for the comparison a LayerNorm with random weights is added to it.
+A tiny model of each architecture, a preset with smaller sizes, gets random weights (including norms and biases) and
+reads rows of different lengths. The largest difference between logits, computed in float32 on the CPU, is printed; the
+exit status is 1 if it exceeds the tolerance. T5's distance buckets must be equal. The published ModernBERT has no norm
+before its first attention, but ours has; for the comparison, a LayerNorm with random weights is added to theirs.
 
-With --write the logits of the published code at some positions of each row are stored in tests/golden/parity_*.json,
+With --write, the logits of the published code at some positions of each row are stored in tests/golden/parity_*.json
 for tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`.
 """
 
@@ -34,22 +34,22 @@ from lm.models.presets import preset
 from lm.models.transformer.positions import distance_buckets
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
-TOLERANCE = 1e-4  # of logits, most of which are between -5 and 5
+TOLERANCE = 1e-4  # largest allowed difference; most logits are between -5 and 5
 SEED = 3
 SIZES = {"vocab_size": 40, "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 4, "head_dim": 8, "d_ff": 48}
 BOTH = {**SIZES, "num_encoder_layers": 2}
-NARROW = {**BOTH, "d_model": 24}  # T5's heads need not add up to the width
+NARROW = {**BOTH, "d_model": 24}  # in T5, the sizes of the heads need not add up to the width
 ENCODER = {**SIZES, "max_length": 100}
 LENGTHS = {"source": (5, 23, 41, 70), "target": (40, 3, 26, 11), "text": (100, 7, 33, 66)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A published architecture and our preset of it."""
+    """A published architecture and our preset for it."""
 
-    kind: str  # of benchmarks.published_models
+    kind: str  # a kind in benchmarks.published_models
     preset: str
-    changes: dict[str, Any]  # other sizes, mostly
+    changes: dict[str, Any]  # mostly smaller sizes
     head: Head = NextToken()
 
     @property
@@ -71,25 +71,26 @@ CASES = {
     "bert": Case("bert", "bert_base", ENCODER, MaskedTokens()),
     "bert_pairs": Case("bert", "bert_base", ENCODER, MaskedTokens(next_sentence=True)),
     "roberta": Case("roberta", "roberta_base", ENCODER, MaskedTokens()),
-    # Layers 0 and 3 attend to all tokens, 1 and 2 to eight on either side.
+    # Layers 0 and 3 attend to all tokens, layers 1 and 2 to eight on either side.
     "modernbert": Case("modernbert", "modernbert_base", {**ENCODER, "num_layers": 4, "window": 9}, MaskedTokens()),
 }
-# (bidirectional, num_buckets, max_distance): T5's own two and others, some with boundaries on whole numbers.
+# (bidirectional, num_buckets, max_distance): T5's two settings and others, some with integer bucket boundaries.
 BUCKETS = [
     (both, *sizes)
     for both in (False, True)
     for sizes in ((32, 128), (16, 64), (64, 256), (8, 20), (48, 100), (30, 127), (32, 1024))
 ]
-DISTANCES = np.arange(-300, 301)  # position of the key minus that of the query
+DISTANCES = np.arange(-300, 301)  # key position minus query position
 
 
 def drawn_weights(case: Case) -> dict[str, Any]:
-    """Random parameters of the unrolled model, equal on every machine and with every version of NumPy.
+    """Returns random parameters of the unrolled model, the same on every machine and with every version of NumPy.
 
-    Each array has its own stream: NumPy's legacy RandomState, whose normal numbers are frozen, seeded with the sum of
-    SEED and the CRC-32 of the path (`decoder/layer_0/mlp/up/kernel`). Standard deviations: linear layers 1.5 /
-    sqrt(inputs), so that attention is neither uniform nor on a single key (queries less if scores are not scaled);
-    embeddings 1, or 0.3 if they are scaled or also the output layer; biases 0.3; scales of norms are 1 +- 0.3.
+    Each array has its own stream: NumPy's legacy RandomState, whose normal variates never change, seeded with the sum
+    of SEED and the CRC-32 of the path (such as `decoder/layer_0/mlp/up/kernel`). Standard deviations: 1.5 /
+    sqrt(inputs) for linear layers, so that attention is neither uniform nor on a single key (less for queries if scores
+    are not scaled); 1 for embeddings, or 0.3 if they are scaled or tied to the output layer; 0.3 for biases and for
+    scales of norms, whose mean is 1.
     """
     config, model = case.config, build_model(case.config, case.head)
     shapes = jax.eval_shape(lambda: nn.unbox(model.initial_params(jax.random.key(0))))
@@ -115,14 +116,14 @@ def drawn_weights(case: Case) -> dict[str, Any]:
 
 
 def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, segments), int32 (rows, longest) each: random tokens, and 0 in both after the end of a row."""
+    """Returns (tokens, segments), int32 (rows, longest) each: random tokens, with 0 in both after the end of a row."""
     tokens_BL = np.random.RandomState(seed).randint(4, vocab_size, (len(lengths), max(lengths)))
     segments_BL = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
     return (tokens_BL * segments_BL).astype(np.int32), segments_BL.astype(np.int32)
 
 
 def drawn_batch(config: ModelConfig) -> Batch:
-    """One row per length in LENGTHS, on both sides of an encoder-decoder. A third of each row has the first type."""
+    """Returns one row per length in LENGTHS, on both sides of an encoder-decoder. A third of each row has type 0."""
 
     def positions(segments_BL: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.arange(segments_BL.shape[1], dtype=np.int32), segments_BL.shape) * segments_BL
@@ -148,7 +149,7 @@ def drawn_batch(config: ModelConfig) -> Batch:
 
 
 def our_logits(case: Case) -> np.ndarray:
-    """float32 (B, L, V), or of next sentences (B, 1, 2), at the first token: logits of the random batch and weights."""
+    """Returns logits for the random batch and weights: float32 (B, L, V), or (B, 1, 2) for next sentences."""
     model = build_model(case.config, case.head, platform="cpu")
     output = jax.jit(lambda params, batch: model.apply({"params": params}, batch))(
         drawn_weights(case), drawn_batch(case.config)
@@ -157,7 +158,7 @@ def our_logits(case: Case) -> np.ndarray:
 
 
 def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """Buckets as `lm.models.transformer.positions.RelativeBias` looks them up."""
+    """Returns the buckets that `lm.models.transformer.positions.RelativeBias` looks up."""
     one_sided = num_buckets // 2 if bidirectional else num_buckets
     behind = np.abs(distances) if bidirectional else np.maximum(-distances, 0)
     buckets = distance_buckets(one_sided, max_distance)[np.minimum(behind, max_distance)]
@@ -165,7 +166,7 @@ def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, ma
 
 
 def golden_places(case: Case) -> list[list[int]]:
-    """[row, position] of the first, middle and last token of each row; for next sentences only of the first."""
+    """Returns [row, position] of the first, middle and last token of each row, or only the first for next sentences."""
     ends = [int(length) for length in drawn_batch(case.config).segments.sum(axis=1)]
     count = 1 if case.next_sentence else 3
     return [[row, index] for row, end in enumerate(ends) for index in (0, end // 2, end - 1)[:count]]
@@ -176,7 +177,7 @@ def golden_path(name: str) -> Path:
 
 
 def compare(name: str, write: bool) -> float:
-    """Returns the largest difference of a case; writes its golden file if `write`."""
+    """Returns the largest difference between the logits of a case; writes its golden file if `write`."""
     from benchmarks.huggingface_peer import frameworks
     from benchmarks.published_models import build_published, published_logits
 
@@ -188,7 +189,7 @@ def compare(name: str, write: bool) -> float:
     theirs, ours = theirs_BLV[real_BL], our_logits(case)[real_BL]
     difference = float(np.abs(theirs - ours).max())
     deviation, largest = theirs.std(), np.abs(theirs).max()
-    print(f"{name:10} {difference:.1e} of logits with standard deviation {deviation:.2f}, largest {largest:.1f}")
+    print(f"{name:10} differs by at most {difference:.1e}; logits: std {deviation:.2f}, largest {largest:.1f}")
     if write:
         torch, transformers = frameworks()
         places = golden_places(case)
@@ -199,14 +200,14 @@ def compare(name: str, write: bool) -> float:
 
 
 def compare_buckets(write: bool) -> bool:
-    """Returns whether all buckets are equal; writes their golden file if `write`."""
+    """Returns whether all buckets are equal; writes the golden file of buckets if `write`."""
     from benchmarks.published_models import published_buckets
 
     found = {setting: published_buckets(DISTANCES, *setting) for setting in BUCKETS}
     same = [np.array_equal(buckets, our_buckets(DISTANCES, *setting)) for setting, buckets in found.items()]
     print(f"buckets    equal in {sum(same)} of {len(same)} settings, distances {DISTANCES[0]} to {DISTANCES[-1]}")
     if write:
-        # Stored as the beginnings of the buckets: [first distance, bucket].
+        # Each bucket is stored as [first distance, bucket].
         runs = {
             setting: [
                 [int(DISTANCES[i]), int(buckets[i])]
@@ -220,7 +221,7 @@ def compare_buckets(write: bool) -> bool:
 
 
 def store(name: str, content: dict[str, Any]) -> None:
-    """Writes a golden file with one line per element of a list, so that changes are readable."""
+    """Writes a golden file with one line per list element, so that diffs are readable."""
     lines = []
     for key, value in content.items():
         if isinstance(value, list):

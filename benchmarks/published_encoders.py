@@ -1,4 +1,4 @@
-"""Hugging Face's BERT, RoBERTa and ModernBERT with our weights: the same functions under other names."""
+"""Builds Hugging Face's BERT, RoBERTa and ModernBERT with our weights under their names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.renamed import Weights, joined, numbered_layers, single_stack_sizes
 from lm.config import ModelConfig
 
-PADDING = 1  # RoBERTa counts positions from PADDING + 1; for the others it is an ordinary token
+PADDING = 1  # RoBERTa counts positions from PADDING + 1; for the other models it is an ordinary token
 ATTENTION = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -19,7 +19,7 @@ ATTENTION = {
 
 
 def published_bert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """BertForMaskedLM, or BertForPreTraining if the model predicts next sentences too."""
+    """Returns BertForMaskedLM, or BertForPreTraining if the model also predicts next sentences."""
     theirs = transformers.BertConfig(**_bert_settings(config), type_vocab_size=config.token_types)
     model = (transformers.BertForPreTraining if "next_sentence" in params else transformers.BertForMaskedLM)(theirs)
     weights = _bert_weights("bert", params)
@@ -36,14 +36,14 @@ def published_bert(transformers: Any, config: ModelConfig, params: dict[str, Any
 
 
 def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """RobertaForMaskedLM. Its two unused positions and its single type, which ours lacks, do not change the logits."""
+    """Returns RobertaForMaskedLM. Ours lacks its two unused positions and single type, which do not affect logits."""
     settings = {**_bert_settings(config), "max_position_embeddings": config.max_length + PADDING + 1}
     model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**settings, type_vocab_size=1))
     weights = _bert_weights("roberta", params)
-    # A position of ours is the sum of a position and the type of theirs, so the type is arbitrary.
+    # Each of our positions is the sum of one of theirs and their only type, so the type is arbitrary.
     table = np.asarray(params["position_embedding"]["embedding"])
     type_1D = np.random.RandomState(0).standard_normal((1, config.d_model)).astype(np.float32)
-    # The row before that of padding must have no influence.
+    # The row before the padding row must have no influence.
     unused = np.concatenate([np.full((PADDING, config.d_model), np.nan, np.float32), np.zeros_like(type_1D)])
     weights["roberta.embeddings.position_embeddings.weight"] = np.concatenate([unused, table - type_1D])
     weights["roberta.embeddings.token_type_embeddings.weight"] = type_1D
@@ -55,7 +55,7 @@ def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, 
 
 
 def published_modernbert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """ModernBertForMaskedLM, with a norm before the first attention, which only ours has, added to it."""
+    """Returns ModernBertForMaskedLM with an added norm before its first attention, as ours has."""
     from torch import nn
 
     rotary = {
@@ -68,7 +68,8 @@ def published_modernbert(transformers: Any, config: ModelConfig, params: dict[st
             norm_eps=config.norm_epsilon,
             rope_parameters=rotary,
             global_attn_every_n_layers=config.global_every,
-            local_attention=2 * (config.window - 1),  # theirs counts both sides, ours one side and the token itself
+            local_attention=2
+            * (config.window - 1),  # theirs counts both sides; ours counts one side and the token itself
             pad_token_id=PADDING,
             bos_token_id=None,
             eos_token_id=None,
@@ -107,7 +108,7 @@ def _bert_settings(config: ModelConfig) -> dict[str, Any]:
 
 
 def _bert_weights(name: str, params: dict[str, Any]) -> Weights:
-    """Everything except positions, types and heads; `name` is the name of the body."""
+    """Returns all weights except positions, types and heads; `name` is the name of the body."""
     weights = Weights({f"{name}.embeddings.word_embeddings.weight": params["token_embedding"]["embedding"]})
     weights.norm(f"{name}.embeddings.LayerNorm", params["embedding_norm"])
     for n, layer in numbered_layers(params):

@@ -1,4 +1,4 @@
-"""Hugging Face's T5, BART, Marian, GPT-2 and Llama (and the encoders) with our weights, and their logits."""
+"""Builds Hugging Face's T5, BART, Marian, GPT-2, Llama and encoders with our weights, and computes their logits."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lm.config import ModelConfig
 from lm.decoding.sampling import Vocabulary
 from lm.models.layers import ACTIVATIONS as OUR_ACTIVATIONS
 
-# Ids that their models require; none of them changes a logit.
+# Ids that their models require; none of them affects the logits.
 VOCABULARY = Vocabulary(size=4, bos_id=2, eos_id=1, pad_id=0)
 SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id, "eos_token_id": VOCABULARY.eos_id}
 
 
 def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> Any:
-    """The PyTorch model of a kind, "marian" or one of MAKERS, with the weights of our unrolled layers."""
+    """Returns the PyTorch model of a kind ("marian" or a key of MAKERS) with the weights of our unrolled layers."""
     if kind == "marian":
         return build_peer(config, params, VOCABULARY, config.max_length)
     torch, transformers = frameworks()
     model, weights = MAKERS[kind](transformers, config, params)
-    if not config.tie_embeddings:  # T5 ties the two in any case
+    if not config.tie_embeddings:  # T5 always ties the two
         model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         weights.linear("lm_head", params["output"])
     missing, unknown = model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
@@ -42,7 +42,7 @@ def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> A
 
 
 def published_logits(model: Any, batch: Batch) -> np.ndarray:
-    """float32 (B, L, V); for a model that predicts next sentences, the logits of those, (B, 1, 2)."""
+    """Returns float32 (B, L, V) logits, or (B, 1, 2) those of next sentences if the model predicts them."""
     torch, _ = frameworks()
     read = batch if batch.source is None else batch.source
     real_BL = read.segments > 0
@@ -58,7 +58,7 @@ def published_logits(model: Any, batch: Batch) -> np.ndarray:
 
 
 def published_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int) -> np.ndarray:
-    """T5's bucket of each distance (position of the key minus that of the query)."""
+    """Returns T5's bucket for each distance (key position minus query position)."""
     torch, _ = frameworks()
     from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -114,7 +114,7 @@ def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
     weights = peer_weights(params)
     for tower in ("encoder", "decoder"):
         table = np.asarray(params[tower]["position_embedding"]["embedding"])
-        # Two rows precede that of position 0. They must have no influence.
+        # The two rows before that of position 0 must have no influence.
         weights[f"model.{tower}.embed_positions.weight"] = np.concatenate([np.full_like(table[:2], np.nan), table])
         weights.norm(f"model.{tower}.layernorm_embedding", params[tower]["embedding_norm"])
     return model, weights
@@ -150,7 +150,7 @@ def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
         weights.linears(prefix, layer["mlp"], {"up": "mlp.c_fc", "down": "mlp.c_proj"})
     for name, weight in weights.items():
         if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
-            weights[name] = weight.T  # (in, out) there too
+            weights[name] = weight.T  # (in, out) in theirs too
     return model, weights
 
 

@@ -1,11 +1,11 @@
-"""Records what a finished run measured: one small JSON file in results/, and its curves.
+"""Records the results of a finished run: one small JSON file in results/, and its curves.
 
     python -m benchmarks.record --workdir=runs/quickstart --name=quickstart --command="make train" [--note="..."]
 
-Then `python -m benchmarks.table` puts it into README.md. The record holds the metrics of every split that eval.py
-has written for the newest evaluated step, and what is needed to interpret them: commit, hardware, versions, hashes of
-the data, steps and training time. For the runs of `train.py --seeds` or `--folds` it holds the test metrics of each
-run, their mean and standard deviation; the rest is that of the first run.
+Run `python -m benchmarks.table` afterwards to add it to README.md. The record contains the metrics of every split that
+eval.py has written for the latest evaluated step, and the information needed to interpret them: commit, hardware,
+versions, hashes of the data, steps and training time. For the runs of `train.py --seeds` or `--folds`, it contains the
+test metrics of each run with their mean and standard deviation, and otherwise describes the first run.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run directory.")
     flags.DEFINE_string("name", None, "Name of the record, results/NAME.json.")
-    flags.DEFINE_string("command", "", "The command that made the run, with data paths left out.")
+    flags.DEFINE_string("command", "", "The command that created the run, without data paths.")
     flags.DEFINE_string("reference", "", "A published result to compare with, and its source.")
-    flags.DEFINE_string("note", "", "What a reader has to know, for example what fell short of the reference.")
+    flags.DEFINE_string(
+        "note", "", "Remarks for the reader, for example where the result falls short of the reference."
+    )
 
 
 def repeated_results(root: Path) -> list[Result]:
-    """Returns the result on the test split of each run below `root` that train.py --seeds or --folds made.
+    """Returns the test result of each run that train.py --seeds or --folds created below `root`.
 
     Raises UserError if there is none.
     """
@@ -54,7 +56,9 @@ def repeated_results(root: Path) -> list[Result]:
         values = json.loads(paths[-1].read_text())
         found.append(Result(directory.name, values["step"], "test", values["metrics"], values["rows"], None, None, 0.0))
     if not found:
-        raise UserError(f"{root}: there is no run seed_0, fold_0...; make them with train.py --seeds=0,1,2.")
+        raise UserError(
+            f"{root}: there are no runs seed_0, ... or fold_0, ...; create them with train.py --seeds=0,1,2."
+        )
     return found
 
 
@@ -67,13 +71,13 @@ def main() -> int:
     config = run.load_config()
     evaluated = sorted((run.root / "eval").glob("*/results*.json"), key=lambda path: int(path.parent.name))
     if not evaluated:
-        raise UserError(f"{run.root}: nothing was evaluated yet; run eval.py --workdir={run.root} first.")
+        raise UserError(f"{run.root}: has no evaluations yet; run eval.py --workdir={run.root} first.")
     newest = evaluated[-1].parent
     splits: dict[str, Any] = {}
     signatures: dict[str, str] = {}
     for path in sorted(newest.glob("results*.json")):
         found = json.loads(path.read_text())
-        # In results-test-average5-beams5.json the parts after the split are how it was scored.
+        # In results-test-average5-beams5.json, the parts after the split describe how it was scored.
         options = [part for part in path.stem.split("-")[1:] if part not in found["split"].split("/")]
         key = ", ".join([found["split"], *options])
         splits[key] = found["metrics"]
@@ -107,7 +111,7 @@ def main() -> int:
 
 
 def _training_seconds(run: RunDirectory) -> float:
-    """Returns the time from the first step to the last line, with evaluations, without stops and restarts."""
+    """Returns the time from the first step to the last entry, including evaluations but not interruptions."""
     return max(line.get("train/seconds", 0.0) for line in run.read_metrics())
 
 
@@ -123,12 +127,12 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 
 def surroundings() -> dict[str, Any]:
-    """Returns the entries with which every record of a measurement ends."""
+    """Returns the entries that describe the environment of a measurement, for the end of every record."""
     return {"commit": commit(), "hardware": hardware(), "versions": versions()}
 
 
 def commit() -> str:
-    """Returns the short hash of the commit of the running code."""
+    """Returns the short commit hash of the running code."""
     run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     return run.stdout.strip() or "unknown"
 

@@ -1,6 +1,6 @@
-"""Sizes and weights of our models under the names that several of Hugging Face's models share.
+"""Maps sizes and weights of our models to the names that several of Hugging Face's models share.
 
-The kernel of a linear layer is (in, out) here, with a dimension of heads of its own, and (out, in) there.
+The kernel of a linear layer is (in, out) in ours, with a separate dimension of heads, and (out, in) in theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
 
 
 def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
-    """Settings of BART, Marian and Pegasus."""
+    """Returns settings of BART, Marian and Pegasus."""
     return {
         "vocab_size": config.vocab_size,
         "encoder_layers": config.num_encoder_layers,
@@ -34,7 +34,7 @@ def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
-    """Settings of Llama, BERT, RoBERTa and ModernBERT."""
+    """Returns settings of Llama, BERT, RoBERTa and ModernBERT."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -46,13 +46,13 @@ def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 class Weights(dict[str, np.ndarray]):
-    """Arrays by their names there; without a bias for a module that has none here."""
+    """Arrays by their names in Hugging Face's models; a module without a bias in ours gets none."""
 
     def norm(self, name: str, params: Mapping[str, Any]) -> None:
         self._add(name, np.asarray(params["scale"]), params)
 
     def linear(self, name: str, params: Mapping[str, Any], input_dims: int = 1) -> None:
-        """Adds a linear layer; the first `input_dims` dimensions of its kernel are inputs."""
+        """Adds a linear layer whose kernel has `input_dims` leading input dimensions."""
         kernel = np.asarray(params["kernel"])
         self._add(name, kernel.reshape(math.prod(kernel.shape[:input_dims]), -1).T, params)
 
@@ -68,7 +68,7 @@ class Weights(dict[str, np.ndarray]):
 
 
 def joined(params: Mapping[str, Any], *names: str) -> dict[str, np.ndarray]:
-    """Several linear layers of one input as a single one, with their outputs concatenated."""
+    """Merges linear layers of the same input into one, with concatenated outputs."""
     whole = {"kernel": np.concatenate([params[name]["kernel"] for name in names], axis=1)}
     if "bias" in params[names[0]]:
         whole["bias"] = np.concatenate([params[name]["bias"] for name in names])
@@ -76,6 +76,6 @@ def joined(params: Mapping[str, Any], *names: str) -> dict[str, np.ndarray]:
 
 
 def numbered_layers(tower: Mapping[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """(number, parameters) of each block of an unrolled stack."""
+    """Yields (index, parameters) for each block of an unrolled stack."""
     names = [name for name in tower if name.startswith(LAYER_PREFIX)]
     return [(int(name.removeprefix(LAYER_PREFIX)), tower[name]) for name in names]

@@ -1,10 +1,10 @@
-"""Trains a sequence-to-sequence model on a task that any of them must solve: words in reverse order.
+"""Trains an encoder-decoder on a task that every working one solves: writing words in reverse order.
 
     python -m benchmarks.reversal --output=results/reversal.json
 
-Writes 20,000 random lines of 3 to 8 words into a temporary directory, trains a small encoder-decoder on them with
-the loop of train.py and prints the exact match over 1,000 other lines, and the number of these that do not occur in the
-training text (short ones may). Below 99 % something is broken. Takes a minute on two CPU cores.
+Writes 20,000 random lines of 3 to 8 words into a temporary directory, trains a small encoder-decoder on them with the
+loop of train.py, and prints the exact match on 1,000 further lines, with the number of these lines that are not in the
+training text (short ones may be). Below 99 %, something is broken. Takes a minute on two CPU cores.
 """
 
 from __future__ import annotations

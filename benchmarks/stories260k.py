@@ -2,9 +2,9 @@
 
     python -m benchmarks.stories260k [--data=DIRECTORY]
 
-Reads the weights and the 512 pieces, both in llama2.c's formats, and prints the story that greedy decoding generates
-from the begin token, and the loss on five TinyStories. The directory contains `stories260k` and `tinystories_sample`;
-without --data it is $LM_SHARED_DATA, or else ../shared/data.
+Reads the weights and the vocabulary of 512 pieces, both in llama2.c's formats. Prints the story that greedy decoding
+generates from the BOS token, and the loss on five TinyStories. The directory contains `stories260k` and
+`tinystories_sample`; it defaults to $LM_SHARED_DATA, or else ../shared/data.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def data_directory() -> Path:
 
 
 def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """Returns config and parameters of a llama2.c checkpoint, version 0.
+    """Returns the config and parameters of a llama2.c checkpoint, version 0.
 
     The file has seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len), then row-major
-    float32 arrays: token embedding; for all layers at once attention norm, wq, wk, wv, wo, MLP norm, w1 (gate),
-    w2 (down), w3 (up); final norm; tables of the rotary angles, which we compute. A matrix is (out, in) there and
-    (in, out) here, with a dimension of heads of its own. A negative vocab_size would mean a separate output matrix;
-    here the output matrix is the embedding.
+    float32 arrays: token embedding; attention norm, wq, wk, wv, wo, MLP norm, w1 (gate), w2 (down) and w3 (up), each
+    for all layers; final norm; tables of rotary angles, which we recompute. A matrix is (out, in) in the file and
+    (in, out) in ours, with a separate dimension of heads. The output matrix is tied to the embedding; a negative
+    vocab_size, for a separate one, is not supported.
     """
     content = path.read_bytes()
     D, F, N, H, G, V, max_length = struct.unpack("<7i", content[:28])
@@ -121,7 +121,7 @@ class Pieces:
         self.ids = {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
     def encode(self, text: str) -> list[int]:
-        """BEGIN, then a space and the characters (or their bytes), merged in pairs: best score first, then leftmost."""
+        """Returns BEGIN, a space and the characters (or their bytes); pairs are merged by best score, then leftmost."""
         tokens: list[int] = []
         for character in " " + text if text else "":
             piece = character.encode()
@@ -135,7 +135,7 @@ class Pieces:
             tokens[best : best + 2] = [self.ids[joined[best]]]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of the ids that follow BEGIN, without its first space."""
+        """Returns the text of the ids after BEGIN, without its leading space."""
         text = b"".join(
             bytes([token - FIRST_BYTE]) if FIRST_BYTE <= token < FIRST_BYTE + 256 else self.pieces[token]
             for token in tokens
@@ -144,14 +144,14 @@ class Pieces:
 
 
 def greedy_story(model: Model, params: Any, steps: int) -> list[int]:
-    """The most probable continuation of the begin token, `steps` tokens."""
+    """Returns `steps` tokens that follow the BOS token by greedy decoding."""
     vocabulary = Vocabulary(size=model.vocab_size, bos_id=BEGIN, eos_id=END)
     keys = row_keys(0, np.zeros(1), np.zeros(1))
     return Sampler(model, params, Sampling(temperature=0), vocabulary, steps).generate([[BEGIN]], keys)[0]
 
 
 def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
-    """(negative log-likelihood in nats, predicted tokens) of each document, in a row of its own; sums over tokens."""
+    """Returns (summed negative log-likelihood in nats, number of predicted tokens) of each document."""
 
     @jax.jit
     def sums_of(params: Any, batch: Batch) -> LossSums:
@@ -161,7 +161,7 @@ def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> lis
     for document in documents:
         inputs_T, targets_T = np.array(document[:-1], np.int32), np.array(document[1:], np.int32)
         example = Example(inputs_T, targets_T, np.ones(len(targets_T), np.float32))
-        batch = RowLayout(model.max_length).lay_out([[example]])  # one length: compiled once
+        batch = RowLayout(model.max_length).lay_out([[example]])  # a single length, so that it compiles once
         sums = sums_of(params, batch)
         found.append((float(sums.nll), int(sums.weight)))
     return found

@@ -1,4 +1,4 @@
-"""Rebuilds the table of results in README.md from results/*.json: python -m benchmarks.table"""
+"""Rebuilds the results table in README.md from results/*.json: python -m benchmarks.table"""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lm.evaluation.metric import Metric
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by python -m benchmarks.table -->", "<!-- end of results -->"
-# Losses and the like come before scores.
+# Losses and similar metrics come before scores.
 SHOWN = sorted((each for each in METRICS.values() if each.recorded), key=lambda each: each.higher_is_better)
 
 
 def results_table() -> str:
-    """Returns Markdown with a line for each record: its headline split, else the test split, else the first one."""
+    """Returns a Markdown table with a row per record: its headline split, else the test split, else the first one."""
     header = ["run", "parameters", "tokens trained", "split", "metrics", "training time", "for comparison"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
-        if "splits" not in record:  # README describes those of benchmarks in words
+        if "splits" not in record:  # README describes benchmark records in words
             continue
         splits = record["splits"]
         tests = [split for split in splits if split.startswith("test")]
@@ -44,7 +44,7 @@ def _name(metric: Metric) -> str:
 
 
 def with_table(readme: str) -> str:
-    """Returns the text of README with the table between its two marks replaced."""
+    """Replaces the table between the two markers in the text of README."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{results_table()}\n{END}{after}"

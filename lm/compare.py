@@ -4,8 +4,9 @@ python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs wr
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws sources with replacement and scores all systems on
-them. The p-value is the probability that chance alone causes a difference from the first system as large as the one
-observed; below 0.05, the difference is usually called significant. All systems must have read the same sources.
+them. The p-value is the probability that chance alone causes a difference from the first system as large as the
+observed one; a difference with a p-value below 0.05 is usually called significant. All systems must have read the same
+sources.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FILE = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Compared:
-    """The score of one system under one metric, and its distribution over the resamples."""
+    """The score of one system on one metric, and its distribution over the resamples."""
 
     score: float
     mean: float
@@ -68,10 +69,10 @@ def define_flags() -> None:
 def compare(
     metric: str, systems: Sequence[Sequence[Example]], *, bleu_tokenize: str, samples: int, seed: int
 ) -> tuple[dict[str, list[Compared]], str]:
-    """Compares all systems under each score of a metric (such as rouge1 of rouge); also returns the metric's signature.
+    """Compares all systems on each score of a metric (such as rouge1 of rouge); also returns the metric's signature.
 
-    All systems must have the same references in the same order. Given the same seed, sacrebleu's test and `bootstrap`
-    draw the same examples, and both define mean, interval and p-value in the same way.
+    All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
+    draw the same examples; both define mean, interval and p-value in the same way.
     """
     references = [each.references for each in systems[0]]
     predictions = [[each.prediction for each in examples] for examples in systems]
@@ -116,7 +117,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
 
 
 def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
-    """Sets p to 1 for equal scores: the formula counts larger differences only, so a copy would seem significant."""
+    """Sets p to 1 for equal scores: the formula counts only larger differences, so a copy would seem significant."""
     first, *others = results
     return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
 
@@ -166,7 +167,7 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Example]]) -> N
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             raise UserError(
-                f"{path}: has {len(examples):,} examples and {paths[0]} has {len(systems[0]):,}; "
+                f"{path}: has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}; "
                 "evaluate all systems on the same data."
             )
         for number, (mine, first) in enumerate(zip(examples, systems[0], strict=True), start=1):

@@ -3,19 +3,19 @@
 python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --temperature=0.8 --top_p=0.95
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
-A single continuation is streamed as it is generated. The sampling flags apply in the order documented in
-lm/decoding/sampling.py. The same flags always give the same text.
+A single continuation is printed as it is generated. The sampling flags apply in the order documented in
+lm/decoding/sampling.py. The same flags always produce the same text.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
 the same order. Sources are cleaned and prefixed as in training; an empty source has an empty output. Outputs come from
 beam search with the settings in eval.generation, which --num_beams and the flags listed after it override; with
 --temperature and no --num_beams, outputs are sampled. Line breaks within an output become spaces. If a source has
 several outputs, each is a line of three tab-separated columns: source index, score (or sample index), text. The file
---output appears once it is complete. Models trained on span corruption, UL2 or infilling read and write <extra_id_0>,
-<extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party". A UL2 source starts with the token of
-its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
+--output is created only when it is complete. Models trained on span corruption, UL2 or infilling read and write
+<extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party". A UL2 source starts with
+the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
-Each batch is split over all devices of this machine; every device holds the whole model.
+Each batch is split across all devices of this machine, and the model is replicated on each.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. If empty, starts a new text.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.", lower_bound=1)
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(
@@ -59,8 +59,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits; 0 always picks the top token.")
     flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens; 0 for all.")
-    flags.DEFINE_float("top_p", DEFAULTS.top_p, "Sample from the top tokens of total probability p; 1 for all.")
-    flags.DEFINE_float("min_p", DEFAULTS.min_p, "Drop tokens below p times the largest probability; 0 for none.")
+    flags.DEFINE_float(
+        "top_p", DEFAULTS.top_p, "Sample from the fewest top tokens whose total probability reaches p; 1 for all."
+    )
+    flags.DEFINE_float(
+        "min_p", DEFAULTS.min_p, "Drop tokens less probable than min_p times the most probable one; 0 for none."
+    )
     flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, makes repetition less likely.")
     flags.DEFINE_integer(
         "batch_size",
@@ -73,12 +77,12 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default the outputs are printed.")
     flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default as in training.")
     flags.DEFINE_string(
-        "output_prefix", "", "Encoder-decoder: forced start of every output; counts in --max_new_tokens."
+        "output_prefix", "", "Encoder-decoder: forced start of every output; counts towards --max_new_tokens."
     )
     flags.DEFINE_integer("num_beams", None, "Encoder-decoder: beam size; 1 is greedy.")
     flags.DEFINE_string("penalty", None, "Encoder-decoder: power or gnmt; see eval.generation.penalty.")
     flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none; larger values favour longer outputs.")
-    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: fewest tokens before the EOS token.")
+    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: minimum number of tokens before the EOS token.")
     flags.DEFINE_integer(
         "no_repeat_ngram", None, "Encoder-decoder: never repeat an n-gram of this length; 0 for no limit."
     )
@@ -108,7 +112,7 @@ def main() -> int:
 
 
 def refuse(names: tuple[str, ...], because: str) -> None:
-    """Raises UserError if any of the flags `names` was given."""
+    """Raises UserError if any of the flags in `names` was given."""
     for name in names:
         if FLAGS[name].present:
             raise UserError(f"--{name}: {because}")

@@ -25,7 +25,7 @@ CHEAP_COMPILATION = [
     "--xla_llvm_disable_expensive_passes=true",
 ]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # The older code generator takes a third of the time. Later versions do not have it, and abort at an unknown flag.
+    # The older code generator takes a third of the time. Later versions lack it, and abort on an unknown flag.
     CHEAP_COMPILATION.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8", *CHEAP_COMPILATION]
@@ -41,7 +41,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 ROOT = Path(__file__).resolve().parent.parent
-# The slowest files, which run first, in this order: so none of them occupies one worker alone at the end.
+# The slowest files run first, in this order, so that no worker is left with one of them at the end.
 LONG_FILES = (
     "test_resume.py",
     "test_processes.py",
@@ -115,7 +115,7 @@ def get_config(path):
 
 @dataclass(frozen=True)
 class Tiny:
-    """An experiment whose training takes a second."""
+    """An experiment that trains in a second."""
 
     text: Path
     config: Path
@@ -152,7 +152,7 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="session")
 def tiny_labels(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """An experiment for classification: lines with an x against lines with a y."""
+    """An experiment for classification: lines that contain an x, or a y."""
     folder = tmp_path_factory.mktemp("tiny_labels")
     draw = random.Random(2)
     lines = ["text\tlabel"]
@@ -172,7 +172,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """A command that was started by launcher.py."""
+    """A command started by launcher.py."""
 
     def __init__(self, pid: int, folder: Path, ask: Callable[..., Any]) -> None:
         self.pid, self.folder, self._ask = pid, folder, ask
@@ -194,7 +194,7 @@ class Process:
         return (self.folder / "stderr").read_text()
 
     def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
-        """Waits until the condition holds; fails if the command ends or the time runs out before that."""
+        """Waits until the condition holds; fails if the command ends or the time runs out first."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.status is None, f"it ended with {self.status}\n{self.stdout}{self.stderr}"
@@ -213,7 +213,7 @@ class Process:
         os.kill(self.pid, number)
 
     def family(self) -> list[int]:
-        """Returns the ids of the live processes of its session: itself and those it started."""
+        """Returns the ids of the live processes of its session: its own and those of its descendants."""
         alive = []
         for name in os.listdir("/proc"):
             try:
@@ -273,7 +273,7 @@ class Outcome:
 def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """`call("train.py", flag, ...)` runs a command in this process until it exits."""
 
-    import grain  # noqa: F401  (defines flags of its own, which must stay defined)
+    import grain  # noqa: F401  (defines its own flags, which must stay defined)
 
     def run(*argv: object) -> Outcome:
         defined = set(FLAGS)
@@ -290,7 +290,7 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         finally:
             for name in set(FLAGS) - defined:
                 delattr(FLAGS, name)
-            sys.modules.pop("config_config", None)  # or the next config file would be read into it
+            sys.modules.pop("config_config", None)  # or the next config file would be loaded into it
             jax.config.update("jax_compilation_cache_dir", cache)
         output = capsys.readouterr()
         return Outcome(int(caught.value.code or 0), output.out, output.err)
@@ -299,13 +299,13 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
 
 def content_of(root: Path) -> dict[Path, bytes]:
-    """Returns the content of every file below `root`, except the lock, which names the process that last asked."""
+    """Returns the content of every file below `root`, except the lock, which names the last process to request it."""
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 @pytest.fixture
 def refused(call: Callable[..., Outcome]) -> Callable[..., None]:
-    """`refused(message, command, flag, ...)` runs a command and checks that it fails with one line, the message.
+    """`refused(message, command, flag, ...)` checks that a command fails with one line, which contains the message.
 
     Nothing below the directory `keeping` may change.
     """
@@ -326,7 +326,7 @@ def refused(call: Callable[..., Outcome]) -> Callable[..., None]:
 
 @pytest.fixture
 def refused_settings(refused: Callable[..., None], tmp_path: Path) -> Callable[..., None]:
-    """`refused_settings(message, tiny, ["data.holdout=no", ...])`: train.py fails before it writes anything."""
+    """`refused_settings(message, tiny, ["data.holdout=no", ...])` checks that train.py fails and writes nothing."""
 
     def check(message: str, experiment: Tiny, overrides: list[str]) -> None:
         settings = [f"--config.{each}" for each in overrides]
@@ -342,4 +342,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # the imported modules stay, so garbage collection need not scan them again and again
+    gc.freeze()  # the imported modules stay, so the garbage collector need not scan them repeatedly

@@ -149,7 +149,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
     [
         (LINES.replace("label", "class", 1), [], "there is no field 'label'; available: 'text', 'class'"),
         (LINES.replace("\tb", "\ta"), [], "labels are 'a', so there is nothing to distinguish; check label_field"),
-        (OVERLONG, [], "examples has a label of its own"),
+        (OVERLONG, [], "examples have different labels"),
         (LINES.replace("line 3\tb", "line 3\t"), [], "lines.tsv, line 5: field 'label' holds no label"),
         (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (from data.labels, otherwise from train)"),
         (LINES, ["model.num_classes=3"], "config.model.num_classes: is no longer a setting"),

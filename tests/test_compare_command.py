@@ -156,7 +156,7 @@ def test_best_step_is_that_of_the_checkpoints(command, runs, monkeypatch):
     [
         ({"sources": 1}, "example 3: its source differs from that in"),
         ({"references": 1}, "example 3: its reference differs from that in"),
-        ({"fewer": 1}, "has 59 examples and .* has 60"),
+        ({"fewer": 1}, "has 59 examples, but .* has 60"),
     ],
 )
 def test_systems_with_different_examples_are_refused(command, files, tmp_path, changes, message):

@@ -1,4 +1,4 @@
-"""The base of tasks with labels: examples in memory, a prediction for each, and metrics of the predictions."""
+"""The base class of labelled tasks: examples in memory, one prediction for each, and metrics of the predictions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class LabelledTask(PackedTask):
 
     Attributes:
         tokens: the class that encodes raw examples.
-        has_classes: whether its labels are classes, listed in data.labels or found in the training data.
-        real_targets: whether its targets are real numbers.
-        cleans: whether its texts are cleaned.
+        has_classes: whether labels are classes, listed in data.labels or found in the training data.
+        real_targets: whether targets are real numbers.
+        cleans: whether texts are cleaned.
     """
 
     families = ("decoder", "encoder_decoder", "encoder")
@@ -48,9 +48,9 @@ class LabelledTask(PackedTask):
         if not self.has_classes:
             return
         if weights and config.objective.balance_classes:
-            refuse("objective.class_weights", "and balance_classes exclude each other; use one of them.")
+            refuse("objective.class_weights", "and balance_classes exclude each other; use only one of them.")
         if weights and (len(weights) != len(data.labels) or min(weights) < 0):
-            message = "takes a weight, 0 or more, for each of data.labels, which must be named too."
+            message = "takes a weight, 0 or more, for each of data.labels, which must be set too."
             refuse("objective.class_weights", message)
 
     def head(self, config: Config) -> Any:
@@ -90,7 +90,7 @@ class LabelledTask(PackedTask):
         return super().batch_settings(config) + own
 
     def pooling(self, config: Config) -> str:
-        """Returns the rule by which one token represents a whole text."""
+        """Returns the way in which a text is pooled into one vector."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
@@ -99,17 +99,17 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        """Returns the numbered examples of a data source."""
+        """Returns the indexed examples of a data source."""
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:
         return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}
 
     def reason_without_examples(self, config: Config) -> str:
-        return "no example can be learnt, so there is nothing to train on; read the notes above, or lengthen the rows."
+        return "no example has a target, so there is nothing to train on; read the notes above, or lengthen the rows."
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for the raw examples of which `logits`, (T, C) by example number, has all parts."""
+        """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example index."""
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [PredictionEvaluator(self, setup)]

@@ -1,4 +1,4 @@
-"""The bases of tasks of plain text: documents and pairs of texts, tokenised once into token stores."""
+"""Base classes of tasks on plain text: documents or pairs of texts, tokenised once into token stores."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DocumentTask(Task):
 
 
 def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns everything on which the content of a token store depends."""
+    """Returns everything that determines the content of a token store, as JSON values."""
     return {
         "source": fingerprint,
         "described": source.config.kind,
@@ -86,7 +86,7 @@ class PairTask(PackedTask):
         if one.num_documents != other.num_documents:
             raise UserError(
                 f"{source.label}: {one.num_documents:,} sources and {other.num_documents:,} targets were read, so the "
-                "files were changed meanwhile. Start again."
+                "files changed during reading. Start again."
             )
         return PairStore(one, other)
 
@@ -105,7 +105,7 @@ class PairTask(PackedTask):
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs of a split by data source, in the order of its stores.
 
-        Sources are clean and have their prefix, as in training; references are raw, as metrics are defined on raw text.
+        Sources are cleaned and prefixed as in training; references are raw, because metrics are defined on raw text.
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split):

@@ -1,4 +1,4 @@
-"""The files that a text passes on its way from disk to the device are few, and docs/architecture.md lists them."""
+"""A text passes through few files on its way from disk to the device, and docs/architecture.md lists them."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from lm.runs.prepare import prepare
 from lm.tasks import task_of
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = "qzqzqz"  # in every text
+MARK = "qzqzqz"  # occurs in every text
 TEXTS = [f"{MARK} is text number {i}" for i in range(200)]
 
 
@@ -37,7 +37,7 @@ def make_config(folder, task):
 
 
 def holds_text(value, depth=2):
-    """Returns whether a value is a marked text, an example or a batch, or a list or dict of such values."""
+    """Returns whether a value is a marked text, an example, a batch, or a list or dict that contains one."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -46,7 +46,7 @@ def holds_text(value, depth=2):
 
 
 def files_passed(config, workdir):
-    """Returns the files of lm/ with a function that had text, an example or a batch in a variable or as its result."""
+    """Returns the files of lm/ with a function that had text, an example or a batch in a variable or as a result."""
     found = set()
 
     def watch(frame, event, result):

@@ -1,6 +1,6 @@
-"""Labelled data of others: how much there is of it, and that every answer comes back to its characters.
+"""Published labelled data: its size, and that every answer maps back to its characters.
 
-Reads the data of $LM_SHARED_DATA, which is not part of the repository.
+Reads the data in $LM_SHARED_DATA, which is not part of the repository.
 """
 
 import os
@@ -61,7 +61,7 @@ def test_xquad_answers_come_back_to_their_characters(language, vocab_size):
             first, last = covering(offsets, start, end)
             begin, behind = offsets[first, 0], offsets[last, 1]
             found += (begin, behind) == (start, end)
-            # The smallest tokens that hold it: of neither end could one be left out.
+            # These are the fewest tokens that contain the answer: neither the first nor the last could be left out.
             assert begin <= start < offsets[first, 1] and offsets[last, 0] < end <= behind
-        # Of pieces a few are wider, since a token holds more than the answer: "1946," for "1946".
+        # A few SentencePiece spans are wider, since a token contains more than the answer: "1946," for "1946".
         assert found > 1140 if kind == "sentencepiece" else found == 1190

@@ -113,7 +113,7 @@ def test_masked_tokens_are_shown_below_the_inputs_that_replace_them(tmp_path):
     lines = out.getvalue().splitlines()
     labels, masks = [], 0
     for at in [i for i, line in enumerate(lines) if line.startswith("reads")]:
-        # A column begins where the upper line has a mark, or a space before a token.
+        # A column begins at a mark in the upper line, or at a space before a token.
         reads, predicts = lines[at], lines[at + 1].ljust(len(lines[at]))
         for column in range(len(reads)):
             if reads.startswith("<mask>", column):

@@ -15,7 +15,7 @@ from lm.tasks.span_qa import NO_ANSWER
 
 
 def printed(tmp_path, content, objective, num_rows=16, length=40, **fields):
-    """Returns the lines that are printed."""
+    """Returns the printed lines."""
     (tmp_path / "data").write_text(content, encoding="utf-8")
     values = defaults()
     values.data.train.mine = source(path=str(tmp_path / "data"), **fields)
@@ -33,7 +33,7 @@ def printed(tmp_path, content, objective, num_rows=16, length=40, **fields):
 
 
 def columns(upper, lower):
-    """Returns (token, text shown below it) from two lines of a terminal, where an ideograph takes two columns."""
+    """Returns (token, text below it) pairs from two terminal lines, where an ideograph takes two columns."""
     upper, lower = ("".join(c + "\0" * (cell_len(c) - 1) for c in line[show.MARGIN :]) for line in (upper, lower))
     width = max(len(upper), len(lower)) + 1
     upper, lower = upper.ljust(width), lower.ljust(width)
@@ -45,7 +45,7 @@ def columns(upper, lower):
 
 
 def documents(lines):
-    """Returns the columns of every document of every row."""
+    """Returns the columns of every document in every row."""
     found = []
     for upper, lower in itertools.pairwise(lines):
         if upper.startswith("reads"):

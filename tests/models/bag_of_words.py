@@ -1,7 +1,7 @@
-"""The smallest model that the protocol allows: it proves that nothing outside of lm/models assumes attention.
+"""The smallest model that the protocol allows, to show that nothing outside lm/models assumes attention.
 
-The vector of a token is the mean of the embeddings of its text up to that token, through one projection (a causal form
-of CBOW, Mikolov 2013).
+The output at a token is a projection of the mean embedding of its text up to that token (a causal form of CBOW,
+Mikolov 2013).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lm.models.protocol import Flops, ParameterCounts
 
 @flax.struct.dataclass
 class BagCache:
-    """The sum of the embeddings of each row so far, and how many there are."""
+    """The sum and the number of the embeddings of each row so far."""
 
     sums_BD: Array
     counts_B: Array

@@ -38,7 +38,7 @@ BERT = dataclasses.replace(
     output_bias=True,
     pooler=True,
 )
-# Layers 0 and 2 see all tokens, the others two tokens on either side.
+# Layers 0 and 2 attend to all tokens, the others to two tokens on either side.
 MODERN = dataclasses.replace(
     ENCODER,
     num_layers=4,
@@ -53,7 +53,7 @@ MODERN = dataclasses.replace(
 
 @functools.cache
 def random_params(config: ModelConfig, head: Head = MASKED) -> dict:
-    """Returns parameters drawn by name, so that those common to two models are equal, stacked or not."""
+    """Returns parameters drawn by name, so that models share those with equal names, whether stacked or not."""
     stacked = dataclasses.replace(config, scan_layers=True)
     shapes = nn.unbox(jax.eval_shape(lambda key: build_model(stacked, head).initial_params(key), jax.random.key(0)))
 
@@ -71,7 +71,7 @@ def texts(*sizes: int) -> list[np.ndarray]:
 
 
 def rows_of(rows: list[list[np.ndarray]], length: int = L) -> Batch:
-    """Returns rows of texts, one segment each. Types are 1 in the second half of a text; padding has random tokens."""
+    """Returns rows of texts, each one segment. Types are 1 in the second half of a text; padding has random tokens."""
     rng = np.random.default_rng(7)
     segments, positions, types = (np.zeros((len(rows), length), np.int32) for _ in range(3))
     tokens = rng.integers(0, V, segments.shape).astype(np.int32)
@@ -91,5 +91,5 @@ def source_of(batch: Batch) -> Source:
 
 @functools.cache
 def applied(config: ModelConfig, head: Head = MASKED):
-    """Returns the compiled function (params, batch) -> Output."""
+    """Returns a compiled function (params, batch) -> Output."""
     return jax.jit(lambda params, batch: build_model(config, head).apply({"params": params}, batch))

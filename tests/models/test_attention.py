@@ -1,4 +1,4 @@
-"""Attention against brute force, and packed or cached documents against each document alone."""
+"""Attention compared with brute force, and packed or cached documents with each document alone."""
 
 import dataclasses
 import functools
@@ -38,12 +38,12 @@ def test_mask_matches_its_definition(causal, window):
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_attention_matches_its_definition(kv_heads):
-    """Computed again head by head and query by query, over the allowed keys only."""
+    """Recomputes attention by head and by query, over the allowed keys only."""
     random = np.random.default_rng(0)
     q, k, v = (random.normal(size=(2, 8, heads, 4)).astype(np.float32) for heads in (4, kv_heads, kv_heads))
     mask = np.asarray(attention_mask(*map(jnp.asarray, (POSITIONS, SEGMENTS) * 2), causal=True, window=0))
     y = np.asarray(dot_product_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), jnp.asarray(mask)))
-    assert np.isfinite(y).all()  # also at padding, which has no key at all
+    assert np.isfinite(y).all()  # also at padding, which has no allowed key
     for row, n, head in np.ndindex(2, 8, 4):
         keys = np.flatnonzero(mask[row, n])
         if len(keys):
@@ -54,7 +54,7 @@ def test_attention_matches_its_definition(kv_heads):
 
 
 def random_params(config):
-    """Returns parameters larger than initial ones, so that attention is far from uniform."""
+    """Returns parameters larger than the initial ones, so that attention is far from uniform."""
     shapes = nn.unbox(jax.eval_shape(lambda key: build_model(config).initial_params(key), jax.random.key(0)))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.normal(0.0, 0.3, x.shape).astype(np.float32), shapes)
@@ -84,7 +84,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(changes):
     for segment in (1, 2, 3):  # of both rows at once
         ids, real = np.zeros((2, 8), np.int32), np.zeros((2, 8), np.int32)
         segments = [np.flatnonzero(SEGMENTS[row] == segment) for row in range(2)]
-        for row, indices in enumerate(segments):  # the document at the start of a row, padding after it
+        for row, indices in enumerate(segments):  # the document at the start of a row, then padding
             ids[row, : len(indices)], real[row, : len(indices)] = tokens[row, indices], 1
         alone = apply(make_batch(ids, np.broadcast_to(np.arange(8), (2, 8)), real))
         for row, indices in enumerate(segments):
@@ -93,7 +93,7 @@ def test_packed_documents_have_the_logits_of_each_document_alone(changes):
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_cached_decoding_equals_the_full_forward_at_every_position(changes):
-    """Rows of 8 and 5 tokens: a prompt of 3 (the second row's padded to 2), then a token at a time."""
+    """Rows of 8 and 5 tokens: prompts of 3 and 2 (padded to 3), then one token at a time."""
     config = dataclasses.replace(CONFIG, **changes)
     params, model, lengths = random_params(config), build_model(config), np.array([8, 5])
     tokens = np.random.default_rng(2).integers(0, config.vocab_size, (2, 8))

@@ -1,4 +1,4 @@
-"""The fused attention kernels against our own attention, and which of them is chosen where."""
+"""The fused attention kernels compared with our own attention, and the choice between them."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ LENGTH = 128
 
 
 def packed_rows(rows=2):
-    """Returns segments and positions of rows with documents of several lengths; the first row ends with padding."""
+    """Returns segments and positions of rows with documents of various lengths; the first row ends with padding."""
     segments_BL, positions_BL = np.zeros((2, rows, LENGTH), np.int32)
     for row in range(rows):
         cuts = np.cumsum([17 + 5 * row, 40, 3, 1])
@@ -45,7 +45,7 @@ def ours(q, k, v, segments, positions, window):
 
 
 def values_and_gradients(function, inputs, segments):
-    """Returns outputs, and gradients of a scalar in which every output but padding has a weight of its own."""
+    """Returns outputs, and gradients of their sum with a different weight for each output that is not padding."""
 
     def scalar(*inputs):
         y = function(*inputs) * (segments > 0)[:, :, None, None]
@@ -80,7 +80,7 @@ def test_splash_on_a_mesh_matches_one_device(kv_heads, split_kv):
     with on_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
         if split_kv:
             actual = splash(*inputs)
-        else:  # a table of rules that keeps key heads whole
+        else:  # sharding rules that do not split key heads
             with nn.logical_axis_rules((("batch", ("data", "fsdp")), ("heads", "tensor"))):
                 actual = splash(*inputs)
     assert len(actual.sharding.device_set) == 8
@@ -90,7 +90,7 @@ def test_splash_on_a_mesh_matches_one_device(kv_heads, split_kv):
 
 @pytest.fixture
 def without_cudnn(monkeypatch):
-    """Replaces cuDNN by the matrix products of XLA."""
+    """Replaces cuDNN with XLA's matrix multiplications."""
     attention = jax.nn.dot_product_attention
 
     def by_xla(*args, implementation, **kwargs):

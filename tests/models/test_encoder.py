@@ -1,4 +1,4 @@
-"""Encoders: which tokens a token sees, packing and padding, token types, layers with and without a window."""
+"""Encoders: which tokens a token attends to, packing, padding, token types, layers with and without a window."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ SPAN = dataclasses.replace(ENCODER, positions="relative", relative_buckets=8, re
     ids=["masked", "classes", "span"],
 )
 def test_packed_texts_have_the_logits_of_each_text_alone(config, head):
-    """Compares the logits of every head at every token."""
+    """Compares the logits of every output head at every token."""
     (a, b, c), params = texts(5, 4, 3), random_params(config, head)
     packed = applied(config, head)(params, rows_of([[a, b, c], [b]]))
     alone = applied(config, head)(params, rows_of([[a], [b], [c], []], length=L + 4))
@@ -48,9 +48,9 @@ def test_packed_texts_have_the_logits_of_each_text_alone(config, head):
 
 
 def reach(config, params, batch):
-    """Returns bool (L, L): which token's output changes with which token, by changing each. `batch` has one row."""
+    """Returns bool (L, L): whether changing one token changes the output at another. `batch` has one row."""
     tokens = np.repeat(batch.tokens, L + 1, axis=0)
-    tokens[np.arange(L), np.arange(L)] = (tokens[0] + 1) % V  # the last row is as it was
+    tokens[np.arange(L), np.arange(L)] = (tokens[0] + 1) % V  # the last row is unchanged
     many = jax.tree.map(lambda x: np.repeat(x, L + 1, axis=0), batch)
     logits = np.asarray(applied(config)(params, dataclasses.replace(many, tokens=tokens)).logits)
     answers = np.abs(logits[:L] - logits[L:]).max(axis=-1).T
@@ -77,7 +77,7 @@ def test_token_types_matter_and_default_to_zeros():
 
 
 def one_layer_attends(params, layer):
-    """Returns stacked parameters in which the attention of all other layers adds nothing."""
+    """Returns stacked parameters in which only one layer's attention contributes."""
     attention = params["layers"]["attention"]
     kernel = attention["out"]["kernel"].copy()
     kernel[np.arange(len(kernel)) != layer] = 0
@@ -114,7 +114,7 @@ def test_local_layers_have_their_own_rotary_base(changes, answering):
 
 
 def test_scanned_and_unrolled_layers_have_the_same_loss_and_gradients():
-    """Both kinds of layers; one of the two models recomputes its blocks in the backward pass."""
+    """Both kinds of layers; one of the two models rematerialises its blocks in the backward pass."""
     scanned = dataclasses.replace(MODERN, num_layers=3, remat="dots")
     unrolled = dataclasses.replace(scanned, scan_layers=False, remat="none")
     batch, results = rows_of([texts(7, 4), texts(9)]), []

@@ -29,7 +29,7 @@ CONFIG = ModelConfig(
     d_ff=32,
     max_length=24,
 )
-# Each setting of the family is in one of these few variants, since compiling takes most of the time of these tests.
+# These few variants cover all settings of the family, since compilation takes most of the time of these tests.
 VARIANTS = {
     "t5": dataclasses.replace(
         CONFIG,
@@ -72,7 +72,7 @@ def apply(model, params, batch, cache=None):
 
 
 def batch_of(source_BS, tokens_BL, source_segments=None, segments=None):
-    """Returns a batch whose positions count from 0 in each segment."""
+    """Returns a batch in which the positions of each segment start at 0."""
 
     def place(segments):
         positions = np.zeros(segments.shape, np.int32)
@@ -117,7 +117,7 @@ def test_cached_decoding_matches_the_full_forward_at_every_step(name):
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_packed_pairs_have_the_loss_and_gradients_of_separate_pairs(name):
-    """Two pairs in one row against one pair in each row: neither self- nor cross-attention mixes pairs."""
+    """Two pairs in one row match one pair per row: neither self- nor cross-attention mixes pairs."""
     model, params = model_and_params(name)
     a, b, x, y = random_tokens(5), random_tokens(4, seed=1), random_tokens(3, seed=2), random_tokens(6, seed=3)
     segments = np.array([[1] * 5 + [2] * 4 + [0]]), np.array([[1] * 3 + [2] * 6 + [0]])
@@ -173,7 +173,7 @@ def test_the_source_matters_and_later_targets_do_not():
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
 def test_rows_that_share_a_source_or_are_reordered_match_rows_of_their_own(name):
-    """Stacked and unrolled layers: several reordered rows for each source, against one source for each row."""
+    """Several reordered rows per source match one source per row, with stacked and with unrolled layers."""
     model, params = model_and_params(name)
     source, first, second = random_tokens(2, 9), random_tokens(2, 1, seed=1), random_tokens(6, 1, seed=2)
 
@@ -200,7 +200,7 @@ def _row(x, r, model):
 
 
 def test_distance_buckets_match_values_by_hand():
-    """32 buckets up to 128: 16 single distances, then growing powers (Raffel 2020)."""
+    """32 buckets up to distance 128: 16 for single distances, then ranges that grow geometrically (Raffel 2020)."""
     buckets = distance_buckets(32, 128)
     np.testing.assert_array_equal(buckets[:16], np.arange(16))
     for bucket in range(16, 32):  # bucket b begins at 16 * 8^((b - 16) / 16)
@@ -238,13 +238,13 @@ def test_a_separate_source_vocabulary_has_its_own_embedding():
     assert params["source_embedding"]["embedding"].shape == (37, D)
     _, shared = model_and_params("t5")
     assert "source_embedding" not in shared
-    # Outside the layers there are only the embedding and the final norm of each tower.
+    # Outside the layers there are only the embedding and the final norms of encoder and decoder.
     outside = {name: value for name, value in shared.items() if name not in ("encoder", "decoder")}
     assert count_parameters(outside) == V * D
 
 
 def test_initial_standard_deviations():
-    """init_std=0 means 1/sqrt(inputs); unscaled scores start with queries smaller by sqrt(K)."""
+    """init_std=0 means 1 / sqrt(inputs); without scaled scores, initial queries are smaller by a factor of sqrt(K)."""
     config = dataclasses.replace(VARIANTS["t5"], d_model=64, head_dim=16, d_ff=256, init_std=0.0, embedding_std=1.0)
     config = dataclasses.replace(config, init_residual_scaling=False)
     params = nn.unbox(jax.jit(lambda key: build_model(config).initial_params(key))(jax.random.key(0)))

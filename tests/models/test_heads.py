@@ -1,4 +1,4 @@
-"""Every head by closed form from the last layer's output and the head's parameters, on all families of models."""
+"""Every output head compared with its closed form, from the output of the last layer, in all model families."""
 
 import dataclasses
 
@@ -31,14 +31,14 @@ FAMILIES = {
     "decoder": dataclasses.replace(ENCODER, num_layers=1, family="decoder"),
     "encoder_decoder": dataclasses.replace(ENCODER, num_layers=1, family="encoder_decoder", num_encoder_layers=1),
 }
-SPANS = ((0, 0, 5), (0, 5, 4), (1, 0, 7))  # row, first token and tokens of each text
+SPANS = ((0, 0, 5), (0, 5, 4), (1, 0, 7))  # row, first token and length of each text
 BATCH = rows_of([texts(5, 4), texts(7), []])
 
 
 def last_layer(config, batch):
-    """Returns float64 (B, L, D), the output of the last layer: an identity as output matrix copies it to the logits."""
+    """Returns float64 (B, L, D), the output of the last layer, which an identity output matrix copies to the logits."""
     config, head = dataclasses.replace(config, tie_embeddings=False), NextToken()
-    if config.family == "encoder_decoder":  # which reads the same text on both sides
+    if config.family == "encoder_decoder":  # it reads the same text on both sides
         batch = dataclasses.replace(batch, source=source_of(batch))
     params = random_params(config, head) | {"output": {"kernel": np.eye(D, V, dtype=np.float32)}}
     return np.asarray(applied(config, head)(params, batch).logits, np.float64)[..., :D]
@@ -54,7 +54,7 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_class_and_span_heads_match_their_closed_form(family):
-    """Classes from the pooled mean of a text; each token's scores of being the start or the end of an answer."""
+    """Class logits come from the mean over a text; each token is scored as the start and the end of an answer."""
     config = FAMILIES[family]
     x = last_layer(config, BATCH)
     labels = dataclasses.replace(config, pooler=True), Classes(3, "mean")
@@ -82,7 +82,7 @@ def test_poolings_of_a_single_token_classify_every_token(pooling):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_masked_head_and_next_sentence_head_match_their_closed_form(tied):
-    """Devlin 2019: linear layer, gelu, layernorm, output and bias; a pooler and two classes beside them."""
+    """Devlin 2019: linear layer, GELU, LayerNorm, output matrix, bias; for next sentences, a pooler and two classes."""
     config = dataclasses.replace(BERT, num_layers=1, tie_embeddings=tied)
     params, x = random_params(config, NEXT_SENTENCE), last_layer(config, BATCH)
     h = linear(x, params["head_product"])
@@ -120,7 +120,7 @@ def test_embedding_head_returns_a_unit_vector_for_each_of_two_paired_texts(famil
 
 
 def test_a_row_of_padding_changes_no_gradient():
-    """The mean of no tokens has no direction, but it must not make the gradient NaN."""
+    """The mean over no tokens has no direction, but must not make the gradient NaN."""
     config, head, batch = FAMILIES["encoder"], TextEmbedding("mean"), paired_batch()
     objective = ObjectiveConfig(name="contrastive", temperature=0.5)
 

@@ -1,4 +1,4 @@
-"""Every norm and activation of the registries, by the properties that all of them have."""
+"""The properties common to all registered norms, and to all registered activations."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""LoRA adapters initially change nothing, are trained alone, and merge into the same function."""
+"""LoRA adapters initially change nothing, are the only trained parameters, and merge into the same function."""
 
 import dataclasses
 
@@ -76,7 +76,7 @@ def test_merged_adapters_give_the_same_logits(config, stacked):
     found, expected = logits(plain, merged), logits(config, params)
     scale = float(np.abs(expected).max())
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-6)
-    # The adapters matter.
+    # The adapters have an effect.
     assert np.abs(logits(plain, _without_adapters(params)) - expected).max() > 0.05 * scale
 
 

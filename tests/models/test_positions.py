@@ -51,7 +51,7 @@ def test_rotary_scores_depend_only_on_the_distance(interleaved):
 
 
 def test_rotary_angles_stay_exact_at_long_positions_and_in_bfloat16():
-    """Angles are float32 for any x: bfloat16 could not distinguish positions beyond 256."""
+    """Angles are float32 for any dtype of x, since bfloat16 cannot distinguish positions beyond 256."""
     config = dataclasses.replace(CONFIG, rotary_theta=500_000.0)
     positions = jnp.array([[8190, 8191]])
     rotation = rotary(positions, config.head_dim, config.rotary_theta)

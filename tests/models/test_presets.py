@@ -32,20 +32,20 @@ PUBLISHED = {
     "t5_1_1_large": 783_150_080,
     "t5_1_1_xl": 2_849_757_184,
     "t5_1_1_xxl": 11_135_332_352,
-    # Published: 139,420,416 and 406,291,456, each with 2 x 2 positions more.
+    # Published: 139,420,416 and 406,291,456, including 2 x 2 extra positions.
     "bart_base": 139_420_416 - 4 * 768,
     "bart_large": 406_291_456 - 4 * 1024,
-    # With the head of masked tokens, as transformers counts them.
+    # Including the masked-token head, as counted by transformers.
     "bert_tiny": 4_416_698,
     "bert_mini": 11_201_594,
     "bert_small": 28_795_194,
     "bert_medium": 41_404_730,
     "bert_base": 109_514_298,
     "bert_large": 335_174_458,
-    # Published: 124,697,433 and 355,412,057, with two positions and a type of token more.
+    # Published: 124,697,433 and 355,412,057, including two extra positions and one extra token type.
     "roberta_base": 124_697_433 - 3 * 768,
     "roberta_large": 355_412_057 - 3 * 1024,
-    # Published: 149,655,232 and 395,881,664, with one norm less.
+    # Published: 149,655,232 and 395,881,664, with one norm fewer.
     "modernbert_base": 149_655_232 + 768,
     "modernbert_large": 395_881_664 + 1024,
 }
@@ -66,7 +66,7 @@ def test_presets_have_the_published_number_of_parameters(name):
     model = build_model(resolved.model, task_of(resolved).head(resolved))
     params = jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
     found = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    # A preset without a vocabulary is counted without the embedding.
+    # Presets without a vocabulary size are counted without the embedding.
     assert found - (config.model.d_model if vocab_size == 1 else 0) == PUBLISHED[name]
 
 

@@ -1,7 +1,7 @@
 """Parity with Hugging Face's `transformers`: the same logits for the same weights and tokens.
 
-`python -m benchmarks.parity --write` stores the expected numbers in tests/golden/parity_*.json; the weights and tokens
-are drawn again here, by its functions.
+`python -m benchmarks.parity --write` stores the expected logits in tests/golden/parity_*.json; these tests draw the
+same weights and tokens with its functions.
 """
 
 import json
@@ -34,11 +34,11 @@ def test_logits_match_the_published_model(name):
     assert expected["places"] == golden_places(case) and len(expected["places"]) == (4 if case.next_sentence else 12)
     logits_PV = our_logits(case)[tuple(np.transpose(expected["places"]))]
     np.testing.assert_allclose(logits_PV, expected["logits"], rtol=0, atol=TOLERANCE)
-    assert np.std(expected["logits"]) > 0.5  # the tolerance is small in comparison
+    assert np.std(expected["logits"]) > 0.5  # so the tolerance is comparatively small
 
 
 def test_drawn_rows_are_long_and_varied_enough():
-    """Most of T5's buckets, positions beyond 64, texts much longer than windows, padding on both sides, both types."""
+    """They cover most of T5's buckets, long positions and texts, padding on both sides, and both token types."""
     buckets = our_buckets(np.arange(-69, 70), True, 32, 128)
     assert len(set(buckets.tolist())) >= 28
     assert max(LENGTHS["text"]) > 64 and len(set(LENGTHS["source"])) == len(set(LENGTHS["target"])) == 4
@@ -62,7 +62,7 @@ def test_golden_file_has_every_setting_of_buckets():
 
 
 def test_weights_are_drawn_by_path():
-    """An array does not depend on which others exist, and none keeps its initial ones or zeros."""
+    """An array is independent of the other arrays, and none keeps its initial ones or zeros."""
     t5, newer = (drawn_weights(CASES[name]) for name in ("t5", "t5_1_1"))
     ours, theirs = (params["decoder"]["layer_1"]["cross_attention"]["key"]["kernel"] for params in (t5, newer))
     np.testing.assert_array_equal(ours, theirs)

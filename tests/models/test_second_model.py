@@ -58,7 +58,7 @@ def test_cached_generation_takes_the_best_tokens_of_the_full_forward_pass(tiny):
         ids = np.array([[*prompt, *tokens]], np.int32)
         batch = Batch(ids, ids, np.ones(ids.shape, np.float32), np.arange(ids.size)[None], np.ones_like(ids))
         logits_LV = np.array(model.apply({"params": params}, batch).logits[0])
-        logits_LV[:, 256] = -np.inf  # the begin token is never chosen
+        logits_LV[:, 256] = -np.inf  # the BOS token is never chosen
         assert logits_LV[len(prompt) - 1 : -1].argmax(axis=1).tolist() == tokens
 
 

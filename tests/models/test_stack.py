@@ -1,4 +1,4 @@
-"""Scanned and unrolled layers agree in loss and gradients, with any rematerialisation."""
+"""Scanned and unrolled layers have the same loss and gradients, with every rematerialisation policy."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ CONFIG = ModelConfig(
 
 
 def loss_and_gradients(config, params):
-    """Returns the loss, and the gradients in unrolled form."""
+    """Returns the loss and the gradients in unrolled form."""
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, 29, (2, 8)), jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(8)[None], (2, 8))
     batch = Batch(tokens, jnp.roll(tokens, -1, 1), jnp.ones((2, 8)), positions, 1 + (positions > 4).astype(jnp.int32))
@@ -58,7 +58,7 @@ def test_scan_and_remat_keep_loss_and_gradients(scan, remat, reference):
 
 
 def test_remat_policies_store_less_for_the_backward_pass():
-    """Counts the numbers that jax.vjp stores: all, only results of matrix products, only the block's input."""
+    """Counts the values that jax.vjp stores: all, only results of matrix multiplications, or only the block's input."""
 
     def held(remat):
         config = dataclasses.replace(CONFIG, remat=remat, scan_layers=False)
@@ -86,7 +86,7 @@ def test_stacking_and_unstacking_undo_each_other():
 
 
 def test_more_than_nine_layers_stay_in_order():
-    """layer_10 follows layer_9, not layer_1."""
+    """Checks that layer_10 follows layer_9, not layer_1."""
     config = dataclasses.replace(CONFIG, num_layers=12)
     params = random_params(config)
     unrolled = unstack_layers(params)

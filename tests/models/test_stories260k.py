@@ -1,6 +1,6 @@
-"""Published weights (stories260K): their known story, word for word, and their loss.
+"""The published stories260K weights reproduce their known story, word for word, and their loss.
 
-Needs the data of ../shared/data (or $LM_SHARED_DATA), which is not part of the repository.
+Needs the data in ../shared/data (or $LM_SHARED_DATA), which is not part of the repository.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ STORY = (
 STORY_LOSSES = (1.3160, 1.2386, 0.9522, 1.4934, 1.1879)
 
 pytestmark = pytest.mark.skipif(
-    not (WEIGHTS.exists() and PIECES.exists()), reason="stories260k is not there (set LM_SHARED_DATA)"
+    not (WEIGHTS.exists() and PIECES.exists()), reason="stories260k is missing (set LM_SHARED_DATA)"
 )
 
 
@@ -52,7 +52,7 @@ def test_greedy_decoding_gives_the_known_story(loaded):
 
 def test_loss_matches_the_known_one(loaded):
     if not SAMPLE.exists():
-        pytest.skip("tinystories_sample is not there")
+        pytest.skip("tinystories_sample is missing")
     model, params, pieces = loaded
     found = losses(model, params, [pieces.encode(story) for story in read_stories(SAMPLE)])
     assert [nll / tokens for nll, tokens in found] == pytest.approx(STORY_LOSSES, abs=1e-3)

@@ -1,6 +1,6 @@
 """Question-answering examples: the answer is a span of a context, `bos question eos context eos` (Devlin 2019).
 
-Shape letters: E examples (windows), T tokens of one, X questions, U different contexts, N tokens of all contexts.
+Shape letters: E examples (windows), T tokens of an example, X questions, U distinct contexts, N tokens of all contexts.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
-STARTS, ENDS = 1, 2  # targets of an answer's first and last token; 3 if both are the same token
-UNANSWERABLE, UNKNOWN = -1, -2  # instead of token indices: a question without an answer, an answer that is not found
+STARTS, ENDS = 1, 2  # targets at an answer's first and last token; 3 if they are the same token
+UNANSWERABLE, UNKNOWN = -1, -2  # in place of token indices: the question has no answer; its answer was not found
 
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """The tokens of questions and of their contexts. A context of several questions is kept once."""
+    """The tokens of questions and of their contexts. A context shared by several questions is stored once."""
 
     questions: Ragged  # X rows
     contexts: Ragged  # U rows
-    offsets_N2: np.ndarray  # int32: the range of characters of each context token, without white space at the ends
+    offsets_N2: np.ndarray  # int32: character offsets of each context token, without white space at its ends
     context_of_X: np.ndarray  # int64
 
     @classmethod
@@ -48,18 +48,19 @@ class AnswerTokens:
         return [self.questions.flat_N, self.contexts.flat_N]
 
     def context(self, question: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the tokens (T,) of a question's context and their ranges of characters (T, 2)."""
+        """Returns the tokens (T,) of a question's context and their character offsets (T, 2)."""
         row = self.context_of_X[question]
         return self.contexts[row], self.offsets_N2[self.contexts.starts[row] : self.contexts.starts[row + 1]]
 
 
 class AnswerExamples(LabelledExamples):
-    """A long context becomes several windows that overlap.
+    """Examples of question answering, which split a long context into overlapping windows.
 
     A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, at most half of a
-    window. The target is 1 at the first token of the answer, 2 at its last, 3 if they are the same, with weight 1; for
-    a question without an answer it is 3 at bos in every window. A window that does not hold the whole answer has no
-    target, and is left out in training. Of several answers the first is learnt that is in the context at its index.
+    window. Targets, with weight 1, are 1 at the first token of the answer and 2 at its last (3 if they are the same); a
+    question without an answer has target 3 at the BOS token of every window. A window that does not contain the whole
+    answer has no target and is left out in training. If there are several answers, the target is the first one found in
+    the context.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -90,7 +91,7 @@ class AnswerExamples(LabelledExamples):
             self._note_cut(lost, total, "questions are left out because no window has the whole of their answer")
 
     def _answer_of(self, number: int, example: Question) -> tuple[int, int]:
-        """Returns the first and the last token of the answer that is learnt."""
+        """Returns the indices in the context of the first and last token of the answer to learn."""
         if not example.answers:
             return UNANSWERABLE, UNANSWERABLE
         _, offsets_T2 = self._tokens.context(number)
@@ -100,9 +101,9 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns the range of characters of the context that each token stands for, without white space at its ends.
+        """Returns the character offsets of each token in the context, without white space at its ends, int64 (T, 2).
 
-        int64 (T, 2); (-1, -1) outside the context. Tokens i to j stand for context[offsets[i, 0] : offsets[j, 1]].
+        They are (-1, -1) outside the context. Tokens i to j stand for context[offsets[i, 0] : offsets[j, 1]].
         """
         offsets_T2 = np.full((int(self._sizes[index]), 2), -1, np.int64)
         _, of_context = self._tokens.context(int(self.example_of[index]))
@@ -110,10 +111,10 @@ class AnswerExamples(LabelledExamples):
         return offsets_T2
 
     def most_context(self, index: int) -> np.ndarray:
-        """Returns whether each token has more context here than in any other window that holds it, bool (T,).
+        """Returns whether each token has more context here than in any other window that contains it, bool (T,).
 
-        As in the code of Devlin 2019, context is the smaller of the numbers of tokens to the left and to the right,
-        plus 0.01 times the size of the window; of equal windows the first one counts. False outside the context.
+        As in the code of Devlin 2019, the score of a window is the smaller of the numbers of tokens to the left and to
+        the right, plus 0.01 times the size of the window; ties go to the first window. False outside the context.
         """
         example = self.example_of[index]
         capacity, stride = int(self._capacity_X[example]), int(self._stride_X[example])
@@ -146,7 +147,7 @@ class AnswerExamples(LabelledExamples):
 
 
 def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Returns a range of characters without the white space at its ends, unless it holds nothing else."""
+    """Returns the character offsets of text[begin:end] stripped of white space; unchanged if that is all it has."""
     part = text[begin:end]
     if not part or part.isspace():
         return begin, end
@@ -154,7 +155,7 @@ def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def covering(offsets_T2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
-    """Returns the first and the last token that stand for characters in [begin, end); None if there is none."""
+    """Returns the indices of the first and last token that overlap characters [begin, end); None if no token does."""
     holds = (offsets_T2[:, 0] < end) & (offsets_T2[:, 1] > begin) & (offsets_T2[:, 0] < offsets_T2[:, 1])
     indices = np.flatnonzero(holds)
     return (int(indices[0]), int(indices[-1])) if len(indices) else None

@@ -1,9 +1,9 @@
-"""Denoising: chunks of text, each corrupted anew in each epoch into a source and a target that the decoder writes.
+"""Denoising: in each epoch, every chunk of text is corrupted anew into a source and a target for the decoder.
 
-The sizes of an example depend on the length of its chunk and on a few numbers that are drawn for all chunks at once
-(`Denoiser.draw`), so rows can be packed before any example is made; `Denoiser.make` then draws the rest.
+The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
+for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` then draws the rest.
 
-Shape letters: n tokens of a chunk, E examples, D numbers drawn for an example.
+Shape letters: n tokens of a chunk, E examples, D random numbers per example.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from lm.data.examples.example import ChunkExamples, Example, from_pair
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
-UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))  # mean length, share of the tokens
-UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # of these spans, and of the prefix LM
-UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # extra ids after the hundred for spans
+UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))  # mean length, fraction of the tokens
+UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # of each of UL2_SPANS, and of the prefix LM
+UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # extra ids, after the 100 for spans
 
-Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each with its end token
-Sizes = tuple[np.ndarray, np.ndarray]  # of source and target, int64 (E,) each
+Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each ending with the EOS token
+Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) each
 
 
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
-    round(n density) tokens are masked, at least one and not all, in round(masked / mean_span) spans, at least one
-    and no more than there are kept tokens. Halves are rounded to even, as in T5.
+    round(n * density) tokens are masked, at least one but not all, in round(masked / mean_span) spans, at least one
+    but no more than there are kept tokens. Halves are rounded to even, as in T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -38,13 +38,13 @@ def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tup
 
 
 def random_segments(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns the sizes of `parts` segments, none empty, that add up to `total`; all cuts are equally likely."""
+    """Returns the sizes of `parts` non-empty segments that add up to `total`, drawn uniformly."""
     cuts = np.sort(rng.permutation(total - 1)[: parts - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
 def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns T5's random spans, bool (n,): kept and masked spans in turn; the first is kept and the last is masked."""
+    """Returns T5's random mask, bool (n,): kept and masked spans alternate, from a kept one to a masked one."""
     noise, spans = map(int, noise_counts(np.array(length), density, mean_span))
     kept, masked = random_segments(length - noise, spans, rng), random_segments(noise, spans, rng)
     return np.repeat(np.tile([False, True], spans), np.stack([kept, masked], axis=1).reshape(-1))
@@ -54,9 +54,9 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id:
     """Returns T5's source and target (Raffel 2020, figure 2): masked span i becomes sentinel i, counted from 0.
 
     Source: the text with each masked span replaced by its sentinel, then eos. Target: sentinel 0, the tokens of
-    span 0, sentinel 1, the tokens of span 1, ..., then eos. If the last token of the text is not masked, one more
-    sentinel, which stands for the kept text at the end, comes before the eos of the target, as in the figure. Masks
-    from `noise_mask`, as those of T5's code, end in a masked token and so need no such sentinel.
+    span 0, sentinel 1, the tokens of span 1, ..., then eos. If the last token of the text is not masked, the target has
+    a final sentinel before its eos, as in the figure; it stands for the kept text at the end. Masks from `noise_mask`,
+    like those of T5's code, end with a masked token and need no final sentinel.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])
     spans, closing = int(begins.sum()), int(not mask[-1])
@@ -73,30 +73,30 @@ def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
 
 
 class Denoiser(abc.ABC):
-    """One kind of corruption. Chunks have 2 tokens or more, and neither bos nor eos."""
+    """A way to corrupt chunks, which have at least 2 tokens and neither BOS nor EOS tokens."""
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Returns whether an example of a chunk of this length fits the row, whatever is drawn, bool (E,)."""
+        """Returns whether an example made from a chunk of each length always fits a row, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
-        """Returns the tokens of source and of target, int64 (E,) and (E,), end token included."""
+        """Returns the numbers of source and target tokens, int64 (E,) each, including the EOS token."""
 
     @abc.abstractmethod
     def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
-        """Returns source and target of a chunk (n,), which have exactly these `sizes`."""
+        """Returns the source and target made from a chunk (n,). Their lengths are exactly those given by `sizes`."""
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the random numbers that decide the sizes, (E, D). By default there are none."""
+        """Returns the random numbers that determine the sizes, (E, D). By default there are none."""
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
-        """Returns the length up to which every chunk fits a row of these lengths. Raises UserError if none does.
+        """Returns the length up to which every chunk fits a row. Raises UserError if no chunk fits.
 
-        For span corruption this is T5's computation: 512 source tokens hold chunks of 568 at 15 % and a mean of 3.
+        For span corruption this is T5's rule: at 15 % and a mean span of 3, 512 source tokens fit chunks of 568.
         """
-        lengths = np.arange(2, source_length + target_length + 1)  # all tokens of a row come from the text
+        lengths = np.arange(2, source_length + target_length + 1)  # at most, all tokens of a row come from the text
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(
@@ -107,7 +107,7 @@ class Denoiser(abc.ABC):
 
 
 class SpanCorruption(Denoiser):
-    """T5's corruption (`corrupt`): the decoder writes the masked spans."""
+    """T5's span corruption (see `corrupt`): the decoder writes the masked spans."""
 
     def __init__(self, density: float, mean_span: float, sentinels: Sequence[int], eos_id: int):
         self._density, self._mean_span, self._eos_id = density, mean_span, eos_id
@@ -129,13 +129,13 @@ class SpanCorruption(Denoiser):
 
 
 class PrefixLm(Denoiser):
-    """The text is cut in two, neither empty, at a uniformly random index, and the decoder writes the second part."""
+    """Cuts the text at a uniformly random index into two non-empty parts; the decoder writes the second one."""
 
     def __init__(self, eos_id: int):
         self._eos_id = eos_id
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        return lengths_E <= min(source_length, target_length)  # n - 1 tokens on one side, and eos
+        return lengths_E <= min(source_length, target_length)  # up to n - 1 tokens on either side, plus eos
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns the index of the cut, int64 (E, 1), from 1 to n - 1."""
@@ -152,9 +152,9 @@ class PrefixLm(Denoiser):
 class Ul2(Denoiser):
     """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), with a mode token before the source.
 
-    R: spans of mean 3 and 8, 15 % of the tokens. X: spans of mean 3 and 8 at 50 %, of mean 64 at 15 % and 50 %.
-    S: prefix LM, cut anywhere, as in the code of the paper's appendix. Extra ids 100, 101 and 102 are the modes R, S
-    and X; the hundred before them are for the spans.
+    R: spans of mean length 3 and 8 over 15 % of the tokens. X: spans of mean length 3 and 8 over 50 %, and of mean
+    length 64 over 15 % and 50 %. S: a prefix LM, cut anywhere, as in the code of the paper's appendix. Extra ids 100,
+    101 and 102 are the modes R, S and X; the first 100 are the sentinels of spans.
     """
 
     def __init__(self, extra_ids: Sequence[int], eos_id: int):
@@ -166,7 +166,7 @@ class Ul2(Denoiser):
         return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the number of the denoiser and the index at which a prefix LM would cut, int64 (E, 2)."""
+        """Returns the index of the denoiser and the index at which a prefix LM would cut, int64 (E, 2)."""
         which_E = rng.integers(0, len(self._denoisers), len(lengths_E))
         return np.concatenate([which_E[:, None], self._denoisers[-1].draw(lengths_E, rng)], axis=1)
 
@@ -184,17 +184,18 @@ class Ul2(Denoiser):
 
 
 class Infilling(Denoiser):
-    """BART's text infilling (Lewis 2020): spans of Poisson length become one mask each; the decoder writes all text.
+    """BART's text infilling (Lewis 2020): each span, of Poisson length, becomes one mask; the decoder writes all text.
 
-    Spans are drawn until they have round(n density) tokens (at least one, not all), and the last one is cut to that
-    number. Some have length 0: masks that replace nothing. Spans may lie anywhere in the text and next to each other.
-    There are never more spans than masked tokens, so a source is never longer than its target.
+    Spans are drawn until they contain round(n * density) tokens (at least one but not all); the last span is shortened
+    to reach this number exactly. Spans of length 0 are masks that replace nothing. Spans may be anywhere in the text,
+    even adjacent. There are never more spans than masked tokens, so a source is never longer than its target.
 
-    Sizes depend only on the number of spans k, which has a closed form: cut a Poisson process of rate 1 into stretches
-    of length lambda; the counts of the stretches are the lengths, and the last of m tokens falls at a time G, drawn
-    from Gamma(m), into stretch k = ceil(G / lambda). Given G, the other m - 1 tokens fall uniformly before it.
+    Sizes depend only on the number of spans k, which has a closed form: cut a Poisson process of rate 1 into intervals
+    of length lambda. The counts of the intervals are the span lengths, and the last of m tokens falls at time G, drawn
+    from Gamma(m), into interval k = ceil(G / lambda). Given G, the other m - 1 tokens fall uniformly before it.
 
-    If `ends_sentence`, bool (V,), names the tokens that end a sentence, the sentences of the source are shuffled first.
+    If `ends_sentence`, bool (V,), is given, the sentences of the source are shuffled first; it is True for the tokens
+    that end a sentence.
     """
 
     def __init__(
@@ -228,7 +229,7 @@ class Infilling(Denoiser):
         stretches = (rng.random(noise - 1) * draws_D[0] / self._mean_span).astype(np.int64)
         lengths = np.bincount(np.minimum(stretches, spans - 1), minlength=spans)
         lengths[-1] += 1
-        # Whether each token of the source is a mask, and the number of tokens of the text that it stands for.
+        # For each source token: whether it is a mask, and the number of text tokens that it stands for.
         is_mask = rng.permutation(len(tokens) - noise + spans) < spans
         widths = np.ones(len(is_mask), np.int64)
         widths[is_mask] = rng.permutation(lengths)
@@ -237,13 +238,13 @@ class Infilling(Denoiser):
 
 
 def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns the sentences of a chunk (n,) in a random order. `ends_sentence`, bool (V,): the tokens that end one."""
+    """Shuffles the sentences of a chunk (n,). `ends_sentence`, bool (V,), is True for tokens that end a sentence."""
     sentence = np.concatenate([[0], np.cumsum(ends_sentence[tokens[:-1]])])
     return tokens[np.argsort(rng.permutation(int(sentence[-1]) + 1)[sentence], kind="stable")]
 
 
 class DenoisingExamples(ChunkExamples):
-    """Chunks of `denoiser.longest_chunk` tokens and a rest, corrupted. A single token gives no example."""
+    """Documents cut into chunks of up to `denoiser.longest_chunk` tokens and corrupted; single tokens are left out."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""The one type of example, for one text or two, and the base classes of numbered sets of examples.
+"""The example type, for one or two texts, and the base classes of indexed sets of examples.
 
-Shape letters: E examples, T tokens of one example, S tokens of its source.
+Shape letters: E examples, T tokens of an example, S tokens of its source.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from lm.data.storing.token_store import TokenStore
 class Example:
     """One segment of a row, or several that cannot attend to each other. `lm.batch.Batch` explains its arrays."""
 
-    tokens_T: np.ndarray  # int32: what the decoder, or the only stack, reads
+    tokens_T: np.ndarray  # int32: the input of the decoder or of the only stack
     targets_T: np.ndarray  # int32; float32 for regression
     weights_T: np.ndarray  # float32
     types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None: all 0
-    source_S: np.ndarray | None = None  # int32: what the encoder reads, or the other text of a pair
-    segments: Sequence[int] = ()  # the length of each segment; empty: the example is one segment
+    source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
+    segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
 
 
 class Examples(abc.ABC):
-    """Numbered examples of one data source, whose sizes are known before they are made. Picklable.
+    """The indexed examples of one data source, whose sizes are known before they are made. Picklable.
 
     Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is requested.
-    Every random draw has a key (seed, source name, epoch, number of the example), so all processes make the same
-    examples, and each epoch has new ones.
+    Every random draw is keyed by (seed, source name, epoch, example index), so all processes make the same examples,
+    and each epoch has new ones.
     """
 
-    notes: Sequence[str] = ()  # messages about how the examples were made, such as the number that were cut
+    notes: Sequence[str] = ()  # messages about how the examples were made, e.g. how many were cut
 
     def __getstate__(self) -> dict[str, Any]:
-        # Cached properties are large, and quickly computed again by another process.
+        # Cached properties are large, and another process recomputes them quickly.
         cached = [name for name in self.__dict__ if isinstance(getattr(type(self), name, None), cached_property)]
         return {name: value for name, value in self.__dict__.items() if name not in cached}
 
@@ -48,39 +48,39 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns what each example takes of each of `RowLayout.capacities`, in their order, int64 (E,) each."""
+        """Returns the size of each example with respect to each of `RowLayout.capacities`, int64 (E,) each."""
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
-        """Returns one example, which has exactly the `sizes` of this epoch."""
+        """Returns one example, whose sizes are exactly those given by `sizes`."""
 
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """Counts of the text of all targets (see `token_store`); `bytes` and `words` are 0 if it is not all text."""
+        """Text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all text is a target."""
 
     def num_targets(self) -> int:
-        """Returns the number of targets of epoch 0 with a weight above 0. Makes every example once."""
+        """Returns the number of targets of epoch 0 with a positive weight, by making every example once."""
         return sum(int(np.count_nonzero(self.make(0, i).weights_T)) for i in range(len(self)))
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
-    """Returns the example whose decoder reads bos and the target up to its last token, and predicts the target."""
+    """Returns an example whose decoder predicts the target and reads it shifted right, with bos in front."""
     target_T = np.asarray(target_T, np.int32)
     inputs_T = np.concatenate([[bos_id], target_T[:-1]]).astype(np.int32)
     return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=np.asarray(source_S, np.int32))
 
 
 class Chunks(NamedTuple):
-    """Documents of a store, without bos and eos, cut into stretches that fit a row. All int64 (E,)."""
+    """Documents of a store, without bos and eos, cut into chunks that fit a row. All int64 (E,)."""
 
     first_E: np.ndarray  # first token, as an index into the store
     length_E: np.ndarray
-    document_E: np.ndarray  # number of the document that the chunk was cut from
+    document_E: np.ndarray  # index of the document from which the chunk was cut
 
 
 class ChunkExamples(Examples):
-    """Base of the examples that are made from one chunk each, anew in each epoch."""
+    """Base class of examples that are each made from one chunk, anew in each epoch."""
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
         self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
@@ -98,14 +98,14 @@ class ChunkExamples(Examples):
         return len(self._chunks.first_E)
 
     def _tokens(self, first: int, length: int) -> np.ndarray:
-        """Returns tokens of the store, int32 (length,)."""
+        """Returns `length` tokens of the store, int32."""
         return np.asarray(self._store.tokens[first : first + length], np.int32)
 
 
 def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:
-    """Returns each document as chunks of `longest` tokens and a rest, in order, all of `shortest` (1 or 2) or more.
+    """Cuts each document into chunks of `longest` tokens and a remainder, none shorter than `shortest` (1 or 2).
 
-    A rest that is too short takes a token from the chunk before it, or is left out if that chunk would be too short.
+    A remainder that is too short takes a token from the chunk before it, or is left out if that one cannot spare any.
     """
     assert 1 <= shortest <= min(2, longest), (shortest, longest)
     lengths = store.text_lengths

@@ -1,10 +1,10 @@
-"""Examples with labels: texts and pairs of texts with one label each, and sentences with a tag for each word.
+"""Labelled examples: texts and pairs of texts with one label each, and sentences with a tag for each word.
 
-They are the same in every epoch. In training the weights are those of the labels (objective.class_weights or
-balance_classes), otherwise 1, so that the loss of an evaluation is the mean over its examples.
+They are the same in every epoch. Training weighs them by label (objective.class_weights or balance_classes); in
+evaluations all weights are 1, so that the loss is the mean over the examples.
 
-Shape letters: E examples of a set, T tokens of one of them, C labels, N tokens of all texts, X sentences, W words of
-all sentences.
+Shape letters: E examples, T tokens of an example, C labels, N tokens of all texts, X sentences, W words of all
+sentences.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
-SHORTEST = 8  # tokens: a pair's special tokens and a little of each text
+SHORTEST = 8  # tokens: enough for the special tokens of a pair and a little of each text
 TEXTS_AT_ONCE = 1024
-# Characters of scripts that put no space between words: ideographs, kana, their punctuation and full-width letters.
+# Scripts without spaces between words: ideographs, kana, their punctuation and full-width letters.
 _UNSPACED = ((0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0xFE30, 0xFE4F), (0xFF00, 0xFFEF), (0x20000, 0x3FFFF))
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different length in two flat arrays, which are cheap to send to another process."""
+    """Rows of different lengths in two flat arrays, which are cheap to send to another process."""
 
     flat_N: np.ndarray  # int32, all rows, one after another
     starts: np.ndarray  # int64 (rows + 1,)
@@ -45,7 +45,7 @@ class Ragged:
 
     @classmethod
     def encode(cls, tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
-        """Returns the tokens of each text, without special tokens."""
+        """Tokenises each text, without special tokens."""
         firsts = range(0, len(texts), TEXTS_AT_ONCE)
         return cls.of(row for i in firsts for row in tokenizer.encode_batch(texts[i : i + TEXTS_AT_ONCE]))
 
@@ -62,9 +62,9 @@ class Ragged:
 
 
 class LabelledExamples(Examples):
-    """Base of the examples of all labelled tasks. Pickles without the texts of the store."""
+    """Base class of the examples of all labelled tasks. Pickled without the texts of the store."""
 
-    example_of: np.ndarray  # int64 (E,), the number of the raw example that each example is, or is cut from
+    example_of: np.ndarray  # int64 (E,): index of the raw example from which each example is made
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
         self.store = store
@@ -93,7 +93,7 @@ class LabelledExamples(Examples):
         return (self._sizes,)
 
     def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
-        """Returns an example of one or two texts that predicts nothing yet; `targets` is their dtype."""
+        """Returns an example of one or two texts, with all weights still 0; `targets` is the dtype of its targets."""
         tokens_T, types_T = framed(self._bos, self._eos, *texts)
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
@@ -113,7 +113,7 @@ def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tupl
 def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarray:
     """Returns the weight of each label in data.labels, float32 (C,).
 
-    Balanced: n / (C n_c) for label c, from the labels of the whole split; 1 for a label that does not occur.
+    The balanced weight of label c is n / (C * n_c), counted over the whole split, or 1 for a label that does not occur.
     """
     labels, counts = config.data.labels, store.label_counts
     if train and config.objective.class_weights:
@@ -125,7 +125,7 @@ def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarra
 
 
 def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
-    """Returns the index of each label in data.labels, int32. All are there: see `example_store.check_labels`."""
+    """Returns the index of each label in data.labels, int32. `example_store.check_labels` ensures that all exist."""
     numbers = {label: number for number, label in enumerate(config.data.labels)}
     return np.array([numbers[label] for label in labels], np.int32)
 
@@ -150,10 +150,10 @@ class TextTokens:
 
 
 class TextExamples(LabelledExamples):
-    """For classification, and for regression, whose labels are `real` numbers.
+    """Examples for classification, and for regression, where labels are `real` numbers.
 
     The label is the target of the last token if `pooling` is "last", otherwise of the first. A text that is too long is
-    cut at its end; of a pair the longer text is cut, token by token.
+    cut at its end. A pair that is too long loses tokens one by one, each from the end of the currently longer text.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class TextExamples(LabelledExamples):
             self._weights = label_weights(config, store, train)[self._targets]
 
     def label_index(self, index: int) -> int:
-        """Returns the index of the token that has the label."""
+        """Returns the index of the token that carries the label."""
         return int(self._sizes[index]) - 1 if self._at_end else 0
 
     def make(self, epoch: int, index: int) -> Example:
@@ -198,12 +198,12 @@ class WordTokens:
     """The tokens of each word; no token belongs to two words."""
 
     words: Ragged  # W rows
-    firsts_W: np.ndarray  # int32: first token that stands for a character of the word, not for space; -1 for none
+    firsts_W: np.ndarray  # int32: index of the first token that contains a character of the word; -1 if none does
     starts: np.ndarray  # int64 (X + 1,): first word of each sentence
 
     @classmethod
     def encode(cls, examples: Sequence[Tagged], tokenizer: Tokenizer) -> WordTokens:
-        """Encodes each word with the space that a text has before it; between ideographs there is none."""
+        """Encodes each word with the space that precedes it in a text (none between ideographs)."""
         space = _space_before_words(tokenizer)
         known: dict[tuple[bool, str], tuple[list[int], int]] = {}
         found = []
@@ -227,9 +227,9 @@ class WordTokens:
 
 
 class TaggingExamples(LabelledExamples):
-    """For tagging. The tag of a word is the target of its first token; other tokens have weight 0.
+    """Examples for tagging. The tag of a word is the target of its first token; other tokens have weight 0.
 
-    A sentence that is too long becomes several examples, cut between words; a word that is too long itself is cut.
+    A sentence that is too long is split between words into several examples; a word longer than a row is cut.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -251,7 +251,7 @@ class TaggingExamples(LabelledExamples):
         self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """Returns the bounds of a sentence's examples, each of which has as many words as fit."""
+        """Splits a sentence into examples of as many words as fit, and returns the bounds of each."""
         bounds, first, used = [], begin, 0
         for word in range(begin, end):
             size = int(self._sizes_W[word])
@@ -262,7 +262,7 @@ class TaggingExamples(LabelledExamples):
         return [*bounds, (first, end)]
 
     def word_indices(self, index: int) -> np.ndarray:
-        """Returns the index of each word's first token, int64 (words of the example,); -1 for a word without one."""
+        """Returns the index of each word's first token, int64 (words of the example,); -1 for a word without tokens."""
         begin, end = self._bounds_E2[index]
         sizes, firsts = self._sizes_W[begin:end], self._tokens.firsts_W[begin:end].astype(np.int64)
         return np.where((firsts >= 0) & (firsts < sizes), 1 + np.cumsum(sizes) - sizes + firsts, -1)
@@ -279,7 +279,7 @@ class TaggingExamples(LabelledExamples):
 
 
 def _space_before_words(tokenizer: Tokenizer) -> str:
-    """Returns the space to put before words within a text; none if the tokenizer puts one before every text."""
+    """Returns the space to insert before words within a text: "" if the tokenizer inserts one before every text."""
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")
     return "" if by_itself else " "

@@ -1,6 +1,6 @@
-"""Masked language modelling (Devlin 2019, section 3.1): the choice of masked tokens, and the examples.
+"""Masked language modelling (Devlin 2019, section 3.1): choosing the masked tokens, and the examples.
 
-Shape letters: E examples, T tokens of one, n of its text (without special tokens), k masked, W words.
+Shape letters: E examples, T tokens of an example, n text tokens (not special) among them, k masked tokens, W words.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from lm.data.examples.labelled import framed
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
-MASK, RANDOM = 0.8, 0.1  # shares of the masked tokens; the others are read as they are
+MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens; the others are left unchanged
 
 MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens read int32, targets int32, weights float32: (T,) each
 
 
 class Masking:
-    """Masks max(1, round(density n)) tokens of the text, with halves rounded to even; never a special token.
+    """Masks max(1, round(density * n)) tokens of the text, with halves rounded to even; never a special token.
 
-    Each masked token, independently, is read as the mask (80 %), as a random token (10 %) or as it is (10 %).
+    Each masked token is independently replaced by the mask (80 %) or a random token (10 %), or left unchanged (10 %).
 
-    With `word_starts` whole words are masked, as in BERT's later release: words in random order, each if it still fits
-    into that number of tokens, which may not be reached exactly. If no word fits, one of the shortest is masked. A
-    word is a token that starts one, or the first token of the text, with all tokens up to the next start. A special
-    token ends no word: if [SEP] cuts a word in two, both parts are masked or neither. Raises UserError if no token
-    starts a word.
+    With `word_starts`, whole words are masked, as in BERT's later release: in random order, each word that still fits
+    into that number of tokens is masked, so the number may not be reached exactly. If no word fits, one of the shortest
+    is masked. A word begins at a token that starts one, or at the first token of the text, and extends to the next
+    start. Special tokens do not end words: if [SEP] splits a word, both parts are masked or neither. Raises UserError
+    if no token starts a word.
 
     Args:
-        text_ids: int32, the tokens from which random ones are drawn uniformly, except the mask.
-        word_starts: bool (V,), whether a token begins a word; None to mask single tokens.
+        text_ids: int32, the tokens from which random replacements are drawn uniformly; the mask is excluded.
+        word_starts: bool (V,), whether each token begins a word; None to mask single tokens.
     """
 
     def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
@@ -46,11 +46,11 @@ class Masking:
         self._text_ids = np.asarray(text_ids[text_ids != mask_id], np.int32)
 
     def number(self, texts_E: np.ndarray) -> np.ndarray:
-        """Returns the number of masked tokens of texts of these lengths, int64 (E,); a bound for whole words."""
+        """Returns the number of tokens to mask in texts of these lengths, int64 (E,); approximate for whole words."""
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
-        """Returns the tokens to read and, as targets of weight 1, the masked ones, chosen where `is_text_T` is True."""
+        """Masks tokens where `is_text_T` is True. The original tokens at masked positions are targets of weight 1."""
         read_T = np.array(tokens_T, np.int32)
         targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
         text_n = np.flatnonzero(is_text_T)
@@ -72,7 +72,7 @@ class Masking:
 
 
 def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns which tokens belong to the words chosen at random, bool (n,); together about `wanted` (see `Masking`)."""
+    """Chooses random words with about `wanted` tokens in total; returns the mask of their tokens, bool (n,)."""
     sizes_W = np.diff([0, *np.flatnonzero(starts_n[1:]) + 1, len(starts_n)])
     order_W = rng.permutation(len(sizes_W))
     chosen_W, left = np.zeros(len(sizes_W), bool), wanted
@@ -88,13 +88,13 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
 
 class MaskedExamples(ChunkExamples):
-    """Each chunk of a document as `bos chunk eos`, at most `length` tokens, some of which are masked.
+    """Examples of the form `bos chunk eos`, at most `length` tokens, some of which are masked.
 
-    With `count_masked`, `sizes` also gives the number of masked tokens, which is not known for whole words.
+    With `count_masked`, `sizes` includes the number of masked tokens; with whole words, it is not known in advance.
     """
 
-    _specials = 2  # tokens of an example that are not from its chunk
-    _least = 1  # tokens of a chunk
+    _specials = 2  # special tokens per example
+    _least = 1  # tokens per chunk
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class MaskedExamples(ChunkExamples):
         longest = length - self._specials
         if longest < self._least:
             raise UserError(
-                f"config.data.sequence_length: rows of {length} tokens have no space for text beside the tokens "
-                "around it; lengthen the rows."
+                f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
+                "tokens; lengthen them."
             )
         super().__init__(store, longest, self._least, seed, name)
         self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked
@@ -146,12 +146,12 @@ class _Pairs(NamedTuple):
 
 
 class NextSentenceExamples(MaskedExamples):
-    """Each chunk as `bos A eos B eos`; the first token's target, without a weight, is 1 if B follows A, else 0.
+    """Examples of the form `bos A eos B eos`; the first token has target 1 if B follows A, else 0, with weight 0.
 
-    Either label has probability 1/2. A is the chunk up to a random index, and B is either the rest of it or a run of
-    tokens from another document, as long as that rest if the document has enough tokens. This document is the one that
-    holds a token drawn uniformly from all other documents. So a document serves as B about equally often under both
-    labels, and few Bs are short, which would reveal the label. Raises UserError if there is only one document.
+    Both labels have probability 1/2. A is a chunk up to a random index, and B is either the rest of the chunk or as
+    many consecutive tokens from another document (fewer if that is shorter). The other document is that of a token
+    drawn uniformly from all other documents, so each document serves as B about equally often under both labels, and
+    few Bs are short, which would reveal the label. Raises UserError if there is only one document.
     """
 
     _specials = 3
@@ -183,7 +183,7 @@ class NextSentenceExamples(MaskedExamples):
         rng = order.generator("pairs", *self._key, epoch)
         follows_E = rng.random(len(document_E)) < 0.5
         cut_E = rng.integers(1, chunk_length_E)
-        # The n-th token of all text outside the example's own document, and the document it lies in.
+        # Draw a token from the text outside the example's own document, and find the document that contains it.
         lengths = self._store.text_lengths
         ends = np.cumsum(lengths)
         nth_E = rng.integers(0, ends[-1] - lengths[document_E])

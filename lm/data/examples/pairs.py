@@ -1,4 +1,4 @@
-"""Examples of pairs: a source and a target for an encoder-decoder, or two texts with similar meaning.
+"""Examples made from pairs: a source and target for an encoder-decoder, or two texts with similar meaning.
 
 Shape letters: E examples.
 """
@@ -14,9 +14,9 @@ from lm.data.storing.token_store import PairStore
 
 
 class PairExamples(Examples):
-    """The pairs of a store, the same in every epoch: the tokens and the end token of each side.
+    """The pairs of a store, the same in every epoch; each side is `tokens eos`.
 
-    With `drop`, pairs that are longer than a row are left out; otherwise their text is cut and the end token kept.
+    With `drop`, pairs that are longer than a row are left out; otherwise they are cut before the EOS token.
     """
 
     def __init__(self, pairs: PairStore, source_length: int, target_length: int, bos_id: int, *, drop: bool = False):
@@ -26,7 +26,7 @@ class PairExamples(Examples):
 
     @cached_property
     def _kept_E(self) -> np.ndarray:
-        """Numbers of the pairs that are not dropped."""
+        """Indices of the pairs that are kept."""
         if not self._drop:
             return np.arange(self._source.num_documents)
         fits = self._source.text_lengths < self._source_length
@@ -55,7 +55,7 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        # Without bos: sources have none, and `from_pair` puts it before the target.
+        # Without bos: sources have none, and `from_pair` puts it in front of the target.
         source_S = _cut(self._source.document(pair)[1:], self._source_length)
         return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 
@@ -63,7 +63,7 @@ class PairExamples(Examples):
 class PairedTexts(Examples):
     """Pairs of texts with similar meaning, each `bos text eos`; a text that is too long is cut before its eos.
 
-    A pair fills a row of `length` tokens, and the first token of its target has the weight.
+    A pair occupies a whole row of `length` tokens. Only the first token of its target has a weight.
     """
 
     def __init__(self, pairs: PairStore, length: int):
@@ -91,7 +91,7 @@ class PairedTexts(Examples):
 
 
 def _cut(document: np.ndarray, length: int) -> np.ndarray:
-    """Returns the first tokens of a document and its last, at most `length`."""
+    """Cuts a document to at most `length` tokens, and keeps its last token."""
     tokens = np.array(document[:length], np.int32)
     tokens[-1] = document[-1]
     return tokens

@@ -23,11 +23,11 @@ SECONDS_AFTER_SIGTERM = 20.0
 def prefetch(
     make: Callable[[int], T], start: int, stop: int, workers: int = 0, depth: int = 4
 ) -> contextlib.closing[grain.DatasetIterator[T]]:
-    """Returns, for `with`, the iterator over make(start), ..., make(stop - 1), computed `depth` results ahead.
+    """Returns a context manager for an iterator over make(start), ..., make(stop - 1), computed `depth` results ahead.
 
-    They are computed in a thread, or in `workers` processes, for which `make` must be picklable. The results and their
-    order do not depend on the number of workers. An error in `make` is raised by the call of `next` that would have
-    returned its result. Closing the iterator ends the thread or the processes.
+    Results are computed in a thread, or in `workers` processes, for which `make` must be picklable. The results and
+    their order do not depend on the number of workers. An error in `make` is raised by the call of `next` that would
+    have returned its result. Closing the iterator ends the thread or the processes.
     """
     if not flags.FLAGS.is_parsed():  # Grain reads its flags in each worker
         flags.FLAGS.mark_as_parsed()
@@ -38,7 +38,7 @@ def prefetch(
             results.to_iter_dataset(options), prefetch_buffer_size=depth
         )
     else:
-        # Results go through pipes: a process that is killed would leave shared memory behind.
+        # Results go through pipes, because a killed process would leave shared memory behind.
         piped = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
         ahead = grain.experimental.WithOptionsIterDataset(results.to_iter_dataset(options), piped).mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-depth // workers)),
@@ -50,12 +50,12 @@ def prefetch(
 
 
 def _begin_worker(parent: int, index: int, count: int) -> None:
-    """Runs first in a worker process, so that it uses no accelerator and never outlives its parent."""
+    """Initialises a worker process, so that it uses no accelerator and never outlives its parent."""
     jax.config.update("jax_platforms", "cpu")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
 
     def after_sigterm(*_: object) -> None:
-        # SIGTERM may reach it too, and the parent needs batches until its step is done.
+        # SIGTERM may reach the workers too, but the parent needs batches until its step is done.
         timer = threading.Timer(SECONDS_AFTER_SIGTERM, os._exit, args=(0,))
         timer.daemon = True
         timer.start()

@@ -1,15 +1,15 @@
-"""Rows of examples, and `batch = f(config, step)`: which examples share a row, and the positions of their tokens in it.
+"""Packs examples into rows, and rows into batches: `batch = f(config, step)`.
 
-A row has one capacity or several: tokens, source tokens, masked tokens. Examples are taken in a given order and put
-into the row until the next one exceeds one of its capacities; that one opens a new row (next-fit). No example is
-cut, each is in one row, and none sees another. On each side of a row the segments are numbered from 1, in order.
+A row has one or more capacities: tokens, source tokens, masked tokens. Examples are added to a row in a given order
+until the next one would exceed a capacity and starts a new row (next-fit). Each example is in exactly one row, is never
+cut, and attends to no other. The segments of each side of a row are numbered from 1, in order.
 
-For causal language modelling the documents follow one another in one stream, each as `[bos] tokens [eos]`, and a row
-is a window of that stream: each stretch of a document in it is an example. So a row is computed from its start alone.
+For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`, and a row is a window of
+that stream; each part of a document in the window is an example. A row is therefore computed from its start alone.
 
 The training rows of a data source are those of epoch 0, then of epoch 1, and so on without end. Element i of the
 mixture of all sources depends on (seed, i) alone, and row r of the global batch of step s is element
-s * batch_size + r. So a host computes only its own rows, and there is no iterator state to save.
+s * batch_size + r. Each host therefore computes only its own rows, and there is no iterator state to save.
 
 Shape letters: E examples, R rows, W windows, T tokens of one side of all examples.
 """
@@ -35,14 +35,14 @@ from lm.data.storing.token_store import TokenStore
 
 
 def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[int]) -> np.ndarray:
-    """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r holds order_E[bounds[r]:bounds[r + 1]].
+    """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r contains order_E[bounds[r]:bounds[r + 1]].
 
     Args:
-        sizes: how much of each capacity each example takes, int (E,) each. Every example must fit an empty row.
-        order_E: numbers of examples; some may be missing.
+        sizes: how much of each capacity each example uses, int (E,) each. Every example must fit in an empty row.
+        order_E: indices of the examples to pack, in order.
     """
     count = len(order_E)
-    reach_E = np.full(count, count, np.int64)  # the end of a row that begins with this example
+    reach_E = np.full(count, count, np.int64)  # the end of a row that would begin with this example
     for sizes_E, capacity in zip(sizes, capacities, strict=True):
         assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or exceeds a row"
         ends_E = np.concatenate([[0], np.cumsum(sizes_E[order_E], dtype=np.int64)])
@@ -56,20 +56,20 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
 
 @dataclass(frozen=True)
 class RowLayout:
-    """The form of the rows of a task, and so of its batches."""
+    """The layout of the rows of a task, and thus of its batches."""
 
     length: int  # tokens
-    source_length: int = 0  # tokens of the source side; 0: there is none
-    max_masked: int = 0  # the largest number of masked tokens; 0: it is not limited
-    with_types: bool = False  # whether there are types of tokens
-    real_targets: bool = False  # targets are float32 instead of int32
+    source_length: int = 0  # tokens of the source side; 0 if there is none
+    max_masked: int = 0  # maximum number of masked tokens; 0 for no limit
+    with_types: bool = False  # whether batches have token types
+    real_targets: bool = False  # whether targets are float32 instead of int32
 
     @property
     def capacities(self) -> tuple[int, ...]:
         return tuple(each for each in (self.length, self.source_length, self.max_masked) if each)
 
     def lay_out(self, rows: Sequence[Sequence[Example]]) -> Batch:
-        """Returns rows of examples as NumPy arrays (R, length) and (R, source_length). An empty row is padding."""
+        """Returns rows of examples as NumPy arrays (R, length) and (R, source_length). Empty rows are all padding."""
         examples = [example for row in rows for example in row]
         segments = [[n for each in row for n in each.segments or (len(each.tokens_T),)] for row in rows]
         side = _Side([each.tokens_T for each in examples], segments, self.length)
@@ -94,9 +94,9 @@ class RowLayout:
 
 
 class _Side:
-    """One side of the rows: `tokens` of all examples, in order, in rows of `length` tokens.
+    """One side of the rows, of `length` tokens each: the `tokens` of all examples, in order.
 
-    `segments` has the lengths of the segments of each row, in the same order.
+    `segments` contains the lengths of the segments of each row, in the same order.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
@@ -115,7 +115,7 @@ class _Side:
         self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
-        """Returns values of the tokens as rows (R, length), 0 where there is no token."""
+        """Arranges one value per token in rows (R, length), with 0 where there is no token."""
         flat = np.zeros(self._shape[0] * self._shape[1], dtype)
         flat[self._flat_index_T] = np.concatenate([np.zeros(0, np.int32), *values])
         return flat.reshape(self._shape)
@@ -124,25 +124,25 @@ class _Side:
 class RowSource(abc.ABC):
     """The training rows of one data source. Picklable."""
 
-    kind: str  # what messages call a row
-    notes: Sequence[str] = ()  # messages about how its examples were made
+    kind: str  # the name of a row in messages
+    notes: Sequence[str] = ()  # messages about how the examples were made
 
     @abc.abstractmethod
     def num_rows(self, epoch: int) -> int: ...
 
     @abc.abstractmethod
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row of the epoch) of the row with this number, counted through all epochs."""
+        """Returns (epoch, row within the epoch) of row `index`, counted through all epochs."""
 
     @abc.abstractmethod
     def row(self, epoch: int, row: int) -> list[Example]: ...
 
 
 class PackedRows(RowSource):
-    """Examples that are shuffled and packed anew in each epoch.
+    """Rows of examples that are shuffled and packed anew in each epoch.
 
-    The number of rows of an epoch is known only once it is packed, so a start at a late step packs the earlier epochs
-    once (about a second for five million examples). Resuming costs nothing else.
+    The number of rows of an epoch is known only once it is packed, so starting at a late step packs all earlier epochs
+    once (about a second for five million examples). Resuming has no other cost.
     """
 
     kind = "packed row"
@@ -151,7 +151,7 @@ class PackedRows(RowSource):
         assert len(examples), f"{name} has no examples"
         self._examples, self._key, self._capacities = examples, (seed, name), layout.capacities
         self.notes = examples.notes
-        self._ends: list[int] = []  # number of rows in all epochs up to and including this one
+        self._ends: list[int] = []  # number of rows up to the end of each epoch
         self._kept = order.EpochCache[tuple[np.ndarray, np.ndarray]]()
 
     def locate(self, index: int) -> tuple[int, int]:
@@ -174,9 +174,9 @@ class PackedRows(RowSource):
 
 
 def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
-    """Returns tokens [begin, end) of one document and, as their targets, the tokens one position later.
+    """Returns tokens [begin, end) of one document with the next tokens as targets.
 
-    The last token of a document has no target: the bos of a document is never predicted from the document before.
+    The last token of a document has no target, so the BOS token is never predicted from the previous document.
     """
     tokens_T = np.array(store.tokens[begin:end], np.int32)
     targets_T, weights_T = np.zeros_like(tokens_T), np.zeros(len(tokens_T), np.float32)
@@ -189,10 +189,10 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
 
 
 class WindowRows(RowSource):
-    """Windows of one source in an order that is shuffled anew in each epoch.
+    """Windows of one data source, shuffled anew in each epoch.
 
-    An epoch has as many rows of `length` tokens as fit into the stream. Its windows begin at another offset than those
-    of other epochs, so that rows are not cut at the same tokens; the last one may continue at the stream's beginning.
+    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so that
+    rows are not cut at the same tokens; the last window may wrap around to the beginning of the stream.
     """
 
     kind = "window"
@@ -223,16 +223,16 @@ class WindowRows(RowSource):
 
 
 def _cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
-    """Returns the bounds of the stretches of documents between two tokens of the stream."""
+    """Splits the tokens [start, end) of the stream at document boundaries, and returns the bounds of the parts."""
     first, last = np.searchsorted(store.starts, (start + 1, end))
     return list(pairwise([start, *store.starts[first:last].tolist(), end]))
 
 
 class WindowExamples(Examples):
-    """The stretches of documents in all windows of a store, each target scored exactly once.
+    """The parts of documents in all windows of a store; each target is scored exactly once.
 
-    Window i begins at token i * stride. A target that an earlier window has scored has weight 0. Every window except
-    the last is full, so no two share a row of `length` tokens.
+    Window i begins at token i * stride. A target that an earlier window has scored has weight 0. All windows except the
+    last have `length` tokens, so no two share a row.
     """
 
     def __init__(self, store: TokenStore, length: int, stride: int):
@@ -266,18 +266,18 @@ class WindowExamples(Examples):
         return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown")}
 
     def num_targets(self) -> int:
-        """All tokens except the bos of each document."""
+        """Returns the number of tokens except the BOS token of each document."""
         return self._store.num_tokens - self._store.num_documents
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows, one every `stride` tokens, until the stream's last token has been a target."""
+    """Returns the number of windows, one every `stride` tokens, needed to predict every token of the stream."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)
 
 
 class TrainRows:
-    """Rows of training batches, without end. Picklable, so worker processes can make them too."""
+    """The endless rows of training batches. Picklable, so that worker processes can make them too."""
 
     def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
@@ -285,18 +285,18 @@ class TrainRows:
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]
-        # Element i is (source name, number of the row). In every stretch each source has its share.
+        # Element i is (source name, row index). In every stretch, sources occur in proportion to their weights.
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self) -> dict[str, int]:
-        """Returns the number of rows of epoch 0 by source; packed anew, later epochs may differ a little."""
+        """Returns the number of rows in epoch 0 by source; epochs that are packed anew may differ slightly."""
         return {name: source.num_rows(0) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
         return {name: list(source.notes) for name, source in self._sources.items()}
 
     def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Returns (source name, epoch, row of the epoch) of each of these rows of the global batch of `step`."""
+        """Returns (source name, epoch, row within the epoch) of each of these rows of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
         found = [self._order[step * self._batch_size + int(r)] for r in row_ids]
         return [(name, *self._sources[name].locate(index)) for name, index in found]
@@ -312,9 +312,9 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
 
 
 class EvalRows:
-    """All examples of one source in rows, each example once and in order; ids past the end give padding.
+    """All examples of one source, packed in order into rows; row ids past the end give padding.
 
-    Random examples are those of epoch 0, so every evaluation scores the same ones.
+    Randomised examples are those of epoch 0, so every evaluation scores the same ones.
     """
 
     def __init__(self, examples: Examples, layout: RowLayout):
@@ -326,15 +326,15 @@ class EvalRows:
 
     @cached_property
     def totals(self) -> dict[str, int]:
-        """The divisors of the losses: `targets` (those with a weight above 0) and the counts of the text."""
+        """The divisors of the losses: `targets`, the number of those with a positive weight, and the text counts."""
         return {"targets": self.examples.num_targets(), **self.examples.text}
 
     def _examples_of(self, row: int) -> range:
-        """Returns the numbers of the examples in a row; none for a row past the end."""
+        """Returns the indices of the examples in a row; empty for a row past the end."""
         return range(*map(int, self._bounds[row : row + 2])) if row < self.num_rows else range(0)
 
     def starts(self, row: int) -> list[tuple[int, int]]:
-        """Returns (number of the example, its first column) for the examples of a row."""
+        """Returns (example index, first column) for each example of a row."""
         numbers = self._examples_of(row)
         sizes = self._sizes_E[numbers.start : numbers.stop]
         return list(zip(numbers, (np.cumsum(sizes) - sizes).tolist(), strict=True))

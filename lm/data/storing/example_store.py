@@ -17,9 +17,9 @@ from lm.data.storing.splits import Cleaner, SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
-FORMAT = 1  # raise it when the same inputs would give another store
-FEW = 10  # up to this number of examples, all labels may be different
-MOST_LABELS = 6  # that are shown with their counts
+FORMAT = 1  # raise it when the same inputs would give a different store
+FEW = 10  # with at most this many examples, all labels may be different
+MOST_LABELS = 6  # shown with their counts
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class ExampleStore:
 
     name: str
     raw: list[Any]  # Labelled (cleaned, as the model reads them), Tagged or Question
-    tokens: Any  # in the form that the task needs; `tokens.flat` has all of them, without special ones
-    fingerprint: str  # of everything that decides examples and tokens
-    counts: dict[str, int]  # examples, documents, tokens (none of them special), bytes (UTF-8), words, unknown
-    label_counts: dict[str, int]  # of all sources of the split; empty if there are no classes
+    tokens: Any  # in the form that the task needs; `tokens.flat` has all of them, without special tokens
+    fingerprint: str  # hash of everything that determines the examples and tokens
+    counts: dict[str, int]  # examples, documents, tokens (without special ones), bytes (UTF-8), words, unknown
+    label_counts: dict[str, int]  # over all sources of the split; empty if there are no classes
     notes: list[str]
 
     @property
@@ -60,9 +60,9 @@ def build(
     encode: Callable[[Sequence[Any], Tokenizer], Any],
     identity: Sequence[str],
 ) -> ExampleStore | None:
-    """Returns the store of one source in a split; None if the split gets none of its examples.
+    """Builds the store of one data source in a split; returns None if the split has none of its examples.
 
-    `identity` is everything that decides examples and tokens except the source, the tokenizer and the subset.
+    `identity` lists everything that determines the examples and tokens except the source, tokenizer and subset.
     """
     train = source.split == "train"
     raw = [example for example, _ in source.read(reader, rules)]
@@ -83,19 +83,19 @@ def build(
 
 
 def cleaning_identity(config: Config) -> list[str]:
-    """Returns what decides how texts are cleaned."""
+    """Returns the settings, and the Unicode version, that determine how texts are cleaned."""
     cleaning = config.data.cleaning
     return [str(sorted(dataclasses.asdict(cleaning).items())), unicodedata.unidata_version if cleaning.unicode else ""]
 
 
 def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:
-    """Returns the stores of a split, each with the counts of all labels of the split."""
+    """Returns the stores of a split, each with the label counts of the whole split."""
     counts = Counter(label for store in stores.values() for example in store.raw for label in example.labels)
     return {name: dataclasses.replace(store, label_counts=dict(counts)) for name, store in stores.items()}
 
 
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
-    """Returns the sorted labels of a split (whole numbers by value). Raises UserError if all are equal, or none are."""
+    """Returns the sorted labels of a split (integers by value). Raises UserError if all are equal or all distinct."""
     counts = next(iter(stores.values())).label_counts
     total = sum(counts.values())
     if len(counts) == 1:
@@ -105,7 +105,7 @@ def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
         )
     if counts and total > FEW and len(counts) == total:
         raise UserError(
-            f"config.data.train: each of the {total:,} examples has a label of its own (such as "
+            f"config.data.train: all {total:,} examples have different labels (such as "
             f"{next(iter(counts))!r:.40}); does label_field name the right field?"
         )
     numbers = all(label.removeprefix("-").isdecimal() for label in counts)
@@ -127,7 +127,7 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
 
 
 def texts_of(examples: Iterable[Any]) -> Iterator[str]:
-    """Yields every text of the examples; the context of several questions only once."""
+    """Yields every text of the examples; a context shared by several questions is yielded once."""
     seen: set[str] = set()
     for example in examples:
         yield from example.texts

@@ -1,8 +1,8 @@
-"""Which examples of each data source a split takes, and how they are cleaned.
+"""Selects the examples that a split takes from each data source, and cleans them.
 
-A split takes all of a data source, a subset, a fold, or a side of the holdout, without what the cleaning drops.
-Each raw example has a key (a document itself, the source text of a pair, the text of a labelled example, ...), and the
-hash of the key decides. So equal texts are always on the same side, subsets that do not overlap share no example, and
+A split takes all of a data source, a subset, a fold, or one side of the holdout, except the examples that cleaning
+drops. The hash of an example's key (the document itself, the source text of a pair, the text of a labelled example,
+...) determines its split. Equal texts are therefore always on the same side, disjoint subsets share no example, and
 adding data moves no example from one side to the other.
 """
 
@@ -26,7 +26,7 @@ from lm.data.reading.readers import Labelled, Pair
 from lm.errors import UserError
 
 HASHES = 1 << 64
-FINEST = 10**6  # subsets are given with up to six decimals, or as fractions of small numbers
+FINEST = 10**6  # subset bounds have at most six decimals, or are fractions with small denominators
 
 # A tag starts with a letter, "/" or "!" right after "<", so that "a < b and c > d" stays as it is.
 _TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>|<![A-Za-z][^<>]*>", re.DOTALL)
@@ -38,9 +38,9 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 
 @dataclass(frozen=True)
 class Subset:
-    """The examples whose hash h, from 0 to 1, has low <= (h + fold / folds) mod 1 < high, compared exactly.
+    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high, in exact arithmetic.
 
-    Over all folds the range from 0 to 1 / folds holds each example once.
+    Over all folds, the range [0, 1 / folds) contains each example exactly once.
     """
 
     low: Fraction = Fraction(0)
@@ -53,7 +53,7 @@ class Subset:
         return cls(exact(source.part[0]), exact(source.part[1]), data.fold, data.folds)
 
     def narrow(self, begin: Fraction | float, end: Fraction | float) -> Subset:
-        """Returns the subset of this range from `begin` to `end`, which are shares of it."""
+        """Returns the part of this subset from `begin` to `end`, given as fractions of its range."""
         size = self.high - self.low
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
@@ -67,16 +67,16 @@ class Subset:
 
 
 def exact(number: float | Fraction) -> Fraction:
-    """Returns 1/10 for 0.1, and never 0 for a number above 0."""
+    """Returns the closest simple fraction, such as 1/10 for 0.1, but never 0 for a positive number."""
     return number if isinstance(number, Fraction) else Fraction(number).limit_denominator(FINEST) or Fraction(number)
 
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One data source of a split, and the share of it that the split takes."""
+    """One data source of a split, with the subset of it that the split takes."""
 
     split: str
-    section: str  # "train", "valid" or "test": the part of config.data that names the source
+    section: str  # "train", "valid" or "test": the section of config.data that names the source
     name: str
     side: str  # "all" if nothing is held out from the source, otherwise "train" or "valid"
     config: SourceConfig
@@ -92,10 +92,10 @@ class SplitSource:
         return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
 
     def read(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
-        """Yields each example of the split as the model reads it (clean, with the prefix) and as it was in the data."""
+        """Yields each example of the split twice: as the model reads it (cleaned, with the prefix), and raw."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
-                # A first pass counts the characters, with its own copy of the rules, which remember the texts.
+                # A first pass counts the characters, with its own copy of the rules, since they remember seen texts.
                 characters = sum(map(len, self._kept(reader, copy.deepcopy(rules))))
                 boundary = int((1 - self.data.holdout_fraction) * characters)
                 yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
@@ -108,7 +108,7 @@ class SplitSource:
                     yield example.with_prefix(self.config.prefix) if isinstance(example, Pair) else example, raw
 
     def texts(self, reader: Reader, rules: Cleaner, *sides: str) -> Iterator[str]:
-        """Yields the documents of the split, or these sides of its pairs."""
+        """Yields the documents of the split, or the given sides of its pairs."""
         for example, _ in self.read(reader, rules):
             yield from (getattr(example, side) for side in sides) if sides else (example,)
 
@@ -117,20 +117,20 @@ class SplitSource:
         return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
 
     def identity(self) -> Any:
-        """Returns the JSON values that decide which examples of the source belong to the split."""
+        """Returns the JSON values that determine which examples of the source belong to the split."""
         side = self.side if self.side == "all" else [self.side, self.data.holdout, self.data.holdout_fraction]
         is_whole = exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
         return side if is_whole else [side, self.spelled_subset]
 
     @property
     def spelled_subset(self) -> str:
-        """The subset as text. It is part of the fingerprints of run directories, so its form stays as it is."""
+        """The subset as text. Fingerprints of run directories contain it, so its format must not change."""
         bounds = self.config.part if self.side == "all" else (self.subset.low, self.subset.high)
         return f"{[str(each) for each in bounds]} {self.data.fold} {self.data.folds}"
 
 
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
-    """Returns the data sources of "train", "valid" or "test", in the order of their names.
+    """Returns the data sources of "train", "valid" or "test", sorted by name.
 
     `valid` is held out from train if it names no source. Training sources with weight 0 are left out.
     """
@@ -149,7 +149,7 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
 
 
 def nothing_in(data: DataConfig, split: str, what: str) -> str:
-    """Returns the message for a split without any example; `what` names the examples, such as "documents"."""
+    """Returns the error message for a split without examples; `what` names them, such as "documents"."""
     if split == "test" and not data.test:
         return "config.data.test: names no source, so there is no test split; add one, or use --split=valid."
     sources = split_sources(data, split)
@@ -168,7 +168,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Puts the name of the data source before the messages of UserErrors that do not begin with a setting."""
+    """Prefixes UserErrors with the name of the data source unless their message already begins with a setting."""
     try:
         yield
     except UserError as error:
@@ -178,7 +178,7 @@ def named_errors(label: str) -> Iterator[None]:
 
 
 def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
-    """Yields the text before character `boundary` (train) or from it on (valid); a document across it is cut in two."""
+    """Yields the text before character `boundary` (train) or after it (valid), splitting the document that spans it."""
     end = 0
     for text in texts:
         begin, end = end, end + len(text)
@@ -188,7 +188,7 @@ def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
 
 
 def clean_text(config: CleaningConfig, text: str) -> str:
-    """Returns a text with every change that the config asks for."""
+    """Applies the cleaning steps that the config enables to a text."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
@@ -205,21 +205,21 @@ def clean_text(config: CleaningConfig, text: str) -> str:
 
 
 class Cleaner:
-    """Cleans the documents of one data source, and drops some of them, each for one of the `reasons`."""
+    """Cleans the documents of one data source, and drops those to which one of the `reasons` applies."""
 
     reasons: ClassVar[tuple[str, ...]] = ("too_short", "too_long", "duplicate")
-    train_only: ClassVar[bool] = False  # whether evaluations use the examples that it would drop
+    train_only: ClassVar[bool] = False  # whether evaluations keep the examples that training drops
 
     def __init__(self, config: CleaningConfig):
         self.config = config
-        self.dropped = dict.fromkeys(self.reasons, 0)  # number of examples
+        self.dropped = dict.fromkeys(self.reasons, 0)  # number of examples by reason
         self._seen: set[bytes] = set()
 
     def clean(self, example: Any) -> Any:
         return clean_text(self.config, example)
 
     def keeps(self, example: Any) -> bool:
-        """Returns whether a cleaned example is kept; if not, it is counted in `dropped`."""
+        """Returns whether a cleaned example is kept, and counts it in `dropped` if not."""
         reason = self._reason_to_drop((example,) if isinstance(example, str) else (example.source, example.target))
         if reason:
             self.dropped[reason] += 1
@@ -232,7 +232,7 @@ class Cleaner:
             return "too_long"
         if reason := self._mismatch(*texts):
             return reason
-        if self.config.deduplicate:  # some 100 bytes of memory per text
+        if self.config.deduplicate:  # about 100 bytes of memory per text
             size = len(self._seen)
             self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
             return "duplicate" if len(self._seen) == size else None
@@ -243,7 +243,7 @@ class Cleaner:
 
 
 class PairCleaner(Cleaner):
-    """Cleans pairs, both sides as documents. References after the first cannot be a reason to drop a pair."""
+    """Cleans both sides of pairs as documents. Only the first reference can cause a pair to be dropped."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
     train_only = True
@@ -273,7 +273,7 @@ class PairCleaner(Cleaner):
 
 
 class LabelledCleaner(Cleaner):
-    """Cleans labelled texts. Words and questions stay as they are, since labels refer to their characters."""
+    """Cleans labelled texts. Tagged words and questions are left unchanged, since their labels refer to characters."""
 
     train_only = True
 
@@ -284,25 +284,25 @@ class LabelledCleaner(Cleaner):
         return Labelled(clean_text(self.config, example.text), pair, example.label)
 
     def keeps(self, example: Any) -> bool:
-        """Returns whether an example is kept; a pair counts as one text."""
+        """Returns whether an example is kept; the two texts of a pair are checked as one."""
         return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
 
 
 class Script:
-    """Letters whose Unicode name begins with a word: LATIN, CYRILLIC, CJK, ... Raises UserError if there are none."""
+    """The letters whose Unicode names begin with `name`, such as LATIN or CJK. Raises UserError if there are none."""
 
     def __init__(self, name: str, setting: str):
         prefix = name.strip().upper() + " "
-        # Kept by letter, because looking up names is slow.
+        # Cached by letter, because looking up names is slow.
         self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
         if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
             raise UserError(
-                f"config.data.pairs.{setting}: {name!r} begins the name of no letter in Unicode; "
+                f"config.data.pairs.{setting}: {name!r} does not begin the Unicode name of any letter; "
                 "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
             )
         self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
-        """Returns whether more than half of the letters belong to the script, or there is no letter."""
+        """Returns whether more than half of the letters belong to the script; True for a text without letters."""
         letters = [character for character in text if character.isalpha()]
         return not letters or 2 * sum(map(self._has, letters)) > len(letters)

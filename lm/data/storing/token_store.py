@@ -1,12 +1,12 @@
-"""Tokens of documents on disk, memory-mapped, with a manifest that describes them; for pairs two such stores.
+"""Memory-mapped tokens of documents on disk, with a manifest that describes them; pairs use two stores.
 
 A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after another, uint16 or
-uint32), `starts.bin` (int64, where each document begins) and `manifest.json`. Its name is a hash of everything that
-decides its content, so a store is never wrong, only absent. It appears whole or not at all.
+uint32), `starts.bin` (int64, the index of each document's first token) and `manifest.json`. Its name is a hash of
+everything that determines its content, so a store can be absent but never outdated. It is created atomically.
 
-Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words between white
-space plus the number of line ends (the convention of WikiText's published perplexities); `unknown` is the number of
-tokens that stand for text that cannot be recovered.
+Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words separated by
+white space plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
+number of unknown tokens, whose text cannot be recovered.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.files import new_directory
 
-FORMAT = 1  # raise it when the same inputs would give another store
-BATCH_CHARACTERS = 1 << 20  # text tokenised at a time
+FORMAT = 1  # raise it when the same inputs would give a different store
+BATCH_CHARACTERS = 1 << 20  # tokenised at a time
 BATCH_DOCUMENTS = 1024
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
 
@@ -46,7 +46,7 @@ class DamagedStore(Exception):
 class TokenStore:
     """A finished store: `manifest` (a dict), `tokens` (num_tokens,) and `starts` (num_documents,).
 
-    It pickles as its directory, so worker processes map the same memory.
+    Only its directory is pickled, so worker processes map the same memory.
     """
 
     def __init__(self, directory: Path | str):
@@ -78,7 +78,7 @@ class TokenStore:
 
     @property
     def notes(self) -> list[str]:
-        """The number of documents that were dropped, by reason."""
+        """The number of dropped documents by reason."""
         return [f"{number:,} {reason}" for reason, number in self.manifest["dropped"].items() if number]
 
     def sides(self) -> dict[str, TokenStore]:
@@ -104,7 +104,7 @@ def _map(path: Path, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairStore:
-    """Document i of `source` and document i of `target` are pair i. It pickles as its stores do."""
+    """Two stores: document i of `source` and document i of `target` form pair i. Pickled as cheaply as they are."""
 
     source: TokenStore
     target: TokenStore
@@ -134,13 +134,13 @@ def open_or_build(
 ) -> TokenStore:
     """Returns the store of `identity` in `cache`, built from `texts` if it is absent or damaged.
 
-    Any number of processes may request the same store at once: one builds it, the others wait and use it. Raises
-    UserError if the cache cannot be written, and whatever reading the texts raises.
+    If several processes request the same store at once, one builds it and the others wait for it. Raises UserError if
+    the cache cannot be written; errors from reading the texts are passed on.
 
     Args:
         label: the name of the store in messages.
-        texts: the documents; a generator, so that they are read only if the store is built.
-        rules: how `texts` are cleaned; they know how many documents were dropped.
+        texts: the documents; pass a generator, so that they are read only if the store is built.
+        rules: the cleaner of `texts`, which counts the dropped documents.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -149,7 +149,7 @@ def open_or_build(
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{key}.lock") as exclusive:
-            if exclusive:  # leftovers are then from builders that were killed
+            if exclusive:  # then any leftovers are from killed builders
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             if store := _open(directory, label):
@@ -159,7 +159,7 @@ def open_or_build(
     except OSError as error:
         raise UserError(
             f"the cache {cache} cannot be written ({error.strerror or error}); "
-            "set config.data.cache_dir or LM_CACHE_DIR to a folder with space."
+            "set config.data.cache_dir or LM_CACHE_DIR to a writable directory with enough free space."
         ) from error
     return TokenStore(directory)
 
@@ -176,7 +176,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds the lock file; yields False on a file system without locks. A holder that is killed frees it."""
+    """Holds a file lock; yields False if the file system has no locks. It is released even if the holder is killed."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -193,7 +193,7 @@ def _build(
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     counts = dict.fromkeys(COUNTS, 0)
     content = hashlib.sha256(dtype.encode())
-    # Without locks another builder may have been first.
+    # Without locks, another process may have built the store first.
     with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
         with open(temporary / "tokens.bin", "wb") as tokens_file, open(temporary / "starts.bin", "wb") as starts_file:
             for batch in _batches(texts):

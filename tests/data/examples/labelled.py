@@ -1,4 +1,4 @@
-"""Stores, configs and checks of labelled examples, for the tests of this folder."""
+"""Stores, configs and checks of labelled examples, shared by the tests in this folder."""
 
 import pickle
 
@@ -16,7 +16,7 @@ BOS, EOS = BYTES.bos_id, BYTES.eos_id
 
 
 def make_store(raw, tokenizer=BYTES, counts=None):
-    """Returns a store of raw examples; `counts` are those of labels."""
+    """Returns a store of raw examples; `counts` are the label counts."""
     kinds = {Labelled: TextTokens, Tagged: WordTokens, Question: AnswerTokens}
     tokens = kinds[type(raw[0])].encode(raw, tokenizer)
     return ExampleStore("s", list(raw), tokens, "", {"examples": len(raw), "unknown": 0}, counts or {}, [])
@@ -40,7 +40,7 @@ def make_config(objective, length=16, labels=("a", "b"), pooling="first", overla
 
 
 def check(examples, length):
-    """Sizes are right, nothing is longer than a row, and a copy in another process makes the same."""
+    """Checks that sizes are right, that no example exceeds a row, and that a pickled copy makes the same examples."""
     copied, (sizes,) = pickle.loads(pickle.dumps(examples)), examples.sizes(0)
     assert copied.store.raw == [] and len(copied) == len(examples) == len(sizes) == len(examples.example_of)
     for index in range(len(examples)):

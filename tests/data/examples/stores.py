@@ -1,4 +1,4 @@
-"""Token stores of a few texts, for the tests of this folder."""
+"""Token stores of a few texts, shared by the tests in this folder."""
 
 from lm.config import CleaningConfig
 from lm.data.storing import token_store

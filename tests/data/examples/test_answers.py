@@ -1,4 +1,4 @@
-"""Examples of questions, token by token: windows of a context, and answers that map back to their characters."""
+"""Question-answering examples, token by token: windows of a context, and answers mapped back to their characters."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ CONTEXT = "The  caf\u00e9 in 中文 has 😀 e\u0301 and so on, for some while l
 
 
 def questions():
-    """One for every range of characters of a context, and one without answer."""
+    """Returns a question for each short substring of the context as its answer, and one without an answer."""
     spans = [(i, j) for i in range(len(CONTEXT)) for j in range(i + 1, min(i + 6, len(CONTEXT) + 1))]
     raw = [Question(str(i), "", "who?", CONTEXT, ((CONTEXT[i:j], i),)) for i, j in spans]
     return [*raw, Question("none", "", "?", CONTEXT, ())]
@@ -81,7 +81,7 @@ def test_training_has_only_the_windows_with_the_answer():
 
 def test_answers_that_cannot_be_learnt_are_left_out_of_training_and_counted():
     raw = [
-        Question("1", "", "q", "abcdef", (("x", 0), ("cd", 2))),  # the first is not there, the second is
+        Question("1", "", "q", "abcdef", (("x", 0), ("cd", 2))),  # the first is not in the context, the second is
         Question("2", "", "q", "abcdef", (("x", 0),)),
         Question("3", "", "q", "abcdef" * 9, (("abcdef" * 6, 0),)),  # longer than a window
         Question("4", "", "q", "abcdef", ()),

@@ -1,4 +1,4 @@
-"""The layouts of the papers, sizes against the examples made, frequencies against the distributions."""
+"""Corruption compared with the papers' layouts, sizes with those of actual examples, frequencies with distributions."""
 
 import math
 
@@ -21,8 +21,8 @@ from lm.data.examples.denoising import (
 from lm.errors import UserError
 
 EOS = 1
-EXTRA = [1099 - i for i in range(103)]  # <extra_id_0> is the last of the vocabulary, as in T5
-TEXT = 2  # ids from here to 996 are ordinary
+EXTRA = [1099 - i for i in range(103)]  # <extra_id_0> is the last token of the vocabulary, as in T5
+TEXT = 2  # ids from this one to 996 are ordinary tokens
 
 
 def rng(seed=0):
@@ -38,7 +38,7 @@ def t5(density=0.15, mean=3.0, sentinels=EXTRA):
 
 
 def uncorrupted(source, target):
-    """The text, from source and target alone."""
+    """Reconstructs the text from source and target alone."""
     assert source[-1] == target[-1] == EOS
     spans, current = {}, None
     for token in target[:-1].tolist():
@@ -103,7 +103,7 @@ def test_short_chunks_have_one_span_and_one_token_left():
 def test_fifteen_percent_and_a_mean_span_of_three_hold_over_a_corpus():
     lengths = rng(5).integers(30, 569, 3000)
     noise, spans = noise_counts(lengths, 0.15, 3.0)
-    # Rounding of noise and spans is even-handed, so what is left is sampling error.
+    # The numbers of masked tokens and spans are rounded without bias, so only sampling error remains.
     assert noise.sum() / lengths.sum() == pytest.approx(0.15, rel=0.005)
     assert noise.sum() / spans.sum() == pytest.approx(3.0, rel=0.01)
 
@@ -181,7 +181,7 @@ def test_ul2_mixes_seven_denoisers_evenly_and_names_the_mode():
             assert uncorrupted(source[1:], target) == tokens.tolist()
             spans = int(np.isin(target, EXTRA).sum())
             seen.setdefault(mode, set()).add((len(target) - 1 - spans, spans))
-    # (masked tokens, spans) of 400 tokens: 15 % are 60, half are 200.
+    # (masked tokens, spans) for 400 tokens: 15 % of them are 60, half are 200.
     assert seen == {"R": {(60, 20), (60, 8)}, "X": {(200, 67), (200, 25), (60, 1), (200, 3)}}
 
 
@@ -195,7 +195,7 @@ def test_a_prefix_is_cut_anywhere():
 
 
 def spans_of(source, tokens, mask):
-    """Returns (tokens left out, masks) for each stretch of masks in a source.
+    """Returns (number of omitted tokens, number of masks) for each run of masks in a source.
 
     No token may occur twice in the text.
     """
@@ -246,7 +246,7 @@ def test_the_number_of_spans_is_that_of_drawing_lengths_until_enough_is_masked()
 def test_whole_sentences_are_shuffled_in_the_source_only():
     ends = np.zeros(1100, bool)
     ends[5] = True
-    tokens = np.array([10, 11, 5, 20, 5, 30, 31, 32, 5, 40], np.int32)  # the last has no end
+    tokens = np.array([10, 11, 5, 20, 5, 30, 31, 32, 5, 40], np.int32)  # the last sentence has no end token
     sentences = ["10 11 5", "20 5", "30 31 32 5", "40"]
     seen = set()
     for seed in range(300):

@@ -1,4 +1,4 @@
-"""Denoising examples compared with the documents they come from: sizes, cuts, random draws."""
+"""Denoising examples compared with their documents: sizes, cuts, random draws."""
 
 import pickle
 
@@ -17,7 +17,7 @@ SENTINELS = list(range(400, 300, -1))
 
 
 class Whole:
-    """A denoiser that changes nothing, for chunks of at most `longest` tokens."""
+    """A denoiser that leaves chunks of at most `longest` tokens unchanged."""
 
     def __init__(self, longest):
         self.longest = longest
@@ -52,7 +52,7 @@ def test_chunks_are_the_documents_cut_and_none_crosses(tmp_path_factory, sizes, 
         if len(text) < 2:
             continue
         cut = [chunks.pop(0) for _ in range(-(-len(text) // longest) - (longest == 2 and len(text) % 2))]
-        # Only if chunks have just two tokens is there no other chunk that can give one to a last odd token.
+        # Chunks of two tokens have none to spare for a single token at the end, which is then left out.
         assert "".join(cut) == text[: len(text) - (longest == 2 and len(text) % 2)]
         assert all(len(each) == longest for each in cut[:-2]), "only the end of a document is cut short"
     assert chunks == []
@@ -106,7 +106,7 @@ def test_masks_differ_between_epochs(store):
     examples = denoising(store, SpanCorruption(0.15, 3.0, SENTINELS, EOS))
     long = [i for i in range(len(examples)) if examples.sizes(0)[1][i] > 40]
     same = sum(np.array_equal(examples.make(0, i).source_S, examples.make(1, i).source_S) for i in long)
-    assert len(long) > 20 and same <= 1  # 41 tokens and more have some 10,000 masks
+    assert len(long) > 20 and same <= 1  # with 41 or more tokens, there are about 10,000 possible masks
 
 
 def test_the_targets_of_denoising_have_no_bytes_of_their_own(store):

@@ -1,4 +1,4 @@
-"""Examples of labelled texts, token by token: cuts, positions of labels, weights."""
+"""Examples of labelled texts, token by token: cuts, label positions, weights."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_a_label_is_the_target_of_one_token(pooling, indices):
 
 
 def cut_one_by_one(first, second, capacity):
-    """The published procedure: the longer text loses its last token until both fit."""
+    """Follows the published procedure: the longer text loses its last token until both fit."""
     first, second = list(first), list(second)
     while len(first) + len(second) > capacity:
         (first if len(first) > len(second) else second).pop()

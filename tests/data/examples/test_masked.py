@@ -1,4 +1,4 @@
-"""Examples of masked text against the documents they come from: cuts, draws, pairs of texts."""
+"""Masked examples compared with their documents: cuts, random draws, pairs of texts."""
 
 import pickle
 
@@ -19,7 +19,7 @@ MASKING = Masking(0.15, MASK, TOKENIZER.text_ids)
 
 
 class Nothing:
-    """Masks nothing, so an example is its text."""
+    """Masks nothing, so that an example is its text."""
 
     def mask(self, tokens, is_text, rng):
         assert np.array_equal(is_text, (tokens != BOS) & (tokens != EOS))
@@ -31,7 +31,7 @@ def examples_of(store, masking=MASKING, length=34, seed=0, name="a", kind=Masked
 
 
 def original(example):
-    """Returns the tokens before they were masked."""
+    """Returns the tokens as they were before masking."""
     return np.where(example.weights_T > 0, example.targets_T, example.tokens_T)
 
 
@@ -123,7 +123,7 @@ def test_whole_words_of_documents_are_masked(store):
         example = examples.make(0, i)
         text, weights = TOKENIZER.decode(original(example)[1:-1]), example.weights_T[1:-1]
         begin = 0
-        for word in text.replace(" ", "\0 ").split("\0"):  # with the space before it
+        for word in text.replace(" ", "\0 ").split("\0"):  # including the space before it
             assert weights[begin : begin + len(word)].sum() in (0, len(word)), (text, word)
             begin += len(word)
         assert begin == len(text)
@@ -133,7 +133,7 @@ def test_whole_words_of_documents_are_masked(store):
 
 
 def test_in_half_of_the_pairs_the_second_text_follows_and_in_the_others_it_is_of_another_document(tmp_path):
-    # Each document has its own letters, in order, so a run of letters shows where it was taken from.
+    # Each document has its own letters, in order, so a run of letters shows where it comes from.
     lengths = 30 + 7 * np.arange(12)
     texts = ["".join(chr(0x4E00 + 300 * d + i) for i in range(length)) for d, length in enumerate(lengths)]
     tokenizer = CharacterTokenizer("".join(texts))
@@ -162,7 +162,7 @@ def test_in_half_of_the_pairs_the_second_text_follows_and_in_the_others_it_is_of
             follows, total = follows + label, total + 1
     assert abs(follows / total - 0.5) < 4 * np.sqrt(0.25 / total) and total > 1000
     assert cuts == set(range(1, 21)), "a chunk of 21 is cut anywhere"
-    # An example of document e has its second text from d with probability length_d / (length of all except e).
+    # The second text of an example of document e is from d with probability length_d / (total length except e).
     chunks = -(-lengths // 21)
     chances = [
         sum(chunks[e] * lengths[d] / (lengths.sum() - lengths[e]) for e in range(12) if e != d) for d in range(12)

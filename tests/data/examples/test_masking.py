@@ -1,4 +1,4 @@
-"""The choice of masked tokens, compared with counts over many tokens and with loops over words."""
+"""The choice of masked tokens: its frequencies over many tokens, and its equality to a loop over words."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from lm.data.examples.masked import Masking, choose_words
 from lm.errors import UserError
 
 MASK, BOS, EOS, V = 99, 1, 2, 100
-TEXT_IDS = np.arange(4, 90, dtype=np.int32)  # 90 to 98 are extra ids too
+TEXT_IDS = np.arange(4, 90, dtype=np.int32)  # 90 to 98 are extra ids as well
 STARTS = np.arange(V) % 4 == 0  # which tokens begin words
 
 
@@ -48,7 +48,7 @@ def test_15_percent_are_masked_and_of_these_80_are_read_as_mask_10_as_random_and
         kept += (masked & (read == tokens)).sum()
         drawn.append(read[masked & (read != tokens) & (read != MASK)])
     others = np.concatenate(drawn)
-    same = 1 / len(TEXT_IDS)  # a random token equals the masked one as often as any other
+    same = 1 / len(TEXT_IDS)  # probability that the random token is the masked one itself
     assert within(masks, total, 0.8) and within(kept, total, 0.1 + 0.1 * same)
     assert within(len(others), total, 0.1 * (1 - same))
     assert set(others.tolist()) == set(TEXT_IDS.tolist()), "any ordinary token, and no other"
@@ -82,7 +82,7 @@ def test_the_input_is_not_changed_and_the_generator_decides():
 
 
 def by_hand(starts, wanted, order):
-    """BERT's rule, word by word: a word that has too many tokens is skipped."""
+    """Follows BERT's rule word by word: a word with too many tokens is skipped."""
     words = []
     for i, begins in enumerate(starts):
         if i == 0 or begins:

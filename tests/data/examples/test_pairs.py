@@ -1,4 +1,4 @@
-"""Examples of pairs compared with the pairs they come from: sizes, cuts, drops."""
+"""Examples of pairs compared with the raw pairs: sizes, cuts, drops."""
 
 import pickle
 
@@ -26,7 +26,7 @@ def pairs(tmp_path):
 
 
 def texts(example):
-    """Returns the texts of an example; the decoder must read bos and the target without its last token."""
+    """Returns the texts of an example; checks that the decoder reads bos and the target without its last token."""
     assert example.tokens_T.tolist() == [BOS, *example.targets_T[:-1]] and (example.weights_T == 1).all()
     assert example.tokens_T.dtype == np.int32 and example.weights_T.dtype == np.float32
     sides = example.source_S, example.targets_T
@@ -56,7 +56,7 @@ def test_long_pairs_are_cut_before_the_end_token(pairs):
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == cut
     check_sizes(examples)
     assert examples.text["bytes"] == examples.text["words"] == 0
-    # If only sources are cut, all of every target is still scored.
+    # If only sources are cut, every target is still scored completely.
     assert PairExamples(pairs, 5, 7, BOS).text["bytes"] == 14
 
 

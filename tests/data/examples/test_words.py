@@ -1,4 +1,4 @@
-"""Tokens of words, and tagging examples token by token: first tokens, tags, cuts."""
+"""Word tokens, and tagging examples token by token: first tokens, tags, cuts."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ WORDS = st.lists(st.text("ab é中😀", min_size=0, max_size=12).map(str.strip)
 
 
 def first_word(examples, index):
-    """Returns the number, within its sentence, of the example's first word."""
+    """Returns the index within its sentence of the example's first word."""
     return examples._bounds_E2[index, 0] - examples._tokens.starts[examples.example_of[index]]
 
 

@@ -1,4 +1,4 @@
-"""The plan of rows (next-fit) and the layout of their tokens, each compared with a simple loop."""
+"""The next-fit plan of rows and the layout of their tokens, each compared with a simple loop."""
 
 import itertools
 
@@ -69,7 +69,7 @@ def test_an_example_longer_than_a_row_fails_an_assertion():
 
 
 def make_example(columns, source=(), real=False):
-    """Returns an example from (token, target, weight, type) for each token, and from its source tokens."""
+    """Builds an example from a (token, target, weight, type) tuple per token and from its source tokens."""
     tokens, targets, weights, types = zip(*columns, strict=True)
     return Example(
         np.array(tokens, np.int32),
@@ -81,7 +81,7 @@ def make_example(columns, source=(), real=False):
 
 
 def by_hand(rows):
-    """Returns each field of FIELDS, and the source's tokens, positions and segments, as nested lists."""
+    """Computes all of FIELDS, and the source's tokens, positions and segments, as nested lists."""
     found = {field: [] for field in FIELDS}
     source = [[], [], []]
     for row in rows:

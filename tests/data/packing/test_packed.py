@@ -1,4 +1,4 @@
-"""Packed rows are a function of (config, step, row), whoever asks; evaluation has each example once."""
+"""Packed rows are a function of (config, step, row) in every process; evaluation has each example once."""
 
 import dataclasses
 import math
@@ -20,9 +20,9 @@ ONE_SIDED, TWO_SIDED = RowLayout(LENGTH, with_types=True), RowLayout(LENGTH, SOU
 
 
 class Numbered(Examples):
-    """Examples that carry their number: all tokens, of a size that the epoch draws, are 100 + number.
+    """Examples whose tokens are all 100 + their index; the epoch determines their sizes.
 
-    The weight is 1 at the first tokens, as many as the epoch draws.
+    A number of tokens at the start, also drawn by epoch, has weight 1.
     """
 
     def __init__(self, count, seed=0):
@@ -49,7 +49,7 @@ class Numbered(Examples):
 
 
 class OneSided(Numbered):
-    """The same for rows that have no source side."""
+    """The same for rows without a source side."""
 
     def sizes(self, epoch):
         return self._both(epoch)[:1]
@@ -96,7 +96,7 @@ def equal(one, other):
 
 
 def examples_of(batch, row):
-    """Returns (number, first column) of each example of a row, in order. Both sides must have the same examples."""
+    """Returns (index, first column) of each example of a row, in order; both sides must have the same examples."""
     found = []
     sides = [batch] if batch.source is None else [batch, batch.source]
     for side in sides:
@@ -142,8 +142,8 @@ def test_a_row_is_the_same_whoever_asks_and_in_whatever_order(rows, mixed):
     for each in (rows, mixed):
         wholes = {step: each.rows(step, range(BATCH)) for step in (0, 7, 60)}
         fresh = pickle.loads(pickle.dumps(each))
-        for step in (60, 0, 7):  # back and forth between epochs
-            for ids in ([3], [6, 1], range(4, 8)):  # as other processes would ask for their rows
+        for step in (60, 0, 7):  # alternates between epochs
+            for ids in ([3], [6, 1], range(4, 8)):  # as other processes would request their rows
                 some = jax.tree.map(lambda x, ids=ids: x[list(ids)], wholes[step])
                 assert equal(each.rows(step, ids), some) and equal(fresh.rows(step, ids), some)
         assert not equal(wholes[0], wholes[7])

@@ -1,4 +1,4 @@
-"""Batches that are computed ahead, in a thread or in processes, are the same and in order; nothing is left behind."""
+"""Prefetched batches, from a thread or from processes, are the same and in order; nothing is left behind."""
 
 import glob
 import os
@@ -57,7 +57,7 @@ def test_no_more_results_are_computed_than_the_depth_allows():
     with prefetch(lambda i: asked.append(i) or i, 0, 100, depth=2) as results:
         next(results)
         time.sleep(0.3)
-        assert len(asked) <= 1 + 2 + 1  # one taken, two waiting, and the one being computed
+        assert len(asked) <= 1 + 2 + 1  # one taken, two waiting, one being computed
     with prefetch(lambda i: i, 4, 4) as results:
         assert list(results) == []
 

@@ -1,4 +1,4 @@
-"""Windows of a token stream against a loop over tokens; rows of windows are the same whoever asks.
+"""Windows of a token stream match a loop over tokens, and are the same in every process.
 
 Evaluation scores each target once.
 """
@@ -40,7 +40,7 @@ def brute_force(documents, start, length, circular):
 
 
 def make_store(lengths):
-    """Returns a store in memory: documents of these lengths, all of whose tokens are different."""
+    """Returns a store in memory with documents of these lengths, in which all tokens differ."""
     tokens = np.arange(1, sum(lengths) + 1, dtype=np.uint16)
     counts = {"documents": len(lengths), "tokens": len(tokens), "bytes": 0, "words": 0, "unknown": 0}
     return SimpleNamespace(
@@ -57,7 +57,7 @@ def documents_of(store):
 
 
 def check_row(batch, row, documents, start, length, *, circular):
-    """Compares a row with a loop over tokens. A target is the next token of the same document."""
+    """Compares a row with a loop over tokens; each target is the next token of the same document."""
     tokens, segments, positions = brute_force(documents, start, length + 1, circular)
     same = [a == b != 0 for a, b in itertools.pairwise(segments)]
     assert batch.tokens[row].tolist() == tokens[:-1]
@@ -137,7 +137,7 @@ def test_every_target_is_scored_once_and_with_the_most_context(num_tokens, strid
         for column in range(length):
             count[i * stride + column + 1] += weights[i, column]
             if weights[i, column] and i > 0:
-                assert column >= length - stride  # at least this many tokens of the window come before it
+                assert column >= length - stride  # at least this number of tokens precedes it in the window
     assert count[0] == 0
     assert (count[1:num_tokens] == 1).all() and not count[num_tokens:].any()
     assert n == 1 or (n - 2) * stride + length < num_tokens - 1, "the last window is needed"

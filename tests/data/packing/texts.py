@@ -1,4 +1,4 @@
-"""Small texts whose rows are windows, for the tests of this folder."""
+"""Small texts whose rows are windows, shared by the tests in this folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ LENGTH, BATCH = 16, 8
 
 
 def make_config(folder, **sizes):
-    """Returns a config with a data source for each `name=(words, weight)`, written to `folder`."""
+    """Returns a config with a data source for each `name=(words, weight)`, whose text is written to `folder`."""
     values = defaults()
     for name, (size, weight) in sizes.items():
         text = "".join(f"<{name}{i}>" for i in range(size))

@@ -1,4 +1,4 @@
-"""CSV is read as Python's csv module reads it; broken rows are refused with the line on which they begin."""
+"""CSV is read as by Python's csv module; malformed rows are refused, and the error names the line where they begin."""
 
 import csv
 import io

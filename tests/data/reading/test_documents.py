@@ -1,4 +1,4 @@
-"""Every format yields the exact texts, and one clear line for what it cannot read."""
+"""Every format yields the exact texts, and a clear one-line error for files that it cannot read."""
 
 import gzip
 import json
@@ -145,7 +145,7 @@ def test_python_without_documentation_is_refused(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def prepared_tfds(tmp_path_factory):
-    """A data set of our own, prepared without TensorFlow."""
+    """Our own data set, prepared without TensorFlow."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
     class LmTestText(tfds.core.GeneratorBasedBuilder):
@@ -166,7 +166,7 @@ def prepared_tfds(tmp_path_factory):
 
 def test_tfds_without_tensorflow(prepared_tfds):
     options = {"kind": "tfds", "path": "lm_test_text", "data_dir": prepared_tfds}
-    texts = read(**options)  # prepares it first
+    texts = read(**options)  # prepares the data set first
     assert sorted(texts) == sorted(f"line {i} é\n" for i in range(10))
     assert read(**options) == texts
     assert len(read(**options, split="train[:30%]")) == 3

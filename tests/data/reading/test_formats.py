@@ -1,4 +1,4 @@
-"""What every format declares of itself, and what importing them costs."""
+"""The declarations of every format, and the cost of importing them."""
 
 import dataclasses
 import subprocess

@@ -1,4 +1,4 @@
-"""Labelled data is read exactly and in order; bad data is refused with its position."""
+"""Labelled data is read exactly and in order; bad data is refused, and the error names its position."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Each cleaning step on text for which the right result is known."""
+"""Each cleaning step, on text with a known result."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From a config to labelled examples: which split they are in, how they are cleaned, and their labels."""
+"""From a config to labelled examples: their splits, cleaning and labels."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def stores_of(config, split, tokenizer=BYTES):
 
 @pytest.fixture
 def make(tmp_path):
-    """Returns a config whose sources are files of records; each split has a dict of sources by name."""
+    """Returns a config whose data sources are files of records; each split is a dict of sources by name."""
 
     def make(objective="classification", cleaning=None, options=None, data=None, **splits):
         sources = {}
@@ -145,7 +145,7 @@ def test_labels_are_those_of_train_in_order(make):
     assert labels(10, "9x") == ("10", "9x")
     with pytest.raises(UserError, match=r"config\.data\.train: all 2 labels are 'a'"):
         labels("a", "a")
-    with pytest.raises(UserError, match=r"each of the 11 examples has a label of its own"):
+    with pytest.raises(UserError, match=r"all 11 examples have different labels"):
         labels(*(f"text {i}" for i in range(11)))
 
 

@@ -1,4 +1,4 @@
-"""Subsets, folds and the holdout: for every kind of data, the hash of an example's key decides its split."""
+"""Subsets, folds and the holdout: for every kind of data, the hash of an example's key determines its split."""
 
 import dataclasses
 import itertools
@@ -83,7 +83,7 @@ LINES = [f"line {i} of the text" for i in range(240)]
 
 @pytest.fixture(params=["documents", "pairs", "labelled"])
 def config(request, tmp_path):
-    """Returns a function: config of LINES with changed data settings, as documents, pairs or labelled texts."""
+    """Returns a function that makes a config of LINES, as documents, pairs or labelled texts, with changed settings."""
     path = tmp_path / "lines.jsonl"
     path.write_text(
         "".join(json.dumps({"text": text, "other": "x", "label": "ab"[len(text) % 2]}) + "\n" for text in LINES)

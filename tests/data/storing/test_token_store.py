@@ -1,4 +1,4 @@
-"""A store holds exactly the documents' tokens, is built once, and survives kills and damage."""
+"""A store contains exactly the documents' tokens, is built once, and recovers from kills and damage."""
 
 import json
 import multiprocessing
@@ -46,7 +46,7 @@ def test_a_store_has_the_tokens_documents_and_counts_of_its_texts(tmp_path, monk
         "tokens": store.num_tokens,
         "characters": sum(map(len, kept)),
         "bytes": len("".join(kept).encode()),
-        "words": 2 + 1 + 1 + 3 + 2,  # "one two" + a line end, "é", three words + two line ends
+        "words": 2 + 1 + 1 + 3 + 2,  # "one two" and a line break, "é", three words and two line breaks
         "unknown": 0,
     }
     assert store.manifest["dropped"]["too_short"] == 1

@@ -1,4 +1,4 @@
-"""Offsets count characters of the original text, for every kind of tokenizer and any text."""
+"""Offsets refer to characters of the original text, for every kind of tokenizer and any text."""
 
 import functools
 import io
@@ -36,7 +36,6 @@ def byte_level():
 
 @functools.cache
 def lossless(kind):
-    """A lossless tokenizer."""
     if kind == "byte_level":
         return byte_level()
     kind, _, algorithm = kind.partition("-")
@@ -57,7 +56,7 @@ def test_tokens_hold_all_characters_in_order(kind, text):
     position = 0
     for group in groups:
         begin, end = group[0][0]
-        # Parts of the same characters have the same offsets, and together they spell just these.
+        # Tokens that are parts of the same characters have the same offsets, and together spell exactly these.
         assert begin == position < end
         if kind != "characters":
             assert tokenizer.decode([token for _, token in group]) == text[begin:end]
@@ -77,7 +76,7 @@ def test_offsets_of_words_spell_the_words(text):
 
 @functools.cache
 def foreign(**options):
-    """A SentencePiece model with the library's defaults: normalised text, one space before it, no repeated spaces."""
+    """Returns a SentencePiece model with the library's defaults: normalises, adds a leading space, merges spaces."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES),

@@ -1,4 +1,4 @@
-"""Every tokenizer restores the text that it encoded; text never becomes a special token."""
+"""Every tokenizer restores the text that it encoded, and never encodes text as a special token."""
 
 import dataclasses
 import functools
@@ -251,7 +251,7 @@ def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
 def test_extra_ids_are_spelled_for_generation(kind):
-    """As in T5's example (Raffel 2020, figure 2): the source that training makes of a text, and its target."""
+    """T5's example (Raffel 2020, figure 2): the source and target that training makes from a text."""
     kept, hidden = ["Thank you", " me to", " week."], [" for inviting", " your party last"]
     tokenizer = make(kind, "".join(kept + hidden)).with_extra_ids(12)
     parts = [tokenizer.encode(part) for part in (kept[0], hidden[0], kept[1], hidden[1], kept[2])]

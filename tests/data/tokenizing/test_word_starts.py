@@ -1,4 +1,4 @@
-"""Which tokens spell text, and which of them begin a word, for every kind of tokenizer."""
+"""Which tokens spell text and which begin a word, for every kind of tokenizer."""
 
 import re
 
@@ -48,7 +48,7 @@ def made(kind, extra_ids=3):
 
 
 def words_of(tokenizer, text):
-    """The text of each word, by the rule of `word_starts`."""
+    """Returns the text of each word, as delimited by `word_starts`."""
     ids = tokenizer.encode(text)
     begins = tokenizer.word_starts[ids]
     begins[0] = True
@@ -60,7 +60,7 @@ def test_word_extends_from_white_space_to_white_space(kind):
     tokenizer = made(kind)
     found = words_of(tokenizer, TEXT)
     assert "".join(found) == TEXT
-    # Runs of spaces may be one piece, so a word is white space (one or more) and what follows it.
+    # A run of spaces may be a single piece, so a word is any white space and the characters after it.
     assert all(re.fullmatch(r"\s*\S*", word) for word in found), found
     assert [word.strip() for word in found if word.strip()] == TEXT.split()
 
@@ -86,7 +86,14 @@ def test_bytes_that_spell_a_space_begin_a_word():
 
 
 def test_letter_that_byte_level_bpe_uses_for_white_space_is_a_letter_elsewhere():
-    pieces = ["<unk>", "\u2581ne", "\u010d", "\u2581", "e", "n"]  # n, e, c with caron: byte-level BPE's carriage return
+    pieces = [
+        "<unk>",
+        "\u2581ne",
+        "\u010d",
+        "\u2581",
+        "e",
+        "n",
+    ]  # n, e, and c with caron, which byte-level BPE uses for a carriage return
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     model = library.models.BPE(vocabulary, [], unk_token="<unk>")
     tokenizer = huggingface(model, pre_tokenizer=library.pre_tokenizers.Metaspace(), special=("<s>", "</s>"))
