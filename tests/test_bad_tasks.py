@@ -94,7 +94,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
             ["checkpoint.best_metric=valid/f1"],
             "'valid/f1' is not computed by this run, only valid/ followed by loss, acc",
         ),
-        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, and"),
+        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, but"),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
 )

@@ -69,7 +69,7 @@ def test_saved_and_loaded_is_the_same(kind, tmp_path):
 def test_changed_file_is_refused(tmp_path):
     make("characters", "abc").save(tmp_path)
     (tmp_path / "characters.json").write_text(json.dumps(["a", "b", "d"]))
-    with pytest.raises(UserError, match="was changed"):
+    with pytest.raises(UserError, match="has changed since it was saved"):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer(tmp_path / "missing")
@@ -109,7 +109,7 @@ def test_sentencepiece_training_is_deterministic_and_compresses():
 
 
 def test_sentencepiece_vocabulary_that_does_not_suit_the_text_is_refused():
-    with pytest.raises(UserError, match=r"vocab_size: 20000 is more than .* set it to (\d+) or less"):
+    with pytest.raises(UserError, match=r"vocab_size: 20000 is too large for .* set it to (\d+) or less"):
         build_tokenizer(TokenizerConfig(vocab_size=20000), SENTENCES)
     with pytest.raises(UserError, match="cannot hold the characters"):
         build_tokenizer(TokenizerConfig(vocab_size=300), ["".join(map(chr, range(0x4E00, 0x4F00)))])
