@@ -52,8 +52,10 @@ lock:
 	    PATH="$$directory/bin:$$PATH"; \
 	fi; \
 	$(COMPILE) requirements.txt --output-file requirements.lock >/dev/null; \
-	$(COMPILE) requirements-dev.txt --constraints requirements.lock --output-file requirements-dev.lock >/dev/null; \
-	git --no-pager diff --stat -- requirements.lock requirements-dev.lock
+	for name in dev cuda tpu; do \
+	    $(COMPILE) requirements-$$name.txt --constraints requirements.lock --output-file requirements-$$name.lock >/dev/null; \
+	done; \
+	git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

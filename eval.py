@@ -30,7 +30,6 @@ from lm.errors import UserError
 from lm.parallel import distributed
 from lm.parallel.distributed import is_first
 from lm.reporting.table import print_table, with_means
-from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import SPLITS, Options, evaluate_run
 from lm.runs.prepare import cache_directory
 
@@ -64,7 +63,7 @@ def main() -> int:
     options = Options(config=config, config_name=name, **values)
     _check(options)
     distributed.initialize_from_flags()
-    cache = cache_directory(RunDirectory.existing(roots[0]).load_config())
+    cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     done = [evaluate_run(root, options, name) for root, name in zip(roots, _names(roots), strict=True)]
     if is_first():

@@ -1,17 +1,30 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, or on all hosts of a slice, and recreates it when it is preempted.
+# Trains on a Cloud TPU VM, or on all hosts of a slice, and recreates it when it is preempted. It asks before it deletes
+# a TPU that was stopped.
 #   SPOT=--spot launch/tpu_vm.sh NAME ZONE TYPE RUNTIME CONFIG WORKDIR
 #   SPOT=--spot launch/tpu_vm.sh lm us-west4-a v5litepod-16 v2-alpha-tpuv5-lite configs/lm1b.py /mnt/runs/lm1b
 # It runs on your machine as long as the training does (for example in tmux), needs gcloud, and copies the commit
 # that is checked out. With several hosts WORKDIR must be on a file system that they share: mount it at
 # MOUNT_HERE below.
 set -euo pipefail
-[ $# -eq 6 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 1; }
+[ $# -eq 6 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 1; }
 name=$1 zone=$2 type=$3 runtime=$4 config=$5 workdir=$6
 
 tpu() { gcloud compute tpus tpu-vm "$1" "$name" --zone="$zone" --quiet "${@:2}"; }
 everywhere() { tpu ssh --worker=all --command="$1"; }
 state() { tpu describe --format='value(state)' 2>/dev/null || true; }
+fail() { echo "$1" >&2; exit 1; }
+# After a failed command: goes on if the TPU is lost, and ends with a message if it is still there.
+lost_or() {
+    sleep 30 # a TPU that is being preempted is still READY for a moment
+    [ "$(state)" != READY ] || fail "$1"
+}
+confirm_deletion() {
+    local answer=
+    [ ! -t 0 ] || read -r -p "$name is stopped. Delete it, with its disk, and create it again? [y/N] " answer || true
+    case $answer in [yY] | [yY]es) return ;; esac
+    fail "$name is stopped and was not deleted. Start it with: gcloud compute tpus tpu-vm start $name --zone=$zone"
+}
 
 source_code=$(mktemp)
 trap 'rm -f "$source_code"' EXIT
@@ -23,8 +36,7 @@ set -e
 mkdir -p ~/lm && tar -xzf ~/lm.tar.gz -C ~/lm && cd ~/lm
 pip install --quiet --user uv
 [ -x .venv/bin/pip ] || ~/.local/bin/uv venv --seed --python 3.12 .venv
-.venv/bin/pip install --quiet --require-hashes -r requirements.lock
-.venv/bin/pip install --quiet -r requirements-tpu.txt
+.venv/bin/pip install --quiet --require-hashes -r requirements-tpu.lock
 REMOTE
 
 # Each host reads its own number and the address of the first host from the metadata of the TPU.
@@ -46,16 +58,17 @@ while :; do
     case $(state) in
     READY) ;;
     '') tpu create --accelerator-type="$type" --version="$runtime" ${SPOT:-} || { sleep 60; continue; } ;;
-    PREEMPTED | TERMINATED | STOPPED) tpu delete; continue ;;
+    PREEMPTED | TERMINATED) tpu delete; continue ;; # such a TPU cannot be started again
+    STOPPED) confirm_deletion; tpu delete; continue ;;
     *) sleep 15; continue ;;
     esac
-    gcloud compute tpus tpu-vm scp "$source_code" "$name:lm.tar.gz" --zone="$zone" --worker=all --quiet || true
-    if everywhere "$prepare" && everywhere "set --$arguments; $train"; then
+    if ! gcloud compute tpus tpu-vm scp "$source_code" "$name:lm.tar.gz" --zone="$zone" --worker=all --quiet; then
+        lost_or "The code could not be copied to $name; the output is above. Nothing was started."
+    elif ! everywhere "$prepare"; then
+        lost_or "The environment could not be prepared on $name; the output is above. Nothing was started."
+    elif everywhere "set --$arguments; $train"; then
         exit 0
-    fi
-    sleep 30 # a TPU that is being preempted is still READY for a moment
-    if [ "$(state)" = READY ]; then
-        echo "train.py failed on $name; its output is above. Fix the error and start this script again." >&2
-        exit 1
+    else
+        lost_or "train.py failed on $name; its output is above. Fix the error and start this script again."
     fi
 done

@@ -1,16 +1,24 @@
-"""Atomic writing of files and directories: they appear complete or not at all."""
+"""Atomic writing of files and directories: they appear complete or not at all.
+
+A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. Such a file
+is removed when the same name is written again, and both are removed by `remove_leftovers`.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lm.errors import UserError
+
+TEMPORARY_FILE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
+TEMPORARY_DIRECTORY = re.compile(r"(?P<name>.+)\.tmp-(?P<pid>\d+)-\w{8}")
 
 
 @contextmanager
@@ -21,6 +29,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     created. With `durable`, the replacement is atomic even in a power failure. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -32,15 +41,22 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_texts(contents: Mapping[Path, str]) -> None:
+    """Writes UTF-8 files, replacing old ones; if one cannot be written, all old ones stay. Raises OSError."""
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            stack.enter_context(replacing(path)).write_text(content, encoding="utf-8")
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory `NAME.tmp-*` beside `path`, which is renamed to `path` at the end of the block.
+    """Yields a temporary directory beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary directory is removed. Missing parent directories are created. To replace a
     directory, the block must remove the old one. Raises OSError, in particular FileExistsError if `path` exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-{os.getpid()}-", dir=path.parent))
     try:
         temporary.chmod(0o755)  # mkdtemp grants access to the owner only
         yield temporary
@@ -52,6 +68,53 @@ def new_directory(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path, name: str = "") -> None:
+    """Removes the temporary files and directories left by killed processes: all of them, or those for one `name`.
+
+    A process on another machine that shares the file system is not recognised as running. It fails if its temporary
+    file is removed, but nothing is damaged.
+    """
+    for each in directory.iterdir() if directory.is_dir() else ():
+        is_directory = each.is_dir() and not each.is_symlink()
+        found = (TEMPORARY_DIRECTORY if is_directory else TEMPORARY_FILE).fullmatch(each.name)
+        if found and name in ("", found["name"]) and not _is_running(int(found["pid"])):
+            if is_directory:
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    """Returns whether another process of this machine has the id."""
+    if pid == os.getpid():  # a process in an earlier container may have had the same one
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def check_below(path: Path, root: Path) -> None:
+    """Raises OSError if a symbolic link leads from `path`, which lies below `root`, to somewhere else."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise OSError(errno.EPERM, "a symbolic link leads out of the run directory", str(path))
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Converts an OSError raised in the block into a UserError that names `path`, a file or directory of a run."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror or error}. What was there before is intact; free some space "
+            "or give access, then run again."
+        ) from error
 
 
 @contextmanager

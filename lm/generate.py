@@ -4,7 +4,7 @@ python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --te
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
 A single continuation is printed as it is generated. The sampling flags apply in the order documented in
-lm/decoding/sampling.py. The same flags always produce the same text.
+lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are spelled out.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
 the same order. Sources are cleaned and prefixed as in training; an empty source has an empty output. Outputs come from
@@ -29,7 +29,7 @@ from absl import flags
 
 from lm.config.command import DONE, run
 from lm.decoding.beam import BeamSettings
-from lm.decoding.lines import read_lines, whole_file
+from lm.decoding.lines import read_lines, visible, whole_file
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
@@ -124,7 +124,12 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
         f"is for encoder-decoders, but the model in {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
     )
     for text in continue_prompts(generator, read_prompts(), sampling):
-        print(text, end="", flush=True)
+        show(text)
+
+
+def show(text: str) -> None:
+    """Prints text as it is to a file or a pipe, but with control characters spelled out to a terminal."""
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def read_prompts() -> list[str]:
@@ -154,7 +159,8 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
     texts = read_sources()
     if FLAGS.output is None:
         made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
-        sys.stdout.writelines(f"{line}\n" for line in made.lines)
+        for line in made.lines:
+            show(f"{line}\n")
         return
     with whole_file(FLAGS.output, "output") as write:
         made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)

@@ -19,13 +19,14 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lm.config.command import DONE, run
 from lm.errors import UserError
-from lm.files import new_directory, replacing, writing_flag
+from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models.parameters import adapters, merge_adapters
 from lm.runs.directory import TOKENIZERS, RunDirectory
+from lm.runs.fingerprint import recorded_settings
 
 FLAGS = flags.FLAGS
 
@@ -57,18 +58,21 @@ def main() -> int:
     if FLAGS.adapters is not None:
         tensors = {name: np.ascontiguousarray(value) for name, value in adapters(params).items()}
         with writing_flag("adapters", FLAGS.adapters), replacing(Path(FLAGS.adapters)) as temporary:
-            save_file(tensors, temporary, metadata={"config": config.to_json(), "step": str(step)})
+            temporary.write_bytes(save(tensors, metadata={"config": config.to_json(), "step": str(step)}))
         print(f"written: {FLAGS.adapters}, {len(tensors)} adapter tensors, step {step:,}")
     if FLAGS.output is not None:
         merged, model = merge_adapters(params, config.model)
         config = dataclasses.replace(config, model=model)
+        metadata = record["metadata"] | {"config": recorded_settings(config)}
+        with writing_flag("output", FLAGS.output):
+            remove_leftovers(Path(FLAGS.output).parent, Path(FLAGS.output).name)
         with writing_flag("output", FLAGS.output), new_directory(Path(FLAGS.output)) as temporary:
             for name in TOKENIZERS:
                 if (directory.root / name).is_dir():
                     shutil.copytree(directory.root / name, temporary / name)
             made = RunDirectory(temporary)
             with made.open_checkpoints(config, read_only=False) as checkpoints:
-                checkpoints.save(step, {"params": jax.device_put(merged)}, record["metadata"], record["metrics"])
+                checkpoints.save(step, {"params": jax.device_put(merged)}, metadata, record["metrics"])
             made.write_config(config)
         print(f"written: {FLAGS.output}, step {step:,} with its adapters merged")
     return DONE

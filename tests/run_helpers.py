@@ -1,7 +1,10 @@
 """Trains inside the process of the tests, and reads and compares what runs have written."""
 
 import json
+import resource
 import runpy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -18,6 +21,17 @@ from lm.training.optimizers import make_optimizer
 from lm.training.state import abstract_state
 
 TIMING = {"train/seconds", "train/tokens_per_second", "train/peak_share"}
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Makes writing beyond `size` bytes of any file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def config_of(tiny, **changes) -> Config:

@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"}
 LARGEST_FILE = 500_000  # bytes
+LOCKS = tuple(f"requirements{more}.lock" for more in ("", "-dev", "-cuda", "-tpu"))
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
 
@@ -85,7 +86,7 @@ def test_no_file_is_large():
     assert {path: size for path, size in sizes.items() if size > LARGEST_FILE} == {}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_locks_hash_every_release_and_name_no_index(name):
     assert INDEX_HOST.findall((ROOT / name).read_text(encoding="utf-8")) == []
     for release, hashes in lock(name):
@@ -96,7 +97,7 @@ def test_locks_hash_every_release_and_name_no_index(name):
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(
     ("wanted", "locked"),
-    [("requirements.txt", "requirements.lock"), ("requirements-dev.txt", "requirements-dev.lock")],
+    [(name.replace("lock", "txt"), name) for name in LOCKS],
 )
 def test_every_direct_requirement_is_locked_once_within_its_bounds(wanted, locked, python):
     for platform, machine in PLATFORMS:
@@ -118,14 +119,15 @@ def test_every_direct_requirement_has_both_bounds():
         assert {">=", "<"} <= operators, requirement
 
 
-def test_development_lock_includes_the_other_lock():
+@pytest.mark.parametrize("name", LOCKS[1:])
+def test_other_locks_include_the_first(name):
     """.ci/environment relies on this: it installs the one on top of the other."""
-    with_hashes = {str(release): hashes for release, hashes in lock("requirements-dev.lock")}
+    with_hashes = {str(release): hashes for release, hashes in lock(name)}
     for release, hashes in lock("requirements.lock"):
         assert with_hashes.get(str(release)) == hashes, release
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.txt", *LOCKS])
 def test_tensorflow_and_torch_are_not_required(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     names = {canonicalize_name(name) for name in re.findall(r"^([A-Za-z][\w.-]*)", text, re.MULTILINE)}

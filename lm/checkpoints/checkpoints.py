@@ -13,8 +13,10 @@ or reported as damaged.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,8 @@ from lm.checkpoints.integrity import describe, json_hash, leaf_sums, nested
 from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_aside
 from lm.config import CheckpointConfig
 from lm.errors import UserError
+
+ATTEMPTS = 10  # at reading while a training run replaces checkpoints
 
 
 class Restored(NamedTuple):
@@ -158,6 +162,12 @@ class Checkpoints:
         except (reading.Damage, OSError, ValueError) as error:
             raise UserError(f"{where}: this checkpoint is damaged ({reading.first_line(error)}).") from None
 
+    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields (step, record) for each step whose record is intact, the newest first."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(reading.Damage, OSError, ValueError):
+                yield step, reading.read_record(self.directory / str(step))
+
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
@@ -168,7 +178,7 @@ class Checkpoints:
         checkpoint, or if the tree, a shape or a dtype differs.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
-        state, record = self._read(self._candidates(None), lambda _: abstract_state, exact=False, partial=False)
+        state, record = self._read(None, lambda _: abstract_state, partial=False)
         return Restored(state, record["metadata"], record["step"])
 
     def restore_params(
@@ -182,16 +192,13 @@ class Checkpoints:
                 checkpoints are reported on stderr and skipped. If a number is given, only that checkpoint is tried.
             ema: return the moving average of the parameters instead, if the state holds one.
         """
-        candidates = self._candidates(None if step == "best" else step)
-        if step == "best" and (best := self.best()) is not None:
-            candidates = [best, *(each for each in candidates if each != best)]
 
         def item(record: dict[str, Any]) -> Any:
             average = ema and any(path.startswith("ema/") for path in record["leaves"])
             name = "ema" if average else "params"
             return {name: nested(record["leaves"], name) if abstract_params is None else abstract_params}
 
-        tree, record = self._read(candidates, item, exact=isinstance(step, int), partial=True)
+        tree, record = self._read(step, item, partial=True)
         ((_, params),) = tree.items()
         return params, record["step"]
 
@@ -203,65 +210,95 @@ class Checkpoints:
         See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds only two trees. Raises
         UserError if there are too few checkpoints or one is damaged.
         """
-        steps = [step for step in self.steps() if last is None or step <= last]
-        if len(steps) < count:
-            up_to = "" if last is None else f" up to step {last}"
-            counts = f"cannot average {count} checkpoints: the run has only {len(steps)}{up_to}"
-            raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
-        steps = steps[-count:]
-        total: Any = None
-        for step in steps:
-            params, _ = self.restore_params(abstract_params, step, ema=ema)
-            total = params if total is None else jax.tree.map(jnp.add, total, params)
+        for attempt in range(ATTEMPTS):
+            steps = [step for step in reading.agreed(self.steps()) if last is None or step <= last]
+            if len(steps) < count:
+                up_to = "" if last is None else f" up to step {last}"
+                counts = f"cannot average {count} checkpoints: the run has only {len(steps)}{up_to}"
+                raise UserError(f"{self.directory}: {counts}; train with a larger config.checkpoint.keep_latest.")
+            steps = steps[-count:]
+            total: Any = None
+            try:
+                for step in steps:
+                    params, _ = self.restore_params(abstract_params, step, ema=ema)
+                    total = params if total is None else jax.tree.map(jnp.add, total, params)
+                break
+            except UserError:
+                if attempt == ATTEMPTS - 1 or set(steps) <= set(reading.agreed(self.steps())):
+                    raise  # not because a training run has removed one of them
         return jax.tree.map(lambda x: x / count, total), steps
 
-    def _candidates(self, step: int | None) -> list[int]:
+    def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
         """Returns the steps to try, in order."""
         self.wait()
-        steps = self.steps()
+        steps = reading.agreed(self.steps())
         if not steps:
             raise UserError(f"{self.directory}: there is no checkpoint; train first, or check the path.")
-        if step is None:
-            return steps[::-1]
-        if step not in steps:
-            known = ", ".join(map(str, steps))
-            raise UserError(f"{self.directory}: there is no checkpoint of step {step}; there are {known}.")
-        return [step]
+        if isinstance(step, int):
+            if step not in steps:
+                known = ", ".join(map(str, steps))
+                raise UserError(f"{self.directory}: there is no checkpoint of step {step}; there are {known}.")
+            return [step]
+        first = reading.agreed(best_first(steps, self._metrics_of, self._settings)[:1]) if step == "best" else []
+        return [*first, *(each for each in steps[::-1] if each not in first)]
 
     def _read(
-        self, candidates: Sequence[int], item: Callable[[dict[str, Any]], Any], *, exact: bool, partial: bool
+        self, step: int | Literal["best"] | None, item: Callable[[dict[str, Any]], Any], *, partial: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the tree and record of the first intact candidate, and sets aside the damaged ones before it.
 
-        `item` builds the abstract tree from the record. If `exact`, the only candidate must be intact. If `partial`,
-        the tree is only a part of the state, such as {"params": ...}.
+        `item` builds the abstract tree from the record. If `partial`, the tree is only a part of the state, such as
+        {"params": ...}. If a training run removes a checkpoint while it is read, the next one is taken.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []
-        for step in candidates:
-            where = self.directory / str(step)
-            try:
-                record = reading.in_all_processes(where, functools.partial(reading.read_record, where), "record")
-                tree = reading.read_arrays(where, record, item(record), partial=partial)
+        for _ in range(ATTEMPTS):
+            listed = self._candidates(step)
+            for each in listed:
+                if each in damaged:
+                    continue
+                where = self.directory / str(each)
+                try:
+                    record = reading.in_all_processes(where, functools.partial(reading.read_record, where), "record")
+                    tree = reading.read_arrays(where, record, item(record), partial=partial)
+                except reading.Damage as damage:
+                    if self._manager is None and self._is_being_removed(each, listed):
+                        break
+                    if isinstance(step, int):
+                        known = ", ".join(map(str, self.steps()))
+                        raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
+                    damaged.append(each)
+                    report(f"Checkpoint {where} is damaged ({damage}).")
+                    continue
+                if damaged:
+                    report(f"Using the checkpoint of step {each} instead.")
+                    self._set_aside(damaged)
+                return tree, record
+            else:
                 break
-            except reading.Damage as damage:
-                if exact:
-                    known = ", ".join(map(str, self.steps()))
-                    raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
-                damaged.append(step)
-                report(f"Checkpoint {where} is damaged ({damage}).")
-        else:
-            steps, advice = ", ".join(map(str, damaged)), "restore the directory from a copy, or use another --workdir."
-            raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
-        if damaged:
-            report(f"Using the checkpoint of step {step} instead.")
-        if damaged and self._manager is not None:
+        if not damaged:
+            raise UserError(f"{self.directory}: a training run removes checkpoints before they are read; try again.")
+        steps, advice = ", ".join(map(str, damaged)), "restore the directory from a copy, or use another --workdir."
+        raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
+
+    def _is_being_removed(self, step: int, listed: Sequence[int]) -> bool:
+        """Returns whether a training run, which has saved a later checkpoint, is removing this one or has done so."""
+        removed = False
+        for _ in range(50):
+            removed = not (self.directory / str(step)).exists()
+            if removed or set(self.steps()) == set(listed):
+                break
+            time.sleep(0.1)
+        return bool(reading.agreed([int(removed)])[0])
+
+    def _set_aside(self, damaged: Sequence[int]) -> None:
+        """Moves damaged checkpoints out of the way of later ones, unless the directory is only read."""
+        if self._manager is not None:
             if jax.process_index() == 0:
                 set_aside(self.directory, damaged)
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()
-        return tree, record
 
     def _metrics_of(self, step: int) -> dict[str, float]:
         """Returns the metrics of a step, even while it is being written. Raises the same errors as `read_record`."""
@@ -279,6 +316,7 @@ class Checkpoints:
             reason = reading.machine_trouble(error) or (reading.first_line(error) if isinstance(error, OSError) else "")
             if not reason:
                 raise
+            reading.silence_libraries()
             if self._manager is not None:
                 if jax.process_index() == 0 and self.directory.is_dir():
                     remove_torn(self.directory)

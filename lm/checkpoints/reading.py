@@ -8,8 +8,9 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_
 from lm.errors import UserError
 
 FORMAT = 1  # of the record; a higher number comes from a newer version of this code
+MOST_STEPS = 1000  # that several processes consider
 MACHINE_TROUBLES = (
     "No space left on device",
     "Disk quota exceeded",
@@ -50,8 +52,13 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
         raise Damage("record/metadata does not match its hash")
     content = stored["content"]
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise Damage("record/metadata has no format")
     if content["format"] > FORMAT:
         raise UserError(f"{path}: written by a newer version of this code; use that version.")
+    for key, kind in {"step": int, "metadata": dict, "metrics": dict, "leaves": dict}.items():
+        if not isinstance(content.get(key), kind):
+            raise Damage(f"record/metadata has no {key}")
     if content["step"] != int(checkpoint.name):
         raise Damage(f"its record belongs to step {content['step']}")
     return content
@@ -118,6 +125,25 @@ def first_line(error: BaseException) -> str:
 def machine_trouble(error: BaseException) -> str:
     """Returns the machine fault that an error's text names, or "" for a damaged file. TensorStore sets no errno."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
+
+
+def agreed(steps: Sequence[int]) -> list[int]:
+    """Returns the steps that the first process has found; others may find more or fewer while a training run saves."""
+    if jax.process_count() == 1:
+        return list(steps)
+    row = np.full(MOST_STEPS, -1)
+    row[: len(steps[:MOST_STEPS])] = steps[:MOST_STEPS]
+    return [int(step) for step in multihost_utils.broadcast_one_to_all(row) if step >= 0]
+
+
+def silence_libraries() -> None:
+    """Suppresses for the rest of the process what Orbax's and TensorStore's threads print after a failed save.
+
+    Their tasks are collected later, even at exit; the error itself is raised.
+    """
+    logging.getLogger("asyncio").disabled = True
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
 
 
 @contextmanager

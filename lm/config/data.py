@@ -13,16 +13,22 @@ class SourceConfig:
     """One data source: where its examples come from and how to read them."""
 
     kind: str = option("text", "Data format.", registry="lm.data.reading.FORMATS")
-    path: str = option("", "File or glob (.gz is unpacked); tfds: data set name, optionally with a version.")
+    path: str = option(
+        "", "File or glob (.gz is unpacked); tfds: data set name, optionally with a version.", affects="location"
+    )
     split: str = option("train", "tfds only: the split, e.g. train or train[:1%].")
-    data_dir: str = option("", "tfds only: directory of the prepared data sets; empty for the TFDS default.")
+    data_dir: str = option(
+        "", "tfds only: directory of the prepared data sets; empty for the TFDS default.", affects="location"
+    )
     field: str = option(
         "text",
         "Records: the field or column that holds the text; `answers.text` is a nested field. With braces, a template "
         "of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces.",
     )
     target_path: str = option(
-        "", "Pairs in two text files with document=line: target file or glob, aligned line by line."
+        "",
+        "Pairs in two text files with document=line: target file or glob, aligned line by line.",
+        affects="location",
     )
     target_field: str = option(
         "",
@@ -111,7 +117,9 @@ class TokenizerConfig:
     """How text is converted to token ids. The tokenizer is trained on the training split unless `path` is set."""
 
     kind: str = option("sentencepiece", "Kind of tokenizer.", registry="lm.data.tokenizing.TOKENIZERS")
-    path: str = option("", "Load this SentencePiece model or tokenizer.json instead of training a tokenizer.")
+    path: str = option(
+        "", "Load this SentencePiece model or tokenizer.json instead of training a tokenizer.", affects="location"
+    )
     vocab_size: int = option(
         8192,
         "sentencepiece: vocabulary size to train; words: maximum vocabulary size.",
@@ -174,5 +182,8 @@ class DataConfig:
     )
     prefetch: int = option(4, "Number of batches prepared ahead.", minimum=1, affects="nothing")
     cache_dir: str = option(
-        "", "Directory of token stores; empty for $LM_CACHE_DIR or, if that is unset, ~/.cache/lm.", affects="nothing"
+        "",
+        "Directory of token stores and compiled programs; empty for $LM_CACHE_DIR or, if that is unset, ~/.cache/lm. "
+        "Other commands ignore the value in a run directory, which may come from another machine.",
+        affects="nothing",
     )

@@ -7,6 +7,7 @@ differs in settings that affect its function or shapes; config.init_from names t
 mismatch. A setting with several effects declares the last of them in this list:
 
     nothing    no batch, update or model output, except for rounding
+    location   nothing as long as the contents of the file or directory stay the same, which is checked
     updates    only the values of the parameters: how they are initialised and updated
     storage    only the arrays that hold the parameters (stacked layers, padding, unused positions)
     function   the output of the model for given parameters and tokens
@@ -19,6 +20,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
 import importlib
 import math
 import typing
@@ -28,7 +30,7 @@ from typing import Any
 
 from lm.errors import UserError
 
-EFFECTS = ("nothing", "updates", "storage", "function", "shapes", "batches")
+EFFECTS = ("nothing", "location", "updates", "storage", "function", "shapes", "batches")
 
 # Removed settings and what to do instead. They are ignored when an old run directory is read.
 RETIRED = {
@@ -203,13 +205,21 @@ def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
 # --- effects of a change ------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def effect(schema: type, dotted: str) -> str:
-    """Returns the effect of a setting, one of EFFECTS. Settings of a data source have the effect of data.train, etc."""
+    """Returns the effect of a setting, one of EFFECTS.
+
+    Settings of a data source have the effect of data.train, etc., unless they declare their own.
+    """
     cls, found = schema, ""
-    for name in dotted.split("."):
+    names = iter(dotted.split("."))
+    for name in names:
         (spec,) = (each for each in dataclasses.fields(cls) if each.name == name)
         found = spec.metadata.get("affects") or found
         kind = typing.get_type_hints(cls)[name]
+        if typing.get_origin(kind) is dict and found != "nothing":
+            kind = typing.get_args(kind)[1]
+            next(names, None)  # the name of the data source
         if not dataclasses.is_dataclass(kind):
             break
         cls = typing.cast(type, kind)

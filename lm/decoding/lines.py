@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from lm.config import Config
 from lm.errors import UserError
 from lm.files import replacing, writing_flag
+
+# Control characters, and marks that make a terminal show the following text in another order.
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def read_lines(path: str, flag: str) -> list[str]:
@@ -63,6 +67,11 @@ def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], s
 def in_one_line(text: str) -> str:
     """Replaces each tab and each Unicode line break with a space."""
     return " ".join(text.replace("\t", " ").splitlines())
+
+
+def visible(text: str) -> str:
+    """Spells out control characters other than tabs and line breaks, such as the ESC of terminal codes: \\x1b."""
+    return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import jax
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
+from lm.files import replacing, storing
 
 
 class MetricsWriter:
@@ -26,34 +31,79 @@ class MetricsWriter:
     def __init__(self, metrics_path: Path, tensorboard_dir: Path, config: Config, start_step: int = 0) -> None:
         self._tensorboard: Any = None
         self._wandb = _start_wandb(config, metrics_path.parent) if config.log.wandb_project else None
-        try:
-            # Flushed after each line, so that a killed run leaves only complete lines.
-            self._file = open(metrics_path, "a", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"{metrics_path}: cannot be written ({error.strerror}).") from error
+        self._path = metrics_path
+        with storing(metrics_path):
+            self._file = open(metrics_path, "ab", buffering=0)  # noqa: SIM115
         if config.log.tensorboard:
-            from tensorboardX import SummaryWriter  # slow to import, and optional
-
-            self._tensorboard = SummaryWriter(str(tensorboard_dir), purge_step=start_step + 1, flush_secs=30)
+            with storing(tensorboard_dir):
+                self._tensorboard = _Events(tensorboard_dir, start_step + 1)
+        self._tensorboard_dir = tensorboard_dir
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line for `step`. Values that are not finite are null in the JSON and left out elsewhere."""
         values = {name: finite_or_none(float(value)) for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": int(step), **values}, allow_nan=False) + "\n"
+        with storing(self._path):
+            end = self._file.seek(0, os.SEEK_END)
+            # In one call, so that a killed run leaves only complete lines. A full disk may leave half of one.
+            if self._file.write(line.encode()) < len(line.encode()):
+                self._file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finite = {name: value for name, value in values.items() if value is not None}
         if self._tensorboard is not None:
-            for name, value in finite.items():
-                self._tensorboard.add_scalar(name, value, step)
+            with storing(self._tensorboard_dir):
+                self._tensorboard.write(step, finite)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
     def close(self) -> None:
         self._file.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with storing(self._tensorboard_dir):
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+class _Events:
+    """An event file of TensorBoard. tensorboardX's own writer would hang after its thread has met a full disk."""
+
+    FLUSH_SECONDS = 30
+
+    def __init__(self, directory: Path, first_step: int) -> None:
+        """Creates the file; TensorBoard drops the events of earlier files from `first_step` on. May raise OSError."""
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import, and optional
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file: Any = EventsWriter(str(directory / "events"))
+        self._flushed = 0.0
+        self._add(first_step, file_version="brain.Event:2")
+        self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        try:
+            for name, value in values.items():
+                self._add(step, summary=scalar(name, value))
+            if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
+            raise
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._file.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class LateMetrics:
@@ -93,7 +143,8 @@ def _start_wandb(config: Config, root: Path) -> Any:
         ) from error
     id_path = root / "wandb_run_id"
     if not id_path.exists():
-        id_path.write_text(secrets.token_hex(8))
+        with storing(id_path), replacing(id_path) as temporary:
+            temporary.write_text(secrets.token_hex(8))
     return wandb.init(
         project=project,
         name=root.name,

@@ -19,7 +19,7 @@ from rich.text import Text
 from lm.evaluation import METRICS, metric_of
 from lm.evaluation.metric import finite_or_none
 from lm.evaluation.text_metrics import TEXT_METRICS
-from lm.files import replacing
+from lm.files import write_texts
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,11 @@ def comma_separated(results: Sequence[Result]) -> str:
 
 
 def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
-    """Writes STEM.json, .csv and .md into `directory`, each atomically. May raise OSError."""
+    """Writes STEM.json, .csv and .md into `directory`, all or none of them. May raise OSError."""
     contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
-    paths = []
-    for suffix, content in contents.items():
-        path = directory / f"{stem}.{suffix}"
-        with replacing(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-        paths.append(path)
-    return paths
+    files = {directory / f"{stem}.{suffix}": content for suffix, content in contents.items()}
+    write_texts(files)
+    return list(files)
 
 
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:

@@ -8,25 +8,37 @@ eval/<step>/     results of eval.py         .lock           held by the process 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from lm.checkpoints.checkpoints import Checkpoints
+from lm.checkpoints.keeping import TORN
 from lm.config import Config
-from lm.config.schema import EFFECTS, differences_affecting, migrated
+from lm.config.experiment import replace_settings
+from lm.config.schema import differences_affecting, migrated
+from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
-from lm.files import replacing
+from lm.files import remove_leftovers, replacing, storing
+from lm.runs.fingerprint import (
+    DERIVED_FROM_DATA,
+    FOR_READING,
+    FOR_TRAINING,
+    check_data,
+    check_settings,
+    check_tokenizer,
+    recorded_settings,
+)
 
-DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
-# Files that a run may leave behind if it is killed during start-up.
-LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp")
+# Files that a run may leave behind if it is killed during start-up; some of these names are those of earlier versions.
+LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp|tokenizer(_source)?\.tmp-[\w-]+")
 
 
 class RunDirectory:
@@ -40,6 +52,8 @@ class RunDirectory:
         self.metrics_path = self.root / "metrics.jsonl"
         self.tensorboard_dir = self.root / "tensorboard"
         self.curves_path = self.root / "curves.png"
+        self.moved: list[str] = []  # "setting: old -> new" of data that was elsewhere when the run was trained
+        self._made: list[Path] = []  # directories that `open` made, innermost first
         self._lock: int | None = None
 
     def eval_dir(self, step: int) -> Path:
@@ -47,28 +61,35 @@ class RunDirectory:
 
     @classmethod
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
-        """Opens a directory for training, either to start a run or to continue one, and writes config.json.
+        """Opens a directory for training, either to start a run or to continue one.
 
-        A run that ended before its first step may be started again with any config. The first process holds a lock
-        until `close` or until it dies; the others write nothing. Raises UserError if the path is not a directory or
-        holds other files, if its run was trained with another config, or if another process is training in it.
+        A new run gets its config.json here, and loses it again if a UserError leaves the `with` block before the first
+        step. In a run that continues, nothing is written. A run without a first step may be started again with any
+        config. The first process holds a lock until `close` or until it dies; the others write nothing. Raises
+        UserError if the path is not a directory or holds other files, if its run was trained with another config or
+        its files do not belong together, or if another process is training in it.
         """
         run = cls(root)
         if not is_first:
             return run
         try:
+            missing = [each for each in (run.root, *run.root.parents) if not each.exists()]
             run.root.mkdir(parents=True, exist_ok=True)
+            run._made = missing
             foreign = sorted(each.name for each in run.root.iterdir() if not LEFTOVER.fullmatch(each.name))
             if foreign and not run.config_path.exists():
                 problem = f"holds {foreign[0]!r} but no config.json, so it is not a run directory"
                 raise UserError(f"{run.root}: {problem}; choose a new or empty one with --workdir.")
             run._take_lock()
             if run.config_path.exists():
-                config = run._continued(config)
-            run.write_config(config)
+                run._check_continues(config)
+            run._remove_leftovers()
+            if not run._has_checkpoints():
+                run._start(config)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{run.root}: is not a directory, or lies below a file; use another --workdir.") from None
         except OSError as error:
+            run.close()
             raise UserError(f"{run.root}: cannot be used as a run directory: {error.strerror}.") from None
         except UserError:
             run.close()
@@ -77,15 +98,22 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens a run for reading. Raises UserError if there is no run or its config is invalid."""
+        """Opens a run for reading. Raises UserError if there is no run or its files do not belong together."""
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: no such run directory; check --workdir, or train first.")
-        run.load_config()
+        run._check_records(run.load_config(), FOR_READING)
         return run
 
     def load_config(self) -> Config:
-        """Returns the config without retired settings. Raises UserError if config.json is missing or invalid."""
+        """Returns the config without retired settings and without paths to write to.
+
+        A run directory may come from someone else, so only the user of this machine says where the cache lies. Raises
+        UserError if config.json is missing or invalid.
+        """
+        return replace_settings(self._load_config(), {"data.cache_dir": ""})
+
+    def _load_config(self) -> Config:
         try:
             values = json.loads(self.config_path.read_bytes())
         except FileNotFoundError:
@@ -100,13 +128,17 @@ class RunDirectory:
             raise UserError(f"{self.config_path}: edited, or written by another version of lm: {error}") from None
 
     def write_config(self, config: Config) -> None:
-        """Replaces config.json atomically."""
-        with replacing(self.config_path, durable=True) as temporary:
+        """Replaces config.json atomically. Raises UserError if it cannot be written."""
+        with storing(self.config_path), replacing(self.config_path, durable=True) as temporary:
             temporary.write_text(config.to_json(), encoding="utf-8")
 
     def open_checkpoints(self, config: Config, *, read_only: bool = True) -> Checkpoints:
         """Returns the checkpoints of the run, for use in a `with` block."""
         return Checkpoints(self.checkpoints_dir, config.checkpoint, read_only=read_only)
+
+    def check_data(self, config: Config, fingerprint: Mapping[str, str]) -> None:
+        """Raises UserError if a checkpoint was trained with other settings or on data with another fingerprint."""
+        self._check_records(config, FOR_TRAINING, fingerprint)
 
     def close(self) -> None:
         """Releases the lock."""
@@ -117,8 +149,12 @@ class RunDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if isinstance(error, UserError) and self._lock is not None and not self._has_begun():
+                self._discard()
+        finally:
+            self.close()
 
     def _take_lock(self) -> None:
         """Takes a POSIX lock. (A forked worker that outlives this process would keep a lock taken by flock(2).)"""
@@ -129,16 +165,56 @@ class RunDirectory:
             holder = os.read(descriptor, 100).decode(errors="replace").strip() or "just starting"
             os.close(descriptor)
             if not isinstance(error, (BlockingIOError, PermissionError)):
-                return  # a file system without locks
+                return None  # a file system without locks
             problem = f"another process is training in this directory ({holder})"
             raise UserError(f"{self.root}: {problem}; wait for it, stop it, or use another --workdir.") from None
+        if not os.fstat(descriptor).st_nlink:  # a run that was refused has just removed it
+            os.close(descriptor)
+            return self._take_lock()
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
         self._lock = descriptor
+        return None
 
-    def _continued(self, config: Config) -> Config:
-        """Returns the config to continue the run with. Raises UserError if it describes a different run."""
-        old, new = self.load_config(), config
+    # --- starting and continuing --------------------------------------------------------------------------
+
+    def _has_checkpoints(self) -> bool:
+        """Returns whether a checkpoint was finished, even if it is damaged now."""
+        return self.checkpoints_dir.is_dir() and any(TORN not in each.name for each in self.checkpoints_dir.iterdir())
+
+    def _has_begun(self) -> bool:
+        return self._has_checkpoints() or any(self._metric_lines())
+
+    def _start(self, config: Config) -> None:
+        """Writes the config of a run that starts at step 0, and removes the tokenizers of an earlier attempt.
+
+        That attempt may have read other data, e.g. before the user corrected a file or a path.
+        """
+        for name in TOKENIZERS:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        self.write_config(config)
+
+    def _discard(self) -> None:
+        """Removes everything that a run has written before its first step, so that it does not block the next try."""
+        for path in (*(self.root / name for name in TOKENIZERS), self.tensorboard_dir, self.checkpoints_dir):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.config_path, self.metrics_path, self.root / ".lock"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            for path in self._made:
+                path.rmdir()
+
+    def _remove_leftovers(self) -> None:
+        """Removes the temporary files of killed processes; those in the directory itself are not used by any other."""
+        for each in self.root.iterdir():
+            if each.name != ".lock" and LEFTOVER.fullmatch(each.name):
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        for directory in (self.root, *self.root.glob("eval/*")):
+            remove_leftovers(directory)
+
+    def _check_continues(self, config: Config) -> None:
+        """Raises UserError if the run has begun with other settings, or if its files do not belong together."""
+        old, new = self._load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
             if not (a[section][name] and b[section][name]):  # one of them is not derived yet
@@ -148,22 +224,52 @@ class RunDirectory:
             del a["train"]["num_steps"], b["train"]["num_steps"]
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
-        lines = differences_affecting(set(EFFECTS) - {"nothing"}, Config, a, b)
-        if not lines:
-            return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
-        kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
-        if not kept and not any(self._metric_lines()):  # e.g. after a first attempt with a wrong path
-            for name in TOKENIZERS:  # the new config may need different ones
-                shutil.rmtree(self.root / name, ignore_errors=True)
-            return new
-        steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
-        keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
-        longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
-        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
-        raise UserError(
-            f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
-            f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
-        )
+        lines = differences_affecting(FOR_TRAINING, Config, a, b)
+        if lines and self._has_begun():
+            steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
+            keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
+            longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
+            listed = "; ".join(f"{line:.{max(40, 240 // len(lines))}}" for line in lines[:8])
+            more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+            raise UserError(
+                f"{self.root}: holds a run with another config ({listed}{more}). "
+                f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
+            )
+        if self._has_checkpoints():
+            self.moved = differences_affecting({"location"}, Config, a, b)
+            derived = Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
+            self._check_records(derived, FOR_TRAINING)
+            for name in self._tokenizers(config):
+                if not (self.root / name).is_dir():
+                    raise UserError(f"{self.root / name}: is missing, but the run has checkpoints; restore it.")
+
+    def _tokenizers(self, config: Config) -> tuple[str, ...]:
+        return TOKENIZERS if config.data.separate_vocabularies else TOKENIZERS[:1]
+
+    def _check_records(
+        self, config: Config, effects: Collection[str], fingerprint: Mapping[str, str] | None = None
+    ) -> None:
+        """Raises UserError if a checkpoint has another config or tokenizer or, given a `fingerprint`, other data."""
+        found = recorded_settings(config)
+        tokenizers = {name: self._tokenizer_fingerprint(name) for name in self._tokenizers(config)}
+        with self.open_checkpoints(config) as checkpoints:
+            for step, record in checkpoints.records():
+                checkpoint, metadata = self.checkpoints_dir / str(step), record["metadata"]
+                check_settings(checkpoint, metadata, found, effects, self.config_path)
+                for name, each in tokenizers.items():
+                    if each is not None:
+                        check_tokenizer(checkpoint, metadata, name, each, self.root / name)
+                if fingerprint is not None:
+                    check_data(checkpoint, metadata, fingerprint, self.root)
+
+    def _tokenizer_fingerprint(self, name: str) -> str | None:
+        """Returns the fingerprint that a tokenizer states, which is verified when it is loaded; None if unreadable."""
+        try:
+            return str(json.loads((self.root / name / INFO_FILE).read_bytes())["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # loading the tokenizer raises a better error
+
+    # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Returns the objects of metrics.jsonl, without a torn last line. Raises UserError if another is invalid."""
@@ -178,7 +284,7 @@ class RunDirectory:
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
-            with replacing(self.metrics_path, durable=True) as temporary:
+            with storing(self.metrics_path), replacing(self.metrics_path, durable=True) as temporary:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:

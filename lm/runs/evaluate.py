@@ -19,13 +19,14 @@ from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting
 from lm.errors import UserError
 from lm.evaluation.evaluator import SplitEvaluation
+from lm.files import check_below
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import check_divisible, make_mesh
 from lm.reporting.table import Result, write_results
 from lm.runs.directory import RunDirectory
-from lm.runs.prepare import load_tokenizers, prepare_split
+from lm.runs.prepare import check_only_reads, load_tokenizers, prepare_split
 from lm.tasks import task_of
 from lm.tasks.task import EvaluationSetup, Tokenizers
 from lm.training.startup import versions
@@ -50,6 +51,7 @@ class Options:
     batch_size: int = 0
     num_beams: int = 0
     length_penalty: float | None = None
+    cache_dir: str = ""  # the user's data.cache_dir; that in the run directory is not used
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,15 @@ class Evaluated:
     """The result of evaluating a run, and where to write it."""
 
     result: Result
-    directory: Path
+    root: Path  # the run directory
+    directory: Path  # in it
     stem: str  # of the file names
     evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
         """Writes the results and predictions and prints their paths, or a warning if they cannot be written."""
         try:
+            check_below(self.directory, self.root)
             paths = write_results(self.directory, self.stem, self.result)
             paths += self.evaluation.write(self.directory, self.stem.replace("results", "predictions", 1))
         except OSError as error:
@@ -118,7 +122,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     }
     labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
     result = make_result(config, evaluation, values, stores, tokenizers, seconds, details, **labels)
-    return Evaluated(result, directory.eval_dir(step), _stem(options, own, config), evaluation)
+    return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
 
 def make_result(
@@ -170,6 +174,7 @@ def _read_params(
 def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
     """Returns the run's config with the data and evaluation settings of the options, validated as a whole."""
     values = own.to_dict()
+    values["data"]["cache_dir"] = options.cache_dir
     if options.config is not None:
         other = options.config.to_dict()
         if other["model"]["vocab_size"] == 0:  # not yet derived from a tokenizer
@@ -207,6 +212,8 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
 def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Returns the stores of the split, or of one of its data sources, and the references for generated outputs."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
+    if options.config is None:
+        check_only_reads(config, split)
     stores = prepare_split(config, tokenizers, split)
     if source and source not in stores:
         raise UserError(f"--split={options.split}: {split} has no source {source!r}; it has {', '.join(stores)}.")

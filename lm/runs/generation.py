@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -53,19 +54,26 @@ class Generator:
     batch_size: int | None  # texts at a time; None for the default. Affects memory and speed, not the texts.
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
-        """Returns the model, its parameters, and the mesh of at most `rows` devices that they are replicated on."""
+        """Returns the model, its parameters, and the mesh of at most `rows` devices that they are replicated on.
+
+        Raises UserError if the parameters are not those of the model that config.json describes.
+        """
         config = self.config
         jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
         # Cached decoding always uses xla, so a model trained with the kernel of another chip also runs here.
         model = build_model(dataclasses.replace(config.model, attention="xla"), task_of(config).head(config))
         ema = config.optimizer.ema_decay > 0
+        mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
+        shapes = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
+        replicated = NamedSharding(mesh, PartitionSpec())
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
         with self.directory.open_checkpoints(config) as checkpoints:
             if self.average > 1:
-                params, _ = checkpoints.average_params(self.average, last=self.step, ema=ema)
+                params, _ = checkpoints.average_params(self.average, abstract, last=self.step, ema=ema)
             else:
-                params, _ = checkpoints.restore_params(step="best" if self.step is None else self.step, ema=ema)
-        mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
-        return model, jax.device_put(params, NamedSharding(mesh, PartitionSpec())), mesh
+                step = "best" if self.step is None else self.step
+                params, _ = checkpoints.restore_params(abstract, step, ema=ema)
+        return model, params, mesh
 
 
 def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling) -> Iterator[str]:

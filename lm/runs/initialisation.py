@@ -25,12 +25,15 @@ class Initial(NamedTuple):
 
 
 def source_run(config: Config) -> RunDirectory:
-    """Returns the run directory at config.init_from. Raises UserError if there is none."""
+    """Returns the run directory at config.init_from. Raises UserError if there is none or it is damaged."""
     run = RunDirectory(Path(config.init_from))
     if not run.config_path.is_file():
         advice = "give the --workdir of a run."
         raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
-    return run
+    try:
+        return RunDirectory.existing(run.root)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from None
 
 
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:

@@ -6,18 +6,20 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm.config import Config
 from lm.config.experiment import replace_settings
+from lm.data.reading import FORMATS
 from lm.data.storing import Store
-from lm.data.storing.splits import nothing_in, split_sources
+from lm.data.storing.splits import named_errors, nothing_in, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.files import storing
 from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
@@ -62,6 +64,17 @@ def prepare(config: Config, workdir: Path) -> Prepared:
     return Prepared(config, found, stores, _fingerprint(config, found, stores))
 
 
+def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
+    """Raises UserError if data.tokenizer.path has changed (a line in `moved`) to a file with another tokenizer.
+
+    The contents of data sources that have moved are compared by `Prepared.fingerprint`.
+    """
+    setting, chosen = "data.tokenizer.path", prepared.config.data.tokenizer
+    has_moved = chosen.path and any(line.startswith(f"{setting}:") for line in moved)
+    if has_moved and build_tokenizer(chosen, ()).fingerprint != prepared.tokenizer.fingerprint:
+        raise UserError(f"config.{setting}: {chosen.path} is not the tokenizer of this run; restore the old value.")
+
+
 def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
     """Returns the tokenizers of a run. Raises UserError if one is missing."""
     target = load_tokenizer(Path(workdir) / "tokenizer")
@@ -91,6 +104,13 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
     return task.complete(config, split, stores)
 
 
+def check_only_reads(config: Config, split: str) -> None:
+    """Raises UserError if a data source of a split would first have to be written to a directory that it names."""
+    for source in split_sources(config.data, split):
+        with named_errors(source.label):
+            FORMATS[source.config.kind].check_only_reads(source.config)
+
+
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
     """Replaces vocabulary sizes of 0 with those of the tokenizers. Raises UserError if another size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
@@ -105,9 +125,13 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
     return config
 
 
-def cache_directory(config: Config) -> Path:
-    """Returns `data.cache_dir`, or $LM_CACHE_DIR, or `lm` in the user's cache directory."""
-    if chosen := config.data.cache_dir or os.environ.get("LM_CACHE_DIR"):
+def cache_directory(config: Config | None = None) -> Path:
+    """Returns `data.cache_dir`, or $LM_CACHE_DIR, or `lm` in the user's cache directory.
+
+    `config` must come from the user: programs compiled earlier are loaded from there. `RunDirectory.load_config` leaves
+    the value in a run directory out.
+    """
+    if chosen := (config and config.data.cache_dir) or os.environ.get("LM_CACHE_DIR"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lm"
 
@@ -126,7 +150,8 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
         if not (workdir / folder).exists():
             source = Path(config.init_from) / folder
             tokenizer = load_tokenizer(source) if config.init_from else _train_tokenizer(config, sides)
-            tokenizer.save(workdir / folder)
+            with storing(workdir / folder):
+                tokenizer.save(workdir / folder)
 
 
 def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:

@@ -9,7 +9,7 @@ from lm.config import Config
 from lm.config.command import DONE
 from lm.config.experiment import replace_settings
 from lm.errors import UserError
-from lm.files import replacing
+from lm.files import storing, write_texts
 from lm.parallel.distributed import is_first
 from lm.reporting.table import comma_separated, markdown, print_table, with_means
 from lm.runs.directory import RunDirectory
@@ -52,7 +52,10 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
         if (status := train(config, workdir / name)) != DONE:
             return status
     split = "test" if next(iter(configs.values())).data.test else "valid"
-    done = [evaluate_run(workdir / name, Options(split=split), name) for name in configs]
+    done = [
+        evaluate_run(workdir / name, Options(split=split, cache_dir=config.data.cache_dir), name)
+        for name, config in configs.items()
+    ]
     if not is_first():
         return DONE
     results = with_means([each.result for each in done])
@@ -61,8 +64,7 @@ def train_all(configs: dict[str, Config], workdir: Path) -> int:
     print()
     for each in done:
         each.write()
-    for suffix, content in (("md", markdown(results)), ("csv", comma_separated(results))):
-        with replacing(workdir / f"results.{suffix}") as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    with storing(workdir / "results.md"):
+        write_texts({workdir / "results.md": markdown(results), workdir / "results.csv": comma_separated(results)})
     print(f"written: {workdir / 'results.md'}, .csv")
     return DONE

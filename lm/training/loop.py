@@ -28,8 +28,9 @@ from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_m
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 from lm.reporting.progress import Console, Progress
 from lm.runs.directory import RunDirectory
+from lm.runs.fingerprint import recorded_settings
 from lm.runs.initialisation import load_initial, source_run
-from lm.runs.prepare import Prepared, prepare
+from lm.runs.prepare import Prepared, check_moved, prepare
 from lm.tasks import task_of
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
@@ -57,12 +58,14 @@ def train(config: Config, workdir: Path) -> int:
         prepared = prepare(config, run.root)
         config = prepared.config
         check_divisible(config, mesh)
-        if is_first():
-            run.write_config(config)
+        run.check_data(config, prepared.fingerprint)
+        check_moved(run.moved, prepared)
         task = task_of(config)
         rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
         model = build_model(config.model, task.head(config), platform)
         console.print(describe_run(config, prepared, rows, mesh, model.kernel))
+        for line in run.moved:
+            console.print(f"Moved, with the same contents: {line}")
 
         console.banner("Model")
         multipliers = learning_rate_multipliers(config, model)
@@ -70,13 +73,10 @@ def train(config: Config, workdir: Path) -> int:
         abstract = abstract_state(config, model, optimizer, mesh)
         console.print(parameter_table(abstract.params, multipliers))
         console.print(estimate_line(config, model, mesh))
+        reporter = Reporter(config, prepared, model, mesh, run, console)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
-            saved, found = restored.metadata["data"], prepared.fingerprint
-            if changed := sorted(name for name in saved.keys() | found.keys() if saved.get(name) != found.get(name)):
-                advice = f"changed: {', '.join(changed)}. Restore the old data, or start in another --workdir."
-                raise UserError(f"{run.root}: the data differs from the data that this run was trained on; {advice}")
             state, start = restored.state, restored.step
             console.print(f"Continuing from the checkpoint of step {start:,}.")
         else:
@@ -85,11 +85,12 @@ def train(config: Config, workdir: Path) -> int:
                 initial = load_initial(config, abstract.params)
                 state = with_params(state, initial.values)
                 console.print("\n".join(initial.lines))
-        if is_first():
+        if is_first():  # everything has been checked
+            run.write_config(config)
             run.truncate_metrics(start)
         barrier("metrics")
 
-        loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console)
+        loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console, reporter)
         end = start if loop.is_out_of_patience() else config.train.num_steps
         if start < end:
             console.banner("Training")
@@ -137,13 +138,14 @@ class Loop:
     directory: RunDirectory
     checkpoints: Checkpoints
     console: Console
+    reporter: Reporter
 
     def __post_init__(self) -> None:
-        self.reporter = Reporter(self.config, self.prepared, self.model, self.mesh, self.directory, self.console)
         metric = self.config.checkpoint.best_metric
         records = self.directory.read_metrics()
         self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
         self._seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)
+        self._metadata = {"data": self.prepared.fingerprint, "config": recorded_settings(self.config)}
 
     def is_out_of_patience(self) -> bool:
         """Returns whether `checkpoint.best_metric` has stopped improving, as `train.patience` defines it."""
@@ -186,7 +188,7 @@ class Loop:
                             self._measured.append(values[config.checkpoint.best_metric])
                     exhausted = evaluating and self.is_out_of_patience()
                     if saving or stopping or exhausted:
-                        self.checkpoints.save(done, state, {"data": self.prepared.fingerprint}, values)
+                        self.checkpoints.save(done, state, self._metadata, values)
                 if stopping or exhausted:
                     return state, done, stopping
         return state, total, False

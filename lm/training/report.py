@@ -8,10 +8,13 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lm.config import Config
+from lm.decoding.loop import check_fits
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many
+from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.evaluator import SplitEvaluation
+from lm.files import storing
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
@@ -29,7 +32,10 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 
 
 class Reporter:
-    """Evaluates the validation split, then prints and writes the results."""
+    """Evaluates the validation split, then prints and writes the results.
+
+    Raises UserError at construction if a prompt is too long, and later if the results cannot be written.
+    """
 
     def __init__(
         self, config: Config, prepared: Prepared, model: Model, mesh: Mesh, directory: RunDirectory, console: Console
@@ -37,6 +43,11 @@ class Reporter:
         self._config, self._prepared, self._model, self._mesh = config, prepared, model, mesh
         self._directory, self._console = directory, console
         self._task = task_of(config)
+        if prompts := self._task.sample_prompts(config):
+            try:
+                check_fits(encode_prompts(prepared.tokenizer, prompts), 1, config.model.max_length)
+            except UserError as error:
+                raise UserError(f"config.eval.prompts: {error}") from None
         self._rows = self._task.eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
         self._references = self._task.references(config, "valid")
         self._whole = self._evaluation()
@@ -82,8 +93,9 @@ class Reporter:
             self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", "\n".join(lines))
         for each in self._whole.previews(3):
             self._console.print(f"Output: {_in_one_line(*each)}")
-        written = write_results(directory.eval_dir(step), "results", result)
-        written += self._whole.write(directory.eval_dir(step), "predictions")
+        with storing(directory.eval_dir(step)):
+            written = write_results(directory.eval_dir(step), "results", result)
+            written += self._whole.write(directory.eval_dir(step), "predictions")
         self.draw_curves()
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
@@ -98,7 +110,8 @@ class Reporter:
     def draw_curves(self) -> None:
         if is_first():
             directory = self._directory
-            draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, self._task.loss_name)
+            with storing(directory.curves_path):
+                draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, self._task.loss_name)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
         where = self._config, self._model, self._mesh, self._prepared.tokenizers

@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 
 from lm.config import Config, defaults, source
+from lm.config.data import SourceConfig
 from lm.config.schema import check_name, describe_settings, effect, migrated
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
@@ -41,6 +42,14 @@ def test_model_settings_that_may_differ_in_another_config_for_evaluation(by_effe
         "attention attention_dropout dropout embedding_std init_residual_scaling init_std max_length remat scan_layers "
         "vocab_multiple",
     )
+
+
+def test_settings_that_may_change_if_the_contents_stay_the_same(by_effect):
+    assert by_effect["location"] == {"data.tokenizer.path"}
+    found = {name for name in SourceConfig.__dataclass_fields__ if effect(Config, f"data.train.a.{name}") == "location"}
+    assert found == {"path", "target_path", "data_dir"}
+    assert effect(Config, "data.valid.a.field") == effect(Config, "data.train.a") == "batches"
+    assert effect(Config, "data.test.a.path") == "nothing"
 
 
 def test_settings_that_change_what_equal_parameters_compute(by_effect):

@@ -13,6 +13,7 @@ import pytest
 from lm.config import Config, defaults, source
 from lm.errors import UserError
 from lm.runs.directory import RunDirectory
+from tests.conftest import content_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,9 +60,40 @@ def test_new_run_can_be_opened_again(tmp_path: Path) -> None:
     ],
 )
 def test_run_continues_with_changes_that_affect_nothing(tmp_path: Path, changes: dict[str, object]) -> None:
-    reopen(tmp_path, config())
+    start(tmp_path, config())
     run = reopen(tmp_path, config(**changes))
-    assert run.load_config() == config(**changes)
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config(**changes).to_json())
+    assert run.load_config() == config(**{**changes, "data__cache_dir": ""}), "other commands choose their own cache"
+
+
+def test_continuing_writes_nothing_when_it_opens(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    old, new = (config(data__train={"docs": {"path": path}}) for path in ("/old", "/new"))
+    run = reopen(root, old)
+    run.tokenizer_dir.mkdir()
+    (run.checkpoints_dir / "3").mkdir(parents=True)
+    before = content_of(root)
+    assert reopen(root, new).moved == ["data.train.docs.path: '/old' -> '/new'"]
+    assert content_of(root) == before
+    run.tokenizer_dir.rmdir()
+    with pytest.raises(UserError, match="tokenizer: is missing, but the run has checkpoints"):
+        reopen(root, old)
+
+
+def test_user_error_before_the_first_step_removes_a_new_run(tmp_path: Path) -> None:
+    for existed in (False, True):
+        root = tmp_path / "new" / "run"
+        if existed:
+            root.mkdir(parents=True)
+        with pytest.raises(UserError, match="bad data"), RunDirectory.open(root, config()) as run:
+            run.tokenizer_dir.mkdir()
+            run.checkpoints_dir.mkdir()
+            raise UserError("bad data")
+        assert [each.name for each in tmp_path.rglob("*")] == (["new", "run"] if existed else [])
+    with pytest.raises(UserError), RunDirectory.open(root, config()) as run:
+        run.metrics_path.write_text('{"step": 1}\n')
+        raise UserError("bad steps")
+    assert sorted(os.listdir(root)) == [".lock", "config.json", "metrics.jsonl"], "the user may want to look at it"
 
 
 @pytest.mark.parametrize(
@@ -92,14 +124,14 @@ def test_another_config_is_refused_with_the_settings_that_differ(
 
 @pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/3"])
 def test_run_can_become_another_before_its_first_step(tmp_path: Path, kept: str) -> None:
-    """The tokenizer is removed unless the config is the same."""
+    """Its tokenizer may have been trained on other data and is removed."""
     other = config(data__train={"other": source(kind="embedded").to_dict()})
     tokenizer = reopen(tmp_path, config()).tokenizer_dir / "model"
     for new in (config(), other):
         tokenizer.parent.mkdir(exist_ok=True)
         tokenizer.write_text("trained on the text of the first config")
         assert reopen(tmp_path, new).load_config() == new
-        assert tokenizer.exists() == (new != other)
+        assert not tokenizer.exists()
     path = tmp_path / kept
     path.parent.mkdir(exist_ok=True)
     path.write_text('{"step": 1}\n') if path.suffix else path.mkdir()
@@ -129,7 +161,10 @@ def test_vocab_size_may_be_derived_later(tmp_path: Path) -> None:
     unresolved = config()
     resolved = dataclasses.replace(unresolved, model=dataclasses.replace(unresolved.model, vocab_size=77))
     start(tmp_path, unresolved)
-    RunDirectory(tmp_path).write_config(resolved)
+    run = RunDirectory(tmp_path)
+    run.write_config(resolved)
+    run.tokenizer_dir.mkdir()
+    (run.checkpoints_dir / "1").mkdir(parents=True)
     assert reopen(tmp_path, unresolved).load_config() == resolved  # kept, not back to 0
     assert reopen(tmp_path, resolved).load_config() == resolved
     with pytest.raises(UserError, match=r"model.vocab_size: 77 -> 78"):

@@ -63,6 +63,10 @@ class Format(abc.ABC):
         if not config.path:
             refuse("path", "is empty; give a file, a glob or a TFDS data set (after a colon: --config=FILE.py:PATH).")
 
+    @classmethod
+    def check_only_reads(cls, config: SourceConfig) -> None:
+        """Raises UserError if the data must first be prepared in a directory that the config names."""
+
     def field(self, role: str, setting: str = "", *, optional: bool = False) -> Field:
         """Returns the field with this role: the one that `setting` names or, without it, the one called `role`."""
         if self.names_fields:

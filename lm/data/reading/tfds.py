@@ -25,6 +25,14 @@ class Tfds(Format):
         super().__init__(config)
         self.builder = self._find_builder()
 
+    @classmethod
+    def check_only_reads(cls, config: SourceConfig) -> None:
+        if config.data_dir and not cls(config).builder.info.splits:
+            raise UserError(
+                f"tfds {config.path}: is not prepared in {config.data_dir}, which the run directory names; prepare it "
+                "there with `tfds build`, or give the data with --config."
+            )
+
     def identity(self) -> list[str]:
         return [self.builder.info.full_name, self.config.split, self.config.field]
 

@@ -1,0 +1,80 @@
+"""Recognises a damaged or mixed-up run directory by what its checkpoints record.
+
+The metadata of a checkpoint holds the fingerprints of the data and the tokenizers (`data`, see lm/runs/prepare.py) and
+the settings that the parameters depend on (`config`). Each is compared only if it is there: checkpoints written before
+the settings were recorded remain valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lm.config import Config
+from lm.config.schema import EFFECTS, differences, effect
+from lm.errors import UserError
+
+DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
+# A longer run is the same run; RunDirectory compares these with config.json, which knows whether it may become longer.
+LENGTH = ("train.num_steps", "optimizer.decay_steps")
+# The effects of settings that the other commands compare: those that determine what the model computes and for which
+# tokens. How parameters were trained or are stored makes no difference to them.
+FOR_READING = ("function", "shapes", "batches")
+FOR_TRAINING = tuple(name for name in EFFECTS if name not in ("nothing", "location"))
+SHOWN = 4  # differences in a message
+
+
+def recorded_settings(config: Config) -> dict[str, Any]:
+    """Returns the value of each setting that affects the parameters, the model or the data, by dotted name."""
+    return {name: value for name, value in _flat(config.to_dict()) if effect(Config, name) in FOR_TRAINING}
+
+
+def check_settings(
+    checkpoint: Path, metadata: Mapping[str, Any], found: Mapping[str, Any], effects: Collection[str], where: Path
+) -> None:
+    """Raises UserError if a checkpoint was trained with other settings than `found`, which were read from `where`."""
+    saved = metadata.get("config", {})
+    underived = {f"{section}.{name}" for section, name in DERIVED_FROM_DATA if not found[f"{section}.{name}"]}
+    # A setting that only one of the two has is newer or older than the checkpoint.
+    names = [name for name in saved if name in found and name not in underived and effect(Config, name) in effects]
+    names = [name for name in names if effects is not FOR_TRAINING or name not in LENGTH]
+    lines = differences({name: saved[name] for name in names}, {name: found[name] for name in names})
+    if lines:
+        listed = "; ".join(f"{line:.70}" for line in lines[:SHOWN])
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise UserError(
+            f"{checkpoint}: was trained with other settings than those in {where} ({listed}{more}). One of them was "
+            "edited or comes from another run; restore it."
+        )
+
+
+def check_tokenizer(checkpoint: Path, metadata: Mapping[str, Any], name: str, fingerprint: str, where: Path) -> None:
+    """Raises UserError if a checkpoint was trained with another tokenizer than the one in `where`."""
+    saved = metadata.get("data", {}).get(name)
+    if saved is not None and saved != fingerprint:
+        raise UserError(
+            f"{where}: is not the tokenizer that {checkpoint} was trained with, so one of them comes from another run; "
+            "restore it."
+        )
+
+
+def check_data(checkpoint: Path, metadata: Mapping[str, Any], fingerprint: Mapping[str, str], root: Path) -> None:
+    """Raises UserError if a checkpoint was trained on other data, naming the data sources that changed."""
+    if (saved := metadata.get("data")) is None:
+        return
+    names = saved.keys() | fingerprint.keys()
+    if changed := sorted(name for name in names if saved.get(name) != fingerprint.get(name)):
+        raise UserError(
+            f"{root}: the data differs from the data that this run was trained on (checkpoint {checkpoint.name}); "
+            f"changed: {', '.join(changed)[:200]}. Restore the old data, or start in another --workdir."
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, JSON value) of each setting, those of data sources included."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
