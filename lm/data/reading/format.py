@@ -63,7 +63,7 @@ class Format(abc.ABC):
         if not config.path:
             refuse("path", "is empty; give a file, a glob or a TFDS data set (after a colon: --config=FILE.py:PATH).")
 
-    @classmethod
+    @classmethod  # noqa: B027
     def check_only_reads(cls, config: SourceConfig) -> None:
         """Raises UserError if the data must first be prepared in a directory that the config names."""
 
