@@ -164,6 +164,12 @@ def tiny_labels(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(folder / "lines.tsv", folder / "tiny_labels.py", shared_cache(tmp_path_factory))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps the commands, which do not use the data.cache_dir in a run directory, out of the user's cache."""
+    os.environ["LM_CACHE_DIR"] = str(shared_cache(tmp_path_factory))
+
+
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -93,6 +93,14 @@ def test_several_prompts_and_samples_have_headings(trained, command, tmp_path):
     assert found == "".join(f"--- prompt {p + 1}, sample {s + 1} ---\n{prompts[p]}{text}\n" for p, s, text in rows)
 
 
+def test_control_characters_are_spelled_out_on_a_terminal_only(command, monkeypatch):
+    codes = ["a\x1b[2J\tb\n", "c\x9b\r\x07\u202e", "d é \U0001f600"]
+    monkeypatch.setattr(generate, "continue_prompts", lambda *_: iter(codes))
+    assert command("--prompt=a") == "".join(codes)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert command("--prompt=a") == "a\\x1b[2J\tb\nc\\x9b\\r\\x07\\u202ed é \U0001f600"
+
+
 def test_average_of_checkpoints_is_used(trained, command):
     ((_, _, text),) = expected(trained, ["ab"], Sampling(), 5, 0, 1, factor=5.5)  # 1 + 3 * 1.5
     assert command("--prompt=ab", "--average=2", "--max_new_tokens=5") == f"ab{text}\n"

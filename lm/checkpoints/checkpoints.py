@@ -133,7 +133,8 @@ class Checkpoints:
         except UserError as save_error:
             if error is None:
                 raise
-            print(save_error, file=sys.stderr)  # the first error is the one to raise
+            if not isinstance(error.__cause__, OSError):  # otherwise it says the same
+                print(save_error, file=sys.stderr)  # the first error is the one to raise
 
     # --- listing ------------------------------------------------------------------------------------------
 

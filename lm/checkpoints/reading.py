@@ -41,6 +41,18 @@ MACHINE_TROUBLES = (
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
+def _without_late_callbacks(unraisable: Any) -> None:
+    """Prints an exception in a callback unless its event loop was closed by a save that has failed.
+
+    TensorStore's threads report this once for each array; the failure itself is raised.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _print_unraisable(unraisable)
+
+
+_print_unraisable, sys.unraisablehook = sys.unraisablehook, _without_late_callbacks
+
+
 class Damage(Exception):
     """A difference between a checkpoint and the saved state, described by the message."""
 

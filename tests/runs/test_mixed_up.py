@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from lm.checkpoints.integrity import json_hash
+from lm.config.data import SourceConfig
+from lm.data.reading import FORMATS
+from lm.errors import UserError
 from tests.conftest import Tiny, content_of
-from tests.run_helpers import assert_same_run, checkpoints_of, train_here
+from tests.run_helpers import checkpoints_of, metrics, train_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
 
@@ -79,6 +82,17 @@ def change_records(root: Path, change: Callable[[dict[str, Any]], object]) -> No
         content = json.loads(path.read_text())["content"]
         change(content["metadata"])
         path.write_text(json.dumps({"content": content, "sha256": json_hash(content)}))
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Asserts that the arrays of the last checkpoints, by their checksums, and the metrics are equal to the bit."""
+    records = [
+        json.loads((root / "checkpoints" / str(checkpoints_of(root)[-1]) / "record" / "metadata").read_text())
+        for root in (one, two)
+    ]
+    first, second = (record["content"] for record in records)
+    assert first["step"] == second["step"] and first["leaves"] == second["leaves"]
+    assert metrics(one) == metrics(two)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -212,3 +226,24 @@ def test_start_after_a_killed_one_trains_the_tokenizer_anew(tiny, trained, tmp_p
     assert train_here(changed, root, **SHORT) == 0
     assert sorted(each.name for each in root.iterdir()) == sorted(each.name for each in trained.iterdir())
     assert content_of(root / "tokenizer") != content_of(trained / "tokenizer")
+
+
+def test_other_commands_write_and_load_only_where_the_user_of_this_machine_says(call, tiny, copy, tmp_path):
+    edit(copy, data__cache_dir=str(tmp_path / "chosen"))
+    assert call("eval.py", f"--workdir={copy}").status == 0
+    assert call("lm.generate", f"--workdir={copy}", "--prompt=a", "--max_new_tokens=1").status == 0
+    assert not (tmp_path / "chosen").exists()
+
+    shutil.rmtree(copy / "eval")
+    (tmp_path / "home").mkdir()
+    (copy / "eval").symlink_to(tmp_path / "home")
+    outcome = call("eval.py", f"--workdir={copy}")
+    assert "a symbolic link leads out of the run directory" in outcome.stderr
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_tfds_data_is_not_prepared_in_a_directory_that_the_run_names(tmp_path):
+    config = SourceConfig(kind="tfds", path="mnist", data_dir=str(tmp_path / "chosen"))
+    with pytest.raises(UserError, match=r"mnist: is not prepared in .*chosen, which the run directory names"):
+        FORMATS["tfds"].check_only_reads(config)
+    assert not (tmp_path / "chosen").exists()

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
-from lm.config import Config, defaults, source
+from lm.config import Config, TokenizerConfig, defaults, source
 from lm.data.reading.readers import Pair
 from lm.data.storing import token_store
 from lm.data.storing.splits import split_sources
+from lm.data.tokenizing import build_tokenizer
 from lm.errors import UserError
-from lm.runs.prepare import cache_directory, load_tokenizers, prepare, prepare_split
+from lm.runs.prepare import cache_directory, check_moved, load_tokenizers, prepare, prepare_split
 from lm.tasks import task_of
 
 LINES = [f"line {i} of the text, which is {i * i} long" for i in range(400)]
@@ -347,3 +349,21 @@ def test_files_that_change_between_the_two_reads_are_refused(pair_config, tmp_pa
     monkeypatch.setattr(token_store, "open_or_build", build)
     with pytest.raises(UserError, match=r"mine: 330 sources and 331 targets were read"):
         prepare(pair_config(data__valid={"v": pair_config.mine}), tmp_path / "run")
+
+
+def test_tokenizer_file_may_move_but_not_change(config, tmp_path):
+    for name, texts in (("one", LINES), ("other", [line.upper() for line in LINES])):
+        build_tokenizer(TokenizerConfig(vocab_size=320), texts).save(tmp_path / name)
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+
+    def prepared(name):
+        path = str(tmp_path / name / "sentencepiece.model")
+        changes = {"data__tokenizer__kind": "sentencepiece", "data__tokenizer__path": path}
+        return prepare(config(**changes), tmp_path / "run")  # loads the tokenizer that is already there
+
+    lines = ["data.tokenizer.path: 'a' -> 'b'"]
+    for name in ("one", "moved"):
+        check_moved(lines, prepared(name))
+    check_moved([], prepared("other"))
+    with pytest.raises(UserError, match=r"config\.data\.tokenizer\.path: .* is not the tokenizer of this run"):
+        check_moved(lines, prepared("other"))
