@@ -71,8 +71,7 @@ class Generator:
             if self.average > 1:
                 params, _ = checkpoints.average_params(self.average, abstract, last=self.step, ema=ema)
             else:
-                step = "best" if self.step is None else self.step
-                params, _ = checkpoints.restore_params(abstract, step, ema=ema)
+                params, _ = checkpoints.restore_params(abstract, "best" if self.step is None else self.step, ema=ema)
         return model, params, mesh
 
 
