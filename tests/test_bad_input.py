@@ -321,7 +321,7 @@ def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, bro
     [
         ("eval.py", [], "--workdir is missing"),
         ("eval.py", ["--workdir=nowhere"], "nowhere: no such run directory"),
-        ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint of step 7; there are 1, 2"),
+        ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint of step 7; choose one of 1, 2"),
         ("eval.py", ["--workdir=RUN", "--step=last"], "--step=last"),
         ("eval.py", ["--workdir=RUN", "--split=test"], "there is no test split"),
         ("eval.py", ["--workdir=RUN", "--text=nothing.txt"], "nothing.txt: there is no such file"),
