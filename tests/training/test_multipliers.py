@@ -165,7 +165,7 @@ def test_adapters_freeze_the_rest_of_the_body():
             {"freeze": ("atention",)},
             "freeze: no parameter's name contains 'atention'; did you mean attention",
         ),
-        ({}, {"freeze": ("zzzz",)}, "contains 'zzzz'; there are attention, "),
+        ({}, {"freeze": ("zzzz",)}, "contains 'zzzz'; use one of attention, "),
         ({}, {"freeze": ("/",)}, "nothing is left to train"),
         (
             {"lora_rank": 2, "lora_targets": ("gate",)},
