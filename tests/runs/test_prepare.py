@@ -324,7 +324,7 @@ def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_pa
     (tmp_path / "a").write_text("1\n2\n")
     (tmp_path / "b").write_text("1\n")
     lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
-    refuse(r"config\.data\.train\.mine: .*a has 2 lines and .*b 1: ", data__train={"mine": lines})
+    refuse(r"config\.data\.train\.mine: .*a has 2 lines, but .*b has 1; ", data__train={"mine": lines})
     both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
     refuse(r"train\.other: .*has nothing left for training", data__train=both, data__valid=both)
     refuse(
