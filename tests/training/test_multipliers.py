@@ -179,7 +179,7 @@ def test_settings_that_match_no_parameter_are_refused(model, optimizer, message)
         multipliers_of(model, **optimizer)
 
 
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("scan", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_multipliers_scale_the_updates_of_sgd_exactly(scan):
     model = {"scan_layers": scan}
     config = config_with(model, name="sgd", layer_decay=0.8)
