@@ -76,7 +76,7 @@ def family(request, tiny, launch, tmp_path_factory) -> Family:
 
 
 def test_resume_after_kills_and_signals_matches_uninterrupted_run(tiny, launch, straight, tmp_path):
-    """SIGKILL at a random step, with workers, and while a checkpoint is written; then SIGTERM and SIGINT, which save."""
+    """SIGKILL at a random step, with workers; while a checkpoint is written; then SIGTERM and SIGINT, which save."""
     root, first = tmp_path / "run", random.Random().randint(1, 7)
     print("killed at step", first)
     elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
@@ -112,7 +112,6 @@ def test_resume_after_kills_and_signals_matches_uninterrupted_run(tiny, launch, 
         process.until(lambda step=step: last_step(root) >= step)
         process.send(number)
         assert process.wait() == 75, process.stderr
-        assert "Continuing from the checkpoint of step" in process.stdout
         stopped = last_step(root)
         assert step <= stopped < STEPS and checkpoints_of(root)[-1] == stopped
         assert f"Saved at step {stopped}." in process.stdout and number.name in process.stderr
