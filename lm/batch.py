@@ -19,7 +19,7 @@ Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruc
 
 
 def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
-    """Returns a mask, bool (B, L, S), of the pairs of tokens in the same segment; padding belongs to none."""
+    """Returns a mask, bool (B, L, S), of the pairs of tokens in the same segment; padding has no segment."""
     others_B1S = other_segments_BS[:, None, :]
     return (segments_BL[:, :, None] == others_B1S) & (others_B1S > 0)
 
@@ -38,12 +38,12 @@ class Batch:
     """The input that all tasks produce for all models: a pytree of (B, L) arrays.
 
     A row may hold several documents ("packing"). Segments number them from 1 within the row; 0 is padding. Tokens
-    attend only to their own segment, so documents do not see each other.
+    attend only to their own segment, so documents do not affect each other.
 
     The label of a whole text is the target of its first or last token; all its other tokens have weight 0. A word's tag
     is the target of its first token. For question answering (span_qa), the target is 1 at the first token of the
     answer, 2 at its last token, and 3 if it is a single token. For next-sentence prediction, the target of the first
-    token is 1 if the second text follows the first and 0 otherwise; its weight is 0, as it is not a masked token.
+    token is 1 if the second text follows the first and 0 otherwise; its weight is 0, as that token is not masked.
     """
 
     tokens: Array  # int32 (B, L): model input

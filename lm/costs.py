@@ -1,4 +1,4 @@
-"""Estimates of training memory, and the speed and memory of chips. Models count their own parameters and FLOPs."""
+"""Estimates of training memory, and the peak speed and memory of each chip. Models count their parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Chip:
 
 # By `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; these are the dense peaks, half of that. No peak
 # is assumed for an unknown chip: add a line and cite its source. GPU memory is approximately the "total capacity" that
-# PyTorch reports. Numbers taken from a third-party table rather than the vendor's page name that table: "Marin" is
+# PyTorch reports. The comments name each third-party table that a number was taken from: "Marin" is
 # lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except

@@ -61,17 +61,13 @@ def test_metric_example_is_computed_and_shown(tiny_pairs, tmp_path, monkeypatch)
     assert "length ratio" in (tmp_path / "run/eval/2/results.md").read_text()
 
 
-def test_optimizer_example_trains(tiny, tmp_path, monkeypatch):
-    monkeypatch.setitem(OPTIMIZERS, "nadamw", example("An optimizer, a schedule")["nadamw"])
-    assert train_here(tiny, tmp_path / "run", **FEW_STEPS, optimizer__name="nadamw") == 0
-    assert 0 < results(tmp_path / "run")["loss"] < 7
-
-
-def test_activation_example_trains(tiny, tmp_path, monkeypatch):
+def test_optimizer_and_activation_examples_train(tiny, tmp_path, monkeypatch):
     activation = example("A norm, an activation")["squared_relu"]
     np.testing.assert_array_equal(activation.function(jnp.array([-1.0, 3.0])), [0, 9])
     monkeypatch.setitem(ACTIVATIONS, "squared_relu", activation)
-    assert train_here(tiny, tmp_path / "run", **FEW_STEPS, model__activation="squared_relu") == 0
+    monkeypatch.setitem(OPTIMIZERS, "nadamw", example("An optimizer, a schedule")["nadamw"])
+    changes = {"optimizer__name": "nadamw", "model__activation": "squared_relu"}
+    assert train_here(tiny, tmp_path / "run", **FEW_STEPS, **changes) == 0
     assert 0 < results(tmp_path / "run")["loss"] < 7
 
 

@@ -75,11 +75,10 @@ def family(request, tiny, launch, tmp_path_factory) -> Family:
     return Family(flags, undisturbed(launch, flags(root), root))
 
 
-def test_resume_after_three_kills_matches_uninterrupted_run(tiny, launch, straight, tmp_path):
-    """SIGKILL at a random step, with workers; while a checkpoint is written; and at a random step again."""
-    root, draw = tmp_path / "run", random.Random()
-    first, last = draw.randint(1, 7), draw.randint(26, 32)
-    print("killed at steps", first, "and", last)
+def test_resume_after_kills_and_signals_matches_uninterrupted_run(tiny, launch, straight, tmp_path):
+    """SIGKILL at a random step, with workers; while a checkpoint is written; then SIGTERM and SIGINT, which save."""
+    root, first = tmp_path / "run", random.Random().randint(1, 7)
+    print("killed at step", first)
     elsewhere = {name: tmp_path / name for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
     for folder in elsewhere.values():
         folder.mkdir()
@@ -97,8 +96,7 @@ def test_resume_after_three_kills_matches_uninterrupted_run(tiny, launch, straig
         process.send(signal.SIGCONT)
         return False
 
-    moments = (lambda: last_step(root) >= first, writing, lambda: last_step(root) >= last)
-    for moment, workers in zip(moments, (2, 0, 0), strict=True):
+    for moment, workers in ((lambda: last_step(root) >= first, 2), (writing, 0)):
         flags = tiny.flags(root, data__num_workers=workers, log__tensorboard=True)
         process = launch("train.py", *flags, **elsewhere)
         process.until(moment)
@@ -109,29 +107,21 @@ def test_resume_after_three_kills_matches_uninterrupted_run(tiny, launch, straig
         while process.family():
             assert time.monotonic() < end, f"still there: {process.family()}"
             time.sleep(0.1)
-    process = launch("train.py", *tiny.flags(root), **elsewhere)
-    assert process.wait() == 0, process.stderr
-    assert "Continuing from the checkpoint of step" in process.stdout
-    assert not torn()
-    assert_same_run(straight, root)
-    assert [list(folder.rglob("*")) for folder in elsewhere.values()] == [[]] * len(elsewhere)
-    assert sorted(os.listdir(process.folder)) == ["stderr", "stdout"], "the working directory"
-
-
-def test_resume_after_signals_that_save_matches_uninterrupted_run(tiny, launch, straight, tmp_path):
-    root = killed_after(straight, tmp_path / "run", 8)
-    for number, step in ((signal.SIGTERM, 10), (signal.SIGINT, 24)):
-        process = launch("train.py", *tiny.flags(root))
+    for number, step in ((signal.SIGTERM, 20), (signal.SIGINT, 30)):
+        process = launch("train.py", *tiny.flags(root), **elsewhere)
         process.until(lambda step=step: last_step(root) >= step)
         process.send(number)
         assert process.wait() == 75, process.stderr
         stopped = last_step(root)
         assert step <= stopped < STEPS and checkpoints_of(root)[-1] == stopped
         assert f"Saved at step {stopped}." in process.stdout and number.name in process.stderr
-    process = launch("train.py", *tiny.flags(root))
+    process = launch("train.py", *tiny.flags(root), **elsewhere)
     assert process.wait() == 0, process.stderr
     assert f"Continuing from the checkpoint of step {stopped}." in process.stdout
+    assert not torn()
     assert_same_run(straight, root)
+    assert [list(folder.rglob("*")) for folder in elsewhere.values()] == [[]] * len(elsewhere)
+    assert sorted(os.listdir(process.folder)) == ["stderr", "stdout"], "the working directory"
 
 
 def test_a_finished_run_is_left_unchanged(tiny, launch, straight):
@@ -160,6 +150,7 @@ def test_resume_after_kill_with_sources_matches_uninterrupted_run(family, launch
     assert_same_run(family.straight, root)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["decoder"], indirect=True)
 def test_moving_from_one_device_to_eight_and_back_keeps_batches_and_losses(family, launch, tmp_path):
     root = killed_after(family.straight, tmp_path / "run", 8)

@@ -40,7 +40,7 @@ MASKED = {
 STEPS = 16
 
 
-@pytest.fixture(scope="module", params=["labels", "masked"])
+@pytest.fixture(scope="module")
 def family(request, tiny_labels, tiny, tmp_path_factory):
     """An experiment, changes to it, and an uninterrupted run."""
     experiment, changes = {"labels": (tiny_labels, {}), "masked": (tiny, MASKED)}[request.param]
@@ -52,10 +52,14 @@ def family(request, tiny_labels, tiny, tmp_path_factory):
     return experiment, changes, root
 
 
+both = pytest.mark.parametrize(
+    "family", [pytest.param("labels", marks=pytest.mark.exhaustive), "masked"], indirect=True
+)
 labels = pytest.mark.parametrize("family", ["labels"], indirect=True)
 masked = pytest.mark.parametrize("family", ["masked"], indirect=True)
 
 
+@both
 def test_every_number_of_devices_reads_the_same_batches(family, tmp_path):
     """Rows made here, on one device, have the batch hashes that a run on eight devices has written."""
     experiment, changes, root = family
@@ -67,6 +71,7 @@ def test_every_number_of_devices_reads_the_same_batches(family, tmp_path):
     assert [int(jax.jit(batch_hash)(rows.rows(step, range(size)))) for step in range(STEPS)] == written
 
 
+@pytest.mark.exhaustive
 @labels
 def test_resume_after_kill_with_labels_matches_uninterrupted_run(family, launch, tmp_path):
     """SIGKILL at a random step, with a worker that holds tokens and labels; then continues without workers."""
@@ -82,6 +87,7 @@ def test_resume_after_kill_with_labels_matches_uninterrupted_run(family, launch,
     assert_same_run(straight, root)
 
 
+@pytest.mark.exhaustive
 @masked
 def test_resume_after_signal_with_masked_tokens_matches_uninterrupted_run(family, capsys, tmp_path):
     """SIGTERM at a random step, in the middle of an epoch."""

@@ -20,6 +20,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.exhaustive
 def test_training_evaluation_and_generation_run_without_tensorflow_and_pytorch(tiny, launch, tmp_path):
     """Training runs in a new process, including its imports, and writes nothing outside its directory."""
     root = tmp_path / "run"

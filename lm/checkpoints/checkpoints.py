@@ -6,9 +6,9 @@ Layout, below `checkpoints/` in the run directory:
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
     damaged-<step>/           a checkpoint that failed verification, set aside when training resumed
 
-Orbax writes into a temporary directory and renames it once it is complete, so <step>/ is never a torn checkpoint. The
-record holds a checksum of every leaf and a hash of itself: the restored state is either bit-identical to the saved one
-or reported as damaged.
+Orbax writes into a temporary directory and renames it once it is complete, so <step>/ is never incomplete. The
+record holds a checksum of every leaf and a hash of itself, so the restored state is either bit-identical to the saved
+one or reported as damaged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Checkpoints:
 
     For training, all processes open them together; the directory is created if necessary, and unfinished checkpoints of
     a killed run are removed. With `read_only`, nothing is written, so a training run may save at the same time.
-    `settings` give the number to keep and the metric for `best`. Raises UserError if the directory cannot be used.
+    `settings` determine which checkpoints are kept and which metric `best` uses. Raises UserError if the directory
+    cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
@@ -110,12 +111,12 @@ class Checkpoints:
         self._saving = None
 
     def check(self) -> None:
-        """Raises UserError if the last save has failed. Never waits, so it is cheap enough for every step."""
+        """Raises UserError if the last save has failed. Never waits, so it may be called at every step."""
         if self._manager is not None and self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
     def close(self) -> None:
-        """Waits for the last save and raises its error."""
+        """Waits for the last save and raises its error, if any."""
         if self._manager is None:
             return
         try:
@@ -149,7 +150,7 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if no step has it."""
+        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if none has that metric."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
@@ -176,7 +177,7 @@ class Checkpoints:
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct with shardings. Damaged checkpoints are reported on
         stderr and, unless read-only, set aside once an older one has been read. Raises UserError if there is no intact
-        checkpoint, or if the tree, a shape or a dtype differs.
+        checkpoint, or if its tree, a shape or a dtype differs from `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)
@@ -191,7 +192,7 @@ class Checkpoints:
             abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for NumPy arrays.
             step: None for the newest; "best" for the best, or the newest if none has the metric. In both cases, damaged
                 checkpoints are reported on stderr and skipped. If a number is given, only that checkpoint is tried.
-            ema: return the moving average of the parameters instead, if the state holds one.
+            ema: whether to return the moving average of the parameters instead, if the state holds one.
         """
 
         def item(record: dict[str, Any]) -> Any:
@@ -208,7 +209,7 @@ class Checkpoints:
     ) -> tuple[Any, list[int]]:
         """Averages parameters over the `count` latest checkpoints up to step `last`. Returns the mean and their steps.
 
-        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so memory holds only two trees. Raises
+        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so at most two trees are in memory. Raises
         UserError if there are too few checkpoints or one is damaged.
         """
         for attempt in range(ATTEMPTS):
@@ -238,7 +239,7 @@ class Checkpoints:
         if isinstance(step, int):
             if step not in steps:
                 known = ", ".join(map(str, steps))
-                raise UserError(f"{self.directory}: there is no checkpoint of step {step}; there are {known}.")
+                raise UserError(f"{self.directory}: there is no checkpoint of step {step}; choose one of {known}.")
             return [step]
         first = reading.agreed(best_first(steps, self._metrics_of, self._settings)[:1]) if step == "best" else []
         return [*first, *(each for each in steps[::-1] if each not in first)]
@@ -267,7 +268,9 @@ class Checkpoints:
                         break
                     if isinstance(step, int):
                         known = ", ".join(map(str, self.steps()))
-                        raise UserError(f"{where}: this checkpoint is damaged ({damage}); there are {known}.") from None
+                        raise UserError(
+                            f"{where}: this checkpoint is damaged ({damage}); choose one of {known}."
+                        ) from None
                     damaged.append(each)
                     report(f"Checkpoint {where} is damaged ({damage}).")
                     continue
@@ -309,7 +312,7 @@ class Checkpoints:
 
     @contextmanager
     def _storage_errors(self, attempt: str) -> Iterator[None]:
-        """Turns a file system error into a UserError, after preparing for another attempt."""
+        """Converts a file-system error in its block into a UserError, after cleaning up for another attempt."""
         try:
             yield
         except Exception as error:
@@ -324,5 +327,5 @@ class Checkpoints:
                 self._manager.reload()  # Orbax has lost track of the checkpoints that it was about to delete
             raise UserError(
                 f"{self.directory}: the checkpoint could not be {attempt}: {reason}. Earlier checkpoints are intact; "
-                "free some space or give access, then run again."
+                "free some space or grant access, then run the command again."
             ) from error

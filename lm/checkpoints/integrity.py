@@ -16,7 +16,7 @@ from lm.errors import UserError
 
 
 def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype, sum}} for a real or abstract tree, without `sum` if `sums` is None."""
+    """Returns {path: {shape, dtype, sum}} for a tree of real or abstract arrays, without `sum` if `sums` is None."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -38,17 +38,17 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
         elif path not in saved:
             problems.append(f"{path} is not in the checkpoint")
         elif saved[path]["shape"] != wanted[path]["shape"]:
-            problems.append(f"{path} has shape {saved[path]['shape']} there and {wanted[path]['shape']} here")
+            problems.append(f"{path} has shape {saved[path]['shape']}, not {wanted[path]['shape']} as here")
         elif saved[path]["dtype"] != wanted[path]["dtype"]:
-            problems.append(f"{path} is {saved[path]['dtype']} there and {wanted[path]['dtype']} here")
+            problems.append(f"{path} is {saved[path]['dtype']}, not {wanted[path]['dtype']} as here")
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        listed = f"{'; '.join(problems[:3])}{more}. Use the settings it was trained with."
+        listed = f"{'; '.join(problems[:3])}{more}. Use the settings that it was trained with."
         raise UserError(f"{where}: this checkpoint belongs to another model or optimizer: {listed}")
 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the abstract tree below `name` in a description, without shardings."""
+    """Returns the subtree `name` of a description as abstract arrays without shardings."""
     below = {
         path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for path, leaf in leaves.items()

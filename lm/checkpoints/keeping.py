@@ -40,7 +40,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
         self._metrics_of, self._settings = metrics_of, settings
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns for each checkpoint, in the order of saving, whether to keep it."""
+        """Returns whether to keep each checkpoint, in the order in which they were saved."""
         steps = [each.step for each in checkpoints]
         kept = set(steps[-self._settings.keep_latest :])
         kept |= set(best_first(steps, self._metrics_of, self._settings)[: self._settings.keep_best])
@@ -48,7 +48,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
 
 
 def set_aside(directory: Path, damaged: Sequence[int]) -> None:
-    """Renames damaged checkpoints to `damaged-<step>`, replacing earlier ones of that name."""
+    """Renames damaged checkpoints to `damaged-<step>`, replacing earlier directories of the same name."""
     for step in damaged:
         aside = directory / f"damaged-{step}"
         shutil.rmtree(aside, ignore_errors=True)

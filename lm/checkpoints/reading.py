@@ -37,7 +37,7 @@ MACHINE_TROUBLES = (
     "RESOURCE_EXHAUSTED",
 )
 
-# Through the absl logger, Orbax logs its own work and a traceback of each error that it also raises.
+# Through the absl logger, Orbax logs its own work, and the traceback of each error that it also raises.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
@@ -54,7 +54,7 @@ _print_unraisable, sys.unraisablehook = sys.unraisablehook, _without_late_callba
 
 
 class Damage(Exception):
-    """A difference between a checkpoint and the saved state, described by the message."""
+    """Raised if a checkpoint differs from the saved state; the message says how."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise Damage("record/metadata has no format")
     if content["format"] > FORMAT:
-        raise UserError(f"{path}: written by a newer version of this code; use that version.")
+        raise UserError(f"{path}: was written by a newer version of this code; use that version.")
     for key, kind in {"step": int, "metadata": dict, "metrics": dict, "leaves": dict}.items():
         if not isinstance(content.get(key), kind):
             raise Damage(f"record/metadata has no {key}")
@@ -95,12 +95,12 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
     found = describe(tree, sums=leaf_sums(tree))
     for path, leaf in saved.items():
         if found.get(path) != leaf:
-            raise Damage(f"{path} is not what was saved")
+            raise Damage(f"{path} differs from what was saved")
     return tree
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns `read()`, or raises Damage in all processes if it failed in any, as none may enter a collective alone."""
+    """Returns `read()`, or raises Damage in all processes if it failed in any: none may enter a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -135,7 +135,7 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the machine fault that an error's text names, or "" for a damaged file. TensorStore sets no errno."""
+    """Returns the system fault named in an error's text (TensorStore sets no errno), or "" if the file is damaged."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 

@@ -1,4 +1,4 @@
-"""Checks that settings are compatible, before anything is built. Tasks (`lm/tasks`) check their own settings."""
+"""Checks, made before anything is built, that settings are compatible. Tasks (`lm/tasks`) check their own settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def refuse(setting: str, message: str) -> None:
 
 
 def check(given: Any, config: Any, task: Any) -> None:
-    """Raises UserError for incompatible settings. `given` is the config before derived values were filled in."""
+    """Raises UserError for incompatible settings. `given` is the config without the derived values."""
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
@@ -33,13 +33,13 @@ def check(given: Any, config: Any, task: Any) -> None:
 
 
 def unread(task: Any) -> list[tuple[str, Any]]:
-    """Returns the settings that other tasks read and this one does not, with their defaults."""
+    """Returns the settings that other tasks read but this one does not, with their defaults."""
     known = {setting for each in entries("lm.tasks.TASKS").values() for setting in each.settings}
     return [(setting, default_of(setting)) for setting in sorted(known - task.settings)]
 
 
 def default_of(setting: str) -> Any:
-    """Returns the default of a setting by its dotted name."""
+    """Returns the default of the setting with this dotted name."""
     return attrgetter(setting)(entries("lm.config.experiment.DEFAULTS"))
 
 
@@ -54,17 +54,19 @@ def _check_data(config: Any, task: Any) -> None:
             if not name.isidentifier():
                 refuse(f"data.{split}", f"the name {name!r} must consist of letters, digits and underscores.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
-                refuse(f"{where}.part", f"{each.part} is not a range within 0 to 1, such as (0.0, 0.8).")
+                refuse(f"{where}.part", f"{each.part} is not a subrange of [0, 1], such as (0.0, 0.8).")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so there is nothing to evaluate; set either.")
+        refuse(
+            "data.holdout_fraction", "is 0 and data.valid is empty, so there is nothing to evaluate; set one of them."
+        )
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
-        refuse("data.tokenizer.path", f"name the {tokenizer.file_type}; it is loaded, not trained.")
+        refuse("data.tokenizer.path", f"give the {tokenizer.file_type}; this kind is loaded, not trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):
@@ -96,7 +98,7 @@ def _check_model(config: Any) -> None:
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
         refuse(
             "model.attention",
-            f"{model.attention} supports only causal self-attention without position bias; use 'xla'.",
+            f"{model.attention} supports only causal self-attention without relative positions; use 'xla'.",
         )
     if model.window and two_sided:
         refuse("model.window", "a sliding window is not defined between source and target; set it to 0.")
@@ -105,13 +107,13 @@ def _check_model(config: Any) -> None:
     if model.token_types and model.family != "encoder":
         refuse("model.token_types", "applies only to model.family=encoder.")
     if model.token_types == 1:
-        refuse("model.token_types", "needs at least two types (as in BERT), or 0 for none.")
+        refuse("model.token_types", "must be at least 2 (as in BERT), or 0 for none.")
     projections = ("query", "key", "value", "out", "up", "gate", "down")
     for name in model.lora_targets:
         if name not in projections:
             refuse("model.lora_targets", f"{name!r} is not one of {', '.join(projections)}.")
     if config.optimizer.freeze_layers > model.num_layers:
-        refuse("optimizer.freeze_layers", f"the model has {model.num_layers} layers.")
+        refuse("optimizer.freeze_layers", f"exceeds the number of layers, {model.num_layers}.")
 
 
 def _check_training(config: Any) -> None:
@@ -153,7 +155,7 @@ def _check_best_metric(config: Any, task: Any) -> None:
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
         known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}{task.advice_on_metric(metric)}"
-        refuse("checkpoint.best_metric", f"{metric!r} is not computed by this run, only {known}.")
+        refuse("checkpoint.best_metric", f"this run does not compute {metric!r}, only {known}.")
 
 
 def _or(names: list[str]) -> str:

@@ -34,7 +34,7 @@ def config_from_flags() -> Config | None:
         path = config_flags.get_config_filename(flag).partition(":")[0]
         if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
             raise _unreadable(path, error)  # an OSError that ml_collections deferred
-        raise UserError(f"{path}: its get_config() returns {flag.value!r}; end it with `return config`.")
+        raise UserError(f"{path}: its get_config() returns {flag.value!r}; end that function with `return config`.")
     return Config.from_dict(flag.value.to_dict())
 
 
@@ -64,7 +64,7 @@ def run(main: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
-    """Converts flag errors of absl and ml_collections into UserErrors before anything runs."""
+    """Converts the flag errors that absl and ml_collections raise in its block into UserErrors."""
     path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")

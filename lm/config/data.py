@@ -14,7 +14,9 @@ class SourceConfig:
 
     kind: str = option("text", "Data format.", registry="lm.data.reading.FORMATS")
     path: str = option(
-        "", "File or glob (.gz is unpacked); tfds: data set name, optionally with a version.", affects="location"
+        "",
+        "File or glob pattern (.gz files are decompressed); tfds: data set name, optionally with a version.",
+        affects="location",
     )
     split: str = option("train", "tfds only: the split, e.g. train or train[:1%].")
     data_dir: str = option(
@@ -22,30 +24,33 @@ class SourceConfig:
     )
     field: str = option(
         "text",
-        "Records: the field or column that holds the text; `answers.text` is a nested field. With braces, a template "
-        "of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces.",
+        "Records: the field or column that holds the text; `answers.text` is a nested field. A value with braces is a "
+        "template of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces.",
     )
     target_path: str = option(
         "",
-        "Pairs in two text files with document=line: target file or glob, aligned line by line.",
+        "Pairs in two text files with document=line: file or glob pattern of the targets, aligned line by line with "
+        "the sources.",
         affects="location",
     )
     target_field: str = option(
         "",
-        "Pairs in records: field of the target, written like `field`. If it holds a list of texts, the first is "
-        "the training target and all are references.",
+        "Pairs in records: field of the target, in the same syntax as `field`. If it holds a list of texts, the first "
+        "is the training target and all of them are references.",
     )
     pattern: str = option(
         "", "Pairs in one text file with document=line: a regular expression with groups named source and target."
     )
-    pair_field: str = option("", "Field of a second text, or of a list of texts for some tasks.")
+    pair_field: str = option("", "Field of the second text or, for some tasks, of a list of texts.")
     label_field: str = option(
-        "", "Field of the label, number or list of tags, written like `field`. conll: column; column 1 is the word."
+        "",
+        "Field of the label, number or list of tags, in the same syntax as `field`. conll: number of the column that "
+        "holds the tags; column 1 holds the words.",
     )
     label_pattern: str = option(
         "",
-        "Classification of text files: a regular expression with a group named label, which is searched for in the "
-        "file path.",
+        "Classification of text files: a regular expression that is searched for in each file path; its group named "
+        "label matches the label.",
     )
     label_names: tuple[str, ...] = dataclasses.field(
         default=(), metadata={"doc": "Names of labels 0, 1, ..., if the field holds numbers."}
@@ -58,12 +63,12 @@ class SourceConfig:
             "articles are never split."
         },
     )
-    columns: str = option("", "Tables in text files: comma-separated column names, if the file has no header row.")
-    prefix: str = option("", "Pairs: text put before every source, e.g. 'translate English to German: '.")
+    columns: str = option("", "Tables in text files without a header row: the column names, separated by commas.")
+    prefix: str = option("", "Pairs: text prepended to every source, e.g. 'translate English to German: '.")
     document: str = option(
         "file",
-        "text only: the unit that forms a document: a file, a line, a paragraph (ended by an empty line), or the text "
-        "between two occurrences of `separator`.",
+        "text only: a document is a file, a line, a paragraph (ended by an empty line), or the text between two "
+        "occurrences of `separator`.",
         choices=("file", "line", "paragraph", "separator"),
     )
     separator: str = option("<|endoftext|>", "text with document=separator: the string between documents.")
@@ -77,7 +82,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """Cleaning steps applied to each document before tokenisation, in this order."""
+    """Cleaning steps, applied in this order to each document before it is tokenised."""
 
     unicode: str = option("", "Unicode normalisation form; empty for none.", choices=("", "NFC", "NFKC"))
     strip_html: bool = option(False, "Remove HTML tags and decode entities.")
@@ -88,8 +93,8 @@ class CleaningConfig:
         "collapse (replace each run of white space by one space).",
         choices=("keep", "trim", "lines", "collapse"),
     )
-    min_chars: int = option(1, "Drop documents with fewer characters.", minimum=0)
-    max_chars: int = option(0, "Drop documents with more characters; 0 for no limit.", minimum=0)
+    min_chars: int = option(1, "Drop documents with fewer characters than this.", minimum=0)
+    max_chars: int = option(0, "Drop documents with more characters than this; 0 for no limit.", minimum=0)
     deduplicate: bool = option(False, "Drop exact duplicates of earlier documents in the same data source.")
 
 
@@ -98,15 +103,16 @@ class PairsConfig:
     """Filters for training pairs, applied after both sides are cleaned. Evaluation keeps every pair."""
 
     max_ratio: float = option(
-        0.0, "Drop pairs in which one side has over this many times the characters of the other; 0 for no limit."
+        0.0,
+        "Drop pairs with one side more than this many times as long as the other, in characters; 0 for no limit.",
     )
     drop_identical: bool = option(False, "Drop pairs whose two sides are identical.")
     source_script: str = option(
         "",
         "Keep only pairs in which most letters of the source belong to this script, named as in Unicode character "
-        "names: LATIN, CYRILLIC, CJK; empty for no filter.",
+        "names, such as LATIN, CYRILLIC or CJK; empty for no filter.",
     )
-    target_script: str = option("", "Like source_script, for the target.")
+    target_script: str = option("", "Like source_script, but for the target.")
     overlong: str = option(
         "truncate", "What to do with pairs longer than a row: truncate or drop them.", choices=("truncate", "drop")
     )
@@ -153,7 +159,7 @@ class DataConfig:
     )
     holdout: str = option(
         "hash",
-        "How the held-out share of train is chosen: by hashing each document, or as the tail (the last characters).",
+        "How the held-out share of train is chosen: hash selects documents by their hash, tail the last characters.",
         choices=("hash", "tail"),
     )
     holdout_fraction: float = option(0.1, "Share of train held out if `valid` is empty.", minimum=0.0, maximum=0.5)
@@ -173,17 +179,20 @@ class DataConfig:
     )
     folds: int = option(
         1,
-        "Cross-validation: number of folds. Across folds, the part from 0 to 1 / folds covers each example once.",
+        "Cross-validation: number of folds. If `part` is (0, 1 / folds), each example is in exactly one fold.",
         minimum=1,
     )
     context_overlap: int = option(64, "span_qa: tokens shared by adjacent windows of a long context.", minimum=0)
     num_workers: int = option(
-        0, "Processes that prepare batches, without effect on the data; 0 for a thread.", minimum=0, affects="nothing"
+        0,
+        "Number of processes that prepare batches; 0 for a thread. The batches are the same.",
+        minimum=0,
+        affects="nothing",
     )
-    prefetch: int = option(4, "Number of batches prepared ahead.", minimum=1, affects="nothing")
+    prefetch: int = option(4, "Number of batches to prepare in advance.", minimum=1, affects="nothing")
     cache_dir: str = option(
         "",
-        "Directory of token stores and compiled programs; empty for $LM_CACHE_DIR or, if that is unset, ~/.cache/lm. "
+        "Directory for token stores and compiled programs; empty for $LM_CACHE_DIR or, if that is unset, ~/.cache/lm. "
         "Other commands ignore the value in a run directory, which may come from another machine.",
         affects="nothing",
     )

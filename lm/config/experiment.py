@@ -24,8 +24,8 @@ class Config:
     seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
-        "Run directory that provides the tokenizer and the initial parameters (best checkpoint); parameters that do "
-        "not match are listed. Empty for random initialisation.",
+        "Run directory that provides the tokenizer and the initial parameters (from its best checkpoint); "
+        "parameters that do not match are listed. Empty for random initialisation.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
@@ -40,7 +40,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
-        """Builds a config with derived values filled in. Raises UserError for the first invalid setting.
+        """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
         With `reset_unread` (for old configs), settings that the task does not read are reset instead of rejected.
         """
@@ -60,7 +60,7 @@ class Config:
 
 
 def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """Returns a copy of the config with new values for settings given by dotted name, without checks."""
+    """Returns a copy of the config with new values, {dotted name: value}, which are not checked."""
     for setting, value in values.items():
         section, _, rest = setting.partition(".")
         new = replace_settings(getattr(config, section), {rest: value}) if rest else value
@@ -77,7 +77,7 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def source(**values: Any) -> ml_collections.ConfigDict:
-    """Builds a data source, to use as `config.data.train.NAME = source(kind=..., path=...)`."""
+    """Builds a data source for use as `config.data.train.NAME = source(kind=..., path=...)`."""
     return ml_collections.ConfigDict(dataclasses.asdict(SourceConfig(**values)))
 
 

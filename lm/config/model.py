@@ -13,13 +13,14 @@ class ModelConfig:
 
     family: str = option(
         "decoder",
-        "decoder: each token attends to itself and earlier tokens (GPT, Llama); encoder: to all tokens (BERT); "
-        "encoder_decoder: an encoder reads the source and a decoder writes the target (Transformer, T5, BART).",
+        "decoder: each token attends to itself and earlier tokens (GPT, Llama); encoder: each token attends to all "
+        "tokens (BERT); encoder_decoder: an encoder reads the source and a decoder writes the target (Transformer, T5, "
+        "BART).",
         registry="lm.models.MODELS",
     )
     vocab_size: int = option(
         0,
-        "Rows of the token embedding; 0 for the tokenizer's vocabulary size, rounded up by vocab_multiple.",
+        "Number of rows of the token embedding; 0 for the tokenizer's vocabulary size, rounded up by vocab_multiple.",
         minimum=0,
         parameters=("token_embedding", "output", "output_bias"),
     )
@@ -28,16 +29,22 @@ class ModelConfig:
     )
     source_vocab_size: int = option(
         0,
-        "With data.separate_vocabularies: rows of the encoder's token embedding; 0 as for vocab_size.",
+        "With data.separate_vocabularies: number of rows of the encoder's token embedding; 0 for the size of the "
+        "source tokenizer's vocabulary, rounded up by vocab_multiple.",
         minimum=0,
         parameters=("source_embedding",),
     )
-    num_layers: int = option(6, "Number of blocks (decoder blocks of an encoder-decoder).", minimum=1, affects="shapes")
+    num_layers: int = option(
+        6, "Number of blocks (in an encoder-decoder, of decoder blocks).", minimum=1, affects="shapes"
+    )
     num_encoder_layers: int = option(0, "Number of encoder blocks; 0 for num_layers.", minimum=0, affects="shapes")
     d_model: int = option(384, "Width of the residual stream.", minimum=1, affects="shapes")
     num_heads: int = option(6, "Number of attention (query) heads.", minimum=1, affects="shapes")
     num_kv_heads: int = option(
-        0, "Key/value heads: 0 for num_heads, fewer for grouped-query, 1 for multi-query.", minimum=0, affects="shapes"
+        0,
+        "Number of key/value heads: 0 for num_heads, fewer for grouped-query attention, 1 for multi-query attention.",
+        minimum=0,
+        affects="shapes",
     )
     head_dim: int = option(0, "Size of each head; 0 for d_model / num_heads.", minimum=0, affects="shapes")
     d_ff: int = option(0, "Hidden width of the MLP; 0 for 4 x d_model.", minimum=0, affects="shapes")
@@ -50,28 +57,30 @@ class ModelConfig:
     )
     positions: str = option(
         "rotary",
-        "How token order is encoded; relative: a learned bias per distance bucket (T5).",
+        "How token order is encoded; relative is a learned bias per distance bucket (T5).",
         choices=("learned", "sinusoidal", "rotary", "relative", "none"),
     )
     relative_buckets: int = option(
         32,
-        "relative: distance buckets; half of them cover a single distance.",
+        "relative: number of distance buckets; half of them hold one distance each.",
         minimum=4,
         parameters=("relative_bias",),
     )
-    relative_max_distance: int = option(128, "relative: distances of at least this share one bucket.", minimum=2)
+    relative_max_distance: int = option(128, "relative: this distance and all greater ones share a bucket.", minimum=2)
     rotary_theta: float = option(10_000.0, "rotary: base of the rotation angles.", minimum=1.0)
     local_rotary_theta: float = option(
-        0.0, "With global_every: rotary_theta of the layers that have a window; 0 for rotary_theta.", minimum=0.0
+        0.0, "With global_every: rotary_theta for the layers that have a window; 0 for rotary_theta.", minimum=0.0
     )
     rotary_interleaved: bool = option(
         False, "rotary: pair adjacent features (llama.c) instead of the two halves of a head (Hugging Face)."
     )
     norm: str = option("layernorm", "Normalisation layer.", registry="lm.models.layers.NORMS")
     norm_position: str = option(
-        "pre", "pre: normalise the input of each sub-layer; post: normalise its residual sum.", choices=("pre", "post")
+        "pre", "pre: normalise the input of each sub-layer; post: normalise the residual sum.", choices=("pre", "post")
     )
-    norm_epsilon: float = option(1e-5, "Constant added to the variance (or mean square) for stability.", minimum=0.0)
+    norm_epsilon: float = option(
+        1e-5, "Constant added to the variance (or mean square) for numerical stability.", minimum=0.0
+    )
     activation: str = option(
         "gelu",
         "Activation of the MLP: gelu is exact (erf), gelu_tanh is GPT-2's approximation; swiglu, geglu (exact) and "
@@ -86,7 +95,7 @@ class ModelConfig:
         True, "Use the (decoder's) token embedding as the output projection.", parameters=("output",)
     )
     scale_logits: bool = option(False, "Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings.")
-    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim); T5 does not.")
+    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim), which T5 does not do.")
     norm_embeddings: bool = option(False, "Normalise the embeddings, as BART does.")
     scale_embeddings: bool = option(False, "Multiply the embeddings by sqrt(d_model) (Vaswani 2017).")
     dropout: float = option(
@@ -99,11 +108,13 @@ class ModelConfig:
         0, "Sliding window: attend only to tokens less than this many positions away; 0 for no window.", minimum=0
     )
     global_every: int = option(
-        0, "With a window: layers 0, n, 2n, ... have none, as in ModernBERT; 0 if every layer has one.", minimum=0
+        0,
+        "With a window: if this is n, layers 0, n, 2n, ... have none (ModernBERT); if it is 0, every layer has one.",
+        minimum=0,
     )
     token_types: int = option(
         0,
-        "Encoder: number of learned token types; BERT has 2, for the first and the second text; 0 for none.",
+        "Encoder: number of learned token types (2 in BERT: one for the first text, one for the second); 0 for none.",
         minimum=0,
         parameters=("type_embedding",),
     )
@@ -115,7 +126,7 @@ class ModelConfig:
     )
     embedding_std: float = option(
         0.0,
-        "Like init_std, for embeddings; 0 for init_std or, if that is 0, 1/sqrt(d_model).",
+        "Like init_std, but for embeddings; 0 for the value of init_std or, if that is also 0, 1/sqrt(d_model).",
         minimum=0.0,
         affects="updates",
     )
@@ -136,18 +147,20 @@ class ModelConfig:
     )
     remat: str = option(
         "none",
-        "Activations recomputed in the backward pass to save memory: none; full: whole blocks; dots: all except the "
-        "results of matrix multiplications.",
+        "Activations to recompute in the backward pass to save memory: none, full (those of whole blocks) or dots (all "
+        "except the results of matrix multiplications).",
         choices=("none", "full", "dots"),
         affects="nothing",
     )
     pooling: str = option(
         "",
-        "Vector that represents a text: that of the first or last token, or the mean over all tokens; empty for first "
-        "in an encoder and last in the other families.",
+        "Vector that represents a text: that of the first or last token, or the mean over all tokens; empty selects "
+        "first for an encoder and last for the other families.",
         choices=("", "first", "last", "mean"),
     )
-    pooler: bool = option(False, "Linear layer and tanh before the classifier, as in BERT.", parameters=("pooler",))
+    pooler: bool = option(
+        False, "Add a linear layer and tanh before the classifier, as in BERT.", parameters=("pooler",)
+    )
     head_transform: bool = option(
         False,
         "masked: apply a linear layer, activation and norm before the output projection, as in BERT.",
@@ -198,7 +211,10 @@ class ObjectiveConfig:
     balance_classes: bool = option(False, "classification: weight each label inversely to its frequency.")
     temperature: float = option(0.05, "contrastive: temperature that divides the similarities.", minimum=0.001)
     label_smoothing: float = option(
-        0.0, "Probability mass moved from the target to the classes of label_smoothing_over.", minimum=0.0, maximum=0.9
+        0.0,
+        "Probability mass moved from the target to the classes given by label_smoothing_over.",
+        minimum=0.0,
+        maximum=0.9,
     )
     label_smoothing_over: str = option(
         "vocabulary",

@@ -1,6 +1,6 @@
-"""Config schema made of nested dataclasses: documented fields and type-checked values built from plain dicts.
+"""The config schema: nested dataclasses with documented fields, built from plain dicts with type checks.
 
-Every setting declares its effect: what a change of it would alter in an existing run. The effect is given by `affects`
+Every setting declares its effect: what changing it would alter in an existing run. The effect is given by `affects`
 in the `option` or, if absent there, in the enclosing `section`. Other code queries the effect instead of keeping lists
 of settings: only settings that affect nothing may change when a run continues; eval.py rejects a --config whose model
 differs in settings that affect its function or shapes; config.init_from names the settings that caused a shape
@@ -59,7 +59,7 @@ def option(
         registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
             "lm.tasks.TASKS"; looked up when a value is checked.
         minimum, maximum: the allowed range, inclusive.
-        affects: one of EFFECTS; empty for "shapes" if `parameters` is given, else for the effect of the section.
+        affects: one of EFFECTS; by default, "shapes" if `parameters` is given, else the effect of the section.
         parameters: names of the parameters whose existence or shape depends on the setting; empty for all.
     """
     affects = affects or ("shapes" if parameters else "")
@@ -75,13 +75,13 @@ def section(cls: type, affects: str = "") -> Any:
 
 
 def entries(registry: str) -> Mapping[str, Any]:
-    """Returns the registry with a dotted name such as "lm.tasks.TASKS"."""
+    """Returns the registry with the given dotted name, such as "lm.tasks.TASKS"."""
     module, _, name = registry.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def allowed_values(rules: Mapping[str, Any]) -> tuple:
-    """Returns the values allowed by the metadata of a field; empty if any value is."""
+    """Returns the values allowed by the metadata of a field, or an empty tuple if any value is allowed."""
     return tuple(entries(rules["registry"])) if rules.get("registry") else rules.get("choices", ())
 
 
@@ -174,14 +174,14 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 
 def _docs_of_entries(rules: Mapping[str, Any]) -> str:
-    """Returns the `doc` of each entry in the registry of a setting."""
+    """Formats the `doc` of each entry in the registry of a setting."""
     registry = entries(rules["registry"]) if rules.get("registry") else {}
     docs = [f"{name}: {entry.doc}" for name, entry in registry.items() if getattr(entry, "doc", "")]
     return f" {'; '.join(docs)}." if docs else ""
 
 
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
-    """Returns the error message for a setting that is not among the settings `known` of its section."""
+    """Returns the error message for a setting that is not among the `known` ones of its section."""
     if dotted in RETIRED:
         return f"{start}{dotted}: is no longer a setting; {RETIRED[dotted]}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
@@ -240,5 +240,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def differences_affecting(effects: Collection[str], schema: type, old: Mapping, new: Mapping) -> list[str]:
-    """Returns the `differences` between two nested dicts in settings with one of the given effects."""
+    """Returns those `differences` between two nested dicts whose setting has one of the given effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]

@@ -24,11 +24,11 @@ class OptimizerConfig:
     )
     final_fraction: float = option(0.1, "Final learning rate, as a fraction of the peak.", minimum=0.0, maximum=1.0)
     weight_decay: float = option(
-        0.1, "Decoupled weight decay of matrices; biases, norms and position parameters are not decayed.", minimum=0.0
+        0.1, "Decoupled weight decay for matrices; biases, norms and position parameters are not decayed.", minimum=0.0
     )
     b1: float = option(
         0.9,
-        "Decay rate of the first moment; momentum of sgd and muon; ignored by adafactor.",
+        "Decay rate of the first moment; for sgd and muon, the momentum; ignored by adafactor.",
         minimum=0.0,
         maximum=0.9999,
     )
@@ -36,7 +36,7 @@ class OptimizerConfig:
         0.95, "Decay rate of the second moment; for adafactor, its upper bound.", minimum=0.0, maximum=0.99999
     )
     epsilon: float = option(
-        1e-8, "Added to the denominator of updates; ignored by adafactor, lion and sgd.", minimum=0.0
+        1e-8, "Constant added to the denominator of updates; ignored by adafactor, lion and sgd.", minimum=0.0
     )
     clip_norm: float = option(1.0, "Clip gradients to this global norm; 0 for no clipping.", minimum=0.0)
     layer_decay: float = option(
@@ -47,7 +47,7 @@ class OptimizerConfig:
         maximum=1.0,
     )
     freeze_layers: int = option(
-        0, "Number of bottom blocks to freeze, together with the embeddings; 0 to train everything.", minimum=0
+        0, "Freeze the embeddings and this many blocks, from the bottom up; 0 to freeze neither.", minimum=0
     )
     freeze: tuple[str, ...] = field(
         default=(),
@@ -57,7 +57,7 @@ class OptimizerConfig:
     )
     ema_decay: float = option(
         0.0,
-        "Decay rate of a moving average of the parameters, which is then used for evaluation; 0 for none.",
+        "Decay rate of a moving average of the parameters, which evaluation then uses; 0 for none.",
         minimum=0.0,
         maximum=0.99999,
     )
@@ -74,19 +74,19 @@ class TrainConfig:
     batch_size: int = option(32, "Rows per step, over all devices and microbatches.", minimum=1, affects="batches")
     accumulation: int = option(
         1,
-        "Microbatches per step. More microbatches need less memory and give the same result.",
+        "Number of microbatches per step; more of them need less memory and give the same result.",
         minimum=1,
         affects="nothing",
     )
     patience: int = option(
         0,
-        "Stop when checkpoint.best_metric has not improved for this many evaluations in a row; 0 for never.",
+        "Stop when checkpoint.best_metric has not improved for this many evaluations in a row; 0 to never stop early.",
         minimum=0,
         affects="nothing",
     )
     max_bad_steps: int = option(
         10,
-        "Stop after this many consecutive steps with a non-finite loss or gradient (each of them is skipped).",
+        "Stop after this many consecutive steps with a non-finite loss or gradient, which leave the state unchanged.",
         minimum=1,
         affects="nothing",
     )
@@ -96,19 +96,19 @@ class TrainConfig:
 class MeshConfig:
     """The number of devices on each mesh axis; one axis may be -1, for all remaining devices."""
 
-    data: int = option(-1, "Replicas of the model, each with its share of the batch.", minimum=-1)
-    fsdp: int = option(1, "Devices over which both parameters and batch are split.", minimum=-1)
-    tensor: int = option(1, "Devices over which heads, MLP and vocabulary are split.", minimum=-1)
+    data: int = option(-1, "Number of replicas of the model, each with its share of the batch.", minimum=-1)
+    fsdp: int = option(1, "Number of devices over which both parameters and batch are split.", minimum=-1)
+    tensor: int = option(1, "Number of devices over which heads, MLP and vocabulary are split.", minimum=-1)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every_steps: int = option(500, "Steps between checkpoints; also saved at the end and on SIGTERM.", minimum=1)
+    every_steps: int = option(500, "Steps between checkpoints; one is also saved at the end and on SIGTERM.", minimum=1)
     keep_latest: int = option(2, "Number of latest checkpoints to keep.", minimum=1)
     keep_best: int = option(1, "Number of best checkpoints to keep, ranked by best_metric.", minimum=0)
     best_metric: str = option(
         "valid/loss",
-        "Metric that ranks checkpoints: lowest is best, or highest for a score such as valid/bleu.",
+        "Metric that ranks checkpoints; the lowest value is best or, for a score such as valid/bleu, the highest.",
     )
 
     @property
@@ -141,21 +141,26 @@ class GenerationConfig:
         choices=("power", "gnmt"),
     )
     length_penalty: float = option(
-        1.0, "Exponent a above: 0 for none; larger values favour longer outputs.", minimum=-8.0, maximum=8.0
+        1.0,
+        "Exponent a in `penalty`: 0 for no normalisation; larger values favour longer outputs.",
+        minimum=-8.0,
+        maximum=8.0,
     )
     exact: bool = option(
         True,
-        "Search until no unfinished hypothesis can win. If False, stop when none could win with its next token, the "
-        "default in Hugging Face, which is faster and rarely changes the output.",
+        "Search until no unfinished hypothesis can win. If False, stop as soon as none could win by ending at its next "
+        "token; this is Hugging Face's default, which is faster and rarely changes the output.",
     )
-    max_new_tokens: int = option(0, "Maximum output length, EOS included; 0 for data.sequence_length.", minimum=0)
+    max_new_tokens: int = option(
+        0, "Maximum output length in tokens, including EOS; 0 for data.sequence_length.", minimum=0
+    )
     min_new_tokens: int = option(0, "Minimum number of tokens before the EOS token.", minimum=0)
     no_repeat_ngram: int = option(
         0, "Never repeat an n-gram of this many tokens within an output; 0 for no limit.", minimum=0
     )
-    batch_size: int = option(64, "Number of sources, of similar length, decoded at a time.", minimum=1)
+    batch_size: int = option(64, "Number of sources (of similar length) to decode at a time.", minimum=1)
     max_examples: int = option(
-        0, "Outputs scored during training; 0 for all. The final table and eval.py score all.", minimum=0
+        0, "Number of outputs to score during training; 0 for all. The final table and eval.py score all.", minimum=0
     )
     bleu_tokenize: str = option(
         "13a", "sacrebleu's tokenisation for BLEU.", choices=("13a", "intl", "zh", "char", "none")
@@ -164,14 +169,16 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every_steps: int = option(500, "Steps between evaluations; there is one at the end, too.", minimum=1)
+    every_steps: int = option(500, "Steps between evaluations; there is also one at the end.", minimum=1)
     batch_size: int = option(0, "Rows per batch; 0 for train.batch_size.", minimum=0)
     max_rows: int = option(
-        0, "Rows scored during training; 0 for all. The final table and eval.py score all.", minimum=0
+        0, "Number of rows to score during training; 0 for all. The final table and eval.py score all.", minimum=0
     )
     stride: int = option(0, "Tokens between window starts; 0 for sequence_length (no overlap).", minimum=0)
     bootstrap: int = option(
-        0, "Bootstrap resamples for 95 % confidence intervals of a labelled task's metrics; 0 for none.", minimum=0
+        0,
+        "Number of bootstrap resamples for 95 % confidence intervals of the metrics of labelled tasks; 0 for none.",
+        minimum=0,
     )
     prompts: tuple[str, ...] = field(
         default=("",),

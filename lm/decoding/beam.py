@@ -1,15 +1,15 @@
 """Beam search over an encoder-decoder with an explicit cache, as one compiled program with fixed shapes.
 
-A hypothesis is a sequence of at most T = max_new_tokens new tokens, finished by the EOS token or by its T-th token.
-Its log-probability is the sum of the log-probabilities of its tokens. These are normalised over the model's whole
-vocabulary, so excluding a token does not make the others more probable. Its score is that sum divided by a penalty that
-depends on its length: the number of new tokens, including a forced prefix and the EOS token.
+A hypothesis is a sequence of at most T = max_new_tokens new tokens; it ends with the EOS token or with its T-th token.
+Its log-probability is the sum of the log-probabilities of its tokens, which are normalised over the model's whole
+vocabulary, so excluding a token does not make the others more probable. Its score is its log-probability divided by a
+penalty that depends on its length: the number of new tokens, including a forced prefix and the EOS token.
 
 Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of these k * V
-candidates; at least k of them do not end. Among the first k, those that end are finished and compete by score with the
-hypotheses that finished earlier. The first k that do not end stay alive. Ties go to the hypothesis that finished
-earlier, then to the extension of the more probable hypothesis, then to the lower token id. With one beam, a step takes
-only the most probable token, and the row ends at the EOS token: greedy decoding.
+candidates; at least k of the 2 * k do not end. Those of the first k that end are finished; they compete by score with
+the hypotheses that finished earlier. The first k that do not end stay alive. Ties go to the hypothesis that finished
+earlier, then to the extension of the more probable hypothesis, then to the lower token id. With one beam, each step
+takes only the most probable token, until the EOS token: this is greedy decoding.
 
 A row ends when no alive hypothesis can beat the worst finished hypothesis that is kept, however probable its further
 tokens are, so the outputs equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses are kept,
@@ -43,7 +43,7 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """Settings of a search. Changing num_beams, num_kept, max_new_tokens or no_repeat_ngram means recompiling."""
+    """Settings of a search. Changing num_beams, num_kept, max_new_tokens or no_repeat_ngram requires recompilation."""
 
     num_beams: int = 1  # hypotheses kept alive; 1 is greedy
     penalty: str = "power"  # length^a (as in Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
@@ -51,7 +51,7 @@ class BeamSettings:
     max_new_tokens: int = 128  # per hypothesis, including the prefix and the EOS token
     min_new_tokens: int = 0  # tokens, including the prefix, before the first possible EOS token
     no_repeat_ngram: int = 0  # no n-gram of this length occurs twice, except within a prefix; 0 for no limit
-    exact: bool = True  # stop when no alive hypothesis can win; False: when none can win at the next token
+    exact: bool = True  # stop when no alive hypothesis can win; if False, when none can by ending next
     num_hypotheses: int = 1  # returned for each source, best first; at most num_beams
 
     def check(self) -> None:
@@ -75,7 +75,7 @@ class BeamSettings:
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """Returns the length penalties, the divisors of log-probabilities, for 1, 2, ..., T tokens: float32 (T,)."""
+        """Returns the penalties by which log-probabilities are divided, for lengths 1, 2, ..., T: float32 (T,)."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -130,18 +130,20 @@ def search(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """Returns the final state. Traceable; of the R = B * k rows, b*k to b*k + k - 1 are the beams of batch row b.
+    """Returns the final state of a search, which may be traced.
+
+    Of the R = B * k rows, rows b*k to b*k + k - 1 are the beams of batch row b.
 
     Args:
         step: (tokens_R, position (), cache) -> (logits_RV float32, cache): reads each hypothesis's token at this
             position (the first is the BOS token) and returns the logits of the next token.
-        reorder: (cache, rows_R) -> cache: row r becomes the former row `rows_R[r]`, of the same batch row.
+        reorder: (cache, rows_R) -> cache: row r becomes the former row `rows_R[r]`, a beam of the same batch row.
     """
     (B, T), k, n = rules.forced_BT.shape, num_beams, num_hypotheses
     pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
 
     def close(beams: Beams) -> Beams:
-        """Drops the alive hypotheses of each row whose outputs can no longer change."""
+        """Drops the alive hypotheses of the rows whose outputs can no longer change."""
         # Log-probabilities only decrease, so the best possible score is the current log-probability divided by the
         # largest penalty. Penalties are monotone, so that is the penalty of the next possible final length or of T.
         next_end = jnp.minimum(jnp.maximum(beams.length, rules.min_new_tokens), T - 1)
@@ -253,13 +255,13 @@ def beam_search(
 
     Args:
         sources: token ids, including the EOS token.
-        prefixes: for each source, the 0 to max_new_tokens tokens that its outputs start with after the BOS token. They
+        prefixes: for each source, up to max_new_tokens tokens that its outputs start with, after the BOS token. They
             count towards the log-probability.
-        min_rows: smaller batches are padded to this many rows, to share the compiled program of a full batch.
+        min_rows: number of rows to which smaller batches are padded, to share the compiled program of a full batch.
         source_bucket: minimum padded length of the sources, for the same reason.
 
-    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in each with the same
-    arguments. Raises UserError for invalid settings, and for sources or prefixes that do not fit the model.
+    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with the same
+    arguments. Raises UserError for invalid settings or prefixes, and for sources that are too long for the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens

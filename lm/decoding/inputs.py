@@ -20,7 +20,7 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first broken rule; a rule is (setting, whether it holds, the values allowed)."""
+    """Raises UserError for the first broken rule; each rule is (setting, whether it holds, the allowed values)."""
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r}: must be {rule}.")
@@ -43,7 +43,7 @@ def source_bucket(length: int) -> int:
 
 
 def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens, segments), int32 (B, L): rows padded on the right, then rows of only padding (segment 0)."""
+    """Returns (tokens, segments), int32 (B, L): the rows, padded on the right, then rows of padding (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     for number, row in enumerate(rows):
         tokens_BL[number, : len(row)] = row

@@ -1,4 +1,4 @@
-"""Lines of text: reads sources from a file and writes outputs to a file atomically."""
+"""Reads sources from the lines of a text file, and writes outputs as the lines of another, atomically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def read_lines(path: str, flag: str) -> list[str]:
-    """Returns the lines of a UTF-8 file with LF or CRLF line endings. Raises UserError, naming the flag, on failure."""
+    """Returns the lines of a UTF-8 file with LF or CRLF line endings. On failure, raises UserError naming the flag."""
     content = b""
     try:
         content = Path(path).expanduser().read_bytes()
@@ -44,17 +44,17 @@ def prefix_of(config: Config) -> str:
 
 
 def source_text(prefix: str, text: str) -> str | None:
-    """Returns the prefix followed by a cleaned text; None if the text is blank."""
+    """Returns the prefix followed by a cleaned text, or None if the text is blank."""
     return prefix + text if text.strip() else None
 
 
 def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], several: bool) -> Iterator[str]:
-    """Yields, for each of the sources 1, 2, ..., `count`, one line without a line ending: its best output.
+    """Yields the best output of each source from 1 to `count`, as one line without a line ending.
 
     Args:
         outputs: maps source numbers to (text, score) pairs, best first; a missing source has the output "" with
             score 0.
-        several: yield one line per output instead: source number, score and text, separated by tabs.
+        several: yield one line for every output instead: source number, score and text, separated by tabs.
     """
     for number in range(1, count + 1):
         found = outputs.get(number, [("", "0")])
@@ -76,9 +76,9 @@ def visible(text: str) -> str:
 
 @contextlib.contextmanager
 def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Yields a function that writes lines to a file atomically. It replaces an existing file but keeps symbolic links.
+    """Yields a function that writes lines to a file atomically; it replaces an existing file but keeps symbolic links.
 
-    Raises UserError, naming the flag, before entering the block if the file cannot be written.
+    If the file cannot be written, raises UserError naming the flag before the block is entered.
     """
 
     def write(lines: Iterable[str]) -> None:
@@ -89,7 +89,7 @@ def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]
     with writing_flag(flag, path):
         target = Path(path).expanduser().resolve()
         if target.exists() and not target.is_file():
-            raise UserError(f"--{flag}={path}: is not a file; name one, or omit --{flag} to print.")
+            raise UserError(f"--{flag}={path}: is not a file; give the name of a file, or omit --{flag} to print.")
         with tempfile.TemporaryFile(dir=target.parent):
             pass  # fails now rather than after decoding
     yield write

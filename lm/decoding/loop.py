@@ -3,8 +3,8 @@
 Prompts are padded on the right and each row has its own length: the token at position n of a row is in slot n of the
 cache, independently of the other rows. The prefill writes each prompt except its last token to the cache, so it needs
 no logits. Each step then reads the last token of a row and chooses the next one. Shapes depend only on the length
-bucket of the longest prompt, the number of rows and the number of new tokens, so calls with the same values share a
-compiled program.
+bucket of the longest prompt, the number of rows and the number of new tokens, so calls for which these agree share
+a compiled program.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in each with the same
-    arguments.
+    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with the
+    same arguments.
     """
 
     model: Model
@@ -82,9 +82,9 @@ class Sampler:
         A row also ends at `model.max_length` tokens (use `check_fits` to rule that out).
 
         Args:
-            prompts: token ids, starting with the BOS token. For an encoder-decoder, the first tokens of the targets.
+            prompts: token ids, starting with the BOS token; an encoder-decoder continues them as targets.
             keys_B: one PRNG key per prompt.
-            min_rows: smaller batches are padded to this many rows, to share the compiled program of a full batch.
+            min_rows: number of rows to which smaller batches are padded, to share the program of a full batch.
             sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
         """
         state = self._advance(self.start(prompts, keys_B, min_rows, sources), self.max_new_tokens)
@@ -145,7 +145,7 @@ class Sampler:
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Constrains the sharding of the state: only the cache is split, since sampling and every process need the rest."""
+    """Constrains the sharding of the state: only the cache is split, since every process needs the rest."""
     whole = place_whole(dataclasses.replace(state, cache=None))
     return dataclasses.replace(whole, cache=place_cache(state.cache))
 

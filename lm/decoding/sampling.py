@@ -1,8 +1,8 @@
-"""The choice of the next token: which tokens are allowed, and sampling from the logits.
+"""Chooses the next token: determines which tokens are allowed, and samples from the logits.
 
-The steps of sampling, applied to each row in this order and in float32: exclude tokens that may not be chosen;
-repetition penalty; temperature; top-k; top-p (of the distribution left by top-k, renormalised); min-p. With temperature
-0, the token with the largest penalised logit is chosen (greedy decoding), and the filters have no effect.
+The steps, applied to each row in this order and in float32, are: exclusion of tokens that may not be chosen; repetition
+penalty; temperature; top-k; top-p (of the distribution left by top-k, renormalised); min-p. With temperature 0, the
+token with the largest penalised logit is chosen (greedy decoding), and the filters have no effect.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
     """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
 
-    Only the first `length` tokens of a row count. With n = 1, the mask marks all of them.
+    Only the first `length` tokens of a row are considered. With n = 1, the mask marks all of them.
     """
     R, T = tokens_RT.shape
     if n > T:
@@ -92,7 +92,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     """Returns the logits of the distribution to sample from, float32 (B, V); -inf for tokens that a filter excludes.
 
     Args:
-        seen_BV: bool, whether a row already contains each token; only a repetition penalty needs it.
+        seen_BV: bool, whether each row already contains each token; needed only for a repetition penalty.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.repetition_penalty != 1:

@@ -1,6 +1,6 @@
-"""Text in, text out: a decoder continues prompts, and an encoder-decoder generates outputs for sources.
+"""Generates text from text: a decoder continues prompts, and an encoder-decoder generates outputs for sources.
 
-Under `on_mesh`, the rows of a batch are split over the devices of the mesh. With several processes, each must make the
+Under `on_mesh`, the rows of a batch are split over the devices of the mesh. With several processes, all must make the
 same calls, and all get the same texts.
 """
 
@@ -83,7 +83,7 @@ def stream_text(
     max_new_tokens: int,
     seed: int,
 ) -> Iterator[str]:
-    """Yields the text of `sample_many` for one prompt and one sample in parts, each as soon as it is final.
+    """Yields the continuation that `sample_many` yields for one prompt, in parts, each as soon as it is final.
 
     A character that consists of several tokens is yielded once its last token has been sampled.
     """
@@ -107,8 +107,8 @@ def encode_sources(
     """Encodes texts as token ids that end with the EOS token. Raises UserError for text that is not valid UTF-8.
 
     Args:
-        source_length: longer sources are truncated by `cut_sources`; 0 for no limit.
-        spelled: encode <extra_id_N> in a text as the extra id of that name.
+        source_length: number of tokens to which `cut_sources` truncates longer sources; 0 for no limit.
+        spelled: whether to encode <extra_id_N> in a text as the extra id of that name.
     """
     _check_utf8("text", texts)
     encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))
@@ -142,7 +142,7 @@ def generate_texts(
 
 @dataclass(frozen=True)
 class SourceDecoder:
-    """Decodes with an encoder-decoder, by beam search or by sampling."""
+    """Generates outputs with an encoder-decoder, by beam search or by sampling."""
 
     model: Model
     params: Any
@@ -193,7 +193,7 @@ class SourceDecoder:
 
 
 def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:
-    """Yields batches of indices of sources of similar length, longest first so that memory runs out early if at all."""
+    """Yields batches of indices of sources of similar length, longest first, so that any lack of memory shows early."""
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
     for first in range(0, len(order), max(batch_size, 1)):
         yield order[first : first + batch_size]

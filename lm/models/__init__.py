@@ -27,9 +27,9 @@ def build_model(config: ModelConfig, head: Head | None = None, platform: str | N
     """Builds the model of a config.
 
     Args:
-        config: resolved; its vocab_size may still be 0 if no parameters are created.
+        config: the resolved config; its vocab_size may still be 0 if no parameters will be created.
         head: the output head; None for `NextToken`.
-        platform: "cpu", "gpu" or "tpu", where the model will run; None for the platform of the default device.
+        platform: "cpu", "gpu" or "tpu", whichever the model will run on; None for that of the default device.
 
     Raises UserError if the config names a kernel that does not support the platform or the model.
     """

@@ -37,11 +37,11 @@ class Head(nn.Module):
     def __call__(
         self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, train: bool, dropout: str | None = None
     ) -> Output:
-        """Computes the model's output from that of the last layer.
+        """Computes the model's output from the output of the last layer.
 
         Args:
             embed: the token embedding, which may double as the output matrix.
-            dropout: name of the head's dropout, which determines its PRNG keys; None for Flax's default.
+            dropout: name of the head's dropout layer, which determines its PRNG keys; None for Flax's default.
         """
         layer = nn.Dropout(config.dropout, deterministic=not train, name=dropout)
         return self.compute(config, embed, x_BLD, batch, layer)
@@ -76,8 +76,8 @@ class MaskedTokens(Head):
     a bias to the logits.
 
     Attributes:
-        max_masked: maximum number of masked tokens in a row; logits are computed for only this many. 0 for all tokens.
-        next_sentence: whether to also predict if the second text of a pair follows the first.
+        max_masked: maximum number of masked tokens in a row; logits are computed for this many tokens, or for all if 0.
+        next_sentence: if True, the head also predicts whether the second text of a pair follows the first.
     """
 
     max_masked: int = 0
@@ -146,7 +146,7 @@ class Classes(Head):
 
 
 class AnswerSpan(Head):
-    """Two logits for each token: that it is the first and that it is the last token of the answer."""
+    """Two logits for each token: one for being the first token of the answer, the other for being the last."""
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         return Output(_classes(config, "span", 2, x_BLD))
@@ -159,10 +159,10 @@ class AnswerSpan(Head):
 class TextEmbedding(Head):
     """A unit-length vector for the text of each row and one for its paired text.
 
-    Each row must hold a single text. Rows of only padding do not yield NaN.
+    Each row must hold a single text. Rows that contain only padding do not yield NaN.
 
     Attributes:
-        pooling: "first", "last" or "mean": the vector of the first or last token, or the mean over the text.
+        pooling: "first" or "last" to use the vector of the first or last token, "mean" to use the mean over the text.
     """
 
     texts_per_row: ClassVar[int] = 2

@@ -1,6 +1,6 @@
 """Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
-Each parameter names its logical axes; `lm/parallel/mesh.py` determines the mesh axes that they are split over.
+Each parameter declares its logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
 Parameters are float32. Projections run in the compute dtype, norms in float32.
 """
 
@@ -57,7 +57,7 @@ class Dense(nn.Module):
         return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
 
     def _adapter(self, x_TI: Array) -> Array:
-        """Returns (x A) B lora_scale, which is 0 initially because B is. The rank is too small to be split."""
+        """Returns (x A) B lora_scale, initially 0 because B is 0. The rank is too small to be split over devices."""
         width, rank, split = x_TI.shape[1], self.lora_rank, len(self.inputs)
         axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
         a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
@@ -68,7 +68,7 @@ class Dense(nn.Module):
 
 @dataclass(frozen=True)
 class NormKind:
-    """A norm that model.norm can name. All norms have a learned scale."""
+    """A norm that model.norm can select. All norms have a learned scale."""
 
     normalize: Callable[[Array, float], Array]  # (float32 values, epsilon) -> values normalized over the last axis
     has_bias: bool  # whether model.use_bias adds a bias
@@ -116,10 +116,10 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation that model.activation can name."""
+    """An activation that model.activation can select."""
 
     function: Callable[[Array], Array]
-    tensors_kept: int  # saved for the backward pass, of the MLP's width, including the input of `down`
+    tensors_kept: int  # number saved for the backward pass, each of the MLP's width; includes the input of `down`
     gated: bool = False  # the MLP is down(function(gate(x)) * up(x)) (Shazeer 2020), not down(function(up(x)))
 
 
@@ -185,5 +185,5 @@ def projection(
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Returns the factor for initial weights that write to the residual stream (1/sqrt(2 N) in GPT-2)."""
+    """Returns the scale of initial weights in projections onto the residual stream (1/sqrt(2 N) in GPT-2)."""
     return 1 / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else 1.0

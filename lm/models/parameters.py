@@ -1,7 +1,7 @@
-"""Parameter trees: counting, stacking and unstacking layers, and low-rank adapters.
+"""Counts parameters, stacks and unstacks layers, and merges low-rank adapters in parameter trees.
 
-A model that repeats a layer N times names its parameters either `layers/...`, stacked along a leading axis N, or
-`layer_n/...` for layer n. The training settings rely on these names.
+A model that repeats a layer N times names its parameters either `layers/...`, stacked along a leading axis of size N,
+or `layer_n/...` for layer n. The training settings rely on these names.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def adapters(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
-    """Merges adapters into their kernels, W + (lora_alpha / lora_rank) A B (Hu 2021); removes them from the config.
+    """Merges adapters into their kernels, W + (lora_alpha / lora_rank) A B (Hu 2021), and removes them from the config.
 
     The merged model computes the same function. `params` belong to a Transformer of any family, with stacked or
     unrolled layers, and must be convertible to NumPy. Merged kernels are float32; other parameters are unchanged.

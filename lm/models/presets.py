@@ -15,7 +15,7 @@ Fields = dict[str, Any]
 
 
 def preset(name: str) -> Fields:
-    """Returns the ModelConfig fields of a published model. Raises UserError, suggesting similar names, if unknown."""
+    """Returns the ModelConfig fields of a published model. Raises UserError with similar names if there is none."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."

@@ -1,6 +1,6 @@
 """The model protocol: the only interface through which training, evaluation and decoding use a model.
 
-A model is an immutable, hashable description; its parameters and its cache are passed in and returned. Equal models
+A model is immutable and hashable; it holds no arrays, so parameters and cache are passed in and returned. Equal models
 share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
 """
 
@@ -17,7 +17,7 @@ class Cache(Protocol):
     """The state that a model keeps for each row during decoding: a pytree of arrays."""
 
     def repeat_rows(self, k: int) -> Self:
-        """Repeats row i as rows i*k to i*k + k - 1. Sources are not repeated: k rows share each one."""
+        """Returns a cache whose rows i*k to i*k + k - 1 are copies of row i. These k rows share one source."""
 
     def take_rows(self, rows_B: Array) -> Self:
         """Returns a cache whose row i is the former row `rows_B[i]`, which must have the same source."""
@@ -34,11 +34,11 @@ class Model(Protocol):
 
     @property
     def kernel(self) -> str:
-        """The kernel of its most expensive operation, for the start-up report: "xla" or the name of a fused kernel."""
+        """The kernel of the most expensive operation, for the start-up report: "xla" or the name of a fused kernel."""
 
     @property
     def vocab_size(self) -> int:
-        """The size V of token logits."""
+        """The number V of logits per token."""
 
     @property
     def max_length(self) -> int:
@@ -50,16 +50,16 @@ class Model(Protocol):
 
     @property
     def reads_source(self) -> bool:
-        """Whether its batches have a source."""
+        """Whether the batches of this model have a source."""
 
     def apply(
         self, variables: Any, batch: Batch, *, train: bool = False, cache: Any = None, rngs: Any = None
     ) -> Output:
         """Returns the output of the head for the tokens of the batch.
 
-        With a cache, the batch holds the next tokens of each row and their positions, and the output has the cache with
-        these tokens added. Tokens in segment 0 do not affect later outputs. A model that reads a source takes it from
-        the first batch; later batches have source=None, and k consecutive rows may share a source.
+        With a cache, the batch holds the next tokens of each row and their positions, and the output includes the cache
+        with these tokens added. Tokens in segment 0 do not affect later outputs. A model that reads a source takes it
+        from the first batch; later batches have source=None, and k consecutive rows may share a source.
 
         Args:
             variables: {"params": parameters}, float32.
@@ -67,7 +67,7 @@ class Model(Protocol):
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:
-        """Initialises the parameters, boxed with their logical axes; `flax.linen.unbox` returns plain arrays."""
+        """Returns initial parameters, boxed with their logical axes; `flax.linen.unbox` returns plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
         """Returns a cache for rows of up to `capacity` tokens. Needed only if the head predicts text."""
@@ -76,10 +76,10 @@ class Model(Protocol):
         """Returns exact parameter counts without creating the parameters."""
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
-        """Returns the FLOPs for one row of `length` tokens; a training step takes batch_size * `.train`."""
+        """Returns the FLOPs for one row of `length` tokens; a training step takes batch_size times their `train`."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes that one row keeps for the backward pass, on each of `tensor` devices."""
+        """Estimates the bytes of activations per row kept for the backward pass, on each of `tensor` devices."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ParameterCounts:
     norms: int
     head: int
     adapters: int = 0  # low-rank adapters of the projections in the layers
-    num_layers: int = 1  # the number of layers that `layers` adds up
+    num_layers: int = 1  # the number of layers whose parameters `layers` counts
 
     @property
     def total(self) -> int:

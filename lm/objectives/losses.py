@@ -22,7 +22,7 @@ class LossSums:
 
     loss: Array = _zero()  # the training loss: cross-entropy with label smoothing and z-loss
     nll: Array = _zero()  # plain cross-entropy, nats
-    correct: Array = _zero()  # weights of the targets that are the most probable token
+    correct: Array = _zero()  # total weight of the targets that are also the most probable token
     weight: Array = _zero()  # sum of the weights
     # Next-sentence prediction, to be divided by `pairs`.
     pair_nll: Array = _zero()
@@ -68,7 +68,7 @@ def first_tokens(batch: Batch) -> Array:
 
 
 def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Returns the summed cross-entropy of masked tokens and, if the model predicts it, of next sentences."""
+    """Returns the summed cross-entropy of masked tokens and of next-sentence predictions, if there are any."""
     masked = batch
     if (indices_BP := output.indices) is not None:
         targets_BP, weights_BP = (jnp.take_along_axis(x, indices_BP, axis=1) for x in (batch.targets, batch.weights))
@@ -97,8 +97,8 @@ def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
     """Returns the summed cross-entropy of each answer's start and end among the tokens of its segment (Devlin 2019).
 
-    Targets are 1 at the start, 2 at the end, and 3 if both are the same token. An answer has weight 1: start and end
-    count one half each, in `correct` too.
+    Targets are 1 at the start, 2 at the end, and 3 if both are the same token. An answer has weight 1: its start
+    and end count one half each, also in `correct`.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
     loss = correct = weight = jnp.zeros((), jnp.float32)
@@ -115,10 +115,10 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
 
 
 def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
-    """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018), the mean of both directions.
+    """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018).
 
-    Both directions are used as in Radford 2021; the vectors have length 1. Rows of padding are neither texts nor
-    negatives; every other row has weight 1.
+    It is averaged over both directions, as in Radford 2021. The vectors must have length 1. Rows of padding are neither
+    texts nor negatives; every other row has weight 1.
     """
     real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
     scores_BB = text_BD @ positive_BD.T / temperature
@@ -134,16 +134,16 @@ def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperatu
 
 
 def token_weight(batch: Batch) -> Array:
-    """Returns the sum of the weights of a batch, at least 1."""
+    """Returns the sum of the weights of a batch, or 1 if the sum is smaller."""
     return jnp.maximum(jnp.sum(batch.weights), 1.0)
 
 
 def span_weight(batch: Batch) -> Array:
-    """Returns the weight of a batch as in `span_loss` (one half for each start or end), at least 1."""
+    """Returns the weight of a batch in `span_loss` (one half for each start or end), or 1 if that is smaller."""
     ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
     return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
 
 
 def row_weight(batch: Batch) -> Array:
-    """Returns the number of rows that are not padding, at least 1."""
+    """Returns the number of rows that are not padding, or 1 if there are none."""
     return jnp.maximum(jnp.sum((batch.segments[:, 0] > 0).astype(jnp.float32)), 1.0)

@@ -14,7 +14,7 @@ from lm.files import replacing
 MOST_WITH_NUMBERS = 20  # labels; with more, the cells are too small for numbers
 MOST_NAMED = 60  # labels; with more, only some are named on the axes
 LONGEST_NAME = 24  # characters
-# Each font is used for the characters that the fonts before it lack.
+# Each font is used for the characters that are missing from the fonts before it.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
@@ -29,9 +29,9 @@ def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, tit
 
 
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
-    """Returns a matplotlib Figure: darker cells are larger shares of a row; up to 20 labels also get numbers.
+    """Returns a matplotlib Figure: darker cells are larger shares of their row; if labels are few, cells show numbers.
 
-    `counts_CC` counts how often label r (row) was predicted as label c (column).
+    `counts_CC[r, c]` is the number of times that label r was predicted as label c.
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
     from matplotlib import font_manager, rc_context

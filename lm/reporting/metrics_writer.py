@@ -117,7 +117,7 @@ class LateMetrics:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
-        """Takes the device scalars of the `step` just dispatched; returns the previous step with its metrics."""
+        """Stores the device scalars of the `step` just dispatched; returns the previous step and its metrics."""
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
@@ -125,7 +125,7 @@ class LateMetrics:
         return previous
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
-        """Returns the last step pushed with its metrics, or None if nothing is left to read."""
+        """Returns the last step that was pushed and its metrics, or None if nothing is left to read."""
         if self._held is None:
             return None
         (step, metrics), self._held = self._held, None
@@ -139,7 +139,7 @@ def _start_wandb(config: Config, root: Path) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave it empty."
+            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave this empty."
         ) from error
     id_path = root / "wandb_run_id"
     if not id_path.exists():

@@ -1,4 +1,4 @@
-"""The console of a run and its progress line: steps done, speed and time left.
+"""The console of a run and its progress line, which shows the steps done, the speed and the time left.
 
 On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, a cluster's
 log), plain lines without control characters are printed from time to time. Nothing here waits for a device.
@@ -36,7 +36,7 @@ SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
-    """Builds a console that prints text unchanged (by default to stdout), or nothing unless `enabled`."""
+    """Builds a console that prints text unchanged, by default to stdout; if not `enabled`, it prints nothing."""
     terminal = (stream or sys.stdout).isatty()
     return rich.console.Console(
         file=stream,
@@ -75,7 +75,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._undrawn = False  # whether the state has changed since the last line
 
     def update(self, step: int, **metrics: float | None) -> None:
-        """Shows that `step` is done, with new values of metrics in SHOWN; None keeps the old value.
+        """Shows that `step` is done, with new values of metrics in SHOWN; None keeps a metric's old value.
 
         The time left is estimated from the steps after the first call, so compilation does not count.
         """
@@ -130,7 +130,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class Console:
-    """Prints text and rich tables, above the progress line if one is shown, or nothing unless `enabled`."""
+    """Prints text and rich tables, above the progress line if there is one; if not `enabled`, prints nothing."""
 
     def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
         self._console = rich_console(stream, enabled=enabled)
@@ -151,7 +151,7 @@ class Console:
 def counting(
     total: int, noun: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int, int], None] | None]:
-    """Yields a function (number done, total) that shows a progress line on a terminal, or None without a terminal.
+    """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
 
     The line is erased at the end of the block. `stream` defaults to stderr.
     """
@@ -212,7 +212,7 @@ class Line:
 
 
 def short_number(value: float) -> str:
-    """Formats a number with at most three digits and a unit: 950, 12.3k, 4.56M."""
+    """Formats a number with at most three significant digits and a suffix: 950, 12.3k, 4.56M."""
     if not math.isfinite(value):
         return str(value)
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -59,7 +59,7 @@ class Result:
 
     @property
     def windowed(self) -> bool:
-        """Whether windows overlap, so that the first scored tokens of a row have context too."""
+        """Whether windows overlap, so that the first scored tokens of a row also have context."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
@@ -115,7 +115,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """Formats the results as CSV with all digits: a line for each result and data source; missing metrics are empty."""
+    """Formats the results as CSV with all digits: a line per result and data source; missing metrics are left empty."""
     names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

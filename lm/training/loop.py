@@ -128,7 +128,7 @@ def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) 
 
 @dataclass
 class Loop:
-    """The training loop: takes the steps, and logs, evaluates, saves checkpoints and stops in between."""
+    """The training loop: takes the steps and, between them, logs, evaluates, saves checkpoints or stops."""
 
     config: Config
     prepared: Prepared

@@ -47,7 +47,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
         if not matching:
             parts = dict.fromkeys(each for name in multipliers for each in name.split("/"))
             near = difflib.get_close_matches(part, [*parts, *multipliers], n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(parts))}"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(sorted(parts))}"
             raise UserError(f"config.optimizer.freeze: no parameter's name contains {part!r}; {hint}.")
         multipliers |= dict.fromkeys(matching, 0.0)
     for target in config.model.lora_targets if config.model.lora_rank else ():
@@ -66,14 +66,14 @@ def all_one(multipliers: Mapping[str, Multiplier]) -> bool:
 
 
 def is_frozen(multiplier: Multiplier) -> bool:
-    """Returns whether the parameter is frozen in all layers."""
+    """Returns whether a parameter with this multiplier is frozen in all layers."""
     return not np.any(multiplier)
 
 
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
-    """Stops the gradients of frozen parameters, so that they are 0 and not computed; the values stay the same.
+    """Returns the same parameters, but stops the gradients of frozen ones, which are then 0 and not computed.
 
-    If only some of the stacked layers are frozen, all gradients are computed, and those of frozen layers set to 0.
+    If only some of the stacked layers are frozen, all gradients are computed, and those of frozen layers are set to 0.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:

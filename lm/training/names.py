@@ -1,6 +1,6 @@
 """Properties of a parameter that follow from its name: its kind, block and matrix axes, and whether it decays.
 
-Optimizers go by names, never by the number of dimensions: scanned models stack their layers, so a stacked bias has as
+Optimizers rely on names, never on the number of dimensions: scanned models stack their layers, so a stacked bias has as
 many dimensions as a single matrix. Every model in `lm/models` uses these names:
 
     .../kernel                           a projection: 2-D unless listed in `INPUT_AXES` or `OUTPUT_AXES`
@@ -25,8 +25,8 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether a parameter decays, by its kind (the last part of its name). Adapters do not: they start without any effect,
-# and decay would pull them back towards that. Of the embeddings, only those in VOCABULARIES decay.
+# Whether a parameter decays, by its kind (the last part of its name). Adapters do not decay: they start without effect,
+# and decay would pull them back towards having none. Of the embeddings, only those in VOCABULARIES decay.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
@@ -36,7 +36,7 @@ OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps over nested dicts like `jax.tree.map`, passing the path as first argument; boxed parameters are leaves.
+    """Maps over nested dicts like `jax.tree.map`, passing the path as the first argument; boxed parameters are leaves.
 
     `flax.traverse_util.path_aware_map` takes only one tree, and treats the empty nodes of optax as leaves.
     """

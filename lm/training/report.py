@@ -1,4 +1,4 @@
-"""Evaluates and samples text during a run, and reports the result at its end."""
+"""Evaluates the model and samples text during a run, and reports the results at its end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Reporter:
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Returns the metrics of the validation split, or of its first rows; prints some of them and sample text.
 
-        Results of different steps are comparable, because all use the same rows and the same number of beams.
+        Results of different steps are comparable, because all evaluations use the same rows and number of beams.
         """
         if self._during is self._whole:
             values = self._evaluate_whole(state, step)[0]
@@ -100,7 +100,7 @@ class Reporter:
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
     def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
-        """Returns the metrics of the whole split and the seconds spent; the step evaluated last is not repeated."""
+        """Returns the metrics of the whole split and the seconds that they took, without evaluating a step twice."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(_evaluated_params(state), step)
@@ -140,5 +140,5 @@ def _in_one_line(*texts: str) -> str:
 
 
 def _printable(line: str) -> str:
-    """Replaces control characters, which a model may generate early in training, to protect the terminal."""
+    """Protects the terminal by replacing control characters, which a model may generate early in training."""
     return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line)

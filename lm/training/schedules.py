@@ -1,6 +1,6 @@
 """The learning rate as a function of the step.
 
-Steps count from 0; step s is the one that makes update s + 1. With w = warmup_steps, peak p and end value
+Steps are counted from 0, so step s makes update s + 1. With w = warmup_steps, peak p and end value
 e = final_fraction * p, every schedule starts with the same warm-up, p * (s + 1) / w for s < w: step 0 already
 changes the parameters, and step w - 1 is the first at the peak. From step w on:
 
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from lm.config import OptimizerConfig
 
-# The schedules of optax are not used: their float32 values differ in the last bits, even in the linear warm-up.
+# The schedules of optax are not used: their float32 values differ from these in the last bits, even in the warm-up.
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Replaces parameters, and with them their moving average, in a state before the first step.
+    """Replaces parameters and their moving average in a state before the first step.
 
     `values` is nested like the parameters and may lack some; its arrays must have the shardings of the parameters.
     The optimizer state is kept, because no optimizer's initial state depends on the values of the parameters.
@@ -73,6 +73,6 @@ def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
     params = traverse_util.unflatten_dict(old | new)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # A copy, because the training step donates the buffers of both.
+    # The average is a copy, because the training step donates the buffers of both.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
     return dataclasses.replace(state, params=params, ema=ema(params))

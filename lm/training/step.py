@@ -102,7 +102,7 @@ def batch_hash(batch: Batch) -> Array:
     def weighted_sum(x_BL: Array, start: int) -> Array:
         row_BL, column_BL = (jax.lax.broadcasted_iota(jnp.uint32, x_BL.shape, axis) for axis in (0, 1))
         index_BL = start + row_BL * x_BL.shape[1] + column_BL
-        # Knuth's multiplicative constant, then a fold: with the index itself as the factor, changes to neighbouring
+        # Multiplies by Knuth's constant, then folds: if the factor were the index itself, changes to neighbouring
         # values could cancel out.
         mixed_BL = index_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
@@ -137,7 +137,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 
 def moving_average(average: Any, params: Any, decay: float) -> Any:
-    """Returns decay * average + (1 - decay) * params; a value equal to its parameter stays exactly equal."""
+    """Returns decay * average + (1 - decay) * params; an average that equals its parameter stays exactly equal."""
     return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 
@@ -146,7 +146,7 @@ def compile_train_step(
 ) -> jax.stages.Compiled:
     """Compiles the training step for these shapes and this mesh. The step donates the buffers of its input state.
 
-    The result is an executable, not a jitted function, so a batch of another shape is an error, not a recompilation.
+    The result is an executable, not a jitted function, so a batch of another shape raises an error.
     """
     shardings = jax.tree.map(lambda x: x.sharding, abstract), None
     step = jax.jit(partial(train_step, config, model, optimizer), out_shardings=shardings, donate_argnums=0)

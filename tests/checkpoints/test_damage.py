@@ -65,7 +65,7 @@ def test_restore_params_finds_overwritten_parameters(two_steps: tuple[Path, dict
         params, step = checkpoints.restore_params()
         assert step == 10 and bits(params) == bits(states[10].params)
         assert "is damaged" in capfd.readouterr().err
-        with pytest.raises(UserError, match=r"20: this checkpoint is damaged .*; there are 10, 20"):
+        with pytest.raises(UserError, match=r"20: this checkpoint is damaged .*; choose one of 10, 20"):
             checkpoints.restore_params(step=20)
     finally:
         for path, content in contents.items():

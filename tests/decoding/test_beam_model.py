@@ -100,7 +100,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose([each.score for each in a], [each.score for each in b], rtol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, T5], ids=["learned", "t5"])
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.exhaustive), T5], ids=["learned", "t5"])
 def test_scores_equal_those_of_full_forward_passes(changes):
     model, params = make(**changes)
     outputs = beam_search(model, params, SOURCES, BEAM, VOCABULARY)

@@ -128,7 +128,9 @@ def random_params(config):
     return jax.tree.map(lambda x: random.normal(0.0, 0.1, x.shape).astype(np.float32), nn.unbox(shapes))
 
 
-@pytest.mark.parametrize(("backend", "remat"), [("splash", "dots"), ("cudnn", "none")])
+@pytest.mark.parametrize(
+    ("backend", "remat"), [("splash", "dots"), pytest.param("cudnn", "none", marks=pytest.mark.exhaustive)]
+)
 def test_model_with_a_fused_kernel_has_the_same_loss_and_gradients(backend, remat, monkeypatch, without_cudnn):
     monkeypatch.setitem(attention_kernels.FUSED, "splash", functools.partial(attention_kernels.splash, interpret=True))
     config = dataclasses.replace(CONFIG, remat=remat)

@@ -115,7 +115,7 @@ def test_cached_decoding_matches_the_full_forward_at_every_step(name):
         np.testing.assert_allclose(output.logits[:, 0], full[:, t], atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("bart", marks=pytest.mark.exhaustive)])
 def test_packed_pairs_have_the_loss_and_gradients_of_separate_pairs(name):
     """Two pairs in one row match one pair per row: neither self- nor cross-attention mixes pairs."""
     model, params = model_and_params(name)
@@ -171,7 +171,7 @@ def test_the_source_matters_and_later_targets_do_not():
     np.testing.assert_array_equal(apply(model, params, batch_of(source, later)).logits[:, :5], plain[:, :5])
 
 
-@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("name", ["t5", pytest.param("bart", marks=pytest.mark.exhaustive)])
 def test_rows_that_share_a_source_or_are_reordered_match_rows_of_their_own(name):
     """Several reordered rows per source match one source per row, with stacked and with unrolled layers."""
     model, params = model_and_params(name)

@@ -64,7 +64,7 @@ def test_new_adapters_change_nothing():
     assert query.shape == (2, 16, 3) and float(np.std(query)) == pytest.approx(1 / 4, rel=0.25)
 
 
-@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("stacked", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("config", [DECODER, TWO_SIDED], ids=["decoder", "encoder_decoder"])
 def test_merged_adapters_give_the_same_logits(config, stacked):
     params = random_tree(jax.eval_shape(lambda: initial(config)))

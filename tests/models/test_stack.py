@@ -47,7 +47,15 @@ def reference():
     return params, *loss_and_gradients(dataclasses.replace(CONFIG, scan_layers=False), unstack_layers(params))
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, "none"), (True, "full"), (True, "dots"), (False, "dots")])
+@pytest.mark.parametrize(
+    ("scan", "remat"),
+    [
+        (True, "none"),
+        pytest.param(True, "full", marks=pytest.mark.exhaustive),
+        pytest.param(True, "dots", marks=pytest.mark.exhaustive),
+        (False, "dots"),
+    ],
+)
 def test_scan_and_remat_keep_loss_and_gradients(scan, remat, reference):
     params, expected_loss, expected = reference
     config = dataclasses.replace(CONFIG, scan_layers=scan, remat=remat)

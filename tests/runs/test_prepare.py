@@ -145,7 +145,7 @@ def test_data_that_is_too_small_is_refused_with_its_size(config, tmp_path):
         prepare(config(data__train=tiny), tmp_path / "b")
     with pytest.raises(UserError, match=r"data\.train: no documents of tiny .*are left for train"):
         prepare(config(data__train=tiny, data__valid=tiny, data__cleaning__min_chars=50), tmp_path / "c")
-    with pytest.raises(UserError, match=r"vocab_size: 8192 is more than .*tiny: .*tiny\.txt"):
+    with pytest.raises(UserError, match=r"vocab_size: 8192 is too large for .*tiny: .*tiny\.txt"):
         prepare(config(data__train=tiny, data__valid=tiny, data__tokenizer__kind="sentencepiece"), tmp_path / "d")
 
 
@@ -320,13 +320,13 @@ def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_pa
         with pytest.raises(UserError, match=message):
             prepare(pair_config(**changes), tmp_path / "run")
 
-    refuse(r"pairs\.source_script: 'latn' begins", data__pairs__source_script="latn")
+    refuse(r"pairs\.source_script: 'latn' does not begin", data__pairs__source_script="latn")
     broken = {**pair_config.mine, "target_field": "fr"}
     refuse(r"config\.data\.train\.mine: .*line 1: there is no field 'fr'", data__train={"mine": broken})
     (tmp_path / "a").write_text("1\n2\n")
     (tmp_path / "b").write_text("1\n")
     lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
-    refuse(r"config\.data\.train\.mine: .*a has 2 lines and .*b 1: ", data__train={"mine": lines})
+    refuse(r"config\.data\.train\.mine: .*a has 2 lines, but .*b has 1; ", data__train={"mine": lines})
     both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
     refuse(r"train\.other: .*has nothing left for training", data__train=both, data__valid=both)
     refuse(

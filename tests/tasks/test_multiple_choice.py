@@ -62,7 +62,7 @@ def test_fields_may_be_nested_and_templates(tmp_path):
         (["a", "a"], "a", {}, "field 'is' is 'a', which does not identify one"),
         (["a", "b"], "D", {"label_names": ("A", "B", "C", "D")}, "field 'is' is 'D', which does not identify one"),
         (["a"], 0, {}, "line 1: field 'of' has 1 candidates; it needs at least two"),
-        ("ab", 0, {}, "field 'of' should hold a list and holds str 'ab'"),
+        ("ab", 0, {}, "field 'of' should hold a list but holds str 'ab'"),
     ],
 )
 def test_unclear_answers_are_refused(tmp_path, candidates, answer, options, message):
@@ -196,6 +196,7 @@ def test_training_learns_the_choice_and_evaluation_prints_it(trained, call):
     assert np.mean([line["label"] == line["prediction"] for line in lines]) == pytest.approx(results["accuracy"])
 
 
+@pytest.mark.exhaustive
 def test_stopped_run_continues_to_the_bit(letters, trained, tmp_path):
     schedule = {"optimizer__decay_steps": 60}
     assert train_here(letters, tmp_path / "run", train__num_steps=30, **schedule) == 0
@@ -203,6 +204,7 @@ def test_stopped_run_continues_to_the_bit(letters, trained, tmp_path):
     assert_same_run(trained, tmp_path / "run")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["decoder", "encoder_decoder"])
 def test_other_families_train(letters, tmp_path, family):
     changes = {"model__family": family, "train__num_steps": 4, "optimizer__warmup_steps": 0}

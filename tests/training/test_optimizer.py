@@ -189,7 +189,7 @@ def test_each_optimizer_fits_a_regression(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("b1", [0.9, 0.0])
+@pytest.mark.parametrize("b1", [0.9, pytest.param(0.0, marks=pytest.mark.exhaustive)])
 def test_memory_estimate_counts_the_state_of_each_optimizer(name, b1):
     model = {"vocab_size": 4096, "num_layers": 3, "d_model": 1024, "num_heads": 8, "positions": "learned"}
     data = {"train": {"docs": {"kind": "embedded"}}}

@@ -30,7 +30,8 @@ def test_patience_matches_its_definition_on_every_short_history(patience, highes
             assert is_exhausted(values, patience, highest_is_best) == expected, values
 
 
-def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, launch, tmp_path):
+@pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, call, tmp_path):
     """A model has learnt too little after six steps for a single exact match."""
     root = tmp_path / "run"
     changes = {
@@ -40,9 +41,9 @@ def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, l
         "checkpoint__best_metric": "valid/exact_match",
     }
     message = "Stopped at step 6: valid/exact_match did not improve for 2 evaluations in a row (train.patience)."
-    process = launch("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
-    assert process.wait() == 0, process.stderr
-    assert message in process.stdout
+    outcome = call("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
+    assert outcome.status == 0, outcome.stderr
+    assert message in outcome.stdout
     lines = RunDirectory.existing(root).read_metrics()
     assert [line["step"] for line in lines if "valid/exact_match" in line] == [2, 4, 6]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -50,7 +51,7 @@ def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, l
     assert results["metrics"]["exact_match"] == 0.0 and results["metrics"]["nll"] > 0
     assert (root / "checkpoints" / "6").is_dir(), "not a step at which checkpoints are saved anyway"
 
-    process = launch("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
-    assert process.wait() == 0, process.stderr
-    assert "Already done: step 6 of 40." in process.stdout and message in process.stdout
+    outcome = call("train.py", *tiny_pairs.flags(root, train__patience=2, **changes))
+    assert outcome.status == 0, outcome.stderr
+    assert "Already done: step 6 of 40." in outcome.stdout and message in outcome.stdout
     assert RunDirectory.existing(root).read_metrics() == lines

@@ -151,7 +151,9 @@ def pairs_reference() -> tuple[dict, dict]:
     return metrics, grads
 
 
-@pytest.mark.parametrize(("shape", "accumulation"), [((2, 2, 2), 1), ((2, 1, 1), 4)])
+@pytest.mark.parametrize(
+    ("shape", "accumulation"), [((2, 2, 2), 1), pytest.param((2, 1, 1), 4, marks=pytest.mark.exhaustive)]
+)
 def test_pairs_give_the_same_on_every_mesh_and_in_microbatches(pairs_reference, shape, accumulation):
     mesh_shape = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
     config = config_with(train__accumulation=accumulation, **TWO_SIDED)
@@ -195,7 +197,14 @@ def test_scanned_and_unrolled_layers_agree():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), grads, restacked)
 
 
-@pytest.mark.parametrize("positions, window", [("rotary", 0), ("learned", 3), ("sinusoidal", 0)])
+@pytest.mark.parametrize(
+    ("positions", "window"),
+    [
+        ("rotary", 0),
+        pytest.param("learned", 3, marks=pytest.mark.exhaustive),
+        pytest.param("sinusoidal", 0, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_packed_documents_give_what_each_gives_alone(positions, window):
     config = config_with(model__positions=positions, model__window=window)
     params = random_params(config)

@@ -66,7 +66,7 @@ class AttentionContext:
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
-        """Returns the context with only the view of the layer kind with this index, which may be traced."""
+        """Returns the context with a single view, that of layer kind `number`, an index that may be traced."""
         chosen = self.views[0]
         for other_number, other in enumerate(self.views[1:], start=1):
             chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
@@ -74,9 +74,9 @@ class AttentionContext:
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped: Ainslie 2023), softmax in float32.
+    """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped: Ainslie 2023), with the softmax in float32.
 
-    Queries attend to the tokens of their row, including cached ones, or with `cross` to the output of the encoder.
+    Queries attend to the tokens of their row, including cached ones, or, if `cross`, to the output of the encoder.
     """
 
     config: ModelConfig
@@ -85,7 +85,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
-        # If the scores are not scaled, the query weights are initialised smaller by the same factor.
+        # If the scores are not scaled, the initial query weights are scaled by the same factor instead.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
         q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
         attend = self._to_source if self.cross else self._to_row
@@ -153,7 +153,9 @@ def dot_product_attention(
     bias_BHLS: Array | None = None,
     scaled: bool = True,
 ) -> Array:
-    """Returns (B, L, H, K). Query head h uses key/value head h // (H / G). Queries with no keys do not yield NaN.
+    """Computes attention, (B, L, H, K). Query head h uses key/value head h // (H / G).
+
+    Queries that have no keys do not yield NaN.
 
     Args:
         bias_BHLS: added to the scores; its first dimension is B or 1.

@@ -28,7 +28,7 @@ CUDNN_CAPABILITY = 8.0  # Ampere
 
 
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
-    """Returns "xla", "cudnn" or "splash" for a platform: "cpu", "gpu", "tpu", or None for that of the default device.
+    """Returns "xla", "cudnn" or "splash" for the platform "cpu", "gpu" or "tpu", or None for the default device's.
 
     `auto` selects the platform's fused kernel if it supports this model, and xla otherwise. Raises UserError if the
     config names a kernel that does not support the model or the platform.
@@ -43,7 +43,7 @@ def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
 
 
 def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
-    """Returns the reason why a kernel cannot run a model on a platform; empty if it can."""
+    """Returns the reason why a kernel cannot run a model on a platform, or "" if it can."""
     if kernel == "xla":
         return ""
     if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
@@ -74,7 +74,7 @@ def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
 
 
 def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
-    """Computes causal attention within each segment with cuDNN's flash attention: bfloat16 (B, L, H, K).
+    """Computes causal attention within each segment, bfloat16 (B, L, H, K), using cuDNN's flash attention.
 
     The kernel skips keys after the query or before its window; an explicit mask separates the segments.
     """
@@ -92,11 +92,11 @@ def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, windo
 def splash(
     q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
 ) -> Array:
-    """Computes causal attention within each segment with Pallas splash attention: (B, L, H, K).
+    """Computes causal attention within each segment, (B, L, H, K), using Pallas splash attention.
 
     L must be a multiple of 128. XLA cannot partition a Pallas kernel, so under a mesh, rows and heads are split over
-    devices explicitly, following the current logical axis rules. `interpret` runs the kernel step by step on any
-    platform, for tests.
+    devices explicitly, following the current logical axis rules. `interpret` runs the kernel in Pallas's
+    interpreter, which tests use on any platform.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
     q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)

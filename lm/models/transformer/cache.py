@@ -1,7 +1,7 @@
 """The key/value cache for decoding: an explicit pytree that each model call takes and returns.
 
-A token's slot is its position. Rows may have different lengths: slots that are empty or hold padding have segment 0
-and are masked, and a later token at that position overwrites them.
+Each token is stored in the slot of its position. Rows may have different lengths: slots that are empty or hold padding
+have segment 0, so they are masked until a later token at their position overwrites them.
 
 With an encoder, each layer also caches the keys and values of the source, computed once by the call that has
 `batch.source`. There may be fewer sources than rows, in which case k consecutive rows share a source.
@@ -23,11 +23,11 @@ from lm.config import ModelConfig
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the compute dtype; with a leading axis N if layers are scanned."""
+    """Keys and values of one layer, in the compute dtype; if layers are scanned, they have a leading axis N."""
 
     keys: Array  # (B, G, S, K)
     values: Array  # (B, G, S, K)
-    source_keys: Array | None = None  # (sources, G, source length, K), as source_values
+    source_keys: Array | None = None  # (sources, G, source length, K), like source_values
     source_values: Array | None = None
 
 
@@ -38,7 +38,7 @@ class Cache:
     source_segments: Array | None = None  # int32 (sources, source length)
 
     def repeat_rows(self, k: int) -> Cache:
-        """Repeats row i as rows i*k to i*k + k - 1, which share its source."""
+        """Returns a cache whose rows i*k to i*k + k - 1 are copies of row i and share its source."""
         return self._map_rows(lambda x, axis: jnp.repeat(x, k, axis=axis))
 
     def take_rows(self, rows_B: Array) -> Cache:
@@ -71,7 +71,7 @@ class Cache:
 
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-    """Returns a cache for `batch_size` rows of up to `capacity` tokens, and with an encoder one source per row."""
+    """Returns an empty cache for `batch_size` rows of up to `capacity` tokens, with one source per row if any."""
 
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()

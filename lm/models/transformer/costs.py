@@ -28,7 +28,7 @@ class TowerSize:
 
 
 def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[TowerSize]:
-    """Returns the towers of a resolved config for rows with `length` target and `source_length` source tokens."""
+    """Returns the towers of a resolved config for rows of `length` target and `source_length` source tokens."""
     if config.family != "encoder_decoder":
         return [TowerSize(config.num_layers, length)]
     encoder = TowerSize(config.num_encoder_layers, source_length)
@@ -36,7 +36,7 @@ def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[Tow
 
 
 def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
-    """Returns the (inputs, outputs) of each projection, by name: of an attention layer, then of an MLP."""
+    """Returns {name: (inputs, outputs)} for the projections of an attention layer and for those of an MLP."""
     D, F, K = config.d_model, config.d_ff, config.head_dim
     queries, keys = config.num_heads * K, config.num_kv_heads * K
     attention = {"query": (D, queries), "key": (D, keys), "value": (D, keys), "out": (queries, D)}
@@ -85,7 +85,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
-    """Estimates the bytes that one row keeps for the backward pass, on each of `tensor` devices.
+    """Estimates the bytes of activations per row kept for the backward pass, on each of `tensor` devices.
 
     Counts the arrays that JAX's differentiation saves in each block; XLA may save fewer.
     """

@@ -34,7 +34,7 @@ class Rotation:
 
 
 def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation by p * theta^(-2i/K) for pair i of a head at position p (RoFormer, Su 2021)."""
+    """Returns the rotation by the angle p * theta^(-2i/K) for pair i of a head at position p (RoFormer, Su 2021)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates = (theta**-exponents).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -45,7 +45,7 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
     """Rotates each pair of dimensions of every head by its angle.
 
     Pairs are (i, i + K/2), as in Hugging Face's Llama, or (2i, 2i + 1) if `interleaved`, as in the paper and in
-    llama2.c. Computes in float32 and returns the dtype of x.
+    llama2.c. Computes in float32; the result has the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)
@@ -57,10 +57,10 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
 def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
     """Returns the bucket of each distance from 0 to max_distance, int32 (max_distance + 1,).
 
-    Distances beyond max_distance share the last bucket. The first half of the buckets hold one distance each; the
-    others grow exponentially up to max_distance (Raffel 2020, section 2.1, and its published code): bucket exact + k
-    starts at exact * (max_distance / exact)^(k / growing). The bounds are compared as integers: in float32, the last
-    bit of a logarithm, which differs between machines, would determine the bucket of a distance such as 64.
+    Distances beyond max_distance share the last bucket. The first half of the buckets, `exact` of them, hold one
+    distance each; the other `growing` ones widen exponentially up to max_distance (Raffel 2020, section 2.1, and its
+    code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing). These bounds are compared as
+    integers, because the bucket of a distance such as 64 would otherwise depend on the last bit of a logarithm.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2
     starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # to the power of `growing`
@@ -76,7 +76,7 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
-        """Returns the bias, float32 (B, H, L, S). If positions are NumPy arrays (B = 1), the buckets are constants."""
+        """Returns the bias, float32 (B, H, L, S). If positions are NumPy arrays (B = 1), buckets are static."""
         config = self.config
         shape, init = (config.relative_buckets, config.num_heads), nn.initializers.normal(config.d_model**-0.5)
         table_EH = parameter(self, "embedding", init, ("positions", "heads"), shape)

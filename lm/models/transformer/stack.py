@@ -1,4 +1,4 @@
-"""The MLP, the block, and N of them: scanned or unrolled, with rematerialization."""
+"""The MLP, the block, and the stack of N blocks, scanned or unrolled, with rematerialization."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
 
 
 class Mlp(nn.Module):
-    """down(activation(up(x))), or if gated down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
+    """Computes down(activation(up(x))) or, if gated, down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
 
     config: ModelConfig
 
@@ -105,7 +105,7 @@ class Stack(nn.Module):
 
         Args:
             layers: `Cache.layers`, or None without a cache.
-            context: has one view for each of the `distinct_kinds`.
+            context: the attention context, with one view for each of the `distinct_kinds`.
         """
         config, pattern = self.config, layer_pattern(self.config)
         kinds = [distinct_kinds(pattern).index(kind) for kind in pattern]

@@ -40,7 +40,7 @@ class Tower(nn.Module):
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the cache with these tokens added."""
+        """Returns the output of the last layer, (B, L, D), and the cache, extended by these tokens."""
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.scale_embeddings:
             x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)

@@ -33,7 +33,7 @@ class Transformer(nn.Module):
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
-        """Builds the model with a platform's attention kernel. Raises UserError if the config's kernel does not fit."""
+        """Builds the model with a platform's attention kernel. Raises UserError if the config's is unsupported."""
         return cls(config, head, choose_kernel(config, platform))
 
     @property
@@ -112,7 +112,7 @@ class OneTower(Transformer):
 
 
 def _with_paired_texts(batch: Batch) -> Batch:
-    """Stacks the texts and then the paired texts as rows of one batch, so that both share the parameters."""
+    """Stacks the texts, then the paired texts, as rows of one batch, so that both use the same parameters."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)
@@ -135,7 +135,8 @@ class Encoder(OneTower):
 class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
-    A batch has a source only if the head predicts text. With any other head, both sides read the same text (BART).
+    A batch has a source only if the head predicts text. With any other head, encoder and decoder read the same
+    text (BART).
     """
 
     def setup(self) -> None:
@@ -154,8 +155,8 @@ class EncoderDecoder(Transformer):
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
 
-        In decoding, the first call passes `batch.source` and an empty cache, which stores the source. Later calls pass
-        batch.source=None and the next tokens of each row; k consecutive rows may share a source.
+        During decoding, the first call passes `batch.source` and an empty cache, which stores the source. Later calls
+        pass batch.source=None and the next tokens of each row; k consecutive rows may share a source.
         """
         source = batch.source
         if not self.reads_source:

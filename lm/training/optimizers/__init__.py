@@ -2,8 +2,8 @@
 
 The chain casts gradients to float32, clips their global norm, computes the optimizer's direction, adds decoupled weight
 decay where `decayed` is true, and multiplies by minus the learning rate. Parameters are distinguished by name
-(`lm/training/names.py`), so stacked and unrolled layers get equal updates. Learning-rate multipliers and frozen
-parameters are in `lm/training/multipliers.py`. To add an optimizer, from optax or your own, add it to `OPTIMIZERS`.
+(`lm/training/names.py`), so stacked and unrolled layers get equal updates. Learning-rate multipliers and freezing
+are implemented in `lm/training/multipliers.py`. To add an optimizer, from optax or your own, add it to `OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Optimizer:
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
-        """Returns the state size per parameter, to one decimal, for the memory estimate in `lm/costs.py`."""
+        """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
 
         def size(name: str, shape: tuple[int, ...]) -> float:
             params = traverse_util.unflatten_dict({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, sep="/")

@@ -34,7 +34,7 @@ class FactoredState(NamedTuple):
 
 
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
-    """Returns Adafactor's direction: g / sqrt(v) with rank-one v, clipped to a root mean square of 1.
+    """Returns Adafactor's direction: g / sqrt(v) with rank-one v, clipped to a root mean square of at most 1.
 
     This is algorithm 4 of Shazeer and Stern 2018 without the relative step size (the learning rate comes from the
     schedule alone) and without a first moment. The decay at update t is 1 - t^-0.8, as in the paper, but at most `b2`.
@@ -93,8 +93,9 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
 def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformation:
     """Returns the direction of Muon (Jordan 2024), scaled as in Liu et al. 2025.
 
-    Each matrix of each block is orthogonalised separately. `b1` is the momentum of both methods; `b2` and `epsilon`
-    are used by AdamW only. `optax.contrib.muon` is not used, because it would decay every parameter that AdamW updates.
+    The update of each matrix in each block is orthogonalised separately; all other parameters are updated by AdamW.
+    `b1` is the momentum of both methods; `b2` and `epsilon` are used by AdamW only. `optax.contrib.muon` is not used,
+    because it would decay every parameter that AdamW updates.
     """
 
     def method(path: Path, _: Any) -> str:

@@ -33,7 +33,7 @@ def make_batch(rows, step):
     return rows.rows(step, range(BATCH))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.exhaustive), 2])
 def test_the_stream_and_its_errors_are_the_same_for_every_number_of_workers(rows, workers):
     with prefetch(partial(make_batch, rows), 3, 15, workers=workers, depth=3) as batches:
         found = [next(batches) for _ in range(9)]
