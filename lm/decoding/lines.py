@@ -40,7 +40,7 @@ def prefix_of(config: Config) -> str:
 
 
 def source_text(prefix: str, text: str) -> str | None:
-    """Returns the prefix followed by a cleaned text; None if the text is blank."""
+    """Returns the prefix followed by a cleaned text; None if the text is blank, so that its output is empty."""
     return prefix + text if text.strip() else None
 
 
@@ -63,6 +63,13 @@ def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], s
 def in_one_line(text: str) -> str:
     """Replaces each tab and each Unicode line break with a space."""
     return " ".join(text.replace("\t", " ").splitlines())
+
+
+def refuse_same_file(output: str, read: str | None, flag: str) -> None:
+    """Raises UserError if --output names the file that the flag `flag` reads, possibly by a link."""
+    one, other = Path(output).expanduser(), Path(read or "").expanduser()
+    if read and one.exists() and other.exists() and one.samefile(other):
+        raise UserError(f"--output={output}: is the file that --{flag} reads, and would replace it; name another file.")
 
 
 @contextlib.contextmanager

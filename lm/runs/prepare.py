@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.data.storing import Store
+from lm.data.storing.overlap import Hashes
 from lm.data.storing.splits import nothing_in, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
@@ -39,6 +41,16 @@ class Prepared:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the targets, or of all text if there is only one."""
         return self.tokenizers.target
+
+    @functools.cached_property
+    def trained(self) -> Hashes:
+        """Hashes of the training examples, for counting those that an evaluation repeats."""
+        return Hashes.of(self.stores["train"])
+
+    def overlap_line(self) -> str:
+        """Returns a line on the validation examples that are also trained on; empty if there are none."""
+        overlap = self.trained.overlap(self.stores["valid"])
+        return f"valid {task_of(self.config).noun} that are also trained on: {overlap}" if overlap else ""
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:

@@ -52,6 +52,8 @@ class LabelledTask(PackedTask):
         if weights and (len(weights) != len(data.labels) or min(weights) < 0):
             message = "takes a weight, 0 or more, for each of data.labels, which must be set too."
             refuse("objective.class_weights", message)
+        if weights and not any(weights):
+            refuse("objective.class_weights", "are all 0, so nothing would be learnt; give a label a positive weight.")
 
     def head(self, config: Config) -> Any:
         return Classes(len(config.data.labels), self.pooling(config))

@@ -87,6 +87,8 @@ def train(config: Config, workdir: Path) -> int:
                 console.print("\n".join(initial.lines))
         if is_first():
             run.truncate_metrics(start)
+            if start == 0 or not run.train_hashes_path.exists():
+                prepared.trained.save(run.train_hashes_path)
         barrier("metrics")
 
         loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console)
@@ -108,6 +110,15 @@ def train(config: Config, workdir: Path) -> int:
             console.print(
                 f"Stopped at step {end:,}: {config.checkpoint.best_metric} did not improve for "
                 f"{config.train.patience} evaluations in a row (train.patience)."
+            )
+
+        if skipped := int(state.bad_steps):
+            console.print(f"{skipped:,} of {end:,} steps were skipped: their loss or gradient was not finite.")
+        if skipped == end or (start == 0 and not loop.had_gradient()):
+            raise UserError(
+                f"{run.root}: nothing was learnt: in each of the {end:,} steps, the loss or gradient was not finite "
+                f"({skipped:,} steps, skipped) or the gradient was 0. Check labels and loss weights, or lower "
+                "optimizer.learning_rate, and start in another --workdir."
             )
 
         console.banner("Result")
@@ -144,10 +155,15 @@ class Loop:
         records = self.directory.read_metrics()
         self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
         self._seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)
+        self._log: _StepLog | None = None
 
     def is_out_of_patience(self) -> bool:
         """Returns whether `checkpoint.best_metric` has stopped improving, as `train.patience` defines it."""
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
+
+    def had_gradient(self) -> bool:
+        """Returns whether `run` took a step whose gradient was finite and not 0."""
+        return self._log is not None and self._log.had_gradient
 
     def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
         """Trains from step `start`. Returns the final state, its step, and whether a signal stopped the run."""
@@ -160,7 +176,7 @@ class Loop:
                 paths = self.directory.metrics_path, self.directory.tensorboard_dir
                 writer = MetricsWriter(*paths, config, start)
                 stack.callback(writer.close)
-            log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
+            log = self._log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
             sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
             row_ids = local_rows(sharding, num_rows)
@@ -205,7 +221,7 @@ class _StepLog:
         peak = peak_flops(mesh.devices.flat[0].device_kind, config.model.dtype)
         token_flops = model.flops_per_row(*lengths).train / sum(lengths)
         self._peak_speed = None if peak is None else peak * mesh.size / token_flops  # tokens per second
-        self._last_log, self._steps = time.monotonic(), 0
+        self._last_log, self._steps, self.had_gradient = time.monotonic(), 0, False
         self._began = self._last_log - seconds  # includes the time before the run was resumed
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
@@ -214,6 +230,7 @@ class _StepLog:
             return
         step, metrics = late
         self._steps += 1
+        self.had_gradient |= math.isfinite(metrics["train/gradient_norm"]) and metrics["train/gradient_norm"] > 0
         bad = int(metrics.pop("bad_in_row"))
         if bad:
             self._progress.message(f"step {step:,}: loss or gradient is not finite; skipped ({bad} in a row)")

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from lm.config import Config
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many
+from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.evaluator import SplitEvaluation
 from lm.models.protocol import Model
@@ -42,6 +43,9 @@ class Reporter:
         self._whole = self._evaluation()
         limited = config.eval.max_rows or self._references
         self._during = self._evaluation(in_training=True) if limited else self._whole
+        best = config.checkpoint.best_metric
+        if reason := self._whole.missing.get(best.removeprefix("valid/")):
+            raise UserError(f"config.checkpoint.best_metric: {best!r} is not measured: {reason}; use 'valid/loss'.")
         self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
@@ -53,6 +57,8 @@ class Reporter:
             values = self._evaluate_whole(state, step)[0]
         else:
             values = self._during.evaluate(_evaluated_params(state), step)
+        if (best := self._config.checkpoint.best_metric) not in values:
+            self._console.print(f"step {step:,}: {best} was not measured, so this step cannot be the best.")
         if step == self._config.train.num_steps:  # `final` prints everything
             return values
         parts = [
@@ -71,8 +77,9 @@ class Reporter:
         """Prints the metric table and sample text; writes the results into eval/<step>/ and draws the curves."""
         directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
         values, seconds = self._evaluate_whole(state, step)
+        trained = self._prepared.trained
         labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
-        result = make_result(self._config, self._whole, values, stores, tokenizers, seconds, {}, **labels)
+        result = make_result(self._config, self._whole, values, stores, tokenizers, seconds, {}, trained, **labels)
         samples = self._samples(state)
         if not is_first():
             return

@@ -48,6 +48,8 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
     for name, notes in rows.notes().items():
         for note in notes:
             table.add_row("", f"{name}: {note}")
+    if overlap := prepared.overlap_line():
+        table.add_row("", overlap)
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
