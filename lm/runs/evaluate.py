@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting
-from lm.data.storing.overlap import Hashes
+from lm.data.storing.overlap import Hashes, files_read_differently
 from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.evaluator import SplitEvaluation
@@ -155,6 +155,9 @@ def make_result(
         overlap = trained.overlap(stores)
         details = details | {"also_trained_on": dataclasses.asdict(overlap)}
         signatures |= {f"{task.noun} that are also trained on": str(overlap)} if overlap else {}
+        split = labels["split"].partition("/")[0]
+        if lines := files_read_differently(config.data, split if split in SPLITS else "test"):
+            signatures["files that are also trained on"] = "; ".join(lines)
     return Result(
         metrics=metrics,
         rows=evaluation.num_rows,
@@ -178,8 +181,8 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
     if bad:
         (name, value), *_ = bad
         raise UserError(
-            f"{run}, step {step}: {metric_of(name).heading} on {split} is {value}, so the results mean nothing and were "
-            "not written. The model has diverged, or this data has values that overflow; try another --step or "
+            f"{run}, step {step}: {metric_of(name).heading} on {split} is {value}, so the results mean nothing and "
+            "were not written. The model has diverged, or this data has values that overflow; try another --step or "
             "model.dtype='float32', or train again with a lower optimizer.learning_rate."
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.data.storing import Store
-from lm.data.storing.overlap import Hashes
+from lm.data.storing.overlap import Hashes, files_read_differently
 from lm.data.storing.splits import nothing_in, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
@@ -47,10 +47,11 @@ class Prepared:
         """Hashes of the training examples, for counting those that an evaluation repeats."""
         return Hashes.of(self.stores["train"])
 
-    def overlap_line(self) -> str:
-        """Returns a line on the validation examples that are also trained on; empty if there are none."""
-        overlap = self.trained.overlap(self.stores["valid"])
-        return f"valid {task_of(self.config).noun} that are also trained on: {overlap}" if overlap else ""
+    def overlap_lines(self) -> list[str]:
+        """Returns lines on the validation examples and files that are also trained on, if there are any."""
+        overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
+        counted = [f"valid {noun} that are also trained on: {overlap}"] if overlap else []
+        return counted + files_read_differently(self.config.data, "valid")
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:

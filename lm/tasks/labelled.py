@@ -82,8 +82,8 @@ class LabelledTask(PackedTask):
         return stores
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
-        if not self.has_classes or config.data.labels:
-            return config
+        if not self.has_classes or len(config.data.labels) > 1:
+            return config  # a single label of data.labels is refused like a single one in the data
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:

@@ -252,6 +252,30 @@ def test_tags_without_a_scheme_have_no_entities():
         task_of(config).evaluators(EvaluationSetup(config, TableModel(0), mesh, None, rows, {}))
 
 
+@pytest.mark.parametrize(("labels", "tag"), [(("NOUN", "VERB"), None), (("B-X", "I-X"), None), (TAGS, "O")])
+def test_a_word_without_tokens_is_outside_only_if_the_task_has_an_outside(labels, tag, tmp_path):
+    table = np.zeros((BYTES.vocab_size, len(labels)), np.float32)
+    table[:, 0] = 1.0  # the first label for every word with tokens
+    raw = [Tagged(("a", "", "b"), (labels[0], labels[-1], labels[0])), Tagged(("",), (labels[-1],))]
+    each = evaluation(config_of("tagging", labels=labels), raw)
+    found = each.evaluate({"table": table}, 0)
+    assert found["valid/token_accuracy"] == (0.5 if tag is None else 1.0)
+    (path,) = each.write(tmp_path, "predictions")
+    assert [line["prediction"] for line in read(path)] == [[labels[0], tag, labels[0]], [tag]]
+    assert each.previews(1) == [("a  b", f"{labels[0]} {tag or '·'} {labels[0]}", " ".join(raw[0].tags))]
+    (note,) = each._rows["s"].examples.notes
+    assert note.startswith("2 of 4 words have no tokens; they ") and ("count as O" in note) == (tag == "O")
+
+
+def test_a_loss_without_targets_is_missing_and_the_other_metrics_stay():
+    """Each word has no tokens, so that no word is a target, but gold and predicted tags are compared."""
+    each = evaluation(config_of("tagging"), [Tagged(("", ""), ("O", "B-PER"))])
+    assert each.missing == {}
+    found = each.evaluate({"table": random_table(3)}, 0)
+    assert "valid/loss" not in found and found["valid/token_accuracy"] == 0.5
+    assert "no example has a target" in each.missing["task_loss"]
+
+
 # --- an answer in a text --------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ Shape letters: E examples.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +16,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from lm.config import DataConfig, SourceConfig
+from lm.data.reading import FORMATS
+from lm.data.reading.format import FileFormat, Files
+from lm.data.storing.splits import split_sources
+from lm.errors import UserError
 from lm.files import replacing
 
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplying by it is invertible
@@ -79,6 +86,37 @@ class Hashes:
                 return cls(arrays["inputs"], arrays["examples"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
+
+
+def files_read_differently(data: DataConfig, split: str) -> list[str]:
+    """Returns a line for each source of an evaluation split with files that a training source reads as other examples.
+
+    Hashes cannot find those: a file that is one training document, for example, and whose lines are scored.
+    """
+    training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
+    lines = []
+    for source in split_sources(data, split) if getattr(data, split) else ():
+        for other, trained in training:
+            both = sorted(_files_of(source.config) & trained)
+            if both and _how_read(source.config) != _how_read(other.config):
+                more = f" and {len(both) - 1:,} more files" if len(both) > 1 else ""
+                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but not as the same examples")
+    return lines
+
+
+def _files_of(source: SourceConfig) -> set[Path]:
+    """Returns the files of a data source; none if they are not here, as training data need not be for eval.py."""
+    if issubclass(FORMATS[source.kind], FileFormat):
+        with contextlib.suppress(UserError):
+            return {path.resolve() for path in Files(source.path).found}
+    return set()
+
+
+def _how_read(source: SourceConfig) -> SourceConfig:
+    """Returns the settings that determine the examples of a file, with the others at their defaults."""
+    usual = SourceConfig()
+    others = {name: getattr(usual, name) for name in ("path", "target_path", "part", "weight")}
+    return dataclasses.replace(source, **others)
 
 
 def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
