@@ -93,7 +93,7 @@ def config_of(folder, objective, train, valid):
                 "train": train,
                 "valid": valid,
                 "tokenizer": {"kind": "bytes", "extra_ids": 1},
-                "sequence_length": 64,
+                "sequence_length": 16 if objective == "causal" else 64,
                 "context_overlap": 8 if objective == "span_qa" else 64,
                 "cache_dir": str(folder / "cache"),
             },

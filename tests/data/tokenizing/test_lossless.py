@@ -61,7 +61,8 @@ def changed(tokenizer, texts=TEXTS):
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
 def test_our_own_tokenizers_restore_every_text(kind):
-    tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=300), TEXTS)
+    more = [" ".join(f"word{number}" for number in range(200))] * 5
+    tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=320), [*TEXTS, *more])
     assert changed(tokenizer, [*TEXTS, ""]) == []
 
 
