@@ -35,7 +35,7 @@ def test_a_run_whose_steps_were_all_skipped_ends_with_an_error(tiny_labels, tmp_
         with pytest.raises(UserError, match=r"run: nothing was learnt: in each of the 3 steps.*\(3 steps, skipped\)"):
             train_here(huge, tmp_path / "run", **changes)
         assert "3 of 3 steps were skipped: their loss or gradient was not finite." in capsys.readouterr().out
-    assert not (tmp_path / "run" / "eval").exists()
+    assert list((tmp_path / "run" / "eval").glob("*/*")) == []
 
 
 def test_class_weights_that_are_all_zero_are_refused(tiny_labels):
@@ -131,13 +131,13 @@ def test_a_run_that_ends_with_a_loss_that_is_not_finite_is_an_error(tiny_labels,
     values["data__valid__lines__part"] = (0.0, 1.0)
     with pytest.raises(UserError, match=r"run, step 2: loss on valid is inf, so the results mean nothing and were not"):
         train_here(huge, tmp_path / "run", **values)
-    assert not (tmp_path / "run" / "eval").exists() and checkpoints_of(tmp_path / "run")[-1] == 2
+    assert list((tmp_path / "run" / "eval").glob("*/*")) == [] and checkpoints_of(tmp_path / "run")[-1] == 2
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")
 def test_results_say_how_many_examples_were_also_trained_on(trained, tiny_labels, call, tmp_path):
     lines = tiny_labels.text.read_text().splitlines()
-    assert Hashes.load(trained / "train_hashes.npz") is not None
+    assert Hashes.load(trained / "eval" / "train_hashes.npz") is not None
     outcome = call("eval.py", f"--workdir={trained}")
     assert outcome.status == 0 and "also trained on" not in outcome.stdout
     flags = [f"--config={tiny_labels.config}:{tiny_labels.text}", "--config.data.valid.lines.part=(0.0, 1.0)"]

@@ -4,7 +4,7 @@ config.json      the resolved config        metrics.jsonl   one JSON object per 
 tokenizer/       tokenizer files            tensorboard/    event files
 checkpoints/     see lm/checkpoints         curves.png      drawn from metrics.jsonl
 eval/<step>/     results of eval.py         .lock           held by the process that trains here
-train_hashes.npz of the training examples, with which eval.py counts those that it scores
+eval/train_hashes.npz    of the training examples, to count those that are evaluated
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RunDirectory:
         self.metrics_path = self.root / "metrics.jsonl"
         self.tensorboard_dir = self.root / "tensorboard"
         self.curves_path = self.root / "curves.png"
-        self.train_hashes_path = self.root / "train_hashes.npz"
+        self.train_hashes_path = self.root / "eval" / "train_hashes.npz"
         self._lock: int | None = None
 
     def eval_dir(self, step: int) -> Path:
