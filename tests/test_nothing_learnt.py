@@ -81,11 +81,9 @@ def contrastive(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("setting", ["train__batch_size", "eval__batch_size"])
+@pytest.mark.parametrize("setting", ["train__batch_size", "eval__batch_size", "eval__max_rows"])
 def test_a_batch_of_one_text_is_refused_in_contrastive_learning(contrastive, setting):
-    with pytest.raises(
-        UserError, match=rf"config\.{setting.replace('__', '.')}: a batch of one text has no other text"
-    ):
+    with pytest.raises(UserError, match=rf"config\.{setting.replace('__', '.')}: a text that is alone in its batch"):
         contrastive(**{setting: 1})
     contrastive(**{setting: 2})
 

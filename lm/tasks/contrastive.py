@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import attrgetter
 from typing import Any
 
 from lm.batch import Array, Batch, Output
@@ -44,15 +45,9 @@ class Contrastive(PairTask):
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
             refuse("train.accumulation", "each text is compared with those of the whole batch; set it to 1.")
-        for setting, size in (
-            ("train.batch_size", config.train.batch_size),
-            ("eval.batch_size", config.eval.batch_size),
-        ):
-            if size < 2:
-                refuse(
-                    setting,
-                    "a batch of one text has no other text to compare it with, so its loss is 0; set 2 or more.",
-                )
+        for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
+            if attrgetter(setting)(config) == 1:
+                refuse(setting, "a text that is alone in its batch is compared with no other; set 2 or more.")
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         _check_several(stores, "config.data.train")
