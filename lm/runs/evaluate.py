@@ -180,8 +180,10 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
     ]
     if bad:
         (name, value), *_ = bad
+        metric = name.rpartition("/")[2]
+        what = "the loss" if metric == "loss" else metric_of(metric).heading
         raise UserError(
-            f"{run}, step {step}: {metric_of(name).heading} on {split} is {value}, so the results mean nothing and "
+            f"{run}, step {step}: {what} on {split} is {value}, so the results mean nothing and "
             "were not written. The model has diverged, or this data has values that overflow; try another --step or "
             "model.dtype='float32', or train again with a lower optimizer.learning_rate."
         )
