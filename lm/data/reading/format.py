@@ -89,7 +89,7 @@ class Format(abc.ABC):
 class FileFormat(Format):
     """A format of one or more files, each read by `read`."""
 
-    reads = ("encoding",)
+    reads: ClassVar[Collection[str]] = ("encoding",)
     notes_encoding: ClassVar[bool] = True  # whether `notes` counts lines that depend on the encoding
 
     def __init__(self, config: SourceConfig):
