@@ -95,7 +95,8 @@ def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
     if sums.unknown > 0:
         lost = f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens"
     elif sums.changed > 0:
-        lost = f"the tokenizer loses text: {sums.changed:,.0f} documents differ after encoding and decoding"
+        differ = "1 document differs" if sums.changed == 1 else f"{sums.changed:,.0f} documents differ"
+        lost = f"the tokenizer loses text: {differ} after encoding and decoding"
     if lost:
         reason = f"{lost}, so the model does not account for every byte"
         missing = dict.fromkeys(("bits_per_byte", "word_perplexity"), reason)
