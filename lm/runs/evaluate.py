@@ -144,7 +144,8 @@ def make_result(
     Args:
         trained: the hashes of the training examples, or None to leave out how many of them were scored.
     """
-    task, plain = task_of(config), evaluation.plain(values)
+    task, undefined = task_of(config), evaluation.undefined
+    plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
     _check_finite(plain, **labels)
     metrics = task.for_table(plain)
     if is_first():

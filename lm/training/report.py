@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -57,8 +58,8 @@ class Reporter:
             values = self._evaluate_whole(state, step)[0]
         else:
             values = self._during.evaluate(_evaluated_params(state), step)
-        if (best := self._config.checkpoint.best_metric) not in values:
-            self._console.print(f"step {step:,}: {best} was not measured, so this step cannot be the best.")
+        if not math.isfinite(values.get(best := self._config.checkpoint.best_metric, math.nan)):
+            self._console.print(f"step {step:,}: {best} has no finite value, so this step cannot be the best.")
         if step == self._config.train.num_steps:  # `final` prints everything
             return values
         parts = [

@@ -267,13 +267,17 @@ def test_a_word_without_tokens_is_outside_only_if_the_task_has_an_outside(labels
     assert note.startswith("2 of 4 words have no tokens; they ") and ("count as O" in note) == (tag == "O")
 
 
-def test_a_loss_without_targets_is_missing_and_the_other_metrics_stay():
-    """Each word has no tokens, so that no word is a target, but gold and predicted tags are compared."""
-    each = evaluation(config_of("tagging"), [Tagged(("", ""), ("O", "B-PER"))])
-    assert each.missing == {}
+def test_a_loss_without_targets_is_undefined_and_the_other_metrics_stay():
+    """Each word of one data source has no tokens, so that none is a target, but gold and predicted tags are compared."""
+    empty, full = [Tagged(("", ""), ("O", "B-PER"))], [Tagged(("a",), ("O",))]
+    each = evaluation(config_of("tagging"), empty)
+    assert each.missing == {} and each.undefined == set()
     found = each.evaluate({"table": random_table(3)}, 0)
-    assert "valid/loss" not in found and found["valid/token_accuracy"] == 0.5
-    assert "no example has a target" in each.missing["task_loss"]
+    assert math.isnan(found["valid/loss"]) and found["valid/token_accuracy"] == 0.5
+    assert "no example has a target" in each.missing["task_loss"] and "loss" in each.undefined
+    each = evaluation(config_of("tagging"), {"empty": empty, "full": full})
+    assert math.isfinite(each.evaluate({"table": random_table(3)}, 0)["valid/loss"])
+    assert each.missing == {} and each.undefined == {"empty/loss"}
 
 
 # --- an answer in a text --------------------------------------------------------------------------------------
