@@ -268,7 +268,7 @@ def test_a_word_without_tokens_is_outside_only_if_the_task_has_an_outside(labels
 
 
 def test_a_loss_without_targets_is_undefined_and_the_other_metrics_stay():
-    """Each word of one data source has no tokens, so that none is a target, but gold and predicted tags are compared."""
+    """The words of one data source have no tokens, so none is a target; gold and predicted tags are compared."""
     empty, full = [Tagged(("", ""), ("O", "B-PER"))], [Tagged(("a",), ("O",))]
     each = evaluation(config_of("tagging"), empty)
     assert each.missing == {} and each.undefined == set()
