@@ -1,5 +1,6 @@
 """Runs that would learn nothing, and evaluations without a meaning: refused in one line instead of status 0."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -11,7 +12,9 @@ import pytest
 from lm.config import Config, source
 from lm.data.storing.overlap import Hashes
 from lm.errors import UserError
+from lm.objectives import losses
 from lm.runs.directory import RunDirectory
+from lm.tasks import TASKS
 from lm.training.loop import train
 from tests.conftest import Tiny
 from tests.run_helpers import checkpoints_of, config_of, train_here
@@ -32,10 +35,21 @@ def test_a_run_whose_steps_were_all_skipped_ends_with_an_error(tiny_labels, tmp_
     huge = numbers_file(tiny_labels, tmp_path, "1e38")
     changes = {**NUMBERS, "train__num_steps": 3, "optimizer__warmup_steps": 1}
     for _ in range(2):  # starting again changes nothing
-        with pytest.raises(UserError, match=r"run: nothing was learnt: in each of the 3 steps.*\(3 steps, skipped\)"):
+        with pytest.raises(UserError, match="run: nothing was learnt: all 3 steps were skipped, because their loss or"):
             train_here(huge, tmp_path / "run", **changes)
         assert "3 of 3 steps were skipped: their loss or gradient was not finite." in capsys.readouterr().out
     assert list((tmp_path / "run" / "eval").glob("*/*")) == []
+
+
+def test_a_run_whose_gradients_were_all_zero_ends_with_an_error(tiny_labels, tmp_path, monkeypatch):
+    def no_loss(self, output, batch, config):
+        sums = losses.loss_sums(output.logits, batch, config)
+        return dataclasses.replace(sums, loss=0.0 * sums.loss)
+
+    monkeypatch.setattr(TASKS["classification"], "loss", no_loss.__get__(TASKS["classification"]))
+    changes = {"train__num_steps": 2, "optimizer__warmup_steps": 1, "eval__every_steps": 9, "model__d_ff": 24}
+    with pytest.raises(UserError, match="nothing was learnt: the gradient was 0 in every step"):
+        train_here(tiny_labels, tmp_path / "run", **changes)
 
 
 def test_class_weights_that_are_all_zero_are_refused(tiny_labels):

@@ -114,12 +114,12 @@ def train(config: Config, workdir: Path) -> int:
 
         if skipped := int(state.bad_steps):
             console.print(f"{skipped:,} of {end:,} steps were skipped: their loss or gradient was not finite.")
-        if skipped == end or (start == 0 and not loop.had_gradient()):
-            raise UserError(
-                f"{run.root}: nothing was learnt: in each of the {end:,} steps, the loss or gradient was not finite "
-                f"({skipped:,} steps, skipped) or the gradient was 0. Check labels and loss weights, or lower "
-                "optimizer.learning_rate, and start in another --workdir."
-            )
+        reason = "the gradient was 0 in every step" if start == 0 and not loop.had_gradient() else ""
+        if skipped == end:
+            reason = f"all {end:,} steps were skipped, because their loss or gradient was not finite"
+        if reason:
+            advice = "Check labels, loss weights and optimizer.learning_rate, and start in another --workdir."
+            raise UserError(f"{run.root}: nothing was learnt: {reason}. {advice}")
 
         console.banner("Result")
         loop.reporter.final(state, end)
