@@ -16,7 +16,6 @@ from lm.data.storing import token_store
 from lm.data.storing.splits import Cleaner, PairCleaner, SplitSource, named_errors, split_sources
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
-from lm.decoding.lines import source_text
 from lm.errors import UserError
 from lm.tasks.task import PackedTask, Refuse, Task
 
@@ -106,15 +105,11 @@ class PairTask(PackedTask):
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs of a split by data source, in the order of its stores.
 
-        Sources are cleaned and prefixed as in training, and empty if blank, as in lm.generate. References are raw,
-        because metrics are defined on raw text.
+        Sources are cleaned and prefixed as in training; references are raw, because metrics are defined on raw text.
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split):
-            prefix, pairs = source.config.prefix, []
-            for pair, raw in source.read(*self._open(source)):
-                text = source_text(prefix, pair.source.removeprefix(prefix))
-                pairs.append(Pair(text or "", raw.references))
+            pairs = [Pair(pair.source, raw.references) for pair, raw in source.read(*self._open(source))]
             if pairs:
                 found[source.name] = pairs
         return found
