@@ -62,6 +62,8 @@ def main() -> int:
     values: dict[str, Any] = {each: FLAGS[each].value for each in names}
     options = Options(config=config, config_name=name, **values)
     _check(options)
+    if FLAGS.mean and len(roots) < 2:
+        raise UserError("--mean: needs two or more runs; name them in --workdir=A,B,...")
     distributed.initialize_from_flags()
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))

@@ -189,6 +189,10 @@ def main() -> int:
             raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}.")
     if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
         raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
+    for flag, unused in (("bleu_tokenize", "bleu" not in metrics), ("step", bool(files))):
+        if unused and FLAGS[flag].present:
+            because = "--metric names no bleu" if flag == "bleu_tokenize" else "--predictions names the files"
+            raise UserError(f"--{flag}: has no effect, because {because}; leave it out.")
     paths = files or [predictions_of(root, FLAGS.step) for root in roots]
     systems = [read_predictions(path) for path in paths]
     check_same(paths, systems)

@@ -29,7 +29,7 @@ from absl import flags
 
 from lm.config.command import DONE, run
 from lm.decoding.beam import BeamSettings
-from lm.decoding.lines import read_lines, visible, whole_file
+from lm.decoding.lines import read_lines, refuse_same_file, visible, whole_file
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.reporting.progress import duration
@@ -118,11 +118,26 @@ def refuse(names: tuple[str, ...], because: str) -> None:
             raise UserError(f"--{name}: {because}")
 
 
+def report_unused(names: tuple[str, ...], because: str) -> None:
+    """Prints a line for each of the given flags that has no effect."""
+    for name in names:
+        if FLAGS[name].present:
+            print(f"note: --{name}={FLAGS[name].value} has no effect: {because}.", file=sys.stderr)
+
+
+def report_unused_sampling(sampling: Sampling) -> None:
+    """Prints the given sampling flags that have no effect because --temperature=0 chooses the most probable token."""
+    if sampling.greedy:
+        because = "--temperature=0 always chooses the most probable token"
+        report_unused(("top_k", "top_p", "min_p", "seed", "num_samples"), because)
+
+
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
     refuse(
         ("input", "output", "prefix", "output_prefix", *SEARCH),
         f"is for encoder-decoders, but the model in {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
     )
+    report_unused_sampling(sampling)
     for text in continue_prompts(generator, read_prompts(), sampling):
         show(text)
 
@@ -148,7 +163,9 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
     settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
         refuse(SEARCH, "is for beam search, but --temperature samples; omit one of them, or give --num_beams too.")
+        report_unused_sampling(sampling)
     else:
+        report_unused(("seed",), "beam search draws nothing at random")
         refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no beam-search flag.")
         # Flags override eval.generation.
         names = [each.name for each in dataclasses.fields(BeamSettings)]
@@ -162,6 +179,7 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
         for line in made.lines:
             show(f"{line}\n")
         return
+    refuse_same_file(FLAGS.output, FLAGS.input, "input")
     with whole_file(FLAGS.output, "output") as write:
         made = translate(generator, texts, settings, FLAGS.prefix, FLAGS.output_prefix)
         write(made.lines)

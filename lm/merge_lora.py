@@ -71,6 +71,9 @@ def main() -> int:
                 if (directory.root / name).is_dir():
                     shutil.copytree(directory.root / name, temporary / name)
             made = RunDirectory(temporary)
+            if directory.train_hashes_path.exists():
+                made.train_hashes_path.parent.mkdir()
+                shutil.copy(directory.train_hashes_path, made.train_hashes_path)
             with made.open_checkpoints(config, read_only=False) as checkpoints:
                 checkpoints.save(step, {"params": jax.device_put(merged)}, metadata, record["metrics"])
             made.write_config(config)

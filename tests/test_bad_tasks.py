@@ -62,6 +62,10 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
             "config.objective.class_weights: takes a weight",
         ),
         (
+            ["objective.class_weights=(0.0, 0.0)", "data.labels=('is_x', 'is_y')"],
+            "config.objective.class_weights: are all 0, so nothing would be learnt",
+        ),
+        (
             ["objective.class_weights=(1.0, 2.0)", "objective.balance_classes=True"],
             "config.objective.class_weights: and balance_classes exclude each other",
         ),

@@ -12,7 +12,8 @@ import pytest
 
 from configs import bert_mlm, glue
 from lm.config import Config, defaults
-from lm.config.schema import describe_settings
+from lm.config.schema import build, describe_settings
+from lm.config.unused import unused
 from lm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,7 @@ def test_config_resolves_to_its_golden_form(name):
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(found)
     assert found == golden.read_text()
+    assert unused(build(Config, values.to_dict())) == [], "every setting has an effect"
     assert Config.from_dict(json.loads(found)).to_json() == found, "a run directory reads back the same config"
 
 

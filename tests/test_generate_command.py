@@ -1,6 +1,8 @@
 """`python -m lm.generate`, on run directories made here."""
 
 import dataclasses
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -278,6 +280,7 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
         ((), "there is no source; give --input=FILE or --prompt"),
         (("--input=/nowhere/in",), "--input=/nowhere/in: cannot be read: No such file"),
         (("--input=IN", "--prompt=a"), "give only one"),
+        (("--input=IN", "--output=IN"), "--output=.*in: is the file that --input reads, and would replace it"),
         (("--input=IN", "--output=/nowhere/out"), "--output=/nowhere/out: cannot be written: No such file"),
         (("--input=IN", "--num_beams=0"), "num_beams=0: must be at least 1"),
         (("--input=IN", "--num_hypotheses=3"), "num_hypotheses=3: must be from 1 to num_beams=2"),
@@ -306,6 +309,28 @@ def test_bad_input_for_an_encoder_decoder_is_refused_in_one_line(pairs_run, comm
     assert "\n" not in str(caught.value)
 
 
+def test_a_link_to_the_input_is_not_replaced_either(pairs_run, command, tmp_path):
+    root, *_ = pairs_run
+    content = (root / "in").read_bytes()
+    (tmp_path / "soft").symlink_to(root / "in")
+    (tmp_path / "hard").hardlink_to(root / "in")
+    for name in ("soft", "hard"):
+        with pytest.raises(UserError, match=rf"--output=.*{name}: is the file that --input reads"):
+            command(f"--input={root / 'in'}", f"--output={tmp_path / name}", root=root)
+    assert (root / "in").read_bytes() == content
+    command(f"--input={root / 'in'}", f"--output={tmp_path / 'out'}", root=root)
+
+
+def test_flags_without_effect_are_reported(pairs_run, command, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    command("--prompt=ab", "--max_new_tokens=1", "--temperature=0", "--top_k=3", "--repetition_penalty=1.1")
+    because = "has no effect: --temperature=0 always chooses the most probable token."
+    assert sys.stderr.getvalue() == f"note: --top_k=3 {because}\n"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    command("--prompt=a b", "--seed=3", root=pairs_run[0])
+    assert sys.stderr.getvalue().startswith("note: --seed=3 has no effect: beam search draws nothing at random.\n")
+
+
 def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     assert call("train.py", *tiny_pairs.flags(run, train__num_steps=8)).status == 0
@@ -320,6 +345,28 @@ def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path
     )
     lines = out.read_text().split("\n")
     assert len(lines) == 4 and lines[1] == "" == lines[3]
+
+    # Evaluation gives the same outputs, and empty ones for blank sources too.
+    sources = [" " * number for number in range(12)] + [f"{a} {b} c" for a in "abcd" for b in "efg"]
+    (tmp_path / "other.source").write_text("".join(f"{each}\n" for each in sources))
+    (tmp_path / "other.target").write_text("".join(f"{each[::-1]}\n" for each in sources))
+    flags = ["holdout_fraction=0.5", "holdout=hash"]
+    done = call(
+        *("eval.py", f"--workdir={run}", f"--config={tiny_pairs.config}:{tmp_path / 'other.source'}"),
+        *(f"--config.data.{each}" for each in flags),
+        *("--config.eval.generation.metrics=('exact_match',)", "--config.eval.generation.num_beams=2"),
+    )
+    assert done.status == 0, done.stderr
+    (path,) = (run / "eval").glob("*/predictions-tiny_pairs*.jsonl")
+    examples = [json.loads(line) for line in path.read_text().splitlines()]
+    (tmp_path / "in").write_text("".join(f"{each['source']}\n" for each in examples))
+    assert (
+        call("lm.generate", f"--workdir={run}", f"--input={tmp_path / 'in'}", f"--output={out}", "--num_beams=2").status
+        == 0
+    )
+    assert out.read_text().split("\n")[:-1] == [one_line(each["prediction"]) for each in examples]
+    blank = [(each["prediction"], each["score"]) for each in examples if not each["source"]]
+    assert blank and set(blank) == {("", 0.0)} and any(each["prediction"] for each in examples)
 
 
 def test_flag_error_of_the_command_is_one_line():

@@ -14,7 +14,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from lm.config import Config
-from lm.config.schema import check_name, describe_settings
+from lm.config.schema import build, check_name, describe_settings
+from lm.config.unused import unused
 from lm.errors import UserError
 
 DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
@@ -26,7 +27,10 @@ def define_config_flag() -> None:
 
 
 def config_from_flags() -> Config | None:
-    """Returns the checked config given by --config and its overrides, or None if the flag is absent."""
+    """Returns the checked config given by --config and its overrides, or None if the flag is absent.
+
+    Settings that have no effect are printed to stderr.
+    """
     flag = flags.FLAGS["config"]
     if not flag.present:
         return None
@@ -35,7 +39,11 @@ def config_from_flags() -> Config | None:
         if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
             raise _unreadable(path, error)  # an OSError that ml_collections deferred
         raise UserError(f"{path}: its get_config() returns {flag.value!r}; end that function with `return config`.")
-    return Config.from_dict(flag.value.to_dict())
+    values = flag.value.to_dict()
+    config = Config.from_dict(values)
+    for line in unused(build(Config, values)):
+        print(f"note: {line}.", file=sys.stderr)
+    return config
 
 
 def run(main: Callable[[], int]) -> None:

@@ -18,7 +18,7 @@ class SourceConfig:
         "File or glob pattern (.gz files are decompressed); tfds: data set name, optionally with a version.",
         affects="location",
     )
-    split: str = option("train", "tfds only: the split, e.g. train or train[:1%].")
+    split: str = option("train", "tfds only: the split, e.g. train or train[:1%].", read_by="kind")
     data_dir: str = option(
         "", "tfds only: directory of the prepared data sets; empty for the TFDS default.", affects="location"
     )
@@ -70,9 +70,15 @@ class SourceConfig:
         "text only: a document is a file, a line, a paragraph (ended by an empty line), or the text between two "
         "occurrences of `separator`.",
         choices=("file", "line", "paragraph", "separator"),
+        read_by="kind",
     )
-    separator: str = option("<|endoftext|>", "text with document=separator: the string between documents.")
-    encoding: str = option("utf-8", "Text encoding of the files.")
+    separator: str = option(
+        "<|endoftext|>",
+        "text with document=separator: the string between documents.",
+        needs=("document=separator",),
+        read_by="kind",
+    )
+    encoding: str = option("utf-8", "Text encoding of the files.", read_by="kind")
     weight: float = option(
         1.0,
         "Relative share of rows drawn from this data source; 0 disables it.",
@@ -131,11 +137,33 @@ class TokenizerConfig:
         "sentencepiece: vocabulary size to train; words: maximum vocabulary size.",
         minimum=300,
         maximum=1_000_000,
+        needs=("no path",),
+        read_by="kind",
     )
-    algorithm: str = option("unigram", "sentencepiece: training algorithm.", choices=("unigram", "bpe"))
-    train_megabytes: float = option(64.0, "sentencepiece: train on at most this much text, in MB.", minimum=0.001)
-    bos_token: str = option("", "huggingface: BOS token, put before each document; empty to infer it from the file.")
-    eos_token: str = option("", "huggingface: EOS token, put after each document; empty to infer it from the file.")
+    algorithm: str = option(
+        "unigram",
+        "sentencepiece: training algorithm.",
+        choices=("unigram", "bpe"),
+        needs=("no path",),
+        read_by="kind",
+    )
+    train_megabytes: float = option(
+        64.0,
+        "sentencepiece: train on at most this much text, in MB.",
+        minimum=0.001,
+        needs=("no path",),
+        read_by="kind",
+    )
+    bos_token: str = option(
+        "",
+        "huggingface: BOS token, put before each document; empty to infer it from the file.",
+        read_by="kind",
+    )
+    eos_token: str = option(
+        "",
+        "huggingface: EOS token, put after each document; empty to infer it from the file.",
+        read_by="kind",
+    )
     extra_ids: int = option(
         0,
         "Number of sentinel tokens for masked spans, appended to the vocabulary; <extra_id_0> is the last, as in T5. "
@@ -161,8 +189,11 @@ class DataConfig:
         "hash",
         "How the held-out share of train is chosen: hash selects documents by their hash, tail the last characters.",
         choices=("hash", "tail"),
+        needs=("no valid",),
     )
-    holdout_fraction: float = option(0.1, "Share of train held out if `valid` is empty.", minimum=0.0, maximum=0.5)
+    holdout_fraction: float = option(
+        0.1, "Share of train held out if `valid` is empty.", minimum=0.0, maximum=0.5, needs=("no valid",)
+    )
     cleaning: CleaningConfig = section(CleaningConfig)
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)

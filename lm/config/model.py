@@ -33,6 +33,7 @@ class ModelConfig:
         "source tokenizer's vocabulary, rounded up by vocab_multiple.",
         minimum=0,
         parameters=("source_embedding",),
+        needs=("data.separate_vocabularies",),
     )
     num_layers: int = option(
         6, "Number of blocks (in an encoder-decoder, of decoder blocks).", minimum=1, affects="shapes"
@@ -65,14 +66,24 @@ class ModelConfig:
         "relative: number of distance buckets; half of them hold one distance each.",
         minimum=4,
         parameters=("relative_bias",),
+        needs=("positions=relative",),
     )
-    relative_max_distance: int = option(128, "relative: this distance and all greater ones share a bucket.", minimum=2)
-    rotary_theta: float = option(10_000.0, "rotary: base of the rotation angles.", minimum=1.0)
+    relative_max_distance: int = option(
+        128, "relative: this distance and all greater ones share a bucket.", minimum=2, needs=("positions=relative",)
+    )
+    rotary_theta: float = option(
+        10_000.0, "rotary: base of the rotation angles.", minimum=1.0, needs=("positions=rotary",)
+    )
     local_rotary_theta: float = option(
-        0.0, "With global_every: rotary_theta for the layers that have a window; 0 for rotary_theta.", minimum=0.0
+        0.0,
+        "With global_every: rotary_theta for the layers that have a window; 0 for rotary_theta.",
+        minimum=0.0,
+        needs=("global_every", "positions=rotary"),
     )
     rotary_interleaved: bool = option(
-        False, "rotary: pair adjacent features (llama.c) instead of the two halves of a head (Hugging Face)."
+        False,
+        "rotary: pair adjacent features (llama.c) instead of the two halves of a head (Hugging Face).",
+        needs=("positions=rotary",),
     )
     norm: str = option("layernorm", "Normalisation layer.", registry="lm.models.layers.NORMS")
     norm_position: str = option(
@@ -89,7 +100,10 @@ class ModelConfig:
     )
     use_bias: bool = option(True, "Use biases in linear layers and layernorm.", parameters=("bias",))
     share_embeddings: bool = option(
-        True, "Encoder-decoder: share one token embedding between both stacks.", parameters=("source_embedding",)
+        True,
+        "Encoder-decoder: share one token embedding between both stacks.",
+        parameters=("source_embedding",),
+        needs=("family=encoder_decoder",),
     )
     tie_embeddings: bool = option(
         True, "Use the (decoder's) token embedding as the output projection.", parameters=("output",)
@@ -167,7 +181,9 @@ class ModelConfig:
         parameters=("head_product", "head_norm"),
     )
     output_bias: bool = option(
-        False, "masked: add a bias for each vocabulary entry to the logits, as in BERT.", parameters=("output_bias",)
+        False,
+        "masked: add a bias for each vocabulary entry to the logits, as in BERT.",
+        parameters=("output_bias",),
     )
     lora_rank: int = option(
         0,
@@ -175,11 +191,14 @@ class ModelConfig:
         minimum=0,
         parameters=("lora_a", "lora_b"),
     )
-    lora_alpha: float = option(16.0, "Scale adapter outputs by lora_alpha / lora_rank.", minimum=0.0)
+    lora_alpha: float = option(
+        16.0, "Scale adapter outputs by lora_alpha / lora_rank.", minimum=0.0, needs=("lora_rank",)
+    )
     lora_targets: tuple[str, ...] = option(
         ("query", "value"),
         "Linear layers with an adapter: any of query, key, value, out, up, gate, down.",
         parameters=("lora_a", "lora_b"),
+        needs=("lora_rank",),
     )
 
 
@@ -221,5 +240,6 @@ class ObjectiveConfig:
         "Classes that receive the smoothing mass: all V vocabulary entries (Szegedy 2016, Hugging Face) or the other "
         "V - 1 (fairseq).",
         choices=("vocabulary", "others"),
+        needs=("label_smoothing",),
     )
     z_loss: float = option(0.0, "Weight of the log(Z)^2 penalty, which keeps logits small (PaLM: 1e-4).", minimum=0.0)

@@ -51,6 +51,8 @@ def option(
     maximum: Any = None,
     affects: str = "",
     parameters: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    read_by: str = "",
 ) -> Any:
     """Builds a dataclass field for a setting, with its documentation, allowed values and effect.
 
@@ -61,10 +63,13 @@ def option(
         minimum, maximum: the allowed range, inclusive.
         affects: one of EFFECTS; by default, "shapes" if `parameters` is given, else the effect of the section.
         parameters: names of the parameters whose existence or shape depends on the setting; empty for all.
+        needs: the conditions under which the setting has an effect, such as "document=separator" (`unused.py`).
+        read_by: the setting of the same section whose registry entries list in `reads` whether they read this one.
     """
     affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
     rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
+    rules |= {"needs": needs, "read_by": read_by}
     return field(default=default, metadata={**rules, "affects": affects, "parameters": parameters})
 
 

@@ -21,8 +21,11 @@ class OptimizerConfig:
         "linear, cosine: step at which the decay ends; 0 for train.num_steps. warmup_stable_decay: length of the final "
         "decay, in steps; 0 for a fifth of train.num_steps.",
         minimum=0,
+        read_by="schedule",
     )
-    final_fraction: float = option(0.1, "Final learning rate, as a fraction of the peak.", minimum=0.0, maximum=1.0)
+    final_fraction: float = option(
+        0.1, "Final learning rate, as a fraction of the peak.", minimum=0.0, maximum=1.0, read_by="schedule"
+    )
     weight_decay: float = option(
         0.1, "Decoupled weight decay for matrices; biases, norms and position parameters are not decayed.", minimum=0.0
     )
@@ -31,12 +34,20 @@ class OptimizerConfig:
         "Decay rate of the first moment; for sgd and muon, the momentum; ignored by adafactor.",
         minimum=0.0,
         maximum=0.9999,
+        read_by="name",
     )
     b2: float = option(
-        0.95, "Decay rate of the second moment; for adafactor, its upper bound.", minimum=0.0, maximum=0.99999
+        0.95,
+        "Decay rate of the second moment; for adafactor, its upper bound.",
+        minimum=0.0,
+        maximum=0.99999,
+        read_by="name",
     )
     epsilon: float = option(
-        1e-8, "Constant added to the denominator of updates; ignored by adafactor, lion and sgd.", minimum=0.0
+        1e-8,
+        "Constant added to the denominator of updates; ignored by adafactor, lion and sgd.",
+        minimum=0.0,
+        read_by="name",
     )
     clip_norm: float = option(1.0, "Clip gradients to this global norm; 0 for no clipping.", minimum=0.0)
     layer_decay: float = option(
@@ -134,7 +145,9 @@ class GenerationConfig:
         registry="lm.evaluation.text_metrics.TEXT_METRICS",
     )
     num_beams: int = option(1, "Beam size; 1 is greedy search.", minimum=1, maximum=1000)
-    training_beams: int = option(1, "Beam size for evaluations during training.", minimum=1, maximum=1000)
+    training_beams: int = option(
+        1, "Beam size for evaluations during training.", minimum=1, maximum=1000, needs=("metrics",)
+    )
     penalty: str = option(
         "power",
         "Length normalisation: divide scores by length^a (power) or ((5 + length) / 6)^a (gnmt, Wu 2016).",
@@ -160,10 +173,13 @@ class GenerationConfig:
     )
     batch_size: int = option(64, "Number of sources (of similar length) to decode at a time.", minimum=1)
     max_examples: int = option(
-        0, "Number of outputs to score during training; 0 for all. The final table and eval.py score all.", minimum=0
+        0,
+        "Number of outputs to score during training; 0 for all. The final table and eval.py score all.",
+        minimum=0,
+        needs=("metrics",),
     )
     bleu_tokenize: str = option(
-        "13a", "sacrebleu's tokenisation for BLEU.", choices=("13a", "intl", "zh", "char", "none")
+        "13a", "sacrebleu's tokenisation for BLEU.", choices=("13a", "intl", "zh", "char", "none"), needs=("metrics",)
     )
 
 
@@ -185,5 +201,5 @@ class EvalConfig:
         metadata={"doc": "Prompts for sample text at each evaluation; an empty tuple for none."},
     )
     compare_with_xz: bool = option(False, "Add the compression rate of `xz -9` on the same text to the final table.")
-    sample_tokens: int = option(64, "Length of each sample text, in tokens.", minimum=1)
+    sample_tokens: int = option(64, "Length of each sample text, in tokens.", minimum=1, needs=("prompts",))
     generation: GenerationConfig = section(GenerationConfig)

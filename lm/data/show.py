@@ -117,6 +117,8 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
 
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
     console.print(stores_table(prepared))
+    for overlap in prepared.overlap_lines():
+        console.print(overlap, highlight=False, markup=False)
     config = prepared.config
     for split, stores in prepared.stores.items():
         if counts := getattr(next(iter(stores.values())), "label_counts", {}):

@@ -44,7 +44,7 @@ def prefix_of(config: Config) -> str:
 
 
 def source_text(prefix: str, text: str) -> str | None:
-    """Returns the prefix followed by a cleaned text, or None if the text is blank."""
+    """Returns the prefix followed by a cleaned text, or None if the text is blank: its output is then empty."""
     return prefix + text if text.strip() else None
 
 
@@ -72,6 +72,13 @@ def in_one_line(text: str) -> str:
 def visible(text: str) -> str:
     """Spells out control characters other than tabs and line breaks, such as the ESC of terminal codes: \\x1b."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def refuse_same_file(output: str, read: str | None, flag: str) -> None:
+    """Raises UserError if --output names the file that the flag `flag` reads, possibly by a link."""
+    one, other = Path(output).expanduser(), Path(read or "").expanduser()
+    if read and one.exists() and other.exists() and one.samefile(other):
+        raise UserError(f"--output={output}: is the file that --{flag} reads, and would replace it; name another file.")
 
 
 @contextlib.contextmanager

@@ -116,6 +116,14 @@ def encode_sources(
     return cut_sources(sources, source_length) if source_length else sources
 
 
+def with_text(sources: Rows) -> list[int]:
+    """Returns the indices of the sources to decode: a source of the EOS token alone has an empty output.
+
+    Evaluation and lm.generate share this rule, and that of `lm.decoding.lines.source_text` for blank texts.
+    """
+    return [index for index, ids in enumerate(sources) if len(ids) > 1]
+
+
 def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
     """Truncates sources to `source_length` tokens, including the EOS token, which is kept."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
@@ -134,10 +142,16 @@ def generate_texts(
 ) -> list[list[tuple[str, float]]]:
     """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
 
-    For an empty text, the source is the EOS token alone. Raises UserError for text that is not valid UTF-8.
+    A text without tokens is not decoded; its output is empty, with score 0. Raises UserError for text that is not valid
+    UTF-8.
     """
     sources = encode_sources(source_tokenizer, texts, source_length)
-    return SourceDecoder(model, params, tokenizer, batch_size, report).search(sources, settings)
+    outputs: list[list[tuple[str, float]]] = [[("", 0.0)] for _ in sources]
+    numbers = with_text(sources)
+    decoder = SourceDecoder(model, params, tokenizer, batch_size, report)
+    for number, found in zip(numbers, decoder.search([sources[each] for each in numbers], settings), strict=True):
+        outputs[number] = found
+    return outputs
 
 
 @dataclass(frozen=True)

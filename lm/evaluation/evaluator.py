@@ -47,6 +47,11 @@ class Evaluator(abc.ABC):
         return {}
 
     @property
+    def undefined(self) -> set[str]:
+        """The metrics of the last evaluation that are NaN only because no example has a target; tables omit them."""
+        return set()
+
+    @property
     def signatures(self) -> dict[str, str]:
         """The exact definitions used by the last evaluation, for metrics that have several."""
         return {}
@@ -77,6 +82,10 @@ class SplitEvaluation(Evaluator):
     @property
     def missing(self) -> dict[str, str]:
         return {name: reason for each in self._evaluators for name, reason in each.missing.items()}
+
+    @property
+    def undefined(self) -> set[str]:
+        return {name for each in self._evaluators for name in each.undefined}
 
     @property
     def signatures(self) -> dict[str, str]:

@@ -67,6 +67,8 @@ class PredictionEvaluator(RowEvaluator):
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         super().__init__(task, setup)
         self._predict, self._config = task.predict, setup.config  # `LabelledTask.predict`
+        self._loss_name = task.loss_name
+        self._undefined: set[str] = set()
         self.whole: Predictions  # of the last evaluation, all data sources together
         for source, rows in self._rows.items() if self._limited else ():
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}
@@ -83,16 +85,30 @@ class PredictionEvaluator(RowEvaluator):
             sums += scored.sums
             assert scored.logits_RLC is not None
             logits.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
+        if sums.weight == 0:
+            self._undefined.add(f"{source}/loss")
         return sums, self._predict(self._config, rows.examples, logits)
 
     def _combine(self, parts: list[tuple[Sums, Predictions]]) -> tuple[Sums, Predictions]:
         first, *others = (predictions for _, predictions in parts)
         self.whole = first.joined(others) if others else first
-        return sum((sums for sums, _ in parts), Sums()), self.whole
+        whole = sum((sums for sums, _ in parts), Sums())
+        if whole.weight == 0:
+            self._undefined.add("loss")
+        return whole, self.whole
 
     def _metrics(self, part: tuple[Sums, Predictions]) -> dict[str, float]:
         sums, predictions = part
         return {"loss": ratio(sums.nll, sums.weight), **predictions.metrics()}
+
+    @property
+    def missing(self) -> dict[str, str]:
+        reason = "no example has a target (such as an answer to find)"
+        return {self._loss_name: reason} if "loss" in self._undefined else {}
+
+    @property
+    def undefined(self) -> set[str]:
+        return self._undefined
 
     def _count(self, whole: tuple[Sums, Predictions]) -> tuple[str, int]:
         return "examples", len(self.whole.raw)

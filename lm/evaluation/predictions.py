@@ -57,7 +57,10 @@ def read_predictions(path: Path) -> list[Example]:
 def _example(path: Path, number: int, line: str) -> Example:
     try:
         values = json.loads(line)
-        references = tuple(values.get("references") or [values["reference"]])
+        several = values.get("references")
+        if several is not None and not isinstance(several, list):  # a string would become a tuple of its letters
+            raise TypeError
+        references = tuple(several or [values["reference"]])
         texts = (values["source"], values["prediction"], *references)
         score = values.get("score")
         if not all(isinstance(text, str) for text in texts):
@@ -65,6 +68,6 @@ def _example(path: Path, number: int, line: str) -> Example:
         return Example(texts[0], references, texts[1], float("nan") if score is None else float(score))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}, line {number}: is not an object with the strings source, reference and prediction; "
-            "write the file again with eval.py."
+            f"{path}, line {number}: is not an object with the strings source, reference and prediction (and, for "
+            "several references, a list of strings called references); write the file again with eval.py."
         ) from None

@@ -170,7 +170,9 @@ class TokenEvaluator(RowEvaluator):
 def _text(rows: EvalRows, targets: float) -> Sums:
     """Returns the size of the text of `targets` scored targets: exact for all targets, otherwise in proportion."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
-    return Sums(bytes=share * rows.totals["bytes"], words=share * rows.totals["words"], unknown=rows.totals["unknown"])
+    sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
+    # Only windows of whole documents account for text byte by byte, so only they count the documents that changed.
+    return Sums(**sizes, unknown=rows.totals["unknown"], changed=rows.totals.get("changed", 0))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -88,6 +88,8 @@ def score(
 ) -> TextScores:
     """Scores a whole corpus with the given TEXT_METRICS."""
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
+    if any(isinstance(each, str) for each in references):  # it would be read as a tuple of its letters
+        raise TypeError("references: give a tuple of texts for each prediction, not a single text")
     found = [TEXT_METRICS[name].score(predictions, references, bleu_tokenize) for name in metrics]
     return TextScores(
         {name: value for each in found for name, value in each.metrics.items()},

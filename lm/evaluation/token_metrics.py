@@ -45,7 +45,8 @@ class Sums:
     `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over `pairs` of texts
     (next-sentence prediction). `bytes` is the UTF-8 length of the text, `words` the number of its words by the WikiText
     convention (separated by white space, plus an end-of-line mark per line), `unknown` the number of tokens that stand
-    for text the tokenizer cannot represent.
+    for text the tokenizer cannot represent, `changed` the number of documents that decoding their tokens does not
+    restore.
     """
 
     nll: float = 0.0
@@ -57,6 +58,7 @@ class Sums:
     bytes: float = 0
     words: float = 0
     unknown: float = 0
+    changed: float = 0
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
@@ -84,19 +86,25 @@ def token_metrics(sums: Sums) -> dict[str, float]:
     return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
 
 
-def missing_metrics(sums: Sums) -> dict[str, str]:
-    """Maps each metric that cannot be computed from the text with its tokenizer to the reason."""
+def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
+    """Maps each metric that cannot be computed from the text with its tokenizer to the reason.
+
+    `with_xz` adds the compression rate of xz, which is compared with the bits per byte, decoded from the same tokens.
+    """
+    lost = ""
     if sums.unknown > 0:
-        reason = (
-            f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens, "
-            "so the model does not account for every byte"
-        )
-        return dict.fromkeys(("bits_per_byte", "word_perplexity"), reason)
-    missing = {}
-    if sums.bytes <= 0:
-        missing["bits_per_byte"] = "the text is empty"
-    if sums.words <= 0:
-        missing["word_perplexity"] = "the text has no words"
+        lost = f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens"
+    elif sums.changed > 0:
+        differ = "1 document differs" if sums.changed == 1 else f"{sums.changed:,.0f} documents differ"
+        lost = f"the tokenizer loses text: {differ} after encoding and decoding"
+    if lost:
+        reason = f"{lost}, so the model does not account for every byte"
+        missing = dict.fromkeys(("bits_per_byte", "word_perplexity"), reason)
+    else:
+        missing = {"bits_per_byte": "the text is empty"} if sums.bytes <= 0 else {}
+        missing |= {"word_perplexity": "the text has no words"} if sums.words <= 0 else {}
+    if with_xz and "bits_per_byte" in missing:
+        missing["xz_bits_per_byte"] = missing["bits_per_byte"]
     return missing
 
 
@@ -118,7 +126,7 @@ def contrastive_metrics(sums: Sums) -> dict[str, float]:
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
     """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers.
 
-    The text is decoded from the tokens, so the tokenizer must represent it without loss (no unknown tokens).
+    The text is decoded from the tokens, so the tokenizer must represent it without loss (`missing_metrics`).
     """
     compressor, size, packed = lzma.LZMACompressor(preset=9), 0, 0
     for store in stores.values():

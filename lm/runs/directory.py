@@ -4,6 +4,7 @@ config.json      the resolved config        metrics.jsonl   one JSON object per 
 tokenizer/       tokenizer files            tensorboard/    event files
 checkpoints/     see lm/checkpoints         curves.png      drawn from metrics.jsonl
 eval/<step>/     results of eval.py         .lock           held by the process that trains here
+eval/train_hashes.npz    of the training examples, to count those that are evaluated
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class RunDirectory:
         self.metrics_path = self.root / "metrics.jsonl"
         self.tensorboard_dir = self.root / "tensorboard"
         self.curves_path = self.root / "curves.png"
+        self.train_hashes_path = self.root / "eval" / "train_hashes.npz"
         self.moved: list[str] = []  # "setting: old -> new" of data that was elsewhere when the run was trained
         self._made: list[Path] = []  # directories that `open` made, innermost first
         self._lock: int | None = None

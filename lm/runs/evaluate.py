@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting
+from lm.data.storing.overlap import Hashes, files_read_differently
 from lm.errors import UserError
+from lm.evaluation import metric_of
 from lm.evaluation.evaluator import SplitEvaluation
 from lm.files import check_below
 from lm.models import build_model
@@ -121,7 +124,9 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
         "batch_size": evaluation.batch_size,
     }
     labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
-    result = make_result(config, evaluation, values, stores, tokenizers, seconds, details, **labels)
+    of_training = options.split.partition("/")[0] == "train" and options.config is None
+    trained = None if of_training else Hashes.load(directory.train_hashes_path)
+    result = make_result(config, evaluation, values, stores, tokenizers, seconds, details, trained, **labels)
     return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
 
@@ -133,14 +138,31 @@ def make_result(
     tokenizers: Tokenizers,
     seconds: float,
     details: dict[str, Any],
+    trained: Hashes | None,
     **labels: Any,
 ) -> Result:
-    """Builds the result of an evaluation from its metrics, `values`. `labels` are the run, step and split."""
-    task = task_of(config)
-    metrics = task.for_table(evaluation.plain(values))
+    """Builds the result of an evaluation from its metrics, `values`. `labels` are the run, step and split.
+
+    Raises UserError if the loss is not finite or a metric is NaN: such a result means nothing.
+
+    Args:
+        trained: the hashes of the training examples, or None to leave out how many of them were scored.
+    """
+    task, undefined = task_of(config), evaluation.undefined
+    plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
+    _check_finite(plain, **labels)
+    metrics = task.for_table(plain)
     if is_first():
         metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
     windowed = task.windowed
+    signatures = evaluation.signatures
+    if trained is not None:
+        overlap = trained.overlap(stores)
+        details = details | {"also_trained_on": dataclasses.asdict(overlap)}
+        signatures |= {f"{task.noun} that are also trained on": str(overlap)} if overlap else {}
+        split = labels["split"].partition("/")[0]
+        if lines := files_read_differently(config.data, split if split in SPLITS else "test"):
+            signatures["files that are also trained on"] = "; ".join(lines)
     return Result(
         metrics=metrics,
         rows=evaluation.num_rows,
@@ -148,10 +170,28 @@ def make_result(
         stride=config.eval.stride if windowed else None,
         seconds=seconds,
         missing=evaluation.missing,
-        signatures=evaluation.signatures,
+        signatures=signatures,
         details=details | {"versions": versions()},
         **labels,
     )
+
+
+def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str) -> None:
+    """Raises UserError for a loss that is not finite, or for another metric that is NaN."""
+    bad = [
+        (name, value)
+        for name, value in metrics.items()
+        if math.isnan(value) or (math.isinf(value) and name.rpartition("/")[2] == "loss")
+    ]
+    if bad:
+        (name, value), *_ = bad
+        metric = name.rpartition("/")[2]
+        what = "the loss" if metric == "loss" else metric_of(metric).heading
+        raise UserError(
+            f"{run}, step {step}: {what} on {split} is {value}, so the results mean nothing and "
+            "were not written. The model has diverged, or this data has values that overflow; try another --step or "
+            "model.dtype='float32', or train again with a lower optimizer.learning_rate."
+        )
 
 
 def _read_params(
@@ -202,6 +242,9 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
     config = Config.from_dict({**values, "checkpoint": {}})
+    if (options.num_beams or options.length_penalty is not None) and not config.eval.generation.metrics:
+        flag = "num_beams" if options.num_beams else "length_penalty"
+        raise UserError(f"--{flag}: {root} generates no outputs, because eval.generation.metrics is empty; omit it.")
     unused = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
     # An attention kernel for the training hardware may not run on this hardware.
     attention = {"model.attention": "xla" if config.model.attention == "xla" else "auto"}

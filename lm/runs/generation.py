@@ -26,6 +26,7 @@ from lm.decoding.text import (
     encode_sources,
     sample_many,
     stream_text,
+    with_text,
 )
 from lm.errors import UserError
 from lm.models import build_model
@@ -128,11 +129,12 @@ def translate(
     max_new_tokens = default if chosen is None else chosen
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
-    numbers = [number for number, source in enumerate(sources, start=1) if source is not None]
     tokenizers = load_tokenizers(config, run.directory.root)
     # Models of some tasks read and write <extra_id_N> as a token; to other models it is ordinary text.
     spelled = task.spells_extra_ids
-    ids = encode_sources(tokenizers.source, [each for each in sources if each is not None], spelled=spelled)
+    every = encode_sources(tokenizers.source, [each or "" for each in sources], spelled=spelled)
+    decoded = with_text(every)
+    numbers, ids = [index + 1 for index in decoded], [every[index] for index in decoded]
     longest = config.data.source_length
     if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
         print(

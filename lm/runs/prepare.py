@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.data.reading import FORMATS
 from lm.data.storing import Store
+from lm.data.storing.overlap import Hashes, files_read_differently
 from lm.data.storing.splits import named_errors, nothing_in, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
@@ -41,6 +43,17 @@ class Prepared:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the targets, or of all text if there is only one."""
         return self.tokenizers.target
+
+    @functools.cached_property
+    def trained(self) -> Hashes:
+        """Hashes of the training examples, for counting those that an evaluation repeats."""
+        return Hashes.of(self.stores["train"])
+
+    def overlap_lines(self) -> list[str]:
+        """Returns lines on the validation examples and files that are also trained on, if there are any."""
+        overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
+        counted = [f"valid {noun} that are also trained on: {overlap}"] if overlap else []
+        return counted + files_read_differently(self.config.data, "valid")
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from lm.config import Config
@@ -49,7 +50,8 @@ class Causal(DocumentTask):
         return {name: EvalRows(WindowExamples(store, length, stride), layout) for name, store in stores.items()}
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        return [TokenEvaluator(self, setup, language_metrics, missing_metrics)]
+        missing = partial(missing_metrics, with_xz=setup.config.eval.compare_with_xz)
+        return [TokenEvaluator(self, setup, language_metrics, missing)]
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
         if not config.eval.compare_with_xz or "bits_per_byte" not in metrics:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import attrgetter
 from typing import Any
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
+from lm.data.packing.rows import EvalRows, TrainRows
 from lm.data.tokenizing.base import Tokenizer
+from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
@@ -42,6 +45,17 @@ class Contrastive(PairTask):
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
             refuse("train.accumulation", "each text is compared with those of the whole batch; set it to 1.")
+        for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
+            if attrgetter(setting)(config) == 1:
+                refuse(setting, "a text that is alone in its batch is compared with no other; set 2 or more.")
+
+    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
+        _check_several(stores, "config.data.train")
+        return super().train_rows(config, tokenizer, stores)
+
+    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
+        _check_several(stores, "config.data: the evaluation data")
+        return super().eval_rows(config, tokenizer, stores)
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}
@@ -57,3 +71,9 @@ class Contrastive(PairTask):
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
         return None
+
+
+def _check_several(stores: Stores, where: str) -> None:
+    """Raises UserError for data of a single pair: a text is compared with the other texts of its batch."""
+    if sum(store.num_pairs for store in stores.values()) < 2:
+        raise UserError(f"{where} has only one pair, so there is no other text to compare it with; add pairs.")

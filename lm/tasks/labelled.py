@@ -52,6 +52,8 @@ class LabelledTask(PackedTask):
         if weights and (len(weights) != len(data.labels) or min(weights) < 0):
             message = "takes a weight, 0 or more, for each of data.labels, which must be set too."
             refuse("objective.class_weights", message)
+        if weights and not any(weights):
+            refuse("objective.class_weights", "are all 0, so nothing would be learnt; give a label a positive weight.")
 
     def head(self, config: Config) -> Any:
         return Classes(len(config.data.labels), self.pooling(config))
@@ -80,8 +82,8 @@ class LabelledTask(PackedTask):
         return stores
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
-        if not self.has_classes or config.data.labels:
-            return config
+        if not self.has_classes or len(config.data.labels) > 1:
+            return config  # a single label of data.labels is refused like a single one in the data
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:

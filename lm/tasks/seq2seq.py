@@ -7,8 +7,10 @@ from typing import Any
 from lm.config import Config
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairExamples
-from lm.data.storing.splits import clean_text
+from lm.data.reading.readers import Pair
+from lm.data.storing.splits import clean_text, split_sources
 from lm.data.tokenizing.base import Tokenizer
+from lm.decoding.lines import source_text
 from lm.evaluation.generation import Generation
 from lm.evaluation.metric import names
 from lm.evaluation.text_metrics import TEXT_METRICS
@@ -50,7 +52,14 @@ class Seq2Seq(PairTask):
         return "; metrics of generated text are chosen in eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        return self.raw_references(config, split) if config.eval.generation.metrics else {}
+        """Returns the pairs to decode and score; a blank source is empty, as in lm.generate, so its output is too."""
+        if not config.eval.generation.metrics:
+            return {}
+        prefixes = {source.name: source.config.prefix for source in split_sources(config.data, split)}
+        return {
+            name: [Pair(_source_of(pair, prefixes[name]), pair.references) for pair in pairs]
+            for name, pairs in self.raw_references(config, split).items()
+        }
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         lengths = config.data.source_length, config.data.sequence_length
@@ -68,3 +77,8 @@ class Seq2Seq(PairTask):
 
     def clean_source(self, config: Config, text: str) -> str:
         return clean_text(config.data.cleaning, text)
+
+
+def _source_of(pair: Pair, prefix: str) -> str:
+    """Returns the source of a pair that already has its prefix; empty if only the prefix is not blank."""
+    return source_text(prefix, pair.source.removeprefix(prefix)) or ""

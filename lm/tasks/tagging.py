@@ -17,13 +17,13 @@ from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.tagging import ENTITY_METRICS, entity_counts, scheme_of, tagging_metrics, word_counts
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import SMOOTHING, EvaluationSetup
+from lm.tasks.task import NOT_SCORED, SMOOTHING, EvaluationSetup
 
-OUTSIDE = "O"  # the predicted tag of a word without tokens
+OUTSIDE = "O"
 
 
 class Tagging(LabelledTask):
-    """Predicts the tag of a word at its first token."""
+    """Predicts the tag of a word at its first token; a word without tokens is O, or has no prediction without an O."""
 
     name = "tagging"
     doc = "a label for each word"
@@ -41,13 +41,14 @@ class Tagging(LabelledTask):
 
     def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, labels = whole_examples(examples, logits), config.data.labels
+        without_tokens = OUTSIDE if OUTSIDE in labels else None
         predicted = []
         for numbers in whole.values():
-            tags: list[str] = []
+            tags: list[str | None] = []
             for number in numbers:
                 best_T = logits[number].argmax(axis=1)
                 words = examples.word_indices(number).tolist()
-                tags += [OUTSIDE if at < 0 else labels[int(best_T[at])] for at in words]
+                tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
             predicted.append(tags)
         return TaggedWords([examples.store.raw[number] for number in whole], labels, predicted)
 
@@ -62,21 +63,22 @@ class Tagging(LabelledTask):
 
 
 class TaggedWords(Predictions):
-    """Predicted tags, one per word."""
+    """Predicted tags, one per word; None, which is never correct and in no entity, for a word without a prediction."""
 
-    def __init__(self, raw: Sequence[Tagged], labels: Sequence[str], predicted: Sequence[Sequence[str]]):
+    def __init__(self, raw: Sequence[Tagged], labels: Sequence[str], predicted: Sequence[Sequence[str | None]]):
         self.raw, self._labels, self._predicted = list(raw), labels, list(predicted)
         gold = [each.tags for each in raw]
-        self._words_E2 = word_counts(gold, predicted)
+        self._words_E2 = word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
         scheme = scheme_of(labels)
-        self._entities_E3 = entity_counts(gold, predicted, scheme) if scheme else None
+        outside = [[tag or OUTSIDE for tag in tags] for tags in predicted]
+        self._entities_E3 = entity_counts(gold, outside, scheme) if scheme else None
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         entities_E3 = None if self._entities_E3 is None else self._entities_E3[indices_E]
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the words, their tags and the predicted tags."""
+        """Returns the words, their tags and the predicted tags (null for a word without a prediction)."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 
@@ -86,4 +88,5 @@ class TaggedWords(Predictions):
 
     def preview(self, index: int) -> tuple[str, ...]:
         example = self.raw[index]
-        return tuple(" ".join(each) for each in (example.words, self._predicted[index], example.tags))
+        predicted = [tag or NOT_SCORED for tag in self._predicted[index]]
+        return tuple(" ".join(each) for each in (example.words, predicted, example.tags))

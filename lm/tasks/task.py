@@ -246,6 +246,11 @@ class PackedTask(Task):
         for name, each in examples.items():
             if not len(each):
                 raise UserError(f"config.data.train.{name}: {self.reason_without_examples(config)}")
+        if not any(each.has_targets() for each in examples.values()):
+            raise UserError(
+                "config.data.train: no example has a target with a positive weight, so nothing would be learnt; check "
+                "the targets or labels, the notes on the data, and objective.class_weights."
+            )
         layout = self.layout(config)
         sources = {name: PackedRows(name, each, config.seed, layout) for name, each in examples.items()}
         return TrainRows(config, sources, layout)

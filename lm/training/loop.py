@@ -88,6 +88,8 @@ def train(config: Config, workdir: Path) -> int:
         if is_first():  # everything has been checked
             run.write_config(config)
             run.truncate_metrics(start)
+            if start == 0 or not run.train_hashes_path.exists():
+                prepared.trained.save(run.train_hashes_path)
         barrier("metrics")
 
         loop = Loop(config, prepared, rows, model, mesh, run, checkpoints, console, reporter)
@@ -110,6 +112,15 @@ def train(config: Config, workdir: Path) -> int:
                 f"Stopped at step {end:,}: {config.checkpoint.best_metric} did not improve for "
                 f"{config.train.patience} evaluations in a row (train.patience)."
             )
+
+        if skipped := int(state.bad_steps):
+            console.print(f"{skipped:,} of {end:,} steps were skipped: their loss or gradient was not finite.")
+        reason = "the gradient was 0 in every step" if start == 0 and not loop.had_gradient() else ""
+        if skipped == end:
+            reason = f"all {end:,} steps were skipped, because their loss or gradient was not finite"
+        if reason:
+            advice = "Check labels, loss weights and optimizer.learning_rate, and start in another --workdir."
+            raise UserError(f"{run.root}: nothing was learnt: {reason}. {advice}")
 
         console.banner("Result")
         loop.reporter.final(state, end)
@@ -146,10 +157,15 @@ class Loop:
         self._measured = [math.nan if line[metric] is None else line[metric] for line in records if metric in line]
         self._seconds = max((line.get("train/seconds", 0.0) for line in records), default=0.0)
         self._metadata = {"data": self.prepared.fingerprint, "config": recorded_settings(self.config)}
+        self._log: _StepLog | None = None
 
     def is_out_of_patience(self) -> bool:
         """Returns whether `checkpoint.best_metric` has stopped improving, as `train.patience` defines it."""
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
+
+    def had_gradient(self) -> bool:
+        """Returns whether `run` took a step whose gradient was finite and not 0."""
+        return self._log is not None and self._log.had_gradient
 
     def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
         """Trains from step `start`. Returns the final state, its step, and whether a signal stopped the run."""
@@ -162,7 +178,7 @@ class Loop:
                 paths = self.directory.metrics_path, self.directory.tensorboard_dir
                 writer = MetricsWriter(*paths, config, start)
                 stack.callback(writer.close)
-            log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
+            log = self._log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
             request = stack.enter_context(StopRequest())
             sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
             row_ids = local_rows(sharding, num_rows)
@@ -207,7 +223,7 @@ class _StepLog:
         peak = peak_flops(mesh.devices.flat[0].device_kind, config.model.dtype)
         token_flops = model.flops_per_row(*lengths).train / sum(lengths)
         self._peak_speed = None if peak is None else peak * mesh.size / token_flops  # tokens per second
-        self._last_log, self._steps = time.monotonic(), 0
+        self._last_log, self._steps, self.had_gradient = time.monotonic(), 0, False
         self._began = self._last_log - seconds  # includes the time before the run was resumed
 
     def take(self, late: tuple[int, dict[str, float]] | None) -> None:
@@ -216,6 +232,7 @@ class _StepLog:
             return
         step, metrics = late
         self._steps += 1
+        self.had_gradient |= math.isfinite(metrics["train/gradient_norm"]) and metrics["train/gradient_norm"] > 0
         bad = int(metrics.pop("bad_in_row"))
         if bad:
             self._progress.message(f"step {step:,}: loss or gradient is not finite; skipped ({bad} in a row)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -53,6 +54,9 @@ class Reporter:
         self._whole = self._evaluation()
         limited = config.eval.max_rows or self._references
         self._during = self._evaluation(in_training=True) if limited else self._whole
+        best = config.checkpoint.best_metric
+        if reason := self._whole.missing.get(best.removeprefix("valid/")):
+            raise UserError(f"config.checkpoint.best_metric: {best!r} is not measured: {reason}; use 'valid/loss'.")
         self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
@@ -64,6 +68,8 @@ class Reporter:
             values = self._evaluate_whole(state, step)[0]
         else:
             values = self._during.evaluate(_evaluated_params(state), step)
+        if not math.isfinite(values.get(best := self._config.checkpoint.best_metric, math.nan)):
+            self._console.print(f"step {step:,}: {best} has no finite value, so this step cannot be the best.")
         if step == self._config.train.num_steps:  # `final` prints everything
             return values
         parts = [
@@ -82,8 +88,9 @@ class Reporter:
         """Prints the metric table and sample text; writes the results into eval/<step>/ and draws the curves."""
         directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
         values, seconds = self._evaluate_whole(state, step)
+        trained = self._prepared.trained
         labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
-        result = make_result(self._config, self._whole, values, stores, tokenizers, seconds, {}, **labels)
+        result = make_result(self._config, self._whole, values, stores, tokenizers, seconds, {}, trained, **labels)
         samples = self._samples(state)
         if not is_first():
             return

@@ -37,6 +37,11 @@ class Schedule:
     has_end: bool = True  # uses decay_steps and final_fraction; without an end, training can continue indefinitely
     decays_last: bool = False  # decay_steps is the length of the final decay, not the step at which the decay ends
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Those of the settings that not all schedules read."""
+        return ("decay_steps", "final_fraction") if self.has_end else ()
+
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
     """Returns a function from the step (an int, or an int32 scalar in jit) to the learning rate, a float32 scalar."""

@@ -48,11 +48,15 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
     for name, notes in rows.notes().items():
         for note in notes:
             table.add_row("", f"{name}: {note}")
+    for line in prepared.overlap_lines():
+        table.add_row("", line)
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
     epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
     steps = f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens"
     table.add_row("plan", f"{steps}, {epochs:.1f} times the training data")
+    if config.optimizer.learning_rate == 0:
+        table.add_row("", "optimizer.learning_rate is 0, so no step changes the parameters")
     return table
 
 

@@ -34,7 +34,7 @@ MODEL = ModelConfig(
 )
 
 
-def store(lengths, seed=0, unknown=0):
+def store(lengths, seed=0, unknown=0, changed=0):
     """A store in memory: documents of random tokens, each with bos and eos."""
     rng = np.random.default_rng(seed)
     documents = [np.concatenate([[BOS], rng.integers(3, VOCAB, n), [EOS]]) for n in lengths]
@@ -46,6 +46,7 @@ def store(lengths, seed=0, unknown=0):
         "bytes": 3 * sum(lengths),
         "words": sum(lengths) // 2,
         "unknown": unknown,
+        "changed": changed,
     }
     return types.SimpleNamespace(
         tokens=tokens, starts=starts, num_tokens=len(tokens), num_documents=len(documents), counts=counts
@@ -194,6 +195,10 @@ def test_lossy_tokenizer_is_the_reason_for_missing_metrics(model, params):
     each = evaluator(model, window_rows(store([20], unknown=2), LENGTH, LENGTH))
     assert "valid/bits_per_byte" not in each.evaluate(params, 0)
     assert "2 unknown tokens" in each.missing["bits_per_byte"]
+    each = evaluator(model, window_rows(store([20, 30, 9], changed=2), LENGTH, LENGTH))
+    assert not {"valid/bits_per_byte", "valid/word_perplexity"} & each.evaluate(params, 0).keys()
+    reason = "the tokenizer loses text: 2 documents differ after encoding and decoding"
+    assert all(reason in each.missing[name] for name in ("bits_per_byte", "word_perplexity"))
     assert evaluator(model, window_rows(store([20]), LENGTH, LENGTH)).missing == {}
 
 

@@ -252,6 +252,34 @@ def test_tags_without_a_scheme_have_no_entities():
         task_of(config).evaluators(EvaluationSetup(config, TableModel(0), mesh, None, rows, {}))
 
 
+@pytest.mark.parametrize(("labels", "tag"), [(("NOUN", "VERB"), None), (("B-X", "I-X"), None), (TAGS, "O")])
+def test_a_word_without_tokens_is_outside_only_if_the_task_has_an_outside(labels, tag, tmp_path):
+    table = np.zeros((BYTES.vocab_size, len(labels)), np.float32)
+    table[:, 0] = 1.0  # the first label for every word with tokens
+    raw = [Tagged(("a", "", "b"), (labels[0], labels[-1], labels[0])), Tagged(("",), (labels[-1],))]
+    each = evaluation(config_of("tagging", labels=labels), raw)
+    found = each.evaluate({"table": table}, 0)
+    assert found["valid/token_accuracy"] == (0.5 if tag is None else 1.0)
+    (path,) = each.write(tmp_path, "predictions")
+    assert [line["prediction"] for line in read(path)] == [[labels[0], tag, labels[0]], [tag]]
+    assert each.previews(1) == [("a  b", f"{labels[0]} {tag or '·'} {labels[0]}", " ".join(raw[0].tags))]
+    (note,) = each._rows["s"].examples.notes
+    assert note.startswith("2 of 4 words have no tokens; they ") and ("count as O" in note) == (tag == "O")
+
+
+def test_a_loss_without_targets_is_undefined_and_the_other_metrics_stay():
+    """The words of one data source have no tokens, so none is a target; gold and predicted tags are compared."""
+    empty, full = [Tagged(("", ""), ("O", "B-PER"))], [Tagged(("a",), ("O",))]
+    each = evaluation(config_of("tagging"), empty)
+    assert each.missing == {} and each.undefined == set()
+    found = each.evaluate({"table": random_table(3)}, 0)
+    assert math.isnan(found["valid/loss"]) and found["valid/token_accuracy"] == 0.5
+    assert "no example has a target" in each.missing["task_loss"] and "loss" in each.undefined
+    each = evaluation(config_of("tagging"), {"empty": empty, "full": full})
+    assert math.isfinite(each.evaluate({"table": random_table(3)}, 0)["valid/loss"])
+    assert each.missing == {} and each.undefined == {"empty/loss"}
+
+
 # --- an answer in a text --------------------------------------------------------------------------------------
 
 

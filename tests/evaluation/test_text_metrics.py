@@ -194,3 +194,8 @@ def test_nothing_is_downloaded(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     for tokenize in ("13a", "intl", "zh", "char", "none"):
         score(METRICS, ["a. b\nc"], [("a. b\nd",)], bleu_tokenize=tokenize)
+
+
+def test_references_given_as_one_text_are_an_error():
+    with pytest.raises(TypeError, match="a tuple of texts for each prediction"):
+        score(["exact_match"], ["a"], ["a"], bleu_tokenize="13a")

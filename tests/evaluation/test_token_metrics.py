@@ -43,6 +43,21 @@ def test_text_that_the_tokenizer_cannot_spell_has_no_bits_per_byte():
     assert "unknown" in missing_metrics(sums + Sums(bytes=5, words=1))["bits_per_byte"]
 
 
+def test_text_that_decoding_does_not_restore_has_no_bits_per_byte():
+    sums = Sums(nll=10.0, correct=1, weight=10, bytes=20, words=4, changed=1200)
+    assert language_metrics(sums + Sums(bytes=5)).keys() == {"loss", "perplexity", "token_accuracy", "tokens"}
+    missing = missing_metrics(sums)
+    assert missing.keys() == {"bits_per_byte", "word_perplexity"}
+    assert "loses text: 1,200 documents differ after encoding and decoding" in missing["bits_per_byte"]
+
+
+def test_the_compression_rate_of_xz_is_missing_for_the_reason_of_the_bits_per_byte():
+    for sums in (Sums(bytes=9, words=1, changed=1), Sums(bytes=9, words=1, unknown=2), Sums()):
+        missing = missing_metrics(sums, with_xz=True)
+        assert missing["xz_bits_per_byte"] == missing["bits_per_byte"]
+    assert missing_metrics(Sums(bytes=9, words=1), with_xz=True) == {}
+
+
 def test_text_without_words_has_no_word_perplexity():
     sums = Sums(nll=1.0, weight=1, bytes=3)
     assert "word_perplexity" not in language_metrics(sums) and "bits_per_byte" in language_metrics(sums)

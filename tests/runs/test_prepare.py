@@ -255,7 +255,8 @@ def test_pairs_become_two_aligned_stores(pair_config, tmp_path):
 
 
 def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
-    cfg = pair_config(data__valid={"v": pair_config.mine}, data__test={"t": {**pair_config.mine, "prefix": ""}})
+    splits = {"data__valid": {"v": pair_config.mine}, "data__test": {"t": {**pair_config.mine, "prefix": ""}}}
+    cfg = pair_config(**splits, eval__generation__metrics=("bleu",))
     prepared = prepare(cfg, tmp_path / "run")
     assert prepared.stores["train"]["mine"].target.num_documents == 330
     assert prepared.stores["valid"]["v"].target.num_documents == 333
@@ -265,6 +266,8 @@ def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
         assert [pair.source for pair in found] == [text for text, _ in decoded(prepared, store)]
         assert found[7] == Pair(f"{prefix}say 7", (" sage 7 ", "sprich 7"))
         assert found[-1] == Pair(prefix, ("nichts",))
+        scored = task_of(cfg).references(cfg, split)[name]
+        assert scored == [*found[:-1], Pair("", ("nichts",))], "a blank source is not decoded"
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

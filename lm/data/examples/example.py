@@ -63,6 +63,10 @@ class Examples(abc.ABC):
         """Returns the number of targets of epoch 0 with a positive weight, by making every example once."""
         return sum(int(np.count_nonzero(self.make(0, i).weights_T)) for i in range(len(self)))
 
+    def has_targets(self) -> bool:
+        """Returns whether any target of epoch 0 has a positive weight. (Usually, the first example already has one.)"""
+        return any(np.any(self.make(0, i).weights_T > 0) for i in range(len(self)))
+
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
     """Returns an example whose decoder predicts the target and reads it shifted right, with bos in front."""

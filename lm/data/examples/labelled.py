@@ -249,6 +249,9 @@ class TaggingExamples(LabelledExamples):
         self._note_cut(several, len(cuts), "sentences are cut into several examples")
         too_long = int(np.sum(self._tokens.words.lengths > self._capacity))
         self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
+        if without := int(np.sum(self._tokens.firsts_W < 0)):
+            counted = "count as O" if "O" in config.data.labels else "have no prediction, which counts as an error"
+            self.notes.append(f"{without:,} of {len(self._sizes_W):,} words have no tokens; they {counted}")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Splits a sentence into examples of as many words as fit, and returns the bounds of each."""

@@ -263,7 +263,7 @@ class WindowExamples(Examples):
 
     @property
     def text(self) -> dict[str, int]:
-        return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown")}
+        return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown", "changed")}
 
     def num_targets(self) -> int:
         """Returns the number of tokens except the BOS token of each document."""

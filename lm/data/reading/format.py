@@ -47,6 +47,7 @@ class Format(abc.ABC):
     holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for all
     # The settings that the format reads, of those that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
+    reads: ClassVar[Collection[str]] = ()  # of the settings with another default that only some formats read
     # Overrides `Reader.needs`: kind of raw example -> the required setting, and the message if it is missing.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
     # Whether the format itself names the fields of its records, by the roles of the readers ("text", "label", ...), and
@@ -92,6 +93,7 @@ class Format(abc.ABC):
 class FileFormat(Format):
     """A format of one or more files, each read by `read`."""
 
+    reads: ClassVar[Collection[str]] = ("encoding",)
     notes_encoding: ClassVar[bool] = True  # whether `notes` counts lines that depend on the encoding
 
     def __init__(self, config: SourceConfig):

@@ -95,6 +95,7 @@ class CommaSeparated(TabSeparated):
 
 class Parquet(FileFormat):
     doc = "Parquet files"
+    reads = ()
     notes_encoding = False
 
     def options(self) -> list[str]:

@@ -26,6 +26,7 @@ class Text(FileFormat):
     doc = "text files: documents, texts with labels in their paths, or lines that are pairs"
     holds = ("documents", "pairs", "labels", "numbers")
     settings = ("target_path", "pattern", "label_pattern")
+    reads = ("encoding", "document", "separator")
     needs: ClassVar = dict.fromkeys(
         ("labels", "numbers"), ("label_pattern", "text files get their labels from their paths; give the pattern.")
     )

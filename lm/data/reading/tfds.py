@@ -20,6 +20,7 @@ PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summ
 class Tfds(Format):
     doc = "a TFDS data set"
     settings = (*Format.settings, "data_dir")
+    reads = ("split",)
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)

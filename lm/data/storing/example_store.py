@@ -13,6 +13,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.reading.format import hash_of
+from lm.data.storing.overlap import combined, text_hash
 from lm.data.storing.splits import Cleaner, SplitSource
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
@@ -50,6 +51,11 @@ class ExampleStore:
 
     def record(self) -> dict[str, Any]:
         return {"hash": self.fingerprint, **{name: n for name, n in self.counts.items() if name != "documents"}}
+
+    def hashes_of_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        inputs_E = np.array([text_hash(*texts_of([example])) for example in self.raw], np.uint64)
+        labels_E = np.array([text_hash(*example.labels, "") for example in self.raw], np.uint64)
+        return inputs_E, combined(inputs_E, labels_E)
 
 
 def build(

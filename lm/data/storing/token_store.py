@@ -1,12 +1,14 @@
 """Memory-mapped tokens of documents on disk, with a manifest that describes them; pairs use two stores.
 
 A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after another, uint16 or
-uint32), `starts.bin` (int64, the index of each document's first token) and `manifest.json`. Its name is a hash of
-everything that determines its content, so a store can be absent but never outdated. It is created atomically.
+uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash of each document's
+text) and `manifest.json`. Its name is a hash of everything that determines its content, so a store can be absent but
+never outdated. It is created atomically.
 
 Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words separated by
 white space plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
-number of unknown tokens, whose text cannot be recovered.
+number of unknown tokens, whose text cannot be recovered; `changed` is the number of documents that differ from what
+decoding their tokens gives.
 """
 
 from __future__ import annotations
@@ -28,15 +30,17 @@ from typing import Any
 import numpy as np
 
 from lm.data.reading.format import hash_of
+from lm.data.storing.overlap import combined, text_hash
 from lm.data.storing.splits import Cleaner
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.files import new_directory
 
-FORMAT = 1  # raise it when the same inputs would give a different store
+FORMAT = 2  # raise it when the same inputs would give a different store
 BATCH_CHARACTERS = 1 << 20  # tokenised at a time
 BATCH_DOCUMENTS = 1024
-COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown")
+FILES = ("tokens.bin", "starts.bin", "hashes.bin")
+COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown", "changed")
 
 
 class DamagedStore(Exception):
@@ -63,7 +67,9 @@ class TokenStore:
             self.fingerprint: str = self.manifest["content"]  # hash of tokens and document starts
             self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
             self.starts = _map(self.directory / "starts.bin", "int64")
-            if (len(self.tokens), len(self.starts)) != (self.num_tokens, self.num_documents):
+            self.hashes = _map(self.directory / "hashes.bin", "uint64")
+            sizes = len(self.tokens), len(self.starts), len(self.hashes)
+            if sizes != (self.num_tokens, self.num_documents, self.num_documents):
                 raise DamagedStore("the counts in manifest.json do not match the files")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedStore(f"{type(error).__name__}: {error}") from error
@@ -91,6 +97,9 @@ class TokenStore:
     def record(self) -> dict[str, Any]:
         return {"hash": self.fingerprint, **self.counts}
 
+    def hashes_of_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.hashes, self.hashes
+
     def document(self, index: int) -> np.ndarray:
         """Returns the tokens of one document, bos and eos included."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
@@ -117,6 +126,10 @@ class PairStore:
     def counts(self) -> dict[str, int]:
         return self.target.counts
 
+    @property
+    def num_pairs(self) -> int:
+        return self.target.num_documents
+
     def sides(self) -> dict[str, TokenStore]:
         return {"source": self.source, "target": self.target}
 
@@ -127,6 +140,9 @@ class PairStore:
 
     def record(self) -> dict[str, Any]:
         return {"source": self.source.record(), "target": self.target.record()}
+
+    def hashes_of_examples(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.source.hashes, combined(self.source.hashes, self.target.hashes)
 
 
 def open_or_build(
@@ -195,23 +211,29 @@ def _build(
     content = hashlib.sha256(dtype.encode())
     # Without locks, another process may have built the store first.
     with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
-        with open(temporary / "tokens.bin", "wb") as tokens_file, open(temporary / "starts.bin", "wb") as starts_file:
+        with contextlib.ExitStack() as stack:
+            tokens_file, starts_file, hashes_file = (
+                stack.enter_context(open(temporary / name, "wb")) for name in FILES
+            )
             for batch in _batches(texts):
-                documents = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(batch)]
+                encoded = tokenizer.encode_batch(batch)
+                documents = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in encoded]
                 lengths = np.array(list(map(len, documents)), np.int64)
                 tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
                 starts = counts["tokens"] + np.cumsum(lengths) - lengths
                 for file, array in ((tokens_file, tokens), (starts_file, starts)):
                     file.write(array.tobytes())
                     content.update(array.tobytes())
+                hashes_file.write(np.fromiter(map(text_hash, batch), np.uint64, count=len(batch)).tobytes())
                 counts["documents"] += len(batch)
                 counts["tokens"] += len(tokens)
                 counts["characters"] += sum(map(len, batch))
                 counts["bytes"] += sum(len(text.encode("utf-8")) for text in batch)
                 counts["words"] += sum(len(text.split()) + text.count("\n") for text in batch)
+                counts["changed"] += tokenizer.count_changed(batch, encoded)
                 if tokenizer.unk_id is not None:
                     counts["unknown"] += int(np.count_nonzero(tokens == tokenizer.unk_id))
-            for file in (tokens_file, starts_file):
+            for file in (tokens_file, starts_file, hashes_file):
                 file.flush()
                 os.fsync(file.fileno())
         manifest = {
@@ -221,7 +243,7 @@ def _build(
             "counts": counts,
             "dropped": rules.dropped,
             "dtype": dtype,
-            "files": {name: (temporary / name).stat().st_size for name in ("tokens.bin", "starts.bin")},
+            "files": {name: (temporary / name).stat().st_size for name in FILES},
             "content": content.hexdigest(),
             "versions": {"python": sys.version.split()[0], "numpy": np.__version__},
             "seconds": round(time.monotonic() - began, 3),

@@ -39,6 +39,7 @@ class Tokenizer(abc.ABC):
     file_type: ClassVar[str] = ""  # type of file that data.tokenizer.path may name, if any
     needs_file: ClassVar[bool] = False  # whether a file is required; it may have its own mask and extra ids
     option_names: ClassVar[tuple[str, ...]] = ()  # settings not stored in its file; also attributes
+    reads: ClassVar[tuple[str, ...]] = ()  # settings that only some kinds read
     file_name: ClassVar[str]  # its single file, besides tokenizer_info.json
     base_size: int  # vocabulary size without `extra_ids`
     extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
@@ -111,6 +112,18 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
         """Returns the text of ids that include no special tokens."""
+
+    def _decode_batch(self, batch: Sequence[list[int]]) -> list[str]:
+        """Returns the text of each list of ids, like `_decode`; overridden where a library is faster on many."""
+        return [self._decode(ids) for ids in batch]
+
+    def count_changed(self, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
+        """Counts the texts that decoding does not restore, given the ids that `encode_batch` returned for them.
+
+        Such a text does not follow from its tokens, so the probability of its tokens is not that of the text: case,
+        accents, white space or unknown words were lost.
+        """
+        return sum(text != found for text, found in zip(texts, self._decode_batch(encoded), strict=True))
 
     @abc.abstractmethod
     def _piece(self, token: int) -> str:

@@ -29,7 +29,7 @@ class ByteTokenizer(Tokenizer):
         return self.encode(text), [(i, i + 1) for i, character in enumerate(text) for _ in character.encode("utf-8")]
 
     def _decode(self, ids: list[int]) -> str:
-        return bytes(i - 3 for i in ids).decode("utf-8", errors="replace")
+        return (np.array(ids, np.int32) - 3).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
     def _piece(self, token: int) -> str:
         value = token - 3

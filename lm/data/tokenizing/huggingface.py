@@ -21,7 +21,7 @@ class HuggingFaceTokenizer(Tokenizer):
     file_type = file_name = "tokenizer.json"
     learns = False
     needs_file = True
-    option_names = ("bos_token", "eos_token")
+    option_names = reads = ("bos_token", "eos_token")
     GUESSES = (
         ("<|begin_of_text|>", "<|end_of_text|>"),
         ("<s>", "</s>"),
@@ -93,6 +93,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _decode_batch(self, batch: Sequence[list[int]]) -> list[str]:
+        return self._tokenizer.decode_batch(list(batch), skip_special_tokens=False)
 
     def _piece(self, token: int) -> str:
         piece = self._tokenizer.id_to_token(token)

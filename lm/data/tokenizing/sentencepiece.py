@@ -24,6 +24,7 @@ class SentencePieceTokenizer(Tokenizer):
     kind = "sentencepiece"
     doc = "a model trained on the text, or the one in `path`"
     file_type = "SentencePiece model"
+    reads = ("vocab_size", "algorithm", "train_megabytes")
     file_name = "sentencepiece.model"
 
     def __init__(self, model: bytes):
@@ -136,6 +137,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
+
+    def _decode_batch(self, batch: Sequence[list[int]]) -> list[str]:
+        return self._processor.decode(list(batch)) if batch else []
 
     def _piece(self, token: int) -> str:
         if token == self.unk_id:

@@ -68,6 +68,7 @@ class WordTokenizer(VocabularyTokenizer):
 
     kind = "words"
     doc = "the words of the training text, split at white space"
+    reads = ("vocab_size",)
     file_name = "words.json"
 
     def __init__(self, vocabulary: Sequence[str]):

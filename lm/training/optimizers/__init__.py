@@ -43,6 +43,7 @@ class Optimizer:
     """An optimizer's update direction, given clipped float32 gradients. `make_optimizer` adds the rest."""
 
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
+    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # of the settings that not all optimizers read
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
         """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
@@ -60,14 +61,14 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(lambda config: optax.scale_by_adam(config.b1, config.b2, config.epsilon)),
     # Kingma and Ba 2015, algorithm 2; the second moment is a decaying maximum
     "adamax": Optimizer(lambda config: optax.scale_by_adamax(config.b1, config.b2, config.epsilon)),
-    # Shazeer and Stern 2018; b2 is the upper bound of the decay; b1 and epsilon are unused
-    "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2)),
-    # Chen et al. 2023; epsilon is unused
-    "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2)),
+    # Shazeer and Stern 2018; b2 is the upper bound of the decay
+    "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2), ("b2",)),
+    # Chen et al. 2023
+    "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2), ("b1", "b2")),
     # Jordan 2024; b2 and epsilon are those of AdamW, which updates everything except the matrices of the blocks
     "muon": Optimizer(scale_by_muon_or_adam),
-    # Polyak 1964; b1 is the momentum (heavy ball); b2 and epsilon are unused
-    "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity()),
+    # Polyak 1964; b1 is the momentum (heavy ball)
+    "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity(), ("b1",)),
 }
 
 

@@ -42,7 +42,7 @@ def brute_force(documents, start, length, circular):
 def make_store(lengths):
     """Returns a store in memory with documents of these lengths, in which all tokens differ."""
     tokens = np.arange(1, sum(lengths) + 1, dtype=np.uint16)
-    counts = {"documents": len(lengths), "tokens": len(tokens), "bytes": 0, "words": 0, "unknown": 0}
+    counts = {"documents": len(lengths), "tokens": len(tokens), "bytes": 0, "words": 0, "unknown": 0, "changed": 0}
     return SimpleNamespace(
         tokens=tokens,
         starts=np.cumsum([0, *lengths])[:-1],

@@ -15,9 +15,10 @@ import pytest
 
 from lm.config import CleaningConfig
 from lm.data.storing import token_store
+from lm.data.storing.overlap import text_hash
 from lm.data.storing.splits import Cleaner
 from lm.data.tokenizing.bytes import ByteTokenizer
-from lm.data.tokenizing.vocabularies import CharacterTokenizer
+from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
 
 TEXTS = ["one two\n", "é", "", "three\n\nfour five"]
@@ -48,16 +49,26 @@ def test_a_store_has_the_tokens_documents_and_counts_of_its_texts(tmp_path, monk
         "bytes": len("".join(kept).encode()),
         "words": 2 + 1 + 1 + 3 + 2,  # "one two" and a line break, "é", three words and two line breaks
         "unknown": 0,
+        "changed": 0,
     }
     assert store.manifest["dropped"]["too_short"] == 1
+    assert store.hashes.tolist() == list(map(text_hash, kept)) and store.hashes.dtype == np.uint64
 
 
 def test_unknown_characters_are_counted_and_large_vocabularies_fit(tmp_path):
     store = build(tmp_path, ["abz", "zz"], CharacterTokenizer("ab"))
-    assert store.manifest["counts"]["unknown"] == 3
+    assert store.manifest["counts"]["unknown"] == 3 and store.manifest["counts"]["changed"] == 2
     many = CharacterTokenizer(map(chr, range(0x10000, 0x10000 + 70_000)))
     store = build(tmp_path, [chr(0x10000 + 69_999)], many, identity="large")
     assert store.tokens.dtype == np.uint32 and store.tokens.tolist() == [1, 70_003, 2]
+
+
+def test_documents_that_decoding_does_not_restore_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_store, "BATCH_DOCUMENTS", 2)
+    texts = ["one two", "one  two", "two\none", "", " one", "two"]
+    store = build(tmp_path, texts, WordTokenizer(["one", "two"]))
+    assert store.counts["changed"] == 3 and store.counts["unknown"] == 0
+    assert store.record()["changed"] == 3
 
 
 def test_a_store_is_built_once_and_reused(tmp_path):

@@ -1,0 +1,125 @@
+"""Counts the evaluation examples that training reads too: exact duplicates, found by hashes of what the model reads.
+
+Shape letters: E examples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from lm.config import DataConfig, SourceConfig
+from lm.data.reading import FORMATS
+from lm.data.reading.format import FileFormat, Files
+from lm.data.storing.splits import split_sources
+from lm.errors import UserError
+from lm.files import replacing
+
+MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplying by it is invertible
+
+
+def text_hash(*texts: str) -> int:
+    """Returns a 64-bit hash of a text, or of several texts in order. Among 10^7 examples, one is matched by chance with
+    a probability of about 10^-12."""
+    content = texts[0] if len(texts) == 1 else repr(texts)
+    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
+    """Returns the hash of each pair from the hashes of its sides, uint64 (E,); the order of the sides matters."""
+    return np.asarray(first_E) * MIX + (np.asarray(second_E) ^ MIX)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The number of evaluation examples that training reads too."""
+
+    total: int  # of all evaluation examples
+    same: int  # exact duplicates of training examples
+    same_input: int  # others of which only the input is in the training data; its target or label is another
+
+    def __str__(self) -> str:
+        more = f"; of {self.same_input:,} others, the input is too, with another target" if self.same_input else ""
+        return f"{self.same:,} of {self.total:,} (exact duplicates){more}"
+
+    def __bool__(self) -> bool:
+        return self.same + self.same_input > 0
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """The hashes of the examples of a split, both uint64, sorted and without repetition."""
+
+    inputs: np.ndarray  # of texts without a target: the documents, sources of pairs, texts without their labels
+    examples: np.ndarray  # of whole examples
+
+    @classmethod
+    def of(cls, stores: Mapping[str, Any]) -> Self:
+        return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
+
+    def overlap(self, stores: Mapping[str, Any]) -> Overlap:
+        """Counts the examples of an evaluation split that are in this one. Repeated examples count each time."""
+        inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
+        same_E = np.isin(examples_E, self.examples)
+        same_input_E = np.isin(inputs_E, self.inputs) & ~same_E
+        return Overlap(len(examples_E), int(same_E.sum()), int(same_input_E.sum()))
+
+    def save(self, path: Path) -> None:
+        """Writes the hashes, atomically. May raise OSError."""
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, inputs=self.inputs, examples=self.examples)
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """Reads a file written by `save`; returns None if it is missing (as in older runs) or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["inputs"], arrays["examples"])
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+
+
+def files_read_differently(data: DataConfig, split: str) -> list[str]:
+    """Returns a line for each source of an evaluation split with files that a training source reads as other examples.
+
+    Hashes cannot find those: a file that is one training document, for example, and whose lines are scored.
+    """
+    training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
+    lines = []
+    for source in split_sources(data, split) if getattr(data, split) else ():
+        for other, trained in training:
+            both = sorted(_files_of(source.config) & trained)
+            if both and _how_read(source.config) != _how_read(other.config):
+                more = f" and {len(both) - 1:,} more files" if len(both) > 1 else ""
+                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but not as the same examples")
+    return lines
+
+
+def _files_of(source: SourceConfig) -> set[Path]:
+    """Returns the files of a data source; none if they are not here, as training data need not be for eval.py."""
+    if issubclass(FORMATS[source.kind], FileFormat):
+        with contextlib.suppress(UserError):
+            return {path.resolve() for path in Files(source.path).found}
+    return set()
+
+
+def _how_read(source: SourceConfig) -> SourceConfig:
+    """Returns the settings that determine the examples of a file, with the others at their defaults."""
+    usual = SourceConfig()
+    others = {name: getattr(usual, name) for name in ("path", "target_path", "part", "weight")}
+    return dataclasses.replace(source, **others)
+
+
+def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the hashes of the inputs and of the whole examples, of each store."""
+    found = [store.hashes_of_examples() for store in stores.values()]
+    return [inputs_E for inputs_E, _ in found], [examples_E for _, examples_E in found]

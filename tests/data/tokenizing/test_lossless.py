@@ -1,0 +1,105 @@
+"""Which texts survive encoding and decoding, for every kind of tokenizer: case, accents, white space, ligatures."""
+
+import functools
+import io
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from lm.config import TokenizerConfig
+from lm.data.tokenizing import TOKENIZERS, build_tokenizer
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+TEXTS = ["a cat sat", "A cat sat", "a  cat sat", " a cat sat", "a cat\nsat", "cafe", "café", "ﬁsh", "fish"]
+PLAIN = ["a cat sat", "cafe", "fish"]
+
+
+def huggingface(normalizer, model=None, pre_tokenizer=None, decoder=None):
+    """Returns a tokenizer with a token for each letter, read from its file as for data.tokenizer.path."""
+    known = dict(zip(["[CLS]", "[SEP]", "[UNK]", *LETTERS, *("##" + c for c in LETTERS), "▁"], range(99), strict=False))
+    inner = tokenizers.Tokenizer(model or models.WordPiece(known, unk_token="[UNK]"))
+    inner.normalizer = normalizer
+    inner.pre_tokenizer = pre_tokenizer or pre_tokenizers.WhitespaceSplit()
+    inner.decoder = decoder or decoders.WordPiece()
+    inner.add_special_tokens(["[CLS]", "[SEP]"])
+    return TOKENIZERS["huggingface"](inner.to_str().encode())
+
+
+def byte_level(normalizer=None):
+    alphabet = {token: index for index, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    model = models.BPE({**alphabet, "[CLS]": 256, "[SEP]": 257}, [])
+    return huggingface(normalizer, model, pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
+
+
+@functools.cache
+def published(rule):
+    """A SentencePiece model that normalises text, as those of T5 and mBART do."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXTS, *LETTERS] * 20),
+        model_writer=model,
+        vocab_size=300,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name=rule,
+        minloglevel=2,
+    )
+    return TOKENIZERS["sentencepiece"](model.getvalue())
+
+
+def changed(tokenizer, texts=TEXTS):
+    """Returns the texts that are not restored, one call for each, and checks the count of all of them together."""
+    found = [text for text in texts if tokenizer.count_changed([text], tokenizer.encode_batch([text]))]
+    assert tokenizer.count_changed(texts, tokenizer.encode_batch(texts)) == len(found)
+    assert found == [text for text in texts if tokenizer.decode(tokenizer.encode(text)) != text]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "sentencepiece"])
+def test_our_own_tokenizers_restore_every_text(kind):
+    more = [" ".join(f"word{number}" for number in range(200))] * 5
+    tokenizer = build_tokenizer(TokenizerConfig(kind=kind, vocab_size=302), [*TEXTS, *more])
+    assert changed(tokenizer, [*TEXTS, ""]) == []
+
+
+def test_words_lose_white_space_other_than_single_spaces():
+    tokenizer = build_tokenizer(TokenizerConfig(kind="words"), TEXTS)
+    assert changed(tokenizer) == ["a  cat sat", " a cat sat", "a cat\nsat"]
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "lost"),
+    [
+        (normalizers.Lowercase(), ["A cat sat"]),
+        (normalizers.NFKC(), ["ﬁsh"]),
+        (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), ["café"]),
+        (normalizers.Strip(), [" a cat sat"]),
+        (normalizers.Replace(tokenizers.Regex(r"\s+"), " "), ["a  cat sat", "a cat\nsat"]),
+        (None, []),
+    ],
+)
+def test_normalizers_of_a_lossless_vocabulary_lose_what_they_replace(normalizer, lost):
+    assert changed(byte_level(normalizer)) == lost
+
+
+def test_bert_loses_case_accents_and_white_space():
+    assert changed(huggingface(normalizers.BertNormalizer(lowercase=True))) == [
+        text for text in TEXTS if text not in PLAIN
+    ]
+
+
+def test_sentencepiece_with_nfkc_loses_ligatures_and_spaces():
+    assert changed(published("nmt_nfkc")) == ["a  cat sat", " a cat sat", "a cat\nsat", "ﬁsh"]
+    assert changed(published("nmt_nfkc_cf")) == ["A cat sat", "a  cat sat", " a cat sat", "a cat\nsat", "ﬁsh"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.text(max_size=12), max_size=5))
+def test_the_count_is_that_of_decoding_text_by_text(texts):
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    for tokenizer in (byte_level(), byte_level(normalizers.NFC()), published("nmt_nfkc")):
+        changed(tokenizer, texts)
