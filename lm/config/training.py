@@ -158,7 +158,11 @@ class GenerationConfig:
         0, "Outputs scored during training; 0 for all. The final table and eval.py score all.", minimum=0
     )
     bleu_tokenize: str = option(
-        "13a", "sacrebleu's tokenisation for BLEU.", choices=("13a", "intl", "zh", "char", "none")
+        "auto",
+        "sacrebleu's tokenisation for BLEU. auto follows the script of the references: zh for Chinese, ja-mecab and "
+        "ko-mecab if they are installed, char for other scripts without spaces, 13a for the rest. none: the text is "
+        "tokenised already.",
+        choices=("auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"),
     )
 
 
@@ -172,6 +176,18 @@ class EvalConfig:
     stride: int = option(0, "Tokens between window starts; 0 for sequence_length (no overlap).", minimum=0)
     bootstrap: int = option(
         0, "Bootstrap resamples for 95 % confidence intervals of a labelled task's metrics; 0 for none.", minimum=0
+    )
+    tag_scheme: str = option(
+        "auto",
+        "tagging: scheme of the tags, which determines the entities; auto infers it from the tags, none counts no "
+        "entities. IOB2 is also called BIO, IOBES also BIOES.",
+        choices=("auto", "none", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU", "BMES"),
+    )
+    answer_rules: str = option(
+        "auto",
+        "span_qa: how answers are compared: squad (words), cmrc (Chinese), or characters (for other scripts without "
+        "spaces, such as Japanese); auto follows the script of most of the text of a data source.",
+        choices=("auto", "squad", "cmrc", "characters"),
     )
     prompts: tuple[str, ...] = field(
         default=("",),
