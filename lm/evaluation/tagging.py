@@ -120,7 +120,7 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
     count, least = broken[scheme], broken[inferred[0]]
     notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it and may spell no entity"] if count else []
     if count > least:
-        notes.append(f"only {least:,} contradict {inferred[0]}; if it is the right one, set eval.tag_scheme")
+        notes.append(f"{inferred[0]} fits better, with {least:,}; if it is the right one, set eval.tag_scheme")
     elif scheme in inferred and len(inferred) > 1:
         notes.append(f"{' and '.join(inferred)} fit equally well; eval.tag_scheme decides")
     elif {label[0] for label in labels} == {"I", "O"}:

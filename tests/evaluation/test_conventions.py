@@ -60,7 +60,7 @@ def test_right_predictions_have_every_entity_by_the_inferred_scheme(sentences, s
 def test_scheme_that_is_not_that_of_the_data_is_reported():
     _, signature = scored({"s": tagged(IOB1)}, tag_scheme="IOB2")
     assert signature == (
-        "IOB2; 3 of 13 tags contradict it and may spell no entity; only 0 contradict IOB1; if it is the right one, "
+        "IOB2; 4 of 13 tags contradict it and may spell no entity; IOB1 fits better, with 0; if it is the right one, "
         "set eval.tag_scheme"
     )
 
