@@ -179,9 +179,9 @@ class EvalConfig:
     )
     tag_scheme: str = option(
         "auto",
-        "tagging: scheme of the tags, which determines the entities; auto infers it from the tags, none counts no "
-        "entities. IOB2 is also called BIO, IOBES also BIOES.",
-        choices=("auto", "none", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU", "BMES"),
+        "tagging: scheme of the tags, which determines the entities; auto infers it from the tags of train and valid, "
+        "none counts no entities. BIO is IOB2, and BIOES is IOBES.",
+        choices=("auto", "none", "IOB1", "IOB2", "BIO", "IOE1", "IOE2", "IOBES", "BIOES", "BILOU", "BMES"),
     )
     answer_rules: str = option(
         "auto",

@@ -22,6 +22,7 @@ ENTITY_METRICS = (
 )
 
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
+ALIASES = {"BIO": "IOB2", "BIOES": "IOBES"}
 NO_SCHEME = "none"  # of tags that spell no entities, such as parts of speech
 
 

@@ -18,6 +18,7 @@ from lm.errors import UserError
 from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.evaluation.tagging import (
+    ALIASES,
     ENTITY_METRICS,
     NO_SCHEME,
     entity_counts,
@@ -63,10 +64,9 @@ class Tagging(LabelledTask):
         scheme = _scheme(config, [examples.store])
         return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
 
-    def resolve_data(self, config: Config, train: Stores) -> Config:
-        """Also fills in eval.tag_scheme: the scheme of the tags that the model learns to predict."""
-        config = super().resolve_data(config, train)
-        return replace_settings(config, {"eval.tag_scheme": _scheme(config, train.values())})
+    def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
+        stores = [store for split in splits.values() for store in split.values()]
+        return replace_settings(config, {"eval.tag_scheme": _scheme(config, stores)})
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
@@ -83,7 +83,7 @@ class Tagging(LabelledTask):
 
 def _scheme(config: Config, stores: Iterable[ExampleStore]) -> str:
     """Returns eval.tag_scheme, or the scheme inferred from all tags. Raises UserError if the labels contradict it."""
-    named, labels = config.eval.tag_scheme, config.data.labels
+    named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
         return infer_schemes([example.tags for store in stores for example in store.raw], labels)[0]
     fitting = fitting_schemes(labels)

@@ -72,16 +72,21 @@ def test_all_data_sources_of_a_split_determine_the_scheme():
     assert found["valid/a/entity_recall"] == 0, "its tag spells no entity by the scheme of most of the data"
 
 
-def test_training_data_determine_the_scheme_of_a_run():
+def test_all_splits_determine_the_scheme_of_a_run():
     config = config_of("tagging", labels=LABELS)
-    raw = tagged(IOB1)
-    store = ExampleStore("s", raw, None, "", {}, {}, [])
-    assert task_of(config).resolve_data(config, {"s": store}).eval.tag_scheme == "IOB1"
-    named = replace_settings(config, {"eval.tag_scheme": "IOB2"})
-    assert task_of(config).resolve_data(named, {"s": store}) == named
-    wrong = replace_settings(config, {"eval.tag_scheme": "IOE2"})
+
+    def resolved(config, **splits):
+        stores = {name: {"s": ExampleStore("s", tagged(each), None, "", {}, {}, [])} for name, each in splits.items()}
+        return task_of(config).resolve_splits(config, stores).eval.tag_scheme
+
+    assert resolved(config, train=IOB1, valid=["O"]) == "IOB1"
+    assert resolved(config, train=["B-PER O I-PER"], valid=["O"]) == "IOB2", "as many tags contradict IOB1"
+    assert resolved(config, train=["B-PER O I-PER"], valid=IOB1) == "IOB1"
+    named = {name: replace_settings(config, {"eval.tag_scheme": name}) for name in ("IOB2", "BIO", "BIOES", "IOE2")}
+    assert resolved(named["IOB2"], train=IOB1) == resolved(named["BIO"], train=IOB1) == "IOB2"
+    assert resolved(named["BIOES"], train=IOB1) == "IOBES"
     with pytest.raises(UserError, match=r"eval\.tag_scheme: IOE2 has no tag 'B-PER', .*use 'auto', 'IOB2' or 'none'"):
-        task_of(config).resolve_data(wrong, {"s": store})
+        resolved(named["IOE2"], train=IOB1)
 
 
 # --- answers --------------------------------------------------------------------------------------------------

@@ -5,7 +5,15 @@ import random
 import pytest
 
 from lm.config import EvalConfig
-from lm.evaluation.tagging import NO_SCHEME, SCHEMES, count_broken, entity_counts, infer_schemes, scheme_signature
+from lm.evaluation.tagging import (
+    ALIASES,
+    NO_SCHEME,
+    SCHEMES,
+    count_broken,
+    entity_counts,
+    infer_schemes,
+    scheme_signature,
+)
 
 TYPES = ("LOC", "PER", "")
 
@@ -62,7 +70,8 @@ def labels_of(tagged):
 
 def test_every_scheme_can_be_named_in_the_config():
     choices = EvalConfig.__dataclass_fields__["tag_scheme"].metadata["choices"]
-    assert choices[:2] == ("auto", NO_SCHEME) and set(choices[2:]) == SCHEMES.keys()
+    assert choices[:2] == ("auto", NO_SCHEME) and set(choices[2:]) == SCHEMES.keys() | ALIASES.keys()
+    assert set(ALIASES.values()) <= SCHEMES.keys()
 
 
 @pytest.mark.parametrize("kinds", [TYPES[:2], TYPES[2:]], ids=["typed", "untyped"])
