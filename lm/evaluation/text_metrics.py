@@ -180,10 +180,9 @@ def _rouge_signature(tokens: Tokenisation) -> str:
 
 def _rouge_caution(references: References, tokens: Tokenisation) -> str:
     longest = [max(len(each.split()) for each in several) for several in references]
-    empty, single = longest.count(0), longest.count(1)
-    parts = [f"{empty:,} examples have no words in their references, so their scores are 0"] if empty else []
-    parts += [f"{single:,} have only one, so their ROUGE-2 is 0"] if single else []
-    return f"of {len(longest):,} examples, " + "; ".join(parts) if parts else ""
+    parts = [f"{count:,} without words (0 by ROUGE)"] if (count := longest.count(0)) else []
+    parts += [f"{count:,} of one word (0 by ROUGE-2)"] if (count := longest.count(1)) else []
+    return f"of {len(longest):,} references, {' and '.join(parts)}" if parts else ""
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:

@@ -76,7 +76,7 @@ class Tokenisation:
 
     @property
     def rouge_signature(self) -> str:
-        return "tok:a-z0-9|stem:porter" if self.is_ascii else "tok:unicode|unspaced:char|stem:none"
+        return "tok:a-z0-9|stem:porter" if self.is_ascii else "tok:unicode|unspaced:char|stem:porter-ascii"
 
     def rouge(self, text: str) -> str:
         """Returns the lines of the text with spaces between the tokens that ROUGE counts, in lower case.
@@ -88,8 +88,13 @@ class Tokenisation:
             from rouge_score.tokenize import tokenize
 
             return "\n".join(" ".join(tokenize(line, _porter())) for line in lines)
-        found = "\n".join(" ".join(scripts.TOKEN.findall(line)) for line in lines)
+        found = "\n".join(" ".join(map(_stem, scripts.TOKEN.findall(line))) for line in lines)
         return found if found.strip() else " ".join(scripts.tokens(text))
+
+
+def _stem(word: str) -> str:
+    """Stems a word as rouge-score does, if it has only letters that rouge-score keeps."""
+    return _porter().stem(word) if word.isascii() and len(word) > 3 else word
 
 
 def _is_installed(tokenize: str) -> bool:

@@ -94,6 +94,8 @@ def test_rouge_counts_whole_words_of_unicode():
     assert rouge("été", "ôté") == 0 and rouge("élève", "élevé") == 0
     assert rouge("Über die Brücke", "über der brücke") == pytest.approx(100 * 2 / 3)
     assert rouge("नमस्ते दुनिया", "नमस्ते भारत") == 50
+    # Words of a-z have their stems, as in English.
+    assert rouge("deux maisons bâties", "deux maison bâties") == 100 and rouge("été jumps", "été jumping") == 100
 
 
 def test_rouge_lsum_takes_lines_as_sentences_in_every_script():
@@ -169,8 +171,13 @@ def test_most_of_the_text_determines_the_kind_of_writing(references, kind):
         ("bleu", "13a", ["one two three four five", "今天"], "29% of the reference tokens are characters of scripts"),
         ("wer", "auto", ["one two three four five", "今天"], "each run of them counts as one word"),
         ("chrf++", "auto", ["今天天气很好"], "words between spaces, which this text does not have"),
-        ("rouge", "auto", ["a b", "?", "yes"], "of 3 examples, 1 examples have no words in their references"),
-        ("rouge", "auto", ["a b", "yes"], "of 2 examples, 1 have only one, so their ROUGE-2 is 0"),
+        (
+            "rouge",
+            "auto",
+            ["a b", "?", "yes"],
+            "of 3 references, 1 without words (0 by ROUGE) and 1 of one word (0 by ROUGE-2)",
+        ),
+        ("rouge", "auto", ["a b", "yes"], "of 2 references, 1 of one word (0 by ROUGE-2)"),
     ],
 )
 def test_metrics_that_do_not_fit_are_noted(metric, tokenize, references, note):
