@@ -31,7 +31,8 @@ from lm.errors import UserError
 from lm.evaluation import metric_of
 from lm.evaluation.intervals import resamples
 from lm.evaluation.predictions import Example, read_predictions
-from lm.evaluation.text_metrics import TEXT_METRICS, CountedMetric, SacrebleuMetric, percent, reference_streams
+from lm.evaluation.text_metrics import TEXT_METRICS, CountedMetric, SacrebleuMetric, joined, percent, reference_streams
+from lm.evaluation.tokenisation import Tokenisation
 from lm.runs.directory import RunDirectory
 
 FLAGS = flags.FLAGS
@@ -59,7 +60,7 @@ def define_flags() -> None:
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU; by default as in the first run, or 13a with --predictions.",
+        "sacrebleu's tokenisation for BLEU; by default as in the first run, or auto with --predictions.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".
@@ -74,23 +75,26 @@ def compare(
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
     draw the same examples; both define mean, interval and p-value in the same way.
     """
-    references = [each.references for each in systems[0]]
-    predictions = [[each.prediction for each in examples] for examples in systems]
     scorer = TEXT_METRICS[metric]
+    tokens = Tokenisation.of([each.references for each in systems[0]], bleu_tokenize)
+    references = [scorer.prepared(each.references, tokens) for each in systems[0]]
+    predictions = [scorer.prepared([each.prediction for each in examples], tokens) for examples in systems]
+    own, caution = scorer.signature(tokens), scorer.caution(references, tokens)
+    note = f" (note: {caution})" if caution else ""
     if isinstance(scorer, SacrebleuMetric):
         from sacrebleu.significance import PairedTest
 
         paired: Any = PairedTest  # its declared types are narrower than those it accepts
         named = [(str(number), texts) for number, texts in enumerate(predictions)]
-        scorers = {metric: scorer.scorer(bleu_tokenize)}
+        scorers = {metric: scorer.scorer(tokens.bleu)}
         os.environ["SACREBLEU_SEED"] = str(seed)  # the only way to seed sacrebleu
         signatures, found = paired(named, scorers, reference_streams(references), "bs", samples)()
         ((name, signed),) = signatures.items()
         results = [Compared(each.score, each.mean, each.ci, each.p_value) for each in found[name]]
-        return {metric: _equal_scores_differ_by_chance(results)}, str(signed)
+        return {metric: _equal_scores_differ_by_chance(results)}, joined(str(signed), own) + note
     assert isinstance(scorer, CountedMetric), metric
     counts = [scorer.counts(texts, references) for texts in predictions]
-    signature = "|".join(filter(None, (scorer.signature(), f"bs:{samples}", f"seed:{seed}")))
+    signature = joined(own, f"bs:{samples}", f"seed:{seed}") + note
     tested = {name: bootstrap([each[name] for each in counts], samples, seed) for name in counts[0]}
     return {name: _equal_scores_differ_by_chance(each) for name, each in tested.items()}, signature
 
@@ -199,7 +203,7 @@ def main() -> int:
 
     tokenize = FLAGS.bleu_tokenize
     if tokenize is None:
-        tokenize = RunDirectory.existing(roots[0]).load_config().eval.generation.bleu_tokenize if roots else "13a"
+        tokenize = RunDirectory.existing(roots[0]).load_config().eval.generation.bleu_tokenize if roots else "auto"
     scores: dict[str, list[Compared]] = {}
     signatures = []
     for metric in metrics:

@@ -76,7 +76,7 @@ def test_several_metrics_share_the_table_and_the_seed(command, files):
     text = command(*arguments, "--metric=bleu,chrf,ter,rouge,exact_match,wer")
     names = ("BLEU", "chrF", "TER", "ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "exact match", "WER")
     assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(names)] == list(names)
-    assert len(rows(text)) == 18 and "wer: bs:50|seed:12345" in text
+    assert len(rows(text)) == 18 and "wer: tok:space|bs:50|seed:12345" in text
     assert command(*arguments, "--metric=wer") == command(*arguments, "--metric=wer")
     other = command(*arguments, "--metric=bleu,wer", "--seed=1")
     assert "seed:1|" in other and rows(other)[0][1] == rows(text)[0][1] and rows(other)[0][2:] != rows(text)[0][2:]

@@ -16,6 +16,7 @@ from lm.data.reading import FORMATS, open_reader
 from lm.data.reading.readers import READERS
 from lm.evaluation import METRICS
 from lm.evaluation.text_metrics import TEXT_METRICS
+from lm.evaluation.tokenisation import Tokenisation
 from lm.models.layers import ACTIVATIONS
 from lm.tasks import TASKS
 from lm.training.optimizers import OPTIMIZERS
@@ -52,7 +53,9 @@ def test_task_example_trains_and_is_shown(tiny, tmp_path, monkeypatch, call):
 
 def test_metric_example_is_computed_and_shown(tiny_pairs, tmp_path, monkeypatch):
     metric = example("A metric")["length_ratio"]
-    assert metric.score(["a b", "c"], [("a b c",), ("d",)], "13a").metrics == {"length_ratio": 75.0}
+    references = [("a b c",), ("d",)]
+    tokens = Tokenisation.of(references, "auto")
+    assert metric.score(["a b", "c"], references, tokens).metrics == {"length_ratio": 75.0}
     monkeypatch.setitem(TEXT_METRICS, metric.name, metric)
     monkeypatch.setitem(METRICS, metric.name, metric.gives[0])
     changes = {"eval__generation__metrics": ("length_ratio",), "eval__generation__max_new_tokens": 4}

@@ -179,7 +179,12 @@ class GenerationConfig:
         needs=("metrics",),
     )
     bleu_tokenize: str = option(
-        "13a", "sacrebleu's tokenisation for BLEU.", choices=("13a", "intl", "zh", "char", "none"), needs=("metrics",)
+        "auto",
+        "sacrebleu's tokenisation for BLEU. auto follows the script of the references: zh for Chinese, ja-mecab and "
+        "ko-mecab if they are installed, char for other scripts without spaces, 13a for the rest. none: the text is "
+        "tokenised already.",
+        choices=("auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"),
+        needs=("metrics",),
     )
 
 
@@ -195,6 +200,18 @@ class EvalConfig:
         0,
         "Number of bootstrap resamples for 95 % confidence intervals of the metrics of labelled tasks; 0 for none.",
         minimum=0,
+    )
+    tag_scheme: str = option(
+        "auto",
+        "tagging: scheme of the tags, which determines the entities; auto infers it from the tags of train and valid, "
+        "none counts no entities. BIO is IOB2, and BIOES is IOBES.",
+        choices=("auto", "none", "IOB1", "IOB2", "BIO", "IOE1", "IOE2", "IOBES", "BIOES", "BILOU", "BMES"),
+    )
+    answer_rules: str = option(
+        "auto",
+        "span_qa: how answers are compared: squad (words), cmrc (Chinese), or characters (for other scripts without "
+        "spaces, such as Japanese); auto follows the script of most of the text of a data source.",
+        choices=("auto", "squad", "cmrc", "characters"),
     )
     prompts: tuple[str, ...] = field(
         default=("",),

@@ -1,6 +1,7 @@
 """Extractive question answering: the search for the best answer, and exact match and F1 with the reference answers.
 
-Both metrics are in percent and equal those of the official scripts of the datasets for the same predictions.
+Both metrics are in percent. With the rules of SQuAD and CMRC 2018, they equal those of the official scripts of these
+data sets for the same predictions.
 
 Shape letters: E questions, T tokens of a window, A longest answer in tokens.
 """
@@ -11,13 +12,16 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
+import regex
 
+from lm.evaluation import scripts
 from lm.evaluation.metric import Metric, points
+from lm.evaluation.scripts import CHINESE, JAPANESE, UNSPACED, Writing
 from lm.evaluation.text_metrics import EXACT_MATCH
 
 ANSWER_METRICS = (EXACT_MATCH, Metric("f1", "F1", points, higher_is_better=True, drawn=True, recorded=True))
@@ -27,6 +31,7 @@ ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
 # CMRC 2018 removes only this punctuation; ‘ and … stay, for example.
 CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！·’“”（）《》「」『』－～")
+PUNCTUATION = regex.compile(rf"[\p{{P}}{re.escape(string.punctuation)}]")
 
 
 @dataclass(frozen=True)
@@ -91,28 +96,55 @@ def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
     return {"exact_match": float(exact), "f1": float(overlap)}
 
 
-def answer_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]], *, chinese: bool = False) -> np.ndarray:
+@dataclass(frozen=True)
+class Rules:
+    """How a prediction is compared with a reference answer.
+
+    Attributes:
+        read: returns a text without the differences that exact match ignores, and the tokens that F1 counts.
+        overlap: counts the tokens that two texts share.
+        signature: describes both.
+    """
+
+    read: Callable[[str], tuple[str, list[str]]]
+    overlap: Callable[[list[str], list[str]], int]
+    signature: str
+
+
+def rules_for(contexts: Iterable[str]) -> str:
+    """Returns the name of the RULES for questions about these contexts, which follow from the script of most of them.
+
+    The contexts determine them because they contain the answers; questions may be in another language.
+    """
+    return BY_WRITING.get(Writing.of(contexts).kind, "squad")
+
+
+def answer_scores(
+    predictions: Sequence[str], answers: Sequence[Sequence[str]], *, rules: str = "squad", may_lack: bool = False
+) -> np.ndarray:
     """Returns the exact match (0 or 1) and F1 (0 to 1) of each prediction, maximised over its answers, float64 (E, 2).
 
-    SQuAD (Rajpurkar 2016): case, ASCII punctuation, the articles a, an and the, and extra white space are ignored.
-    F1 compares the texts as bags of words.
+    The rules, a key of RULES:
 
-    Chinese, as in CMRC 2018 (Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
-    longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's tokenizer
-    splits other text into words. (The official script first splits other text into sentences, with a model that would
-    have to be downloaded, and may treat a full stop within Latin text differently.)
-
-    If some questions have no answer (so that "" is correct), the rules of SQuAD 2.0 apply (Rajpurkar 2018): a
-    prediction that is empty once normalised equals "", and reference answers that are empty once normalised are
-    ignored. In SQuAD 1.1, an empty text has an F1 of 0.
+    - squad (Rajpurkar 2016): case, ASCII punctuation, the articles a, an and the, and extra white space are ignored.
+      F1 compares the texts as bags of words.
+    - cmrc, for Chinese, as in CMRC 2018 (Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
+      longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's
+      tokenizer splits other text into words. (The official script first splits other text into sentences, with a
+      model that would have to be downloaded, and may treat a full stop within Latin text differently.)
+    - characters, for other scripts without spaces, such as Japanese and Thai: case, all punctuation and white space
+      are ignored. F1 compares bags of tokens, which are characters of these scripts and words of others, as in MLQA
+      (Lewis 2020).
 
     Args:
         answers: the reference answers to each question; empty if it has no answer.
+        may_lack: whether some questions of the data set have no answer (so that "" is correct). Then the rules of
+            SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty once normalised equals "", and reference
+            answers that are empty once normalised are ignored. In SQuAD 1.1, an empty text has an F1 of 0.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
-    may_lack = not all(answers)
-    read = _read_chinese if chinese else _read_english
-    overlap = _longest_run if chinese else _common_words
+    assert may_lack or all(answers), "a question without an answer"
+    read, overlap = RULES[rules].read, RULES[rules].overlap
     scores = np.zeros((len(predictions), 2), np.float64)
     for number, (prediction, several) in enumerate(zip(predictions, answers, strict=True)):
         text, words = read(prediction)
@@ -153,6 +185,12 @@ def _read_chinese(text: str) -> tuple[str, list[str]]:
     return text, tokens
 
 
+def _read_characters(text: str) -> tuple[str, list[str]]:
+    """Returns the tokens of the normalised text, joined and as a list."""
+    tokens = scripts.tokens(PUNCTUATION.sub("", text.lower()))
+    return " ".join(tokens), tokens
+
+
 def _common_words(first: list[str], second: list[str]) -> int:
     return (Counter(first) & Counter(second)).total()
 
@@ -160,3 +198,17 @@ def _common_words(first: list[str], second: list[str]) -> int:
 def _longest_run(first: list[str], second: list[str]) -> int:
     """Returns the length of the longest contiguous sequence that both contain."""
     return SequenceMatcher(None, first, second, autojunk=False).find_longest_match().size
+
+
+RULES: dict[str, Rules] = {
+    "squad": Rules(_read_english, _common_words, "case, ASCII punctuation and a, an, the ignored|f1:words"),
+    "cmrc": Rules(_read_chinese, _longest_run, "case and punctuation ignored|f1:longest run of characters"),
+    "characters": Rules(_read_characters, _common_words, "case, punctuation and spaces ignored|f1:characters"),
+}
+BY_WRITING = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}  # "squad" for all other text
+
+
+def answer_signature(rules: str, may_lack: bool) -> str:
+    """Returns the exact definition of `answer_scores`."""
+    missing = "|some questions without an answer (SQuAD 2.0)" if may_lack else ""
+    return f"rules:{rules}|{RULES[rules].signature}{missing}"

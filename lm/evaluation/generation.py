@@ -30,7 +30,7 @@ class Generation(Evaluator):
         settings = setup.config.eval.generation
         assert settings.metrics and settings.max_new_tokens > 0, settings
         self.name, self._setup, self._settings = setup.name, setup, settings
-        self._signatures: dict[str, str] = {}
+        self._signatures: dict[str, dict[str, str]] = {}  # by data source; "" for the whole split
         self.examples: list[Example] = []  # outputs of the last evaluation, in the order of the pairs
         sizes = {source: len(each) for source, each in setup.references.items()}
         chosen = choose(sizes, settings.max_examples if setup.in_training else 0)
@@ -44,7 +44,10 @@ class Generation(Evaluator):
 
     @property
     def signatures(self) -> dict[str, str]:
-        return self._signatures
+        """The signatures of the whole split, and those of data sources that differ from it."""
+        whole = self._signatures.get("", {})
+        parts = {f"{source}/{name}": text for source, each in self._signatures.items() for name, text in each.items()}
+        return whole | {name: text for name, text in parts.items() if whole.get(name.partition("/")[2]) != text}
 
     def previews(self, count: int) -> list[tuple[str, ...]]:
         return [(each.source, each.prediction, each.references[0]) for each in self.examples[:count]]
@@ -64,8 +67,9 @@ class Generation(Evaluator):
             for pair, ((prediction, value), *_) in zip(pairs, decoded, strict=True)
         ]
         outputs = iter(self.examples)
-        parts = {source: [next(outputs) for _ in each] for source, each in self._pairs.items() if each}
-        result = named_metrics(self.name, parts if len(self._pairs) > 1 else {}, self.examples, self._score)
+        parts = {source: (source, [next(outputs) for _ in each]) for source, each in self._pairs.items() if each}
+        whole = "", self.examples
+        result = named_metrics(self.name, parts if len(self._pairs) > 1 else {}, whole, self._score)
         if self._limited:
             result[f"{self.name}/examples"] = float(self.num_examples)
         return result
@@ -89,13 +93,19 @@ class Generation(Evaluator):
                 setup.report,
             )
 
-    def _score(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Computes the metrics of the outputs and keeps their signatures. The whole split is scored last."""
+    def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
+        """Computes the metrics of the outputs of a data source, or of all if it is "", and keeps their signatures.
+
+        All references of the data source, scored or not, determine the tokens that the metrics count.
+        """
+        source, examples = part
+        pairs = [pair for name, each in self._setup.references.items() if source in ("", name) for pair in each]
         scores = score(
             self._settings.metrics,
             [each.prediction for each in examples],
             [each.references for each in examples],
             bleu_tokenize=self._settings.bleu_tokenize,
+            whole=[pair.references for pair in pairs],
         )
-        self._signatures = scores.signatures
+        self._signatures[source] = scores.signatures
         return scores.metrics

@@ -32,6 +32,11 @@ class Predictions(abc.ABC):
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         """Computes the metrics of all examples, or of those at the given indices, which may repeat."""
 
+    @property
+    def signatures(self) -> dict[str, str]:
+        """The exact definitions of metrics that have several."""
+        return {}
+
     @abc.abstractmethod
     def joined(self, others: Sequence[Any]) -> Predictions:
         """Concatenates these predictions with those of other data sources of the same task."""
@@ -124,7 +129,7 @@ class PredictionEvaluator(RowEvaluator):
     def signatures(self) -> dict[str, str]:
         found = [(metric_of(name), each) for name, each in self.intervals().items()]
         texts = [f"{metric.heading} {metric.show(low)} to {metric.show(high)}" for metric, (low, high) in found]
-        return {"95 % intervals": ", ".join(texts)} if texts else {}
+        return self.whole.signatures | ({"95 % intervals": ", ".join(texts)} if texts else {})
 
     def previews(self, count: int) -> list[tuple[str, ...]]:
         return [self.whole.preview(index) for index in range(min(count, len(self.whole.raw)))]

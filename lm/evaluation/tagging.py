@@ -5,8 +5,11 @@ Shape letters: E sentences.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,25 +22,111 @@ ENTITY_METRICS = (
 )
 
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
-# Scheme of seqeval -> its prefixes, and those that seqeval names differently. The first matching scheme is used.
-SCHEMES: dict[str, tuple[str, dict[str, str]]] = {
-    "IOB1": ("IO", {}),
-    "IOB2": ("BIO", {}),
-    "IOBES": ("BIESO", {}),
-    "BMES": ("BMESO", {"M": "I"}),
-    "BILOU": ("BILUO", {}),
+ALIASES = {"BIO": "IOB2", "BIOES": "IOBES"}
+NO_SCHEME = "none"  # of tags that spell no entities, such as parts of speech
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How tags spell entities. A tag is O, or a prefix and, after a hyphen, the type of an entity.
+
+    Attributes:
+        prefixes: the prefixes, O included.
+        after: prefixes that may only follow a tag of the same type with one of certain prefixes.
+        before: prefixes that may only precede a tag of the same type with one of certain prefixes.
+        like: the seqeval class that reads the tags once they are renamed.
+        renamed: prefixes that have other names there.
+        mirrored: whether that class reads the tags of a sentence from last to first.
+    """
+
+    prefixes: str
+    after: Mapping[str, str]
+    before: Mapping[str, str]
+    like: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    mirrored: bool = False
+
+    def is_broken(self, first: str, second: str) -> bool:
+        """Returns whether two adjacent tags contradict the scheme; O stands for both ends of a sentence."""
+        same_type = first[2:] == second[2:]
+        may_follow = second[0] not in self.after or (same_type and first[0] in self.after[second[0]])
+        may_precede = first[0] not in self.before or (same_type and second[0] in self.before[first[0]])
+        return not (may_follow and may_precede)
+
+    def entities(self, tags: Sequence[str]) -> set[tuple[int, int, str]]:
+        """Returns the first word, the end (exclusive) and the type of each entity of a sentence.
+
+        As in the strict mode of seqeval, tags that contradict the scheme form no entity.
+        """
+        from seqeval import scheme as schemes
+
+        named = [self.renamed.get(tag[0], tag[0]) + tag[1:] for tag in tags]
+        found = schemes.Tokens(named[::-1] if self.mirrored else named, getattr(schemes, self.like)).entities
+        spans = ((each.start, each.end, each.tag) for each in found)
+        size = len(tags)
+        return {(size - end, size - start, type_) for start, end, type_ in spans} if self.mirrored else set(spans)
+
+
+# In IOB1, B- separates adjacent entities of one type, and in IOE1, E- does; the latter is IOB1 in reverse. seqeval's
+# own IOE1 misses entities of one word. Of schemes that fit equally well, the first one is inferred.
+SCHEMES: dict[str, Scheme] = {
+    "IOB2": Scheme("BIO", {"I": "BI"}, {}, "IOB2"),
+    "IOB1": Scheme("BIO", {"B": "BI"}, {}, "IOB1"),
+    "IOE2": Scheme("IEO", {}, {"I": "IE"}, "IOE2"),
+    "IOE1": Scheme("IEO", {}, {"E": "IE"}, "IOB1", {"E": "B"}, mirrored=True),
+    "IOBES": Scheme("BIESO", {"I": "BI", "E": "BI"}, {"B": "IE", "I": "IE"}, "IOBES"),
+    "BMES": Scheme("BMESO", {"M": "BM", "E": "BM"}, {"B": "ME", "M": "ME"}, "IOBES", {"M": "I"}),
+    "BILOU": Scheme("BILUO", {"I": "BI", "L": "BI"}, {"B": "IL", "I": "IL"}, "BILOU"),
 }
 
 
-def scheme_of(labels: Sequence[str]) -> str:
-    """Returns the scheme of a task's labels (a key of SCHEMES), or "" if they follow none, as with parts of speech.
-
-    IOB2 is commonly called BIO. Tags without any B- are IOB1, where adjacent words of the same type form one entity.
-    """
+def fitting_schemes(labels: Iterable[str]) -> list[str]:
+    """Returns the SCHEMES that have all prefixes of the labels; none if a label has no prefix, as with ADJ."""
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
-    fitting = (name for name, (allowed, _) in SCHEMES.items() if prefixes <= set(allowed))
-    return next(fitting, "") if all(found) else ""
+    return [name for name, scheme in SCHEMES.items() if all(found) and prefixes <= set(scheme.prefixes)]
+
+
+def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
+    """Counts, for each of the named SCHEMES, the positions between two tags where the sentences contradict it."""
+    pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
+    return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
+
+
+def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns the SCHEMES that these sentences contradict least, among those that have all prefixes of the labels.
+
+    There are several only if they read the sentences differently; the first is the most usual one. If no scheme has all
+    prefixes, the result is NO_SCHEME.
+    """
+    broken = count_broken(sentences, fitting_schemes(labels))
+    if not broken:
+        return (NO_SCHEME,)
+    first, *others = (name for name, count in broken.items() if count == min(broken.values()))
+
+    def differs(name: str) -> bool:
+        return any(SCHEMES[name].entities(tags) != SCHEMES[first].entities(tags) for tags in sentences)
+
+    return first, *filter(differs, others)
+
+
+def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
+    """Describes the scheme by which the entities of these sentences were counted, and what speaks against it."""
+    labels = set(itertools.chain.from_iterable(sentences))
+    inferred = infer_schemes(sentences, labels)
+    if scheme == NO_SCHEME:
+        reason = ": not every tag is O or begins with a prefix such as B-" if inferred == (NO_SCHEME,) else ""
+        return f"none, so no entities are counted{reason}"
+    broken = count_broken(sentences, {scheme, *inferred})
+    count, least = broken[scheme], broken[inferred[0]]
+    notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it and may spell no entity"] if count else []
+    if count > least:
+        notes.append(f"{inferred[0]} fits better, with {least:,}; if it is the right one, set eval.tag_scheme")
+    elif scheme in inferred and len(inferred) > 1:
+        notes.append(f"{' and '.join(inferred)} fit equally well; eval.tag_scheme decides")
+    elif {label[0] for label in labels} == {"I", "O"}:
+        notes.append("without any B- or E-, adjacent entities of one type count as one")
+    return "; ".join((scheme, *notes))
 
 
 def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
@@ -54,19 +143,15 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
     In the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Tags that
-    violate the scheme, whether gold or predicted, form no entity: in IOB2, an I- that does not follow a B- or I- of the
-    same type counts as O; in BMES and similar schemes, so does an entity without an end. `scheme` is a key of SCHEMES.
+    contradict the scheme, whether gold or predicted, form no entity: in IOB2, an I- that does not follow a B- or I- of
+    the same type counts as O; in BMES and similar schemes, so does an entity without an end. `scheme` is a key of
+    SCHEMES.
     """
-    from seqeval import scheme as schemes
-
     assert len(gold) == len(predicted), (len(gold), len(predicted))
-    renamed = SCHEMES[scheme][1]
-    kind = getattr(schemes, "IOBES" if scheme == "BMES" else scheme)
     counts = np.zeros((len(gold), 3), np.int64)
     for number, pair in enumerate(zip(gold, predicted, strict=True)):
         assert len(pair[0]) == len(pair[1]), (number, pair)
-        named = [[renamed.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in pair]
-        right, found = (set(schemes.Tokens(tags, kind).entities) for tags in named)
+        right, found = map(SCHEMES[scheme].entities, pair)
         counts[number] = len(right & found), len(found), len(right)
     return counts
 

@@ -1,7 +1,8 @@
 """Metrics of generated text against references: BLEU, chrF and TER (sacrebleu), ROUGE, exact match, word error rate.
 
-All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are detokenised text. None
-of the libraries used here downloads anything.
+All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are detokenised text. The
+script of all references together determines the tokens that a metric counts (`Tokenisation`). None of the libraries
+used here downloads anything.
 """
 
 from __future__ import annotations
@@ -11,33 +12,49 @@ import functools
 import importlib.metadata
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lm.evaluation.metric import Metric, points
+from lm.evaluation.tokenisation import References, Tokenisation
 
-References = Sequence[tuple[str, ...]]  # one or more for each prediction
+MANY_UNSPACED = 0.1  # of the tokens of text with spaces, before a note says so
 
 
 @dataclass(frozen=True)
 class TextScores:
     metrics: dict[str, float]
-    signatures: dict[str, str]  # by metric name: its exact definition, if it has several
+    signatures: dict[str, str]  # by metric name: its exact definition, if it has several; and notes on metrics
 
 
 @dataclass(frozen=True)
 class TextMetric(abc.ABC):
-    """An entry of eval.generation.metrics."""
+    """An entry of eval.generation.metrics.
+
+    Attributes:
+        name: its name in that setting.
+        heading: the heading of its signature in tables.
+        gives: the metrics that it computes.
+        prepare: splits a text into the tokens that it counts, before anything else.
+        signature: the exact definition of those tokens, if there are several; may be empty.
+        caution: returns the reason why the metric does not fit the prepared references; empty if it does.
+    """
 
     name: str
-    heading: str  # the heading of its signature in tables
-    gives: tuple[Metric, ...]  # the metrics that it computes
+    heading: str
+    gives: tuple[Metric, ...]
+    prepare: Callable[[Tokenisation, str], str] = field(default=lambda _, text: text, kw_only=True)
+    signature: Callable[[Tokenisation], str] = field(default=lambda _: "", kw_only=True)
+    caution: Callable[[References, Tokenisation], str] = field(default=lambda *_: "", kw_only=True)
 
     @abc.abstractmethod
-    def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
-        """Scores a whole corpus; `bleu_tokenize` is sacrebleu's tokenisation for BLEU."""
+    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
+        """Scores a whole corpus of prepared texts."""
+
+    def prepared(self, texts: Sequence[str], tokens: Tokenisation) -> tuple[str, ...]:
+        return tuple(self.prepare(tokens, text) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -46,10 +63,10 @@ class SacrebleuMetric(TextMetric):
 
     scorer: Callable[[str], Any]  # builds sacrebleu's metric from its tokenisation for BLEU
 
-    def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
-        scorer = self.scorer(bleu_tokenize)
+    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
+        scorer = self.scorer(tokens.bleu)
         value = scorer.corpus_score(predictions, reference_streams(references)).score
-        return TextScores({self.name: value}, {self.name: str(scorer.get_signature())})
+        return TextScores({self.name: value}, {self.name: joined(str(scorer.get_signature()), self.signature(tokens))})
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,6 @@ class CountedMetric(TextMetric):
 
     # Takes a prediction and its references; returns the numerator and the denominator of each metric.
     count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
-    signature: Callable[[], str] = str
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
         """Returns the counts of each metric, (examples, 2); `percent` computes its value from them."""
@@ -66,10 +82,15 @@ class CountedMetric(TextMetric):
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
 
-    def score(self, predictions: Sequence[str], references: References, bleu_tokenize: str) -> TextScores:
+    def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
         values = {name: percent(counts_E2) for name, counts_E2 in self.counts(predictions, references).items()}
-        signature = self.signature()
+        signature = self.signature(tokens)
         return TextScores(values, {self.name: signature} if signature else {})
+
+
+def joined(*signatures: str) -> str:
+    """Joins the parts of a signature that are not empty."""
+    return "|".join(filter(None, signatures))
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
@@ -84,37 +105,86 @@ def percent(counts_E2: np.ndarray) -> float:
 
 
 def score(
-    metrics: Sequence[str], predictions: Sequence[str], references: References, *, bleu_tokenize: str
+    metrics: Sequence[str],
+    predictions: Sequence[str],
+    references: References,
+    *,
+    bleu_tokenize: str,
+    whole: References = (),
 ) -> TextScores:
-    """Scores a whole corpus with the given TEXT_METRICS."""
+    """Scores a corpus with the given TEXT_METRICS.
+
+    Args:
+        whole: the references that determine the tokens, if the corpus is only a part of a larger one.
+    """
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
     if any(isinstance(each, str) for each in references):  # it would be read as a tuple of its letters
         raise TypeError("references: give a tuple of texts for each prediction, not a single text")
-    found = [TEXT_METRICS[name].score(predictions, references, bleu_tokenize) for name in metrics]
-    return TextScores(
-        {name: value for each in found for name, value in each.metrics.items()},
-        {name: text for each in found for name, text in each.signatures.items()},
-    )
+    tokens = Tokenisation.of(whole or references, bleu_tokenize)
+    values: dict[str, float] = {}
+    signatures: dict[str, str] = {}
+    for metric in map(TEXT_METRICS.__getitem__, metrics):
+        prepared = [metric.prepared(each, tokens) for each in references]
+        found = metric.score(metric.prepared(predictions, tokens), prepared, tokens)
+        values |= found.metrics
+        signatures |= found.signatures
+        if caution := metric.caution(prepared, tokens):
+            signatures[f"note on {metric.heading}"] = caution
+    return TextScores(values, signatures)
+
+
+def _words_caution(references: References, tokens: Tokenisation) -> str:
+    if not tokens.writing.has_spaces or tokens.writing.unspaced < MANY_UNSPACED:
+        return ""
+    share = f"{tokens.writing.unspaced:.0%} of the reference tokens"
+    return f"{share} are characters of scripts without spaces, and each run of them counts as one word"
+
+
+def _chrf_caution(references: References, tokens: Tokenisation) -> str:
+    if tokens.writing.has_spaces:
+        return _words_caution(references, tokens)
+    return "it also counts words between spaces, which this text does not have; chrf fits better"
+
+
+def _bleu_caution(references: References, tokens: Tokenisation) -> str:
+    if not tokens.suits_bleu:
+        return f"tok:{tokens.bleu} does not split this text, which has no spaces, into words; use 'auto'"
+    tokenize = _bleu(tokens.bleu).tokenizer
+    if all(len(tokenize(each.rstrip()).split()) < 4 for several in references for each in several):
+        return "no reference has four tokens, so it is close to 0 for any output"
+    return _words_caution(references, tokens) if tokens.bleu in ("13a", "intl") else ""
+
+
+class _Spaces:
+    """A tokenizer for rouge-score that splits prepared text."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
 
 
 @functools.cache
 def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([metric.name for metric in ROUGE], use_stemmer=True)
+    return RougeScorer([metric.name for metric in ROUGE], tokenizer=_Spaces())
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the F1 of n-grams and of the longest common subsequence (rougeLsum: by line) for the best reference.
-
-    The rouge-score package drops everything except a-z and 0-9, so it does not suit text in other scripts.
-    """
+    """Returns the F1 of n-grams and of the longest common subsequence (rougeLsum: by line) for the best reference."""
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 
 
-def _rouge_signature() -> str:
-    return f"f1|refs:best|stem:porter|sentences:lines|rouge-score:{importlib.metadata.version('rouge-score')}"
+def _rouge_signature(tokens: Tokenisation) -> str:
+    version = importlib.metadata.version("rouge-score")
+    return f"f1|refs:best|{tokens.rouge_signature}|sentences:lines|rouge-score:{version}"
+
+
+def _rouge_caution(references: References, tokens: Tokenisation) -> str:
+    longest = [max(len(each.split()) for each in several) for several in references]
+    parts = [f"{count:,} without words (0 by ROUGE)"] if (count := longest.count(0)) else []
+    parts += [f"{count:,} of one word (0 by ROUGE-2)"] if (count := longest.count(1)) else []
+    return f"of {len(longest):,} references, {' and '.join(parts)}" if parts else ""
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
@@ -125,13 +195,17 @@ def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[flo
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
     """Counts the edits of words (insertions, deletions, substitutions) and the words of the reference.
 
-    Texts are split at white space. The reference with the fewest edits is used; ties go to the longest one.
+    Prepared texts are split at white space. The reference with the fewest edits is used; ties go to the longest one.
     """
     from rapidfuzz.distance import Levenshtein
 
     words = prediction.split()
     counts = [(Levenshtein.distance(words, right), len(right)) for right in map(str.split, references)]
     return [min(counts, key=lambda each: (each[0], -each[1]))]
+
+
+def _wer_signature(tokens: Tokenisation) -> str:
+    return joined("tok:space", tokens.unspaced)
 
 
 _score = functools.partial(Metric, show=points, higher_is_better=True, drawn=True)
@@ -146,26 +220,42 @@ ROUGE = (
 EXACT_MATCH = _score("exact_match", "exact match", recorded=True)
 
 
-def _sacrebleu(metric: Metric, kind: str, **options: Any) -> SacrebleuMetric:
-    def scorer(tokenize: str) -> Any:
-        from sacrebleu import metrics
+def _bleu(tokenize: str) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
 
-        # With tokenize=none the user has declared the text tokenised; `force` suppresses the warning about it.
-        bleu = {"tokenize": tokenize, "force": tokenize == "none"} if kind == "BLEU" else {}
-        return getattr(metrics, kind)(**options, **bleu)
+    # With tokenize=none the user has declared the text tokenised; `force` suppresses the warning about it.
+    return BLEU(tokenize=tokenize, force=tokenize == "none")
 
-    return SacrebleuMetric(metric.name, metric.heading, (metric,), scorer)
 
+def _chrf(word_order: int) -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF(word_order=word_order)
+
+
+def _ter(tokenize: str) -> Any:
+    from sacrebleu.metrics.ter import TER
+
+    return TER()
+
+
+def _sacrebleu(metric: Metric, scorer: Callable[[str], Any], **fields: Any) -> SacrebleuMetric:
+    return SacrebleuMetric(metric.name, metric.heading, (metric,), scorer, **fields)
+
+
+_WORDS: dict[str, Any] = {"prepare": Tokenisation.words, "caution": _words_caution}
+_WORDS_OF_ROUGE: dict[str, Any] = {"prepare": Tokenisation.rouge, "caution": _rouge_caution}
 
 TEXT_METRICS: dict[str, TextMetric] = {
     metric.name: metric
     for metric in (
-        _sacrebleu(_score("bleu", "BLEU", recorded=True), "BLEU"),  # Papineni 2002
-        _sacrebleu(_score("chrf", "chrF", recorded=True), "CHRF"),  # chrF2, Popovic 2015
-        _sacrebleu(_score("chrf++", "chrF++"), "CHRF", word_order=2),  # with word unigrams and bigrams, Popovic 2017
-        _sacrebleu(_error("ter", "TER"), "TER"),  # Snover 2006
-        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, _rouge_signature),  # Lin 2004
+        _sacrebleu(_score("bleu", "BLEU", recorded=True), _bleu, caution=_bleu_caution),  # Papineni 2002
+        _sacrebleu(_score("chrf", "chrF", recorded=True), lambda _: _chrf(0)),  # chrF2, Popovic 2015
+        # With word unigrams and bigrams, Popovic 2017.
+        _sacrebleu(_score("chrf++", "chrF++"), lambda _: _chrf(2), caution=_chrf_caution),
+        _sacrebleu(_error("ter", "TER"), _ter, **_WORDS, signature=lambda tokens: tokens.unspaced),  # Snover 2006
+        CountedMetric("rouge", "ROUGE", ROUGE, _rouge, **_WORDS_OF_ROUGE, signature=_rouge_signature),  # Lin 2004
         CountedMetric("exact_match", "exact match", (EXACT_MATCH,), _exact_match),
-        CountedMetric("wer", "WER", (_error("wer", "WER"),), _word_errors),
+        CountedMetric("wer", "WER", (_error("wer", "WER"),), _word_errors, **_WORDS, signature=_wer_signature),
     )
 }

@@ -231,6 +231,8 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
                 f"same order ({', '.join(own.data.labels)}); leave them out."
             )
         other["data"]["labels"] = own.data.labels
+        if other["eval"]["tag_scheme"] == "auto":
+            other["eval"]["tag_scheme"] = own.eval.tag_scheme
         values |= {"data": other["data"], "eval": other["eval"]}
     if options.text:
         if reason := task_of(own).plain_text_refusal:

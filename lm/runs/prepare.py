@@ -70,6 +70,7 @@ def prepare(config: Config, workdir: Path) -> Prepared:
     train = prepare_split(config, found, "train")
     config = task_of(config).resolve_data(config, train)
     stores = {"train": train, "valid": prepare_split(config, found, "valid")}
+    config = task_of(config).resolve_splits(config, stores)
     for name, source in sorted(config.data.train.items()):
         if source.weight > 0:
             where = f"config.data.train.{name}: {source.path or source.kind}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,16 @@ from lm.data.examples.labelled import LabelledExamples
 from lm.data.reading.readers import Question, QuestionReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.answers import ANSWER_METRICS, Answer, Window, answer_metrics, answer_scores, best_answer
+from lm.evaluation.answers import (
+    ANSWER_METRICS,
+    Answer,
+    Window,
+    answer_metrics,
+    answer_scores,
+    answer_signature,
+    best_answer,
+    rules_for,
+)
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
@@ -29,7 +39,7 @@ NO_ANSWER = "no answer"  # in the preview, below the first token if the text doe
 class SpanQa(LabelledTask):
     name = "span_qa"
     doc = "where in a text the answer to a question is"
-    settings = frozenset({"data.context_overlap", "eval.bootstrap"})
+    settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
     metric_names = ("loss", *names(ANSWER_METRICS))
     reader = QuestionReader
     tokens = AnswerTokens
@@ -52,33 +62,47 @@ class SpanQa(LabelledTask):
         return span_weight(batch)
 
     def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
-        whole = whole_examples(examples, logits)
-        raw = [examples.store.raw[number] for number in whole]
-        may_lack = not all(each.answers for each in examples.store.raw)
+        whole, every = whole_examples(examples, logits), examples.store.raw
+        raw = [every[number] for number in whole]
+        # All questions of the data source determine the rules, so that these do not depend on eval.max_rows.
+        may_lack = not all(each.answers for each in every)
+        rules = config.eval.answer_rules
+        if rules == "auto":
+            rules = rules_for({each.context for each in every})
         answers = []
         for each, numbers in zip(raw, whole.values(), strict=True):
             windows = [
                 Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
             ]
             answers.append(best_answer(each.context, windows, may_lack=may_lack))
-        return Answered.scored(raw, answers)
+        return Answered.scored(raw, answers, rules, may_lack)
 
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
         return ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER
 
 
 class Answered(Predictions):
-    """Answers and their `answer_scores`, which follow the rules of their data source (Chinese, missing answers)."""
+    """Answers and their `answer_scores`, which follow the rules of their data source (script, missing answers)."""
 
-    def __init__(self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray):
+    def __init__(
+        self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray, signatures: Sequence[str]
+    ):
         self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
+        self._signatures = list(signatures)  # one for each question
 
     @classmethod
-    def scored(cls, raw: Sequence[Question], answers: Sequence[Answer]) -> Answered:
+    def scored(cls, raw: Sequence[Question], answers: Sequence[Answer], rules: str, may_lack: bool) -> Answered:
         """Scores the answers of one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
-        chinese = any("\u4e00" <= character <= "\u9fff" for each in raw[:100] for character in each.question)
-        return cls(raw, answers, answer_scores([each.text for each in answers], right, chinese=chinese))
+        scores_E2 = answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
+        return cls(raw, answers, scores_E2, [answer_signature(rules, may_lack)] * len(raw))
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        counts = Counter(self._signatures)
+        if len(counts) == 1:
+            return {"answers": self._signatures[0]}
+        return {"answers": "; ".join(f"{text} ({count:,} questions)" for text, count in counts.items())}
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         return answer_metrics(self._scores_E2[indices_E])
@@ -95,9 +119,10 @@ class Answered(Predictions):
         }
 
     def joined(self, others: Sequence[Answered]) -> Answered:
-        answers = [answer for each in (self, *others) for answer in each._answers]
-        scores_E2 = np.concatenate([each._scores_E2 for each in (self, *others)])
-        return Answered(self._all_raw(others), answers, scores_E2)
+        parts = (self, *others)
+        answers = [answer for each in parts for answer in each._answers]
+        signatures = [text for each in parts for text in each._signatures]
+        return Answered(self._all_raw(others), answers, np.concatenate([each._scores_E2 for each in parts]), signatures)
 
     def preview(self, index: int) -> tuple[str, ...]:
         example = self.raw[index]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lm.config import Config
+from lm.config.experiment import replace_settings
 from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
 from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
@@ -15,9 +17,19 @@ from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.tagging import ENTITY_METRICS, entity_counts, scheme_of, tagging_metrics, word_counts
+from lm.evaluation.tagging import (
+    ALIASES,
+    ENTITY_METRICS,
+    NO_SCHEME,
+    entity_counts,
+    fitting_schemes,
+    infer_schemes,
+    scheme_signature,
+    tagging_metrics,
+    word_counts,
+)
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import NOT_SCORED, SMOOTHING, EvaluationSetup
+from lm.tasks.task import NOT_SCORED, SMOOTHING, EvaluationSetup, Stores
 
 OUTSIDE = "O"
 
@@ -27,7 +39,7 @@ class Tagging(LabelledTask):
 
     name = "tagging"
     doc = "a label for each word"
-    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
+    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
     metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
     reader = TagReader
     tokens = WordTokens
@@ -50,28 +62,52 @@ class Tagging(LabelledTask):
                 words = examples.word_indices(number).tolist()
                 tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
             predicted.append(tags)
-        return TaggedWords([examples.store.raw[number] for number in whole], labels, predicted)
+        scheme = _scheme(config, [examples.store])
+        return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
+
+    def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
+        stores = [store for split in splits.values() for store in split.values()]
+        return replace_settings(config, {"eval.tag_scheme": _scheme(config, stores)})
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
-        if "/entity_" in metric and not scheme_of(labels):
+        # A run directory of an older version does not name the scheme; all tags of the split determine it then.
+        scheme = _scheme(setup.config, [rows.examples.store for rows in setup.rows.values()])
+        if "/entity_" in metric and scheme == NO_SCHEME:
             raise UserError(
                 f"config.checkpoint.best_metric: {metric!r} is not measured because the tags ({labels[0]!r}, ...) "
                 "follow no entity scheme such as BIO; use 'valid/token_accuracy'."
             )
-        return super().evaluators(setup)
+        config = replace_settings(setup.config, {"eval.tag_scheme": scheme})
+        return super().evaluators(dataclasses.replace(setup, config=config))
+
+
+def _scheme(config: Config, stores: Iterable[ExampleStore]) -> str:
+    """Returns eval.tag_scheme, or the scheme inferred from all tags. Raises UserError if the labels contradict it."""
+    named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
+    if named == "auto":
+        return infer_schemes([example.tags for store in stores for example in store.raw], labels)[0]
+    fitting = fitting_schemes(labels)
+    if named != NO_SCHEME and named not in fitting:
+        unlike = next(label for label in labels if named not in fitting_schemes([label]))
+        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
+        raise UserError(f"config.eval.tag_scheme: {named} has no tag {unlike!r:.40}, which the data has; {advice}.")
+    return named
 
 
 class TaggedWords(Predictions):
     """Predicted tags, one per word; None, which is never correct and in no entity, for a word without a prediction."""
 
-    def __init__(self, raw: Sequence[Tagged], labels: Sequence[str], predicted: Sequence[Sequence[str | None]]):
-        self.raw, self._labels, self._predicted = list(raw), labels, list(predicted)
+    def __init__(self, raw: Sequence[Tagged], scheme: str, predicted: Sequence[Sequence[str | None]]):
+        self.raw, self._scheme, self._predicted = list(raw), scheme, list(predicted)
         gold = [each.tags for each in raw]
         self._words_E2 = word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
-        scheme = scheme_of(labels)
         outside = [[tag or OUTSIDE for tag in tags] for tags in predicted]
-        self._entities_E3 = entity_counts(gold, outside, scheme) if scheme else None
+        self._entities_E3 = None if scheme == NO_SCHEME else entity_counts(gold, outside, scheme)
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        return {"tag scheme": scheme_signature([each.tags for each in self.raw], self._scheme)}
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         entities_E3 = None if self._entities_E3 is None else self._entities_E3[indices_E]
@@ -84,7 +120,7 @@ class TaggedWords(Predictions):
 
     def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
         predicted = [tags for each in (self, *others) for tags in each._predicted]
-        return TaggedWords(self._all_raw(others), self._labels, predicted)
+        return TaggedWords(self._all_raw(others), self._scheme, predicted)
 
     def preview(self, index: int) -> tuple[str, ...]:
         example = self.raw[index]

@@ -137,6 +137,10 @@ class Task(abc.ABC):
         """Fills in the config values that follow from the training data (labels)."""
         return config
 
+    def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
+        """Fills in the config values that follow from the stores of all splits of a run (conventions of labels)."""
+        return config
+
     def check_train(self, config: Config, where: str, store: Any) -> None:
         """Raises UserError if the store of a training source is too small, or None because it is empty."""
         if store is None:

@@ -6,11 +6,12 @@ import random
 import numpy as np
 import pytest
 
-from lm.evaluation.answers import _longest_run, answer_metrics, answer_scores
+from lm.config import EvalConfig
+from lm.evaluation.answers import RULES, _longest_run, answer_metrics, answer_scores, rules_for
 
 
-def one(prediction, *answers, chinese=False):
-    return tuple(answer_scores([prediction], [answers], chinese=chinese)[0].tolist())
+def one(prediction, *answers, rules="squad"):
+    return tuple(answer_scores([prediction], [answers], rules=rules)[0].tolist())
 
 
 # What the official script of SQuAD 1.1 gives for these.
@@ -50,20 +51,63 @@ def test_squad_scores_equal_hand_calculation(prediction, answers, expected):
     ],
 )
 def test_cmrc_scores_equal_hand_calculation(prediction, answers, expected):
-    assert one(prediction, *answers, chinese=True) == expected
+    assert one(prediction, *answers, rules="cmrc") == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("東京都", ["東京"], (0, 0.8)),
+        ("「東京」。", ["東京"], (1, 1.0)),
+        ("京東", ["東京"], (0, 1.0)),  # F1 is over bags, unlike that of CMRC
+        ("東京 タワー", ["東京タワー"], (1, 1.0)),
+        ("スーパー", ["スパー"], (0, 6 / 7)),
+        ("2008年 the Tower", ["2008年"], (0, 2 / 3)),
+        ("กรุงเทพ", ["กรุง"], (0, 2 * 4 / (7 + 4))),
+        ("", ["東京"], (0, 0.0)),
+    ],
+)
+def test_scores_by_characters(prediction, answers, expected):
+    assert one(prediction, *answers, rules="characters") == pytest.approx(expected)
+
+
+ENGLISH = ["In the year 1900 the river Lena flooded the town.", "The bridge of stone was lost."]
+
+
+@pytest.mark.parametrize(
+    ("contexts", "rules"),
+    [
+        (ENGLISH, "squad"),
+        ([*ENGLISH, "The word 桥 means bridge."], "squad"),
+        (["The word 桥 means bridge."], "squad"),
+        (["1900年，勒拿河淹没了这座城市。石桥没了。"], "cmrc"),
+        (["1900年，Lena 河淹没了 Yakutsk 城。", "石桥没了 (the bridge)"], "cmrc"),
+        (["東京都は日本国の首都である。"], "characters"),
+        (["กรุงเทพเป็นเมืองหลวงของประเทศไทย"], "characters"),
+        (["서울은 대한민국의 수도이다."], "squad"),
+        (["Москва — столица России."], "squad"),
+        ([""], "squad"),
+    ],
+)
+def test_rules_follow_most_of_the_text(contexts, rules):
+    assert rules_for(contexts) == rules
+    assert EvalConfig.__dataclass_fields__["answer_rules"].metadata["choices"] == ("auto", *RULES)
 
 
 def test_unanswerable_questions_follow_squad_2():
     """SQuAD 2.0: "" is right where there is none, and wrong elsewhere."""
     answers = [(), (), ("the Rhine",), ("Rhine", "The"), ("A",)]
-    got = answer_scores(["", "Rhine", "", "the", "an"], answers)
+    got = answer_scores(["", "Rhine", "", "the", "an"], answers, may_lack=True)
     assert got.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0], [1, 1]]
+    # The same rules hold for a part of the questions in which each has an answer.
+    assert answer_scores(["", "the", "an"], answers[2:], may_lack=True).tolist() == got[2:].tolist()
     # Without such a question the rules are those of SQuAD 1.1.
     assert answer_scores(["", "an"], [("Rhine", "The"), ("A",)]).tolist() == [[1, 0], [1, 0]]
 
 
 def test_unanswerable_chinese_questions():
-    got = answer_scores(["", "。", "长江", "", "长江"], [(), (), (), ("长江",), ("长江",)], chinese=True)
+    answers = [(), (), (), ("长江",), ("长江",)]
+    got = answer_scores(["", "。", "长江", "", "长江"], answers, rules="cmrc", may_lack=True)
     assert got.tolist() == [[1, 1], [1, 1], [0, 0], [0, 0], [1, 1]]
 
 

@@ -114,6 +114,22 @@ def test_limited_examples_are_spread_over_the_split_and_reported(translator):
     )
 
 
+def test_all_references_of_a_data_source_determine_the_tokens(translator):
+    """The scored Chinese pair does not decide for the English ones beside it, nor those for another data source."""
+    english = [Pair(f"the cat sat on the mat {i}", (f"the cat sat on the mat {i}",)) for i in range(20)]
+    chinese = [Pair("a", ("我们明天去北京看长城",)), Pair("b", ("他昨天买了一本新书",))]
+    translator.answers.update({pair.source: pair.references[0] for pair in [*english, *chinese]})
+    settings = replace(SETTINGS, metrics=("bleu", "wer"), max_examples=2)
+    limited = evaluator({"mixed": [chinese[0], *english]}, settings, in_training=True)
+    limited.evaluate(None, 0)
+    assert limited.examples[0].prediction == chinese[0].target and "tok:13a" in limited.signatures["bleu"]
+    each = evaluator({"en": english, "zh": chinese}, settings)
+    got = each.evaluate(None, 0)
+    assert got["valid/zh/bleu"] == got["valid/en/bleu"] == pytest.approx(100) and got["valid/wer"] == 0
+    assert "tok:13a" in each.signatures["bleu"] and "tok:zh" in each.signatures["zh/bleu"]
+    assert each.signatures["zh/wer"] == "tok:space|unspaced:char" and "en/bleu" not in each.signatures
+
+
 def test_missing_output_is_an_error(translator, monkeypatch):
     monkeypatch.setattr(generation, "generate_texts", lambda *_: [[("A", 0.0)]])
     with pytest.raises(AssertionError, match="every source"):

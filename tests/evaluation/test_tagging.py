@@ -6,16 +6,12 @@ import warnings
 import numpy as np
 import pytest
 
-from lm.evaluation.tagging import entity_counts, entity_metrics, scheme_of, tagging_metrics, word_counts
+from lm.evaluation.tagging import entity_counts, entity_metrics, tagging_metrics, word_counts
 from lm.tasks import TASKS
 
 
-def metrics_of(gold, predicted, labels):
-    scheme = scheme_of(labels)
-    return tagging_metrics(word_counts(gold, predicted), entity_counts(gold, predicted, scheme) if scheme else None)
-
-
-BIO = ("B-loc", "B-per", "I-loc", "I-per", "O")
+def metrics_of(gold, predicted, scheme="IOB2"):
+    return tagging_metrics(word_counts(gold, predicted), entity_counts(gold, predicted, scheme))
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +29,7 @@ def counts(gold, predicted, scheme="IOB2"):
 def test_metrics_equal_hand_calculation():
     gold = ["B-per I-per O B-loc".split(), "O B-loc I-loc O".split()]
     predicted = ["B-per I-per O B-per".split(), "B-loc I-loc I-loc O".split()]
-    got = metrics_of(gold, predicted, BIO)
+    got = metrics_of(gold, predicted)
     assert set(got) == set(TASKS["tagging"].metrics(None)[1:])
     # One of three is right in bounds and type; 2 + 2 of 8 words... of which the first sentence has 3 and the second 2.
     assert got == {
@@ -79,44 +75,25 @@ def test_bmes_entities(gold, predicted, expected):
     assert counts(*renamed, "BILOU") == expected
 
 
-@pytest.mark.parametrize(
-    ("labels", "scheme"),
-    [
-        (BIO, "IOB2"),
-        (("B-x", "O"), "IOB2"),
-        (("B", "I", "O"), "IOB2"),
-        (("I-x", "I-y", "O"), "IOB1"),
-        (("B-a", "M-a", "E-a", "S-a", "O"), "BMES"),
-        (("B", "M", "E", "S"), "BMES"),
-        (("B-a", "I-a", "E-a", "S-a", "O"), "IOBES"),
-        (("B-a", "L-a", "U-a", "O"), "BILOU"),
-        (("B-a", "M-a", "L-a", "O"), ""),
-        (("NOUN", "VERB", "O"), ""),
-        (("MISC", "O"), ""),
-        (("Bx", "O"), ""),
-    ],
-)
-def test_scheme_follows_from_the_labels(labels, scheme):
-    assert scheme_of(labels) == scheme
-
-
 def test_tags_without_a_scheme_have_accuracy_only():
-    assert metrics_of([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"token_accuracy": 0.5}
+    assert tagging_metrics(word_counts([["NOUN", "VERB"]], [["NOUN", "NOUN"]]), None) == {"token_accuracy": 0.5}
 
 
 def test_iob1_entities_are_adjacent_words_of_a_type():
-    got = metrics_of(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], ["I-a", "I-b", "O"])
+    got = metrics_of(["O I-a I-a I-b".split()], ["O I-a I-a I-a".split()], "IOB1")
     assert (got["entity_precision"], got["entity_recall"], got["token_accuracy"]) == (0, 0, 0.75)
     assert counts("O I-a I-a O I-b", "O I-a I-a O I-b", "IOB1") == (2, 2, 2)
 
 
-@pytest.mark.parametrize("labels", [["O"], list(BIO)])
-def test_metrics_without_any_entity_are_0(labels):
-    got = metrics_of([["O", "O"]], [["O", "O"]], labels)
+@pytest.mark.parametrize("scheme", ["IOB2", "BMES"])
+def test_metrics_without_any_entity_are_0(scheme):
+    got = metrics_of([["O", "O"]], [["O", "O"]], scheme)
     assert got == {"entity_f1": 0, "entity_precision": 0, "entity_recall": 0, "token_accuracy": 1}
 
 
-@pytest.mark.parametrize(("scheme", "prefixes"), [("IOB2", "BI"), ("IOBES", "BIES"), ("BILOU", "BILU"), ("IOB1", "I")])
+@pytest.mark.parametrize(
+    ("scheme", "prefixes"), [("IOB2", "BI"), ("IOBES", "BIES"), ("BILOU", "BILU"), ("IOB1", "BI"), ("IOE2", "IE")]
+)
 def test_metrics_equal_seqeval_to_the_last_digit(scheme, prefixes):
     """On sentences of random tags, most of them broken, against seqeval's strict mode."""
     from seqeval import scheme as schemes
@@ -126,8 +103,7 @@ def test_metrics_equal_seqeval_to_the_last_digit(scheme, prefixes):
     labels = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("x", "y"))]
     gold = [draw.choices(labels, k=draw.randint(1, 12)) for _ in range(150)]
     predicted = [[tag if draw.random() < 0.8 else draw.choice(labels) for tag in tags] for tags in gold]
-    assert scheme_of(labels) == scheme
-    got = metrics_of(gold, predicted, labels)
+    got = metrics_of(gold, predicted, scheme)
     strict = {"mode": "strict", "scheme": getattr(schemes, scheme), "zero_division": 0}
     assert 0.1 < got["entity_f1"] < 0.9
     assert got["entity_f1"] == f1_score(gold, predicted, **strict)
@@ -144,4 +120,4 @@ def test_metrics_follow_from_sums_over_sentences():
 
 def test_missing_tag_is_an_error():
     with pytest.raises(ValueError):
-        metrics_of([["O", "O"]], [["O"]], BIO)
+        metrics_of([["O", "O"]], [["O"]])

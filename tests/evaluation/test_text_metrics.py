@@ -61,7 +61,7 @@ def test_tokenisation_changes_bleu_and_its_signature():
 def test_signatures_describe_the_computation():
     metrics = ("bleu", "chrf", "ter", "rouge", "exact_match", "wer")
     got = score(metrics, SENTENCES, [(each,) for each in SENTENCES], bleu_tokenize="13a")
-    assert set(got.signatures) == {"bleu", "chrf", "ter", "rouge"}, "the others have one definition"
+    assert set(got.signatures) == {"bleu", "chrf", "ter", "rouge", "wer"}, "exact match has one definition"
     assert got.signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert "nc:6|nw:0" in got.signatures["chrf"] and "tok:tercom" in got.signatures["ter"]
     assert "stem:porter" in got.signatures["rouge"]

@@ -46,7 +46,7 @@ def test_regression_writes_numbers(written):
 
 def test_tagging_writes_a_tag_for_each_word(written):
     raw = [Tagged(("in", "São", "Paulo"), ("O", "B-loc", "I-loc"))]
-    assert written(TaggedWords(raw, ("O", "B-loc", "I-loc"), [("O", "B-loc", "O")])) == [
+    assert written(TaggedWords(raw, "IOB2", [("O", "B-loc", "O")])) == [
         {"words": ["in", "São", "Paulo"], "tags": ["O", "B-loc", "I-loc"], "prediction": ["O", "B-loc", "O"]}
     ]
 
@@ -54,7 +54,9 @@ def test_tagging_writes_a_tag_for_each_word(written):
 def test_question_answering_writes_answers_and_prediction(written):
     one = Question("q1", "T", "Who?", "Ann or Bo.", (("Ann", 0), ("Bo", 7)))
     none = Question("q2", "T", "Why?", "Ann or Bo.", ())
-    assert written(Answered.scored([one, none], [Answer("Bo", 3.5), Answer("", -math.inf)])) == [
+    assert written(
+        Answered.scored([one, none], [Answer("Bo", 3.5), Answer("", -math.inf)], "squad", may_lack=True)
+    ) == [
         {"id": "q1", "question": "Who?", "answers": ["Ann", "Bo"], "prediction": "Bo", "score": 3.5},
         {"id": "q2", "question": "Why?", "answers": [], "prediction": "", "score": None},
     ]

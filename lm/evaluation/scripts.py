@@ -1,0 +1,85 @@
+"""The tokens of a text in any script, and how a set of texts is written.
+
+Chinese, Japanese, Thai and similar scripts put no spaces between words, so metrics that count words count their
+characters instead.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import regex
+
+# Scripts without spaces between words: those of the line breaking classes ID, SA, AK and AP (UAX 14), and Tibetan.
+_NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
+_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # by hiragana and katakana, such as ー
+_UNSPACED = "".join(rf"\p{{sc={name}}}" for name in _NAMES.split()) + _SHARED
+_LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks belong to words, as in Hindi and in decomposed accents
+
+
+def _pattern(text: str) -> regex.Pattern[str]:
+    return regex.compile(text, regex.V1)  # V1 has && and -- for sets
+
+
+LETTER = _pattern(_LETTERS)
+CHARACTER = _pattern(f"[{_LETTERS}&&[{_UNSPACED}]]")  # of a script without spaces
+WORD = _pattern(f"[{_LETTERS}--[{_UNSPACED}]]+")
+TOKEN = _pattern(f"{CHARACTER.pattern}|{WORD.pattern}")
+KANA, IDEOGRAPH, HANGUL = map(_pattern, (rf"[\p{{sc=Hira}}\p{{sc=Kana}}{_SHARED}]", r"\p{sc=Hani}", r"\p{sc=Hang}"))
+
+LEAST_KANA = 0.1  # in Japanese, as a share of kana and ideographs; ordinary text has about half
+# Kinds of writing.
+CHINESE, JAPANESE, UNSPACED, KOREAN, SPACED = "Chinese", "Japanese", "without spaces", "Korean", "with spaces"
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a set of texts is written.
+
+    Attributes:
+        kind: one of the five kinds. The first three have more `unspaced` tokens than others.
+        unspaced: the share of tokens that are characters of scripts without spaces.
+        not_ascii: the share of letters and digits that are not ASCII.
+    """
+
+    kind: str
+    unspaced: float
+    not_ascii: float
+
+    @property
+    def has_spaces(self) -> bool:
+        return self.unspaced <= 0.5
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Writing:
+        whole = "\n".join(texts)
+        letters = Counter({each: count for each, count in Counter(whole).items() if LETTER.match(each)})
+
+        def count(pattern: regex.Pattern[str]) -> int:
+            return sum(number for letter, number in letters.items() if pattern.match(letter))
+
+        characters, kana, east_asian = count(CHARACTER), count(KANA), count(KANA) + count(IDEOGRAPH)
+        unspaced = characters / max(1, characters + len(WORD.findall(whole)))
+        if unspaced <= 0.5:
+            kind = KOREAN if 2 * count(HANGUL) > letters.total() - characters else SPACED
+        elif 2 * east_asian <= characters:
+            kind = UNSPACED
+        else:
+            kind = JAPANESE if kana > LEAST_KANA * east_asian else CHINESE
+        not_ascii = sum(number for letter, number in letters.items() if not letter.isascii())
+        return cls(kind, unspaced, not_ascii / letters.total() if letters else 1.0)
+
+
+def tokens(text: str) -> list[str]:
+    """Returns the words of a text (letters, marks and digits) and its single characters of scripts without spaces.
+
+    A text without any, such as one of emoji, is split into its visible characters.
+    """
+    return TOKEN.findall(text) or [each for each in text if not each.isspace()]
+
+
+def spaced(text: str) -> str:
+    """Returns the text with spaces around each character of a script without spaces."""
+    return CHARACTER.sub(r" \g<0> ", text)
