@@ -19,22 +19,28 @@ class SourceConfig:
     field: str = option(
         "text",
         "Records: the field or column that holds the text; `answers.text` is a nested field. With braces, a template "
-        "of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces.",
+        "of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces. conll: "
+        "the column of the word, by number from 1 or by name such as FORM; if it is not set, the first column that is "
+        "not a count of words.",
     )
     target_path: str = option(
         "", "Pairs in two text files with document=line: target file or glob, aligned line by line."
     )
     target_field: str = option(
         "",
-        "Pairs in records: field of the target, written like `field`. If it holds a list of texts, the first is "
-        "the training target and all are references.",
+        "Pairs in records: field of the target, written like `field`, or several fields separated by commas. If there "
+        "are several texts, in a list or in several fields, the first is the training target and all are references.",
     )
     pattern: str = option(
-        "", "Pairs in one text file with document=line: a regular expression with groups named source and target."
+        "",
+        "Pairs or labelled texts in the lines of a text file, with document=line: a regular expression that matches "
+        "whole lines, with groups named source and target, or label and text.",
     )
     pair_field: str = option("", "Field of a second text, or of a list of texts for some tasks.")
     label_field: str = option(
-        "", "Field of the label, number or list of tags, written like `field`. conll: column; column 1 is the word."
+        "",
+        "Field of the label, number or list of tags, written like `field`. conll: the column of the tag, by number "
+        "from 1 or by name such as UPOS; empty for the last one.",
     )
     label_pattern: str = option(
         "",
@@ -42,7 +48,11 @@ class SourceConfig:
         "file path.",
     )
     label_names: tuple[str, ...] = dataclasses.field(
-        default=(), metadata={"doc": "Names of labels 0, 1, ..., if the field holds numbers."}
+        default=(),
+        metadata={
+            "doc": "Names of labels 0, 1, ..., if the field holds numbers. If names are numbers themselves, the field "
+            "must hold the names."
+        },
     )
     part: tuple[float, ...] = dataclasses.field(
         default=(0.0, 1.0),
