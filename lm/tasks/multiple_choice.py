@@ -86,11 +86,9 @@ class ChoiceReader(Reader):
             index = index_of(label_text(value, name, where), self.config.label_names)
             return set() if index is None or index >= len(candidates) else {index}
         if isinstance(value, (bytes, str)):
-            label = as_text(value, name, where).strip()
-            found = {index for index, candidate in enumerate(candidates) if candidate.strip() == label}
-        else:
-            label = label_text(value, name, where)
-        if label.isdecimal() and int(label) < len(candidates):
+            text = as_text(value, name, where).strip()
+            found = {index for index, candidate in enumerate(candidates) if candidate.strip() == text}
+        if (label := label_text(value, name, where)).isdecimal() and int(label) < len(candidates):
             found.add(int(label))
         return found
 

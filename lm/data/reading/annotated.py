@@ -43,7 +43,8 @@ class Conll(FileFormat):
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._counts: Counter[str] = Counter()  # of skipped lines and remarkable files, by description
+        self._counts: Counter[str] = Counter()  # of skipped lines, by description
+        self._notes: set[str] = set()
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
@@ -63,10 +64,12 @@ class Conll(FileFormat):
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         self._counts.clear()
+        self._notes.clear()
         return super().records(fields)
 
     def notes(self) -> list[str]:
-        return [f"{count:,} {what}" for what, count in self._counts.items()] + super().notes()
+        skipped = [f"{count:,} {what}" for what, count in sorted(self._counts.items())]
+        return sorted(self._notes) + skipped + super().notes()
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
@@ -74,7 +77,7 @@ class Conll(FileFormat):
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config)
         if columns.numbered and not _is_named(self.config.field):
-            self._counts[f"files number their words: column 2 is the word, column {columns.tag + 1} the tag"] += 1
+            self._notes.add(f"column 1 numbers the words: column 2 is the word, column {columns.tag + 1} the tag")
         words: list[str] = []
         tags: list[str] = []
         begin = ""
@@ -115,7 +118,7 @@ class Columns:
         names, self.header = _names(lines, rows, wanted)
         plain = [row for index, row in enumerate(rows) if index != self.header and _may_be_word(row)]
         ids = [_ID.fullmatch(row[0]) for row in plain]
-        self._has_ids = all(ids) and any(each and not each[2] for each in ids) and len(ids) > 1
+        self._has_ids = all(ids) and any(each and not each[2] for each in ids)
         self.numbered = self._has_ids and _counts_up(rows, self.header)
         self._width = len(plain[0]) if plain else 0
         if not names and self.numbered:
@@ -163,13 +166,15 @@ class Columns:
         """Returns whether a line is a comment; `begins` is whether the next word begins a sentence.
 
         In CoNLL-U, words have numbers, so a line that begins with # is a comment. Elsewhere it may be a word, such as a
-        hashtag, and is a comment only before a sentence, if it has another number of columns or a tag of its own.
+        hashtag, and is a comment only before a sentence, if it has another number of columns, a tag of its own, or the
+        form "# name = value".
         """
         if not values[0].startswith(COMMENT):
             return False
         if self._has_ids or not self._tags:
             return True
-        return begins and (len(values) != self._width or values[self.tag] not in self._tags)
+        assigns = "=" in values[1:3] and self._width > 2
+        return begins and (assigns or len(values) != self._width or values[self.tag] not in self._tags)
 
     def is_no_word(self, values: Sequence[str]) -> bool:
         """Returns whether a line is a multi-word range or an empty node of CoNLL-U."""

@@ -20,8 +20,10 @@ from lm.errors import UserError
 
 Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
 
-# Texts that stand for a missing label or number: those of pandas.read_csv, and that of SQL dumps.
-MISSING = frozenset((r"\N", "", *"#N/A #NA -NaN -nan <NA> N/A NA NULL NaN NaT None n/a nan null".split()))
+# Texts that stand for a missing label: those of pandas.read_csv in any case, but NA and None only as R and Python write
+# them, and that of SQL dumps.
+MISSING = frozenset(("", "#n/a", "#na", "-nan", "<na>", "n/a", "nan", "nat", "null"))
+MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
 LARGEST = 1e15  # of regression: the norm of the gradient, a sum of squares, must be finite in float32
 EXACT = 2**53  # up to this size, every integer is a float
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
@@ -268,9 +270,9 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
     index = index_of(label, names)
     if index is not None:
         return names[index]
-    if label in MISSING:
+    if label.lower() in MISSING or label in MISSING_AS_WRITTEN:
         spelling = f" but {label!r}; if this is a label, list all labels in label_names" if label else ""
-        raise UserError(f"{where}: field {name!r} holds no label{spelling}.")
+        raise UserError(f"{where}: field {name!r} holds no label{spelling or '; add it or remove the record'}.")
     if not names:
         return label
     if not _INTEGER.fullmatch(label):
@@ -292,7 +294,7 @@ def _whole(value: Any) -> int | None:
     value = _scalar(value)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
-    real = isinstance(value, (float, np.floating, Decimal)) and math.isfinite(value) and abs(value) < EXACT
+    real = isinstance(value, (float, np.floating, Decimal)) and math.isfinite(value) and abs(float(value)) < EXACT
     return int(value) if real and value == int(value) else None
 
 

@@ -153,10 +153,11 @@ class ClassReader(Reader):
         yield from super().iterate()
 
     def label(self, value: Any, name: str, where: str) -> str:
-        """Returns a label as text. Raises UserError for a boolean among numbers, since true and 1 are not one label."""
-        label = as_label(value, self.config.label_names, name, where)
+        """Returns a label as text. Raises UserError for nameless booleans among numbers: true and 1 differ as text."""
+        label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
         self._types[label_type(value)] += 1
-        if self._types["booleans"] and (self._types["integers"] or self._types["decimals"]):
+        mixed = self._types["booleans"] and any(self._types[each] for each in numbers)
+        if mixed and not self.config.label_names:
             raise UserError(f"{where}: field {name!r} holds {value!r}, but labels before it are of another type.")
         return label
 

@@ -89,7 +89,7 @@ class TabSeparated(FileFormat):
             if values in ([], [""]):  # an empty line
                 continue
             if max(needed) >= len(values) or (not self.config.columns and any(values[len(names) :])):
-                hint = self.quoting_hint if any(value.startswith('"') for value in values) else ""
+                hint = self.quoting_hint if any('"' in value for value in values) else ""
                 raise UserError(f"{where}: has {len(values)} fields, but {origin} has {len(names)}.{hint}")
             if len(names) > 1 and [value.strip().casefold() for value in values[: len(names)]] == header:
                 remedy = "leave `columns` empty" if self.config.columns else "remove this line"

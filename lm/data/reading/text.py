@@ -52,6 +52,8 @@ class Text(FileFormat):
         if config.label_pattern:
             examples = r"'/(?P<label>neg|pos)/' or '\.(?P<label>neg|pos)$'"
             _check_pattern(config, "label_pattern", ("label",), examples, refuse)
+            if "(?P<text>" in config.label_pattern:
+                refuse("label_pattern", "is searched for in paths, which hold no text; for lines, use `pattern`.")
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)

@@ -53,7 +53,7 @@ def test_conllu_gives_the_words_and_the_named_column(write, options):
     found = reader(write("a.conllu", CONLLU), **options)
     assert list(found.iterate()) == WORDS
     skipped = ["4 comment lines are skipped", "3 multi-word ranges and empty nodes are skipped"]
-    inferred = [] if "field" in options else ["1 files number their words: column 2 is the word, column 4 the tag"]
+    inferred = [] if "field" in options else ["column 1 numbers the words: column 2 is the word, column 4 the tag"]
     assert found.notes() == inferred + skipped
     lemmas = read(write("a.conllu", CONLLU), field="LEMMA", label_field="DEPREL")[0]
     assert (lemmas.words[0], lemmas.tags[0]) == ("ir", "root")
@@ -98,7 +98,7 @@ def test_words_are_numbered_in_germeval(write):
     found = reader(path)
     assert list(found.iterate()) == tagged("Berlin/O lies/O", "Bonn/B-OTH")
     assert found.notes() == [
-        "1 files number their words: column 2 is the word, column 4 the tag",
+        "column 1 numbers the words: column 2 is the word, column 4 the tag",
         "2 comment lines are skipped",
     ]
 
@@ -111,6 +111,7 @@ def test_words_are_numbered_in_germeval(write):
         ("#Berlin\tO\nlies\tO\n\n#\tO\nBonn\tB-LOC\n", ("#Berlin/O lies/O", "#/O Bonn/B-LOC"), 0),
         ("lies\tO\n#Berlin\tB-LOC\n# x\ty\n", ("lies/O #Berlin/B-LOC #_x/y",), 0),
         ("#begin document\na O\n\n#end document\n", ("a/O",), 2),
+        ("# text = x O\na b c d O\n", ("a/O",), 1),
         ("a O\n1 O\n\n2 O\n", ("a/O 1/O", "2/O"), 0),
         ("-DOCSTART- O\n\n# c\na O\n", ("a/O",), 1),
     ],
@@ -130,6 +131,7 @@ def test_a_line_that_begins_with_a_hash_is_a_comment_unless_it_is_a_tagged_word(
             "column 1 holds only numbers; set `field` to the column of the words",
         ),
         ("a O\n# x y z\n", "line 2: has 4 columns, but the lines before it have 2"),
+        ("1\tBerlin\tO\n", "column 1 holds only numbers; set `field`"),
         ("# only\n# comments\n", "contains no documents"),
     ],
 )
