@@ -46,7 +46,7 @@ class Text(FileFormat):
             )
             refuse("label_pattern", message)
         if (wants == "pairs" or config.pattern) and config.document != "line":
-            refuse("document", "pairs and labels in text files are read line by line: set it to 'line'.")
+            refuse("document", f"{wants} in text files are read line by line: set it to 'line'.")
         if config.pattern and wants in cls.groups:
             _check_pattern(config, "pattern", *cls.groups[wants], refuse)
         if config.label_pattern:
@@ -163,4 +163,4 @@ def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], ex
         return
     if missing := sorted(set(groups) - set(found)):
         names = " and none named ".join(missing)
-        refuse(setting, f"{pattern!r} has no group named {names}; write e.g. {examples}.")
+        refuse(setting, f"{pattern!r}: it has no group named {names}; write e.g. {examples}.")

@@ -134,11 +134,11 @@ def test_a_pattern_finds_the_label_in_a_line(write):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pattern": PATTERN, "document": "file"}, "document: pairs and labels in text files are read line by line"),
+        ({"pattern": PATTERN, "document": "file"}, "document: labels in text files are read line by line"),
         ({"pattern": PATTERN, "label_pattern": "(?P<label>x)"}, "label_pattern: text files get their labels from"),
         ({}, "label_pattern: text files get their labels from their paths; give the pattern .or `pattern`, if lines"),
         ({"label_pattern": "(?P<label>x) (?P<text>y)"}, "is searched for in paths, which hold no text; for lines, use"),
-        ({"pattern": "(?P<label>x)"}, "pattern: .* has no group named text; write e.g. "),
+        ({"pattern": "(?P<label>x)"}, "pattern: .* it has no group named text; write e.g. "),
         ({"pattern": "(?P<source>x)(?P<target>y)"}, "no group named label and none named text"),
         ({"pattern": "(?P<label>x) (?P<text>y)"}, "line 1: pattern .* does not match 'DESC:manner How did it end"),
         ({"pattern": "(?P<label>X)?(?P<text>.*)"}, "line 1: pattern .* does not match"),
