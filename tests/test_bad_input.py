@@ -249,7 +249,7 @@ def test_bad_files_of_pairs_are_refused(refused, tiny_pairs, tmp_path, source, t
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(?P<source>.*", "config.data.train.reversal: pattern '(?P<source>.*': not a regular expression"),
+        ("(?P<source>.*", "config.data.train.reversal.pattern: '(?P<source>.*' is not a regular expression"),
         ("(?P<source>.*) => (.*)", "it has no group named target"),
         ("IN: (?P<source>.*) OUT: (?P<target>.*)", "text.source, line 1: pattern"),
     ],

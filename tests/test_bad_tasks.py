@@ -48,7 +48,10 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a subrange of [0, 1]"),
         (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a subrange"),
         (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a subrange"),
-        (["data.train.lines.kind=text"], "config.data.train.lines.label_pattern: text files get their labels from"),
+        (
+            ["data.train.lines.kind=text", "data.train.lines.label_field="],
+            "config.data.train.lines.label_pattern: text files get their labels from",
+        ),
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field of the label"),
         (["data.fold=4"], "config.data.fold: must be less than data.folds=4, not 4; folds are numbered from 0"),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: contains a label twice"),
@@ -174,7 +177,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (
             LINES,
             [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=(dog)")],
-            "it has no group named label; write e.g.",
+            "config.data.train.lines.label_pattern: '(dog)': it has no group named label; write e.g.",
         ),
     ],
 )
@@ -201,7 +204,7 @@ def squad(**changes):
         ("squad", '["data"]', "file: there is no list 'data'"),
         ("squad", squad(id=None), "there is no 'id'"),
         ("squad", squad(answers=[{"text": "b", "answer_start": "2"}]), "answer_start '2' is not a character offset"),
-        ("squad", squad(answers=[{"text": "b", "answer_start": -2}]), "answer_start -2 is not a character offset"),
+        ("squad", squad(answers=[{"text": "b", "answer_start": 1.5}]), "answer_start 1.5 is not a character offset"),
     ],
 )
 def test_bad_files_with_tags_and_answers_are_refused(refused, tiny_labels, tmp_path, kind, content, message):

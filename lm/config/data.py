@@ -25,7 +25,9 @@ class SourceConfig:
     field: str = option(
         "text",
         "Records: the field or column that holds the text; `answers.text` is a nested field. A value with braces is a "
-        "template of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces.",
+        "template of several fields: 'question: {question} context: {context}'. A list of texts is joined with spaces. "
+        "conll: the column of the words, by number from 1 or by name such as FORM; if it is not set, the first column "
+        "that does not count words.",
     )
     target_path: str = option(
         "",
@@ -35,17 +37,20 @@ class SourceConfig:
     )
     target_field: str = option(
         "",
-        "Pairs in records: field of the target, in the same syntax as `field`. If it holds a list of texts, the first "
-        "is the training target and all of them are references.",
+        "Pairs in records: field of the target, in the same syntax as `field`, or several fields separated by commas. "
+        "If there are several texts, in a list or in several fields, the first is the training target and all of them "
+        "are references.",
     )
     pattern: str = option(
-        "", "Pairs in one text file with document=line: a regular expression with groups named source and target."
+        "",
+        "Pairs or labelled texts in the lines of a text file, with document=line: a regular expression that matches "
+        "whole lines, with groups named source and target, or label and text.",
     )
     pair_field: str = option("", "Field of the second text or, for some tasks, of a list of texts.")
     label_field: str = option(
         "",
-        "Field of the label, number or list of tags, in the same syntax as `field`. conll: number of the column that "
-        "holds the tags; column 1 holds the words.",
+        "Field of the label, number or list of tags, in the same syntax as `field`. conll: the column of the tags, by "
+        "number from 1 or by name such as UPOS; empty for the last one.",
     )
     label_pattern: str = option(
         "",
@@ -53,7 +58,11 @@ class SourceConfig:
         "label matches the label.",
     )
     label_names: tuple[str, ...] = dataclasses.field(
-        default=(), metadata={"doc": "Names of labels 0, 1, ..., if the field holds numbers."}
+        default=(),
+        metadata={
+            "doc": "Names of labels 0, 1, ..., if the field holds numbers. If names are numbers themselves, the field "
+            "must hold the names."
+        },
     )
     part: tuple[float, ...] = dataclasses.field(
         default=(0.0, 1.0),

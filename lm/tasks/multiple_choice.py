@@ -21,7 +21,7 @@ from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Example
 from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, framed
-from lm.data.reading.fields import Record, as_list, as_text
+from lm.data.reading.fields import Record, as_list, as_text, index_of, label_text
 from lm.data.reading.format import Reader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -71,7 +71,7 @@ class ChoiceReader(Reader):
         if len(candidates) < 2:
             raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates; it needs at least two.")
         value = answer.value(record, where)
-        found = self._indices(value, candidates)
+        found = self._indices(value, candidates, where)
         if len(found) != 1:
             raise UserError(
                 f"{where}: field {answer.spec!r} is {value!r:.60}, which does not identify one of the "
@@ -79,18 +79,18 @@ class ChoiceReader(Reader):
             )
         return Choice(self.fields["question"].text(record, where), candidates, found.pop())
 
-    def _indices(self, value: Any, candidates: Sequence[str]) -> set[int]:
+    def _indices(self, value: Any, candidates: Sequence[str], where: str) -> set[int]:
         """Returns the indices of all candidates that a value may mean: "2" is an index and may also be a candidate."""
-        if isinstance(value, bytes):
-            value = value.decode("utf-8", "replace")
-        if isinstance(value, str) and self.config.label_names:
-            found = {index for index, name in enumerate(self.config.label_names) if name == value.strip()}
-        elif isinstance(value, str):
-            found = {index for index, candidate in enumerate(candidates) if candidate.strip() == value.strip()}
-            found |= {int(value)} if value.strip().isdecimal() else set()
-        else:
-            found = {int(value)} if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else set()
-        return {index for index in found if 0 <= index < len(candidates)}
+        name, found = self.fields["answer"].spec, set()
+        if self.config.label_names:
+            index = index_of(label_text(value, name, where), self.config.label_names)
+            return set() if index is None or index >= len(candidates) else {index}
+        if isinstance(value, (bytes, str)):
+            text = as_text(value, name, where).strip()
+            found = {index for index, candidate in enumerate(candidates) if candidate.strip() == text}
+        if (label := label_text(value, name, where)).isdecimal() and int(label) < len(candidates):
+            found.add(int(label))
+        return found
 
 
 @dataclass(frozen=True)

@@ -2,69 +2,230 @@
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lm.config import SourceConfig
-from lm.data.reading.fields import Field, Record, as_list, as_text
+from lm.data.reading.fields import Field, Record, as_list, as_name, as_text
 from lm.data.reading.format import FileFormat, Refuse, open_text, read_errors, read_lines
+from lm.data.reading.records import parse_json
 from lm.errors import UserError
 
 NEW_DOCUMENT = "-DOCSTART-"
+CONLLU = "ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC".split()
+COMMENT = "#"
+_NAMED_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
+_ID = re.compile(r"([0-9]+)(?:([-.])[0-9]+)?")  # of CoNLL-U: a word, a multi-word range (3-4) or an empty node (8.1)
+# In the first line, these two make a header.
+_WORD_NAMES = {"word", "words", "token", "tokens", "form", "text"}
+_TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos", "chunk", "entity"}
 
 
 class Conll(FileFormat):
     """Columns are separated by tabs or, in lines without tabs, by spaces. All lines of a file have equally many.
 
-    Column 1 is the word. The tag is in column `label_field` (counted from 1), by default the last.
+    `field` and `label_field` name the columns of the word and the tag, by number from 1 or by name: one of the header
+    row, of `# global.columns` (CoNLL-U Plus) or of CoNLL-U. By default, the word is in column 1, or in column 2 if
+    column 1 numbers the words of each sentence, and the tag is in the last column.
+
+    Lines that begin with # are comments if they cannot be a word and its tag. Multi-word ranges and empty nodes of
+    CoNLL-U are skipped.
     """
 
-    doc = "CoNLL: a word and its tag per line, with an empty line after each sentence"
+    doc = "CoNLL or CoNLL-U: a word and its tag per line, with an empty line after each sentence"
     holds = ("tags",)
     settings = ("label_field",)
     names_fields = True
 
+    def __init__(self, config: SourceConfig):
+        super().__init__(config)
+        self._counts: Counter[str] = Counter()  # of skipped lines, by description
+        self._notes: set[str] = set()
+
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
         super().check(config, wants, refuse)
-        column = config.label_field
-        if column and (not column.isdecimal() or int(column) < 2):
+        word = config.field if _is_named(config.field) else "1"
+        for setting, column in (("field", word), ("label_field", config.label_field)):
+            if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
+                refuse(setting, f"{column!r} is not a column; give a number from 1, or a name.")
+        if config.label_field == word:
             refuse(
-                "label_field",
-                f"{column!r} is not a tag column; give a column number of 2 or more (column 1 is the word), or "
-                "leave it empty for the last column.",
+                "label_field", f"{word!r} is not a tag column; it is that of the word. Leave it empty for the last one."
             )
+
+    def options(self) -> list[str]:
+        # `field` is added only if set, so that runs from before it was read are still continued.
+        return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        self._counts.clear()
+        self._notes.clear()
+        return super().records(fields)
+
+    def notes(self) -> list[str]:
+        skipped = [f"{count:,} {what}" for what, count in sorted(self._counts.items())]
+        return sorted(self._notes) + skipped + super().notes()
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
-        tag = int(self.config.label_field or 0) - 1
+        lines = list(read_lines(path, self.config.encoding))
+        rows = list(map(_columns, lines))
+        columns = Columns(path, lines, rows, self.config)
+        if columns.numbered and not _is_named(self.config.field):
+            self._notes.add(f"column 1 numbers the words: column 2 is the word, column {columns.tag + 1} the tag")
         words: list[str] = []
         tags: list[str] = []
-        begin, columns = "", 0
-        for number, line in enumerate(chain(read_lines(path, self.config.encoding), [""]), start=1):
-            values, where = _columns(line), f"{path}, line {number}"
-            if not values or values[0] == NEW_DOCUMENT:
+        begin = ""
+        for index, values in enumerate(chain(rows, [[]])):
+            where = f"{path}, line {index + 1}"
+            if not values or NEW_DOCUMENT in (values[0], values[min(columns.word, len(values) - 1)]):
                 if words:
                     yield {"words": words, "tags": tags}, begin
                 words, tags = [], []
-                continue
-            if len(values) < 2 or not values[0]:
+            elif columns.is_comment(values, not words):
+                self._counts["comment lines are skipped"] += 1
+            elif columns.is_no_word(values):
+                self._counts["multi-word ranges and empty nodes are skipped"] += 1
+            elif index != columns.header:
+                if columns.header >= 0 and values == rows[columns.header]:
+                    raise UserError(f"{where}: repeats the names of the columns; remove this line.")
+                columns.check(values, lines[index], where)
+                begin = begin if words else where
+                words.append(values[columns.word])
+                tags.append(values[columns.tag])
+
+
+class Columns:
+    """The columns of a CoNLL file, found from all of its lines.
+
+    Attributes:
+        word, tag: the indices of the columns of the word and its tag.
+        numbered: whether the first column counts the words of each sentence.
+        header: the index of the line that names the columns, or -1.
+
+    Raises UserError if a column does not exist, or if it is unclear which one holds the words or the tags.
+    """
+
+    def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig):
+        self._path = path
+        settings = {"field": config.field if _is_named(config.field) else "", "label_field": config.label_field}
+        wanted = {name.casefold() for name in settings.values() if name and not name.isdecimal()}
+        names, self.header = _names(lines, rows, wanted)
+        plain = [row for index, row in enumerate(rows) if index != self.header and _may_be_word(row)]
+        ids = [_ID.fullmatch(row[0]) for row in plain]
+        self._has_ids = all(ids) and any(each and not each[2] for each in ids)
+        self.numbered = self._has_ids and _counts_up(rows, self.header)
+        self._width = len(plain[0]) if plain else 0
+        if not names and self.numbered:
+            names = CONLLU
+        if self.header >= 0 and SourceConfig.field in names:
+            settings["field"] = settings["field"] or SourceConfig.field
+        found = {setting: self._index(setting, name, names) for setting, name in settings.items() if name}
+        self.word = found.get("field", int(self.numbered))
+        self.tag = found.get("label_field", self._width - 1)
+        self._tags = {row[self.tag] for row in plain if len(row) > self.tag}
+        self._check_choice(plain, settings)
+
+    def _index(self, setting: str, name: str, names: Sequence[str]) -> int:
+        if name.isdecimal():
+            return int(name) - 1
+        folded = [each.casefold() for each in names]
+        if (number := folded.count(name.casefold())) == 1:
+            return folded.index(name.casefold())
+        known = f"the columns are called {', '.join(names)}" if names else "the file does not name its columns"
+        problem = "several columns are" if number else "no column is"
+        raise UserError(f"{self._path}: {setting}: {problem} called {name!r}; {known}. Give a number from 1.")
+
+    def _check_choice(self, plain: Sequence[list[str]], settings: Mapping[str, str]) -> None:
+        if not plain or self._width < 2:
+            return  # `check` refuses the first line
+        if self.word == self.tag:
+            raise UserError(f"{self._path}: column {self.word + 1} cannot be both the word and the tag; set `field`.")
+        if not settings["label_field"] and self.numbered and self._width == len(CONLLU):
+            raise UserError(
+                f"{self._path}: this is CoNLL-U, whose last column is not a tag; set label_field, e.g. to 'UPOS' "
+                f"(the columns are {', '.join(CONLLU)})."
+            )
+        if not settings["field"] and self._has_ids and not self.numbered:
+            raise UserError(f"{self._path}: column 1 holds only numbers; set `field` to the column of the words.")
+        first = plain[0]
+        if self.header < 0 and len(first) > max(self.word, self.tag):
+            word, tag = first[self.word], first[self.tag]
+            if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
                 raise UserError(
-                    f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
+                    f"{self._path}: its first line seems to name the columns ({', '.join(first)}); set "
+                    f"field={word!r} and label_field={tag!r}, or remove this line."
                 )
-            if columns and len(values) != columns:
-                raise UserError(
-                    f"{where}: has {len(values)} columns, but the lines before it have {columns}: {line!r:.60}."
-                )
-            columns = len(values)
-            if tag >= columns:
-                raise UserError(f"{where}: label_field is {tag + 1}, but there are only {columns} columns.")
-            begin = begin if words else where
-            words.append(values[0])
-            tags.append(values[tag])
+
+    def is_comment(self, values: Sequence[str], begins: bool) -> bool:
+        """Returns whether a line is a comment; `begins` is whether the next word begins a sentence.
+
+        In CoNLL-U, words have numbers, so a line that begins with # is a comment. Elsewhere it may be a word, such as a
+        hashtag, and is a comment only before a sentence, if it has another number of columns, a tag of its own, or the
+        form "# name = value".
+        """
+        if not values[0].startswith(COMMENT):
+            return False
+        if self._has_ids or not self._tags:
+            return True
+        assigns = "=" in values[1:3] and self._width > 2
+        return begins and (assigns or len(values) != self._width or values[self.tag] not in self._tags)
+
+    def is_no_word(self, values: Sequence[str]) -> bool:
+        """Returns whether a line is a multi-word range or an empty node of CoNLL-U."""
+        match = _ID.fullmatch(values[0]) if self._has_ids and self.word > 0 else None
+        return bool(match and match[2])
+
+    def check(self, values: Sequence[str], line: str, where: str) -> None:
+        """Raises UserError if a line is not a word and its tag."""
+        if len(values) < 2 or not values[self.word if self.word < len(values) else 0]:
+            raise UserError(
+                f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
+            )
+        if len(values) != self._width:
+            raise UserError(
+                f"{where}: has {len(values)} columns, but the lines before it have {self._width}: {line!r:.60}."
+            )
+        for setting, column in (("field", self.word), ("label_field", self.tag)):
+            if column >= len(values):
+                raise UserError(f"{where}: {setting} is {column + 1}, but there are only {len(values)} columns.")
+
+
+def _is_named(field: str) -> bool:
+    return field != SourceConfig.field
+
+
+def _may_be_word(row: Sequence[str]) -> bool:
+    return bool(row) and row[0] != NEW_DOCUMENT and not row[0].startswith(COMMENT)
+
+
+def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) -> tuple[list[str], int]:
+    """Returns the names of the columns, and the index of the line that holds them; ([], -1) if none does."""
+    for line in lines:
+        if found := _NAMED_COLUMNS.match(line):
+            return found[1].split(), -1
+    first = next((index for index, row in enumerate(rows) if row), -1)
+    if wanted and first >= 0 and wanted <= {name.casefold() for name in rows[first]}:
+        return rows[first], first
+    return [], -1
+
+
+def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
+    """Returns whether the first column counts the words of each sentence, at least two of one, from 0 or 1."""
+    last, most = -1, 0
+    for index, row in enumerate(rows):
+        if not row or row[0] == NEW_DOCUMENT:
+            last = -1
+        elif index != header and _may_be_word(row) and row[0].isdecimal():
+            if int(row[0]) not in ((0, 1) if last < 0 else (last + 1,)):
+                return False
+            most, last = max(most, last + 1), int(row[0])
+    return most > 0
 
 
 def _columns(line: str) -> list[str]:
@@ -88,10 +249,7 @@ class Squad(FileFormat):
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         with read_errors(path), open_text(path, self.config.encoding) as file:
             text = file.read()
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error}).") from error
+        content = parse_json(text, str(path))
         for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):
             where = f"{path}, article {number}"
             title = _text(article, "title", where, default="")
@@ -100,10 +258,9 @@ class Squad(FileFormat):
                 for entry in as_list(_get(paragraph, "qas"), "qas", where):
                     identity = _text(entry, "id", where)
                     here = f"{path}, question {identity!r}"
-                    # Answers to an impossible question are merely plausible, not correct.
-                    answers = [] if entry.get("is_impossible", False) else entry.get("answers")
                     texts = {"id": identity, "title": title, "question": _text(entry, "question", here)}
-                    yield {**texts, "context": context, "answers": answers}, here
+                    given = {name: entry.get(name) for name in ("answers", "is_impossible")}
+                    yield {**texts, "context": context, **given}, here
 
 
 def _get(record: Any, name: str, default: Any = None) -> Any:
@@ -114,4 +271,4 @@ def _text(record: Any, name: str, where: str, default: str | None = None) -> str
     value = _get(record, name, default)
     if value is None:
         raise UserError(f"{where}: not in SQuAD's JSON format: there is no {name!r}.")
-    return as_text(value, name, where)
+    return as_name(value, name, where) if name in ("id", "title") else as_text(value, name, where)

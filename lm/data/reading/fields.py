@@ -1,10 +1,17 @@
-"""Record fields: looking up the value that a setting such as `field` names, as a text, a list or a label."""
+"""Record fields: looking up the value that a setting such as `field` names, and one conversion for each kind of value.
+
+The conversions give the same result for the strings of a table, the typed values of JSON and Parquet, and the NumPy
+values of TFDS. A value that is missing, or that another kind of field should hold, raises UserError.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,6 +19,17 @@ import numpy as np
 from lm.errors import UserError
 
 Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
+
+# Texts that stand for a missing label: those of pandas.read_csv in any case, but NA and None only as R and Python write
+# them, and that of SQL dumps.
+MISSING = frozenset(("", "#n/a", "#na", "-nan", "<na>", "n/a", "nan", "nat", "null"))
+MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
+LARGEST = 1e15  # of regression: the norm of the gradient, a sum of squares, must be finite in float32
+EXACT = 2**53  # up to this size, every integer is a float
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))\.0*")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
 class Field:
@@ -43,7 +61,7 @@ class Field:
     def value(self, record: Record, where: str) -> Any:
         """Returns the value in the record, unchanged, or the filled-in template."""
         if self.optional:
-            return record.get(self.spec) or ""
+            return "" if is_missing(value := record.get(self.spec)) else value
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
@@ -58,13 +76,33 @@ class Field:
         return " ".join(self.texts(record, where))
 
 
+class FieldList(Field):
+    """Several fields whose texts are alternatives. Empty and missing ones are left out unless all are.
+
+    Raises UserError for an empty name.
+    """
+
+    def __init__(self, specs: Sequence[str], setting: str):
+        super().__init__(", ".join(specs), setting)
+        self._fields = [Field(spec, setting) for spec in specs]
+        self.names = [name for field in self._fields for name in field.names]
+        if not all(specs):
+            raise UserError(f"{setting} {self.spec!r}: a name between commas is empty.")
+
+    def texts(self, record: Record, where: str) -> tuple[str, ...]:
+        given = [field for field in self._fields if not is_missing(field.value(record, where))]
+        return tuple(text for field in given for text in field.texts(record, where) if text) or ("",)
+
+
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
-    """Returns the table columns that the fields need. Raises UserError if one is not in `present`."""
+    """Returns the table columns that the fields need. Raises UserError if one is missing or occurs twice."""
     found = []
     for field in fields:
         for name in field.names:
             column = name if name in present else name.partition(".")[0]
-            if column in present:
+            if (number := list(present).count(column)) > 1:
+                raise UserError(f"{where}: {number} columns are called {column!r}; rename all but one.")
+            if number:
                 found.append(column)
             elif not field.optional:
                 raise UserError(_missing(where, name, present))
@@ -100,6 +138,11 @@ def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     return tuple(as_text(each, name, where).replace("\r\n", "\n") for each in values)
 
 
+def is_missing(value: Any) -> bool:
+    """Returns whether a value is null or NaN."""
+    return value is None or (isinstance(value, (float, np.floating, Decimal)) and math.isnan(value))
+
+
 def as_text(value: Any, name: str, where: str) -> str:
     """Returns a value as text. Lone surrogates, which JSON can express but UTF-8 cannot, become U+FFFD."""
     if isinstance(value, bytes):
@@ -114,6 +157,12 @@ def as_text(value: Any, name: str, where: str) -> str:
     return value
 
 
+def as_name(value: Any, name: str, where: str) -> str:
+    """Returns a text, or a whole number as text: the identifier or title of something."""
+    whole = _whole(value)
+    return as_text(value, name, where) if whole is None else str(whole)
+
+
 def as_list(value: Any, name: str, where: str) -> list[Any]:
     if value is None:
         raise UserError(f"{where}: there is no list {name!r}.")
@@ -122,31 +171,134 @@ def as_list(value: Any, name: str, where: str) -> list[Any]:
     return list(value)
 
 
-def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns a label as text. With names, an integer n (or a boolean) gives names[n]; booleans are in lower case."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
+def as_flag(value: Any, name: str, where: str) -> bool:
+    """Returns a boolean, also from 0, 1, "true" and "false"; False if it is missing or empty."""
+    if is_missing(value) or value == "":
+        return False
+    flag = {"1": True, "true": True, "0": False, "false": False}.get(str(value).strip().lower())
+    if flag is None:
+        raise _unexpected(value, "true or false", name, where)
+    return flag
+
+
+def as_offset(value: Any, name: str, where: str) -> int:
+    """Returns a character offset, which is negative if it is unknown."""
+    whole = _whole(value)
+    if whole is None:
+        raise UserError(f"{where}: {name} {value!r:.40} is not a character offset.")
+    return whole
+
+
+def as_number(value: Any, name: str, where: str) -> str:
+    """Returns a number as text. Raises UserError if it is too large to be learnt in float32."""
+    value = _scalar(value)
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
-    elif isinstance(value, (bool, np.bool_)):
-        text = str(int(value)) if names else str(bool(value)).lower()
-    elif isinstance(value, (int, float, np.integer, np.floating)):
-        text = str(int(value) if names and float(value).is_integer() else value)
+    elif isinstance(value, (int, float, np.integer, np.floating, Decimal)) and not isinstance(value, bool):
+        text = str(value)
     elif value is None:
         text = ""
     else:
-        raise _unexpected(value, "a label", name, where)
+        raise _unexpected(value, "a number", name, where)
     if not text:
-        raise UserError(f"{where}: field {name!r} holds no label.")
-    if names and re.fullmatch(r"[+-]?[0-9]+", text):
-        number = int(text)
-        if not 0 <= number < len(names):
-            raise UserError(f"{where}: label {number} has no name; label_names covers only 0 to {len(names) - 1}.")
-        return names[number]
-    if names and text not in names:
-        raise UserError(f"{where}: label {text!r} is neither a number nor one of label_names.")
+        raise UserError(f"{where}: field {name!r} holds no number.")
+    if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+        raise UserError(f"{where}: {text!r:.40} is not a finite number, as regression requires.")
+    if abs(float(text)) > LARGEST:
+        raise UserError(
+            f"{where}: {text:.40} is out of range: regression computes in float32, which needs numbers up to "
+            f"{LARGEST:g}; rescale them."
+        )
     return text
 
 
+def label_text(value: Any, name: str, where: str) -> str:
+    """Returns a label as text: whole numbers without decimals, booleans in lower case; "" if it is null or NaN."""
+    value = _scalar(value)
+    if is_missing(value):
+        return ""
+    if isinstance(value, (bytes, str)):
+        text = as_text(value, name, where).strip()
+        if whole := _WHOLE.fullmatch(text):
+            return str(int(whole[1]))
+        return _BOOLEANS.get(text, text)
+    if isinstance(value, (bool, np.bool_)):
+        return str(bool(value)).lower()
+    if isinstance(value, (int, float, np.integer, np.floating, Decimal)):
+        whole_number = _whole(value)
+        if whole_number is None and not math.isfinite(value):
+            raise UserError(f"{where}: field {name!r} holds {value}, which is not a label.")
+        return str(value if whole_number is None else whole_number)
+    raise _unexpected(value, "a label", name, where)
+
+
+def label_type(value: Any) -> str:
+    """Returns the type of a label: booleans, integers, decimals (also as text, such as "1.0") or texts."""
+    value = _scalar(value)
+    if isinstance(value, (bytes, str)):
+        written = value if isinstance(value, str) else value.decode("utf-8", "replace")
+        return "decimals" if _WHOLE.fullmatch(written.strip()) else "texts"
+    if isinstance(value, (bool, np.bool_)):
+        return "booleans"
+    return "integers" if isinstance(value, (int, np.integer)) else "decimals"
+
+
+def index_of(label: str, names: tuple[str, ...]) -> int | None:
+    """Returns the index of the name that a label means; None if there is none.
+
+    A label equal to a name means this name. Other integers are indices, unless some names are integers themselves: then
+    every integer must be a name, so that no label can be read in two ways. Of two names, false means the first.
+    """
+    indices, have_integers = _index_by_label(names)
+    if label in indices:
+        return indices[label]
+    if len(names) == 2 and label in ("false", "true"):
+        return int(label == "true")
+    return int(label) if _INTEGER.fullmatch(label) and not have_integers and 0 <= int(label) < len(names) else None
+
+
+@functools.lru_cache
+def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
+    """Returns the index of each name by its text as a label, and whether any name is an integer."""
+    labels = [label_text(name, "label_names", "label_names") for name in names]
+    return {label: index for index, label in enumerate(labels)}, any(map(_INTEGER.fullmatch, labels))
+
+
+def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
+    """Returns a label as text (`label_text`) or, with names, the one that it means (`index_of`)."""
+    label, names = label_text(value, name, where), tuple(names)
+    index = index_of(label, names)
+    if index is not None:
+        return names[index]
+    if label.lower() in MISSING or label in MISSING_AS_WRITTEN:
+        spelling = f" but {label!r}; if this is a label, list all labels in label_names" if label else ""
+        raise UserError(f"{where}: field {name!r} holds no label{spelling or '; add it or remove the record'}.")
+    if not names:
+        return label
+    if not _INTEGER.fullmatch(label):
+        raise UserError(f"{where}: label {label!r:.60} is neither a number nor one of label_names.")
+    if _index_by_label(names)[1]:
+        raise UserError(
+            f"{where}: label {label} is not one of label_names. As some of them are integers, integers are read as "
+            "names, not as indices from 0."
+        )
+    raise UserError(f"{where}: label {int(label)} has no name; label_names covers only 0 to {len(names) - 1}.")
+
+
+def _scalar(value: Any) -> Any:
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def _whole(value: Any) -> int | None:
+    """Returns a number that is whole as an integer; None for everything else."""
+    value = _scalar(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    real = isinstance(value, (float, np.floating, Decimal)) and math.isfinite(value) and abs(float(value)) < EXACT
+    return int(value) if real and value == int(value) else None
+
+
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
+    if is_missing(value):
+        return UserError(f"{where}: field {name!r} should hold {wanted} but its value is missing.")
     return UserError(f"{where}: field {name!r} should hold {wanted} but holds {type(value).__name__} {value!r:.40}.")

@@ -6,15 +6,24 @@ Documents are plain strings, read by `format.DocumentReader`. The hash of an exa
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from lm.config import SourceConfig
-from lm.data.reading.fields import Record, as_label, as_list, as_text
+from lm.data.reading.fields import (
+    FieldList,
+    Record,
+    as_flag,
+    as_label,
+    as_list,
+    as_name,
+    as_number,
+    as_offset,
+    as_text,
+    label_type,
+)
 from lm.data.reading.format import DocumentReader, Format, Reader, hash_of
 from lm.errors import UserError
 
@@ -106,16 +115,23 @@ class Question:
     @property
     def placed(self) -> tuple[tuple[str, int], ...]:
         """The answers found in the context at their offset; only these can be targets in training."""
-        return tuple((text, start) for text, start in self.answers if text and self.context.startswith(text, start))
+        context = self.context
+        return tuple((text, at) for text, at in self.answers if text and at >= 0 and context.startswith(text, at))
 
 
 class PairReader(Reader):
-    """Reads pairs, without the prefix. A target that is a list of texts gives several references."""
+    """Reads pairs, without the prefix. A list of texts and several target fields both give several references."""
 
     kind = "pairs"
     needs = ("target_field", "name the field of the target.")
     settings = ("target_path", "target_field", "pattern", "prefix")
     roles: ClassVar = {"source": "field", "target": "target_field"}
+
+    def __init__(self, config: SourceConfig, source: Format):
+        super().__init__(config, source)
+        if "," in config.target_field and "{" not in config.target_field:
+            names = [name.strip() for name in config.target_field.split(",")]
+            self.fields["target"] = FieldList(names, "target_field")
 
     def example(self, record: Record, where: str) -> Pair:
         return Pair(self.fields["source"].text(record, where), self.fields["target"].texts(record, where))
@@ -125,12 +141,40 @@ class PairReader(Reader):
         return hash_of("pairs", self.config.kind, self.config.prefix, *named, *self.source.identity())
 
 
-class LabelReader(Reader):
+class ClassReader(Reader):
+    """Base class of readers whose examples have labels. Equal values are one label, whatever their type."""
+
+    def __init__(self, config: SourceConfig, source: Format):
+        super().__init__(config, source)
+        self._types: Counter[str] = Counter()  # number of labels by type
+
+    def iterate(self) -> Iterator[Any]:
+        self._types.clear()
+        yield from super().iterate()
+
+    def label(self, value: Any, name: str, where: str) -> str:
+        """Returns a label as text. Raises UserError for nameless booleans among numbers: true and 1 differ as text."""
+        label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
+        self._types[label_type(value)] += 1
+        mixed = self._types["booleans"] and any(self._types[each] for each in numbers)
+        if mixed and not self.config.label_names:
+            raise UserError(f"{where}: field {name!r} holds {value!r}, but labels before it are of another type.")
+        return label
+
+    def notes(self) -> list[str]:
+        counts = [f"{count:,} {kind}" for kind, count in sorted(self._types.items()) if count]
+        several = [f"labels have several types ({', '.join(counts)}); equal values are one label"]
+        written = [f"{self._types['decimals']:,} labels have decimals; those such as 1.0 are read as 1"]
+        noted = several if len(counts) > 1 else written if self._types["decimals"] else []
+        return noted + super().notes()
+
+
+class LabelReader(ClassReader):
     """Reads texts, or pairs of texts, with a label."""
 
     kind = "labels"
     needs = ("label_field", "name the field of the label.")
-    settings = ("label_field", "label_pattern", "pair_field")
+    settings = ("label_field", "label_pattern", "pair_field", "pattern")
     roles: ClassVar = {"text": "field", "label": "label_field", "pair": "pair_field"}
 
     def __init__(self, config: SourceConfig, source: Format):
@@ -140,7 +184,7 @@ class LabelReader(Reader):
 
     def example(self, record: Record, where: str) -> Labelled:
         label = self.fields["label"]
-        name = as_label(label.value(record, where), self.config.label_names, label.spec, where)
+        name = self.label(label.value(record, where), label.spec, where)
         pair = self.fields["pair"].text(record, where) if "pair" in self.fields else None
         return Labelled(self.fields["text"].text(record, where), pair, name)
 
@@ -151,18 +195,16 @@ class NumberReader(LabelReader):
     kind = "numbers"
     needs = ("label_field", "name the field of the number.")
 
-    def example(self, record: Record, where: str) -> Labelled:
-        example = super().example(record, where)
-        try:
-            finite = math.isfinite(float(example.label))
-        except ValueError:
-            finite = False
-        if not finite:
-            raise UserError(f"{where}: {example.label!r:.40} is not a finite number, as regression requires.")
-        return example
+    def __init__(self, config: SourceConfig, source: Format):
+        super().__init__(config, source)
+        if config.label_names:
+            raise UserError("label_names: regression reads numbers, which have no names; leave it empty.")
+
+    def label(self, value: Any, name: str, where: str) -> str:
+        return as_number(value, name, where)
 
 
-class TagReader(Reader):
+class TagReader(ClassReader):
     """Reads lists of words with a tag for each; skips records without words.
 
     Tags are treated as plain labels: BIO and BMES schemes are not checked, so an I- without a preceding B- is valid.
@@ -183,10 +225,7 @@ class TagReader(Reader):
             return None
         return Tagged(
             tuple(as_text(word, name, where) for word in words),
-            tuple(
-                as_label(each, self.config.label_names, tag, f"{where}, word {number}")
-                for number, each in enumerate(tags, start=1)
-            ),
+            tuple(self.label(each, tag, f"{where}, word {number}") for number, each in enumerate(tags, start=1)),
         )
 
     def notes(self) -> list[str]:
@@ -195,20 +234,25 @@ class TagReader(Reader):
 
 
 class QuestionReader(Reader):
-    """Reads questions: records with the fields id, question, context, answers (text, answer_start), optionally title.
+    """Reads questions: records with the fields id, question, context, answers (text, answer_start), optionally title
+    and is_impossible.
 
     Texts are left unchanged, since answers refer to character offsets. Answers that do not match the context at
-    `answer_start` are kept for scoring but are never training targets; `notes` counts them.
+    `answer_start` (-1 if it is unknown) are kept for scoring but are never training targets; `notes` counts them.
+    Answers to an impossible question are merely plausible, so they are left out.
     """
 
     kind = "questions"
-    roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers"), "")
-    optional = ("title",)
+    roles: ClassVar = dict.fromkeys(("id", "title", "question", "context", "answers", "is_impossible"), "")
+    optional = ("title", "is_impossible")
 
     def example(self, record: Record, where: str) -> Question:
         values = {role: field.value(record, where) for role, field in self.fields.items()}
-        answers = _answers(values.pop("answers"), where)
-        texts = {role: as_text(value, role, where) for role, value in values.items()}
+        impossible = as_flag(values.pop("is_impossible"), "is_impossible", where)
+        given = values.pop("answers")
+        answers = () if impossible else _answers(given, where)
+        named = {role: as_name(values.pop(role), role, where) for role in ("id", "title")}
+        texts = named | {role: as_text(value, role, where) for role, value in values.items()}
         question = Question(**texts, answers=answers)
         self._noted += [question.id] * (len(answers) - len(question.placed))
         return question
@@ -233,10 +277,10 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
         texts, starts = ([entry.get(name) for entry in entries] for name in ("text", "answer_start"))
     if len(texts) != len(starts):
         raise UserError(f"{where}: answers has {len(texts)} texts but {len(starts)} values of answer_start.")
-    for start in starts:
-        if isinstance(start, bool) or not isinstance(start, (int, np.integer)) or start < 0:
-            raise UserError(f"{where}: answer_start {start!r:.40} is not a character offset.")
-    return tuple((as_text(text, "answers.text", where), int(start)) for text, start in zip(texts, starts, strict=True))
+    return tuple(
+        (as_text(text, "answers.text", where), as_offset(start, "answer_start", where))
+        for text, start in zip(texts, starts, strict=True)
+    )
 
 
 READERS: dict[str, type[Reader]] = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm.data.reading.fields import Field, Record, columns_of
 from lm.data.reading.format import FileFormat, Format, open_text, read_errors, read_lines
@@ -14,6 +16,25 @@ from lm.errors import UserError
 
 LONGEST_VALUE = 2**31 - 1  # characters; the csv module's default limit is 131,072
 ROWS = 1024  # of Parquet, per read
+QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted value of CSV
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Returns the value of a JSON text. Raises UserError if it is not valid, or if an object has a name twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where}: an object has the name {twice!r:.60} twice; remove all but one.")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON ({error}).") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: not valid JSON (nested too deeply).") from error
 
 
 class JsonLines(FileFormat):
@@ -24,21 +45,22 @@ class JsonLines(FileFormat):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{where}: not valid JSON ({error}).") from error
+            record = parse_json(line, where)
             if not isinstance(record, dict):
                 raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
             yield record, where
 
 
 class TabSeparated(FileFormat):
-    """The header row names the columns unless `columns` is set. Values beyond the last named column are ignored."""
+    """The header row names the columns unless `columns` is set, in which case further values are ignored.
+
+    Quotation marks are part of the text. If those of a file are consistent with quoting as in CSV, it is refused.
+    """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
     holds = ("documents", "pairs", "labels", "numbers")
     settings = (*Format.settings, "columns")
+    quoting_hint = " A value in quotation marks with tabs or line breaks inside needs kind='csv'."
 
     def options(self) -> list[str]:
         # `columns` is added only if set, so that stores made before this setting existed are still found.
@@ -50,7 +72,7 @@ class TabSeparated(FileFormat):
             yield line.split("\t"), f"{path}, line {number}"
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        rows = self.rows(path)
+        rows, quotes = self.rows(path), Quotes()
         if self.config.columns:
             names, origin = [name.strip() for name in self.config.columns.split(",")], "`columns`"
         else:
@@ -59,29 +81,75 @@ class TabSeparated(FileFormat):
             needed = [names.index(name) for name in columns_of(fields, names, str(path))]
         except UserError as error:
             hint = "" if self.config.columns else "; if it is not a header, set `columns`"
+            if any(map(QUOTED.fullmatch, names)) and self.quoting_hint:
+                hint = "; they are quoted as in CSV: use kind='csv', which reads tabs too"
             raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
+        header = [name.strip().casefold() for name in names]
         for values, where in rows:
             if values in ([], [""]):  # an empty line
                 continue
-            if max(needed) >= len(values):
-                raise UserError(f"{where}: has {len(values)} fields, but {origin} has {len(names)}.")
+            if max(needed) >= len(values) or (not self.config.columns and any(values[len(names) :])):
+                hint = self.quoting_hint if any('"' in value for value in values) else ""
+                raise UserError(f"{where}: has {len(values)} fields, but {origin} has {len(names)}.{hint}")
+            if len(names) > 1 and [value.strip().casefold() for value in values[: len(names)]] == header:
+                remedy = "leave `columns` empty" if self.config.columns else "remove this line"
+                raise UserError(f"{where}: repeats the column names, so it is a header and not a row; {remedy}.")
+            if self.quoting_hint:
+                quotes.count([values[index] for index in needed])
             yield dict(zip(names, values, strict=False)), where
+        if example := quotes.evidence():
+            raise UserError(
+                f"{path}: its values are quoted as in CSV, such as {example!r:.60}; use kind='csv', which removes the "
+                "quotes and reads tabs too (or, if the quotation marks belong to the text, kind='text' with a pattern)."
+            )
+
+
+class Quotes:
+    """Determines whether the values of a tab-separated file are quoted as in CSV.
+
+    Programs that quote do so for every value that contains a quotation mark, and double it, or they quote all values of
+    a column. A text that only begins and ends with a quotation mark, such as direct speech, is no evidence.
+    """
+
+    def __init__(self) -> None:
+        self._rows, self._unquoted = 0, False
+        self._doubled = ""  # a quoted value with doubled quotation marks inside
+        self._examples: dict[int, str] = {}  # a quoted value of each column that has one
+        self._plain: set[int] = set()  # columns with a value that is not quoted
+
+    def count(self, values: Sequence[str]) -> None:
+        self._rows += 1
+        for column, value in enumerate(values):
+            if '"' not in value:
+                self._plain.add(column)
+            elif not QUOTED.fullmatch(value):
+                self._unquoted = True
+            else:
+                self._examples.setdefault(column, value)
+                self._doubled = self._doubled or value * ('"' in value[1:-1])
+
+    def evidence(self) -> str:
+        """Returns a value that must be quoted as in CSV; empty if the file is not quoted, or if this is unknown."""
+        if self._unquoted or self._rows < 2:
+            return ""
+        return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
 
 
 class CommaSeparated(TabSeparated):
-    """RFC 4180, read by Python's csv module: quoted values may contain commas, line breaks and doubled quotes.
+    """RFC 4180, read by Python's csv module: quoted values may contain separators, line breaks and doubled quotes.
 
-    The separator is a semicolon if the first line is a header with more semicolons than commas.
+    The separator is a tab if the header has one or, without a header, if the file is called .tsv or .tab. Otherwise it
+    is a semicolon if the header has more semicolons than commas. Quoted names do not count.
     """
 
-    doc = "comma- or semicolon-separated values, optionally quoted; the first line is a header unless `columns` is set"
+    doc = "comma-, semicolon- or tab-separated values, optionally quoted; a header unless `columns` is set"
+    quoting_hint = ""
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         csv.field_size_limit(LONGEST_VALUE)
         with read_errors(path), open_text(path, self.config.encoding) as file:
             first = file.readline()
-            semicolons = not self.config.columns and first.count(";") > first.count(",")
-            rows = csv.reader(itertools.chain([first], file), delimiter=";" if semicolons else ",", strict=True)
+            rows = csv.reader(itertools.chain([first], file), delimiter=self._separator(path, first), strict=True)
             while True:
                 where = f"{path}, line {rows.line_num + 1}"  # where the row begins
                 try:
@@ -91,6 +159,12 @@ class CommaSeparated(TabSeparated):
                 if values is None:
                     return
                 yield values, where
+
+    def _separator(self, path: Path, first: str) -> str:
+        if self.config.columns:
+            return "\t" if path.name.removesuffix(".gz").endswith((".tsv", ".tab")) else ","
+        header = QUOTED.sub("", first)
+        return "\t" if "\t" in header else ";" if header.count(";") > header.count(",") else ","
 
 
 class Parquet(FileFormat):
@@ -105,6 +179,7 @@ class Parquet(FileFormat):
         import pyarrow
         import pyarrow.parquet
 
+        row = 0
         try:
             with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
                 columns = columns_of(fields, file.schema_arrow.names, str(path))
@@ -112,5 +187,7 @@ class Parquet(FileFormat):
                 records = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
                 for row, record in enumerate(records, start=1):
                     yield record, f"{path}, row {row}"
-        except pyarrow.ArrowException as error:
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: a text after row {row} is not valid UTF-8 ({error.reason}).") from error
+        except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct with two fields of one name
             raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from error

@@ -20,35 +20,46 @@ class Text(FileFormat):
     """Splits files into documents as the setting `document` says, in bounded memory unless a document is a whole file.
 
     With `label_pattern`, each document gets the label found in its file's path, and empty documents are skipped. With
-    `pattern`, each line is a pair; with `target_path`, each line is paired with the same line of another file.
+    `pattern`, each line is a pair or a labelled text; with `target_path`, each line is paired with the same line of
+    another file.
     """
 
-    doc = "text files: documents, texts with labels in their paths, or lines that are pairs"
+    doc = "text files: documents, texts with labels in their paths or lines, or lines that are pairs"
     holds = ("documents", "pairs", "labels", "numbers")
     settings = ("target_path", "pattern", "label_pattern")
     reads = ("encoding", "document", "separator")
-    needs: ClassVar = dict.fromkeys(
-        ("labels", "numbers"), ("label_pattern", "text files get their labels from their paths; give the pattern.")
-    )
     names_fields = True
+    # Kind of raw example -> the groups of `pattern`, and an example of one.
+    groups: ClassVar = {"pairs": (("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")} | dict.fromkeys(
+        ("labels", "numbers"), (("label", "text"), "'(?P<label>[^ ]+) (?P<text>.*)'")
+    )
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
         super().check(config, wants, refuse)
         if config.document == "separator" and not config.separator:
             refuse("separator", "is empty although document='separator'.")
-        if wants != "pairs":
-            return
-        if bool(config.target_path) == bool(config.pattern):
+        if wants == "pairs" and bool(config.target_path) == bool(config.pattern):
             refuse("target_path", "name the file of the targets (or a `pattern`, if one file has both).")
-        if config.document != "line":
-            refuse("document", "pairs in text files are read line by line: set it to 'line'.")
+        if wants in ("labels", "numbers") and bool(config.label_pattern) == bool(config.pattern):
+            message = (
+                "text files get their labels from their paths; give the pattern (or `pattern`, if lines hold them)."
+            )
+            refuse("label_pattern", message)
+        if (wants == "pairs" or config.pattern) and config.document != "line":
+            refuse("document", f"{wants} in text files are read line by line: set it to 'line'.")
+        if config.pattern and wants in cls.groups:
+            _check_pattern(config, "pattern", *cls.groups[wants], refuse)
+        if config.label_pattern:
+            examples = r"'/(?P<label>neg|pos)/' or '\.(?P<label>neg|pos)$'"
+            _check_pattern(config, "label_pattern", ("label",), examples, refuse)
+            if "(?P<text>" in config.label_pattern:
+                refuse("label_pattern", "is searched for in paths, which hold no text; for lines, use `pattern`.")
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._pair = _compiled(config, "pattern", ("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")
-        examples = r"'/(?P<label>neg|pos)/' or '\.(?P<label>neg|pos)$'"
-        self._label = _compiled(config, "label_pattern", ("label",), examples)
+        self._line = re.compile(config.pattern) if config.pattern else None
+        self._label = re.compile(config.label_pattern) if config.label_pattern else None
         self._targets = Files(config.target_path) if config.target_path else None
         if self._targets and len(self.files.found) != len(self._targets.found):
             raise UserError(
@@ -60,7 +71,7 @@ class Text(FileFormat):
         config, hashes = self.config, self.files.hashes()
         if self._targets:
             return ["aligned", config.encoding, *hashes, *self._targets.hashes()]
-        if self._pair:
+        if self._line:
             return ["pattern", config.pattern, config.encoding, *hashes]
         documents = [config.document, config.separator, config.encoding, *hashes]
         if not self._label:
@@ -76,7 +87,7 @@ class Text(FileFormat):
             yield from self._read_aligned(source, target)
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        return self._read_pairs(path, self._pair) if self._pair else self._read_documents(path)
+        return self._read_matches(path, self._line) if self._line else self._read_documents(path)
 
     def _read_documents(self, path: Path) -> Iterator[tuple[Record, str]]:
         where, label = str(path), self._label_in(path)
@@ -98,13 +109,14 @@ class Text(FileFormat):
             raise UserError(f"{path}: label_pattern {self._label.pattern!r} finds no label in this path.")
         return match["label"]
 
-    def _read_pairs(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
+    def _read_matches(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
         """Yields the named groups of each line. The pattern must match the whole line."""
+        needed = [name for groups, _ in self.groups.values() for name in groups if name in pattern.groupindex]
         for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
             if not line.strip():
                 continue
             where, match = f"{path}, line {number}", pattern.fullmatch(line)
-            if match is None or match["source"] is None or match["target"] is None:
+            if match is None or any(match[name] is None for name in needed):
                 raise UserError(f"{where}: pattern {pattern.pattern!r} does not match {line!r:.60}.")
             yield match.groupdict(), where
 
@@ -142,17 +154,14 @@ def _paragraphs(file: TextIO) -> Iterator[str]:
             yield "\n".join(lines)
 
 
-def _compiled(config: SourceConfig, setting: str, groups: Iterable[str], examples: str) -> re.Pattern[str] | None:
-    """Returns a setting compiled as a regular expression, or None if empty. Raises UserError if a group is missing."""
+def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], examples: str, refuse: Refuse) -> None:
+    """Refuses a setting that is not a regular expression with the named groups."""
     pattern = getattr(config, setting)
-    if not pattern:
-        return None
     try:
-        compiled = re.compile(pattern)
+        found = re.compile(pattern).groupindex
     except re.error as error:
-        raise UserError(f"{setting} {pattern!r}: not a regular expression ({error}).") from error
-    if missing := sorted(set(groups) - set(compiled.groupindex)):
-        raise UserError(
-            f"{setting} {pattern!r}: it has no group named {' and none named '.join(missing)}; write e.g. {examples}."
-        )
-    return compiled
+        refuse(setting, f"{pattern!r} is not a regular expression ({error}).")
+        return
+    if missing := sorted(set(groups) - set(found)):
+        names = " and none named ".join(missing)
+        refuse(setting, f"{pattern!r}: it has no group named {names}; write e.g. {examples}.")
