@@ -1,16 +1,20 @@
-"""Atomic writing of files and directories: they appear complete or not at all."""
+"""Atomic writing of files and directories, which appear complete or not at all, and the parsing of their content."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
+
+DEEPEST_JSON = 100  # levels of nesting; Python's recursion limit allows a few hundred
 
 
 @contextmanager
@@ -61,3 +65,36 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}.") from None
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Returns a parsed JSON value. Raises ValueError if it is invalid or nested more than DEEPEST_JSON levels deep."""
+    too_deep = f"it is nested more than {DEEPEST_JSON} levels deep"
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    brackets = "[{" if isinstance(content, str) else (b"[", b"{")
+    if sum(map(content.count, brackets)) > DEEPEST_JSON:  # type: ignore[arg-type]
+        level = [value]
+        for _ in range(DEEPEST_JSON + 1):
+            level = [inner for each in level for inner in _inside(each)]
+        if level:
+            raise ValueError(too_deep)
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Returns the values directly inside a parsed JSON value."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def well_formed(text: str) -> str:
+    """Returns the text with each surrogate pair as one character and each lone surrogate replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,9 +1,11 @@
 """Files and directories appear whole or not at all."""
 
+import json
+
 import pytest
 
 from lm.evaluation.predictions import Example, read_predictions, write_predictions
-from lm.files import new_directory, replacing
+from lm.files import new_directory, parse_json, replacing
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -37,3 +39,19 @@ def test_directory_appears_at_the_end_of_the_block_and_only_if_the_path_is_free(
         (temporary / "a").write_text("half")
         raise RuntimeError
     assert (path / "a").read_text() == "whole" and list(path.parent.iterdir()) == [path]
+
+
+def test_json_of_any_depth_is_parsed_or_refused():
+    for content in (
+        '{"a": [1, {"b": null}], "c": "[[["}',
+        b"\xef\xbb\xbf[0.5]",
+        "[" * 100 + "1" + "]" * 100,
+        "[" * 99 + "]" * 99,
+    ):
+        assert parse_json(content) == json.loads(content)
+    wide = json.dumps([{"a": [i]} for i in range(1000)])
+    assert parse_json(wide) == parse_json(wide.encode()) == json.loads(wide)
+    for depth in (101, 300, 100_000):
+        for begin, end in (("[", "]"), ('{"a":', "}")):
+            with pytest.raises(ValueError, match="nested more than 100 levels deep"):
+                parse_json(begin * depth + "1" + end * depth)

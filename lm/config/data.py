@@ -62,6 +62,11 @@ class SourceConfig:
     )
     separator: str = option("<|endoftext|>", "text with document=separator: the string between documents.")
     encoding: str = option("utf-8", "Text encoding of the files.")
+    longest_line: int = option(
+        1 << 28,
+        "Text files: maximum number of characters in a line or a document; longer ones are an error.",
+        minimum=1,
+    )
     weight: float = option(
         1.0,
         "Relative share of rows drawn from this data source; 0 disables it.",
@@ -74,8 +79,16 @@ class CleaningConfig:
     """Cleaning steps applied to each document before tokenisation, in this order."""
 
     unicode: str = option("", "Unicode normalisation form; empty for none.", choices=("", "NFC", "NFKC"))
-    strip_html: bool = option(False, "Remove HTML tags and decode entities.")
-    strip_control: bool = option(False, "Remove control characters other than newline and tab.")
+    strip_html: bool = option(
+        False,
+        "Remove HTML tags, scripts and styles, and decode character references. A line break or a space replaces "
+        "tags that separate words. `<` and `&` that are not HTML stay.",
+    )
+    strip_control: bool = option(
+        False,
+        "Remove control characters other than newline and tab; between two words, a space or a line break replaces "
+        "them.",
+    )
     whitespace: str = option(
         "keep",
         "keep; trim (strip both ends of the document); lines (also strip trailing spaces and merge empty lines); "

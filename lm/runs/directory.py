@@ -9,7 +9,6 @@ eval/<step>/     results of eval.py         .lock           held by the process 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.config.schema import EFFECTS, differences_affecting, migrated
 from lm.errors import UserError
-from lm.files import replacing
+from lm.files import parse_json, replacing
 
 DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
@@ -87,7 +86,7 @@ class RunDirectory:
     def load_config(self) -> Config:
         """Returns the config without retired settings. Raises UserError if config.json is missing or invalid."""
         try:
-            values = json.loads(self.config_path.read_bytes())
+            values = parse_json(self.config_path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{self.root}: has no config.json, so it holds no run; check --workdir.") from None
         except OSError as error:
@@ -189,7 +188,7 @@ class RunDirectory:
             return
         for line in content.splitlines(keepends=True):
             try:
-                values = json.loads(line)
+                values = parse_json(line)
             except ValueError:
                 values = None
             yield line, values if isinstance(values, dict) and line.endswith(b"\n") else None

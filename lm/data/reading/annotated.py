@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_text
-from lm.data.reading.format import FileFormat, Refuse, open_text, read_errors, read_lines
+from lm.data.reading.format import FileFormat, Refuse
 from lm.errors import UserError
+from lm.files import parse_json
 
 NEW_DOCUMENT = "-DOCSTART-"
 
@@ -44,7 +44,7 @@ class Conll(FileFormat):
         words: list[str] = []
         tags: list[str] = []
         begin, columns = "", 0
-        for number, line in enumerate(chain(read_lines(path, self.config.encoding), [""]), start=1):
+        for number, line in enumerate(chain(self.lines(path, columns=True), [""]), start=1):
             values, where = _columns(line), f"{path}, line {number}"
             if not values or values[0] == NEW_DOCUMENT:
                 if words:
@@ -86,10 +86,10 @@ class Squad(FileFormat):
     notes_encoding = False
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        with read_errors(path), open_text(path, self.config.encoding) as file:
+        with self.open(path) as file:
             text = file.read()
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
             raise UserError(f"{path}: not valid JSON ({error}).") from error
         for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ import numpy as np
 from lm.data.reading.format import hash_of
 from lm.data.storing.splits import Cleaner
 from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.pieces import PIECE, count_words, encode_long
 from lm.errors import UserError
-from lm.files import new_directory
+from lm.files import new_directory, parse_json
 
 FORMAT = 1  # raise it when the same inputs would give a different store
 BATCH_CHARACTERS = 1 << 20  # tokenised at a time
@@ -52,7 +53,7 @@ class TokenStore:
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
         try:
-            self.manifest: dict[str, Any] = json.loads((self.directory / "manifest.json").read_text(encoding="utf-8"))
+            self.manifest: dict[str, Any] = parse_json((self.directory / "manifest.json").read_bytes())
             for name, size in self.manifest["files"].items():
                 found = (self.directory / name).stat().st_size
                 if found != size:
@@ -197,9 +198,7 @@ def _build(
     with contextlib.suppress(FileExistsError), new_directory(directory) as temporary:
         with open(temporary / "tokens.bin", "wb") as tokens_file, open(temporary / "starts.bin", "wb") as starts_file:
             for batch in _batches(texts):
-                documents = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(batch)]
-                lengths = np.array(list(map(len, documents)), np.int64)
-                tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
+                lengths, tokens = _encode(tokenizer, batch, dtype)
                 starts = counts["tokens"] + np.cumsum(lengths) - lengths
                 for file, array in ((tokens_file, tokens), (starts_file, starts)):
                     file.write(array.tobytes())
@@ -208,7 +207,7 @@ def _build(
                 counts["tokens"] += len(tokens)
                 counts["characters"] += sum(map(len, batch))
                 counts["bytes"] += sum(len(text.encode("utf-8")) for text in batch)
-                counts["words"] += sum(len(text.split()) + text.count("\n") for text in batch)
+                counts["words"] += sum(count_words(text) + text.count("\n") for text in batch)
                 if tokenizer.unk_id is not None:
                     counts["unknown"] += int(np.count_nonzero(tokens == tokenizer.unk_id))
             for file in (tokens_file, starts_file):
@@ -232,6 +231,20 @@ def _build(
         f"in {time.monotonic() - began:.1f} s",
         file=sys.stderr,
     )
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the number of tokens of each document, BOS and EOS included, and the tokens of all."""
+    bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
+    if max(map(len, texts)) <= PIECE:
+        documents = [[*bos, *ids, *eos] for ids in tokenizer.encode_batch(texts)]
+        lengths = np.array(list(map(len, documents)), np.int64)
+        return lengths, np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
+    arrays = []
+    for text in texts:
+        pieces = itertools.chain([bos], encode_long(tokenizer, text), [eos])
+        arrays.append(np.concatenate([np.array(ids, dtype) for ids in pieces]))
+    return np.array(list(map(len, arrays)), np.int64), np.concatenate(arrays)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
