@@ -44,7 +44,7 @@ class Conll(FileFormat):
         words: list[str] = []
         tags: list[str] = []
         begin, columns = "", 0
-        for number, line in enumerate(chain(self.lines(path, columns=True), [""]), start=1):
+        for number, line in enumerate(chain(self.lines(path, rows=True), [""]), start=1):
             values, where = _columns(line), f"{path}, line {number}"
             if not values or values[0] == NEW_DOCUMENT:
                 if words:

@@ -103,21 +103,10 @@ class FileFormat(Format):
         """Opens one file as text."""
         return open_text(path, self.config.encoding, self.config.longest_line)
 
-    def lines(self, path: Path, *, columns: bool = False) -> Iterator[str]:
-        """Yields the lines of one file, without their ends.
-
-        With `columns`, for lines that are rows of a table, raises UserError at a CR within a line: it may have been
-        meant to end a row.
-        """
-        for number, line in enumerate(read_lines(path, self.config.encoding, self.config.longest_line), start=1):
-            if columns and "\r" in line:
-                line = line.rstrip("\r")
-                if "\r" in line:
-                    raise UserError(
-                        f"{path}, line {number:,}: has a carriage return (CR) within the line; replace it by a space, "
-                        "or by a line feed if it ends a row."
-                    )
-            yield line
+    def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
+        """Yields the lines of one file, without their ends. If they are `rows` of a table, none may contain a CR."""
+        lines = read_lines(path, self.config.encoding, self.config.longest_line)
+        return _rows(path, lines) if rows else lines
 
     def options(self) -> list[str]:
         """Returns the settings that determine the records."""
@@ -128,6 +117,17 @@ class FileFormat(Format):
 
     def notes(self) -> list[str]:
         return encoding_notes(self.files.found, self.config.encoding) if self.notes_encoding else []
+
+
+def _rows(path: Path, lines: Iterator[str]) -> Iterator[str]:
+    """Yields lines without CRs at their ends. Raises UserError at another CR, perhaps meant to end a row."""
+    for number, line in enumerate(lines, start=1):
+        if "\r" in line and "\r" in (line := line.rstrip("\r")):
+            raise UserError(
+                f"{path}, line {number:,}: has a carriage return (CR) within the line; replace it by a space, or by a "
+                "line feed if it ends a row."
+            )
+        yield line
 
 
 class Reader(abc.ABC):

@@ -22,6 +22,7 @@ from lm.files import well_formed
 BLOCK_BYTES = 1 << 20
 MARK = "\ufeff"  # the byte-order mark as a character
 SET_ENCODING = "set the source's encoding to {}"
+UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
 CONVERT = "convert it from {} to UTF-8 first"  # where no setting names an encoding
 
 # The first bytes of files that are not text.
@@ -168,22 +169,19 @@ class TextFile:
 
     def _refuse_lone_returns(self, text: str) -> None:
         """Raises UserError if more lines of the first block seem to end in CR alone than in LF."""
-        lone = text.count("\r") - text.count("\r\n")
-        if lone > text.count("\n"):
+        if text.count("\r") - text.count("\r\n") > text.count("\n"):
             raise UserError(
-                f"{self.path}: its lines end in CR alone (carriage return, {lone:,} of them), which does not end a "
-                "line here; convert it, e.g. with: tr '\\r' '\\n' < OLD > NEW"
+                f"{self.path}: its lines end in CR (carriage return) alone, which does not end a line here; convert "
+                "it, e.g. with: tr '\\r' '\\n' < OLD > NEW"
             )
 
     def _undecodable(self, error: UnicodeDecodeError, fed: int, line: int) -> str:
         """Returns the message for an invalid byte, when `fed` bytes were decoded up to and including its block."""
-        before = error.object[: error.start].decode(self._codec, "replace")
+        line += error.object[: error.start].decode(self._codec, "replace").count("\n")
         byte = fed - len(error.object) + error.start
-        return (
-            f"{self.path}: not valid {self._encoding} at line {line + before.count(chr(10)):,}, byte {byte:,}: "
-            f"0x{error.object[error.start]:02x} ({error.reason}); "
-            f"{self._remedy.format('that of the file')} (e.g. cp1252, latin-1, gb18030)."
-        )
+        value, remedy = error.object[error.start], self._remedy.format(UNKNOWN_ENCODING)
+        where = f"line {line:,}, byte {byte:,}: 0x{value:02x} ({error.reason})"
+        return f"{self.path}: not valid {self._encoding} at {where}; {remedy}."
 
 
 def _by_nul_bytes(head: bytes) -> str:

@@ -46,7 +46,7 @@ class TabSeparated(FileFormat):
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         """Yields the values of each row and its position."""
-        for number, line in enumerate(self.lines(path, columns=True), start=1):
+        for number, line in enumerate(self.lines(path, rows=True), start=1):
             yield line.split("\t"), f"{path}, line {number}"
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:

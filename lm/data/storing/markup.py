@@ -1,7 +1,7 @@
 """Text from HTML, and from text with control characters: what separated two words still separates them.
 
-A regular expression, which takes linear time, decides which `<` and `&` are HTML; the others stay as they are. lxml
-parses the result without building a tree, so the time is linear and no nesting is too deep.
+A regular expression decides which `<` and `&` are HTML; the others stay as they are. lxml parses the HTML, without a
+tree. Both take linear time for any text.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from lxml import etree
 from lm.files import well_formed
 
 VERSION = 2  # part of the fingerprints of cleaned data; raise it when the same text would give another result
-
-# --- which parts of a text are HTML -------------------------------------------------------------------------------
 
 ELEMENTS = frozenset(
     "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
@@ -33,7 +31,13 @@ UNMISTAKABLE = frozenset(
     "blockquote body br colgroup dd del div dl dt em font h1 h2 h3 h4 h5 h6 head hr html iframe img li nobr "
     "noscript ol p pre script span strong style tbody td textarea tfoot th thead tr tt ul wbr o:p".split()
 )
-RAW = frozenset("script style title textarea iframe noframes noembed xmp".split())  # no tag inside but the end tag
+HIDDEN = frozenset("script style iframe noframes noembed".split())  # their content is not text and holds no tags
+BLOCKS = frozenset(
+    "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
+    "footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html legend li main menu nav noscript ol optgroup "
+    "option p pre section summary table tbody tfoot thead title tr ul xmp".split()
+)
+SPACED = frozenset("applet audio button canvas embed iframe img input object select svg td textarea th video".split())
 # Attributes without a value. In another tag of a short name, as in "a<b and c>d", such words are not attributes.
 _FLAGS = re.compile(
     r"(?:[\s/]*+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden|"
@@ -46,12 +50,13 @@ _VALUE = r""""[^"<]*+(?:<[^"<]*+){0,4}+"|'[^'<]*+(?:<[^'<]*+){0,4}+'|[^\s"'<>`]+
 _ATTRIBUTE = rf"""[\s/]*+[^\s"'<>/=]++(?:\s*+=\s*+(?:{_VALUE}))?+"""
 _MARKUP = re.compile(
     rf"""
-    (?P<comment> <!-- )
-    | (?P<declaration> <!doctype\b[^<>]*+> | <\?xml\b[^<>]*+> | <!\[(?:if|endif)\b[^<>]*+> )
-    | </(?P<end>[a-z][\w:-]*+)\s*+>
-    | <(?P<start>[a-z][\w:-]*+)(?P<attributes>(?=[\s/])(?:{_ATTRIBUTE}){{1,100}}+)?+[\s/]*+>
-    | &(?P<reference>\#[0-9]{{1,7}}|\#x[0-9a-f]{{1,6}}|[a-z][a-z0-9]{{1,31}});
-    | (?P<other>[<&])
+    <(?:
+        (?P<comment>!--)
+        | (?P<declaration>!doctype\b[^<>]*+>|\?xml\b[^<>]*+>|!\[(?:if|endif)\b[^<>]*+>)
+        | /(?P<end>[a-z][\w:-]*+)\s*+>
+        | (?P<start>[a-z][\w:-]*+)(?P<attributes>(?=[\s/])(?:{_ATTRIBUTE}){{1,100}}+)?+[\s/]*+>
+    )?+
+    | &(?:(?P<reference>\#[0-9]{{1,7}}|\#x[0-9a-f]{{1,6}}|[a-z][a-z0-9]{{1,31}});)?+
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
@@ -71,7 +76,7 @@ def strip_html(text: str) -> str:
     if not marked.num_tags:
         return _MARKUP.sub(lambda match: _decoded(match) if match["reference"] else match[0], text)
     parser = etree.HTMLParser(target=_Words(), huge_tree=True)
-    parser.feed(f"<body><span>{marked.html}")  # with an open element, leading white space is content
+    parser.feed(f"<body><span>{marked.html}")  # in an open element, leading white space is content
     return parser.close()
 
 
@@ -82,33 +87,37 @@ def _decoded(match: re.Match[str]) -> str:
 
 
 class _Marked:
-    """A text in which all HTML is valid, in attribute `html`: tags have no attributes, and any other `<` is escaped."""
+    """A text as flat, valid HTML, in attribute `html`, for a parser that only has to find the text between tags.
+
+    Tags that separate words become <br>, <hr> and <img>, which cannot be nested; the others are left out, except those
+    of hidden elements. Every `<` and `&` that is not HTML is escaped.
+    """
 
     def __init__(self, text: str):
         self.num_tags = 0  # and comments
         self._last_end = {match[1].lower(): match.start() for match in _END.finditer(text)}
-        self._comment_end = text.rfind("-->")
+        self._last_comment_end = text.rfind("-->")
         self._foreign: set[str] = set()  # elements that are not in ELEMENTS
         self.html = _MARKUP.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
-        if match["reference"] or match["other"]:
-            return html.escape(_decoded(match) if match["reference"] else match[0], quote=False)
         tag = self._tag(match)
         if tag is None:
-            return html.escape(match[0], quote=False)
+            return html.escape(_decoded(match) if match["reference"] else match[0], quote=False)
         self.num_tags += 1
         return tag
 
     def _tag(self, match: re.Match[str]) -> str | None:
-        """Returns the tag to parse, without attributes; None if the match is not HTML."""
+        """Returns the replacement of a tag, or None if the match is not one."""
         if match["comment"]:
-            return match[0] if match.start() < self._comment_end else None
+            return match[0] if match.start() < self._last_comment_end else None
         if match["declaration"]:
             return ""
-        name, attributes = (match["end"] or match["start"]).lower(), match["attributes"]
+        name, attributes = (match["start"] or match["end"] or "").lower(), match["attributes"]
         if match["end"]:
-            return f"</{name}>" if name in ELEMENTS else "" if name in self._foreign else None
+            return _replacement(name, match[0]) if name in ELEMENTS else "" if name in self._foreign else None
+        if not match["start"]:
+            return None
         is_closed = self._last_end.get(name, -1) > match.start()
         if name not in ELEMENTS:
             if not (attributes and _QUOTED.search(attributes)):
@@ -120,46 +129,42 @@ class _Marked:
                 return None
         elif not (attributes or is_closed or name in UNMISTAKABLE):
             return None
-        return "<div>" if name in RAW and not is_closed else f"<{name}>"
+        return _replacement(name, f"<{name}>" if is_closed else "<hr>")
 
 
-# --- from HTML to text --------------------------------------------------------------------------------------------
-
-BLOCKS = frozenset(
-    "address article aside blockquote body br caption center dd details dialog dir div dl dt fieldset figcaption "
-    "figure footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html legend li main menu nav noscript ol "
-    "optgroup option p pre section summary table tbody tfoot thead title tr ul xmp".split()
-)
-SPACED = frozenset("applet audio button canvas embed iframe img input object select svg td textarea th video".split())
-HIDDEN = frozenset("script style iframe noframes noembed".split())
+def _replacement(name: str, tag: str) -> str:
+    """Returns the HTML for a tag of an element; `tag` itself if the element is hidden."""
+    if name in HIDDEN:
+        return tag
+    return "<br>" if name == "br" else "<hr>" if name in BLOCKS else "<img>" if name in SPACED else ""
 
 
 class _Words:
-    """Collects the text of an HTML document as lxml parses it."""
+    """Collects text as lxml parses HTML."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._num_hidden = 0  # open elements whose content is not shown
+        self._is_hidden = False
         self._line_breaks = 0  # <br> elements since the last text
         self._separator = ""  # due to the other elements since then
 
     def start(self, tag: str, attributes: object) -> None:
-        self._num_hidden += tag in HIDDEN
+        self._is_hidden = tag in HIDDEN
         self._line_breaks += tag == "br"
         self._separate(tag)
 
     def end(self, tag: str) -> None:
-        self._num_hidden -= tag in HIDDEN
+        self._is_hidden = False  # hidden elements hold no others
         self._separate(tag)
 
     def _separate(self, tag: str) -> None:
-        if tag in BLOCKS:
+        if tag == "br" or tag in BLOCKS:
             self._separator = "\n"
         elif tag in SPACED:
             self._separator = self._separator or " "
 
     def data(self, text: str) -> None:
-        if self._num_hidden or not text:
+        if self._is_hidden or not text:
             return
         if self._separator and self._parts and not (self._parts[-1][-1].isspace() or text[0].isspace()):
             self._parts.append("\n" * self._line_breaks or self._separator)
@@ -169,8 +174,6 @@ class _Words:
     def close(self) -> str:
         return "".join(self._parts)
 
-
-# --- control characters -------------------------------------------------------------------------------------------
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 _LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")

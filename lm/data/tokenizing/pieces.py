@@ -46,12 +46,3 @@ def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
         yield text[begin:end]
         begin = end
     yield text[begin:]
-
-
-def count_words(text: str) -> int:
-    """Returns the number of words between white space, without a list of all of them."""
-    count = 0
-    for begin in range(0, len(text), PIECE):
-        joined = begin > 0 and not (text[begin].isspace() or text[begin - 1].isspace())
-        count += len(text[begin : begin + PIECE].split()) - joined
-    return count

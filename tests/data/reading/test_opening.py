@@ -20,12 +20,12 @@ from lm.errors import UserError
 from lm.evaluation.predictions import read_predictions
 
 
-def source(kind="documents", **options):
-    return open_reader(SourceConfig(**options), READERS[kind])
+def source(examples="documents", **options):
+    return open_reader(SourceConfig(**options), READERS[examples])
 
 
-def read(kind="documents", **options):
-    return list(source(kind, **options).iterate())
+def read(examples="documents", **options):
+    return list(source(examples, **options).iterate())
 
 
 def refusal(function, *args, **options):
@@ -50,16 +50,16 @@ READINGS = {
     "csv": ({"path": "F", "kind": "csv"}, '"text",n\none,1\n"two\nlines",2\n'),
     "jsonl": ({"path": "F", "kind": "jsonl"}, '{"text": "a"}\n\n{"text": "b"}\n'),
     "labels": (
-        {"kind_of": "labels", "path": "F", "kind": "tsv", "columns": "label,text", "label_field": "label"},
+        {"examples": "labels", "path": "F", "kind": "tsv", "columns": "label,text", "label_field": "label"},
         TABLE,
     ),
-    "aligned": ({"kind_of": "pairs", "path": "F", "target_path": "F", "document": "line"}, TABLE),
+    "aligned": ({"examples": "pairs", "path": "F", "target_path": "F", "document": "line"}, TABLE),
     "pattern": (
-        {"kind_of": "pairs", "path": "F", "pattern": "(?P<source>.*)\t(?P<target>.*)", "document": "line"},
+        {"examples": "pairs", "path": "F", "pattern": "(?P<source>.*)\t(?P<target>.*)", "document": "line"},
         TABLE,
     ),
-    "conll": ({"kind_of": "tags", "path": "F", "kind": "conll"}, TAGS),
-    "squad": ({"kind_of": "questions", "path": "F", "kind": "squad"}, json.dumps(SQUAD, indent=0) + "\n"),
+    "conll": ({"examples": "tags", "path": "F", "kind": "conll"}, TAGS),
+    "squad": ({"examples": "questions", "path": "F", "kind": "squad"}, json.dumps(SQUAD, indent=0) + "\n"),
 }
 
 
@@ -68,12 +68,12 @@ def reading(request, write):
     """Returns a function that reads bytes in one of the ways, and the text to use."""
     options, text = READINGS[request.param]
     options = dict(options)
-    kind = options.pop("kind_of", "documents")
+    examples = options.pop("examples", "documents")
 
     def read_bytes(content, name="file", **more):
         path = write(name, content)
         paths = {setting: path for setting, value in options.items() if value == "F"}
-        return read(kind, **{**options, **paths, **more})
+        return read(examples, **{**options, **paths, **more})
 
     return read_bytes, text
 
@@ -110,7 +110,7 @@ def test_other_kinds_of_files_are_refused_by_name_in_every_reader(reading):
         (text.encode("utf-32"), "file", "byte-order mark of utf-32-le, .* to utf-32$"),
         (text.encode("utf-16-le"), "file", "looks like utf-16-le, but is read as utf-8; set .* to utf-16-le$"),
         (text.encode("utf-32-be"), "file", "looks like utf-32-be, .* to utf-32-be$"),
-        (text.replace("\n", "\r").encode(), "file", "its lines end in CR alone"),
+        (text.replace("\n", "\r").encode(), "file", "its lines end in CR .* alone"),
     ]:
         found = refusal(read_bytes, content, name).removesuffix(".")
         assert re.search(message, found), found
@@ -131,7 +131,7 @@ def test_other_kinds_of_files_are_refused_by_name_in_every_reader(reading):
         (
             b"ok\n" * 400_000 + b"\xff\n",
             "utf-8",
-            "at line 400,001, byte 1,200,000: 0xff .*; set .* to that of the file",
+            "at line 400,001, byte 1,200,000: 0xff .*; set .* to the file's encoding",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_lines_of_input_files_and_predictions_are_opened_in_the_same_way(tmp_pat
     for content, message in [
         ("a\nb".encode("utf-16"), "mark of utf-16-le, but is read as utf-8; convert it from utf-16 to UTF-8 first."),
         (gzip.compress(b"a\n"), "is gzip data, but its name does not end in .gz"),
-        (b"a\rb\rc\r", "its lines end in CR alone (carriage return, 3 of them)"),
+        (b"a\rb\rc\r", "its lines end in CR (carriage return) alone"),
     ]:
         path.write_bytes(content)
         found = refusal(read_lines, str(path), "prompts_file")
