@@ -157,10 +157,10 @@ class TextFile:
             if marked == name or marked.startswith(f"{name}-") or name == f"{marked}-sig":
                 return marked
             problem, right = f"begins with the byte-order mark of {marked}", marked[:6].removesuffix("-")
+        elif name.startswith(("utf-16", "utf-32")) and head.isascii() and b"\0" not in head and head:
+            problem, right = "is ASCII text", "utf-8"
         elif name in ("utf-16", "utf-32") and head:
             problem, right = "begins without a byte-order mark", likely or f"{name}-le or {name}-be"
-        elif name in UNMARKED and head.isascii() and b"\0" not in head and head:
-            problem, right = "is ASCII text", "utf-8"
         elif likely and name not in UNMARKED:
             problem, right = f"looks like {likely}", likely
         else:

@@ -121,6 +121,7 @@ def test_other_kinds_of_files_are_refused_by_name_in_every_reader(reading):
     [
         ("text".encode("utf-16-le"), "utf-16", "begins without a byte-order mark, .* to utf-16-le"),
         (b"\xe4\xb8\xad\xe6\x96\x87", "utf-16", "begins without a byte-order mark, .* to utf-16-le or utf-16-be"),
+        (b"plain text\n", "utf-16", "is ASCII text, but is read as utf-16; .* to utf-8"),
         (b"plain text\n", "utf-16-le", "is ASCII text, but is read as utf-16-le; .* to utf-8"),
         (b"\xef\xbb\xbftext", "latin-1", "byte-order mark of utf-8, but is read as latin-1; .* to utf-8"),
         ("text".encode("utf-16"), "latin-1", "byte-order mark of utf-16-le, but is read as latin-1"),
