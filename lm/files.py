@@ -1,4 +1,4 @@
-"""Atomic writing of files and directories: they appear complete or not at all.
+"""Atomic writing of files and directories, which appear complete or not at all, and parsing of their content.
 
 A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. Such a file
 is removed when the same name is written again, and both are removed by `remove_leftovers`.
@@ -7,18 +7,22 @@ is removed when the same name is written again, and both are removed by `remove_
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
 
 TEMPORARY_FILE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
 TEMPORARY_DIRECTORY = re.compile(r"(?P<name>.+)\.tmp-(?P<pid>\d+)-\w{8}")
+DEEPEST_JSON = 100  # levels of nesting; Python's recursion limit allows a few hundred
+TOO_DEEP = f"it is nested more than {DEEPEST_JSON} levels deep"
 
 
 @contextmanager
@@ -124,3 +128,40 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}.") from None
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Returns a parsed JSON value. Raises ValueError if it is invalid or nested more than DEEPEST_JSON levels deep."""
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    brackets = "[{" if isinstance(content, str) else (b"[", b"{")
+    if sum(map(content.count, brackets)) > DEEPEST_JSON:  # type: ignore[arg-type]
+        check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raises ValueError if a parsed JSON value is nested more than DEEPEST_JSON levels deep."""
+    level = [value]
+    for _ in range(DEEPEST_JSON + 1):
+        level = [inner for each in level for inner in _inside(each)]
+    if level:
+        raise ValueError(TOO_DEEP)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Returns the values directly inside a parsed JSON value."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def well_formed(text: str) -> str:
+    """Returns the text with each surrogate pair as one character and each lone surrogate replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,12 +1,13 @@
 """Files and directories appear whole or not at all."""
 
+import json
 import os
 
 import pytest
 
 from lm.errors import UserError
 from lm.evaluation.predictions import Example, read_predictions, write_predictions
-from lm.files import new_directory, remove_leftovers, replacing, storing, write_texts
+from lm.files import new_directory, parse_json, remove_leftovers, replacing, storing, write_texts
 from tests.run_helpers import file_size_limit
 
 
@@ -74,3 +75,19 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         with storing(path):
             write_texts({path: "x" * 2000})
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_of_any_depth_is_parsed_or_refused():
+    for content in (
+        '{"a": [1, {"b": null}], "c": "[[["}',
+        b"\xef\xbb\xbf[0.5]",
+        "[" * 100 + "1" + "]" * 100,
+        "[" * 99 + "]" * 99,
+    ):
+        assert parse_json(content) == json.loads(content)
+    wide = json.dumps([{"a": [i]} for i in range(1000)])
+    assert parse_json(wide) == parse_json(wide.encode()) == json.loads(wide)
+    for depth in (101, 300, 100_000):
+        for begin, end in (("[", "]"), ('{"a":', "}")):
+            with pytest.raises(ValueError, match="nested more than 100 levels deep"):
+                parse_json(begin * depth + "1" + end * depth)

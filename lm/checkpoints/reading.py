@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import json
 import logging
 import os
 import sys
@@ -23,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_sums
 from lm.errors import UserError
+from lm.files import parse_json
 
 FORMAT = 1  # of the record; a higher number comes from a newer version of this code
 MOST_STEPS = 1000  # that several processes consider
@@ -60,7 +60,7 @@ class Damage(Exception):
 def read_record(checkpoint: Path) -> dict[str, Any]:
     """Returns the verified JSON record of a checkpoint. Raises Damage, or UserError if a newer version wrote it."""
     path = checkpoint / "record" / "metadata"
-    stored = json.loads(path.read_bytes())
+    stored = parse_json(path.read_bytes())
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
         raise Damage("record/metadata does not match its hash")
     content = stored["content"]

@@ -87,7 +87,19 @@ class SourceConfig:
         needs=("document=separator",),
         read_by="kind",
     )
+    separator: str = option(
+        "<|endoftext|>",
+        "text with document=separator: the string between documents.",
+        needs=("document=separator",),
+        read_by="kind",
+    )
     encoding: str = option("utf-8", "Text encoding of the files.", read_by="kind")
+    longest_line: int = option(
+        1 << 28,
+        "Text files: maximum number of characters in a line or a document; longer ones are an error.",
+        minimum=1,
+        read_by="kind",
+    )
     weight: float = option(
         1.0,
         "Relative share of rows drawn from this data source; 0 disables it.",
@@ -100,8 +112,16 @@ class CleaningConfig:
     """Cleaning steps, applied in this order to each document before it is tokenised."""
 
     unicode: str = option("", "Unicode normalisation form; empty for none.", choices=("", "NFC", "NFKC"))
-    strip_html: bool = option(False, "Remove HTML tags and decode entities.")
-    strip_control: bool = option(False, "Remove control characters other than newline and tab.")
+    strip_html: bool = option(
+        False,
+        "Remove HTML tags, scripts and styles, and decode character references. A line break or a space replaces "
+        "tags that separate words. `<` and `&` that are not HTML stay.",
+    )
+    strip_control: bool = option(
+        False,
+        "Remove control characters other than newline and tab; between two words, a space or a line break replaces "
+        "them.",
+    )
     whitespace: str = option(
         "keep",
         "keep; trim (strip both ends of the document); lines (also strip trailing spaces and merge empty lines); "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lm.config import Config
+from lm.data.reading import opening
 from lm.errors import UserError
 from lm.files import replacing, writing_flag
 
@@ -18,17 +19,10 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 def read_lines(path: str, flag: str) -> list[str]:
     """Returns the lines of a UTF-8 file with LF or CRLF line endings. On failure, raises UserError naming the flag."""
-    content = b""
     try:
-        content = Path(path).expanduser().read_bytes()
-        text = content.decode("utf-8")
-    except OSError as error:
-        raise UserError(f"--{flag}={path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"--{flag}={path}: is not UTF-8 (line {line}, byte {error.start}); convert it first.") from None
-    lines = text.removesuffix("\n").split("\n") if text else []
-    return [line.removesuffix("\r") for line in lines]
+        return list(opening.read_lines(Path(path).expanduser(), "utf-8", remedy=opening.CONVERT))
+    except UserError as error:
+        raise UserError(f"--{flag}={error}") from None
 
 
 def prefix_of(config: Config) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm.data.reading.opening import CONVERT, read_lines
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
-from lm.files import replacing
+from lm.files import parse_json, replacing
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,7 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 
 def read_predictions(path: Path) -> list[Example]:
     """Reads a file of `write_predictions`, where `score` may be missing. Raises UserError if it is invalid or empty."""
-    try:
-        # Not splitlines(), which would also split at a U+2028 within a text.
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 (byte {error.start}).") from None
+    lines = read_lines(path, "utf-8", remedy=CONVERT)
     examples = [_example(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not examples:
         raise UserError(f"{path}: holds no predictions; write them with eval.py.")
@@ -56,7 +51,7 @@ def read_predictions(path: Path) -> list[Example]:
 
 def _example(path: Path, number: int, line: str) -> Example:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
         several = values.get("references")
         if several is not None and not isinstance(several, list):  # a string would become a tuple of its letters
             raise TypeError

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting, migrated
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
-from lm.files import remove_leftovers, replacing, storing
+from lm.files import parse_json, remove_leftovers, replacing, storing
 from lm.runs.fingerprint import (
     DERIVED_FROM_DATA,
     FOR_READING,
@@ -117,7 +116,7 @@ class RunDirectory:
 
     def _load_config(self) -> Config:
         try:
-            values = json.loads(self.config_path.read_bytes())
+            values = parse_json(self.config_path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{self.root}: has no config.json, so it holds no run; check --workdir.") from None
         except OSError as error:
@@ -267,7 +266,7 @@ class RunDirectory:
     def _tokenizer_fingerprint(self, name: str) -> str | None:
         """Returns the fingerprint that a tokenizer states, which is verified when it is loaded; None if unreadable."""
         try:
-            return str(json.loads((self.root / name / INFO_FILE).read_bytes())["fingerprint"])
+            return str(parse_json((self.root / name / INFO_FILE).read_bytes())["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
             return None  # loading the tokenizer raises a better error
 
@@ -297,7 +296,7 @@ class RunDirectory:
             return
         for line in content.splitlines(keepends=True):
             try:
-                values = json.loads(line)
+                values = parse_json(line)
             except ValueError:
                 values = None
             yield line, values if isinstance(values, dict) and line.endswith(b"\n") else None

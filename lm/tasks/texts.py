@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,14 @@ from lm.data.reading import open_reader
 from lm.data.reading.format import Reader
 from lm.data.reading.readers import Pair, PairReader
 from lm.data.storing import token_store
-from lm.data.storing.splits import Cleaner, PairCleaner, SplitSource, named_errors, split_sources
+from lm.data.storing.splits import (
+    Cleaner,
+    PairCleaner,
+    SplitSource,
+    cleaning_values,
+    named_errors,
+    split_sources,
+)
 from lm.data.storing.token_store import PairStore, TokenStore
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
@@ -46,7 +52,7 @@ def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) 
     return {
         "source": fingerprint,
         "described": source.config.kind,
-        "cleaning": dataclasses.asdict(source.data.cleaning),
+        "cleaning": cleaning_values(source.data.cleaning),
         "tokenizer": tokenizer.fingerprint,
         "side": source.identity(),
     }

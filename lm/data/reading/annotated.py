@@ -11,7 +11,7 @@ from typing import Any
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_name, as_text
-from lm.data.reading.format import FileFormat, Refuse, open_text, read_errors, read_lines
+from lm.data.reading.format import FileFormat, Refuse
 from lm.data.reading.records import parse_json
 from lm.errors import UserError
 
@@ -73,7 +73,7 @@ class Conll(FileFormat):
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
-        lines = list(read_lines(path, self.config.encoding))
+        lines = list(self.lines(path, rows=True))
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config)
         if columns.numbered and not _is_named(self.config.field):
@@ -247,7 +247,7 @@ class Squad(FileFormat):
     notes_encoding = False
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        with read_errors(path), open_text(path, self.config.encoding) as file:
+        with self.open(path) as file:
             text = file.read()
         content = parse_json(text, str(path))
         for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):

@@ -1,26 +1,23 @@
-"""Base classes of formats (files to records) and readers (records to raw examples), and file access.
+"""Base classes of formats (files to records) and readers (records to raw examples).
 
-Files are found by name or glob, decompressed, hashed and read line by line. Errors name the file and the line.
+Files are found by name or glob, hashed and opened (`opening.py`). Errors name the file and the line.
 """
 
 from __future__ import annotations
 
 import abc
-import codecs
 import contextlib
 import glob
-import gzip
 import hashlib
-import io
 import json
 import os
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TextIO, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record
+from lm.data.reading.opening import TextFile, encoding_notes, has_mark, open_text, read_errors, read_lines
 from lm.errors import UserError
 
 T = TypeVar("T")
@@ -95,6 +92,7 @@ class FileFormat(Format):
 
     reads: ClassVar[Collection[str]] = ("encoding",)
     notes_encoding: ClassVar[bool] = True  # whether `notes` counts lines that depend on the encoding
+    is_text: ClassVar[bool] = True  # whether the files are opened as text
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
@@ -107,15 +105,35 @@ class FileFormat(Format):
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields the records of one file."""
 
+    def open(self, path: Path) -> contextlib.AbstractContextManager[TextFile]:
+        """Opens one file as text."""
+        return open_text(path, self.config.encoding, self.config.longest_line)
+
+    def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
+        """Yields the lines of one file, without their ends. If they are `rows` of a table, none may contain a CR."""
+        lines = read_lines(path, self.config.encoding, self.config.longest_line)
+        return _rows(path, lines) if rows else lines
+
     def options(self) -> list[str]:
         """Returns the settings that determine the records."""
         return [self.config.encoding] if self.names_fields else [self.config.field, self.config.encoding]
 
     def identity(self) -> list[str]:
-        return [*self.options(), *self.files.hashes()]
+        return [*self.options(), *self.files.hashes(is_text=self.is_text)]
 
     def notes(self) -> list[str]:
         return encoding_notes(self.files.found, self.config.encoding) if self.notes_encoding else []
+
+
+def _rows(path: Path, lines: Iterator[str]) -> Iterator[str]:
+    """Yields lines without CRs at their ends. Raises UserError at another CR, perhaps meant to end a row."""
+    for number, line in enumerate(lines, start=1):
+        if "\r" in line and "\r" in (line := line.rstrip("\r")):
+            raise UserError(
+                f"{path}, line {number:,}: has a carriage return (CR) within the line; replace it by a space, or by a "
+                "line feed if it ends a row."
+            )
+        yield line
 
 
 class Reader(abc.ABC):
@@ -196,86 +214,19 @@ class Files:
         if empty:
             raise UserError(f"{self.path}: it contains no documents (is the file empty?).")
 
-    def hashes(self) -> list[str]:
-        """Returns a hash of the content of each file and of whether it is compressed."""
+    def hashes(self, *, is_text: bool = True) -> list[str]:
+        """Returns a hash of the content of each file and of whether it is compressed.
+
+        It also depends on whether a text file has byte-order marks, which were content in earlier versions.
+        """
         hashes = []
         for path in self.found:
-            with read_errors(path), open(path, "rb") as file:
-                hashes.append(f"{path.name.endswith('.gz')} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            with read_errors(path), path.open("rb") as file:
+                marked = " without marks" if is_text and has_mark(path) else ""
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes.append(f"{path.name.endswith('.gz')} {content}{marked}")
         return hashes
 
 
 def hash_of(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def read_errors(path: Path) -> Iterator[None]:
-    """Converts errors raised while reading a file into UserError."""
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged or not a gzip file ({error}).") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
-
-
-@contextlib.contextmanager
-def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
-    """Opens a text file. Raises UserError with the position of the first byte that is invalid in this encoding."""
-    try:
-        with _open_binary(path) as binary, io.TextIOWrapper(binary, encoding=encoding, newline="\n") as text:
-            yield text
-    except LookupError as error:
-        raise UserError(f"encoding {encoding!r} is not known; write e.g. utf-8, cp1252 or gb18030.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(_where_undecodable(path, encoding, error)) from error
-
-
-def lines_of(file: TextIO) -> Iterator[str]:
-    """Yields lines without the final LF or CR LF. Unlike in str.splitlines, no other character ends a line."""
-    for line in file:
-        yield line.removesuffix("\n").removesuffix("\r") if line.endswith("\n") else line
-
-
-def read_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Yields the lines of one file and closes it after the last one."""
-    with read_errors(path), open_text(path, encoding) as file:
-        yield from lines_of(file)
-
-
-def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note on the lines with bytes over 127, which depend on the encoding; none for UTF-8 and ASCII."""
-    try:
-        if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
-            return []
-    except LookupError:
-        return []  # reading the file raises a better error
-    counts = {}
-    for path in paths:
-        with read_errors(path), _open_binary(path) as file:
-            counts[path] = sum(not line.isascii() for line in file)
-    by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
-    files = f" ({by_file})" if 1 < len(paths) <= 4 else ""
-    return [f"{sum(counts.values()):,} lines with bytes over 127, read as {encoding}{files}"]
-
-
-def _open_binary(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
-
-
-def _where_undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
-    """Returns the error message for a file that cannot be decoded; reads it again to locate the invalid byte."""
-    offset, position = 0, ""
-    with _open_binary(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError as here:
-                position = f" at line {number}, byte {offset + here.start}: 0x{line[here.start]:02x}"
-                break
-            offset += len(line)
-    return (
-        f"{path}: not valid {encoding}{position} ({error.reason}); set the source's encoding to that of the file "
-        "(e.g. cp1252, latin-1, gb18030)."
-    )

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.reading.fields import Field, Record, columns_of
-from lm.data.reading.format import FileFormat, Format, open_text, read_errors, read_lines
+from lm.data.reading.format import FileFormat, Format
 from lm.errors import UserError
+from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
-LONGEST_VALUE = 2**31 - 1  # characters; the csv module's default limit is 131,072
 ROWS = 1024  # of Parquet, per read
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted value of CSV
 
@@ -30,18 +30,21 @@ def parse_json(text: str, where: str) -> Any:
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text, object_pairs_hook=unique)
+        if text.count("[") + text.count("{") > DEEPEST_JSON:
+            check_depth(value)
     except ValueError as error:
         raise UserError(f"{where}: not valid JSON ({error}).") from error
     except RecursionError as error:
-        raise UserError(f"{where}: not valid JSON (nested too deeply).") from error
+        raise UserError(f"{where}: not valid JSON ({TOO_DEEP}).") from error
+    return value
 
 
 class JsonLines(FileFormat):
     doc = "a JSON object per line"
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+        for number, line in enumerate(self.lines(path), start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
@@ -68,7 +71,7 @@ class TabSeparated(FileFormat):
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         """Yields the values of each row and its position."""
-        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+        for number, line in enumerate(self.lines(path, rows=True), start=1):
             yield line.split("\t"), f"{path}, line {number}"
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -146,8 +149,8 @@ class CommaSeparated(TabSeparated):
     quoting_hint = ""
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
-        csv.field_size_limit(LONGEST_VALUE)
-        with read_errors(path), open_text(path, self.config.encoding) as file:
+        csv.field_size_limit(self.config.longest_line)  # the default is 131,072
+        with self.open(path) as file:
             first = file.readline()
             rows = csv.reader(itertools.chain([first], file), delimiter=self._separator(path, first), strict=True)
             while True:
@@ -170,7 +173,7 @@ class CommaSeparated(TabSeparated):
 class Parquet(FileFormat):
     doc = "Parquet files"
     reads = ()
-    notes_encoding = False
+    notes_encoding = is_text = False
 
     def options(self) -> list[str]:
         return [self.config.field]
@@ -183,11 +186,27 @@ class Parquet(FileFormat):
         try:
             with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
                 columns = columns_of(fields, file.schema_arrow.names, str(path))
-                batches = file.iter_batches(batch_size=ROWS, columns=columns)
-                records = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-                for row, record in enumerate(records, start=1):
-                    yield record, f"{path}, row {row}"
+                row = 0
+                for batch in file.iter_batches(batch_size=ROWS, columns=columns):
+                    for record in _as_records(batch, f"{path}, row", row):
+                        row += 1
+                        yield record, f"{path}, row {row}"
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: a text after row {row} is not valid UTF-8 ({error.reason}).") from error
+            raise UserError(f"{path}: the name of a column is not valid UTF-8 ({error.reason}).") from error
         except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct with two fields of one name
             raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+
+
+def _as_records(batch: Any, where: str, before: int) -> list[Record]:
+    """Returns the rows of a batch, which follows `before` others. Raises UserError at a text that is not UTF-8."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        for row in range(batch.num_rows):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                try:
+                    column[row].as_py()
+                except UnicodeDecodeError as error:
+                    problem = f"field {name!r} is not valid UTF-8 at byte {error.start} ({error.reason})"
+                    raise UserError(f"{where} {before + row + 1}: {problem}.") from error
+        raise

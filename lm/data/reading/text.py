@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import ClassVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_label
-from lm.data.reading.format import FileFormat, Files, Refuse, hash_of, lines_of, open_text, read_lines
+from lm.data.reading.format import FileFormat, Files, Refuse, hash_of
+from lm.data.reading.opening import TextFile
 from lm.errors import UserError
-
-READ_CHARACTERS = 1 << 20
 
 
 class Text(FileFormat):
@@ -92,11 +91,11 @@ class Text(FileFormat):
     def _read_documents(self, path: Path) -> Iterator[tuple[Record, str]]:
         where, label = str(path), self._label_in(path)
 
-        def whole(file: TextIO) -> Iterator[str]:
+        def whole(file: TextFile) -> Iterator[str]:
             return filter(None, [file.read().replace("\r\n", "\n")])
 
-        split = {"file": whole, "line": lines_of, "paragraph": _paragraphs, "separator": self._separated}
-        with open_text(path, self.config.encoding) as file:
+        split = {"file": whole, "line": TextFile.lines, "paragraph": _paragraphs, "separator": self._separated}
+        with self.open(path) as file:
             for text in split[self.config.document](file):
                 if not self._label or text.strip():
                     yield {"text": text, "label": label}, where
@@ -112,7 +111,7 @@ class Text(FileFormat):
     def _read_matches(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
         """Yields the named groups of each line. The pattern must match the whole line."""
         needed = [name for groups, _ in self.groups.values() for name in groups if name in pattern.groupindex]
-        for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
+        for number, line in enumerate(self.lines(path), start=1):
             if not line.strip():
                 continue
             where, match = f"{path}, line {number}", pattern.fullmatch(line)
@@ -122,7 +121,7 @@ class Text(FileFormat):
 
     def _read_aligned(self, source: Path, target: Path) -> Iterator[tuple[Record, str]]:
         """Pairs line i of one file with line i of the other."""
-        lines = read_lines(source, self.config.encoding), read_lines(target, self.config.encoding)
+        lines = self.lines(source), self.lines(target)
         number = 0
         for number, (one, other) in enumerate(zip_longest(*lines), start=1):
             if one is None or other is None:
@@ -136,22 +135,35 @@ class Text(FileFormat):
         if number == 0:
             raise UserError(f"{source} and {target}: both files are empty.")
 
-    def _separated(self, file: TextIO) -> Iterator[str]:
+    def _separated(self, file: TextFile) -> Iterator[str]:
         """Yields the texts between separators, without leading and trailing line breaks."""
-        separator, rest = self.config.separator, ""
-        while block := file.read(READ_CHARACTERS):
-            if block.endswith("\r"):
-                block += file.read(1)  # so that no CR LF is split
+        separator = self.config.separator
+        parts: list[str] = []  # of the current document; `rest` continues it and may begin a separator
+        size, rest = 0, ""
+        for block in file.blocks():
             *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)
-            yield from (text.strip("\n") for text in texts)
-        if rest.strip("\n"):
-            yield rest.strip("\n")
+            for text in texts:
+                yield "".join([*parts, text]).strip("\n")
+                parts, size = [], 0
+            cut = max(0, len(rest) - len(separator) + 1)
+            parts.append(rest[:cut])
+            size, rest = file.check_length(size + cut), rest[cut:]
+        if last := "".join([*parts, rest]).strip("\n"):
+            yield last
 
 
-def _paragraphs(file: TextIO) -> Iterator[str]:
-    for has_text, lines in groupby(lines_of(file), lambda line: bool(line.strip())):
-        if has_text:
+def _paragraphs(file: TextFile) -> Iterator[str]:
+    lines: list[str] = []
+    size = 0
+    for line in file.lines():
+        if line.strip():
+            lines.append(line)
+            size = file.check_length(size + len(line) + 1)
+        elif lines:
             yield "\n".join(lines)
+            lines, size = [], 0
+    if lines:
+        yield "\n".join(lines)
 
 
 def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], examples: str, refuse: Refuse) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from lm.config import Config
 from lm.data.reading.format import hash_of
 from lm.data.storing.overlap import combined, text_hash
-from lm.data.storing.splits import Cleaner, SplitSource
+from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
@@ -91,7 +91,7 @@ def build(
 def cleaning_identity(config: Config) -> list[str]:
     """Returns the settings, and the Unicode version, that determine how texts are cleaned."""
     cleaning = config.data.cleaning
-    return [str(sorted(dataclasses.asdict(cleaning).items())), unicodedata.unidata_version if cleaning.unicode else ""]
+    return [str(sorted(cleaning_values(cleaning).items())), unicodedata.unidata_version if cleaning.unicode else ""]
 
 
 def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleStore]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import hashlib
-import html
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -23,16 +23,13 @@ from typing import Any, ClassVar
 from lm.config import CleaningConfig, DataConfig, PairsConfig, SourceConfig
 from lm.data.reading.format import Reader
 from lm.data.reading.readers import Labelled, Pair
+from lm.data.storing import markup
 from lm.errors import UserError
 
 HASHES = 1 << 64
 FINEST = 10**6  # subset bounds have at most six decimals, or are fractions with small denominators
 
-# A tag starts with a letter, "/" or "!" right after "<", so that "a < b and c > d" stays as it is.
-_TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>|<![A-Za-z][^<>]*>", re.DOTALL)
-_INVISIBLE = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
+_TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)  # begins where white space does: linear time
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -187,14 +184,21 @@ def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
             yield kept
 
 
+def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
+    """Returns the JSON values that determine how a text is cleaned."""
+    values = dataclasses.asdict(config)
+    # Added only where it applies, so that stores made before this version are still found.
+    return values | ({"markup": markup.VERSION} if config.strip_html or config.strip_control else {})
+
+
 def clean_text(config: CleaningConfig, text: str) -> str:
     """Applies the cleaning steps that the config enables to a text."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
-        text = html.unescape(_TAG.sub("", _INVISIBLE.sub("", text)))
+        text = markup.strip_html(text)
     if config.strip_control:
-        text = _CONTROL.sub("", text)
+        text = markup.strip_control(text)
     if config.whitespace == "trim":
         text = text.strip()
     elif config.whitespace == "lines":

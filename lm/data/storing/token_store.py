@@ -22,7 +22,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from lm.data.reading.format import hash_of
 from lm.data.storing.overlap import combined, text_hash
 from lm.data.storing.splits import Cleaner
 from lm.data.tokenizing.base import Tokenizer
+from lm.data.tokenizing.pieces import PIECE, encode_long
 from lm.errors import UserError
-from lm.files import new_directory
+from lm.files import new_directory, parse_json
 
 FORMAT = 2  # raise it when the same inputs would give a different store
 BATCH_CHARACTERS = 1 << 20  # tokenised at a time
@@ -56,7 +57,7 @@ class TokenStore:
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
         try:
-            self.manifest: dict[str, Any] = json.loads((self.directory / "manifest.json").read_text(encoding="utf-8"))
+            self.manifest: dict[str, Any] = parse_json((self.directory / "manifest.json").read_bytes())
             for name, size in self.manifest["files"].items():
                 found = (self.directory / name).stat().st_size
                 if found != size:
@@ -216,10 +217,7 @@ def _build(
                 stack.enter_context(open(temporary / name, "wb")) for name in FILES
             )
             for batch in _batches(texts):
-                encoded = tokenizer.encode_batch(batch)
-                documents = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in encoded]
-                lengths = np.array(list(map(len, documents)), np.int64)
-                tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
+                lengths, tokens, changed = _encode(tokenizer, batch, dtype)
                 starts = counts["tokens"] + np.cumsum(lengths) - lengths
                 for file, array in ((tokens_file, tokens), (starts_file, starts)):
                     file.write(array.tobytes())
@@ -229,8 +227,8 @@ def _build(
                 counts["tokens"] += len(tokens)
                 counts["characters"] += sum(map(len, batch))
                 counts["bytes"] += sum(len(text.encode("utf-8")) for text in batch)
-                counts["words"] += sum(len(text.split()) + text.count("\n") for text in batch)
-                counts["changed"] += tokenizer.count_changed(batch, encoded)
+                counts["words"] += sum(_count_words(text) + text.count("\n") for text in batch)
+                counts["changed"] += changed
                 if tokenizer.unk_id is not None:
                     counts["unknown"] += int(np.count_nonzero(tokens == tokenizer.unk_id))
             for file in (tokens_file, starts_file, hashes_file):
@@ -254,6 +252,41 @@ def _build(
         f"in {time.monotonic() - began:.1f} s",
         file=sys.stderr,
     )
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Tokenises documents.
+
+    Returns:
+        The number of tokens of each document, BOS and EOS included.
+        The tokens of all documents.
+        The number of documents that decoding does not restore.
+    """
+    bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
+    if max(map(len, texts)) <= PIECE:
+        encoded = tokenizer.encode_batch(texts)
+        documents = [[*bos, *ids, *eos] for ids in encoded]
+        lengths = np.array(list(map(len, documents)), np.int64)
+        tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
+        return lengths, tokens, tokenizer.count_changed(texts, encoded)
+    arrays, changed = [], 0
+    for text in texts:
+        pieces, is_changed = [np.array(bos, dtype)], False
+        for ids, is_piece_changed in encode_long(tokenizer, text):
+            pieces.append(np.array(ids, dtype))
+            is_changed |= is_piece_changed
+        arrays.append(np.concatenate([*pieces, np.array(eos, dtype)]))
+        changed += is_changed
+    return np.array(list(map(len, arrays)), np.int64), np.concatenate(arrays), changed
+
+
+def _count_words(text: str) -> int:
+    """Returns the number of words between white space, without a list of all of them."""
+    count = 0
+    for begin in range(0, len(text), PIECE):
+        joined = begin > 0 and not (text[begin].isspace() or text[begin - 1].isspace())
+        count += len(text[begin : begin + PIECE].split()) - joined
+    return count
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

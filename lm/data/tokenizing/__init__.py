@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from lm.config import TokenizerConfig
+from lm.data.reading.opening import CONVERT, open_text, read_errors
 from lm.data.tokenizing.base import INFO_FILE, Tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.data.tokenizing.sentencepiece import SentencePieceTokenizer
 from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
+from lm.files import parse_json
 
 # The values of data.tokenizer.kind.
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -45,16 +46,26 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"{setting}: there is no file {config.path}.")
     try:
-        return cls._from_content(path.read_bytes(), {name: getattr(config, name) for name in cls.option_names})
+        with read_errors(path):
+            content = _read_text(path).encode("utf-8") if cls.file_is_text else path.read_bytes()
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from error
+    try:
+        return cls._from_content(content, {name: getattr(config, name) for name in cls.option_names})
     except Exception as error:  # the libraries raise plain Exception and RuntimeError for bad files
         raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
+
+
+def _read_text(path: Path) -> str:
+    with open_text(path, "utf-8", remedy=CONVERT) as file:
+        return file.read()
 
 
 def load_tokenizer(directory: Path | str) -> Tokenizer:
     """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if it is missing or damaged."""
     directory = Path(directory)
     try:
-        info = json.loads((directory / INFO_FILE).read_text(encoding="utf-8"))
+        info = parse_json((directory / INFO_FILE).read_bytes())
         cls = TOKENIZERS[info["kind"]]
         options = dict(info["options"])
         extra_ids = options.pop("extra_ids", 0)

@@ -38,6 +38,7 @@ class Tokenizer(abc.ABC):
     learns: ClassVar[bool] = True  # whether `train` uses its texts
     file_type: ClassVar[str] = ""  # type of file that data.tokenizer.path may name, if any
     needs_file: ClassVar[bool] = False  # whether a file is required; it may have its own mask and extra ids
+    file_is_text: ClassVar[bool] = False  # whether that file is text
     option_names: ClassVar[tuple[str, ...]] = ()  # settings not stored in its file; also attributes
     reads: ClassVar[tuple[str, ...]] = ()  # settings that only some kinds read
     file_name: ClassVar[str]  # its single file, besides tokenizer_info.json
@@ -47,6 +48,7 @@ class Tokenizer(abc.ABC):
     bos_id: int = BOS
     eos_id: int = EOS
     unk_id: int | None = None
+    cuts_anywhere: bool = False  # whether the parts of a text, cut anywhere, can be encoded on their own without loss
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:

@@ -17,6 +17,7 @@ class ByteTokenizer(Tokenizer):
     learns = False
     file_name = "bytes.txt"
     base_size = 3 + 256
+    cuts_anywhere = True
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> ByteTokenizer:

@@ -19,6 +19,7 @@ class HuggingFaceTokenizer(Tokenizer):
     kind = "huggingface"
     doc = "the tokenizer.json of `path`"
     file_type = file_name = "tokenizer.json"
+    file_is_text = True
     learns = False
     needs_file = True
     option_names = reads = ("bos_token", "eos_token")

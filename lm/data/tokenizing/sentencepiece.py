@@ -42,6 +42,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id, self.eos_id = (each if each >= 0 else max(ends) for each in ends)
         self.pad_id = max(processor.pad_id(), 0)
         self._joints = self._find_joints()
+        self.cuts_anywhere = bool(self._joints)
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
@@ -177,14 +178,18 @@ def _explain(config: TokenizerConfig, message: str) -> str:
 def split_texts(texts: Iterable[str]) -> Iterator[str]:
     """Yields lines of bounded length, split before a space if possible. No vocabulary piece spans two of them."""
     for text in texts:
-        for line in text.split("\n"):
-            while len(line) > LONGEST_LINE:
-                cut = line.rfind(" ", 1, LONGEST_LINE)
-                cut = cut if cut > 0 else LONGEST_LINE
-                yield line[:cut]
-                line = line[cut:]
-            if line:
-                yield line
+        begin = 0
+        while begin < len(text):
+            end = text.find("\n", begin)
+            end = len(text) if end < 0 else end
+            while end - begin > LONGEST_LINE:
+                cut = text.rfind(" ", begin + 1, begin + LONGEST_LINE)
+                cut = cut if cut > 0 else begin + LONGEST_LINE
+                yield text[begin:cut]
+                begin = cut
+            if end > begin:
+                yield text[begin:end]
+            begin = end + 1
 
 
 def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import UNK, Offsets, Tokenizer
+from lm.data.tokenizing.pieces import cut
+from lm.files import parse_json
 
 
 class VocabularyTokenizer(Tokenizer):
@@ -32,7 +34,7 @@ class VocabularyTokenizer(Tokenizer):
 
     @classmethod
     def _from_content(cls, content: bytes, options: dict[str, Any]) -> Tokenizer:
-        return cls(json.loads(content))
+        return cls(parse_json(content))
 
 
 class CharacterTokenizer(VocabularyTokenizer):
@@ -41,6 +43,7 @@ class CharacterTokenizer(VocabularyTokenizer):
     kind = "characters"
     doc = "the characters of the training text"
     file_name = "characters.json"
+    cuts_anywhere = True
 
     def __init__(self, vocabulary: Iterable[str]):
         super().__init__(sorted(set(vocabulary)))
@@ -78,7 +81,7 @@ class WordTokenizer(VocabularyTokenizer):
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
         """Returns a tokenizer with the most frequent words; ties are broken by code point order."""
-        counts = collections.Counter(word for text in texts for word in text.split())
+        counts = collections.Counter(word for text in texts for piece in cut(text) for word in piece.split())
         return cls(sorted(counts, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

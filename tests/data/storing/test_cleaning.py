@@ -14,7 +14,7 @@ from lm.data.storing.splits import Cleaner, clean_text
         ({"unicode": "NFKC"}, "e\u0301 ﬁ", "é fi"),
         ({"strip_html": True}, "<p class='x'>a &amp; b<br/></p> 1 < 2 > 0 <3 &lt;i&gt;", "a & b 1 < 2 > 0 <3 <i>"),
         ({"strip_html": True}, "x<script>if (a<b) {}</script>y<!-- c\n> -->z", "xyz"),
-        ({"strip_control": True}, "a\x00\x07b\tc\nd\x7f\x9fe\r", "ab\tc\nde"),
+        ({"strip_control": True}, "a\x00\x07b\tc\nd\x7f\x9fe\r", "a b\tc\nd e"),
         ({"whitespace": "trim"}, "\n a  b \n", "a  b"),
         ({"whitespace": "lines"}, "\n  a  b \t\n\n \n\nc\n", "  a  b\n\nc"),
         ({"whitespace": "collapse"}, "\n a \t b\u00a0c\n", "a b c"),

@@ -1,0 +1,195 @@
+"""Text from HTML, and from text with control characters: what separated two words still separates them.
+
+A regular expression decides which `<` and `&` are HTML; the others stay as they are. lxml parses the HTML, without a
+tree. Both take linear time for any text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from html.entities import html5
+
+from lxml import etree
+
+from lm.files import well_formed
+
+VERSION = 2  # part of the fingerprints of cleaned data; raise it when the same text would give another result
+
+ELEMENTS = frozenset(
+    "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
+    "body br button canvas caption center cite code col colgroup data datalist dd del details dfn dialog dir div "
+    "dl dt em embed fieldset figcaption figure font footer form frame frameset h1 h2 h3 h4 h5 h6 head header "
+    "hgroup hr html i iframe image img input ins kbd label legend li link main map mark marquee math menu meta "
+    "meter nav nobr noframes noscript noembed object ol optgroup option output p param picture pre progress q rp "
+    "rt ruby s samp script section select slot small source span strike strong style sub summary sup svg table "
+    "tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr xmp o:p".split()
+)
+# Names that nothing but HTML uses. A start tag of another element, such as <title> or the <b> of "a <b> c", counts only
+# if it has an attribute or the text also has the end tag.
+UNMISTAKABLE = frozenset(
+    "blockquote body br colgroup dd del div dl dt em font h1 h2 h3 h4 h5 h6 head hr html iframe img li nobr "
+    "noscript ol p pre script span strong style tbody td textarea tfoot th thead tr tt ul wbr o:p".split()
+)
+HIDDEN = frozenset("script style iframe noframes noembed".split())  # their content is not text and holds no tags
+BLOCKS = frozenset(
+    "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
+    "footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html legend li main menu nav noscript ol optgroup "
+    "option p pre section summary table tbody tfoot thead title tr ul xmp".split()
+)
+SPACED = frozenset("applet audio button canvas embed iframe img input object select svg td textarea th video".split())
+# Attributes without a value. In another tag of a short name, as in "a<b and c>d", such words are not attributes.
+_FLAGS = re.compile(
+    r"(?:[\s/]*+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden|"
+    r"inert|ismap|itemscope|loop|multiple|muted|nohref|nomodule|noresize|noshade|novalidate|nowrap|open|playsinline|"
+    r"readonly|required|reversed|selected|data-[\w-]+)(?=[\s/]|$))+[\s/]*",
+    re.IGNORECASE,
+)
+# Quoted values hold at most four "<" and tags at most 100 attributes, so that the time stays linear.
+_VALUE = r""""[^"<]*+(?:<[^"<]*+){0,4}+"|'[^'<]*+(?:<[^'<]*+){0,4}+'|[^\s"'<>`]++"""
+_ATTRIBUTE = rf"""[\s/]*+[^\s"'<>/=]++(?:\s*+=\s*+(?:{_VALUE}))?+"""
+_MARKUP = re.compile(
+    rf"""
+    <(?:
+        (?P<comment>!--)
+        | (?P<declaration>!doctype\b[^<>]*+>|\?xml\b[^<>]*+>|!\[(?:if|endif)\b[^<>]*+>)
+        | /(?P<end>[a-z][\w:-]*+)\s*+>
+        | (?P<start>[a-z][\w:-]*+)(?P<attributes>(?=[\s/])(?:{_ATTRIBUTE}){{1,100}}+)?+[\s/]*+>
+    )?+
+    | &(?:(?P<reference>\#[0-9]{{1,7}}|\#x[0-9a-f]{{1,6}}|[a-z][a-z0-9]{{1,31}});)?+
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
+)
+_QUOTED = re.compile(r"=\s*[\"']")
+_END = re.compile(r"</([a-z][\w:-]*+)\s*+>", re.IGNORECASE | re.ASCII)
+
+
+def strip_html(text: str) -> str:
+    """Returns the text without tags, comments, scripts and styles, and with character references decoded.
+
+    Words that only tags separate are separated by a line break for block elements and <br>, and by a space for table
+    cells, images and form elements. Inline elements separate nothing, and existing white space stays as it is.
+    """
+    if "<" not in text and "&" not in text:
+        return text
+    marked = _Marked(well_formed(text))
+    if not marked.num_tags:
+        return _MARKUP.sub(lambda match: _decoded(match) if match["reference"] else match[0], text)
+    parser = etree.HTMLParser(target=_Words(), huge_tree=True)
+    parser.feed(f"<body><span>{marked.html}")  # in an open element, leading white space is content
+    return parser.close()
+
+
+def _decoded(match: re.Match[str]) -> str:
+    """Returns the text of a character reference, or the match itself if there is no such character."""
+    name = match["reference"]
+    return html.unescape(match[0]) if name.startswith("#") or f"{name};" in html5 else match[0]
+
+
+class _Marked:
+    """A text as flat, valid HTML, in attribute `html`, for a parser that only has to find the text between tags.
+
+    Tags that separate words become <br>, <hr> and <img>, which cannot be nested; the others are left out, except those
+    of hidden elements. Every `<` and `&` that is not HTML is escaped.
+    """
+
+    def __init__(self, text: str):
+        self.num_tags = 0  # and comments
+        self._last_end = {match[1].lower(): match.start() for match in _END.finditer(text)}
+        self._last_comment_end = text.rfind("-->")
+        self._foreign: set[str] = set()  # elements that are not in ELEMENTS
+        self.html = _MARKUP.sub(self._replace, text)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        tag = self._tag(match)
+        if tag is None:
+            return html.escape(_decoded(match) if match["reference"] else match[0], quote=False)
+        self.num_tags += 1
+        return tag
+
+    def _tag(self, match: re.Match[str]) -> str | None:
+        """Returns the replacement of a tag, or None if the match is not one."""
+        if match["comment"]:
+            return match[0] if match.start() < self._last_comment_end else None
+        if match["declaration"]:
+            return ""
+        name, attributes = (match["start"] or match["end"] or "").lower(), match["attributes"]
+        if match["end"]:
+            return _replacement(name, match[0]) if name in ELEMENTS else "" if name in self._foreign else None
+        if not match["start"]:
+            return None
+        is_closed = self._last_end.get(name, -1) > match.start()
+        if name not in ELEMENTS:
+            if not (attributes and _QUOTED.search(attributes)):
+                return None
+            self._foreign.add(name)
+            return ""
+        if attributes and "=" not in attributes and not _FLAGS.fullmatch(attributes):
+            if name not in UNMISTAKABLE or len(name) == 1:
+                return None
+        elif not (attributes or is_closed or name in UNMISTAKABLE):
+            return None
+        return _replacement(name, f"<{name}>" if is_closed else "<hr>")
+
+
+def _replacement(name: str, tag: str) -> str:
+    """Returns the HTML for a tag of an element; `tag` itself if the element is hidden."""
+    if name in HIDDEN:
+        return tag
+    return "<br>" if name == "br" else "<hr>" if name in BLOCKS else "<img>" if name in SPACED else ""
+
+
+class _Words:
+    """Collects text as lxml parses HTML."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._is_hidden = False
+        self._line_breaks = 0  # <br> elements since the last text
+        self._separator = ""  # due to the other elements since then
+
+    def start(self, tag: str, attributes: object) -> None:
+        self._is_hidden = tag in HIDDEN
+        self._line_breaks += tag == "br"
+        self._separate(tag)
+
+    def end(self, tag: str) -> None:
+        self._is_hidden = False  # hidden elements hold no others
+        self._separate(tag)
+
+    def _separate(self, tag: str) -> None:
+        if tag == "br" or tag in BLOCKS:
+            self._separator = "\n"
+        elif tag in SPACED:
+            self._separator = self._separator or " "
+
+    def data(self, text: str) -> None:
+        if self._is_hidden or not text:
+            return
+        if self._separator and self._parts and not (self._parts[-1][-1].isspace() or text[0].isspace()):
+            self._parts.append("\n" * self._line_breaks or self._separator)
+        self._parts.append(text)
+        self._line_breaks, self._separator = 0, ""
+
+    def close(self) -> str:
+        return "".join(self._parts)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
+_LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")
+
+
+def strip_control(text: str) -> str:
+    """Returns the text without control characters other than newline and tab.
+
+    Between two characters that are not white space, a run of them becomes a line break if one of them ends a line or a
+    page, otherwise a space, because some separate fields or words.
+    """
+    return _CONTROL.sub(_separator, text)
+
+
+def _separator(match: re.Match[str]) -> str:
+    before, after = match.string[max(match.start() - 1, 0) : match.start()], match.string[match.end() : match.end() + 1]
+    if not before.strip() or not after.strip():
+        return ""
+    return "\n" if not _LINE_ENDS.isdisjoint(match[0]) else " "
