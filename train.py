@@ -7,6 +7,11 @@
 Exit status: 0 if the run is complete, 1 for an error that you can fix, 75 if saved on a signal: run it again.
 """
 
+from lm.parallel import signals
+
+if __name__ == "__main__":
+    signals.catch()  # before the other imports, which take seconds
+
 import os
 from pathlib import Path
 
@@ -51,4 +56,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(distributed.together(main))

@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lm.errors import UserError
+
+_temporaries: set[Path] = set()  # of this process
 
 
 @contextmanager
@@ -22,6 +24,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _temporaries.add(temporary)
     try:
         yield temporary
         if durable:  # flush to disk before renaming
@@ -30,6 +33,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _temporaries.discard(temporary)
 
 
 @contextmanager
@@ -41,6 +45,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-", dir=path.parent))
+    _temporaries.add(temporary)
     try:
         temporary.chmod(0o755)  # mkdtemp grants access to the owner only
         yield temporary
@@ -52,6 +57,19 @@ def new_directory(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _temporaries.discard(temporary)
+
+
+def remove_temporaries() -> None:
+    """Removes the temporary files and directories of this process, which is about to end."""
+    for path in tuple(_temporaries):
+        with suppress(OSError):
+            if path.is_dir():
+                # Another thread may be about to give it its final name, which must not succeed any more.
+                os.rename(path, gone := path.with_name(f"{path.name}-removed"))
+                shutil.rmtree(gone, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from lm.data.packing.rows import TrainRows
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.protocol import Model
-from lm.parallel.distributed import barrier, is_first
+from lm.parallel.distributed import barrier, failing_together, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
+from lm.parallel.signals import StopRequest
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 from lm.reporting.progress import Console, Progress
 from lm.runs.directory import RunDirectory
@@ -35,7 +36,6 @@ from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
 from lm.training.schedules import make_schedule
-from lm.training.signals import StopRequest
 from lm.training.startup import describe_run, estimate_line, parameter_table
 from lm.training.state import TrainState, abstract_state, make_state, with_params
 from lm.training.step import compile_train_step
@@ -71,6 +71,7 @@ def train(config: Config, workdir: Path) -> int:
         console.print(parameter_table(abstract.params, multipliers))
         console.print(estimate_line(config, model, mesh))
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
+        stack.enter_context(failing_together())  # because closing the checkpoints waits for the other processes
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
             saved, found = restored.metadata["data"], prepared.fingerprint
@@ -96,9 +97,10 @@ def train(config: Config, workdir: Path) -> int:
             began = time.monotonic()
             step = compile_train_step(config, model, optimizer, abstract, mesh)
             console.print(f"Compiled the step in {time.monotonic() - began:.1f} s.")
-            state, end, signalled = loop.run(state, start, step)
-            checkpoints.wait()
-            if signalled:
+            with StopRequest(start) as request:
+                state, end = loop.run(state, start, step, request)
+                checkpoints.wait()
+            if request.name:
                 loop.reporter.draw_curves()
                 console.print(f"Saved at step {end:,}. Run the same command to continue.")
                 return SAVED_ON_SIGNAL
@@ -149,8 +151,10 @@ class Loop:
         """Returns whether `checkpoint.best_metric` has stopped improving, as `train.patience` defines it."""
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
 
-    def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
-        """Trains from step `start`. Returns the final state, its step, and whether a signal stopped the run."""
+    def run(
+        self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
+    ) -> tuple[TrainState, int]:
+        """Trains from step `start` until the end, `request` or `train.patience`. Returns the last state and step."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -161,7 +165,6 @@ class Loop:
                 writer = MetricsWriter(*paths, config, start)
                 stack.callback(writer.close)
             log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
-            request = stack.enter_context(StopRequest())
             sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
             row_ids = local_rows(sharding, num_rows)
             make = partial(self.rows.rows, row_ids=row_ids.tolist())
@@ -188,8 +191,8 @@ class Loop:
                     if saving or stopping or exhausted:
                         self.checkpoints.save(done, state, {"data": self.prepared.fingerprint}, values)
                 if stopping or exhausted:
-                    return state, done, stopping
-        return state, total, False
+                    return state, done
+        return state, total
 
 
 class _StepLog:
