@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import selectors
 import socket
 import threading
@@ -20,9 +22,10 @@ from lm.parallel import signals
 
 END, STOP, POSITIONS, PORT = "lm/end", "lm/stop", "lm/positions/", "lm/port"
 WAIT_MS = 60_000
-LONGEST_RUN_MS = 1000 * 3600 * 24 * 365
+DAY_MS = 24 * 3600 * 1000
 POLL_SECONDS = 0.05
-SECONDS_TO_READ = 0.5  # within which every process has received a message
+SECONDS_TO_READ = 1.0  # within which every process has received a message, and ends
+SECONDS_TO_SEND = 5.0  # after which a new connection that has sent nothing is not one of ours
 # Of an unused connection, so that the death of a machine is noticed after 20 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
@@ -61,7 +64,7 @@ class Peers(signals.Others):
 
     def finish(self) -> None:
         """Waits until every process has finished. Until then, any of them may still end all."""
-        self._client.wait_at_barrier("lm/finished", LONGEST_RUN_MS)
+        self._client.wait_at_barrier("lm/finished", DAY_MS)
         self._finished = True
         for key in (END, STOP):
             self._set(key, "")
@@ -70,13 +73,18 @@ class Peers(signals.Others):
 
     def _end(self, status: int, line: str) -> None:
         self._set(END, json.dumps([self._index, status, line]))
+        self._outlive_others()
+
+    def _outlive_others(self) -> None:
+        """In process 0: waits until the others have read the last message, because the store ends with this process."""
         if self._index == 0:
-            time.sleep(SECONDS_TO_READ)  # the store ends with this process
+            time.sleep(SECONDS_TO_READ)
 
     def _watch_end(self) -> None:
         if message := self._get(END):
             index, status, line = json.loads(message)
             if index != self._index:
+                self._outlive_others()
                 signals.end_process(status, f"error: {line}")
 
     def _watch_stop(self) -> None:
@@ -100,43 +108,47 @@ class Peers(signals.Others):
         """In process 0: accepts a connection from each other process, and waits until one of them is closed."""
         with contextlib.ExitStack() as stack, selectors.DefaultSelector() as waiting:
             server = stack.enter_context(listen(self._bind_address, 0))
-            self._set(PORT, str(server.getsockname()[1]))
+            token = secrets.token_hex(8)  # so that no other program passes for a process
+            self._set(PORT, f"{server.getsockname()[1]} {token}")
             waiting.register(server, selectors.EVENT_READ)
             while not self._finished:
                 for key, _ in waiting.select():
                     if key.fileobj is server:
-                        connection = stack.enter_context(server.accept()[0])
-                        index = connection.recv(8)
-                        if index.isdigit():
-                            waiting.register(_kept_alive(connection), selectors.EVENT_READ, int(index))
+                        connection = _kept_alive(stack.enter_context(server.accept()[0]))
+                        given, _, index = _received(connection).partition(" ")
+                        if given == token:
+                            waiting.register(connection, selectors.EVENT_READ, int(index))
                     elif not _received(key.fileobj):
                         waiting.unregister(key.fileobj)
                         self._lost(key.data)
 
     def _watch_first(self) -> None:
         """In the other processes: connects to process 0, and waits until the connection is closed."""
-        address = self._host, int(self._get(PORT) or 0)
+        port, _, token = self._get(PORT).partition(" ")
         try:
-            connection = _kept_alive(socket.create_connection(address, timeout=WAIT_MS / 1000))
+            connection = socket.create_connection((self._host, int(port or 0)), timeout=WAIT_MS / 1000)
         except OSError as error:
-            signals.write_line(f"{self.name} will not notice if another one dies: {address}: {error.strerror or error}")
+            where = f"port {port} of process 0 cannot be reached ({error.strerror or error})"
+            signals.write_line(f"warning: {self.name} will not notice the death of others, because {where}.")
             return
-        with connection:
+        with _kept_alive(connection):
+            connection.sendall(f"{token} {self._index}".encode())
             connection.settimeout(None)
-            connection.sendall(str(self._index).encode())
             _received(connection)
-            self._lost(0)
+            # At once, because JAX notices it too some milliseconds later, and aborts.
+            if not self._finished:
+                signals.write_line(f"error: {self._died(0)}")
+                os._exit(SAVED_ON_SIGNAL)
 
     def _lost(self, index: int) -> None:
-        """Ends all processes because one has died, unless it had a reason to end."""
-        if index:
-            time.sleep(2 * SECONDS_TO_READ)  # its own message comes first
-        if self._finished:
-            return
-        line = f"process {index} of {self._count} died; run the same command again."
-        if index:
-            self._end(SAVED_ON_SIGNAL, line)
-        signals.end_process(SAVED_ON_SIGNAL, f"error: {line}")
+        """In process 0: ends all processes because one has died, unless it had a reason to end."""
+        time.sleep(SECONDS_TO_READ)  # its own message comes first
+        if not self._finished:
+            self._end(SAVED_ON_SIGNAL, self._died(index))
+            signals.end_process(SAVED_ON_SIGNAL, f"error: {self._died(index)}")
+
+    def _died(self, index: int) -> str:
+        return f"process {index} of {self._count} died; run the same command again."
 
     def _set(self, key: str, value: str) -> None:
         """Sets a key, unless another process has set it already or process 0 has ended."""
@@ -161,6 +173,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def _kept_alive(connection: socket.socket) -> socket.socket:
+    connection.settimeout(SECONDS_TO_SEND)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
@@ -168,8 +181,9 @@ def _kept_alive(connection: socket.socket) -> socket.socket:
     return connection
 
 
-def _received(connection: Any) -> bytes:
+def _received(connection: Any) -> str:
+    """Returns what the other side has sent, or "" if the connection is closed."""
     try:
-        return bytes(connection.recv(1))
+        return str(connection.recv(100), "ascii", "replace")
     except OSError:
-        return b""
+        return ""

@@ -97,7 +97,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._handlers = {number: signal.getsignal(number) for number in NUMBERS}
-        state.loop, state.signals = self, 0
+        state.loop, state.signals, state.last_signal = self, 0, -SECONDS_APART
         catch()
         return self
 
@@ -141,7 +141,7 @@ def _handled_in_thread(number: int, frame: FrameType | None) -> None:
 def _watch(reader: int) -> None:
     while True:
         for number in os.read(reader, 64):
-            if number in NUMBERS:
+            if number in NUMBERS and signal.getsignal(number) is _handled_in_thread:
                 _take(signal.Signals(number).name)
 
 

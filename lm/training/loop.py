@@ -16,11 +16,10 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.config.command import DONE, SAVED_ON_SIGNAL
 from lm.costs import peak_flops
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import TrainRows
-from lm.errors import UserError
+from lm.errors import DONE, SAVED_ON_SIGNAL, UserError
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import barrier, failing_together, is_first
