@@ -154,8 +154,8 @@ def _take(name: str) -> None:
     if state.status is not None:
         os._exit(state.status)
     if loop is None or state.signals > 1:
-        reason = f"stopped by {name}; run the same command again"
-        end_process(SAVED_ON_SIGNAL, f"{reason}.", reason)
+        line = f"stopped by {name}; run the same command again."
+        end_process(SAVED_ON_SIGNAL, line, reason=line)
     loop.request(name)
     write_line(f"\n{name}: saving after this step, then stopping.")
     state.others.stop(name)
