@@ -18,6 +18,11 @@ warning, and the exit status is 0.
 
 from __future__ import annotations
 
+from lm.parallel import signals
+
+if __name__ == "__main__":
+    signals.catch()  # before the other imports, which take seconds
+
 from pathlib import Path
 from typing import Any
 
@@ -101,4 +106,4 @@ def _names(roots: list[Path]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    run(main)
+    run(distributed.together(main))

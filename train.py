@@ -4,8 +4,13 @@
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
     python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      three runs and their mean
 
-Exit status: 0 if the run is complete, 1 for an error that you can fix, 75 if saved on a signal: run it again.
+Exit status: 0 if the run is complete, 1 for an error that you can fix, 75 if stopped by a signal: run it again.
 """
+
+from lm.parallel import signals
+
+if __name__ == "__main__":
+    signals.catch()  # before the other imports, which take seconds
 
 import os
 from pathlib import Path
@@ -51,4 +56,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(distributed.together(main))

@@ -1,4 +1,6 @@
-"""The exception for errors that the user can fix."""
+"""The exception for errors that the user can fix, and the exit statuses of the commands."""
+
+DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
 
 
 class UserError(Exception):

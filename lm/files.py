@@ -13,16 +13,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
 
 TEMPORARY_FILE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
-TEMPORARY_DIRECTORY = re.compile(r"(?P<name>.+)\.tmp-(?P<pid>\d+)-\w{8}")
+TEMPORARY_DIRECTORY = re.compile(r"(?P<name>.+)\.tmp-(?P<pid>\d+)-\w{8}(-removed)?")
 DEEPEST_JSON = 100  # levels of nesting; Python's recursion limit allows a few hundred
 TOO_DEEP = f"it is nested more than {DEEPEST_JSON} levels deep"
+_temporaries: set[Path] = set()  # of this process
 
 
 @contextmanager
@@ -35,6 +36,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _temporaries.add(temporary)
     try:
         yield temporary
         if durable:  # flush to disk before renaming
@@ -43,6 +45,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _temporaries.discard(temporary)
 
 
 def write_texts(contents: Mapping[Path, str]) -> None:
@@ -61,6 +64,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{path.name}.tmp-{os.getpid()}-", dir=path.parent))
+    _temporaries.add(temporary)
     try:
         temporary.chmod(0o755)  # mkdtemp grants access to the owner only
         yield temporary
@@ -72,6 +76,19 @@ def new_directory(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _temporaries.discard(temporary)
+
+
+def remove_temporaries() -> None:
+    """Removes the temporary files and directories of this process, which is about to end."""
+    for path in tuple(_temporaries):
+        with suppress(OSError):
+            if path.is_dir():
+                # Another thread may be about to give it its final name, which must not succeed any more.
+                os.rename(path, gone := path.with_name(f"{path.name}-removed"))
+                shutil.rmtree(gone, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def remove_leftovers(directory: Path, name: str = "") -> None:

@@ -284,6 +284,7 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def run(*argv: object) -> Outcome:
         defined = set(FLAGS)
         cache = jax.config.jax_compilation_cache_dir
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         monkeypatch.setenv("LM_CACHE_DIR", str(tiny.cache))
         monkeypatch.setattr(sys, "argv", [str(each) for each in argv])
         capsys.readouterr()
@@ -298,6 +299,8 @@ def call(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
                 delattr(FLAGS, name)
             sys.modules.pop("config_config", None)  # or the next config file would be loaded into it
             jax.config.update("jax_compilation_cache_dir", cache)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         output = capsys.readouterr()
         return Outcome(int(caught.value.code or 0), output.out, output.err)
 

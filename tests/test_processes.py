@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,11 @@ def launch_pair(launch, *flags):
     return [launch("train.py", *shared, f"--process_id={i}", devices=2) for i in range(2)]
 
 
+def errors(process) -> list[str]:
+    """Returns the lines on stderr, of which there is one if a process ends as it should."""
+    return process.stderr.splitlines()
+
+
 def test_two_processes_stop_together_and_one_or_two_resume(launch, flags, reference, tmp_path):
     root = tmp_path / "run"
     pair = launch_pair(launch, *flags(root))
@@ -78,6 +84,44 @@ def test_two_processes_stop_together_and_one_or_two_resume(launch, flags, refere
     assert "Sample after 'a quick'" in pair[0].stdout and (root / "eval" / str(STEPS) / "results.json").exists()
     printed = [line for line in pair[1].stdout.splitlines() if "Gloo" not in line and "peer ranks" not in line]
     assert printed == [], "only process 0 prints"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_with_75(victim, launch, flags, tmp_path):
+    """JAX would end it after 90 seconds, by an abort with a native stack trace."""
+    pair = launch_pair(launch, *flags(tmp_path / "run"))
+    pair[0].until(lambda: "Training" in pair[0].stdout)
+    pair[victim].send(signal.SIGKILL)
+    killed = time.monotonic()
+    other = pair[1 - victim]
+    assert other.wait() == 75, other.stderr
+    assert time.monotonic() - killed < 30
+    line = f"error: process {victim} of 2 died; run the same command again."
+    # JAX notices the death of process 0 a few milliseconds later, and may still write something.
+    assert errors(other) == [line] if victim else line in errors(other)
+
+
+def test_an_error_in_one_process_ends_both(launch, flags, tmp_path):
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "letter.txt").touch()
+    pair = launch_pair(launch, *flags(root))
+    assert pair[0].wait() == 1
+    ended = time.monotonic()
+    assert pair[1].wait() == 1
+    assert time.monotonic() - ended < 15
+    (line,) = errors(pair[0])
+    assert line.startswith("error: process 0 of 2: ") and "letter.txt" in line
+    assert errors(pair[1]) == [line]
+
+
+def test_a_signal_before_the_first_step_ends_both_with_75(launch, flags, tmp_path):
+    pair = launch_pair(launch, *flags(tmp_path / "run"))
+    pair[1].until(lambda: "Data" in pair[0].stdout)
+    pair[1].send(signal.SIGTERM)
+    assert [process.wait() for process in pair] == [75, 75], pair[0].stderr + pair[1].stderr
+    assert errors(pair[1]) == ["stopped by SIGTERM; run the same command again."]
+    assert errors(pair[0]) == ["error: process 1 of 2: stopped by SIGTERM; run the same command again."]
 
 
 def test_a_missing_process_is_named_within_the_startup_timeout(launch, flags, tmp_path):

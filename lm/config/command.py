@@ -16,9 +16,7 @@ from ml_collections import config_flags
 from lm.config import Config
 from lm.config.schema import build, check_name, describe_settings
 from lm.config.unused import unused
-from lm.errors import UserError
-
-DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
+from lm.errors import DONE, USER_ERROR, UserError
 
 
 def define_config_flag() -> None:

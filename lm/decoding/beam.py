@@ -236,7 +236,8 @@ def search_model(
 
     counts = num_beams, num_hypotheses, no_repeat_ngram
     beams = search(step, reorder, place_cache(cache.repeat_rows(num_beams)), rules, vocabulary, *counts)
-    return dataclasses.replace(beams, cache=None)  # frees its memory
+    # Without the cache, whose memory is freed. The compiler may split the results of the loop again.
+    return place_whole(dataclasses.replace(beams, cache=None))
 
 
 def beam_search(

@@ -195,4 +195,5 @@ def advance(
         )
         return _on_devices(state)
 
-    return jax.lax.while_loop(is_unfinished, make_token, state)
+    # The compiler may split the results of the loop again.
+    return _on_devices(jax.lax.while_loop(is_unfinished, make_token, state))

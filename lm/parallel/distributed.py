@@ -6,15 +6,22 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from absl import flags
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from lm.errors import UserError
+from lm.errors import USER_ERROR, UserError
+from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
+from lm.parallel.signals import end_process, state
+
+SECONDS_UNTIL_NOTICED = 5.0  # between the death of a process and the end of all
 
 
 def define_flags() -> None:
@@ -30,6 +37,41 @@ def initialize_from_flags() -> None:
     initialize(values.coordinator, values.num_processes, values.process_id, values.startup_timeout)
 
 
+def together(main: Callable[[], int]) -> Callable[[], int]:
+    """Wraps the main function of a command, so that it ends in all processes if it fails in one."""
+
+    def wrapped() -> int:
+        with failing_together():
+            status = main()
+        if isinstance(others := state.others, Peers):
+            others.finish()
+        sys.stdout.flush()
+        state.status = status
+        return status
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """If the block raises an error, ends all processes with status 1, each with a line that names this one.
+
+    Without it, the others would wait for this one. Use it inside any block that waits for the others when it is left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(others := state.others, Peers):
+            raise
+        reason = " ".join(str(error).split())
+        if not isinstance(error, UserError):
+            # The death of another process also makes operations fail here, which is no error of this process.
+            time.sleep(SECONDS_UNTIL_NOTICED)
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {reason[:200]}"
+        end_process(USER_ERROR, f"error: {others.name}: {reason}", reason)
+
+
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Joins the other processes, if there are any; must run before JAX touches a device.
 
@@ -38,23 +80,33 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     UserError if the others do not join within `timeout_seconds`.
     """
     values: dict[str, Any] = {}
+    bind_address = ""
     if coordinator:
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
-        call_roll(Expected(coordinator, num_processes, process_id), timeout_seconds)
+        expected = Expected(coordinator, num_processes, process_id)
+        call_roll(expected, timeout_seconds)
         values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+        if process_id == 0 and (bind_address := expected.bind_address):
+            shown = f"[{bind_address}]" if ":" in bind_address else bind_address
+            values["coordinator_bind_address"] = f"{shown}:{expected.address[1]}"
     else:
         slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
         if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
             if num_processes > 1:
                 raise UserError(f"--num_processes={num_processes}: also needs --coordinator=HOST:PORT of process 0.")
             return
+    # Its handler of SIGTERM would replace ours.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         with _time_limit(timeout_seconds):
             jax.distributed.initialize(**values, initialization_timeout=timeout_seconds + 60)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"this process could not join the others: {reason}") from error
+    host = str(global_state.coordinator_address).rpartition(":")[0].strip("[]")
+    index, count = global_state.process_id, global_state.num_processes
+    Peers(global_state.client, index, count, host, bind_address).start()
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ index, and process 0 answers that all are present, or with an error that names t
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lm.errors import UserError
+from lm.parallel.peers import listen
 
 GREETING, GO = "lm", "go"
 RETRY_SECONDS = 0.2
@@ -34,6 +36,28 @@ class Expected:
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"--coordinator={self.coordinator}: must be host:port of process 0, e.g. node1:8476.")
         return host.strip("[]"), int(port)
+
+    @property
+    def bind_address(self) -> str:
+        """The address on which process 0 listens: that of the coordinator alone, or "" for all interfaces.
+
+        All interfaces are needed only if this machine does not know the address under which others reach it: its own
+        name may stand for a loopback address here (as on Debian), or the address is translated on the way.
+        """
+        host, _ = self.address
+        try:
+            several = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise _no_such_host(self, error) from None
+        # The others try every address of a name, so one is enough.
+        address = str(min(several, key=lambda each: each[0] != socket.AF_INET)[4][0])
+        if _is_loopback(address) and not _is_loopback(host):
+            return ""
+        try:
+            listen(address, 0).close()
+        except OSError:
+            return ""
+        return address
 
 
 class _Caller(NamedTuple):
@@ -115,7 +139,7 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
                 # Process 0 may have started later, so its time is up later.
                 result = _receive(connection, timeout_seconds + PATIENCE_SECONDS)
         except socket.gaierror as error:
-            raise UserError(f"--coordinator={expected.coordinator}: no such host ({error.strerror}).") from None
+            raise _no_such_host(expected, error) from None
         except OSError as error:
             result, reason = "", str(error.strerror or error)
         if result == GO:
@@ -131,12 +155,23 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
 
 
 def _listen(expected: Expected) -> socket.socket:
-    port, dual = expected.address[1], socket.has_dualstack_ipv6()
+    port = expected.address[1]
     try:
-        return socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual)
+        return listen(expected.bind_address, port)
     except OSError as error:
         problem = f"process 0 cannot listen on port {port}: {error.strerror}; choose another port."
         raise UserError(f"--coordinator={expected.coordinator}: {problem}") from None
+
+
+def _no_such_host(expected: Expected, error: socket.gaierror) -> UserError:
+    return UserError(f"--coordinator={expected.coordinator}: no such host ({error.strerror}).")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:

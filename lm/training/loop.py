@@ -16,15 +16,15 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.config.command import DONE, SAVED_ON_SIGNAL
 from lm.costs import peak_flops
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import TrainRows
-from lm.errors import UserError
+from lm.errors import DONE, SAVED_ON_SIGNAL, UserError
 from lm.models import build_model
 from lm.models.protocol import Model
-from lm.parallel.distributed import barrier, is_first
+from lm.parallel.distributed import barrier, failing_together, is_first
 from lm.parallel.mesh import batch_sharding, check_divisible, local_rows, make_mesh, to_global
+from lm.parallel.signals import StopRequest
 from lm.reporting.metrics_writer import LateMetrics, MetricsWriter
 from lm.reporting.progress import Console, Progress
 from lm.runs.directory import RunDirectory
@@ -36,7 +36,6 @@ from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
 from lm.training.schedules import make_schedule
-from lm.training.signals import StopRequest
 from lm.training.startup import describe_run, estimate_line, parameter_table
 from lm.training.state import TrainState, abstract_state, make_state, with_params
 from lm.training.step import compile_train_step
@@ -75,6 +74,7 @@ def train(config: Config, workdir: Path) -> int:
         console.print(estimate_line(config, model, mesh))
         reporter = Reporter(config, prepared, model, mesh, run, console)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
+        stack.enter_context(failing_together())  # because closing the checkpoints waits for the other processes
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
             state, start = restored.state, restored.step
@@ -99,9 +99,10 @@ def train(config: Config, workdir: Path) -> int:
             began = time.monotonic()
             step = compile_train_step(config, model, optimizer, abstract, mesh)
             console.print(f"Compiled the step in {time.monotonic() - began:.1f} s.")
-            state, end, signalled = loop.run(state, start, step)
-            checkpoints.wait()
-            if signalled:
+            with StopRequest(start) as request:
+                state, end = loop.run(state, start, step, request)
+                checkpoints.wait()
+            if request.name:
                 loop.reporter.draw_curves()
                 console.print(f"Saved at step {end:,}. Run the same command to continue.")
                 return SAVED_ON_SIGNAL
@@ -167,8 +168,10 @@ class Loop:
         """Returns whether `run` took a step whose gradient was finite and not 0."""
         return self._log is not None and self._log.had_gradient
 
-    def run(self, state: TrainState, start: int, step: jax.stages.Compiled) -> tuple[TrainState, int, bool]:
-        """Trains from step `start`. Returns the final state, its step, and whether a signal stopped the run."""
+    def run(
+        self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
+    ) -> tuple[TrainState, int]:
+        """Trains from step `start` until the end, `request` or `train.patience`. Returns the last state and step."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -179,7 +182,6 @@ class Loop:
                 writer = MetricsWriter(*paths, config, start)
                 stack.callback(writer.close)
             log = self._log = _StepLog(config, self.model, self.mesh, progress, writer, self._seconds)
-            request = stack.enter_context(StopRequest())
             sharding, num_rows = batch_sharding(self.mesh), config.train.batch_size
             row_ids = local_rows(sharding, num_rows)
             make = partial(self.rows.rows, row_ids=row_ids.tolist())
@@ -206,8 +208,8 @@ class Loop:
                     if saving or stopping or exhausted:
                         self.checkpoints.save(done, state, self._metadata, values)
                 if stopping or exhausted:
-                    return state, done, stopping
-        return state, total, False
+                    return state, done
+        return state, total
 
 
 class _StepLog:

@@ -179,13 +179,18 @@ def test_sources_of_one_bucket_and_other_parameters_share_a_program(small):
     assert search_model._cache_size() == compiled
 
 
-def test_outputs_on_a_mesh_equal_those_of_one_device(small):
+def test_outputs_on_a_mesh_equal_those_of_one_device(small, monkeypatch):
     model, params = small
+    searched = []
+    monkeypatch.setattr(
+        "lm.decoding.beam.search_model", lambda *args: searched.append(search_model(*args)) or searched[-1]
+    )
     expected = beam_search(model, params, SOURCES[:3], BEAM, VOCABULARY)
     mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
     with on_mesh(mesh):
         sharded = jax.device_put(params, param_shardings(abstract_params(model), mesh))
         assert_same(beam_search(model, sharded, SOURCES[:3], BEAM, VOCABULARY), expected)
+        assert all(each.is_fully_replicated for each in jax.tree.leaves(searched)), "every process can read them"
 
 
 def test_sources_are_padded_to_buckets():

@@ -267,3 +267,5 @@ def test_tokens_on_a_mesh_equal_those_of_one_device():
         parts = {each.sharding.shard_shape(each.shape)[-4:] for each in jax.tree.leaves(state.cache.layers)}
         assert parts == {(1, model.config.num_kv_heads // 2, 32 + NEW, 4)}
         assert Sampler(model, sharded, sampling, VOCABULARY, NEW).generate(prompts, keys(3)) == expected
+        done = advance(model, sharded, state, NEW, sampling, VOCABULARY)
+        assert all(each.is_fully_replicated for each in (done.tokens_BT, done.num_new_B, done.ended_B))

@@ -96,6 +96,42 @@ def test_bad_flags_are_rejected(coordinator, num_processes, process_id, message)
         initialize(coordinator, num_processes, process_id, 1)
 
 
+@pytest.mark.parametrize(
+    ("coordinator", "address"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1"),
+        ("localhost:9000", "127.0.0.1"),
+        ("127.0.0.2:9000", "127.0.0.2"),
+        ("[::1]:9000", "::1"),
+        ("0.0.0.0:9000", "0.0.0.0"),
+        ("own-name:9000", ""),  # stands for a loopback address here, and for another one elsewhere
+        ("192.0.2.1:9000", ""),  # an address that no interface here has, as behind a translation
+    ],
+)
+def test_process_0_listens_only_on_the_address_of_the_coordinator(coordinator, address, monkeypatch):
+    if address == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6")
+    known = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *args, **more: known("127.0.1.1" if host == "own-name" else host, *args, **more),
+    )
+    assert Expected(coordinator, 2, 0).bind_address == address
+
+
+def test_a_roll_call_on_the_loopback_address_cannot_be_reached_from_elsewhere(port):
+    """The whole of 127.0.0.0/8 is this machine, so 127.0.0.2 shows whether other interfaces are open."""
+    waiting = threading.Thread(target=answers, args=(port, [(0, 0.0, 2)], 2))
+    waiting.start()
+    time.sleep(0.5)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port))
+    with socket.create_connection(("127.0.0.1", port)):
+        pass
+    waiting.join()
+
+
 def test_port_in_use_is_named(port):
     with socket.create_server(("", port)):
         with pytest.raises(UserError, match=f"cannot listen on port {port}"):

@@ -1,0 +1,169 @@
+"""SIGTERM and Ctrl-C: the process ends with status 75, either at once or, in the training loop, after the current step.
+
+This file imports nothing slow, because train.py and eval.py call `catch` before their own imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import NoReturn, Self
+
+from lm.errors import SAVED_ON_SIGNAL
+from lm.files import remove_temporaries
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+STDERR = 2  # file descriptor
+SECONDS_APART = 0.25  # `timeout` and some launchers send a signal twice; within this time, that counts as one
+SECONDS_TO_END = 3.0  # for the last words of a process that ends at once
+SHOW_CURSOR = "\x1b[?25h"  # a progress line hides it
+
+
+class Others:
+    """The other processes of the program. There are none unless `lm.parallel.peers` replaces this object."""
+
+    def stop(self, name: str) -> None:
+        """Agrees with them on the step after which all stop, and passes it on to the training loop."""
+        if state.loop is not None:
+            state.loop.stop_after(0)
+
+    def end(self, status: int, reason: str) -> None:
+        """Ends them with the same status."""
+
+
+class _State:
+    loop: StopRequest | None = None  # of the training loop, while it runs
+    status: int | None = None  # of the command, once it is complete
+    others = Others()
+    last_signal, signals = -SECONDS_APART, 0  # time of the last one, and their number
+    wakeup: int | None = None  # file descriptor to which Python writes the number of each signal
+
+
+state = _State()
+_ending = threading.Lock()  # held by the thread that ends the process
+
+
+def catch() -> None:
+    """From now on, SIGTERM and Ctrl-C end the process with status 75, whatever it is doing (but see `StopRequest`).
+
+    A thread handles the signals, since the main thread may be inside a library for minutes, e.g. when it compiles.
+    """
+    if state.wakeup is None:
+        reader, state.wakeup = os.pipe()
+        os.set_blocking(state.wakeup, False)
+        threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+        os.register_at_fork(after_in_child=_release)
+    state.status = None
+    signal.set_wakeup_fd(state.wakeup, warn_on_full_buffer=False)
+    for number in NUMBERS:
+        signal.signal(number, _handled_in_thread)
+
+
+class StopRequest:
+    """A context manager in which the first signal only asks the training loop to stop after its current step.
+
+    With several processes, a signal to one of them makes all of them agree on the step after which they stop.
+    """
+
+    def __init__(self, step: int = 0) -> None:
+        self._changed = threading.Condition()
+        self.name = ""  # of the signal, or "" if the loop need not stop
+        self._step = step  # the last step for which `at` was called
+        self._last = -1  # the last step to be taken; -1 while it is unknown
+
+    def at(self, step: int) -> str:
+        """Returns the signal's name if the run must stop after `step`, else ''; all processes get the same answer."""
+        with self._changed:
+            self._step = step
+            # Without a last step, the processes are agreeing on it, so this one must not go on.
+            self._changed.wait_for(lambda: not self.name or self._last >= 0)
+            return self.name if self.name and step >= self._last else ""
+
+    def request(self, name: str) -> int:
+        """Asks the loop to stop. Returns its step; `at` does not return for a later one before `stop_after`."""
+        with self._changed:
+            self.name = self.name or name
+            return self._step
+
+    def stop_after(self, step: int) -> None:
+        with self._changed:
+            self._last = step
+            self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        self._handlers = {number: signal.getsignal(number) for number in NUMBERS}
+        state.loop, state.signals, state.last_signal = self, 0, -SECONDS_APART
+        catch()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        state.loop = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+def end_process(status: int, line: str, reason: str = "") -> NoReturn:
+    """Ends this process at once, from any thread, with a line on stderr; nothing is left half-written.
+
+    With several processes, the others end with the same status and print `reason`, if there is one.
+    """
+    _ending.acquire()
+
+    def last_words() -> None:  # in a thread of its own, because any of this may block
+        write_line(line)
+        if reason:
+            state.others.end(status, reason)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        remove_temporaries()
+
+    thread = threading.Thread(target=last_words, daemon=True)
+    thread.start()
+    thread.join(SECONDS_TO_END)
+    os._exit(status)
+
+
+def write_line(text: str) -> None:
+    """Writes to stderr directly: a print may be interrupted here, and sys.stderr is replaced during a save."""
+    with contextlib.suppress(OSError):
+        os.write(STDERR, f"{SHOW_CURSOR if os.isatty(STDERR) else ''}{text}\n".encode())
+
+
+def _handled_in_thread(number: int, frame: FrameType | None) -> None:
+    """The handler in the main thread, which need do nothing: `_watch` has been woken up."""
+
+
+def _watch(reader: int) -> None:
+    while True:
+        for number in os.read(reader, 64):
+            if number in NUMBERS and signal.getsignal(number) is _handled_in_thread:
+                _take(signal.Signals(number).name)
+
+
+def _take(name: str) -> None:
+    now = time.monotonic()
+    if now - state.last_signal < SECONDS_APART:
+        return
+    state.last_signal, state.signals = now, state.signals + 1
+    loop = state.loop
+    if state.status is not None:
+        os._exit(state.status)
+    if loop is None or state.signals > 1:
+        line = f"stopped by {name}; run the same command again."
+        end_process(SAVED_ON_SIGNAL, line, reason=line)
+    loop.request(name)
+    write_line(f"\n{name}: saving after this step, then stopping.")
+    state.others.stop(name)
+
+
+def _release() -> None:
+    """Gives a forked process back the usual handlers; it must not write to the pipe of its parent."""
+    if signal.getsignal(signal.SIGTERM) is _handled_in_thread:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
