@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,8 @@ from lm.errors import UserError
 from lm.files import replacing
 
 DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
+# The settings that train.num_epochs and the data determine, each with the value that stands for "not yet known".
+DERIVED_FROM_EPOCHS = (("train", "num_steps", -1), ("optimizer", "decay_steps", 0), ("optimizer", "warmup_steps", -1))
 TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
 # Files that a run may leave behind if it is killed during start-up.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp")
@@ -143,26 +146,35 @@ class RunDirectory:
         for section, name in DERIVED_FROM_DATA:
             if not (a[section][name] and b[section][name]):  # one of them is not derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
+        if new.train.num_epochs == old.train.num_epochs > 0:  # which give the same steps, as the data is the same
+            for section, name, unknown in DERIVED_FROM_EPOCHS:
+                if b[section][name] == unknown:
+                    b[section][name] = a[section][name]
+        resolved = {**new.to_dict(), **{name: dict(b[name]) for name in ("model", "data", "train", "optimizer")}}
         # A longer run is the same run only if the learning rate of each step stays the same.
-        if new.train.num_steps > old.train.num_steps and not new.optimizer.schedule_entry.decays_last:
-            del a["train"]["num_steps"], b["train"]["num_steps"]
+        unit = "num_epochs" if new.train.num_epochs else "num_steps"
+        longer = getattr(new.train, unit) > getattr(old.train, unit) > 0
+        if longer and not new.optimizer.schedule_entry.decays_last:
+            for each in (a, b):
+                del each["train"]["num_steps"], each["train"]["num_epochs"]
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(set(EFFECTS) - {"nothing"}, Config, a, b)
         if not lines:
-            return Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
+            return Config.from_dict(resolved, reset_unread=True)
         kept = self.checkpoints_dir.is_dir() and any(self.checkpoints_dir.iterdir())
         if not kept and not any(self._metric_lines()):  # e.g. after a first attempt with a wrong path
             for name in TOKENIZERS:  # the new config may need different ones
                 shutil.rmtree(self.root / name, ignore_errors=True)
             return new
-        steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
-        keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
-        longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
+        changed, advice = {line.split(":")[0] for line in lines}, ""
+        if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
+            keep = " ".join(f"--config.{name}={attrgetter(name)(old)}" for name in sorted(changed))
+            advice = f" To train longer at its final learning rate, add {keep}."
         more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise UserError(
             f"{self.root}: holds a run with another config ({'; '.join(lines[:8])}{more}). "
-            f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
+            f"Start a new run in another --workdir, or restore the old values to continue this one.{advice}"
         )
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -196,6 +196,7 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         section[name] = getattr(options, name) or section[name]
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
+    values["train"]["num_epochs"] = 0.0  # their number of steps is known
     config = Config.from_dict({**values, "checkpoint": {}})
     unused = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
     # An attention kernel for the training hardware may not run on this hardware.

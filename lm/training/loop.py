@@ -31,6 +31,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, prepare
 from lm.tasks import task_of
+from lm.training.epochs import with_epochs
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
@@ -57,10 +58,11 @@ def train(config: Config, workdir: Path) -> int:
         prepared = prepare(config, run.root)
         config = prepared.config
         check_divisible(config, mesh)
-        if is_first():
-            run.write_config(config)
         task = task_of(config)
         rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
+        config = with_epochs(config, rows)
+        if is_first():
+            run.write_config(config)
         model = build_model(config.model, task.head(config), platform)
         console.print(describe_run(config, prepared, rows, mesh, model.kernel))
 
