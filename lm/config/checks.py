@@ -116,16 +116,31 @@ def _check_model(config: Any) -> None:
         refuse("optimizer.freeze_layers", f"exceeds the number of layers, {model.num_layers}.")
 
 
-def _check_training(config: Any) -> None:
-    optimizer, train = config.optimizer, config.train
-    warmup, decay, steps = optimizer.warmup_steps, optimizer.decay_steps, train.num_steps
-    decays_last = optimizer.schedule_entry.decays_last
+def check_steps(train: Any) -> None:
+    """Raises UserError unless a config, as written by its author, gives the length of the training once."""
+    if train.num_epochs and train.num_steps > 0:
+        message = f"{train.num_epochs:g} and num_steps={train.num_steps} both give the length of the training"
+        refuse("train.num_epochs", f"{message}; set num_steps to -1, or num_epochs to 0.")
+    if not train.num_epochs and train.num_steps == 0:
+        refuse("train.num_steps", "0 steps train nothing; set it to 1 or more, or set train.num_epochs.")
+
+
+def check_schedule(config: Any) -> None:
+    """Raises UserError if the warm-up and the decay do not fit into the number of steps."""
+    optimizer, steps, epochs = config.optimizer, config.train.num_steps, config.train.num_epochs
+    warmup, decay, decays_last = optimizer.warmup_steps, optimizer.decay_steps, optimizer.schedule_entry.decays_last
+    length = f"train.num_steps={steps}" + (f" (train.num_epochs={epochs:g})" if epochs else "")
     if decays_last and warmup + decay > steps:
-        message = f"{warmup} warm-up steps and decay_steps={decay} exceed train.num_steps={steps}."
-        refuse("optimizer.warmup_steps", message)
+        refuse("optimizer.warmup_steps", f"{warmup} warm-up steps and decay_steps={decay} exceed {length}.")
     if not decays_last and warmup >= min(steps, decay) and warmup > 0:
-        message = f"{warmup} warm-up steps do not fit into train.num_steps={steps} (decay_steps={decay}); use fewer."
+        message = f"{warmup} warm-up steps do not fit into {length} (decay_steps={decay}); use fewer."
         refuse("optimizer.warmup_steps", message)
+
+
+def _check_training(config: Any) -> None:
+    train = config.train
+    if train.num_steps > 0:  # otherwise they are known once the data has been read
+        check_schedule(config)
     if train.batch_size % train.accumulation:
         refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor

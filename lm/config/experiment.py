@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from lm.config.checks import check, unread
+from lm.config.checks import check, check_schedule, check_steps, unread
 from lm.config.data import DataConfig, SourceConfig
 from lm.config.model import ModelConfig, ObjectiveConfig
 from lm.config.schema import build, entries, option, section
@@ -42,14 +42,26 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        With `reset_unread` (for old configs), settings that the task does not read are reset instead of rejected.
+        With `reset_unread` (for the config of a run), settings that the task does not read are reset instead of
+        rejected, and train.num_epochs may stand beside the number of steps that followed from it.
         """
         given = build(cls, values)
+        if not reset_unread:
+            check_steps(given.train)
         task = entries("lm.tasks.TASKS")[given.objective.name]
         if reset_unread:
             given = replace_settings(given, dict(unread(task)))
         config = _resolve(given, task)
         check(given, config, task)
+        return config
+
+    def with_num_steps(self, num_steps: int) -> Config:
+        """Returns the config with the number of steps that train.num_epochs gives, and with a schedule to match.
+
+        Raises UserError if a warm-up or decay that was set does not fit into this number of steps.
+        """
+        config = _with_schedule(replace_settings(self, {"train.num_steps": num_steps}))
+        check_schedule(config)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +81,7 @@ def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 DEFAULTS = Config()
+DEFAULT_STEPS, DEFAULT_WARMUP = 1000, 100  # without train.num_epochs
 
 
 def defaults() -> ml_collections.ConfigDict:
@@ -83,8 +96,8 @@ def source(**values: Any) -> ml_collections.ConfigDict:
 
 def _resolve(config: Config, task: Any) -> Config:
     """Fills in the derived values that depend on neither the tokenizer (vocab_size) nor the data (labels)."""
-    config = task.resolve(config)
-    data, model, steps = config.data, config.model, config.train.num_steps
+    config = _with_schedule(task.resolve(config))
+    data, model = config.data, config.model
     if model.head_dim == 0 and model.d_model % model.num_heads:
         sizes = f"num_heads={model.num_heads} does not divide d_model={model.d_model}"
         raise UserError(f"config.model: {sizes}; change one of them or set head_dim.")
@@ -98,9 +111,23 @@ def _resolve(config: Config, task: Any) -> Config:
         "model.d_ff": 4 * model.d_model,
         "model.max_length": max(data.sequence_length, source_length),
         "model.pooling": "first" if model.family == "encoder" else "last",
-        "optimizer.decay_steps": max(1, steps // 5) if config.optimizer.schedule_entry.decays_last else steps,
         "eval.batch_size": config.train.batch_size,
         "eval.stride": data.sequence_length,
         "eval.generation.max_new_tokens": data.sequence_length,
     }
     return replace_settings(config, {name: each for name, each in derived.items() if not attrgetter(name)(config)})
+
+
+def _with_schedule(config: Config) -> Config:
+    """Fills in the number of steps, the warm-up and the decay, unless they follow from data that is yet to be read."""
+    optimizer, epochs, steps = config.optimizer, config.train.num_epochs, config.train.num_steps
+    if steps < 1:
+        if epochs:
+            return replace_settings(config, {"train.num_steps": -1})
+        steps = DEFAULT_STEPS
+    values: dict[str, Any] = {"train.num_steps": steps}
+    if optimizer.warmup_steps < 0:
+        values["optimizer.warmup_steps"] = steps // 10 if epochs else DEFAULT_WARMUP
+    if not optimizer.decay_steps:
+        values["optimizer.decay_steps"] = max(1, steps // 5) if optimizer.schedule_entry.decays_last else steps
+    return replace_settings(config, values)

@@ -15,7 +15,11 @@ class OptimizerConfig:
     name: str = option("adamw", "Optimizer.", registry="lm.training.optimizers.OPTIMIZERS")
     learning_rate: float = option(1e-3, "Peak learning rate.", minimum=0.0)
     schedule: str = option("cosine", "Schedule after the warm-up.", registry="lm.training.schedules.SCHEDULES")
-    warmup_steps: int = option(100, "Number of steps of linear warm-up from 0.", minimum=0)
+    warmup_steps: int = option(
+        -1,
+        "Number of steps of linear warm-up from 0; -1 for 100 or, with train.num_epochs, a tenth of the steps.",
+        minimum=-1,
+    )
     decay_steps: int = option(
         0,
         "linear, cosine: step at which the decay ends; 0 for train.num_steps. warmup_stable_decay: length of the final "
@@ -81,7 +85,16 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    num_steps: int = option(1000, "Total number of optimizer steps.", minimum=1)
+    num_steps: int = option(
+        -1, "Total number of optimizer steps; -1 for the number that num_epochs gives or, without it, 1000.", minimum=-1
+    )
+    num_epochs: float = option(
+        0.0,
+        "Length of the training in passes over the training data, which may be fractions, in place of num_steps; 0 to "
+        "use num_steps. Several data sources count as one, in which weights determine the share of each.",
+        minimum=0.0,
+        maximum=10_000.0,
+    )
     batch_size: int = option(32, "Rows per step, over all devices and microbatches.", minimum=1, affects="batches")
     accumulation: int = option(
         1,

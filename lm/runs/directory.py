@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from lm.errors import UserError
 from lm.files import parse_json, remove_leftovers, replacing, storing
 from lm.runs.fingerprint import (
     DERIVED_FROM_DATA,
+    DERIVED_FROM_EPOCHS,
     FOR_READING,
     FOR_TRAINING,
     check_data,
@@ -220,25 +222,34 @@ class RunDirectory:
         for section, name in DERIVED_FROM_DATA:
             if not (a[section][name] and b[section][name]):  # one of them is not derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
+        if new.train.num_epochs == old.train.num_epochs > 0:  # which give the same steps, as the data is the same
+            for section, name, unknown in DERIVED_FROM_EPOCHS:
+                if b[section][name] == unknown:
+                    b[section][name] = a[section][name]
+        known = {name: dict(b[name]) for name in ("model", "data", "train", "optimizer")}
+        derived = Config.from_dict({**new.to_dict(), **known}, reset_unread=True)
         # A longer run is the same run only if the learning rate of each step stays the same.
-        if new.train.num_steps > old.train.num_steps and not new.optimizer.schedule_entry.decays_last:
-            del a["train"]["num_steps"], b["train"]["num_steps"]
+        unit = "num_epochs" if new.train.num_epochs else "num_steps"
+        longer = getattr(new.train, unit) > getattr(old.train, unit) > 0
+        if longer and not new.optimizer.schedule_entry.decays_last:
+            for each in (a, b):
+                del each["train"]["num_steps"], each["train"]["num_epochs"]
             if not new.optimizer.schedule_entry.has_end:
                 del a["optimizer"]["decay_steps"], b["optimizer"]["decay_steps"]
         lines = differences_affecting(FOR_TRAINING, Config, a, b)
         if lines and self._has_begun():
-            steps_only = [line.split(":")[0] for line in lines] == ["optimizer.decay_steps"]
-            keep = f"--config.optimizer.decay_steps={old.optimizer.decay_steps}"
-            longer = f" To train longer at its final learning rate, add {keep}." if steps_only else ""
+            changed, advice = {line.split(":")[0] for line in lines}, ""
+            if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
+                keep = " ".join(f"--config.{name}={attrgetter(name)(old)}" for name in sorted(changed))
+                advice = f" To train longer at its final learning rate, add {keep}."
             listed = "; ".join(f"{line:.{max(40, 240 // len(lines))}}" for line in lines[:8])
             more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
             raise UserError(
                 f"{self.root}: holds a run with another config ({listed}{more}). "
-                f"Start a new run in another --workdir, or restore the old values to continue this one.{longer}"
+                f"Start a new run in another --workdir, or restore the old values to continue this one.{advice}"
             )
         if self._has_checkpoints():
             self.moved = differences_affecting({"location"}, Config, a, b)
-            derived = Config.from_dict({**new.to_dict(), "model": b["model"], "data": b["data"]})
             self._check_records(derived, FOR_TRAINING)
             for name in self._tokenizers(config):
                 if not (self.root / name).is_dir():

@@ -243,6 +243,7 @@ def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
         section[name] = getattr(options, name) or section[name]
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
+    values["train"]["num_epochs"] = 0.0  # their number of steps is known
     config = Config.from_dict({**values, "checkpoint": {}})
     if (options.num_beams or options.length_penalty is not None) and not config.eval.generation.metrics:
         flag = "num_beams" if options.num_beams else "length_penalty"

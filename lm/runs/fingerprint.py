@@ -16,8 +16,10 @@ from lm.config.schema import EFFECTS, differences, effect
 from lm.errors import UserError
 
 DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
+# The settings that train.num_epochs and the data determine, each with the value that stands for "not yet known".
+DERIVED_FROM_EPOCHS = (("train", "num_steps", -1), ("optimizer", "decay_steps", 0), ("optimizer", "warmup_steps", -1))
 # A longer run is the same run; RunDirectory compares these with config.json, which knows whether it may become longer.
-LENGTH = ("train.num_steps", "optimizer.decay_steps")
+LENGTH = ("train.num_steps", "train.num_epochs", "optimizer.decay_steps")
 # The effects of settings that the other commands compare: those that determine what the model computes and for which
 # tokens. How parameters were trained or are stored makes no difference to them.
 FOR_READING = ("function", "shapes", "batches")
@@ -36,6 +38,9 @@ def check_settings(
     """Raises UserError if a checkpoint was trained with other settings than `found`, which were read from `where`."""
     saved = metadata.get("config", {})
     underived = {f"{section}.{name}" for section, name in DERIVED_FROM_DATA if not found[f"{section}.{name}"]}
+    underived |= {
+        f"{section}.{name}" for section, name, unknown in DERIVED_FROM_EPOCHS if found[f"{section}.{name}"] == unknown
+    }
     # A setting that only one of the two has is newer or older than the checkpoint.
     names = [name for name in saved if name in found and name not in underived and effect(Config, name) in effects]
     names = [name for name in names if effects is not FOR_TRAINING or name not in LENGTH]

@@ -23,6 +23,7 @@ from lm.training.step import compile_train_step
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 GIB = 2**30
+ANY_STEPS = 2**30
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
     """Compiles the training step for `devices`, attached or not. Raises UserError if the config does not suit them."""
     if config.model.vocab_size == 0:
         raise UserError("config.model.vocab_size: is 0, but no tokenizer is built here; set it, e.g. to 32768.")
+    if config.train.num_steps < 1:  # train.num_epochs needs data, and the cost of a step does not depend on it
+        config = config.with_num_steps(ANY_STEPS)
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
     model = build_model(config.model, task_of(config).head(config), platform)

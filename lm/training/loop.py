@@ -32,6 +32,7 @@ from lm.runs.fingerprint import recorded_settings
 from lm.runs.initialisation import load_initial, source_run
 from lm.runs.prepare import Prepared, check_moved, prepare
 from lm.tasks import task_of
+from lm.training.epochs import with_epochs
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.optimizers import make_optimizer
 from lm.training.report import Reporter
@@ -61,6 +62,7 @@ def train(config: Config, workdir: Path) -> int:
         check_moved(run.moved, prepared)
         task = task_of(config)
         rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
+        config = with_epochs(config, rows)
         model = build_model(config.model, task.head(config), platform)
         console.print(describe_run(config, prepared, rows, mesh, model.kernel))
         for line in run.moved:

@@ -47,6 +47,7 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], ja
     """Returns a function from the step (an int, or an int32 scalar in jit) to the learning rate, a float32 scalar."""
     entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
     assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 must be resolved by Config.from_dict"
+    assert warmup >= 0, "warmup_steps=-1 must be resolved by Config.from_dict"
 
     def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)

@@ -22,6 +22,7 @@ from lm.models.parameters import count_parameters
 from lm.models.protocol import Model
 from lm.reporting.progress import short_number
 from lm.runs.prepare import Prepared
+from lm.training.epochs import describe_epochs
 from lm.training.multipliers import Multiplier, all_one, describe_multipliers
 from lm.training.names import decayed
 
@@ -52,9 +53,8 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
         table.add_row("", line)
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)
     total = step_tokens * config.train.num_steps
-    epochs = config.train.batch_size * config.train.num_steps / sum(rows.rows_per_epoch().values())
     steps = f"{config.train.num_steps:,} steps of {step_tokens:,} tokens = {short_number(total)} tokens"
-    table.add_row("plan", f"{steps}, {epochs:.1f} times the training data")
+    table.add_row("plan", f"{steps}, {describe_epochs(config, rows)}")
     if config.optimizer.learning_rate == 0:
         table.add_row("", "optimizer.learning_rate is 0, so no step changes the parameters")
     return table

@@ -288,9 +288,9 @@ class TrainRows:
         # Element i is (source name, row index). In every stretch, sources occur in proportion to their weights.
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
-    def rows_per_epoch(self) -> dict[str, int]:
-        """Returns the number of rows in epoch 0 by source; epochs that are packed anew may differ slightly."""
-        return {name: source.num_rows(0) for name, source in self._sources.items()}
+    def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
+        """Returns the number of rows in an epoch by source; epochs that are packed anew may differ slightly."""
+        return {name: source.num_rows(epoch) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
         return {name: list(source.notes) for name, source in self._sources.items()}
