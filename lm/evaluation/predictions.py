@@ -39,8 +39,11 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_predictions(path: Path) -> list[Example]:
-    """Reads a file of `write_predictions`, where `score` may be missing. Raises UserError if it is invalid or empty."""
+def read_objects(path: Path) -> list[tuple[int, Any]]:
+    """Returns the number and the object of each line of a file of `write_objects`; None for a line that is not JSON.
+
+    Raises UserError if the file cannot be read or holds nothing.
+    """
     try:
         # Not splitlines(), which would also split at a U+2028 within a text.
         lines = path.read_bytes().decode("utf-8").split("\n")
@@ -48,15 +51,26 @@ def read_predictions(path: Path) -> list[Example]:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 (byte {error.start}).") from None
-    examples = [_example(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not examples:
+    objects = [(number, _parsed(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not objects:
         raise UserError(f"{path}: holds no predictions; write them with eval.py.")
-    return examples
+    return objects
 
 
-def _example(path: Path, number: int, line: str) -> Example:
+def _parsed(line: str) -> Any:
     try:
-        values = json.loads(line)
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_predictions(path: Path) -> list[Example]:
+    """Reads a file of `write_predictions`, where `score` may be missing. Raises UserError if it is invalid or empty."""
+    return [_example(path, number, values) for number, values in read_objects(path)]
+
+
+def _example(path: Path, number: int, values: Any) -> Example:
+    try:
         references = tuple(values.get("references") or [values["reference"]])
         texts = (values["source"], values["prediction"], *references)
         score = values.get("score")

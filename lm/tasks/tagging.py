@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
+from lm.data.reading.inputs import WordInput
 from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -30,11 +32,19 @@ class Tagging(LabelledTask):
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "objective.class_weights"}
     metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
     reader = TagReader
+    input_reader = WordInput
     tokens = WordTokens
     has_classes = True
 
     def pooling(self, config: Config) -> str:
         return "none"
+
+    @property
+    def predictions(self) -> type[TaggedWords]:
+        return TaggedWords
+
+    def unlabelled(self, config: Config, raw: Tagged, unanswerable: bool) -> Tagged:
+        return dataclasses.replace(raw, tags=config.data.labels[:1] * len(raw.words))
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return TaggingExamples(store, config, tokenizer, train)
@@ -64,6 +74,9 @@ class Tagging(LabelledTask):
 class TaggedWords(Predictions):
     """Predicted tags, one per word."""
 
+    label_key = "tags"
+    keys = ("words", "tags", "prediction")
+
     def __init__(self, raw: Sequence[Tagged], labels: Sequence[str], predicted: Sequence[Sequence[str]]):
         self.raw, self._labels, self._predicted = list(raw), labels, list(predicted)
         gold = [each.tags for each in raw]
@@ -79,6 +92,13 @@ class TaggedWords(Predictions):
         """Returns the words, their tags and the predicted tags."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> TaggedWords:
+        raw = [Tagged(tuple(line["words"]), tuple(line["tags"])) for line in lines]
+        predicted = [line["prediction"] for line in lines]
+        found = {tag for each, tags in zip(raw, predicted, strict=True) for tag in (*each.tags, *tags)}
+        return cls(raw, tuple(labels) or tuple(sorted(found)), predicted)
 
     def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
         predicted = [tags for each in (self, *others) for tags in each._predicted]

@@ -23,7 +23,8 @@ class Conll(FileFormat):
     """
 
     doc = "CoNLL: a word and its tag per line, with an empty line after each sentence"
-    holds = ("tags",)
+    endings = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+    holds = ("tags", "words")
     settings = ("label_field",)
     names_fields = True
 
@@ -41,6 +42,7 @@ class Conll(FileFormat):
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
         tag = int(self.config.label_field or 0) - 1
+        least = 2 if "tags" in [each.spec for each in fields] else 1  # new inputs may have no tags
         words: list[str] = []
         tags: list[str] = []
         begin, columns = "", 0
@@ -51,7 +53,7 @@ class Conll(FileFormat):
                     yield {"words": words, "tags": tags}, begin
                 words, tags = [], []
                 continue
-            if len(values) < 2 or not values[0]:
+            if len(values) < least or not values[0]:
                 raise UserError(
                     f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
                 )
@@ -80,6 +82,7 @@ class Squad(FileFormat):
     """`data` > `paragraphs` > `qas` > `answers`. Texts are left unchanged, since answers refer to character offsets."""
 
     doc = "SQuAD's JSON"
+    endings = (".json",)
     holds = ("questions",)
     settings = ()
     names_fields = True

@@ -18,6 +18,7 @@ ROWS = 1024  # of Parquet, per read
 
 class JsonLines(FileFormat):
     doc = "a JSON object per line"
+    endings = (".jsonl", ".ndjson")
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         for number, line in enumerate(read_lines(path, self.config.encoding), start=1):
@@ -37,7 +38,8 @@ class TabSeparated(FileFormat):
     """The header row names the columns unless `columns` is set. Values beyond the last named column are ignored."""
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
-    holds = ("documents", "pairs", "labels", "numbers")
+    endings = (".tsv", ".tab")
+    holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
 
     def options(self) -> list[str]:
@@ -75,6 +77,7 @@ class CommaSeparated(TabSeparated):
     """
 
     doc = "comma- or semicolon-separated values, optionally quoted; the first line is a header unless `columns` is set"
+    endings = (".csv",)
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         csv.field_size_limit(LONGEST_VALUE)
@@ -95,6 +98,7 @@ class CommaSeparated(TabSeparated):
 
 class Parquet(FileFormat):
     doc = "Parquet files"
+    endings = (".parquet",)
     notes_encoding = False
 
     def options(self) -> list[str]:
