@@ -216,10 +216,10 @@ def test_flag_error_of_the_command_is_one_line():
 def labelled(path, accuracy, size=200, seed=0):
     """Writes predictions that are correct for a share of the same examples, as eval.py does."""
     draw, texts = random.Random(seed), random.Random(7)
-    raw, probabilities = [], []
+    raw, probabilities, correct = [], [], set(draw.sample(range(size), round(accuracy * size)))
     for number in range(size):
         label = texts.choice("xyz")
-        predicted = label if draw.random() < accuracy else draw.choice("xyz".replace(label, ""))
+        predicted = label if number in correct else draw.choice("xyz".replace(label, ""))
         raw.append(Labelled(f"text {number}", None, label))
         probabilities.append([0.8 if each == predicted else 0.1 for each in "xyz"])
     Classified(raw, list("xyz"), np.array(probabilities)).write(path.parent, path.stem)

@@ -12,7 +12,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -43,8 +43,8 @@ class Window:
 class Answer:
     text: str  # "" for no answer
     score: float  # sum of its start and end scores; -inf if no answer was possible
-    start: int = 0  # its first character in the context; 0 for no answer
-    none_score: float = -math.inf  # of "no answer"
+    start: int = field(default=0, compare=False)  # its first character in the context; 0 for no answer
+    none_score: float = field(default=-math.inf, compare=False)  # the score of "no answer"
 
 
 def best_answer(
