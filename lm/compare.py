@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm.config import GenerationConfig
+from lm.config import Config, GenerationConfig
 from lm.config.command import DONE, run
 from lm.errors import UserError
 from lm.evaluation import METRICS, metric_of
@@ -193,10 +193,10 @@ def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
     return directory.eval_dir(wanted) / file
 
 
-def read_system(path: Path, labels: Sequence[str]) -> Predictions | None:
+def read_system(path: Path, config: Config | None) -> Predictions | None:
     """Reads predicted labels, tags or answers; returns None if the file holds texts.
 
-    `labels` are data.labels of the run, if known. Raises UserError if the file is invalid or of no known kind.
+    `config` is that of the run, if known. Raises UserError if the file is invalid or of no known kind.
     """
     lines = read_objects(path)
     _, first = lines[0]
@@ -209,17 +209,17 @@ def read_system(path: Path, labels: Sequence[str]) -> Predictions | None:
         known = "; ".join(", ".join(each.keys) for each in kinds)
         raise UserError(f"{path}: its first line is not a prediction written by eval.py (source, reference; {known}).")
     kind = max(fitting, key=lambda each: len(each.keys))
-    found = _read(kind, [line for _, line in lines], labels)
+    found = _read(kind, [line for _, line in lines], config)
     if found is None:
-        number = next((number for number, line in lines if _read(kind, [line], labels) is None), 1)
+        number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
         problem = f"is not an object with valid {', '.join(kind.keys)}, like the first line"
         raise UserError(f"{path}, line {number}: {problem}; write the file again with eval.py.")
     return found
 
 
-def _read(kind: type[Predictions], lines: Sequence[Any], labels: Sequence[str]) -> Predictions | None:
+def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) -> Predictions | None:
     try:
-        return kind.read(lines, labels)
+        return kind.read(lines, config)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError):
         return None
 
@@ -256,8 +256,8 @@ def main() -> int:
     if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
         raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
     paths = files or [predictions_of(root, FLAGS.step, FLAGS.split) for root in roots]
-    labels = [RunDirectory.existing(root).load_config().data.labels for root in roots] or [()] * len(files)
-    found = [read_system(path, each) for path, each in zip(paths, labels, strict=True)]
+    configs = [RunDirectory.existing(root).load_config() for root in roots] or [None] * len(files)
+    found = [read_system(path, config) for path, config in zip(paths, configs, strict=True)]
     if len({type(each) for each in found}) > 1:
         raise UserError(
             f"{', '.join(map(str, paths))}: hold predictions of different kinds; compare systems of one task."

@@ -30,6 +30,7 @@ of NumPy, float32 (texts, width).
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -61,8 +62,8 @@ STANDARD_OUTPUT = "-"
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Control characters that JSON allows in a string but a terminal may obey.
-VISIBLE = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+# Control characters that JSON allows in a string but a terminal may obey, and marks that change the direction of text.
+VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def define_flags() -> None:
@@ -115,9 +116,7 @@ def main() -> int:
     options = Options(step=FLAGS.step, average=FLAGS.average, batch_size=FLAGS.batch_size)
     parts = predictions(directory, config, labeller, raw, options, unanswerable=FLAGS.unanswerable)
     if output is None:
-        for line in lines_of(parts):
-            sys.stdout.buffer.write(line.encode() + b"\n")
-            sys.stdout.buffer.flush()
+        print_lines(lines_of(parts))
         return DONE
     began = time.monotonic()
     with whole_file(FLAGS.output, "output") as write:
@@ -164,6 +163,16 @@ def lines_of(parts: Iterator[Any]) -> Iterator[str]:
         for index in range(len(part.raw)):
             line = json.dumps(part.input_line(index), ensure_ascii=False, allow_nan=False)
             yield line.translate(VISIBLE)
+
+
+def print_lines(lines: Iterator[str]) -> None:
+    """Prints lines as UTF-8, whatever the terminal's encoding is, until the reader (such as `head`) has enough."""
+    try:
+        for line in lines:
+            sys.stdout.buffer.write(line.encode() + b"\n")
+            sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the exit would fail
 
 
 if __name__ == "__main__":

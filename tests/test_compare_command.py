@@ -247,7 +247,7 @@ def test_predicted_labels_are_compared_on_every_metric_of_the_task(command, tmp_
 def test_accuracy_is_compared_as_the_bootstrap_of_counts_compares_it(tmp_path):
     """Accuracy is also a ratio of sums, so both computations draw and score the same resamples."""
     paths = [labelled(tmp_path / f"{n}.jsonl", share, seed=n) for n, share in enumerate((0.9, 0.8))]
-    systems = [compare.read_system(path, ()) for path in paths]
+    systems = [compare.read_system(path, None) for path in paths]
     found = compare.compare_predictions(systems, samples=100, seed=3)["accuracy"]
     lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
     counts = [np.array([[each["label"] == each["prediction"], 1.0] for each in system]) for system in lines]

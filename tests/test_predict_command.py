@@ -278,7 +278,8 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         ((), "give either --input=FILE"),
         (("--input=x", "--text=x"), "give either --input=FILE"),
         (("--input=/nowhere.txt",), "/nowhere.txt: there is no such file"),
-        (("--input=/nowhere.dat",), "--input=/nowhere.dat: its name ends in none of .txt .jsonl"),
+        (("--input=/tmp",), "/tmp is a directory; select its files with a glob"),
+        (("--input={odd}",), "odd.dat: its name ends in none of .txt .jsonl"),
         (("--text=x", "--step=first"), "--step=first: must be best, latest"),
         (("--text=x", "--step=7"), "7"),
         (("--text=x", "--layer=1"), "--layer: is for vectors; give --pooling=first|last|mean|max too."),
@@ -288,14 +289,24 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--text=x", "--output=/nowhere/x"), "--output=/nowhere/x: cannot be written"),
         (("--text=x", "--pooling=mean", "--layer=2"), "--layer=2: the model has 1 layers that read a text"),
         (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available: 'x'."),
-        (("--input={bad}", "--format=conll"), "--format: conll holds no documents; use "),
+        (
+            ("--input={bad}", "--format=conll"),
+            "--format: conll holds no documents; use one of text, jsonl, tsv, csv, parquet.",
+        ),
         (("--input={bad}", "--columns=a"), "--columns: "),
     ],
 )
 def test_bad_input_is_refused_in_one_line(runs, refused, tmp_path, flags, message):
-    run, bad = runs("classification"), tmp_path / "bad.jsonl"
+    run, bad, odd = runs("classification"), tmp_path / "bad.jsonl", tmp_path / "odd.dat"
+    odd.touch()
     bad.write_text('{"sentence": "a"}\n{"x": "b"}\n')
-    refused(message, "lm.predict", f"--workdir={run.root}", *(each.format(bad=bad) for each in flags), keeping=tmp_path)
+    refused(
+        message,
+        "lm.predict",
+        f"--workdir={run.root}",
+        *(each.format(bad=bad, odd=odd) for each in flags),
+        keeping=tmp_path,
+    )
 
 
 def test_labels_outside_the_training_data_do_not_matter(runs, call, tmp_path):

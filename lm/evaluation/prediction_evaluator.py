@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
@@ -32,10 +33,10 @@ class Predictions(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Predictions:
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
         """Returns the predictions that were written as `line`s, whose metrics equal those of the evaluation.
 
-        `labels` are data.labels, if known. Raises KeyError, TypeError or ValueError for any other object.
+        `config` is that of the run, if known. Raises KeyError, TypeError or ValueError for any other object.
         """
 
     @abc.abstractmethod

@@ -12,6 +12,7 @@ from typing import Any
 
 from lm.config import Config
 from lm.config.experiment import replace_settings
+from lm.data.reading.format import Files
 from lm.data.reading.inputs import format_of, given_text, input_source, open_inputs
 from lm.data.reading.readers import Labelled
 from lm.errors import UserError
@@ -41,9 +42,10 @@ def read_input(
 
     `given` are settings of the data source. Raises UserError if they are invalid, or if `output` is one of the files.
     """
-    kind = given.get("kind") or ("text" if path == STANDARD_INPUT else format_of(path))
-    rest = {name: value for name, value in given.items() if name != "kind"}
     with as_file(path) as file:
+        Files(file)  # there is such a file
+        kind = given.get("kind") or ("text" if path == STANDARD_INPUT else format_of(path))
+        rest = {name: value for name, value in given.items() if name != "kind"}
         reader = open_inputs(
             input_source(config.data.train, labeller.input_reader, kind, file, rest), labeller.input_reader
         )

@@ -84,11 +84,11 @@ class Classified(Predictions):
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
 
     @classmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Classified:
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Classified:
         """The probabilities of labels other than the predicted one, which are not written, are taken to be equal."""
         raw = [labelled_of(line) for line in lines]
         found = {label for line in lines for label in (line["label"], line["prediction"])}
-        labels = list(labels) or sorted(found)
+        labels = list(config.data.labels) if config else sorted(found)
         probabilities_EC = np.empty((len(lines), len(labels)), np.float64)
         for line, row_C in zip(lines, probabilities_EC, strict=True):
             score = math.nan if line["score"] is None else float(line["score"])

@@ -260,7 +260,7 @@ class Chosen(Predictions):
         return {"question": example.question, "candidates": example.candidates, **chosen}
 
     @classmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Chosen:
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Chosen:
         raw = [Choice(line["question"], tuple(line["candidates"]), int(line["label"])) for line in lines]
         return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # None becomes NaN
 

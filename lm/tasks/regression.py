@@ -71,7 +71,7 @@ class Regressed(Predictions):
         return {**texts_of(example), "label": float(example.label), "prediction": prediction}
 
     @classmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Regressed:
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Regressed:
         predicted = [math.nan if line["prediction"] is None else float(line["prediction"]) for line in lines]
         return cls([labelled_of(line) for line in lines], np.array(predicted, np.float64))
 

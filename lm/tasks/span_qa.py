@@ -111,7 +111,7 @@ class Answered(Predictions):
         }
 
     @classmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Answered:
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Answered:
         raw, answers = [], []
         for line in lines:
             right = tuple((str(text), 0) for text in line["answers"])

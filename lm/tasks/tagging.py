@@ -94,11 +94,11 @@ class TaggedWords(Predictions):
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 
     @classmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> TaggedWords:
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> TaggedWords:
         raw = [Tagged(tuple(line["words"]), tuple(line["tags"])) for line in lines]
         predicted = [line["prediction"] for line in lines]
-        found = {tag for each, tags in zip(raw, predicted, strict=True) for tag in (*each.tags, *tags)}
-        return cls(raw, tuple(labels) or tuple(sorted(found)), predicted)
+        found = {tag for each, tags in zip(raw, predicted, strict=True) for tag in (*each.tags, *tags) if tag}
+        return cls(raw, config.data.labels if config else sorted(found), predicted)
 
     def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
         predicted = [tags for each in (self, *others) for tags in each._predicted]

@@ -66,6 +66,7 @@ class TextVectors:
 
     input_reader = TextInput
     may_lack_answers = False
+    loss_name = "loss"  # which is 0
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,6 +62,10 @@ def test_question_answering_writes_answers_and_prediction(written):
     ]
 
 
+def config_with(labels):
+    return SimpleNamespace(data=SimpleNamespace(labels=labels))
+
+
 @pytest.mark.parametrize(
     ("predictions", "labels"),
     [
@@ -105,7 +110,7 @@ def test_question_answering_writes_answers_and_prediction(written):
 @pytest.mark.parametrize("known", [False, True])
 def test_metrics_of_written_predictions_equal_those_of_the_evaluation(written, predictions, labels, known):
     """Also on a resample, and whether or not the labels of the run are known."""
-    found = type(predictions).read(written(predictions), labels if known else ())
+    found = type(predictions).read(written(predictions), config_with(labels) if known else None)
     for indices in (slice(None), np.array([1, 1, 0])):
         assert found.metrics(indices) == pytest.approx(predictions.metrics(indices), rel=1e-12)
 
@@ -129,9 +134,10 @@ def test_lines_of_another_form_are_no_predictions(kind, change):
         Answered: {"id": "1", "question": "q", "answers": ["a"], "prediction": "a", "score": 1.0},
         Chosen: {"question": "q", "candidates": ["a", "b"], "label": 0, "prediction": 0, "scores": [1.0, 0.5]},
     }[kind]
-    kind.read([line], ("x", "O"))
+    config = config_with(("x", "O"))
+    kind.read([line], config)
     with pytest.raises((KeyError, TypeError, ValueError, AssertionError)):
-        kind.read([line | change], ("x", "O"))
+        kind.read([line | change], config)
 
 
 def test_nothing_is_written_if_an_example_cannot_be(tmp_path):

@@ -118,7 +118,7 @@ def input_source(
     """
     sources = [source for source in train.values() if source.weight > 0]
     as_in_training = {*FORMATS[kind].settings} - OF_TARGETS
-    if not FORMATS[kind].names_fields:
+    if not FORMATS[kind].names_fields or all(each.kind == kind for each in sources):
         as_in_training |= {*reader.settings, *reader.roles.values()} - {""}
     elif "pair_field" in reader.settings and "pair_field" not in given and any(each.pair_field for each in sources):
         fitting = ", ".join(name for name in FORMAT_NAMES if not FORMATS[name].names_fields)
@@ -143,5 +143,8 @@ def open_inputs(config: SourceConfig, reader: type[Reader]) -> Reader:
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"--{ {'kind': 'format', 'path': 'input'}.get(setting, setting) }: {message}")
 
+    fitting = [name for name in FORMAT_NAMES if reader.kind in (FORMATS[name].holds or [reader.kind])]
+    if config.kind not in fitting:
+        refuse("kind", f"{config.kind} holds no {reader.kind}; use one of {', '.join(fitting)}.")
     check_source(config, reader, refuse)
     return reader(config, FORMATS[config.kind](config))
