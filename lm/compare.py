@@ -1,6 +1,7 @@
 """Tests whether one system scores significantly better than another.
 
 python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs written by eval.py
+python -m lm.compare --workdir=runs/a,runs/b --split=test             predictions of labels, tags or answers too
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws sources with replacement and scores all systems on
@@ -11,7 +12,9 @@ sources.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +28,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lm.config import GenerationConfig
+from lm.config import Config, GenerationConfig
 from lm.config.command import DONE, run
 from lm.errors import UserError
-from lm.evaluation import metric_of
+from lm.evaluation import METRICS, metric_of
 from lm.evaluation.intervals import resamples
-from lm.evaluation.predictions import Example, read_predictions
+from lm.evaluation.prediction_evaluator import Predictions
+from lm.evaluation.predictions import Example, read_objects, read_predictions
 from lm.evaluation.text_metrics import TEXT_METRICS, CountedMetric, SacrebleuMetric, joined, percent, reference_streams
 from lm.evaluation.tokenisation import Tokenisation
 from lm.runs.directory import RunDirectory
+from lm.runs.evaluate import SPLITS
+from lm.tasks import TASKS
 
 FLAGS = flags.FLAGS
 FILE = "predictions.jsonl"
@@ -55,7 +61,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "step", "best", "With --workdir: best (the latest if no step has the metric), latest, or a step number."
     )
-    flags.DEFINE_list("metric", ["bleu"], f"Comma-separated metrics: {', '.join(TEXT_METRICS)}.")
+    flags.DEFINE_string("split", "valid", "With --workdir: valid, test or train; SPLIT/SOURCE for one data source.")
+    flags.DEFINE_list(
+        "metric",
+        None,
+        f"Comma-separated metrics: of texts, {', '.join(TEXT_METRICS)}, by default bleu; of labels, tags and answers, "
+        "those that eval.py prints, by default all.",
+    )
     flags.DEFINE_enum(
         "bleu_tokenize",
         None,
@@ -108,8 +120,23 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
     """
     drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
     resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
-    real = [percent(each) for each in counts]
-    result = []
+    return _compared([percent(each) for each in counts], resampled)
+
+
+def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int) -> dict[str, list[Compared]]:
+    """Applies the paired bootstrap to each metric of predicted labels, tags or answers to the same examples."""
+    drawn = itertools.chain.from_iterable(resamples(len(systems[0].raw), samples, seed))
+    found = [[each.metrics(indices_E) for each in systems] for indices_E in drawn]
+    real, results = [each.metrics() for each in systems], {}
+    for name in real[0]:
+        resampled = np.array([[values[name] for values in of_systems] for of_systems in found]).T
+        results[name] = _equal_scores_differ_by_chance(_compared([values[name] for values in real], resampled))
+    return results
+
+
+def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
+    """Returns the comparison of systems from their scores and from those of the resamples, (systems, samples)."""
+    result, samples = [], resampled.shape[1]
     for number, values in enumerate(resampled):
         ordered, cut = np.sort(values), samples // 40
         interval = (ordered[samples - cut - 1] - ordered[cut]) / 2
@@ -136,8 +163,9 @@ def print_comparison(
     for score, systems in scores.items():
         for number, (name, each) in enumerate(zip(names, systems, strict=True)):
             p_value = "" if each.p_value is None else f"{each.p_value:.4f}"
-            cells = ["" if number else metric_of(score).heading, name, f"{each.score:.2f}"]
-            table.add_row(*map(Text, [*cells, f"{each.mean:.2f} ± {each.interval:.2f}", p_value]))
+            show = metric_of(score).show
+            cells = ["" if number else metric_of(score).heading, name, show(each.score)]
+            table.add_row(*map(Text, [*cells, f"{show(each.mean)} ± {show(each.interval)}", p_value]))
     if not console.is_terminal:  # long lines are fine in log files
         console = Console(file=console.file, width=max(console.width, 240))
     console.print(table, highlight=False)
@@ -145,12 +173,15 @@ def print_comparison(
         console.print("\n" + signature, highlight=False, markup=False, soft_wrap=True)
 
 
-def predictions_of(root: Path, step: str) -> Path:
+def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
     """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if it is missing."""
     directory = RunDirectory.existing(root)
-    there = sorted(int(path.parent.name) for path in root.glob(f"eval/*/{FILE}") if path.parent.name.isdecimal())
+    file, flag = FILE, ""
+    if split != "valid":
+        file, flag = FILE.replace(".", f"-{split.replace('/', '-')}."), f" --split={split}"
+    there = sorted(int(path.parent.name) for path in root.glob(f"eval/*/{file}") if path.parent.name.isdecimal())
     if not there:
-        raise UserError(f"{root}: has no eval/<step>/{FILE}; create it with `python eval.py --workdir={root}`.")
+        raise UserError(f"{root}: has no eval/<step>/{file}; create it with `python eval.py --workdir={root}{flag}`.")
     if step == "best":
         with directory.open_checkpoints(directory.load_config()) as checkpoints:
             best = checkpoints.best()
@@ -160,14 +191,45 @@ def predictions_of(root: Path, step: str) -> Path:
     if wanted not in there:
         steps = ", ".join(map(str, there))
         raise UserError(
-            f"{root}: has no {FILE} for step {wanted}{' (best)' if step == 'best' else ''}, only for {steps}. "
-            f"Choose one with --step, or run `python eval.py --workdir={root} --step={wanted}`."
+            f"{root}: has no {file} for step {wanted}{' (best)' if step == 'best' else ''}, only for {steps}. "
+            f"Choose one with --step, or run `python eval.py --workdir={root} --step={wanted}{flag}`."
         )
-    return directory.eval_dir(wanted) / FILE
+    return directory.eval_dir(wanted) / file
 
 
-def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Example]]) -> None:
-    """Raises UserError unless all systems have the same sources and references, in the same order."""
+def read_system(path: Path, config: Config | None) -> Predictions | None:
+    """Reads predicted labels, tags or answers; returns None if the file holds texts.
+
+    `config` is that of the run, if known. Raises UserError if the file is invalid or of no known kind.
+    """
+    lines = read_objects(path)
+    _, first = lines[0]
+    present = first.keys() if isinstance(first, dict) else set()
+    if "source" in present:
+        return None
+    kinds = [task.predictions for task in TASKS.values() if task.predictions is not None]
+    fitting = [each for each in kinds if present >= set(each.keys)]
+    if not fitting:
+        known = "; ".join(", ".join(each.keys) for each in kinds)
+        raise UserError(f"{path}: its first line is not a prediction written by eval.py (source, reference; {known}).")
+    kind = max(fitting, key=lambda each: len(each.keys))
+    found = _read(kind, [line for _, line in lines], config)
+    if found is None:
+        number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
+        problem = f"is not an object with valid {', '.join(kind.keys)}, like the first line"
+        raise UserError(f"{path}, line {number}: {problem}; write the file again with eval.py.")
+    return found
+
+
+def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) -> Predictions | None:
+    try:
+        return kind.read(lines, config)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError):
+        return None
+
+
+def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+    """Raises UserError unless all systems have the same examples in the same order; `names` are their attributes."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             raise UserError(
@@ -175,7 +237,7 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Example]]) -> N
                 "evaluate all systems on the same data."
             )
         for number, (mine, first) in enumerate(zip(examples, systems[0], strict=True), start=1):
-            for name in ("source", "references"):
+            for name in names:
                 if getattr(mine, name) != getattr(first, name):
                     raise UserError(
                         f"{path}, example {number}: its {name.removesuffix('s')} differs from that in {paths[0]}; "
@@ -187,32 +249,71 @@ def main() -> int:
     roots, files = [Path(each) for each in FLAGS.workdir if each], [Path(each) for each in FLAGS.predictions if each]
     if bool(roots) == bool(files) or len(roots or files) < 2:
         raise UserError("name two or more systems, with either --workdir=A,B or --predictions=A.jsonl,B.jsonl.")
-    metrics = list(dict.fromkeys(FLAGS.metric))
-    for metric in metrics or [""]:
-        if metric not in TEXT_METRICS:
-            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}.")
+    metrics = None if FLAGS.metric is None else list(dict.fromkeys(FLAGS.metric))
+    for metric in [] if metrics is None else metrics or [""]:
+        if metric not in {**TEXT_METRICS, **METRICS}:
+            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}, or a metric of labels.")
+    if FLAGS.split.partition("/")[0] not in SPLITS:
+        raise UserError(f"--split={FLAGS.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
+    if files and FLAGS["split"].present:
+        raise UserError("--split: is for --workdir; omit it.")
     if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
         raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
-    for flag, unused in (("bleu_tokenize", "bleu" not in metrics), ("step", bool(files))):
-        if unused and FLAGS[flag].present:
-            because = "--metric names no bleu" if flag == "bleu_tokenize" else "--predictions names the files"
-            raise UserError(f"--{flag}: has no effect, because {because}; leave it out.")
-    paths = files or [predictions_of(root, FLAGS.step) for root in roots]
+    if files and FLAGS["step"].present:
+        raise UserError("--step: has no effect, because --predictions names the files; leave it out.")
+    if FLAGS["bleu_tokenize"].present and "bleu" not in (metrics or ["bleu"]):
+        raise UserError("--bleu_tokenize: has no effect, because --metric names no bleu; leave it out.")
+    paths = files or [predictions_of(root, FLAGS.step, FLAGS.split) for root in roots]
+    configs = [RunDirectory.existing(root).load_config() for root in roots] or [None] * len(files)
+    found = [read_system(path, config) for path, config in zip(paths, configs, strict=True)]
+    if len({type(each) for each in found}) > 1:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: hold predictions of different kinds; compare systems of one task."
+        )
+    console, names = Console(), [str(each) for each in roots or files]
+    labelled = [each for each in found if each is not None]
+    heading = f"examples, {FLAGS.samples:,} resamples; p-values relative to {paths[0]}\n"
+    if labelled:
+        scores = label_scores(paths, labelled, metrics)
+        print(f"{len(labelled[0].raw):,} {heading}")
+        print_comparison(names, scores, [f"{', '.join(scores)}: bs:{FLAGS.samples}|seed:{FLAGS.seed}"], console)
+        return DONE
     systems = [read_predictions(path) for path in paths]
-    check_same(paths, systems)
+    check_same(paths, systems, ("source", "references"))
 
+    for metric in metrics or ():
+        if metric not in TEXT_METRICS:
+            raise UserError(f"--metric={metric}: is not for texts; use {', '.join(TEXT_METRICS)}.")
     tokenize = FLAGS.bleu_tokenize
     if tokenize is None:
         tokenize = RunDirectory.existing(roots[0]).load_config().eval.generation.bleu_tokenize if roots else "auto"
-    scores: dict[str, list[Compared]] = {}
-    signatures = []
-    for metric in metrics:
+    scores, signatures = {}, []
+    for metric in metrics or ["bleu"]:
         found, signature = compare(metric, systems, bleu_tokenize=tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
         scores |= found
         signatures.append(f"{metric}: {signature}")
-    print(f"{len(systems[0]):,} examples, {FLAGS.samples:,} resamples; p-values relative to {paths[0]}\n")
-    print_comparison([str(each) for each in roots or files], scores, signatures, Console())
+    print(f"{len(systems[0]):,} {heading}")
+    print_comparison(names, scores, signatures, console)
     return DONE
+
+
+def label_scores(
+    paths: Sequence[Path], systems: Sequence[Predictions], metrics: Sequence[str] | None
+) -> dict[str, list[Compared]]:
+    """Compares predicted labels, tags or answers on the given metrics, or on all. Raises UserError if it cannot."""
+    examples = [each.raw for each in systems]
+    check_same(paths, examples, [field.name for field in dataclasses.fields(examples[0][0])])
+    values = [each.metrics() for each in systems]
+    if FLAGS["bleu_tokenize"].present:
+        raise UserError("--bleu_tokenize: is for texts; omit it.")
+    for name in metrics or ():
+        if name not in values[0]:
+            raise UserError(f"--metric={name}: the predictions in {paths[0]} have {', '.join(values[0])}.")
+    for path, each in zip(paths, values, strict=True):
+        if each.keys() != values[0].keys() or not all(map(math.isfinite, each.values())):
+            raise UserError(f"{path}: not all metrics can be computed (a score is missing or the model has diverged).")
+    scores = compare_predictions(systems, FLAGS.samples, FLAGS.seed)
+    return {name: scores[name] for name in metrics or scores}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`python -m lm.compare`: its bootstrap against sacrebleu's and a closed form, and bad input."""
 
+import json
 import random
 import re
 import subprocess
@@ -12,9 +13,11 @@ from absl import flags
 from lm import compare
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
+from lm.data.reading.readers import Labelled
 from lm.errors import UserError
 from lm.evaluation.predictions import Example, write_predictions
 from lm.runs.directory import RunDirectory
+from lm.tasks.classification import Classified
 
 WORDS = "a quick brown fox jumps over the lazy dog while seven wizards brew".split()
 
@@ -207,3 +210,106 @@ def test_flag_error_of_the_command_is_one_line():
     assert done.returncode == 1 and done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ") and "samples" in line
+
+
+# --- predicted labels, tags and answers -------------------------------------------------------------------------
+
+
+def labelled(path, accuracy, size=200, seed=0):
+    """Writes predictions that are correct for a share of the same examples, as eval.py does."""
+    draw, texts = random.Random(seed), random.Random(7)
+    raw, probabilities, correct = [], [], set(draw.sample(range(size), round(accuracy * size)))
+    for number in range(size):
+        label = texts.choice("xyz")
+        predicted = label if number in correct else draw.choice("xyz".replace(label, ""))
+        raw.append(Labelled(f"text {number}", None, label))
+        probabilities.append([0.8 if each == predicted else 0.1 for each in "xyz"])
+    Classified(raw, list("xyz"), np.array(probabilities)).write(path.parent, path.stem)
+    return path
+
+
+def test_predicted_labels_are_compared_on_every_metric_of_the_task(command, tmp_path):
+    paths = [labelled(tmp_path / f"{n}.jsonl", share, seed=n) for n, share in enumerate((0.9, 0.6, 0.88))]
+    text = command(f"--predictions={','.join(map(str, paths))}", "--samples=100")
+    headings = ("accuracy", "macro F1", "micro F1", "MCC", "calibration error")
+    assert [line.split("  ")[0] for line in text.splitlines() if line.startswith(headings)][:5] == list(headings)
+    one = command(f"--predictions={','.join(map(str, paths))}", "--samples=100", "--metric=accuracy")
+    assert "macro F1" not in one and one.splitlines()[-1] == "accuracy: bs:100|seed:12345"
+    found = re.findall(r"(\S+\.jsonl)\s+([\d.]+)%\s+([\d.]+)% ± ([\d.]+)%[ ]*([\d.]*)", one)
+    assert [name for name, *_ in found] == list(map(str, paths))
+    correct = [
+        np.mean([line["label"] == line["prediction"] for line in map(json.loads, path.read_text().splitlines())])
+        for path in paths
+    ]
+    assert [float(score) for _, score, *_ in found] == pytest.approx(np.multiply(correct, 100), abs=0.006)
+    _, p_worse, p_near = (p for *_, p in found)
+    assert float(p_worse) == round(1 / 101, 4) and float(p_near) > 0.05
+
+
+def test_accuracy_is_compared_as_the_bootstrap_of_counts_compares_it(tmp_path):
+    """Accuracy is also a ratio of sums, so both computations draw and score the same resamples."""
+    paths = [labelled(tmp_path / f"{n}.jsonl", share, seed=n) for n, share in enumerate((0.9, 0.8))]
+    systems = [compare.read_system(path, None) for path in paths]
+    found = compare.compare_predictions(systems, samples=100, seed=3)["accuracy"]
+    lines = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+    counts = [np.array([[each["label"] == each["prediction"], 1.0] for each in system]) for system in lines]
+    for mine, percent in zip(found, compare.bootstrap(counts, samples=100, seed=3), strict=True):
+        assert (100 * mine.score, 100 * mine.mean, 100 * mine.interval) == pytest.approx(
+            (percent.score, percent.mean, percent.interval)
+        )
+        assert mine.p_value == percent.p_value
+
+
+def test_split_selects_the_predictions_of_runs(command, tmp_path):
+    values = {"data": {"train": {"a": {"kind": "tsv", "path": "x", "label_field": "label"}}, "labels": ["x", "y", "z"]}}
+    config = Config.from_dict({**values, "objective": {"name": "classification"}, "model": {"family": "encoder"}})
+    for name, share in (("one", 0.9), ("two", 0.7)):
+        with RunDirectory.open(tmp_path / name, config) as directory:
+            labelled(directory.eval_dir(4) / "predictions-test-lines.jsonl", share, size=50)
+    roots = f"--workdir={tmp_path / 'one'},{tmp_path / 'two'}"
+    text = command(roots, "--split=test/lines", "--samples=20")
+    assert text.startswith("50 examples, 20 resamples;") and "accuracy" in text
+    with pytest.raises(UserError, match=r"has no eval/<step>/predictions-test\.jsonl; .*--workdir=\S+ --split=test`"):
+        command(roots, "--split=test")
+    with pytest.raises(UserError, match="--split=tests: must be one of valid, test, train, or SPLIT/SOURCE"):
+        command(roots, "--split=tests")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "y"}, "example 2: its label differs"),
+        ({"text": "other"}, "example 2: its text differs"),
+        ({"score": None}, "not all metrics can be computed"),
+        ({"score": "high"}, "b.jsonl, line 2: is not an object with valid text, label, prediction, score"),
+        ({"words": 1, "only": True}, "hold predictions of different kinds"),
+        ({"only": True}, "b.jsonl: its first line is not a prediction written by eval.py"),
+    ],
+)
+def test_predictions_that_cannot_be_compared_are_refused(command, tmp_path, change, message):
+    lines = [{"text": f"t{n}", "label": "x", "prediction": "x", "score": 0.9} for n in range(3)]
+    changed = [dict(each) for each in lines]
+    changed[1] |= change
+    if "words" in change:
+        changed = [{"words": ["a"], "tags": ["O"], "prediction": ["O"]}]
+    elif change == {"only": True}:
+        changed = [change]
+    for name, each in (("a", lines), ("b", changed)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in each))
+    with pytest.raises(UserError, match=message) as caught:
+        command(f"--predictions={tmp_path / 'a.jsonl'},{tmp_path / 'b.jsonl'}", "--samples=5")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 500
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--metric=bleu", "--metric=bleu: the predictions in .* have accuracy, f1_macro"),
+        ("--bleu_tokenize=char", "--bleu_tokenize: is for texts"),
+        ("--split=test", "--split: is for --workdir"),
+    ],
+)
+def test_flags_that_do_not_fit_labels_are_refused(command, tmp_path, flag, message):
+    path = labelled(tmp_path / "a.jsonl", 0.9, size=9)
+    with pytest.raises(UserError, match=message):
+        command(f"--predictions={path},{path}", flag)

@@ -24,7 +24,7 @@ from lm.evaluation.text_metrics import score
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh
 from lm.runs.directory import RunDirectory
-from lm.runs.evaluate import _evaluation_config
+from lm.runs.evaluate import evaluation_config
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from lm.training.state import abstract_state, make_state
@@ -191,7 +191,7 @@ def test_longer_rows_of_another_config_may_have_more_masked_tokens():
         values.model.update(family="encoder", vocab_size=260, max_length=96)
         return Config.from_dict(values.to_dict())
 
-    found = _evaluation_config(Path("run"), config(32), options(config=config(96), config_name="longer"))
+    found = evaluation_config(Path("run"), config(32), options(config=config(96), config_name="longer"))
     heads = [task_of(each).head(each).max_masked for each in (found, config(96), config(32))]
     assert heads[0] == heads[1] > heads[2]
     assert found.data.sequence_length == 96

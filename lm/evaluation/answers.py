@@ -13,7 +13,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -48,6 +48,8 @@ class Window:
 class Answer:
     text: str  # "" for no answer
     score: float  # sum of its start and end scores; -inf if no answer was possible
+    start: int = field(default=0, compare=False)  # its first character in the context; 0 for no answer
+    none_score: float = field(default=-math.inf, compare=False)  # the score of "no answer"
 
 
 def best_answer(
@@ -70,11 +72,11 @@ def best_answer(
         score, first, last = best_span(window, max_answer_tokens)
         if score > best:
             best, where = score, (int(window.offsets_T2[first, 0]), int(window.offsets_T2[last, 1]))
-    if may_lack:
-        none = min(float(window.start_T[0]) + float(window.end_T[0]) for window in windows)
-        if not best > none:
-            return Answer("", none)
-    return Answer(context[slice(*where)].strip(), best)
+    none = min(float(window.start_T[0]) + float(window.end_T[0]) for window in windows)
+    if may_lack and not best > none:
+        return Answer("", none, none_score=none)
+    found = context[slice(*where)]
+    return Answer(found.strip(), best, where[0] + len(found) - len(found.lstrip()), none)
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:

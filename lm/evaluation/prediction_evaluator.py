@@ -6,12 +6,13 @@ Shape letters: E raw examples, T tokens of an example, C labels.
 from __future__ import annotations
 
 import abc
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import EvalRows
 from lm.errors import UserError
@@ -27,6 +28,16 @@ class Predictions(abc.ABC):
     """A model's predictions for raw examples of a task."""
 
     raw: list[Any]  # the examples
+    label_key: ClassVar[str]  # the key of the correct output in `line`
+    keys: ClassVar[tuple[str, ...]]  # the keys of `line` by which its kind is recognised
+
+    @classmethod
+    @abc.abstractmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
+        """Returns the predictions that were written as `line`s, whose metrics equal those of the evaluation.
+
+        `config` is that of the run, if known. Raises KeyError, TypeError or ValueError for any other object.
+        """
 
     @abc.abstractmethod
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
@@ -48,6 +59,15 @@ class Predictions(abc.ABC):
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
         """Returns an example and its prediction as a JSON object, one line of `STEM.jsonl`."""
+
+    def details(self, index: int) -> dict[str, Any]:
+        """Returns what lm.predict writes of a prediction in addition to `line`."""
+        return {}
+
+    def input_line(self, index: int) -> dict[str, Any]:
+        """Returns an example without a label and its prediction as a JSON object, one line of lm.predict."""
+        line = {name: value for name, value in self.line(index).items() if name != self.label_key}
+        return line | self.details(index)
 
     def write(self, directory: Path, stem: str) -> list[Path]:
         """Writes `STEM.jsonl` and, for some tasks, images; returns the paths. May raise OSError."""
@@ -94,6 +114,26 @@ class PredictionEvaluator(RowEvaluator):
             self._undefined.add(f"{source}/loss")
         return sums, self._predict(self._config, rows.examples, logits)
 
+    def stream(self, params: Any) -> Iterator[Any]:
+        """Yields the predictions for all examples, in order, a batch at a time; computes no metrics.
+
+        Raises UserError if an output of the model is not finite.
+        """
+        for source, rows in self._rows.items():
+            waiting: dict[int, np.ndarray] = {}  # parts of examples that are not complete yet
+            for scored in self._batches(params, rows, self._row_ids[source]):
+                assert scored.logits_RLC is not None
+                waiting.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
+                if not all(np.isfinite(each).all() for each in waiting.values()):
+                    raise UserError(
+                        "the model's outputs are not finite numbers; it has diverged, or its checkpoint and tokenizer "
+                        "do not belong together. Choose another checkpoint with --step."
+                    )
+                whole = whole_examples(rows.examples, waiting)
+                if whole:
+                    parts = {number: waiting.pop(number) for numbers in whole.values() for number in numbers}
+                    yield self._predict(self._config, rows.examples, parts)
+
     def _combine(self, parts: list[tuple[Sums, Predictions]]) -> tuple[Sums, Predictions]:
         first, *others = (predictions for _, predictions in parts)
         self.whole = first.joined(others) if others else first
@@ -138,12 +178,12 @@ class PredictionEvaluator(RowEvaluator):
         return self.whole.write(directory, stem)
 
 
-def whole_examples(examples: LabelledExamples, present: Container[int]) -> dict[int, list[int]]:
+def whole_examples(examples: LabelledExamples, present: Iterable[int]) -> dict[int, list[int]]:
     """Maps the index of each raw example whose parts are all present to the indices of its parts, in order."""
-    of_raw: dict[int, list[int]] = {}
-    for number, raw in enumerate(examples.example_of.tolist()):
-        of_raw.setdefault(raw, []).append(number)
-    return {raw: numbers for raw, numbers in of_raw.items() if all(number in present for number in numbers)}
+    counts, of_raw = np.bincount(examples.example_of), dict[int, list[int]]()
+    for number in sorted(present):
+        of_raw.setdefault(int(examples.example_of[number]), []).append(number)
+    return {raw: numbers for raw, numbers in of_raw.items() if len(numbers) == counts[raw]}
 
 
 def _by_example(rows: EvalRows, row_ids: np.ndarray, logits_RLC: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -40,18 +40,32 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_objects(path: Path) -> list[tuple[int, Any]]:
+    """Returns the number and the object of each line of a file of `write_objects`; None for a line that is not JSON.
+
+    Raises UserError if the file cannot be read or holds nothing.
+    """
+    lines = enumerate(read_lines(path, "utf-8", remedy=CONVERT), start=1)
+    objects = [(number, _parsed(line)) for number, line in lines if line.strip()]
+    if not objects:
+        raise UserError(f"{path}: holds no predictions; write them with eval.py.")
+    return objects
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError:
+        return None
+
+
 def read_predictions(path: Path) -> list[Example]:
     """Reads a file of `write_predictions`, where `score` may be missing. Raises UserError if it is invalid or empty."""
-    lines = read_lines(path, "utf-8", remedy=CONVERT)
-    examples = [_example(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not examples:
-        raise UserError(f"{path}: holds no predictions; write them with eval.py.")
-    return examples
+    return [_example(path, number, values) for number, values in read_objects(path)]
 
 
-def _example(path: Path, number: int, line: str) -> Example:
+def _example(path: Path, number: int, values: Any) -> Example:
     try:
-        values = parse_json(line)
         several = values.get("references")
         if several is not None and not isinstance(several, list):  # a string would become a tuple of its letters
             raise TypeError

@@ -179,6 +179,13 @@ class TextEmbedding(Head):
         return Output(embedding=x_BD / jnp.sqrt(jnp.maximum(squares_B1, 1e-12)))
 
 
+class TokenVectors(Head):
+    """The vector of each token, unchanged, in place of logits; has no parameters."""
+
+    def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
+        return Output(x_BLD.astype(jnp.float32))
+
+
 def _linear(config: ModelConfig, name: str, size: int, axis: str = "activation", use_bias: bool = True) -> Dense:
     return projection(config, name, (config.d_model,), (size,), ("embed", axis), use_bias=use_bias)
 

@@ -66,6 +66,17 @@ class Model(Protocol):
             rngs: {"dropout": key} if train is true and the config has dropout.
         """
 
+    @property
+    def text_layers(self) -> int:
+        """The number of layers that read a text: those of the only tower, or of the encoder of an encoder-decoder."""
+
+    def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
+        """Returns the vector of each token of the batch after a layer, float32 (B, L, D).
+
+        Layer 0 is the embedding, with positions. Layer `text_layers` is the last one, with the norm that follows it if
+        the model has one: the input of the head or, in an encoder-decoder, the output of the encoder.
+        """
+
     def initial_params(self, key: Array) -> dict[str, Any]:
         """Returns initial parameters, boxed with their logical axes; `flax.linen.unbox` returns plain arrays."""
 

@@ -86,13 +86,13 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     directory = RunDirectory.existing(root)
     own = directory.load_config()
     tokenizers = load_tokenizers(own, directory.root)
-    config = _evaluation_config(root, own, options)
+    config = evaluation_config(root, own, options)
     task = task_of(config)
     stores, references = _open_data(config, tokenizers, options)
 
     model = build_model(config.model, task.head(config))
-    mesh = _choose_mesh(config)
-    params, step, parameters, is_best = _read_params(directory, config, model, mesh, options)
+    mesh = choose_mesh(config)
+    params, step, parameters, is_best = read_params(directory, config, model, mesh, options)
     rows = task.eval_rows(config, tokenizers.target, stores)
     report = _report if is_first() and sys.stderr.isatty() else None
     evaluation = task.evaluation(
@@ -194,7 +194,7 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
         )
 
 
-def _read_params(
+def read_params(
     directory: RunDirectory, config: Config, model: Model, mesh: Mesh, options: Options
 ) -> tuple[Any, int, str, bool]:
     """Returns the parameters, their step, their description, and whether the step is the best."""
@@ -211,7 +211,7 @@ def _read_params(
     return params, found, "moving average" if ema else "trained", found == best
 
 
-def _evaluation_config(root: Path, own: Config, options: Options) -> Config:
+def evaluation_config(root: Path, own: Config, options: Options) -> Config:
     """Returns the run's config with the data and evaluation settings of the options, validated as a whole."""
     values = own.to_dict()
     values["data"]["cache_dir"] = options.cache_dir
@@ -269,7 +269,7 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
     return stores, references
 
 
-def _choose_mesh(config: Config) -> Mesh:
+def choose_mesh(config: Config) -> Mesh:
     """Returns the run's mesh if it fits these devices, else one that shards the parameters, else a replicated one."""
     count = jax.device_count()  # the evaluator pads its batches, so only the model has to be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from scipy.special import softmax
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
+from lm.data.reading.inputs import TextInput
 from lm.data.reading.readers import Labelled, LabelReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -26,6 +29,7 @@ class TextTask(LabelledTask):
     """Base class for tasks with one label per text or pair of texts."""
 
     reader = LabelReader
+    input_reader = TextInput
     tokens = TextTokens
     cleans = True
 
@@ -45,6 +49,13 @@ class Classification(TextTask):
     metric_names = ("loss", *names(LABEL_METRICS))
     has_classes = True
 
+    @property
+    def predictions(self) -> type[Classified]:
+        return Classified
+
+    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
+        return dataclasses.replace(raw, label=config.data.labels[0])
+
     def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)
         probabilities_EC = softmax(text_scores(examples, whole, logits).astype(np.float64), axis=1)
@@ -53,6 +64,9 @@ class Classification(TextTask):
 
 class Classified(Predictions):
     """Predicted probabilities of the labels, (E examples, C labels)."""
+
+    label_key = "label"
+    keys = ("text", "label", "prediction", "score")
 
     def __init__(self, raw: Sequence[Labelled], labels: Sequence[str], probabilities_EC: np.ndarray):
         self.raw, self._labels, self._probabilities_EC = list(raw), list(labels), probabilities_EC
@@ -68,6 +82,23 @@ class Classified(Predictions):
         example, score = self.raw[index], float(self._probabilities_EC[index].max())
         prediction = self._labels[int(self._predicted_E[index])]
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Classified:
+        """The probabilities of labels other than the predicted one, which are not written, are taken to be equal."""
+        raw = [labelled_of(line) for line in lines]
+        found = {label for line in lines for label in (line["label"], line["prediction"])}
+        labels = list(config.data.labels) if config else sorted(found)
+        probabilities_EC = np.empty((len(lines), len(labels)), np.float64)
+        for line, row_C in zip(lines, probabilities_EC, strict=True):
+            score = math.nan if line["score"] is None else float(line["score"])
+            row_C[:] = (1 - score) / max(1, len(labels) - 1)
+            row_C[labels.index(line["prediction"])] = score
+        return cls(raw, labels, probabilities_EC)
+
+    def details(self, index: int) -> dict[str, Any]:
+        probabilities_C = self._probabilities_EC[index].tolist()
+        return {"probabilities": dict(zip(self._labels, probabilities_C, strict=True))}
 
     def write(self, directory: Path, stem: str) -> list[Path]:
         paths, picture = super().write(directory, stem), directory / f"{stem}-confusion.png"
@@ -92,6 +123,14 @@ def check_pooling(config: Config, refuse: Refuse) -> None:
 def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:
     """Returns the logits of each text, (E, C)."""
     return np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
+
+
+def labelled_of(line: Mapping[str, Any]) -> Labelled:
+    """Returns the raw example of a line of predictions."""
+    example = Labelled(line["text"], line.get("pair"), str(line["label"]))
+    if not all(isinstance(text, str) for text in example.texts):
+        raise TypeError
+    return example
 
 
 def texts_of(example: Labelled) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lm.objectives.losses import LossSums, contrastive_loss, row_weight
 from lm.tasks.classification import check_pooling
 from lm.tasks.task import EvaluationSetup, Refuse, Stores
 from lm.tasks.texts import PairTask
+from lm.tasks.vectors import TextVectors
 
 
 class Contrastive(PairTask):
@@ -65,6 +66,10 @@ class Contrastive(PairTask):
 
     def total_weight(self, batch: Batch) -> Array:
         return row_weight(batch)
+
+    def labeller(self, config: Config) -> TextVectors:
+        """Returns the object that makes the vectors whose similarity is learnt."""
+        return TextVectors.of(self, config, config.model.pooling, unit_length=True)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [TokenEvaluator(self, setup, contrastive_metrics)]

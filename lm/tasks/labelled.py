@@ -9,8 +9,9 @@ from typing import Any
 
 from lm.config import Config
 from lm.data.examples.labelled import LabelledExamples
-from lm.data.packing.rows import RowLayout
+from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading import open_reader
+from lm.data.reading.format import Reader
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore, texts_of
 from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors
@@ -27,7 +28,8 @@ class LabelledTask(PackedTask):
         tokens: the class that encodes raw examples.
         has_classes: whether labels are classes, listed in data.labels or found in the training data.
         real_targets: whether targets are real numbers.
-        cleans: whether texts are cleaned.
+        input_reader: the class that makes raw examples without labels of new inputs.
+        may_lack_answers: whether examples are questions, some of which may have no answer.
     """
 
     families = ("decoder", "encoder_decoder", "encoder")
@@ -39,7 +41,9 @@ class LabelledTask(PackedTask):
     tokens: Any  # such as `TextTokens`
     has_classes: bool = False
     real_targets: bool = False
-    cleans: bool = False
+    cleans = False
+    input_reader: type[Reader]
+    may_lack_answers: bool = False
 
     def check(self, config: Config, refuse: Refuse) -> None:
         data, weights = config.data, config.objective.class_weights
@@ -112,6 +116,28 @@ class LabelledTask(PackedTask):
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
         """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example index."""
+
+    # --- new inputs (`lm.tasks.task.Labeller`) --------------------------------------------------------------
+
+    def labeller(self, config: Config) -> LabelledTask:
+        return self
+
+    def unlabelled(self, config: Config, raw: Any, unanswerable: bool) -> Any:
+        """Returns a raw example of `input_reader` with a placeholder for its label, which affects no prediction."""
+        return raw
+
+    def input_rows(
+        self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Any], unanswerable: bool = False
+    ) -> EvalRows:
+        rules, tokenizer = LabelledCleaner(config.data.cleaning), tokenizers.target
+        raw = [self.unlabelled(config, rules.clean(each), unanswerable) for each in inputs]
+        store = example_store.of_inputs(raw, self.tokens.encode(raw, tokenizer), tokenizer)
+        return EvalRows(self.make_examples(store, config, tokenizer, False), self.layout(config))
+
+    def applied(self, model: Any) -> Any:
+        return model
+
+    # --- evaluation -----------------------------------------------------------------------------------------
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         return [PredictionEvaluator(self, setup)]

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Example
 from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, framed
-from lm.data.reading.fields import Record, as_list, as_text, index_of, label_text
+from lm.data.reading.fields import Field, Record, as_list, as_text, index_of, label_text
 from lm.data.reading.format import Reader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -65,11 +66,7 @@ class ChoiceReader(Reader):
     roles: ClassVar = {"question": "field", "candidates": "pair_field", "answer": "label_field"}
 
     def example(self, record: Record, where: str) -> Choice:
-        listed, answer = self.fields["candidates"], self.fields["answer"]
-        values = as_list(listed.value(record, where), listed.spec, where)
-        candidates = tuple(as_text(value, listed.spec, where) for value in values)
-        if len(candidates) < 2:
-            raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates; it needs at least two.")
+        candidates, answer = candidates_of(self.fields["candidates"], record, where), self.fields["answer"]
         value = answer.value(record, where)
         found = self._indices(value, candidates, where)
         if len(found) != 1:
@@ -91,6 +88,28 @@ class ChoiceReader(Reader):
         if (label := label_text(value, name, where)).isdecimal() and int(label) < len(candidates):
             found.add(int(label))
         return found
+
+
+class ChoiceInput(Reader):
+    """Reads questions with candidates of which none is known to be correct."""
+
+    kind = "choices"
+    needs = ("pair_field", "name the field that holds the list of candidates.")
+    settings = ("pair_field",)
+    roles: ClassVar = {"question": "field", "candidates": "pair_field"}
+
+    def example(self, record: Record, where: str) -> Choice:
+        candidates = candidates_of(self.fields["candidates"], record, where)
+        return Choice(self.fields["question"].text(record, where), candidates, right=0)
+
+
+def candidates_of(listed: Field, record: Record, where: str) -> tuple[str, ...]:
+    """Returns the candidates of a question. Raises UserError if there are fewer than two."""
+    values = as_list(listed.value(record, where), listed.spec, where)
+    candidates = tuple(as_text(value, listed.spec, where) for value in values)
+    if len(candidates) < 2:
+        raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates; it needs at least two.")
+    return candidates
 
 
 @dataclass(frozen=True)
@@ -177,6 +196,7 @@ class MultipleChoice(LabelledTask):
     settings = frozenset({"eval.bootstrap", "model.pooling"})
     metric_names = ("loss", "accuracy")
     reader = ChoiceReader
+    input_reader = ChoiceInput
     tokens = ChoiceTokens
 
     def check(self, config: Config, refuse: Refuse) -> None:
@@ -187,6 +207,10 @@ class MultipleChoice(LabelledTask):
         super().check_source(where, source, config, refuse)
         if not source.pair_field:
             refuse(f"{where}.pair_field", "name the field that holds the list of candidates.")
+
+    @property
+    def predictions(self) -> type[Chosen]:
+        return Chosen
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)
@@ -216,6 +240,9 @@ class MultipleChoice(LabelledTask):
 class Chosen(Predictions):
     """The scores of the candidates, (N,) per question. The highest score wins; ties go to the first candidate."""
 
+    label_key = "label"
+    keys = ("question", "candidates", "label", "prediction", "scores")
+
     def __init__(self, raw: Sequence[Choice], scores: Sequence[np.ndarray]):
         self.raw, self._scores = list(raw), list(scores)
         self._chosen_E = np.array([each.argmax() for each in scores], np.int64)
@@ -231,6 +258,14 @@ class Chosen(Predictions):
         example, scores = self.raw[index], [finite_or_none(float(score)) for score in self._scores[index]]
         chosen = {"label": example.right, "prediction": int(self._chosen_E[index]), "scores": scores}
         return {"question": example.question, "candidates": example.candidates, **chosen}
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Chosen:
+        raw = [Choice(line["question"], tuple(line["candidates"]), int(line["label"])) for line in lines]
+        return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # None becomes NaN
+
+    def details(self, index: int) -> dict[str, Any]:
+        return {"probabilities": softmax(self._scores[index].astype(np.float64)).tolist()}
 
     def joined(self, others: Sequence[Chosen]) -> Chosen:
         return Chosen(self._all_raw(others), [scores for each in (self, *others) for scores in each._scores])

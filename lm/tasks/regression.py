@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import Classes
 from lm.objectives.losses import LossSums, squared_error
-from lm.tasks.classification import TextTask, text_scores, texts_of
+from lm.tasks.classification import TextTask, labelled_of, text_scores, texts_of
 
 
 class Regression(TextTask):
@@ -27,6 +29,13 @@ class Regression(TextTask):
     metric_names = ("loss", *names(NUMBER_METRICS))
     reader = NumberReader
     real_targets = True
+
+    @property
+    def predictions(self) -> type[Regressed]:
+        return Regressed
+
+    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
+        return dataclasses.replace(raw, label="0")
 
     def head(self, config: Config) -> Any:
         return Classes(1, config.model.pooling)
@@ -46,6 +55,9 @@ class Regression(TextTask):
 class Regressed(Predictions):
     """Predicted numbers, one per example."""
 
+    label_key = "label"
+    keys = ("text", "label", "prediction")
+
     def __init__(self, raw: Sequence[Labelled], predicted_E: np.ndarray):
         self.raw, self._predicted_E = list(raw), predicted_E
         self._gold_E = np.array([float(each.label) for each in raw], np.float64)
@@ -57,6 +69,11 @@ class Regressed(Predictions):
         """Returns the text, pair (if any), label and prediction; the last two are numbers."""
         example, prediction = self.raw[index], finite_or_none(float(self._predicted_E[index]))
         return {**texts_of(example), "label": float(example.label), "prediction": prediction}
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Regressed:
+        predicted = [math.nan if line["prediction"] is None else float(line["prediction"]) for line in lines]
+        return cls([labelled_of(line) for line in lines], np.array(predicted, np.float64))
 
     def joined(self, others: Sequence[Regressed]) -> Regressed:
         predicted_E = np.concatenate([each._predicted_E for each in (self, *others)])

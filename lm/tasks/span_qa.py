@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +14,7 @@ from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.answers import AnswerExamples, AnswerTokens
 from lm.data.examples.labelled import LabelledExamples
+from lm.data.reading.inputs import QuestionInput
 from lm.data.reading.readers import Question, QuestionReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -42,6 +45,8 @@ class SpanQa(LabelledTask):
     settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
     metric_names = ("loss", *names(ANSWER_METRICS))
     reader = QuestionReader
+    input_reader = QuestionInput
+    may_lack_answers = True
     tokens = AnswerTokens
 
     def head(self, config: Config) -> Any:
@@ -51,6 +56,14 @@ class SpanQa(LabelledTask):
         super().check(config, refuse)
         if config.data.context_overlap >= config.data.sequence_length // 2:
             refuse("data.context_overlap", "must be less than half of data.sequence_length.")
+
+    @property
+    def predictions(self) -> type[Answered]:
+        return Answered
+
+    def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
+        # An empty answer stands for one that is not known: it is found nowhere, but the question is not unanswerable.
+        return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return AnswerExamples(store, config, tokenizer, train)
@@ -83,6 +96,9 @@ class SpanQa(LabelledTask):
 
 class Answered(Predictions):
     """Answers and their `answer_scores`, which follow the rules of their data source (script, missing answers)."""
+
+    label_key = "answers"
+    keys = ("question", "answers", "prediction")
 
     def __init__(
         self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray, signatures: Sequence[str]
@@ -117,6 +133,25 @@ class Answered(Predictions):
             "prediction": answer.text,
             "score": finite_or_none(answer.score),
         }
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Answered:
+        raw, answers = [], []
+        for line in lines:
+            right = tuple((str(text), 0) for text in line["answers"])
+            raw.append(Question(line["id"], "", line["question"], "", right))
+            answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
+        rules = config.eval.answer_rules if config else "auto"
+        if rules == "auto":  # the file has no contexts, but the answers to their questions
+            rules = rules_for(text for each in raw for text, _ in each.answers)
+        return cls.scored(raw, answers, rules, may_lack=not all(each.answers for each in raw))
+
+    def details(self, index: int) -> dict[str, Any]:
+        """Returns the character offsets of the answer in the context, and the score of "no answer"."""
+        answer = self._answers[index]
+        start = answer.start if answer.text else None
+        end = None if start is None else start + len(answer.text)
+        return {"start": start, "end": end, "no_answer_score": finite_or_none(answer.none_score)}
 
     def joined(self, others: Sequence[Answered]) -> Answered:
         parts = (self, *others)

@@ -11,6 +11,7 @@ import numpy as np
 from lm.config import Config
 from lm.config.experiment import replace_settings
 from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
+from lm.data.reading.inputs import WordInput
 from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -42,11 +43,19 @@ class Tagging(LabelledTask):
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
     metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
     reader = TagReader
+    input_reader = WordInput
     tokens = WordTokens
     has_classes = True
 
     def pooling(self, config: Config) -> str:
         return "none"
+
+    @property
+    def predictions(self) -> type[TaggedWords]:
+        return TaggedWords
+
+    def unlabelled(self, config: Config, raw: Tagged, unanswerable: bool) -> Tagged:
+        return dataclasses.replace(raw, tags=config.data.labels[:1] * len(raw.words))
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return TaggingExamples(store, config, tokenizer, train)
@@ -62,17 +71,17 @@ class Tagging(LabelledTask):
                 words = examples.word_indices(number).tolist()
                 tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
             predicted.append(tags)
-        scheme = _scheme(config, [examples.store])
+        scheme = _scheme(config, _tags([examples.store]))
         return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
 
     def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
         stores = [store for split in splits.values() for store in split.values()]
-        return replace_settings(config, {"eval.tag_scheme": _scheme(config, stores)})
+        return replace_settings(config, {"eval.tag_scheme": _scheme(config, _tags(stores))})
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
         # A run directory of an older version does not name the scheme; all tags of the split determine it then.
-        scheme = _scheme(setup.config, [rows.examples.store for rows in setup.rows.values()])
+        scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
         if "/entity_" in metric and scheme == NO_SCHEME:
             raise UserError(
                 f"config.checkpoint.best_metric: {metric!r} is not measured because the tags ({labels[0]!r}, ...) "
@@ -82,11 +91,15 @@ class Tagging(LabelledTask):
         return super().evaluators(dataclasses.replace(setup, config=config))
 
 
-def _scheme(config: Config, stores: Iterable[ExampleStore]) -> str:
-    """Returns eval.tag_scheme, or the scheme inferred from all tags. Raises UserError if the labels contradict it."""
+def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
+    return [example.tags for store in stores for example in store.raw]
+
+
+def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
+    """Returns eval.tag_scheme, or the scheme inferred from tags. Raises UserError if the labels contradict it."""
     named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
-        return infer_schemes([example.tags for store in stores for example in store.raw], labels)[0]
+        return infer_schemes(tags, labels)[0]
     fitting = fitting_schemes(labels)
     if named != NO_SCHEME and named not in fitting:
         unlike = next(label for label in labels if named not in fitting_schemes([label]))
@@ -97,6 +110,9 @@ def _scheme(config: Config, stores: Iterable[ExampleStore]) -> str:
 
 class TaggedWords(Predictions):
     """Predicted tags, one per word; None, which is never correct and in no entity, for a word without a prediction."""
+
+    label_key = "tags"
+    keys = ("words", "tags", "prediction")
 
     def __init__(self, raw: Sequence[Tagged], scheme: str, predicted: Sequence[Sequence[str | None]]):
         self.raw, self._scheme, self._predicted = list(raw), scheme, list(predicted)
@@ -117,6 +133,14 @@ class TaggedWords(Predictions):
         """Returns the words, their tags and the predicted tags (null for a word without a prediction)."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> TaggedWords:
+        raw = [Tagged(tuple(line["words"]), tuple(line["tags"])) for line in lines]
+        predicted = [line["prediction"] for line in lines]
+        gold = [each.tags for each in raw]
+        found = sorted({tag for tags in (*gold, *predicted) for tag in tags if tag})
+        return cls(raw, _scheme(config, gold) if config else infer_schemes(gold, found)[0], predicted)
 
     def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
         predicted = [tags for each in (self, *others) for tags in each._predicted]

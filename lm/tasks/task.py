@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class Task(abc.ABC):
         windowed: whether rows are windows of a text, for which sequence_length and stride are reported.
         plain_text_refusal: the reason why `eval.py --text` does not support it, with the remedy; empty if it does.
         source_title: the heading of the source side in the preview.
+        cleans: whether texts are cleaned (data.cleaning).
     """
 
     name: str
@@ -77,6 +78,7 @@ class Task(abc.ABC):
     windowed: bool = False
     plain_text_refusal: str = ""
     source_title: str = "source"
+    cleans: bool = True
 
     # --- settings -------------------------------------------------------------------------------------------
 
@@ -210,6 +212,17 @@ class Task(abc.ABC):
         """Cleans the source of a text to be generated, as in training."""
         return text
 
+    @property
+    def predictions(self) -> Any:
+        """The class of its predictions (`lm.evaluation.prediction_evaluator`); None if it makes none."""
+        return None
+
+    # --- new inputs -----------------------------------------------------------------------------------------
+
+    def labeller(self, config: Config) -> Labeller | None:
+        """Returns the object with which lm.predict labels new inputs; None if the task predicts nothing but text."""
+        return None
+
     # --- preview --------------------------------------------------------------------------------------------
 
     def preview_inputs(self, tokenizer: Tokenizer, tokens_L: np.ndarray) -> list[str]:
@@ -227,6 +240,31 @@ class Task(abc.ABC):
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
         """Returns the printable form of one target whose weight is not 0."""
         return tokenizer.piece(int(target))
+
+
+class Labeller(Protocol):
+    """Labels new inputs, which it reads and encodes in the same way as evaluations read and encode their examples."""
+
+    @property
+    def input_reader(self) -> type[Reader]:
+        """The class that makes raw examples without labels."""
+
+    @property
+    def may_lack_answers(self) -> bool:
+        """Whether its inputs are questions, some of which may have no answer."""
+
+    def input_rows(
+        self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Any], unanswerable: bool = False
+    ) -> EvalRows:
+        """Returns the rows of raw examples. With `unanswerable`, "no answer" may be predicted."""
+
+    def applied(self, model: Any) -> Any:
+        """Returns an object whose `apply` returns the outputs from which `predict` makes predictions."""
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums: ...
+
+    def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Any:
+        """Returns predictions with `raw` examples and their lines, `input_line(index)`; see `LabelledTask.predict`."""
 
 
 class PackedTask(Task):

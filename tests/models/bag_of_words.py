@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output
 from lm.config import ModelConfig
-from lm.models.heads import Head
+from lm.models.heads import Head, TokenVectors
 from lm.models.layers import Dense, Embedding
 from lm.models.protocol import Flops, ParameterCounts
 
@@ -74,6 +74,14 @@ class BagOfWords(nn.Module):
         project = Dense(width, width, ("embed", "activation"), True, config.dtype, 0.3, name="mix")
         output = self.head(config, embed, jnp.tanh(project(mean_BLD)), batch, train)
         return dataclasses.replace(output, cache=cache)
+
+    text_layers = 1
+
+    @nn.nowrap
+    def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
+        if layer == 0:
+            return variables["params"]["token_embedding"]["embedding"][batch.tokens]
+        return self.clone(head=TokenVectors()).apply(variables, batch).logits
 
     @nn.nowrap
     def initial_params(self, key: Array) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def test_a_stopped_run_continues_to_the_bit_and_is_evaluated(tiny, tmp_path, cal
     assert 0 < results["metrics"]["loss"] < 5.6 and "bits/byte" in outcome.stdout
     outcome = call("lm.generate", f"--workdir={tmp_path / 'straight'}", "--prompt=a quick", "--max_new_tokens=5")
     assert outcome.status == 0 and outcome.stdout.startswith("a quick"), outcome.stderr
+    outcome = call("lm.predict", f"--workdir={tmp_path / 'straight'}", "--text=a quick", "--pooling=mean")
+    assert outcome.status == 0 and len(json.loads(outcome.stdout)["vector"]) == 16, outcome.stderr
 
 
 def test_cached_generation_takes_the_best_tokens_of_the_full_forward_pass(tiny):

@@ -37,7 +37,8 @@ class Conll(FileFormat):
     """
 
     doc = "CoNLL or CoNLL-U: a word and its tag per line, with an empty line after each sentence"
-    holds = ("tags",)
+    endings = (".conll", ".conllu", ".bio", ".iob", ".iob2")
+    holds = ("tags", "words")
     settings = ("label_field",)
     names_fields = True
 
@@ -73,11 +74,13 @@ class Conll(FileFormat):
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
+        tagged = "tags" in [each.spec for each in fields]  # new inputs may have no tags
         lines = list(self.lines(path, rows=True))
         rows = list(map(_columns, lines))
-        columns = Columns(path, lines, rows, self.config)
+        columns = Columns(path, lines, rows, self.config, tagged)
         if columns.numbered and not _is_named(self.config.field):
-            self._notes.add(f"column 1 numbers the words: column 2 is the word, column {columns.tag + 1} the tag")
+            tag = f", column {columns.tag + 1} the tag" if tagged else ""
+            self._notes.add(f"column 1 numbers the words: column 2 is the word{tag}")
         words: list[str] = []
         tags: list[str] = []
         begin = ""
@@ -97,7 +100,7 @@ class Conll(FileFormat):
                 columns.check(values, lines[index], where)
                 begin = begin if words else where
                 words.append(values[columns.word])
-                tags.append(values[columns.tag])
+                tags.append(values[columns.tag] if tagged else "")
 
 
 class Columns:
@@ -108,12 +111,15 @@ class Columns:
         numbered: whether the first column counts the words of each sentence.
         header: the index of the line that names the columns, or -1.
 
+    Unless the words are `tagged`, they may be the only column, and the others are ignored.
+
     Raises UserError if a column does not exist, or if it is unclear which one holds the words or the tags.
     """
 
-    def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig):
-        self._path = path
-        settings = {"field": config.field if _is_named(config.field) else "", "label_field": config.label_field}
+    def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
+        self._path, self._tagged = path, tagged
+        settings = {"field": config.field if _is_named(config.field) else ""}
+        settings["label_field"] = config.label_field if tagged else ""
         wanted = {name.casefold() for name in settings.values() if name and not name.isdecimal()}
         names, self.header = _names(lines, rows, wanted)
         plain = [row for index, row in enumerate(rows) if index != self.header and _may_be_word(row)]
@@ -143,10 +149,10 @@ class Columns:
 
     def _check_choice(self, plain: Sequence[list[str]], settings: Mapping[str, str]) -> None:
         if not plain or self._width < 2:
-            return  # `check` refuses the first line
-        if self.word == self.tag:
+            return  # `check` refuses the first line, unless the words have no tags
+        if self._tagged and self.word == self.tag:
             raise UserError(f"{self._path}: column {self.word + 1} cannot be both the word and the tag; set `field`.")
-        if not settings["label_field"] and self.numbered and self._width == len(CONLLU):
+        if self._tagged and not settings["label_field"] and self.numbered and self._width == len(CONLLU):
             raise UserError(
                 f"{self._path}: this is CoNLL-U, whose last column is not a tag; set label_field, e.g. to 'UPOS' "
                 f"(the columns are {', '.join(CONLLU)})."
@@ -174,7 +180,9 @@ class Columns:
         if self._has_ids or not self._tags:
             return True
         assigns = "=" in values[1:3] and self._width > 2
-        return begins and (assigns or len(values) != self._width or values[self.tag] not in self._tags)
+        if assigns or len(values) != self._width:
+            return begins
+        return begins and self._tagged and values[self.tag] not in self._tags
 
     def is_no_word(self, values: Sequence[str]) -> bool:
         """Returns whether a line is a multi-word range or an empty node of CoNLL-U."""
@@ -183,7 +191,7 @@ class Columns:
 
     def check(self, values: Sequence[str], line: str, where: str) -> None:
         """Raises UserError if a line is not a word and its tag."""
-        if len(values) < 2 or not values[self.word if self.word < len(values) else 0]:
+        if len(values) < 1 + self._tagged or not values[self.word if self.word < len(values) else 0]:
             raise UserError(
                 f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
             )
@@ -191,7 +199,7 @@ class Columns:
             raise UserError(
                 f"{where}: has {len(values)} columns, but the lines before it have {self._width}: {line!r:.60}."
             )
-        for setting, column in (("field", self.word), ("label_field", self.tag)):
+        for setting, column in (("field", self.word), ("label_field", self.tag))[: 1 + self._tagged]:
             if column >= len(values):
                 raise UserError(f"{where}: {setting} is {column + 1}, but there are only {len(values)} columns.")
 
@@ -241,6 +249,7 @@ class Squad(FileFormat):
     """`data` > `paragraphs` > `qas` > `answers`. Texts are left unchanged, since answers refer to character offsets."""
 
     doc = "SQuAD's JSON"
+    endings = (".json",)
     holds = ("questions",)
     settings = ()
     names_fields = True

@@ -41,6 +41,7 @@ class Format(abc.ABC):
     """A data source in one format. Class attributes describe it; their defaults suit records with named fields."""
 
     doc: ClassVar[str]  # a line for `--help`
+    endings: ClassVar[Collection[str]] = ()  # of the names of its files; empty if it is read from no file
     holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for all
     # The settings that the format reads, of those that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")

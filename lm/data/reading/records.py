@@ -42,6 +42,7 @@ def parse_json(text: str, where: str) -> Any:
 
 class JsonLines(FileFormat):
     doc = "a JSON object per line"
+    endings = (".jsonl", ".ndjson")
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         for number, line in enumerate(self.lines(path), start=1):
@@ -61,7 +62,8 @@ class TabSeparated(FileFormat):
     """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
-    holds = ("documents", "pairs", "labels", "numbers")
+    endings = (".tsv", ".tab")
+    holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
     quoting_hint = " A value in quotation marks with tabs or line breaks inside needs kind='csv'."
 
@@ -146,6 +148,7 @@ class CommaSeparated(TabSeparated):
     """
 
     doc = "comma-, semicolon- or tab-separated values, optionally quoted; a header unless `columns` is set"
+    endings = (".csv",)
     quoting_hint = ""
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
@@ -172,6 +175,7 @@ class CommaSeparated(TabSeparated):
 
 class Parquet(FileFormat):
     doc = "Parquet files"
+    endings = (".parquet",)
     reads = ()
     notes_encoding = is_text = False
 

@@ -24,7 +24,8 @@ class Text(FileFormat):
     """
 
     doc = "text files: documents, texts with labels in their paths or lines, or lines that are pairs"
-    holds = ("documents", "pairs", "labels", "numbers")
+    endings = (".txt",)
+    holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = ("target_path", "pattern", "label_pattern")
     reads = ("encoding", "document", "separator")
     names_fields = True

@@ -88,6 +88,11 @@ def build(
     )
 
 
+def of_inputs(raw: Sequence[Any], tokens: Any, tokenizer: Tokenizer) -> ExampleStore:
+    """Returns the store of new inputs, which have no labels and belong to no split."""
+    return ExampleStore("inputs", list(raw), tokens, "", _counts(raw, tokens, tokenizer), {}, [])
+
+
 def cleaning_identity(config: Config) -> list[str]:
     """Returns the settings, and the Unicode version, that determine how texts are cleaned."""
     cleaning = config.data.cleaning

@@ -18,6 +18,9 @@ from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
+RECORD = "intermediates"  # the collection of the vectors that a tower records if its caller asks for it
+EMBEDDED, LAST_BLOCK = "embedded_tokens", "last_block"
+
 
 class Tower(nn.Module):
     """The encoder or decoder layers between the token embedding and the head."""
@@ -52,6 +55,7 @@ class Tower(nn.Module):
         if config.norm_embeddings:
             x_BLD = Norm(config, name="embedding_norm")(x_BLD)
         x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
+        self.sow(RECORD, EMBEDDED, x_BLD)  # recorded only for `token_vectors`
 
         key_positions_BS, key_segments_BS = positions_BL, segments_BL
         if cache is not None:
@@ -85,6 +89,7 @@ class Tower(nn.Module):
             memory=memory,
         )
         x_BLD, layers = self.stack(x_BLD, None if cache is None else cache.layers, context)
+        self.sow(RECORD, LAST_BLOCK, x_BLD)
         if config.norm_position == "pre":
             x_BLD = Norm(config, name="final_norm")(x_BLD)
         return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)

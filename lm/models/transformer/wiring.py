@@ -11,14 +11,15 @@ import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output, Source, same_segment
 from lm.config import ModelConfig
-from lm.models.heads import Head
+from lm.models.heads import Head, TokenVectors
 from lm.models.layers import Embedding
+from lm.models.parameters import STACK_NAME
 from lm.models.protocol import Flops, ParameterCounts
 from lm.models.transformer import costs
 from lm.models.transformer.attention import Memory
 from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
-from lm.models.transformer.tower import Tower
+from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, RECORD, Tower
 
 # The name of the head's dropout determines its PRNG keys, so it must not change. A tower may already use Dropout_0.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
@@ -110,6 +111,26 @@ class OneTower(Transformer):
             return Output(embedding=both[:rows], paired_embedding=both[rows:])
         return dataclasses.replace(output, cache=cache)
 
+    @property
+    def text_layers(self) -> int:
+        return self.config.num_layers
+
+    @nn.nowrap
+    def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
+        assert 0 <= layer <= self.text_layers, (layer, self.text_layers)
+        count = max(layer, 1)  # the blocks above are left out
+        config = dataclasses.replace(self.config, num_layers=count)
+        params = {
+            name: jax.tree.map(lambda x: x[:count], each) if name == STACK_NAME else each
+            for name, each in variables["params"].items()
+        }
+        model = self.clone(config=config, head=TokenVectors())
+        output, recorded = model.apply({"params": params}, batch, mutable=[RECORD])
+        if layer == self.text_layers:
+            return output.logits
+        (x_BLD,) = recorded[RECORD][LAST_BLOCK if layer else EMBEDDED]
+        return x_BLD.astype(jnp.float32)
+
 
 def _with_paired_texts(batch: Batch) -> Batch:
     """Stacks the texts, then the paired texts, as rows of one batch, so that both use the same parameters."""
@@ -177,3 +198,18 @@ class EncoderDecoder(Transformer):
         x_BLD, cache = self.decoder(self.token_embedding(batch.tokens), batch, train, cache, memory)
         output = self.head(self.config, self.token_embedding, x_BLD, batch, train, DROPOUT_ALONE)
         return dataclasses.replace(output, cache=cache)
+
+    @property
+    def text_layers(self) -> int:
+        return self.config.num_encoder_layers
+
+    @nn.nowrap
+    def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
+        """Returns the vectors of the encoder, which by itself is an `Encoder`."""
+        config, params = self.config, variables["params"]
+        name, size = "token_embedding", config.vocab_size
+        if not config.share_embeddings:
+            name, size = "source_embedding", config.source_vocab_size or size
+        config = dataclasses.replace(config, num_layers=self.text_layers, vocab_size=size)
+        params = {**params["encoder"], "token_embedding": params[name]}
+        return Encoder(config, TokenVectors()).token_vectors({"params": params}, batch, layer)

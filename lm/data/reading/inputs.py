@@ -1,0 +1,150 @@
+"""New inputs without labels: the readers that make raw examples of them, and the data source that describes them.
+
+They are the counterparts of the readers in `readers.py`, with the label left out. Labels that the records hold
+are not read, so they cannot influence a prediction. Tasks fill in placeholders (`LabelledTask.unlabelled`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lm.config import SourceConfig
+from lm.data.reading import FORMATS, check_source
+from lm.data.reading.fields import Field, Record, as_list, as_text
+from lm.data.reading.format import Format, Reader
+from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader, Tagged
+from lm.errors import UserError
+
+FORMAT_NAMES = [name for name, each in FORMATS.items() if each.endings]
+OF_TARGETS = {setting for each in READERS.values() for setting in each.settings}  # read only for certain raw examples
+
+
+class TextInput(Reader):
+    """Reads texts or pairs of texts."""
+
+    kind = "documents"
+    settings = ("pair_field",)
+    roles: ClassVar = {"text": "field", "pair": "pair_field"}
+
+    def __init__(self, config: SourceConfig, source: Format):
+        super().__init__(config, source)
+        if not config.pair_field:
+            del self.fields["pair"]
+
+    def example(self, record: Record, where: str) -> Labelled:
+        pair = self.fields["pair"].text(record, where) if "pair" in self.fields else None
+        return Labelled(self.fields["text"].text(record, where), pair, "")
+
+
+class WordInput(Reader):
+    """Reads sentences: lists of words, or texts whose words are separated by white space."""
+
+    kind = "words"
+    roles: ClassVar = {"words": "field"}
+
+    def example(self, record: Record, where: str) -> Tagged:
+        field = self.fields["words"]
+        is_text = self.source.names_fields and field.spec not in record  # a line of a text file
+        value = record["text"] if is_text else field.value(record, where)
+        words = value.split() if isinstance(value, str) else as_list(value, field.spec, where)
+        return Tagged(tuple(as_text(word, field.spec, where) for word in words), ())
+
+
+class QuestionInput(QuestionReader):
+    """Reads questions and their contexts; ids and titles may be absent."""
+
+    roles: ClassVar = dict.fromkeys(("id", "title", "question", "context"), "")
+    optional = ("id", "title")
+
+    def example(self, record: Record, where: str) -> Question:
+        texts = {role: as_text(field.value(record, where), role, where) for role, field in self.fields.items()}
+        return Question(**texts, answers=())
+
+
+class Given(Format):
+    """A single record, given on the command line."""
+
+    record: Record
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        yield self.record, "--text"
+
+    def identity(self) -> list[str]:
+        return []
+
+
+def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
+    """Returns the raw example of a text or, if the reader needs several fields, of a JSON object that has them.
+
+    Raises UserError if the object is missing or lacks a field.
+    """
+    source = Given(config)
+    reading = reader(config, source)
+    names = list(dict.fromkeys(n for each in reading.fields.values() if not each.optional for n in each.names))
+    if len(names) == 1:
+        source.record = {names[0]: text}
+    else:
+        try:
+            source.record = json.loads(text)
+        except (ValueError, RecursionError):
+            source.record = {}
+        if not isinstance(source.record, Mapping) or not source.record:
+            example = json.dumps(dict.fromkeys(names, "..."))
+            raise UserError(f"--text: this model reads {' and '.join(names)}; give a JSON object, --text='{example}'.")
+    (example,) = reading.iterate()
+    return example
+
+
+def format_of(path: str) -> str:
+    """Returns the format that the ending of a file name stands for. Raises UserError if there is none."""
+    name = path.lower().removesuffix(".gz")
+    for kind in FORMAT_NAMES:
+        if name.endswith(tuple(FORMATS[kind].endings)):
+            return kind
+    endings = " ".join(ending for kind in FORMAT_NAMES for ending in FORMATS[kind].endings)
+    names = ", ".join(FORMAT_NAMES)
+    raise UserError(f"--input={path}: its name ends in none of {endings}; name the format, --format={names}.")
+
+
+def input_source(
+    train: Mapping[str, SourceConfig], reader: type[Reader], kind: str, path: str, given: Mapping[str, Any]
+) -> SourceConfig:
+    """Returns the data source of new inputs, whose fields are named as in the training data unless `given`.
+
+    A document of a text file is a line. Raises UserError if training data sources name a field differently, or if the
+    model reads pairs of texts but the format holds single texts.
+    """
+    sources = [source for source in train.values() if source.weight > 0]
+    as_in_training = {*FORMATS[kind].settings} - OF_TARGETS
+    if not FORMATS[kind].names_fields or all(each.kind == kind for each in sources):
+        as_in_training |= {*reader.settings, *reader.roles.values()} - {""}
+    elif "pair_field" in reader.settings and "pair_field" not in given and any(each.pair_field for each in sources):
+        fitting = ", ".join(name for name in FORMAT_NAMES if not FORMATS[name].names_fields)
+        raise UserError(
+            f"--input={path}: this model reads pairs of texts, but format {kind} holds single texts; use one of "
+            f"{fitting}."
+        )
+    values: dict[str, Any] = {"document": "line"}
+    for setting in sorted(as_in_training - given.keys()):
+        values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources)
+        if others:
+            found = ", ".join(map(repr, (values[setting], *others)))
+            raise UserError(
+                f"--{setting} is missing: it differs between the training data sources, {found}; choose one."
+            )
+    return SourceConfig(kind=kind, path=path, **values | given)
+
+
+def open_inputs(config: SourceConfig, reader: type[Reader]) -> Reader:
+    """Returns a reader of new inputs. Raises UserError, naming a flag, if the settings do not fit the format."""
+
+    def refuse(setting: str, message: str) -> None:
+        raise UserError(f"--{ {'kind': 'format', 'path': 'input'}.get(setting, setting) }: {message}")
+
+    fitting = [name for name in FORMAT_NAMES if reader.kind in (FORMATS[name].holds or [reader.kind])]
+    if config.kind not in fitting:
+        refuse("kind", f"{config.kind} holds no {reader.kind}; use one of {', '.join(fitting)}.")
+    check_source(config, reader, refuse)
+    return reader(config, FORMATS[config.kind](config))

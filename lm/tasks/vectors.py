@@ -1,0 +1,168 @@
+"""Vectors of texts, from any layer and with any pooling, for models of all tasks.
+
+A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair; the source of an
+encoder-decoder that generates text has no BOS token. The special tokens count as tokens of the text in the mean and the
+maximum, as they do in the task's own pooling.
+
+Shape letters: E texts, T tokens of a text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm.batch import Batch, Output
+from lm.config import Config, ObjectiveConfig
+from lm.config.experiment import replace_settings
+from lm.data.examples.example import Example
+from lm.data.examples.labelled import TextExamples, TextTokens
+from lm.data.packing.rows import EvalRows, RowLayout
+from lm.data.reading.inputs import TextInput
+from lm.data.reading.readers import Labelled
+from lm.data.storing import example_store
+from lm.data.storing.example_store import ExampleStore
+from lm.data.storing.splits import LabelledCleaner
+from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.errors import UserError
+from lm.evaluation.prediction_evaluator import whole_examples
+from lm.models.protocol import Model
+from lm.objectives.losses import LossSums
+from lm.tasks.classification import texts_of
+from lm.tasks.task import Task
+
+# How the vectors of the tokens of a text (T, D) become one vector (D,).
+POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "first": lambda vectors_TD: vectors_TD[0],
+    "last": lambda vectors_TD: vectors_TD[-1],
+    "mean": lambda vectors_TD: vectors_TD.mean(axis=0, dtype=np.float64).astype(np.float32),
+    "max": lambda vectors_TD: vectors_TD.max(axis=0),
+}
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Makes one vector for each text; a `Labeller`. Equal ones share compiled programs.
+
+    Attributes:
+        pooling: a key of POOLINGS.
+        layer: 0 for the embedding, up to `text_layers` of the model; None for the last.
+        unit_length: whether vectors are scaled to length 1.
+        cleans: whether texts are cleaned, as in training.
+        is_source: whether texts are sources of an encoder-decoder that generates text.
+        prefix: the text put before each text, after cleaning.
+    """
+
+    pooling: str
+    layer: int | None
+    unit_length: bool
+    cleans: bool
+    is_source: bool
+    prefix: str
+
+    input_reader = TextInput
+    may_lack_answers = False
+    loss_name = "loss"  # which is 0
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        config: Config,
+        pooling: str,
+        *,
+        layer: int | None = None,
+        unit_length: bool = False,
+        prefix: str = "",
+    ) -> TextVectors:
+        """Returns the object for the models of a task. Raises UserError for a pooling that does not fit."""
+        if pooling == "first" and config.model.family == "decoder":
+            raise UserError("--pooling=first: the first token of a decoder sees no other token; use last, mean or max.")
+        is_source = config.model.family == "encoder_decoder" and task.head(config).predicts_text
+        return cls(pooling, layer, unit_length, task.cleans, is_source, prefix)
+
+    def input_rows(
+        self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Labelled], unanswerable: bool = False
+    ) -> EvalRows:
+        rules = LabelledCleaner(config.data.cleaning)
+        raw = [dataclasses.replace(rules.clean(each) if self.cleans else each, label="0") for each in inputs]
+        tokenizer = tokenizers.source if self.is_source else tokenizers.target
+        prefixed = [dataclasses.replace(each, text=self.prefix + each.text) for each in raw]
+        store = example_store.of_inputs(raw, TextTokens.encode(prefixed, tokenizer), tokenizer)
+        length = config.data.source_length if self.is_source else config.data.sequence_length
+        layout = RowLayout(length, with_types=config.model.token_types > 0, real_targets=True)
+        kind = SourceTexts if self.is_source else WholeTexts
+        return EvalRows(kind(store, config, tokenizer), layout)
+
+    def applied(self, model: Model) -> LayerOutput:
+        """Raises UserError if the model lacks the layer."""
+        layer, layers = self.layer, model.text_layers
+        if layer is not None and not -layers - 1 <= layer <= layers:
+            numbers = f"0 (the embedding) to {layers}, or -1 for the last"
+            raise UserError(f"--layer={layer}: the model has {layers} layers that read a text; give {numbers}.")
+        return LayerOutput(model, layers if layer is None else layer % (layers + 1))
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return LossSums()
+
+    def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, np.ndarray]) -> Vectors:
+        whole = whole_examples(examples, logits)
+        vectors_ED = np.stack([POOLINGS[self.pooling](logits[number]) for (number,) in whole.values()])
+        if self.unit_length:
+            vectors_ED = vectors_ED / np.maximum(np.linalg.norm(vectors_ED, axis=1, keepdims=True), 1e-6)
+        return Vectors([examples.store.raw[number] for number in whole], vectors_ED)
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """A model whose logits are the vectors of its tokens after a layer."""
+
+    model: Model
+    layer: int
+
+    def apply(self, variables: Any, batch: Batch, *, train: bool = False) -> Output:
+        return Output(self.model.token_vectors(variables, batch, self.layer))
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors of texts, float32 (E, D)."""
+
+    raw: list[Labelled]
+    vectors_ED: np.ndarray
+
+    def input_line(self, index: int) -> dict[str, Any]:
+        """Returns the text, pair (if any) and vector, in the fewest digits that stand for the same float32."""
+        vector = [float(str(value)) for value in self.vectors_ED[index]]
+        return {**texts_of(self.raw[index]), "vector": vector}
+
+
+class WholeTexts(TextExamples):
+    """Texts, or pairs of texts, without labels."""
+
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
+        super().__init__(store, config, tokenizer, False, real=True, pooling="first")
+
+
+class SourceTexts(WholeTexts):
+    """Texts as sources of an encoder-decoder: without a BOS token."""
+
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
+        longest = config.data.source_length + 1  # with the BOS token that `make` leaves out
+        super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), tokenizer)
+        self._sizes = self._sizes - 1
+
+    def _note_cut(self, number: int, total: int, what: str) -> None:
+        if number:
+            self.notes.append(f"{number:,} of {total:,} {what} (data.source_length={self._length - 1})")
+
+    def make(self, epoch: int, index: int) -> Example:
+        example = super().make(epoch, index)
+        arrays = {
+            name: None if value is None else value[1:] for name, value in vars(example).items() if name.endswith("_T")
+        }
+        return dataclasses.replace(example, **arrays)
