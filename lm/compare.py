@@ -264,8 +264,9 @@ def main() -> int:
     if FLAGS["bleu_tokenize"].present and "bleu" not in (metrics or ["bleu"]):
         raise UserError("--bleu_tokenize: has no effect, because --metric names no bleu; leave it out.")
     paths = files or [predictions_of(root, FLAGS.step, FLAGS.split) for root in roots]
-    configs = [RunDirectory.existing(root).load_config() for root in roots] or [None] * len(files)
-    found = [read_system(path, config) for path, config in zip(paths, configs, strict=True)]
+    configs = [RunDirectory.existing(root).load_config() for root in roots]
+    known: list[Config | None] = [*configs] or [None] * len(files)
+    found = [read_system(path, config) for path, config in zip(paths, known, strict=True)]
     if len({type(each) for each in found}) > 1:
         raise UserError(
             f"{', '.join(map(str, paths))}: hold predictions of different kinds; compare systems of one task."
@@ -286,11 +287,11 @@ def main() -> int:
             raise UserError(f"--metric={metric}: is not for texts; use {', '.join(TEXT_METRICS)}.")
     tokenize = FLAGS.bleu_tokenize
     if tokenize is None:
-        tokenize = RunDirectory.existing(roots[0]).load_config().eval.generation.bleu_tokenize if roots else "auto"
+        tokenize = configs[0].eval.generation.bleu_tokenize if configs else "auto"
     scores, signatures = {}, []
     for metric in metrics or ["bleu"]:
-        found, signature = compare(metric, systems, bleu_tokenize=tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
-        scores |= found
+        compared, signature = compare(metric, systems, bleu_tokenize=tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
+        scores |= compared
         signatures.append(f"{metric}: {signature}")
     print(f"{len(systems[0]):,} {heading}")
     print_comparison(names, scores, signatures, console)

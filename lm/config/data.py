@@ -87,12 +87,6 @@ class SourceConfig:
         needs=("document=separator",),
         read_by="kind",
     )
-    separator: str = option(
-        "<|endoftext|>",
-        "text with document=separator: the string between documents.",
-        needs=("document=separator",),
-        read_by="kind",
-    )
     encoding: str = option("utf-8", "Text encoding of the files.", read_by="kind")
     longest_line: int = option(
         1 << 28,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lm.config import Config
-from lm.data.reading import opening
+from lm.data.reading import format
+from lm.data.reading.encodings import CONVERT
 from lm.errors import UserError
 from lm.files import replacing, writing_flag
 
@@ -20,7 +21,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def read_lines(path: str, flag: str) -> list[str]:
     """Returns the lines of a UTF-8 file with LF or CRLF line endings. On failure, raises UserError naming the flag."""
     try:
-        return list(opening.read_lines(Path(path).expanduser(), "utf-8", remedy=opening.CONVERT))
+        return list(format.read_lines(Path(path).expanduser(), "utf-8", remedy=CONVERT))
     except UserError as error:
         raise UserError(f"--{flag}={error}") from None
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm.data.reading.opening import CONVERT, read_lines
+from lm.data.reading.encodings import CONVERT
+from lm.data.reading.format import read_lines
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
 from lm.files import parse_json, replacing

@@ -43,15 +43,14 @@ def read_input(
     `given` are settings of the data source. Raises UserError if they are invalid, or if `output` is one of the files.
     """
     with as_file(path) as file:
-        Files(file)  # there is such a file
+        for each in Files(file).found:
+            if output is not None and output.exists() and output.samefile(each):
+                raise UserError(f"--output={output}: is the input; name another file.")
         kind = given.get("kind") or ("text" if path == STANDARD_INPUT else format_of(path))
         rest = {name: value for name, value in given.items() if name != "kind"}
         reader = open_inputs(
             input_source(config.data.train, labeller.input_reader, kind, file, rest), labeller.input_reader
         )
-        for each in reader.source.files.found:
-            if output is not None and output.exists() and output.samefile(each):
-                raise UserError(f"--output={output}: is the input; name another file.")
         return list(reader.iterate())
 
 

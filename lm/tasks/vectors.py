@@ -162,7 +162,7 @@ class SourceTexts(WholeTexts):
 
     def make(self, epoch: int, index: int) -> Example:
         example = super().make(epoch, index)
-        arrays = {
+        arrays: dict[str, Any] = {
             name: None if value is None else value[1:] for name, value in vars(example).items() if name.endswith("_T")
         }
         return dataclasses.replace(example, **arrays)

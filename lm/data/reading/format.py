@@ -1,11 +1,14 @@
-"""Base classes of formats (files to records) and readers (records to raw examples).
+"""Base classes of formats (files to records) and readers (records to raw examples), and text files.
 
-Files are found by name or glob, hashed and opened (`opening.py`). Errors name the file and the line.
+This is the only place where bytes become text. Byte-order marks at the beginning of lines are dropped, and line ends of
+CR alone are refused. Text is read in blocks, so memory is bounded by the longest line. Errors name the file, the line
+and the byte.
 """
 
 from __future__ import annotations
 
 import abc
+import codecs
 import contextlib
 import glob
 import hashlib
@@ -16,9 +19,22 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lm.config import SourceConfig
+from lm.data.reading.encodings import (
+    BLOCK_BYTES,
+    MARK,
+    SET_ENCODING,
+    UNKNOWN_ENCODING,
+    byte_position,
+    choose_codec,
+    encoding_notes,
+    has_mark,
+    open_binary,
+    read_errors,
+    without_returns,
+)
 from lm.data.reading.fields import Field, Record
-from lm.data.reading.opening import TextFile, encoding_notes, has_mark, open_text, read_errors, read_lines
 from lm.errors import UserError
+from lm.files import well_formed
 
 T = TypeVar("T")
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
@@ -91,7 +107,7 @@ class Format(abc.ABC):
 class FileFormat(Format):
     """A format of one or more files, each read by `read`."""
 
-    reads: ClassVar[Collection[str]] = ("encoding",)
+    reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
     notes_encoding: ClassVar[bool] = True  # whether `notes` counts lines that depend on the encoding
     is_text: ClassVar[bool] = True  # whether the files are opened as text
 
@@ -113,7 +129,7 @@ class FileFormat(Format):
     def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
         """Yields the lines of one file, without their ends. If they are `rows` of a table, none may contain a CR."""
         lines = read_lines(path, self.config.encoding, self.config.longest_line)
-        return _rows(path, lines) if rows else lines
+        return without_returns(path, lines) if rows else lines
 
     def options(self) -> list[str]:
         """Returns the settings that determine the records."""
@@ -124,17 +140,6 @@ class FileFormat(Format):
 
     def notes(self) -> list[str]:
         return encoding_notes(self.files.found, self.config.encoding) if self.notes_encoding else []
-
-
-def _rows(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    """Yields lines without CRs at their ends. Raises UserError at another CR, perhaps meant to end a row."""
-    for number, line in enumerate(lines, start=1):
-        if "\r" in line and "\r" in (line := line.rstrip("\r")):
-            raise UserError(
-                f"{path}, line {number:,}: has a carriage return (CR) within the line; replace it by a space, or by a "
-                "line feed if it ends a row."
-            )
-        yield line
 
 
 class Reader(abc.ABC):
@@ -227,6 +232,118 @@ class Files:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
                 hashes.append(f"{path.name.endswith('.gz')} {content}{marked}")
         return hashes
+
+
+class TextFile:
+    """The text of an open file, read once from the beginning to the end; `lines` suits most readers.
+
+    Every method raises UserError, with the position, for bytes that are not text in the encoding and for a line of more
+    than `longest` characters. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
+    """
+
+    def __init__(self, path: Path, binary: Any, encoding: str, longest: int, remedy: str):
+        self.path, self.longest = path, longest
+        self._binary, self._remedy = binary, remedy
+        self._head = binary.read(BLOCK_BYTES)
+        self._encoding, self._codec = encoding, choose_codec(path, self._head, encoding, remedy)
+        self._with_ends = self._split()
+
+    def blocks(self) -> Iterator[str]:
+        """Yields the text in blocks of bounded length. No block ends between CR and LF."""
+        decoder = codecs.getincrementaldecoder(self._codec)()
+        data, fed, line, held, begins_line = self._head, 0, 1, "", True
+        while True:
+            fed += len(data)
+            try:
+                text = held + decoder.decode(data, not data)
+            except UnicodeDecodeError as error:
+                where, remedy = byte_position(error, fed, line, self._codec), self._remedy.format(UNKNOWN_ENCODING)
+                raise UserError(f"{self.path}: not valid {self._encoding} at {where}; {remedy}.") from error
+            except UnicodeError as error:
+                raise UserError(f"{self.path}: not valid {self._encoding} ({error}).") from error
+            held = text[-1:] if data and (text.endswith("\r") or "\ud800" <= text[-1:] < "\udc00") else ""
+            text = text.removesuffix(held)
+            if self._codec != "utf-8":
+                text = well_formed(text)
+            if MARK in text:
+                text = (text.removeprefix(MARK) if begins_line else text).replace(f"\n{MARK}", "\n")
+            if text:
+                if line == 1:
+                    self._refuse_lone_returns(text)
+                begins_line = text.endswith("\n")
+                line += text.count("\n")
+                yield text
+            if not data:
+                return
+            data = self._binary.read(BLOCK_BYTES)
+
+    def read(self) -> str:
+        """Returns the whole text, which may have no more characters than the longest line."""
+        parts, size = [], 0
+        for block in self.blocks():
+            parts.append(block)
+            size = self.check_length(size + len(block))
+        return "".join(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._with_ends
+
+    def readline(self) -> str:
+        return next(self._with_ends, "")
+
+    def lines(self) -> Iterator[str]:
+        """Yields lines without the final LF or CR LF. Unlike in str.splitlines, no other character ends a line."""
+        return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
+
+    def check_length(self, size: int, line: int = 0) -> int:
+        """Returns `size`. Raises UserError if it is above the limit; without `line`, it is the length of a document."""
+        if size <= self.longest:
+            return size
+        unit = "this line" if line else "a document (by default the whole file)"
+        raise UserError(
+            f"{self.path}{f', line {line:,}' if line else ''}: {unit} has more than {self.longest:,} characters; split "
+            "it (for text, see `document`), or raise the source's longest_line if there is enough memory."
+        )
+
+    def _split(self) -> Iterator[str]:
+        parts: list[str] = []
+        size, number = 0, 1
+        for block in self.blocks():
+            *ended, last = block.split("\n")
+            for line in ended:
+                self.check_length(size + len(line), number)
+                yield "".join([*parts, line, "\n"]) if parts else line + "\n"
+                parts, size, number = [], 0, number + 1
+            if last:
+                parts.append(last)
+                size = self.check_length(size + len(last), number)
+        if parts:
+            yield "".join(parts)
+
+    def _refuse_lone_returns(self, text: str) -> None:
+        """Raises UserError if more lines of the first block seem to end in CR alone than in LF."""
+        if text.count("\r") - text.count("\r\n") > text.count("\n"):
+            raise UserError(
+                f"{self.path}: its lines end in CR (carriage return) alone, which does not end a line here; convert "
+                "it, e.g. with: tr '\\r' '\\n' < OLD > NEW"
+            )
+
+
+@contextlib.contextmanager
+def open_text(
+    path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
+) -> Iterator[TextFile]:
+    """Opens a text file, unpacked if its name ends in `.gz`. `remedy` is the advice for another encoding."""
+    with open_binary(path) as binary:
+        yield TextFile(path, binary, encoding, longest, remedy)
+
+
+def read_lines(
+    path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
+) -> Iterator[str]:
+    """Yields the lines of one file and closes it after the last one."""
+    with read_errors(path), open_text(path, encoding, longest, remedy) as file:
+        yield from file.lines()
 
 
 def hash_of(*parts: str) -> str:

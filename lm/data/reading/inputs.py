@@ -134,7 +134,7 @@ def input_source(
             raise UserError(
                 f"--{setting} is missing: it differs between the training data sources, {found}; choose one."
             )
-    return SourceConfig(kind=kind, path=path, **values | given)
+    return SourceConfig(kind=kind, path=path, **{**values, **given})
 
 
 def open_inputs(config: SourceConfig, reader: type[Reader]) -> Reader:

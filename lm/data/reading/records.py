@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lm.data.reading.fields import Field, Record, columns_of
 from lm.data.reading.format import FileFormat, Format
@@ -62,7 +62,7 @@ class TabSeparated(FileFormat):
     """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
-    endings = (".tsv", ".tab")
+    endings: ClassVar = (".tsv", ".tab")
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
     quoting_hint = " A value in quotation marks with tabs or line breaks inside needs kind='csv'."

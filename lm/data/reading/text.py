@@ -10,8 +10,7 @@ from typing import ClassVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_label
-from lm.data.reading.format import FileFormat, Files, Refuse, hash_of
-from lm.data.reading.opening import TextFile
+from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, hash_of
 from lm.errors import UserError
 
 
@@ -27,7 +26,7 @@ class Text(FileFormat):
     endings = (".txt",)
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = ("target_path", "pattern", "label_pattern")
-    reads = ("encoding", "document", "separator")
+    reads = ("encoding", "longest_line", "document", "separator")
     names_fields = True
     # Kind of raw example -> the groups of `pattern`, and an example of one.
     groups: ClassVar = {"pairs": (("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")} | dict.fromkeys(

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lm.config import TokenizerConfig
-from lm.data.reading.opening import CONVERT, open_text, read_errors
+from lm.data.reading.encodings import CONVERT, read_errors
+from lm.data.reading.format import open_text
 from lm.data.tokenizing.base import INFO_FILE, Tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer

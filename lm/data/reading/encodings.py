@@ -1,0 +1,163 @@
+"""Recognises which files hold text and in which encoding, from their first bytes and the encoding that is set.
+
+Byte-order marks are removed when the text is read (`TextFile`); compressed files without `.gz`, other binary files and
+text in another UTF encoding are refused by name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm.errors import UserError
+
+BLOCK_BYTES = 1 << 20
+MARK = "\ufeff"  # the byte-order mark as a character
+SET_ENCODING = "set the source's encoding to {}"
+UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
+CONVERT = "convert it from {} to UTF-8 first"  # where no setting names an encoding
+
+# The first bytes of files that are not text.
+SIGNATURES = (
+    (b"\x1f\x8b\x08", "gzip data, but its name does not end in .gz; rename or unpack it"),
+    (b"PK\x03\x04", "a zip archive (or a file of an office program); unpack it first"),
+    (b"\xfd7zXZ\x00", "xz data; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first"),
+    (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    *((b"BZh%d1AY&SY" % level, "bzip2 data; unpack it first") for level in range(1, 10)),
+    (b"PAR1\x15", "a Parquet file; set kind to parquet"),
+    (b"ARROW1\x00\x00", "an Arrow file; convert it to Parquet or JSON lines"),
+    (b"%PDF-1.", "a PDF file; extract its text first"),
+    (b"SQLite format 3\x00", "an SQLite database; export its text first"),
+)
+TAR = slice(257, 262), b"ustar"
+# Byte-order marks and the encodings that they announce. That of UTF-32 begins with that of UTF-16.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+UNMARKED = "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"  # encodings recognised by their NUL bytes
+
+
+def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
+    """Returns the codec that decodes a file beginning with `head`. Raises UserError if that contradicts the encoding.
+
+    `remedy` is the advice in messages, with {} for the right encoding.
+    """
+    try:
+        codecs.getincrementaldecoder(encoding)
+        found = codecs.lookup(encoding)
+        if not found._is_text_encoding:  # such as hex or zlib
+            raise LookupError
+    except (LookupError, ValueError) as error:  # ValueError: a NUL character
+        raise UserError(f"encoding {encoding!r} is not known; write e.g. utf-8, cp1252 or gb18030.") from error
+    name = found.name
+    known = next((what for start, what in SIGNATURES if head.startswith(start)), "")
+    if known or head[TAR[0]] == TAR[1]:
+        unpacked = "unpacks to" if path.name.endswith(".gz") else "is"
+        raise UserError(f"{path}: {unpacked} {known or 'a tar archive; unpack it first'}.")
+    likely = _by_nul_bytes(head)
+    if marked := next((each for mark, each in MARKS if head.startswith(mark)), ""):
+        if marked == name or marked.startswith(f"{name}-") or name == f"{marked}-sig":
+            return marked
+        problem, right = f"begins with the byte-order mark of {marked}", marked[:6].removesuffix("-")
+    elif name.startswith(("utf-16", "utf-32")) and head.isascii() and b"\0" not in head and head:
+        problem, right = "is ASCII text", "utf-8"
+    elif name in ("utf-16", "utf-32") and head:
+        problem, right = "begins without a byte-order mark", likely or f"{name}-le or {name}-be"
+    elif likely and name not in UNMARKED:
+        problem, right = f"looks like {likely}", likely
+    else:
+        return name
+    raise UserError(f"{path}: {problem}, but is read as {encoding}; {remedy.format(right)}.")
+
+
+def _by_nul_bytes(head: bytes) -> str:
+    """Returns the encoding that text without a byte-order mark seems to have because of its NUL bytes, or "".
+
+    Characters below 256 have their NUL bytes at the same offsets, and every text has some, such as spaces.
+    """
+    head = head[: min(len(head), 4096) // 4 * 4]
+    if b"\0" not in head:
+        return ""
+    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]
+    low, high = min(share[0::2]), min(share[1::2])
+    if min(share[2:]) > 0.9 and share[0] < 0.1:
+        return "utf-32-le"
+    if min(share[:2]) > 0.9 and share[3] < 0.1:
+        return "utf-32-be"
+    if high > 0.2 and max(share[0::2]) < 0.1 * high:
+        return "utf-16-le"
+    return "utf-16-be" if low > 0.2 and max(share[1::2]) < 0.1 * low else ""
+
+
+def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
+    """Describes an invalid byte. `fed` bytes were decoded, up to and including its block, which begins in `line`."""
+    line += error.object[: error.start].decode(codec, "replace").count("\n")
+    byte = fed - len(error.object) + error.start
+    return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"
+
+
+def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
+    """Yields lines without CRs at their ends. Raises UserError at another CR, perhaps meant to end a row."""
+    for number, line in enumerate(lines, start=1):
+        if "\r" in line and "\r" in (line := line.rstrip("\r")):
+            raise UserError(
+                f"{path}, line {number:,}: has a carriage return (CR) within the line; replace it by a space, or by a "
+                "line feed if it ends a row."
+            )
+        yield line
+
+
+@contextlib.contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Converts errors raised while reading a file into UserError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged or not a gzip file ({error}).") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def has_mark(path: Path) -> bool:
+    """Returns whether a line begins with a byte-order mark of UTF-8; of a packed file, only the first line counts."""
+    if path.name.endswith(".gz"):
+        with open_binary(path) as file:
+            return file.read(3) == codecs.BOM_UTF8
+    with path.open("rb") as file:
+        end = b"\n"
+        while block := file.read(BLOCK_BYTES):
+            if b"\n" + codecs.BOM_UTF8 in end + block:
+                return True
+            end = block[-3:]
+    return False
+
+
+def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
+    """Returns a note on the lines with bytes over 127, which depend on the encoding; none for UTF-8 and ASCII."""
+    try:
+        if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
+            return []
+    except LookupError:
+        return []  # reading the file raises a better error
+    counts = {}
+    for path in paths:
+        with read_errors(path), open_binary(path) as file:
+            counts[path] = sum(not line.isascii() for line in file)
+    by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
+    files = f" ({by_file})" if 1 < len(paths) <= 4 else ""
+    return [f"{sum(counts.values()):,} lines with bytes over 127, read as {encoding}{files}"]
+
+
+def open_binary(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
