@@ -165,7 +165,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name=classif"),
         (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "config.data.valid: no examples of lines"),
         (LATIN, [], "lines.tsv: not valid utf-8 at line 5, byte 41: 0xe9"),
-        (LATIN, [], "set the source's encoding to that of the file (e.g. cp1252, latin-1, gb18030)"),
+        (LATIN, [], "set the source's encoding to the file's encoding (e.g. cp1252, latin-1, gb18030)"),
         (LATIN, of_all("encoding=ascii"), "lines.tsv: not valid ascii at line 5, byte 41"),
         ("", [], "lines.tsv"),
         (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind: tsv holds no tags; use jsonl or"),

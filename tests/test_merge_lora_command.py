@@ -71,7 +71,7 @@ def test_merged_run_evaluates_and_generates_as_before(run, call, tmp_path):
     with Checkpoints(merged / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
         record = checkpoints.record(1)
-        assert record["metadata"] == {"data": {"a": "b"}} and record["metrics"] == {"valid/loss": 1.0}
+        assert record["metadata"]["data"] == {"a": "b"} and record["metrics"] == {"valid/loss": 1.0}
         params, _ = checkpoints.restore_params()
     assert not adapters(params)
     assert sorted(each.name for each in merged.parent.iterdir()) == ["merged"]

@@ -21,7 +21,7 @@ CASES = {
     "masked": ("masked", "encoder", {"model.token_types": 2, "data.tokenizer.extra_ids": 1}),
     "seq2seq": ("seq2seq", "encoder_decoder", {"data.source_length": 24, "data.cleaning.whitespace": "collapse"}),
     "contrastive": ("contrastive", "encoder", {"model.pooling": "first"}),
-    "tagging": ("tagging", "encoder", {"data.labels": ("O",)}),
+    "tagging": ("tagging", "encoder", {"data.labels": ("O", "B-X")}),
 }
 
 
@@ -30,7 +30,7 @@ def runs(tiny, tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("vectors"), {}
     (folder / "texts.txt").write_text("\n".join(TEXTS * 10) + "\n")
     (folder / "pairs.tsv").write_text("one\tother\n" + "a b\tc d\n" * 40)
-    (folder / "tags.conll").write_text("a O\n\n" * 40)
+    (folder / "tags.conll").write_text("a O\nb B-X\n\n" * 40)
     (folder / "input.txt").write_text("\n".join(TEXTS) + "\n")
 
     def of(case):

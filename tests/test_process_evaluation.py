@@ -32,6 +32,8 @@ def get_config(path):
     config.model.update(family=family, num_layers=1, d_model=16, num_heads=2, dropout=0.0, scan_layers=False)
     if objective == "seq2seq":
         config.eval.generation.update(metrics=("bleu", "chrf"), num_beams=2, max_new_tokens=8, batch_size=4)
+    if objective == "span_qa":
+        config.data.context_overlap = 8
     if objective == "contrastive":
         config.model.pooling = "mean"
     config.optimizer.update(learning_rate=1e-2, warmup_steps=1)
@@ -94,7 +96,7 @@ def evaluated(launch, runs: Path, count: int) -> dict[str, tuple[dict, list[dict
     launch_processes(launch, count, "eval.py", f"--workdir={','.join(str(runs / task) for task in TASKS)}")
     found = {}
     for task in TASKS:
-        ((folder,),) = [list((runs / task / "eval").iterdir())]
+        (folder,) = (each for each in (runs / task / "eval").iterdir() if each.is_dir())
         path = folder / "predictions.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         metrics = json.loads((folder / "results.json").read_text())["metrics"]

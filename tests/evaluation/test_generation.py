@@ -178,7 +178,7 @@ def test_failed_write_keeps_the_old_predictions(tmp_path, monkeypatch):
     ("content", "message"),
     [
         (b"", "holds no predictions"),
-        (b"\xff\n", "is not UTF-8"),
+        (b"\xff\n", "not valid utf-8 at line 1, byte 0"),
         (b'{"source": "a", "reference": "b", "prediction": "c"}\n{"sour', "line 2: is not an object"),
         (b'{"source": "a", "prediction": "c"}', "line 1: .* source, reference and prediction"),
         (b'{"source": "a", "reference": 3, "prediction": "c"}', "line 1"),

@@ -65,7 +65,8 @@ def test_question_answering_writes_answers_and_prediction(written):
 
 
 def config_with(labels):
-    return SimpleNamespace(data=SimpleNamespace(labels=labels))
+    evaluation = SimpleNamespace(tag_scheme="auto", answer_rules="auto")
+    return SimpleNamespace(data=SimpleNamespace(labels=labels), eval=evaluation)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def config_with(labels):
         (
             TaggedWords(
                 [Tagged(("Ann", "met", "Bo"), ("B-P", "O", "B-P")), Tagged(("no",), ("O",))],
-                ("B-P", "I-P", "O"),
+                "IOB2",
                 [("B-P", "I-P", "O"), ("O",)],
             ),
             ("B-P", "I-P", "O"),
@@ -96,6 +97,8 @@ def config_with(labels):
                     Question("3", "", "What?", "a bit", (("bit", 2), ("a bit", 0))),
                 ],
                 [Answer("Ann or", 1.0, 0), Answer("", -1.0), Answer("the bit", 2.0, 0)],
+                rules="squad",
+                may_lack=True,
             ),
             (),
         ),

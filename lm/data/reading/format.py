@@ -1,8 +1,7 @@
 """Base classes of formats (files to records) and readers (records to raw examples), and text files.
 
 This is the only place where bytes become text. Byte-order marks at the beginning of lines are dropped, and line ends of
-CR alone are refused. Text is read in blocks, so memory is bounded by the longest line. Errors name the file, the line
-and the byte.
+CR alone are refused. Text is read in blocks, so memory is bounded by the longest line. Errors name their position.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,7 +62,7 @@ class TabSeparated(FileFormat):
     """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
-    endings: ClassVar = (".tsv", ".tab")
+    endings: ClassVar[Collection[str]] = (".tsv", ".tab")
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
     quoting_hint = " A value in quotation marks with tabs or line breaks inside needs kind='csv'."

@@ -13,8 +13,8 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.reading.format import hash_of
-from lm.data.storing.overlap import combined, text_hash
-from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values
+from lm.data.storing.overlap import combined
+from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values, text_hash
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,14 +23,6 @@ from lm.errors import UserError
 from lm.files import replacing
 
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplying by it is invertible
-
-
-def text_hash(*texts: str) -> int:
-    """Returns a 64-bit hash of a text, or of several texts in order. Among 10^7 examples, one is matched by chance with
-    a probability of about 10^-12."""
-    content = texts[0] if len(texts) == 1 else repr(texts)
-    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
 
 
 def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:

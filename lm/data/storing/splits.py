@@ -208,6 +208,16 @@ def clean_text(config: CleaningConfig, text: str) -> str:
     return text
 
 
+def text_hash(*texts: str) -> int:
+    """Returns a 64-bit hash of a text, or of several texts in order.
+
+    The probability that a text has the hash of one of 10^7 others is about 10^-12.
+    """
+    content = texts[0] if len(texts) == 1 else repr(texts)
+    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
 class Cleaner:
     """Cleans the documents of one data source, and drops those to which one of the `reasons` applies."""
 

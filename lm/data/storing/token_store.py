@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 
 from lm.data.reading.format import hash_of
-from lm.data.storing.overlap import combined, text_hash
-from lm.data.storing.splits import Cleaner
+from lm.data.storing.overlap import combined
+from lm.data.storing.splits import Cleaner, text_hash
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.pieces import PIECE, encode_long
 from lm.errors import UserError
@@ -268,7 +268,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
         documents = [[*bos, *ids, *eos] for ids in encoded]
         lengths = np.array(list(map(len, documents)), np.int64)
         tokens = np.fromiter(itertools.chain.from_iterable(documents), dtype, count=lengths.sum())
-        return lengths, tokens, tokenizer.count_changed(texts, encoded)
+        return lengths, tokens, count_changed(tokenizer, texts, encoded)
     arrays, changed = [], 0
     for text in texts:
         pieces, is_changed = [np.array(bos, dtype)], False
@@ -278,6 +278,15 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
         arrays.append(np.concatenate([*pieces, np.array(eos, dtype)]))
         changed += is_changed
     return np.array(list(map(len, arrays)), np.int64), np.concatenate(arrays), changed
+
+
+def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
+    """Counts the texts that decoding does not restore, given the ids that `encode_batch` returned for them.
+
+    Such a text does not follow from its tokens, so the probability of its tokens is not that of the text: case,
+    accents, white space or unknown words were lost.
+    """
+    return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
 
 
 def _count_words(text: str) -> int:

@@ -115,17 +115,9 @@ class Tokenizer(abc.ABC):
     def _decode(self, ids: list[int]) -> str:
         """Returns the text of ids that include no special tokens."""
 
-    def _decode_batch(self, batch: Sequence[list[int]]) -> list[str]:
-        """Returns the text of each list of ids, like `_decode`; overridden where a library is faster on many."""
-        return [self._decode(ids) for ids in batch]
-
-    def count_changed(self, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
-        """Counts the texts that decoding does not restore, given the ids that `encode_batch` returned for them.
-
-        Such a text does not follow from its tokens, so the probability of its tokens is not that of the text: case,
-        accents, white space or unknown words were lost.
-        """
-        return sum(text != found for text, found in zip(texts, self._decode_batch(encoded), strict=True))
+    def decode_each(self, batch: Sequence[list[int]]) -> Iterable[str]:
+        """Returns the text of each list of ids, none of which is special; faster than `decode` in some libraries."""
+        return map(self._decode, batch)
 
     @abc.abstractmethod
     def _piece(self, token: int) -> str:

@@ -95,7 +95,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
-    def _decode_batch(self, batch: Sequence[list[int]]) -> list[str]:
+    def decode_each(self, batch: Sequence[list[int]]) -> list[str]:
         return self._tokenizer.decode_batch(list(batch), skip_special_tokens=False)
 
     def _piece(self, token: int) -> str:

@@ -30,7 +30,7 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
         pieces = iter([text])
     for number, piece in enumerate(pieces):
         ids = tokenizer.encode(piece)
-        found = tokenizer.decode(ids)
+        (found,) = tokenizer.decode_each([ids])
         if number:  # many tokenizers drop a space at the beginning, which this piece has only because of the cut
             yield ids, piece.lstrip() != found.lstrip()
         else:

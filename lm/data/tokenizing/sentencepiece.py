@@ -139,7 +139,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)
 
-    def _decode_batch(self, batch: Sequence[list[int]]) -> list[str]:
+    def decode_each(self, batch: Sequence[list[int]]) -> list[str]:
         return self._processor.decode(list(batch)) if batch else []
 
     def _piece(self, token: int) -> str:

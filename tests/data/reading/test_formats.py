@@ -9,6 +9,7 @@ import pytest
 from lm.config import Config, SourceConfig
 from lm.config.schema import describe_settings
 from lm.data.reading import FORMATS, check_source, open_reader
+from lm.data.reading.inputs import WordInput
 from lm.data.reading.readers import READERS
 from lm.errors import UserError
 
@@ -20,7 +21,7 @@ def test_declarations_name_readers_and_settings_that_exist(name):
     (doc,) = (doc for setting, _, doc in describe_settings(Config) if setting == "data.train.NAME.kind")
     source = FORMATS[name]
     assert f"{name}: {source.doc}" in doc
-    assert source.holds is None or (source.holds and set(source.holds) <= set(READERS))
+    assert source.holds is None or (source.holds and set(source.holds) <= {*READERS, WordInput.kind})
     assert set(source.settings) <= EMPTY
     assert {setting for setting, _ in source.needs.values()} <= set(source.settings)
 

@@ -64,7 +64,7 @@ def test_invalid_text_in_parquet_is_refused(tmp_path):
     offsets = pyarrow.array([0, 1, 3], pyarrow.int32()).buffers()[1]
     texts = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"a\xff\xfe"))
     library.write_table(pyarrow.Table.from_arrays([texts], names=["text"]), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet: a text after row 0 is not valid UTF-8"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 2: field 'text' is not valid UTF-8 at byte 0"):
         read(str(tmp_path / "a.parquet"), "documents", "parquet")
 
 

@@ -245,7 +245,7 @@ def test_target_fields_may_be_missing_lists_or_templates(open_as, kind):
     [
         ('{"text": "a", "label": 1, "label": 2}', "line 1: an object has the name 'label' twice"),
         ('{"text": {"a": 1, "a": 1}, "label": 1}', "line 1: an object has the name 'a' twice"),
-        ("[" * 100_000, r"line 1: not valid JSON \(nested too deeply\)"),
+        ("[" * 100_000, r"line 1: not valid JSON \(it is nested more than 100 levels deep\)"),
     ],
 )
 def test_ambiguous_json_is_refused(write, line, message):

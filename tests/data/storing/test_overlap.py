@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lm.config import Config, source
-from lm.data.storing.overlap import Hashes, Overlap, combined, files_read_differently, text_hash
+from lm.data.storing.overlap import Hashes, Overlap, combined, files_read_differently
+from lm.data.storing.splits import text_hash
 from lm.runs.prepare import prepare
 
 

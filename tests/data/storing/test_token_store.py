@@ -15,8 +15,7 @@ import pytest
 
 from lm.config import CleaningConfig
 from lm.data.storing import token_store
-from lm.data.storing.overlap import text_hash
-from lm.data.storing.splits import Cleaner
+from lm.data.storing.splits import Cleaner, text_hash
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError

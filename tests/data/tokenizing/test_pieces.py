@@ -64,7 +64,7 @@ def test_pieces_have_the_tokens_of_the_whole(options, tmp_path):
     assert list(itertools.chain(*found)) == tokenizer.encode(TEXT)
     if options["kind"] != "huggingface":
         assert max(map(len, found)) <= 200
-    loses = tokenizer.count_changed([TEXT], tokenizer.encode_batch([TEXT]))
+    loses = token_store.count_changed(tokenizer, [TEXT], tokenizer.encode_batch([TEXT]))
     assert any(changed) == bool(loses)
     lengths, tokens, number = token_store._encode(tokenizer, ["", TEXT, ""], "uint16")
     assert number == loses
