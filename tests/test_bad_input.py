@@ -92,7 +92,7 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
             ["model.num_encoder_layers=2"],
             "config.model.num_encoder_layers: applies only to model.family=encoder_decoder",
         ),
-        (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: is for pairs"),
+        (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: this setting is for pairs"),
         (
             ["data.separate_vocabularies=True"],
             "config.data.separate_vocabularies: is not read by objective",
@@ -100,7 +100,7 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
         (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective"),
         (TWO_SIDED, "config.data.tokenizer.extra_ids: span_corruption needs tokens for masked spans"),
         ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "extra_ids: ul2 needs 103"),
-        ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file of the targets"),
+        ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file with the targets"),
         ([*TWO_SIDED, "objective.name=infiling"], "did you mean infilling"),
     ],
 )
@@ -112,11 +112,23 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
     ("overrides", "message"),
     [
         (["model.family=decoder"], "config.objective.name: seq2seq does not support model.family=decoder"),
-        (["objective.name=span_corruption"], "config.data.train.reversal.target_path: is for pairs"),
-        (["data.train.reversal.target_path="], "config.data.train.reversal.target_path: name the file of the targets"),
-        (["data.train.reversal.pattern=x"], "config.data.train.reversal.target_path: name the file of the targets (or"),
-        (["data.train.reversal.kind=jsonl"], "config.data.train.reversal.target_field: name the field of the target"),
-        (["data.train.reversal.kind=embedded"], "config.data.train.reversal.kind: embedded holds no pairs; use"),
+        (["objective.name=span_corruption"], "config.data.train.reversal.target_path: this setting is for pairs"),
+        (
+            ["data.train.reversal.target_path="],
+            "config.data.train.reversal.target_path: name the file with the targets",
+        ),
+        (
+            ["data.train.reversal.pattern=x"],
+            "config.data.train.reversal.target_path: name the file with the targets (or",
+        ),
+        (
+            ["data.train.reversal.kind=jsonl"],
+            "config.data.train.reversal.target_field: name the field that holds the target",
+        ),
+        (
+            ["data.train.reversal.kind=embedded"],
+            "config.data.train.reversal.kind: embedded does not support pairs; use",
+        ),
         (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
         (["data.holdout=tail"], "config.data.holdout: pairs are held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
@@ -190,7 +202,7 @@ JSONL = '{"text": "one"}\n{"text": "two"\n{"text": "three"}\n'
         ("", None, {}, "is a directory"),
         ("empty.txt", b"", {}, "it contains no documents"),
         ("latin.txt", "one\ncaf\xe9\n".encode("latin-1"), {}, "latin.txt: not valid utf-8 at line 2, byte 7"),
-        ("text.txt", b"one\n", {"encoding": "utf-9"}, "encoding 'utf-9' is not known"),
+        ("text.txt", b"one\n", {"encoding": "utf-9"}, "encoding 'utf-9' is unknown"),
         ("short.txt", b"one\ntwo\nthree\nfour\nfive\nsix\n", {}, "one row needs 33"),
         ("single.txt", b"one line\n" * 100, {}, "no documents of text"),
         ("cut.txt.gz", gzip.compress(b"one\n" * 1000, mtime=0)[:-10], {}, "cut.txt.gz: damaged or not a gzip file"),
@@ -198,7 +210,7 @@ JSONL = '{"text": "one"}\n{"text": "two"\n{"text": "three"}\n'
         ("a.jsonl", b'{"body": "one"}\n', {"kind": "jsonl"}, "there is no field 'text'; available: 'body'"),
         ("a.jsonl", b'{"text": 1}\n', {"kind": "jsonl"}, "should hold text"),
         ("a.tsv", b"id\tbody\n1\tone\n", {"kind": "tsv"}, "there is no field 'text'; available: 'id', 'body'"),
-        ("a.tsv", b"id\ttext\n1\n", {"kind": "tsv"}, "a.tsv, line 2: has 1 fields"),
+        ("a.tsv", b"id\ttext\n1\n", {"kind": "tsv"}, "a.tsv, line 2: this row has 1 fields"),
         ("a.parquet", b"PAR1 not really", {"kind": "parquet"}, "a.parquet: not a readable Parquet file"),
     ],
 )
@@ -250,7 +262,7 @@ def test_bad_files_of_pairs_are_refused(refused, tiny_pairs, tmp_path, source, t
     ("pattern", "message"),
     [
         ("(?P<source>.*", "config.data.train.reversal.pattern: '(?P<source>.*' is not a regular expression"),
-        ("(?P<source>.*) => (.*)", "it has no group named target"),
+        ("(?P<source>.*) => (.*)", "' has no group named target"),
         ("IN: (?P<source>.*) OUT: (?P<target>.*)", "text.source, line 1: pattern"),
     ],
 )

@@ -42,17 +42,23 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.train.lines.kind=conll"], "config.data.train.lines.kind: conll holds no labels; use text or jsonl or"),
-        (["data.test.lines.kind=squad"], "config.data.test.lines.kind: squad holds no labels; use text or jsonl or"),
-        (["data.train.lines.kind=embedded"], "lines.kind: embedded holds no labels; use"),
+        (
+            ["data.train.lines.kind=conll"],
+            "config.data.train.lines.kind: conll does not support labels; use text or jsonl or",
+        ),
+        (
+            ["data.test.lines.kind=squad"],
+            "config.data.test.lines.kind: squad does not support labels; use text or jsonl or",
+        ),
+        (["data.train.lines.kind=embedded"], "lines.kind: embedded does not support labels; use"),
         (["data.valid.lines.part=(0.5,)"], "config.data.valid.lines.part: (0.5,) is not a subrange of [0, 1]"),
         (["data.valid.lines.part=(0.5, 0.5)"], "lines.part: (0.5, 0.5) is not a subrange"),
         (["data.valid.lines.part=(0.5, 1.5)"], "lines.part: (0.5, 1.5) is not a subrange"),
         (
             ["data.train.lines.kind=text", "data.train.lines.label_field="],
-            "config.data.train.lines.label_pattern: text files get their labels from",
+            "config.data.train.lines.label_pattern: give a pattern that finds the label",
         ),
-        (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field of the label"),
+        (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field that holds the label"),
         (["data.fold=4"], "config.data.fold: must be less than data.folds=4, not 4; folds are numbered from 0"),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: contains a label twice"),
         (["objective.class_weights=(1.0, 2.0)"], "config.objective.class_weights: takes a weight, 0 or more, for each"),
@@ -101,7 +107,10 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
             ["checkpoint.best_metric=valid/f1"],
             "this run does not compute 'valid/f1', only valid/ followed by loss, acc",
         ),
-        (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, but"),
+        (
+            ["objective.name=masked", "data.tokenizer.extra_ids=1"],
+            "label_field: this setting is for labels or numbers or tags, but",
+        ),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
     ],
 )
@@ -120,8 +129,8 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
         ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
         ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
-        (["objective.name=tagging"], "config.data.train.text.kind: text holds no tags; use jsonl or parquet"),
-        (["objective.name=contrastive"], "config.data.train.text.target_path: name the file of the targets"),
+        (["objective.name=tagging"], "config.data.train.text.kind: text does not support tags; use jsonl or parquet"),
+        (["objective.name=contrastive"], "config.data.train.text.target_path: name the file with the targets"),
     ],
 )
 def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overrides, message):
@@ -168,7 +177,11 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LATIN, [], "set the source's encoding to the file's encoding (e.g. cp1252, latin-1, gb18030)"),
         (LATIN, of_all("encoding=ascii"), "lines.tsv: not valid ascii at line 5, byte 41"),
         ("", [], "lines.tsv"),
-        (LINES, [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST], "kind: tsv holds no tags; use jsonl or"),
+        (
+            LINES,
+            [*WITHOUT_LABEL, "objective.name=tagging", PLAIN_BEST],
+            "kind: tsv does not support tags; use jsonl or",
+        ),
         (
             LINES,
             [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=/(?P<label>dog)/")],
@@ -177,7 +190,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (
             LINES,
             [*WITHOUT_LABEL, *of_all("kind=text"), *of_all("document=line"), *of_all("label_pattern=(dog)")],
-            "config.data.train.lines.label_pattern: '(dog)': it has no group named label; write e.g.",
+            "config.data.train.lines.label_pattern: '(dog)' has no group named label; write e.g.",
         ),
     ],
 )
@@ -198,7 +211,7 @@ def squad(**changes):
     ("kind", "content", "message"),
     [
         ("conll", "Ann\tB-PER\nruns\n\n", "file, line 2: 'runs' is not a word and its tag"),
-        ("conll", "Ann\tB-PER\nruns\tV\tO\n\n", "file, line 2: has 3 columns, but the lines before it have 2"),
+        ("conll", "Ann\tB-PER\nruns\tV\tO\n\n", "file, line 2: this line has 3 columns, but earlier lines have 2"),
         ("conll", "\n\n", "it contains no documents"),
         ("squad", "question\tanswer\n", "file: not valid JSON"),
         ("squad", '["data"]', "file: there is no list 'data'"),

@@ -245,7 +245,7 @@ def test_text_with_several_fields_is_a_json_object(runs, call, refused):
     outcome = call("lm.predict", f"--workdir={run.root}", f"--text={json.dumps(given)}")
     assert json.loads(outcome.stdout)["prediction"] in ("x", "y"), outcome.stderr
     message = (
-        """--text: this model reads text and other; give a JSON object, --text='{"text": "...", "other": "..."}'."""
+        """--text: this model reads text and other; give a JSON object: --text='{"text": "...", "other": "..."}'."""
     )
     refused(message, "lm.predict", f"--workdir={run.root}", "--text=only one")
     refused("--text: there is no field 'other'", "lm.predict", f"--workdir={run.root}", '--text={"text": "a"}')
@@ -291,7 +291,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available: 'x'."),
         (
             ("--input={bad}", "--format=conll"),
-            "--format: conll holds no documents; use one of text, jsonl, tsv, csv, parquet.",
+            "--format: conll does not support documents; use one of text, jsonl, tsv, csv, parquet.",
         ),
         (("--input={bad}", "--columns=a"), "--columns: "),
     ],
@@ -331,7 +331,7 @@ def test_outputs_that_are_not_finite_are_refused(runs, refused, monkeypatch):
 def test_pairs_are_not_read_from_single_texts(runs, refused, tmp_path):
     (tmp_path / "x.txt").write_text("a\n")
     message = (
-        "this model reads pairs of texts, but format text holds single texts; use one of jsonl, tsv, csv, parquet."
+        "this model reads pairs of texts, but the format text holds single texts; use one of jsonl, tsv, csv, parquet."
     )
     refused(message, "lm.predict", f"--workdir={runs('pairs').root}", f"--input={tmp_path / 'x.txt'}")
 
@@ -348,7 +348,9 @@ def test_field_that_differs_between_training_sources_must_be_given(runs, refused
     (other / "config.json").write_text(config.to_json())
     flags = f"--workdir={other}", f"--input={run.folder}/valid.tsv"
     refused(
-        "--field is missing: it differs between the training data sources, 'sentence', 'title'", "lm.predict", *flags
+        "--field is missing: its value differs between the training data sources ('sentence', 'title')",
+        "lm.predict",
+        *flags,
     )
     outcome = call("lm.predict", *flags, "--field=sentence")
     assert len(outcome.stdout.splitlines()) == 23, outcome.stderr

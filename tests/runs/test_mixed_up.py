@@ -244,6 +244,6 @@ def test_other_commands_write_and_load_only_where_the_user_of_this_machine_says(
 
 def test_tfds_data_is_not_prepared_in_a_directory_that_the_run_names(tmp_path):
     config = SourceConfig(kind="tfds", path="mnist", data_dir=str(tmp_path / "chosen"))
-    with pytest.raises(UserError, match=r"mnist: is not prepared in .*chosen, which the run directory names"):
+    with pytest.raises(UserError, match=r"mnist: the data set is not prepared in .*chosen, the data_dir of this run"):
         FORMATS["tfds"].check_only_reads(config)
     assert not (tmp_path / "chosen").exists()

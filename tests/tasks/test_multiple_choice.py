@@ -62,7 +62,7 @@ def test_fields_may_be_nested_and_templates(tmp_path):
         (["a", "a"], "a", {}, "field 'is' is 'a', which does not identify one"),
         (["a", "b"], "D", {"label_names": ("A", "B", "C", "D")}, "field 'is' is 'D', which does not identify one"),
         (["a"], 0, {}, "line 1: field 'of' has 1 candidates; it needs at least two"),
-        ("ab", 0, {}, "field 'of' should hold a list but holds str 'ab'"),
+        ("ab", 0, {}, "field 'of' should hold a list, but holds str 'ab'"),
     ],
 )
 def test_unclear_answers_are_refused(tmp_path, candidates, answer, options, message):
@@ -228,5 +228,5 @@ def test_config_is_checked_as_that_of_other_labelled_tasks():
         "data": {"train": {"q": {"kind": "tsv", "path": "x", "pair_field": "of", "label_field": "is"}}},
         "objective": {"name": "multiple_choice"},
     }
-    with pytest.raises(UserError, match="kind: tsv holds no choices; use jsonl or parquet or tfds"):
+    with pytest.raises(UserError, match="kind: tsv does not support choices; use jsonl or parquet or tfds"):
         Config.from_dict(values)

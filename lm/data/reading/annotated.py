@@ -1,4 +1,4 @@
-"""Formats for annotated text: CoNLL (words and their tags) and SQuAD (questions and their answers)."""
+"""Formats for annotated text: CoNLL (tagged words) and SQuAD (questions with answers)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ NEW_DOCUMENT = "-DOCSTART-"
 CONLLU = "ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC".split()
 COMMENT = "#"
 _NAMED_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
-_ID = re.compile(r"([0-9]+)(?:([-.])[0-9]+)?")  # of CoNLL-U: a word, a multi-word range (3-4) or an empty node (8.1)
-# In the first line, these two make a header.
+_ID = re.compile(r"([0-9]+)(?:([-.])[0-9]+)?")  # CoNLL-U ID of a word, a multi-word range (3-4) or an empty node (8.1)
+# A first line with one name from each of these two sets looks like a header row.
 _WORD_NAMES = {"word", "words", "token", "tokens", "form", "text"}
 _TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos", "chunk", "entity"}
 
 
 class Conll(FileFormat):
-    """Columns are separated by tabs or, in lines without tabs, by spaces. All lines of a file have equally many.
+    """Tagged words, one per line. Columns are separated by tabs or, in lines without tabs, by spaces.
 
-    `field` and `label_field` name the columns of the word and the tag, by number from 1 or by name: one of the header
-    row, of `# global.columns` (CoNLL-U Plus) or of CoNLL-U. By default, the word is in column 1, or in column 2 if
-    column 1 numbers the words of each sentence, and the tag is in the last column.
+    All lines of a file have the same number of columns. `field` and `label_field` select the word column and the tag
+    column, by number (from 1) or by name. Column names come from the header row, from `# global.columns` (CoNLL-U Plus)
+    or from the CoNLL-U standard. By default, words are in column 1, or in column 2 if column 1 numbers the words of
+    each sentence, and tags are in the last column.
 
-    Lines that begin with # are comments if they cannot be a word and its tag. Multi-word ranges and empty nodes of
+    A line that begins with # is a comment if it cannot be a word and its tag. The multi-word ranges and empty nodes of
     CoNLL-U are skipped.
     """
 
-    doc = "CoNLL or CoNLL-U: a word and its tag per line, with an empty line after each sentence"
+    doc = "CoNLL or CoNLL-U: one word and its tag per line, and an empty line after each sentence"
     endings = (".conll", ".conllu", ".bio", ".iob", ".iob2")
     holds = ("tags", "words")
     settings = ("label_field",)
@@ -44,7 +45,7 @@ class Conll(FileFormat):
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._counts: Counter[str] = Counter()  # of skipped lines, by description
+        self._counts: Counter[str] = Counter()  # number of skipped lines by description
         self._notes: set[str] = set()
 
     @classmethod
@@ -53,14 +54,13 @@ class Conll(FileFormat):
         word = config.field if _is_named(config.field) else "1"
         for setting, column in (("field", word), ("label_field", config.label_field)):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
-                refuse(setting, f"{column!r} is not a column; give a number from 1, or a name.")
+                refuse(setting, f"{column!r} is not a column; give a column number (from 1) or a column name.")
         if config.label_field == word:
-            refuse(
-                "label_field", f"{word!r} is not a tag column; it is that of the word. Leave it empty for the last one."
-            )
+            message = f"{word!r} is not a tag column but the word column; leave this setting empty for the last column."
+            refuse("label_field", message)
 
     def options(self) -> list[str]:
-        # `field` is added only if set, so that runs from before it was read are still continued.
+        # `field` is included only if set, so that runs that began before it was supported can still be resumed.
         return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -73,14 +73,14 @@ class Conll(FileFormat):
         return sorted(self._notes) + skipped + super().notes()
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields each sentence as a list of words and a list of tags, with the position of its first word."""
+        """Yields each sentence as a list of words and a list of tags, and the position of its first word."""
         tagged = "tags" in [each.spec for each in fields]  # new inputs may have no tags
         lines = list(self.lines(path, rows=True))
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config, tagged)
         if columns.numbered and not _is_named(self.config.field):
-            tag = f", column {columns.tag + 1} the tag" if tagged else ""
-            self._notes.add(f"column 1 numbers the words: column 2 is the word{tag}")
+            tag = f" and column {columns.tag + 1} as the tag" if tagged else ""
+            self._notes.add(f"column 1 numbers the words, so column 2 is read as the word{tag}")
         words: list[str] = []
         tags: list[str] = []
         begin = ""
@@ -96,7 +96,7 @@ class Conll(FileFormat):
                 self._counts["multi-word ranges and empty nodes are skipped"] += 1
             elif index != columns.header:
                 if columns.header >= 0 and values == rows[columns.header]:
-                    raise UserError(f"{where}: repeats the names of the columns; remove this line.")
+                    raise UserError(f"{where}: this line repeats the column names; remove it.")
                 columns.check(values, lines[index], where)
                 begin = begin if words else where
                 words.append(values[columns.word])
@@ -104,16 +104,16 @@ class Conll(FileFormat):
 
 
 class Columns:
-    """The columns of a CoNLL file, found from all of its lines.
+    """The columns of a CoNLL file, inferred from all of its lines.
 
     Attributes:
-        word, tag: the indices of the columns of the word and its tag.
-        numbered: whether the first column counts the words of each sentence.
+        word, tag: the indices of the word column and the tag column.
+        numbered: whether the first column numbers the words of each sentence.
         header: the index of the line that names the columns, or -1.
 
-    Unless the words are `tagged`, they may be the only column, and the others are ignored.
+    If `tagged` is false, only the word column is required, and all other columns are ignored.
 
-    Raises UserError if a column does not exist, or if it is unclear which one holds the words or the tags.
+    Raises UserError if a column does not exist, or if it is unclear which column holds the words or the tags.
     """
 
     def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
@@ -145,20 +145,20 @@ class Columns:
             return folded.index(name.casefold())
         known = f"the columns are called {', '.join(names)}" if names else "the file does not name its columns"
         problem = "several columns are" if number else "no column is"
-        raise UserError(f"{self._path}: {setting}: {problem} called {name!r}; {known}. Give a number from 1.")
+        raise UserError(f"{self._path}: {setting}: {problem} called {name!r}; {known}. Give a column number (from 1).")
 
     def _check_choice(self, plain: Sequence[list[str]], settings: Mapping[str, str]) -> None:
         if not plain or self._width < 2:
-            return  # `check` refuses the first line, unless the words have no tags
+            return  # if the words must have tags, `check` refuses the first line
         if self._tagged and self.word == self.tag:
-            raise UserError(f"{self._path}: column {self.word + 1} cannot be both the word and the tag; set `field`.")
+            raise UserError(f"{self._path}: column {self.word + 1} cannot hold both the word and the tag; set `field`.")
         if self._tagged and not settings["label_field"] and self.numbered and self._width == len(CONLLU):
             raise UserError(
                 f"{self._path}: this is CoNLL-U, whose last column is not a tag; set label_field, e.g. to 'UPOS' "
                 f"(the columns are {', '.join(CONLLU)})."
             )
         if not settings["field"] and self._has_ids and not self.numbered:
-            raise UserError(f"{self._path}: column 1 holds only numbers; set `field` to the column of the words.")
+            raise UserError(f"{self._path}: column 1 holds only numbers; set `field` to the word column.")
         first = plain[0]
         if self.header < 0 and len(first) > max(self.word, self.tag):
             word, tag = first[self.word], first[self.tag]
@@ -169,11 +169,11 @@ class Columns:
                 )
 
     def is_comment(self, values: Sequence[str], begins: bool) -> bool:
-        """Returns whether a line is a comment; `begins` is whether the next word begins a sentence.
+        """Returns whether a line is a comment; `begins` is true if the next word begins a sentence.
 
-        In CoNLL-U, words have numbers, so a line that begins with # is a comment. Elsewhere it may be a word, such as a
-        hashtag, and is a comment only before a sentence, if it has another number of columns, a tag of its own, or the
-        form "# name = value".
+        In CoNLL-U, words have numbers, so every line that begins with # is a comment. In other files, such a line may
+        hold a word, such as a hashtag. There, it is a comment only if it precedes a sentence and has an unusual number
+        of columns, a tag that no other line has, or the form "# name = value".
         """
         if not values[0].startswith(COMMENT):
             return False
@@ -190,14 +190,14 @@ class Columns:
         return bool(match and match[2])
 
     def check(self, values: Sequence[str], line: str, where: str) -> None:
-        """Raises UserError if a line is not a word and its tag."""
+        """Raises UserError if a line does not hold a word and its tag."""
         if len(values) < 1 + self._tagged or not values[self.word if self.word < len(values) else 0]:
             raise UserError(
                 f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
             )
         if len(values) != self._width:
             raise UserError(
-                f"{where}: has {len(values)} columns, but the lines before it have {self._width}: {line!r:.60}."
+                f"{where}: this line has {len(values)} columns, but earlier lines have {self._width}: {line!r:.60}."
             )
         for setting, column in (("field", self.word), ("label_field", self.tag))[: 1 + self._tagged]:
             if column >= len(values):
@@ -213,7 +213,7 @@ def _may_be_word(row: Sequence[str]) -> bool:
 
 
 def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) -> tuple[list[str], int]:
-    """Returns the names of the columns, and the index of the line that holds them; ([], -1) if none does."""
+    """Returns the column names ([] if unknown) and the index of the header row (-1 if there is none)."""
     for line in lines:
         if found := _NAMED_COLUMNS.match(line):
             return found[1].split(), -1
@@ -224,7 +224,10 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 
 
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
-    """Returns whether the first column counts the words of each sentence, at least two of one, from 0 or 1."""
+    """Returns whether the first column numbers the words of each sentence from 0 or 1.
+
+    Returns False if no sentence has two or more words.
+    """
     last, most = -1, 0
     for index, row in enumerate(rows):
         if not row or row[0] == NEW_DOCUMENT:
@@ -237,7 +240,7 @@ def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
 
 
 def _columns(line: str) -> list[str]:
-    """Returns the columns of a line without trailing empty ones. Other white space stays part of the words."""
+    """Splits a line into columns, without empty ones at the end. Other white space remains part of the words."""
     if not line.strip():
         return []
     if "\t" in line:
@@ -246,7 +249,10 @@ def _columns(line: str) -> list[str]:
 
 
 class Squad(FileFormat):
-    """`data` > `paragraphs` > `qas` > `answers`. Texts are left unchanged, since answers refer to character offsets."""
+    """JSON files with the nesting `data` > `paragraphs` > `qas` > `answers`.
+
+    Texts are left unchanged, since the character offsets of the answers refer to them.
+    """
 
     doc = "SQuAD's JSON"
     endings = (".json",)

@@ -1,8 +1,8 @@
-"""The embedded corpus: the documentation of the running Python, so that a first run needs no download.
+"""The embedded corpus: Python's own documentation, so that a first run needs no download.
 
 It consists of the topics of the language reference (`pydoc_data.topics`) and the docstrings of the standard library,
-read with `ast` without importing any module. A document is a topic, or about a page of a module's docstrings in file
-order. The same Python gives the same documents in the same order.
+read with `ast` without importing any module. Each document is one topic, or about one page of a module's
+docstrings in file order. The same Python installation always gives the same documents in the same order.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lm.errors import UserError
 SKIPPED = "test tests idle_test idlelib lib2to3 pydoc_data site-packages dist-packages __pycache__".split()  # folders
 TOPICS = "pydoc_data/topics.py"
 PAGE_CHARACTERS = 1200
-FEWEST_CHARACTERS = 500_000  # a full Python has over 2 million, one without topics or docstrings far fewer
+FEWEST_CHARACTERS = 500_000  # a full installation has over 2 million; one without topics or docstrings, far fewer
 
 
 class Embedded(Format):
-    doc = "the documentation of the running Python; needs no path"
+    doc = "Python's own documentation; needs no path"
     holds = ("documents",)
     settings = ()
     names_fields = True
@@ -49,7 +49,7 @@ class Embedded(Format):
 
 
 def _files() -> list[tuple[str, Path]]:
-    """Returns the files to read, with names that do not depend on where Python is installed."""
+    """Returns the name and path of each file to read. Names do not depend on where Python is installed."""
     library = Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec("pydoc_data.topics")
     topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
@@ -73,7 +73,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def _pages(docstrings: Iterator[str]) -> Iterator[str]:
-    """Joins consecutive docstrings into pages of up to PAGE_CHARACTERS; a longer docstring is its own page."""
+    """Joins consecutive docstrings into pages of up to PAGE_CHARACTERS; a longer docstring is a page of its own."""
     page: list[str] = []
     for text in docstrings:
         if page and sum(map(len, page)) + len(text) > PAGE_CHARACTERS:
@@ -86,12 +86,12 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """Returns all documents, 2.3 MB in Python 3.11 to 3.13. Raises UserError if this Python lacks its documentation."""
+    """Returns all documents (2.3 MB in Python 3.11 to 3.13). Raises UserError if the documentation is missing."""
     texts: list[str] = []
     for name, path in _files():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about invalid escape sequences in library files
+                warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
                 tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):  # e.g. a template that is not valid Python
             continue
@@ -106,7 +106,7 @@ def documents() -> tuple[str, ...]:
     size = sum(map(len, texts))
     if size < FEWEST_CHARACTERS:
         raise UserError(
-            f"embedded corpus: the Python in {sysconfig.get_path('stdlib')} comes with only {size:,} characters of "
-            "documentation (stripped?); use a full Python, or your own text: kind='text', path=FILE."
+            f"embedded corpus: the Python installation in {sysconfig.get_path('stdlib')} contains only {size:,} "
+            "characters of documentation; use a full installation, or your own text (kind='text', path=FILE)."
         )
     return tuple(texts)

@@ -1,7 +1,7 @@
-"""Recognises which files hold text and in which encoding, from their first bytes and the encoding that is set.
+"""Detects whether a file holds text, and in which encoding, from its first bytes and the `encoding` setting.
 
-Byte-order marks are removed when the text is read (`TextFile`); compressed files without `.gz`, other binary files and
-text in another UTF encoding are refused by name.
+`TextFile` removes byte-order marks when it reads the text. Compressed files whose names do not end in `.gz`, other
+binary files, and text in a different UTF encoding raise errors that name the detected format.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BLOCK_BYTES = 1 << 20
 MARK = "\ufeff"  # the byte-order mark as a character
 SET_ENCODING = "set the source's encoding to {}"
 UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
-CONVERT = "convert it from {} to UTF-8 first"  # where no setting names an encoding
+CONVERT = "convert it from {} to UTF-8 first"  # the advice where no setting names an encoding
 
 # The first bytes of files that are not text.
 SIGNATURES = (
     (b"\x1f\x8b\x08", "gzip data, but its name does not end in .gz; rename or unpack it"),
-    (b"PK\x03\x04", "a zip archive (or a file of an office program); unpack it first"),
+    (b"PK\x03\x04", "a zip archive (or an office document); unpack it first"),
     (b"\xfd7zXZ\x00", "xz data; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first"),
     (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
@@ -37,7 +37,7 @@ SIGNATURES = (
     (b"SQLite format 3\x00", "an SQLite database; export its text first"),
 )
 TAR = slice(257, 262), b"ustar"
-# Byte-order marks and the encodings that they announce. That of UTF-32 begins with that of UTF-16.
+# Byte-order marks and their encodings. UTF-32 is first because the mark of utf-32-le begins with that of utf-16-le.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -45,26 +45,28 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-UNMARKED = "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"  # encodings recognised by their NUL bytes
+UNMARKED = "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"  # encodings detected by their NUL bytes
 
 
 def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
-    """Returns the codec that decodes a file beginning with `head`. Raises UserError if that contradicts the encoding.
+    """Returns the codec for a file that begins with `head`.
 
-    `remedy` is the advice in messages, with {} for the right encoding.
+    `remedy` is the advice in error messages; its {} is replaced by the correct encoding.
+
+    Raises UserError if `encoding` is unknown, or if `head` is not text in this encoding.
     """
     try:
         codecs.getincrementaldecoder(encoding)
         found = codecs.lookup(encoding)
-        if not found._is_text_encoding:  # such as hex or zlib
+        if not found._is_text_encoding:  # e.g. hex or zlib
             raise LookupError
-    except (LookupError, ValueError) as error:  # ValueError: a NUL character
-        raise UserError(f"encoding {encoding!r} is not known; write e.g. utf-8, cp1252 or gb18030.") from error
+    except (LookupError, ValueError) as error:  # ValueError: the name contains a NUL character
+        raise UserError(f"encoding {encoding!r} is unknown; use e.g. utf-8, cp1252 or gb18030.") from error
     name = found.name
     known = next((what for start, what in SIGNATURES if head.startswith(start)), "")
     if known or head[TAR[0]] == TAR[1]:
         unpacked = "unpacks to" if path.name.endswith(".gz") else "is"
-        raise UserError(f"{path}: {unpacked} {known or 'a tar archive; unpack it first'}.")
+        raise UserError(f"{path}: the file {unpacked} {known or 'a tar archive; unpack it first'}.")
     likely = _by_nul_bytes(head)
     if marked := next((each for mark, each in MARKS if head.startswith(mark)), ""):
         if marked == name or marked.startswith(f"{name}-") or name == f"{marked}-sig":
@@ -78,13 +80,14 @@ def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
         problem, right = f"looks like {likely}", likely
     else:
         return name
-    raise UserError(f"{path}: {problem}, but is read as {encoding}; {remedy.format(right)}.")
+    raise UserError(f"{path}: the file {problem}, but is read as {encoding}; {remedy.format(right)}.")
 
 
 def _by_nul_bytes(head: bytes) -> str:
-    """Returns the encoding that text without a byte-order mark seems to have because of its NUL bytes, or "".
+    """Infers the encoding of text without a byte-order mark from its NUL bytes; returns "" if they do not suggest one.
 
-    Characters below 256 have their NUL bytes at the same offsets, and every text has some, such as spaces.
+    In UTF-16 and UTF-32, characters below 256 have NUL bytes at fixed offsets, and every text contains some of these
+    characters, such as spaces.
     """
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
@@ -101,19 +104,23 @@ def _by_nul_bytes(head: bytes) -> str:
 
 
 def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
-    """Describes an invalid byte. `fed` bytes were decoded, up to and including its block, which begins in `line`."""
+    """Describes an invalid byte and its position.
+
+    `fed` is the number of bytes up to the end of the block that contains the invalid byte; `line` is the line in which
+    this block begins.
+    """
     line += error.object[: error.start].decode(codec, "replace").count("\n")
     byte = fed - len(error.object) + error.start
     return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"
 
 
 def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    """Yields lines without CRs at their ends. Raises UserError at another CR, perhaps meant to end a row."""
+    """Yields lines without trailing CRs. Raises UserError if there is a CR within a line."""
     for number, line in enumerate(lines, start=1):
         if "\r" in line and "\r" in (line := line.rstrip("\r")):
             raise UserError(
-                f"{path}, line {number:,}: has a carriage return (CR) within the line; replace it by a space, or by a "
-                "line feed if it ends a row."
+                f"{path}, line {number:,}: this line contains a carriage return (CR); replace it with a space or, if "
+                "it ends a row, with a line feed."
             )
         yield line
 
@@ -130,7 +137,7 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def has_mark(path: Path) -> bool:
-    """Returns whether a line begins with a byte-order mark of UTF-8; of a packed file, only the first line counts."""
+    """Returns whether any line begins with a UTF-8 byte-order mark; in a `.gz` file, only the first line is checked."""
     if path.name.endswith(".gz"):
         with open_binary(path) as file:
             return file.read(3) == codecs.BOM_UTF8
@@ -144,19 +151,19 @@ def has_mark(path: Path) -> bool:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note on the lines with bytes over 127, which depend on the encoding; none for UTF-8 and ASCII."""
+    """Returns a note on the number of lines that depend on the encoding (bytes over 127); [] for UTF-8 and ASCII."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []
     except LookupError:
-        return []  # reading the file raises a better error
+        return []  # reading the file raises a clearer error
     counts = {}
     for path in paths:
         with read_errors(path), open_binary(path) as file:
             counts[path] = sum(not line.isascii() for line in file)
     by_file = ", ".join(f"{path.name} {count:,}" for path, count in counts.items())
     files = f" ({by_file})" if 1 < len(paths) <= 4 else ""
-    return [f"{sum(counts.values()):,} lines with bytes over 127, read as {encoding}{files}"]
+    return [f"{sum(counts.values()):,} lines with bytes over 127 are read as {encoding}{files}"]
 
 
 def open_binary(path: Path) -> Any:

@@ -1,7 +1,7 @@
-"""Record fields: looking up the value that a setting such as `field` names, and one conversion for each kind of value.
+"""Record fields: looks up the values that settings such as `field` name, and converts them to the required type.
 
 The conversions give the same result for the strings of a table, the typed values of JSON and Parquet, and the NumPy
-values of TFDS. A value that is missing, or that another kind of field should hold, raises UserError.
+values of TFDS. A missing value or a value of the wrong type raises UserError.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lm.errors import UserError
 
 Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
 
-# Texts that stand for a missing label: those of pandas.read_csv in any case, but NA and None only as R and Python write
-# them, and that of SQL dumps.
+# Texts that stand for a missing label: those that pandas.read_csv recognises, in upper or lower case, and the \N of SQL
+# dumps. NA and None count only in the spelling that R and Python use.
 MISSING = frozenset(("", "#n/a", "#na", "-nan", "<na>", "n/a", "nan", "nat", "null"))
 MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
-LARGEST = 1e15  # of regression: the norm of the gradient, a sum of squares, must be finite in float32
-EXACT = 2**53  # up to this size, every integer is a float
+LARGEST = 1e15  # for regression: the gradient norm, a sum of squares, must stay finite in float32
+EXACT = 2**53  # floats represent all integers up to this size exactly
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))\.0*")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -33,13 +33,13 @@ _BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
 class Field:
-    """A value of a record (`text`), a nested value (`answers.text`), or a template of several values.
+    """A value of a record (`text`), a nested value (`answers.text`), or a template that combines several values.
 
-    A template is a text with field names in braces, such as `question: {question} context: {context}`; braces are
-    escaped by doubling. A dotted name is looked up part by part, unless the record has a field with the whole name. If
-    a record lacks an `optional` field, its value is an empty string.
+    A template is text with field names in braces, such as `question: {question} context: {context}`; literal braces are
+    doubled. A dotted name is looked up part by part, unless the record has a field with the full name. If the field is
+    `optional` and the record lacks it, the value is an empty string.
 
-    Raises UserError, naming `setting`, for a template that cannot be parsed.
+    Raises UserError, with the name of the `setting`, if a template cannot be parsed.
     """
 
     def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
@@ -59,13 +59,13 @@ class Field:
             raise UserError(f"{setting} {spec!r}: the template names no field.")
 
     def value(self, record: Record, where: str) -> Any:
-        """Returns the value in the record, unchanged, or the filled-in template."""
+        """Returns the unchanged value from the record, or the filled-in template."""
         if self.optional:
             return "" if is_missing(value := record.get(self.spec)) else value
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Returns the texts of a list value, or a single text. An empty list gives one empty text."""
+        """Returns the texts of a list, or the only text of another value. An empty list gives one empty text."""
         found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]
@@ -77,9 +77,10 @@ class Field:
 
 
 class FieldList(Field):
-    """Several fields whose texts are alternatives. Empty and missing ones are left out unless all are.
+    """Several fields whose texts are alternatives.
 
-    Raises UserError for an empty name.
+    Empty and missing texts are omitted; if no text remains, the result is one empty text. Raises UserError if a field
+    name is empty.
     """
 
     def __init__(self, specs: Sequence[str], setting: str):
@@ -87,7 +88,7 @@ class FieldList(Field):
         self._fields = [Field(spec, setting) for spec in specs]
         self.names = [name for field in self._fields for name in field.names]
         if not all(specs):
-            raise UserError(f"{setting} {self.spec!r}: a name between commas is empty.")
+            raise UserError(f"{setting} {self.spec!r}: one of the names between commas is empty.")
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         given = [field for field in self._fields if not is_missing(field.value(record, where))]
@@ -95,7 +96,7 @@ class FieldList(Field):
 
 
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
-    """Returns the table columns that the fields need. Raises UserError if one is missing or occurs twice."""
+    """Returns the table columns that the fields need. Raises UserError if such a column is missing or occurs twice."""
     found = []
     for field in fields:
         for name in field.names:
@@ -131,7 +132,7 @@ def _missing(where: str, name: str, present: Iterable[str], above: str = "") -> 
 
 
 def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
-    """Returns the texts of a value, with CR LF replaced by LF."""
+    """Returns a value as one or more texts, with CR LF replaced by LF."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     values = (value or [""]) if isinstance(value, (list, tuple)) else [value]
@@ -158,7 +159,7 @@ def as_text(value: Any, name: str, where: str) -> str:
 
 
 def as_name(value: Any, name: str, where: str) -> str:
-    """Returns a text, or a whole number as text: the identifier or title of something."""
+    """Returns an identifier or a title as text. The value may also be a whole number."""
     whole = _whole(value)
     return as_text(value, name, where) if whole is None else str(whole)
 
@@ -172,7 +173,7 @@ def as_list(value: Any, name: str, where: str) -> list[Any]:
 
 
 def as_flag(value: Any, name: str, where: str) -> bool:
-    """Returns a boolean, also from 0, 1, "true" and "false"; False if it is missing or empty."""
+    """Converts a value to a boolean. Accepts 0, 1, "true" and "false"; a missing or empty value means False."""
     if is_missing(value) or value == "":
         return False
     flag = {"1": True, "true": True, "0": False, "false": False}.get(str(value).strip().lower())
@@ -182,7 +183,7 @@ def as_flag(value: Any, name: str, where: str) -> bool:
 
 
 def as_offset(value: Any, name: str, where: str) -> int:
-    """Returns a character offset, which is negative if it is unknown."""
+    """Returns a character offset as an integer. A negative offset means that the position is unknown."""
     whole = _whole(value)
     if whole is None:
         raise UserError(f"{where}: {name} {value!r:.40} is not a character offset.")
@@ -190,7 +191,7 @@ def as_offset(value: Any, name: str, where: str) -> int:
 
 
 def as_number(value: Any, name: str, where: str) -> str:
-    """Returns a number as text. Raises UserError if it is too large to be learnt in float32."""
+    """Returns a number as text. Raises UserError if it is not finite or too large for regression in float32."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
@@ -206,14 +207,14 @@ def as_number(value: Any, name: str, where: str) -> str:
         raise UserError(f"{where}: {text!r:.40} is not a finite number, as regression requires.")
     if abs(float(text)) > LARGEST:
         raise UserError(
-            f"{where}: {text:.40} is out of range: regression computes in float32, which needs numbers up to "
-            f"{LARGEST:g}; rescale them."
+            f"{where}: {text:.40} is out of range: regression uses float32, so absolute values must not exceed "
+            f"{LARGEST:g}; rescale the numbers."
         )
     return text
 
 
 def label_text(value: Any, name: str, where: str) -> str:
-    """Returns a label as text: whole numbers without decimals, booleans in lower case; "" if it is null or NaN."""
+    """Returns a label as text: whole numbers without decimals, booleans in lower case; "" for null or NaN."""
     value = _scalar(value)
     if is_missing(value):
         return ""
@@ -233,7 +234,7 @@ def label_text(value: Any, name: str, where: str) -> str:
 
 
 def label_type(value: Any) -> str:
-    """Returns the type of a label: booleans, integers, decimals (also as text, such as "1.0") or texts."""
+    """Returns the type of a label: "booleans", "integers", "decimals" (also for text such as "1.0") or "texts"."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
         written = value if isinstance(value, str) else value.decode("utf-8", "replace")
@@ -244,10 +245,11 @@ def label_type(value: Any) -> str:
 
 
 def index_of(label: str, names: tuple[str, ...]) -> int | None:
-    """Returns the index of the name that a label means; None if there is none.
+    """Returns the index of the name that a label refers to, or None if there is no such name.
 
-    A label equal to a name means this name. Other integers are indices, unless some names are integers themselves: then
-    every integer must be a name, so that no label can be read in two ways. Of two names, false means the first.
+    A label that equals a name refers to that name. Any other integer is an index unless some names are integers
+    themselves; in that case, every integer must be a name, so that no label is ambiguous. If there are exactly two
+    names, false refers to the first and true to the second.
     """
     indices, have_integers = _index_by_label(names)
     if label in indices:
@@ -259,19 +261,19 @@ def index_of(label: str, names: tuple[str, ...]) -> int | None:
 
 @functools.lru_cache
 def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """Returns the index of each name by its text as a label, and whether any name is an integer."""
+    """Returns a dict from each name (in the form of `label_text`) to its index, and whether any name is an integer."""
     labels = [label_text(name, "label_names", "label_names") for name in names]
     return {label: index for index, label in enumerate(labels)}, any(map(_INTEGER.fullmatch, labels))
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns a label as text (`label_text`) or, with names, the one that it means (`index_of`)."""
+    """Returns a label as text (`label_text`) or, if there are names, the name that it refers to (`index_of`)."""
     label, names = label_text(value, name, where), tuple(names)
     index = index_of(label, names)
     if index is not None:
         return names[index]
     if label.lower() in MISSING or label in MISSING_AS_WRITTEN:
-        spelling = f" but {label!r}; if this is a label, list all labels in label_names" if label else ""
+        spelling = f", only {label!r}; if this text is a label, list all labels in label_names" if label else ""
         raise UserError(f"{where}: field {name!r} holds no label{spelling or '; add it or remove the record'}.")
     if not names:
         return label
@@ -279,8 +281,8 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
         raise UserError(f"{where}: label {label!r:.60} is neither a number nor one of label_names.")
     if _index_by_label(names)[1]:
         raise UserError(
-            f"{where}: label {label} is not one of label_names. As some of them are integers, integers are read as "
-            "names, not as indices from 0."
+            f"{where}: label {label} is not one of label_names. As some of these names are integers, integers are "
+            "read as names, not as indices from 0."
         )
     raise UserError(f"{where}: label {int(label)} has no name; label_names covers only 0 to {len(names) - 1}.")
 
@@ -290,7 +292,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _whole(value: Any) -> int | None:
-    """Returns a number that is whole as an integer; None for everything else."""
+    """Returns a whole number as an integer, or None for any other value."""
     value = _scalar(value)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
@@ -300,5 +302,5 @@ def _whole(value: Any) -> int | None:
 
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
     if is_missing(value):
-        return UserError(f"{where}: field {name!r} should hold {wanted} but its value is missing.")
-    return UserError(f"{where}: field {name!r} should hold {wanted} but holds {type(value).__name__} {value!r:.40}.")
+        return UserError(f"{where}: field {name!r} should hold {wanted}, but its value is missing.")
+    return UserError(f"{where}: field {name!r} should hold {wanted}, but holds {type(value).__name__} {value!r:.40}.")

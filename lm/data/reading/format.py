@@ -1,7 +1,7 @@
-"""Base classes of formats (files to records) and readers (records to raw examples), and text files.
+"""Base classes of formats (files to records) and readers (records to raw examples), and `TextFile`.
 
-This is the only place where bytes become text. Byte-order marks at the beginning of lines are dropped, and line ends of
-CR alone are refused. Text is read in blocks, so memory is bounded by the longest line. Errors name their position.
+Only this module decodes text files. Byte-order marks at the beginning of lines are dropped, and line endings that are a
+CR alone are refused. Text is read in blocks, so the longest line bounds memory use. Errors name the position.
 """
 
 from __future__ import annotations
@@ -53,61 +53,61 @@ class ReadyField(Field):
 
 
 class Format(abc.ABC):
-    """A data source in one format. Class attributes describe it; their defaults suit records with named fields."""
+    """A data source in one format. Class attributes describe the format; their defaults suit named fields."""
 
     doc: ClassVar[str]  # a line for `--help`
-    endings: ClassVar[Collection[str]] = ()  # of the names of its files; empty if it is read from no file
-    holds: ClassVar[Collection[str] | None] = None  # kinds of raw example; None for all
-    # The settings that the format reads, of those that are empty by default.
+    endings: ClassVar[Collection[str]] = ()  # file name endings; empty for a format that reads no files
+    holds: ClassVar[Collection[str] | None] = None  # the kinds of raw example that it supports; None: all
+    # Of the settings that are empty by default, those that the format reads.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    reads: ClassVar[Collection[str]] = ()  # of the settings with another default that only some formats read
-    # Overrides `Reader.needs`: kind of raw example -> the required setting, and the message if it is missing.
+    reads: ClassVar[Collection[str]] = ()  # the format-specific settings with other defaults that it reads
+    # Overrides `Reader.needs`: maps a kind of raw example to the required setting and the message if it is missing.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
-    # Whether the format itself names the fields of its records, by the roles of the readers ("text", "label", ...), and
+    # Whether the format itself names its record fields after the roles that readers define ("text", "label", ...) and
     # yields values that need no checks. Otherwise, settings name the fields.
     names_fields: ClassVar[bool] = False
 
     def __init__(self, config: SourceConfig):
-        """Locates the data. Raises UserError if there is none or if a setting is invalid."""
+        """Locates the data. Raises UserError if no data is found or a setting is invalid."""
         self.config = config
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
-        """Refuses settings that do not allow reading raw examples of the kind `wants`."""
+        """Refuses settings with which raw examples of the kind `wants` cannot be read."""
         if not config.path:
-            refuse("path", "is empty; give a file, a glob or a TFDS data set (after a colon: --config=FILE.py:PATH).")
+            refuse("path", "must not be empty; give a file, a glob or a TFDS data set, e.g. --config=FILE.py:PATH.")
 
     @classmethod  # noqa: B027
     def check_only_reads(cls, config: SourceConfig) -> None:
-        """Raises UserError if the data must first be prepared in a directory that the config names."""
+        """Raises UserError if the data must first be prepared in the directory that the config names."""
 
     def field(self, role: str, setting: str = "", *, optional: bool = False) -> Field:
-        """Returns the field with this role: the one that `setting` names or, without it, the one called `role`."""
+        """Returns the field for a role: the one that `setting` names or, without a setting, the one called `role`."""
         if self.names_fields:
             return ReadyField(role)
         return Field(getattr(self.config, setting), setting) if setting else Field(role, optional=optional)
 
     @abc.abstractmethod
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields every record with its position, for use in messages. Columns that no field needs may be omitted.
+        """Yields every record and its position (for messages). Columns that no field needs may be omitted.
 
         Raises UserError at the first record that cannot be read, or if there are no records.
         """
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields read, independent of file location."""
+        """Returns the settings and hashes that determine the records and fields, whatever the file locations."""
 
     def notes(self) -> list[str]:
-        """Returns remarks about the files to show to the user."""
+        """Returns notes for the user about the files."""
         return []
 
 
 class FileFormat(Format):
-    """A format of one or more files, each read by `read`."""
+    """Base class of formats that consist of one or more files; `read` reads one of them."""
 
     reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
-    notes_encoding: ClassVar[bool] = True  # whether `notes` counts lines that depend on the encoding
+    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines that depend on the encoding
     is_text: ClassVar[bool] = True  # whether the files are opened as text
 
     def __init__(self, config: SourceConfig):
@@ -126,7 +126,7 @@ class FileFormat(Format):
         return open_text(path, self.config.encoding, self.config.longest_line)
 
     def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
-        """Yields the lines of one file, without their ends. If they are `rows` of a table, none may contain a CR."""
+        """Yields the lines of one file, without line endings. With `rows`, a CR within a line raises UserError."""
         lines = read_lines(path, self.config.encoding, self.config.longest_line)
         return without_returns(path, lines) if rows else lines
 
@@ -144,12 +144,12 @@ class FileFormat(Format):
 class Reader(abc.ABC):
     """Reads the raw examples of one data source, in a fixed order."""
 
-    kind: ClassVar[str]  # the name of its raw examples in messages
-    # The setting required for records with named fields, and the message if it is missing.
+    kind: ClassVar[str]  # the kind of its raw examples, for messages
+    # The setting that records with named fields require, and the message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # those that it reads, of the ones empty by default
+    settings: ClassVar[Collection[str]] = ()  # of the settings that are empty by default, those that it reads
     optional: ClassVar[Collection[str]] = ()  # the roles of fields that may be absent
-    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting that names it, or "" if the role is the name
+    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting with the field's name ("": named like the role)
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
@@ -159,7 +159,7 @@ class Reader(abc.ABC):
         self._noted: list[str] = []  # positions or ids of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
-        """Yields all raw examples. Raises UserError at the first one that cannot be read."""
+        """Yields all raw examples. Raises UserError at the first example that cannot be read."""
         self._noted.clear()
         for record, where in self.source.records(list(self.fields.values())):
             if (example := self.example(record, where)) is not None:
@@ -170,13 +170,13 @@ class Reader(abc.ABC):
         """Returns the raw example of a record, or None to skip the record."""
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything that determines the examples, independent of file location."""
+        """Returns a hash of everything that determines the examples, whatever the file locations."""
         config = self.config
         options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns remarks about the examples to show to the user, once `iterate` has read them."""
+        """Returns notes for the user about the examples. Call it after `iterate` has read all of them."""
         return self.source.notes()
 
 
@@ -192,7 +192,7 @@ class DocumentReader(Reader):
 
 
 class Files:
-    """One or more files, ordered by name. Raises UserError if there are none."""
+    """One or more files, ordered by name. Raises UserError if no file is found."""
 
     def __init__(self, path: str):
         self.path = path
@@ -209,7 +209,7 @@ class Files:
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
-        """Yields the items of `read(path)` for each file. Raises UserError if there are none at all."""
+        """Yields the items of `read(path)` for each file. Raises UserError if none of the files has any."""
         empty = True
         for path in self.found:
             with read_errors(path):
@@ -220,9 +220,9 @@ class Files:
             raise UserError(f"{self.path}: it contains no documents (is the file empty?).")
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
-        """Returns a hash of the content of each file and of whether it is compressed.
+        """Returns one string per file: a hash of its content, and whether the file is compressed.
 
-        It also depends on whether a text file has byte-order marks, which were content in earlier versions.
+        For text files, it also says whether there are byte-order marks, which earlier versions kept as content.
         """
         hashes = []
         for path in self.found:
@@ -234,10 +234,10 @@ class Files:
 
 
 class TextFile:
-    """The text of an open file, read once from the beginning to the end; `lines` suits most readers.
+    """The text of an open file, which can be read only once; most callers need only `lines`.
 
-    Every method raises UserError, with the position, for bytes that are not text in the encoding and for a line of more
-    than `longest` characters. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
+    Reading raises UserError, with the position, if bytes are invalid in the encoding or a line has more than `longest`
+    characters. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, encoding: str, longest: int, remedy: str):
@@ -277,7 +277,7 @@ class TextFile:
             data = self._binary.read(BLOCK_BYTES)
 
     def read(self) -> str:
-        """Returns the whole text, which may have no more characters than the longest line."""
+        """Returns the whole text, which may have at most `longest` characters."""
         parts, size = [], 0
         for block in self.blocks():
             parts.append(block)
@@ -291,11 +291,11 @@ class TextFile:
         return next(self._with_ends, "")
 
     def lines(self) -> Iterator[str]:
-        """Yields lines without the final LF or CR LF. Unlike in str.splitlines, no other character ends a line."""
+        """Yields lines without the final LF or CR LF. Unlike with str.splitlines, no other character ends a line."""
         return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
 
     def check_length(self, size: int, line: int = 0) -> int:
-        """Returns `size`. Raises UserError if it is above the limit; without `line`, it is the length of a document."""
+        """Returns `size`, the length of a line or (without `line`) document. Raises UserError if it is too large."""
         if size <= self.longest:
             return size
         unit = "this line" if line else "a document (by default the whole file)"
@@ -320,11 +320,11 @@ class TextFile:
             yield "".join(parts)
 
     def _refuse_lone_returns(self, text: str) -> None:
-        """Raises UserError if more lines of the first block seem to end in CR alone than in LF."""
+        """Raises UserError if more lines of the first block seem to end in a CR alone than in LF."""
         if text.count("\r") - text.count("\r\n") > text.count("\n"):
             raise UserError(
-                f"{self.path}: its lines end in CR (carriage return) alone, which does not end a line here; convert "
-                "it, e.g. with: tr '\\r' '\\n' < OLD > NEW"
+                f"{self.path}: its lines end in CR (carriage return) alone, which is not supported; convert the file, "
+                "e.g. with: tr '\\r' '\\n' < OLD > NEW"
             )
 
 
@@ -332,7 +332,7 @@ class TextFile:
 def open_text(
     path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
 ) -> Iterator[TextFile]:
-    """Opens a text file, unpacked if its name ends in `.gz`. `remedy` is the advice for another encoding."""
+    """Opens a text file, which may be a `.gz` file. `remedy` is the advice in errors about its encoding."""
     with open_binary(path) as binary:
         yield TextFile(path, binary, encoding, longest, remedy)
 
@@ -340,7 +340,7 @@ def open_text(
 def read_lines(
     path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
 ) -> Iterator[str]:
-    """Yields the lines of one file and closes it after the last one."""
+    """Yields the lines of one file and closes the file after the last line."""
     with read_errors(path), open_text(path, encoding, longest, remedy) as file:
         yield from file.lines()
 

@@ -1,7 +1,7 @@
-"""New inputs without labels: the readers that make raw examples of them, and the data source that describes them.
+"""New inputs without labels: the readers that turn them into raw examples, and the data source that describes them.
 
-They are the counterparts of the readers in `readers.py`, with the label left out. Labels that the records hold
-are not read, so they cannot influence a prediction. Tasks fill in placeholders (`LabelledTask.unlabelled`).
+The readers are the counterparts of those in `readers.py`. If the records contain labels, these are not read, so they
+cannot influence a prediction. Tasks use placeholders instead (`LabelledTask.unlabelled`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader,
 from lm.errors import UserError
 
 FORMAT_NAMES = [name for name, each in FORMATS.items() if each.endings]
-OF_TARGETS = {setting for each in READERS.values() for setting in each.settings}  # read only for certain raw examples
+OF_TARGETS = {
+    setting for each in READERS.values() for setting in each.settings
+}  # that only some kinds of raw example use
 
 
 class TextInput(Reader):
@@ -76,9 +78,9 @@ class Given(Format):
 
 
 def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
-    """Returns the raw example of a text or, if the reader needs several fields, of a JSON object that has them.
+    """Returns the raw example for `text`. If the reader needs several fields, `text` must be a JSON object with them.
 
-    Raises UserError if the object is missing or lacks a field.
+    Raises UserError if `text` is not such an object or a field is missing.
     """
     source = Given(config)
     reading = reader(config, source)
@@ -92,29 +94,29 @@ def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
             source.record = {}
         if not isinstance(source.record, Mapping) or not source.record:
             example = json.dumps(dict.fromkeys(names, "..."))
-            raise UserError(f"--text: this model reads {' and '.join(names)}; give a JSON object, --text='{example}'.")
+            raise UserError(f"--text: this model reads {' and '.join(names)}; give a JSON object: --text='{example}'.")
     (example,) = reading.iterate()
     return example
 
 
 def format_of(path: str) -> str:
-    """Returns the format that the ending of a file name stands for. Raises UserError if there is none."""
+    """Infers the format from the ending of a file name. Raises UserError if the ending is unknown."""
     name = path.lower().removesuffix(".gz")
     for kind in FORMAT_NAMES:
         if name.endswith(tuple(FORMATS[kind].endings)):
             return kind
     endings = " ".join(ending for kind in FORMAT_NAMES for ending in FORMATS[kind].endings)
     names = ", ".join(FORMAT_NAMES)
-    raise UserError(f"--input={path}: its name ends in none of {endings}; name the format, --format={names}.")
+    raise UserError(f"--input={path}: its name ends in none of {endings}; set --format to one of {names}.")
 
 
 def input_source(
     train: Mapping[str, SourceConfig], reader: type[Reader], kind: str, path: str, given: Mapping[str, Any]
 ) -> SourceConfig:
-    """Returns the data source of new inputs, whose fields are named as in the training data unless `given`.
+    """Returns the data source of new inputs. Field names and the like are those of the training data unless `given`.
 
-    A document of a text file is a line. Raises UserError if training data sources name a field differently, or if the
-    model reads pairs of texts but the format holds single texts.
+    In a text file, every line is a document. Raises UserError if such a setting differs between the training data
+    sources, or if the model reads pairs of texts but the format holds single texts.
     """
     sources = [source for source in train.values() if source.weight > 0]
     as_in_training = {*FORMATS[kind].settings} - OF_TARGETS
@@ -123,7 +125,7 @@ def input_source(
     elif "pair_field" in reader.settings and "pair_field" not in given and any(each.pair_field for each in sources):
         fitting = ", ".join(name for name in FORMAT_NAMES if not FORMATS[name].names_fields)
         raise UserError(
-            f"--input={path}: this model reads pairs of texts, but format {kind} holds single texts; use one of "
+            f"--input={path}: this model reads pairs of texts, but the format {kind} holds single texts; use one of "
             f"{fitting}."
         )
     values: dict[str, Any] = {"document": "line"}
@@ -132,19 +134,19 @@ def input_source(
         if others:
             found = ", ".join(map(repr, (values[setting], *others)))
             raise UserError(
-                f"--{setting} is missing: it differs between the training data sources, {found}; choose one."
+                f"--{setting} is missing: its value differs between the training data sources ({found}); choose one."
             )
     return SourceConfig(kind=kind, path=path, **{**values, **given})
 
 
 def open_inputs(config: SourceConfig, reader: type[Reader]) -> Reader:
-    """Returns a reader of new inputs. Raises UserError, naming a flag, if the settings do not fit the format."""
+    """Returns a reader of new inputs. Raises UserError, naming the flag, if a setting does not suit the format."""
 
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"--{ {'kind': 'format', 'path': 'input'}.get(setting, setting) }: {message}")
 
     fitting = [name for name in FORMAT_NAMES if reader.kind in (FORMATS[name].holds or [reader.kind])]
     if config.kind not in fitting:
-        refuse("kind", f"{config.kind} holds no {reader.kind}; use one of {', '.join(fitting)}.")
+        refuse("kind", f"{config.kind} does not support {reader.kind}; use one of {', '.join(fitting)}.")
     check_source(config, reader, refuse)
     return reader(config, FORMATS[config.kind](config))

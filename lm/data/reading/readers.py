@@ -1,7 +1,7 @@
-"""Raw examples with several fields (pairs, labelled texts, tagged words, questions), and the readers that make them.
+"""Raw examples with several fields (pairs, labelled texts, tagged words, questions), and the readers that produce them.
 
 Documents are plain strings, read by `format.DocumentReader`. The hash of an example's `key` determines its subset
-(`lm/data/storing/splits.py`). `texts` and `labels` are all texts and all labels of a labelled example.
+(`lm/data/storing/splits.py`). `texts` and `labels` hold all texts and all labels of a labelled example.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Pair:
         return self.references[0]
 
     def with_prefix(self, prefix: str) -> Pair:
-        """Returns the pair with a prefix before the source, to be added after cleaning."""
+        """Returns a copy with `prefix` in front of the source text. The prefix is added after cleaning."""
         return Pair(prefix + self.source, self.references)
 
     @property
@@ -50,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text or a pair of texts, and its label; for regression, the label is a number written as text."""
+    """A text or a pair of texts, with a label. For regression, the label is a number written as text."""
 
     text: str
     pair: str | None
@@ -58,7 +58,7 @@ class Labelled:
 
     @property
     def key(self) -> str:
-        """The first text, so that pairs that share it stay in the same subset."""
+        """The first text, so that pairs with the same first text stay in the same subset."""
         return self.text
 
     @property
@@ -72,7 +72,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Tagged:
-    """A sequence of words with a tag for each."""
+    """A sequence of words with one tag per word."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -92,7 +92,7 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a context, and its answers with the character offset of each; unanswerable if there are none."""
+    """A question about a context, with (text, character offset) answers; without answers, it is unanswerable."""
 
     id: str
     title: str
@@ -104,26 +104,26 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article's title, so that its questions stay in the same subset, or the context if there is no title."""
+        """The article's title or, without one, the context, so that questions about a text stay in one subset."""
         return self.title or self.context
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The question alone, because several questions share a context."""
+        """Only the question, because several questions may share a context."""
         return (self.question,)
 
     @property
     def placed(self) -> tuple[tuple[str, int], ...]:
-        """The answers found in the context at their offset; only these can be targets in training."""
+        """The answers that occur in the context at their offsets; only these can be training targets."""
         context = self.context
         return tuple((text, at) for text, at in self.answers if text and at >= 0 and context.startswith(text, at))
 
 
 class PairReader(Reader):
-    """Reads pairs, without the prefix. A list of texts and several target fields both give several references."""
+    """Reads pairs, without the prefix. A list of target texts, or several target fields, give several references."""
 
     kind = "pairs"
-    needs = ("target_field", "name the field of the target.")
+    needs = ("target_field", "name the field that holds the target.")
     settings = ("target_path", "target_field", "pattern", "prefix")
     roles: ClassVar = {"source": "field", "target": "target_field"}
 
@@ -142,38 +142,41 @@ class PairReader(Reader):
 
 
 class ClassReader(Reader):
-    """Base class of readers whose examples have labels. Equal values are one label, whatever their type."""
+    """Base class of readers whose examples have labels. Equal values count as one label, whatever their type."""
 
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
-        self._types: Counter[str] = Counter()  # number of labels by type
+        self._types: Counter[str] = Counter()  # number of labels of each type
 
     def iterate(self) -> Iterator[Any]:
         self._types.clear()
         yield from super().iterate()
 
     def label(self, value: Any, name: str, where: str) -> str:
-        """Returns a label as text. Raises UserError for nameless booleans among numbers: true and 1 differ as text."""
+        """Returns a label as text.
+
+        Raises UserError if labels without names are booleans as well as numbers, since true and 1 differ as text.
+        """
         label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
         self._types[label_type(value)] += 1
         mixed = self._types["booleans"] and any(self._types[each] for each in numbers)
         if mixed and not self.config.label_names:
-            raise UserError(f"{where}: field {name!r} holds {value!r}, but labels before it are of another type.")
+            raise UserError(f"{where}: field {name!r} holds {value!r}, but earlier labels have a different type.")
         return label
 
     def notes(self) -> list[str]:
         counts = [f"{count:,} {kind}" for kind, count in sorted(self._types.items()) if count]
-        several = [f"labels have several types ({', '.join(counts)}); equal values are one label"]
-        written = [f"{self._types['decimals']:,} labels have decimals; those such as 1.0 are read as 1"]
+        several = [f"labels have several types ({', '.join(counts)}); equal values count as one label"]
+        written = [f"{self._types['decimals']:,} labels have decimals; labels such as 1.0 are read as 1"]
         noted = several if len(counts) > 1 else written if self._types["decimals"] else []
         return noted + super().notes()
 
 
 class LabelReader(ClassReader):
-    """Reads texts, or pairs of texts, with a label."""
+    """Reads labelled texts or labelled pairs of texts."""
 
     kind = "labels"
-    needs = ("label_field", "name the field of the label.")
+    needs = ("label_field", "name the field that holds the label.")
     settings = ("label_field", "label_pattern", "pair_field", "pattern")
     roles: ClassVar = {"text": "field", "label": "label_field", "pair": "pair_field"}
 
@@ -190,10 +193,10 @@ class LabelReader(ClassReader):
 
 
 class NumberReader(LabelReader):
-    """Reads texts, or pairs of texts, with a number."""
+    """Reads texts or pairs of texts that are labelled with numbers."""
 
     kind = "numbers"
-    needs = ("label_field", "name the field of the number.")
+    needs = ("label_field", "name the field that holds the number.")
 
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
@@ -205,13 +208,13 @@ class NumberReader(LabelReader):
 
 
 class TagReader(ClassReader):
-    """Reads lists of words with a tag for each; skips records without words.
+    """Reads lists of words with one tag per word; skips records without words.
 
-    Tags are treated as plain labels: BIO and BMES schemes are not checked, so an I- without a preceding B- is valid.
+    Tags are plain labels: BIO and BMES schemes are not checked, so an I- tag without a preceding B- tag is valid.
     """
 
     kind = "tags"
-    needs = ("label_field", "name the field of the list of tags.")
+    needs = ("label_field", "name the field that holds the list of tags.")
     settings = ("label_field",)
     roles: ClassVar = {"words": "field", "tags": "label_field"}
 
@@ -219,7 +222,7 @@ class TagReader(ClassReader):
         words, tags = (as_list(field.value(record, where), field.spec, where) for field in self.fields.values())
         name, tag = (field.spec for field in self.fields.values())
         if len(words) != len(tags):
-            raise UserError(f"{where}: {len(words)} words in {name!r} and {len(tags)} tags.")
+            raise UserError(f"{where}: there are {len(words)} words in {name!r} but {len(tags)} tags.")
         if not words:
             self._noted.append(where)
             return None
@@ -229,17 +232,17 @@ class TagReader(ClassReader):
         )
 
     def notes(self) -> list[str]:
-        left_out = [f"{len(self._noted):,} records without words are left out"] if self._noted else []
+        left_out = [f"{len(self._noted):,} records without words are skipped"] if self._noted else []
         return left_out + super().notes()
 
 
 class QuestionReader(Reader):
-    """Reads questions: records with the fields id, question, context, answers (text, answer_start), optionally title
-    and is_impossible.
+    """Reads questions from records with the fields id, question, context and answers, and optionally title and
+    is_impossible. Each answer has a text and an answer_start.
 
-    Texts are left unchanged, since answers refer to character offsets. Answers that do not match the context at
-    `answer_start` (-1 if it is unknown) are kept for scoring but are never training targets; `notes` counts them.
-    Answers to an impossible question are merely plausible, so they are left out.
+    Texts are left unchanged, since answer_start is a character offset in the context (-1 if unknown). Answers that do
+    not occur there are kept for scoring but are never training targets; `notes` counts them. The answers to an
+    impossible question are merely plausible, so they are omitted.
     """
 
     kind = "questions"
@@ -267,7 +270,7 @@ class QuestionReader(Reader):
 
 
 def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
-    """Returns the (text, start) of each answer, from a list of {text, answer_start} or a record of two lists."""
+    """Returns (text, start) for each answer. `value` is a list of {text, answer_start}, or a record with two lists."""
     if isinstance(value, Mapping):
         texts, starts = (as_list(value.get(name), name, where) for name in ("text", "answer_start"))
     else:
@@ -276,7 +279,7 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
             raise UserError(f"{where}: each answer must be a record with text and answer_start.")
         texts, starts = ([entry.get(name) for entry in entries] for name in ("text", "answer_start"))
     if len(texts) != len(starts):
-        raise UserError(f"{where}: answers has {len(texts)} texts but {len(starts)} values of answer_start.")
+        raise UserError(f"{where}: the answers have {len(texts)} texts but {len(starts)} values of answer_start.")
     return tuple(
         (as_text(text, "answers.text", where), as_offset(start, "answer_start", where))
         for text, start in zip(texts, starts, strict=True)

@@ -1,4 +1,4 @@
-"""Records with named fields: lines of JSON, tables in text files (TSV, CSV) and Parquet."""
+"""Formats whose records have named fields: JSON lines, tables in text files (TSV, CSV) and Parquet."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from lm.data.reading.format import FileFormat, Format
 from lm.errors import UserError
 from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
-ROWS = 1024  # of Parquet, per read
+ROWS = 1024  # number of rows that are read from Parquet at once
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted value of CSV
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Returns the value of a JSON text. Raises UserError if it is not valid, or if an object has a name twice."""
+    """Parses a JSON text. Raises UserError if the text is not valid, or if a name occurs twice in an object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{where}: an object has the name {twice!r:.60} twice; remove all but one.")
+            raise UserError(f"{where}: the name {twice!r:.60} occurs more than once in an object; remove all but one.")
         return found
 
     try:
@@ -41,7 +41,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 class JsonLines(FileFormat):
-    doc = "a JSON object per line"
+    doc = "one JSON object per line"
     endings = (".jsonl", ".ndjson")
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -56,19 +56,19 @@ class JsonLines(FileFormat):
 
 
 class TabSeparated(FileFormat):
-    """The header row names the columns unless `columns` is set, in which case further values are ignored.
+    """Lines of values. `columns` names the first values of a line; if it is empty, the header row names all of them.
 
-    Quotation marks are part of the text. If those of a file are consistent with quoting as in CSV, it is refused.
+    Quotation marks are part of the text. A file whose values seem to be quoted as in CSV is refused (see `Quotes`).
     """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
     endings: ClassVar[Collection[str]] = (".tsv", ".tab")
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
-    quoting_hint = " A value in quotation marks with tabs or line breaks inside needs kind='csv'."
+    quoting_hint = " If quoted values contain tabs or line breaks, use kind='csv'."
 
     def options(self) -> list[str]:
-        # `columns` is added only if set, so that stores made before this setting existed are still found.
+        # `columns` is included only if set, so that stores made before this setting existed are still found.
         return super().options() + ([f"columns={self.config.columns}"] if self.config.columns else [])
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
@@ -87,7 +87,7 @@ class TabSeparated(FileFormat):
         except UserError as error:
             hint = "" if self.config.columns else "; if it is not a header, set `columns`"
             if any(map(QUOTED.fullmatch, names)) and self.quoting_hint:
-                hint = "; they are quoted as in CSV: use kind='csv', which reads tabs too"
+                hint = "; they are quoted as in CSV: use kind='csv', which also reads tabs"
             raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
         header = [name.strip().casefold() for name in names]
         for values, where in rows:
@@ -95,32 +95,32 @@ class TabSeparated(FileFormat):
                 continue
             if max(needed) >= len(values) or (not self.config.columns and any(values[len(names) :])):
                 hint = self.quoting_hint if any('"' in value for value in values) else ""
-                raise UserError(f"{where}: has {len(values)} fields, but {origin} has {len(names)}.{hint}")
+                raise UserError(f"{where}: this row has {len(values)} fields, but {origin} has {len(names)}.{hint}")
             if len(names) > 1 and [value.strip().casefold() for value in values[: len(names)]] == header:
-                remedy = "leave `columns` empty" if self.config.columns else "remove this line"
-                raise UserError(f"{where}: repeats the column names, so it is a header and not a row; {remedy}.")
+                remedy = "leave `columns` empty" if self.config.columns else "remove it"
+                raise UserError(f"{where}: this line repeats the column names, so it is a header, not a row; {remedy}.")
             if self.quoting_hint:
                 quotes.count([values[index] for index in needed])
             yield dict(zip(names, values, strict=False)), where
         if example := quotes.evidence():
             raise UserError(
-                f"{path}: its values are quoted as in CSV, such as {example!r:.60}; use kind='csv', which removes the "
-                "quotes and reads tabs too (or, if the quotation marks belong to the text, kind='text' with a pattern)."
+                f"{path}: its values are quoted as in CSV, e.g. {example!r:.60}; use kind='csv', which removes the "
+                "quotation marks and also reads tabs (or, if the marks belong to the text, kind='text' with a pattern)."
             )
 
 
 class Quotes:
     """Determines whether the values of a tab-separated file are quoted as in CSV.
 
-    Programs that quote do so for every value that contains a quotation mark, and double it, or they quote all values of
-    a column. A text that only begins and ends with a quotation mark, such as direct speech, is no evidence.
+    Programs that write CSV either quote every value that contains a quotation mark, and double the mark, or quote all
+    values of a column. A value that merely begins and ends with a quotation mark (e.g. direct speech) proves nothing.
     """
 
     def __init__(self) -> None:
         self._rows, self._unquoted = 0, False
         self._doubled = ""  # a quoted value with doubled quotation marks inside
-        self._examples: dict[int, str] = {}  # a quoted value of each column that has one
-        self._plain: set[int] = set()  # columns with a value that is not quoted
+        self._examples: dict[int, str] = {}  # the first quoted value of each column
+        self._plain: set[int] = set()  # columns with at least one value without quotation marks
 
     def count(self, values: Sequence[str]) -> None:
         self._rows += 1
@@ -134,25 +134,28 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that must be quoted as in CSV; empty if the file is not quoted, or if this is unknown."""
+        """Returns a value that shows that the file is quoted as in CSV, or "" if there is none."""
         if self._unquoted or self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
 
 
 class CommaSeparated(TabSeparated):
-    """RFC 4180, read by Python's csv module: quoted values may contain separators, line breaks and doubled quotes.
+    """CSV (RFC 4180). Quoted values may contain separators, line breaks and doubled quotation marks.
 
-    The separator is a tab if the header has one or, without a header, if the file is called .tsv or .tab. Otherwise it
-    is a semicolon if the header has more semicolons than commas. Quoted names do not count.
+    The separator is a tab if the header contains one or, without a header, if the file name ends in .tsv or .tab.
+    Otherwise, it is a semicolon if the header contains more semicolons than commas, and a comma if not. Characters in
+    quoted column names are ignored.
     """
 
-    doc = "comma-, semicolon- or tab-separated values, optionally quoted; a header unless `columns` is set"
+    doc = (
+        "comma-, semicolon- or tab-separated values, quoted or not; the first line is a header unless `columns` is set"
+    )
     endings = (".csv",)
     quoting_hint = ""
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
-        csv.field_size_limit(self.config.longest_line)  # the default is 131,072
+        csv.field_size_limit(self.config.longest_line)  # the csv module's default is 131,072
         with self.open(path) as file:
             first = file.readline()
             rows = csv.reader(itertools.chain([first], file), delimiter=self._separator(path, first), strict=True)
@@ -196,13 +199,13 @@ class Parquet(FileFormat):
                         row += 1
                         yield record, f"{path}, row {row}"
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: the name of a column is not valid UTF-8 ({error.reason}).") from error
-        except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct with two fields of one name
+            raise UserError(f"{path}: a column name is not valid UTF-8 ({error.reason}).") from error
+        except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct has two fields of the same name
             raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from error
 
 
 def _as_records(batch: Any, where: str, before: int) -> list[Record]:
-    """Returns the rows of a batch, which follows `before` others. Raises UserError at a text that is not UTF-8."""
+    """Returns the rows of a batch, after `before` earlier rows. Raises UserError if a text is not valid UTF-8."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:

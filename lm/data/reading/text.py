@@ -1,4 +1,4 @@
-"""Text files: split into documents, labelled by their paths, or with one pair per line."""
+"""Text files that are split into documents, labelled by their paths, or hold one pair or labelled text per line."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lm.errors import UserError
 
 
 class Text(FileFormat):
-    """Splits files into documents as the setting `document` says, in bounded memory unless a document is a whole file.
+    """Splits files into documents as the setting `document` specifies.
 
-    With `label_pattern`, each document gets the label found in its file's path, and empty documents are skipped. With
-    `pattern`, each line is a pair or a labelled text; with `target_path`, each line is paired with the same line of
-    another file.
+    Memory is bounded unless a document is a whole file. With `label_pattern`, each document gets the label found in the
+    path of its file, and empty documents are skipped. With `pattern`, each line is a pair or a labelled text. With
+    `target_path`, each line is paired with the same line of another file.
     """
 
-    doc = "text files: documents, texts with labels in their paths or lines, or lines that are pairs"
+    doc = "text files: documents, texts that are labelled by their paths or lines, or pairs, one per line"
     endings = (".txt",)
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = ("target_path", "pattern", "label_pattern")
     reads = ("encoding", "longest_line", "document", "separator")
     names_fields = True
-    # Kind of raw example -> the groups of `pattern`, and an example of one.
+    # Maps a kind of raw example to the groups that `pattern` must have, and an example of a pattern.
     groups: ClassVar = {"pairs": (("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")} | dict.fromkeys(
         ("labels", "numbers"), (("label", "text"), "'(?P<label>[^ ]+) (?P<text>.*)'")
     )
@@ -37,23 +37,29 @@ class Text(FileFormat):
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
         super().check(config, wants, refuse)
         if config.document == "separator" and not config.separator:
-            refuse("separator", "is empty although document='separator'.")
+            refuse("separator", "must not be empty if document='separator'.")
         if wants == "pairs" and bool(config.target_path) == bool(config.pattern):
-            refuse("target_path", "name the file of the targets (or a `pattern`, if one file has both).")
+            refuse(
+                "target_path",
+                "name the file with the targets (or, if one file has sources and targets, set only `pattern`).",
+            )
         if wants in ("labels", "numbers") and bool(config.label_pattern) == bool(config.pattern):
             message = (
-                "text files get their labels from their paths; give the pattern (or `pattern`, if lines hold them)."
+                "give a pattern that finds the label in a file's path (or, if lines hold labels, set only `pattern`)."
             )
             refuse("label_pattern", message)
         if (wants == "pairs" or config.pattern) and config.document != "line":
-            refuse("document", f"{wants} in text files are read line by line: set it to 'line'.")
+            refuse("document", f"{wants} in text files are read line by line; set this to 'line'.")
         if config.pattern and wants in cls.groups:
             _check_pattern(config, "pattern", *cls.groups[wants], refuse)
         if config.label_pattern:
             examples = r"'/(?P<label>neg|pos)/' or '\.(?P<label>neg|pos)$'"
             _check_pattern(config, "label_pattern", ("label",), examples, refuse)
             if "(?P<text>" in config.label_pattern:
-                refuse("label_pattern", "is searched for in paths, which hold no text; for lines, use `pattern`.")
+                refuse(
+                    "label_pattern",
+                    "this pattern is matched against paths, which contain no text; for lines, use `pattern`.",
+                )
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
@@ -138,7 +144,7 @@ class Text(FileFormat):
     def _separated(self, file: TextFile) -> Iterator[str]:
         """Yields the texts between separators, without leading and trailing line breaks."""
         separator = self.config.separator
-        parts: list[str] = []  # of the current document; `rest` continues it and may begin a separator
+        parts: list[str] = []  # the current document so far; `rest` follows, and may begin a separator
         size, rest = 0, ""
         for block in file.blocks():
             *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)
@@ -167,7 +173,7 @@ def _paragraphs(file: TextFile) -> Iterator[str]:
 
 
 def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], examples: str, refuse: Refuse) -> None:
-    """Refuses a setting that is not a regular expression with the named groups."""
+    """Refuses a pattern that is not a regular expression or lacks one of the named groups."""
     pattern = getattr(config, setting)
     try:
         found = re.compile(pattern).groupindex
@@ -176,4 +182,4 @@ def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], ex
         return
     if missing := sorted(set(groups) - set(found)):
         names = " and none named ".join(missing)
-        refuse(setting, f"{pattern!r}: it has no group named {names}; write e.g. {examples}.")
+        refuse(setting, f"{pattern!r} has no group named {names}; write e.g. {examples}.")

@@ -1,4 +1,4 @@
-"""TFDS data sets, read by random access without TensorFlow."""
+"""TFDS data sets, read with random access and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Tfds(Format):
     def check_only_reads(cls, config: SourceConfig) -> None:
         if config.data_dir and not cls(config).builder.info.splits:
             raise UserError(
-                f"tfds {config.path}: is not prepared in {config.data_dir}, which the run directory names; prepare it "
-                "there with `tfds build`, or give the data with --config."
+                f"tfds {config.path}: the data set is not prepared in {config.data_dir}, the data_dir of this run; "
+                "prepare it there with `tfds build`, or name other data with --config."
             )
 
     def identity(self) -> list[str]:
@@ -94,7 +94,7 @@ class Tfds(Format):
             ) from error
 
     def _check_tensorflow(self, error: BaseException) -> None:
-        """Raises UserError if a failed import of TensorFlow is this error or among its causes."""
+        """Raises UserError if `error` is a failed import of TensorFlow or was caused by one."""
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ImportError) and "tensorflow" in (str(cause.name or ""), *str(cause).split("'")):

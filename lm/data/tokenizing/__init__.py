@@ -1,4 +1,4 @@
-"""Conversion of text to token ids and back; TOKENIZERS is the registry of tokenizers.
+"""Converts text to token ids and back; TOKENIZERS is the registry of tokenizers.
 
 `base.py` defines the interface. A run directory contains its tokenizer, written by `Tokenizer.save` and read by
 `load_tokenizer`.
@@ -20,7 +20,7 @@ from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
 from lm.files import parse_json
 
-# The values of data.tokenizer.kind.
+# The possible values of data.tokenizer.kind.
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     each.kind: each
     for each in (ByteTokenizer, CharacterTokenizer, WordTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
@@ -33,7 +33,7 @@ def needs_text(config: TokenizerConfig) -> bool:
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Returns a tokenizer trained on `texts` or loaded from the config's file. Raises UserError if that fails."""
+    """Returns a tokenizer trained on `texts` or loaded from the config's `path`. Raises UserError if this fails."""
     cls = TOKENIZERS[config.kind]
     tokenizer = _from_file(cls, config) if config.path else cls.train(config, texts)
     return tokenizer.with_extra_ids(config.extra_ids)
@@ -42,7 +42,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     setting = "config.data.tokenizer.path"
     if not cls.file_type:
-        raise UserError(f"{setting}: a {config.kind} tokenizer is not read from a file; leave it empty.")
+        raise UserError(f"{setting}: a {config.kind} tokenizer is not read from a file; leave this setting empty.")
     path = Path(config.path).expanduser()
     if not path.is_file():
         raise UserError(f"{setting}: there is no file {config.path}.")
@@ -63,7 +63,7 @@ def _read_text(path: Path) -> str:
 
 
 def load_tokenizer(directory: Path | str) -> Tokenizer:
-    """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if it is missing or damaged."""
+    """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if its files are missing or damaged."""
     directory = Path(directory)
     try:
         info = parse_json((directory / INFO_FILE).read_bytes())

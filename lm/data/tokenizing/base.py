@@ -1,8 +1,8 @@
 """The tokenizer interface: encoding, decoding, saving and fingerprints.
 
 Every tokenizer has a token that precedes a document (`bos_id`) and one that follows it (`eos_id`); `encode` adds
-neither. Text is never encoded as one of them or as an extra id: "<s>" in a document is ordinary text. Padding is marked
-by segments and weights, never by `pad_id` alone, so a vocabulary without a padding token uses 0.
+neither. Text is never encoded as one of these tokens or an extra id: "<s>" in a document is ordinary text. Padding is
+marked by segments and weights, never by `pad_id` alone, so a tokenizer without a padding token uses 0 as `pad_id`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lm.files import new_directory
 INFO_FILE = "tokenizer_info.json"
 Offsets = list[tuple[int, int]]
 EXTRA_ID = re.compile(r"\s*<extra_id_([0-9]{1,9})>")
-PAD, BOS, EOS, UNK = 0, 1, 2, 3  # in our own vocabularies; bytes have no UNK
+PAD, BOS, EOS, UNK = 0, 1, 2, 3  # ids in our own vocabularies; the byte tokenizer has no UNK
 
 
 class Tokenizer(abc.ABC):
@@ -37,23 +37,23 @@ class Tokenizer(abc.ABC):
     doc: ClassVar[str]  # a line for `--help`
     learns: ClassVar[bool] = True  # whether `train` uses its texts
     file_type: ClassVar[str] = ""  # type of file that data.tokenizer.path may name, if any
-    needs_file: ClassVar[bool] = False  # whether a file is required; it may have its own mask and extra ids
+    needs_file: ClassVar[bool] = False  # whether a file is required; the file may define its own mask and extra ids
     file_is_text: ClassVar[bool] = False  # whether that file is text
-    option_names: ClassVar[tuple[str, ...]] = ()  # settings not stored in its file; also attributes
-    reads: ClassVar[tuple[str, ...]] = ()  # settings that only some kinds read
-    file_name: ClassVar[str]  # its single file, besides tokenizer_info.json
+    option_names: ClassVar[tuple[str, ...]] = ()  # settings that its file does not store; also attribute names
+    reads: ClassVar[tuple[str, ...]] = ()  # the kind-specific settings that it reads
+    file_name: ClassVar[str]  # name of its only file besides tokenizer_info.json
     base_size: int  # vocabulary size without `extra_ids`
     extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
     pad_id: int = PAD
     bos_id: int = BOS
     eos_id: int = EOS
     unk_id: int | None = None
-    cuts_anywhere: bool = False  # whether the parts of a text, cut anywhere, can be encoded on their own without loss
+    cuts_anywhere: bool = False  # whether text can be cut anywhere and encoded in parts without loss
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-        """Returns a tokenizer whose vocabulary is learnt from the texts. Raises UserError if that is impossible."""
-        raise UserError(f"config.data.tokenizer.path: give the {cls.file_type}; it is loaded, not trained.")
+        """Returns a tokenizer whose vocabulary is learnt from the texts. Raises UserError if this is impossible."""
+        raise UserError(f"config.data.tokenizer.path: give the {cls.file_type}; this kind is loaded, not trained.")
 
     @property
     def vocab_size(self) -> int:
@@ -71,18 +71,18 @@ class Tokenizer(abc.ABC):
         return range(self.vocab_size - 1, self.base_size - 1, -1)
 
     def extra_id(self, number: int) -> int:
-        """Returns the id of <extra_id_`number`>. Raises UserError if there is none."""
+        """Returns the id of <extra_id_`number`>. Raises UserError if the tokenizer lacks this token."""
         count = len(self.extra_tokens)
         if not 0 <= number < count:
             raise UserError(
                 f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, but the tokenizer has {count} of "
-                "them; increase this setting (it has no effect if a huggingface file defines its own)."
+                "them; increase this setting (which has no effect if a huggingface file defines its own extra ids)."
             )
         return self.extra_tokens[number]
 
     @property
     def mask_id(self) -> int:
-        """The token that replaces masked ones: the file's mask or <extra_id_0>. Raises UserError without either."""
+        """The id of the mask token: the file's own or else <extra_id_0>. Raises UserError if there is neither."""
         return self.extra_id(0)
 
     @abc.abstractmethod
@@ -93,9 +93,10 @@ class Tokenizer(abc.ABC):
         return self.encode_batch([text])[0]
 
     def encode_spelled(self, text: str) -> list[int]:
-        """Encodes a source to generate from, in which <extra_id_N> stands for that token, as in T5.
+        """Encodes a source text in which a spelled-out <extra_id_N> stands for that token, as in T5.
 
-        White space before it belongs to the masked word and is dropped. Raises UserError if the token is missing.
+        White space before <extra_id_N> belongs to the masked word and is dropped. Raises UserError if the tokenizer has
+        no such token.
         """
         first, *rest = EXTRA_ID.split(text)
         ids = self.encode(first)
@@ -105,18 +106,18 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns the ids of `encode` and the character offsets of each in `text`: (begin, end), excluding end.
+        """Returns the ids of `encode` and, for each id, its character offsets in `text`: (begin, end), excluding end.
 
-        If several tokens make up one character, each of them has its offsets. A token that stands for nothing in the
-        text, such as a space added before it, has an empty range: (i, i).
+        If several tokens make up one character, each of them has the offsets of that character. A token that stands for
+        nothing in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
         """
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """Returns the text of ids that include no special tokens."""
+        """Returns the text of `ids`, which contain no special tokens."""
 
     def decode_each(self, batch: Sequence[list[int]]) -> Iterable[str]:
-        """Returns the text of each list of ids, none of which is special; faster than `decode` in some libraries."""
+        """Returns the text of each list of ids, without special tokens; faster than `decode` in some libraries."""
         return map(self._decode, batch)
 
     @abc.abstractmethod
@@ -124,17 +125,17 @@ class Tokenizer(abc.ABC):
         """Returns the text of one ordinary token, or a printable placeholder for part of a character."""
 
     def _special(self) -> dict[int, str]:
-        """Returns the ids that stand for no text, with printable names."""
+        """Returns the printable names of the tokens that stand for no text, by id."""
         return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids, ignoring padding, BOS, EOS and extra ids. Invalid UTF-8 bytes become U+FFFD."""
+        """Returns the text of `ids`, ignoring padding, BOS, EOS and extra ids. Invalid UTF-8 bytes become U+FFFD."""
         special, extra = self._special(), self.extra_tokens
         known = (i for i in map(int, ids) if 0 <= i < self.vocab_size)
         return self._decode([i for i in known if i not in special and i not in extra])
 
     def decode_spelled(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids, with extra ids spelled as <extra_id_N>."""
+        """Returns the text of `ids`, with extra ids spelled as <extra_id_N>."""
         texts: list[str] = []
         between: list[int] = []
         for token in map(int, ids):
@@ -157,12 +158,12 @@ class Tokenizer(abc.ABC):
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
     def is_special(self, token: int) -> bool:
-        """Returns whether the token is BOS, EOS or another that stands for no text (padding may be ordinary text)."""
+        """Returns whether a token stands for no text, such as BOS and EOS. (`pad_id` may be an ordinary token.)"""
         return token in self._special()
 
     @property
     def text_ids(self) -> np.ndarray:
-        """The ids of tokens that spell text, int32, ascending; excludes special, extra, unknown and unused tokens."""
+        """int32, ascending: the ids of tokens that spell text, without special, extra, unknown and unused tokens."""
         return np.array([i for i in range(self.vocab_size) if self._is_text(i)], np.int32)
 
     def _is_text(self, token: int) -> bool:
@@ -173,7 +174,7 @@ class Tokenizer(abc.ABC):
         """bool (V,): whether a token begins a new word. (The first token of a text always does.)
 
         In most vocabularies, white space belongs to the word that follows it, so tokens with leading white space begin
-        a word. If tokens contain none (WordPiece), those that continue a word are marked; all others begin one.
+        a word. If tokens contain no white space (WordPiece), tokens that continue a word are marked; others begin one.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -201,7 +202,7 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
     def save(self, directory: Path | str) -> None:
-        """Writes the directory atomically, replacing any old one."""
+        """Writes the tokenizer to `directory` atomically, replacing any old directory."""
         directory = Path(directory)
         with new_directory(directory) as temporary:
             (temporary / self.file_name).write_bytes(self._content())

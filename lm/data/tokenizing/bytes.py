@@ -1,4 +1,4 @@
-"""A tokenizer whose tokens are UTF-8 bytes, after three special tokens."""
+"""A tokenizer whose vocabulary is three special tokens, followed by the 256 byte values of UTF-8 text."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`. Unless options name the BOS and EOS tokens, they are inferred from its vocabulary.
+    """A `tokenizer.json`. Unless options name the BOS and EOS tokens, they are inferred from the vocabulary.
 
-    If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are the extra ids, and none are added.
+    If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are the extra ids, and no others are added.
     """
 
     kind = "huggingface"
-    doc = "the tokenizer.json of `path`"
+    doc = "the tokenizer.json file in `path`"
     file_type = file_name = "tokenizer.json"
     file_is_text = True
     learns = False
@@ -116,7 +116,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _byte_level(self) -> bool:
-        """Whether tokens are sequences of bytes, with each byte written as a printable character."""
+        """Whether tokens are sequences of bytes, in which each byte is written as a printable character."""
         parts = json.loads(self._json)
         return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
 

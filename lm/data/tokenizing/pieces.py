@@ -1,4 +1,4 @@
-"""Encodes long texts piece by piece, so that memory depends on the length of a piece and not on that of the text."""
+"""Encodes long texts piece by piece, so that memory use depends on the length of a piece, not on the text length."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from lm.data.tokenizing.base import Tokenizer
 
 PIECE = 1 << 20  # characters
-SEARCHED = 1 << 14  # characters at the end of a piece in which a gap is searched for
+SEARCHED = 1 << 14  # characters at the end of a piece that are searched for a gap
 _GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # between two words
-# A tokenizer for which these hold encodes words on both sides of a gap independently.
+# If encoding the two parts of each probe separately changes nothing, a tokenizer encodes words independently.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 
 def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bool]]:
-    """Yields the ids of consecutive pieces of a text, and whether decoding them does not restore the piece.
+    """Yields the ids of each piece of a text, in order, and whether decoding these ids fails to restore the piece.
 
-    Together they are the ids of the text, except that a tokenizer that `cuts_anywhere` may encode a word without spaces
-    in two parts once in PIECE characters. Texts of other tokenizers whose words depend on each other are one piece.
+    Joined together, the ids are those of the whole text, except that a tokenizer that `cuts_anywhere` may encode a very
+    long word in parts, cut once every PIECE characters. For any other tokenizer that does not encode words
+    independently, the whole text is one piece.
     """
     if tokenizer.cuts_anywhere:
         pieces = cut(text, anywhere=True)
@@ -31,7 +32,7 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
     for number, piece in enumerate(pieces):
         ids = tokenizer.encode(piece)
         (found,) = tokenizer.decode_each([ids])
-        if number:  # many tokenizers drop a space at the beginning, which this piece has only because of the cut
+        if number:  # many tokenizers drop a leading space, which this piece has only because of the cut
             yield ids, piece.lstrip() != found.lstrip()
         else:
             yield ids, piece != found
@@ -40,7 +41,8 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
     """Yields consecutive pieces of a text, cut before the gap between two words.
 
-    A piece has at most PIECE characters, or more if there is no gap; with `anywhere`, it is then cut regardless.
+    A piece has at most PIECE characters if there is a gap near that length. Otherwise, it extends to the next gap or,
+    with `anywhere`, is cut at exactly PIECE characters.
     """
     begin = 0
     while (end := begin + PIECE) < len(text):

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers, trained on a uniform sample of the text in bounded memory or loaded from a model."""
+"""SentencePiece tokenizers: loaded from a model, or trained in bounded memory on a uniform sample of the text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lm.config import TokenizerConfig
 from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.errors import UserError
 
-LONGEST_LINE = 2000  # characters; SentencePiece skips lines that are too long
-THREADS = 4  # fixed, because the sums in the expectation step depend on it
+LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
+THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -46,12 +46,12 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
-        """Trains a lossless model. Raises UserError if the vocabulary size does not suit the text."""
+        """Trains a lossless model. Raises UserError if the vocabulary size is too small or too large for the text."""
         import sentencepiece
 
         sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
         if not sample:
-            raise UserError("config.data.tokenizer: there is no training text to train a vocabulary on.")
+            raise UserError("config.data.tokenizer: there is no training text for the vocabulary.")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -59,7 +59,7 @@ class SentencePieceTokenizer(Tokenizer):
                 model_writer=model,
                 model_type=config.algorithm,
                 vocab_size=config.vocab_size,
-                # These make decoding restore the exact text:
+                # With these options, decoding restores the exact text:
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
@@ -79,7 +79,7 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(model.getvalue())
 
     def _find_joints(self) -> dict[str, list[int]]:
-        """Returns the characters at which text can be split and encoded in parts, with their ids.
+        """Returns the joints (characters at which text can be split and encoded in parts) and the ids of each joint.
 
         In our own models, only the piece "\\n" holds a line break, so long documents are encoded line by line. U+2581
         is encoded as bytes, because SentencePiece would decode it as a space. Published models have no joints.
@@ -99,7 +99,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [list(itertools.chain.from_iterable(each)) for each in ids]
 
     def _cut(self, text: str) -> list[str]:
-        """Splits text at the joints: returns text and joints alternately, beginning and ending with text."""
+        """Splits text at the joints. Returns texts and joints alternately, beginning and ending with a text."""
         return re.split("([\n\u2581])", text) if self._joints else [text]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
@@ -115,15 +115,15 @@ class SentencePieceTokenizer(Tokenizer):
         return ids, offsets
 
     def _part_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns ids and the library's offsets, which refer to `text` even if the model normalises it.
+        """Returns the ids and their character offsets, which refer to `text` even if the model normalises it.
 
         If a character becomes several tokens (its bytes, the letters of a ligature), the library assigns it only to the
-        last one; here, all of them get its offsets. A space added before the text gets an empty range.
+        last token; here, all of these tokens get its offsets. A space added before the text gets an empty range.
         """
         try:
             found = self._processor.encode(text, out_type="offset_mapping")
             ids, spans = list(found["ids"]), found["offsets"]
-        except (RuntimeError, ValueError):  # an older release without offset mappings
+        except (RuntimeError, ValueError):  # older releases lack offset mappings
             older: Any = "immutable_proto"
             pieces = self._processor.encode(text, out_type=older).pieces
             ids, spans = [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
@@ -166,7 +166,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _explain(config: TokenizerConfig, message: str) -> str:
-    """Turns a SentencePiece error into a message with the setting to change and a suitable value."""
+    """Converts a SentencePiece error into a message that names the setting to change and a suitable value."""
     where = f"config.data.tokenizer.vocab_size: {config.vocab_size}"
     if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
         return f"{where} is too large for this training text; set it to {found[1]} or less, or add text."
@@ -176,7 +176,7 @@ def _explain(config: TokenizerConfig, message: str) -> str:
 
 
 def split_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Yields lines of bounded length, split before a space if possible. No vocabulary piece spans two of them."""
+    """Yields lines; long ones are split, before a space if possible. No vocabulary piece spans two of these lines."""
     for text in texts:
         begin = 0
         while begin < len(text):
@@ -193,12 +193,12 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
-    """Returns a uniform sample of the lines, in their order, with as many as fit into `max_bytes` of UTF-8.
+    """Returns a uniform sample of the lines, in their original order: as many as fit into `max_bytes` of UTF-8.
 
     Each line has a pseudo-random key that depends only on its index, and the lines with the smallest keys are kept.
-    Therefore one pass suffices, memory is bounded, and the same lines give the same sample.
+    Therefore, one pass suffices, memory is bounded, and the same lines give the same sample.
     """
-    kept: list[tuple[int, int, str, int]] = []  # a heap with the largest key first: (-key, number, line, bytes)
+    kept: list[tuple[int, int, str, int]] = []  # heap, largest key first: (-key, line index, line, size)
     total = 0
     for number, line in enumerate(lines):
         size = len(line.encode("utf-8"))

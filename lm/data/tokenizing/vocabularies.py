@@ -1,4 +1,4 @@
-"""Character and word tokenizers, whose vocabularies come from the training text and follow four special tokens."""
+"""Character and word tokenizers: four special tokens, followed by a vocabulary taken from the training text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm.files import parse_json
 
 
 class VocabularyTokenizer(Tokenizer):
-    """A vocabulary that is a list of strings, saved as JSON."""
+    """Base class of tokenizers whose vocabulary is a list of strings, saved as JSON."""
 
     unk_id = UNK
 
@@ -38,7 +38,7 @@ class VocabularyTokenizer(Tokenizer):
 
 
 class CharacterTokenizer(VocabularyTokenizer):
-    """Tokens are the characters of the training text, sorted by code point; others become `unk_id`."""
+    """Tokens are the characters of the training text, sorted by code point; other characters become `unk_id`."""
 
     kind = "characters"
     doc = "the characters of the training text"
@@ -67,7 +67,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """Tokens are the most frequent words of the training text; others become `unk_id`. Decoding joins by spaces."""
+    """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces."""
 
     kind = "words"
     doc = "the words of the training text, split at white space"
@@ -80,7 +80,7 @@ class WordTokenizer(VocabularyTokenizer):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> WordTokenizer:
-        """Returns a tokenizer with the most frequent words; ties are broken by code point order."""
+        """Returns a tokenizer with the most frequent words; ties are broken by code point."""
         counts = collections.Counter(word for text in texts for piece in cut(text) for word in piece.split())
         return cls(sorted(counts, key=lambda word: (-counts[word], word))[: config.vocab_size - 4])
 

@@ -53,7 +53,11 @@ def test_conllu_gives_the_words_and_the_named_column(write, options):
     found = reader(write("a.conllu", CONLLU), **options)
     assert list(found.iterate()) == WORDS
     skipped = ["4 comment lines are skipped", "3 multi-word ranges and empty nodes are skipped"]
-    inferred = [] if "field" in options else ["column 1 numbers the words: column 2 is the word, column 4 the tag"]
+    inferred = (
+        []
+        if "field" in options
+        else ["column 1 numbers the words, so column 2 is read as the word and column 4 as the tag"]
+    )
     assert found.notes() == inferred + skipped
     lemmas = read(write("a.conllu", CONLLU), field="LEMMA", label_field="DEPREL")[0]
     assert (lemmas.words[0], lemmas.tags[0]) == ("ir", "root")
@@ -65,7 +69,7 @@ def test_conllu_needs_the_name_of_the_tag_column(write):
         read(path)
     for options, message in (
         ({"label_field": "NER"}, "label_field: no column is called 'NER'; the columns are called ID, FORM"),
-        ({"label_field": "UPOS", "field": "4"}, "column 4 cannot be both the word and the tag"),
+        ({"label_field": "UPOS", "field": "4"}, "column 4 cannot hold both the word and the tag"),
         ({"label_field": "11"}, "line 5: label_field is 11, but there are only 10 columns"),
     ):
         with pytest.raises(UserError, match=message):
@@ -85,7 +89,7 @@ def test_columns_are_named_by_a_comment_or_a_header(write):
         read(path, label_field="x")
     with pytest.raises(UserError, match="label_field: several columns are called 'O'"):
         read(write("c.txt", "a O O\n"), label_field="O")
-    with pytest.raises(UserError, match="line 3: repeats the names of the columns"):
+    with pytest.raises(UserError, match="line 3: this line repeats the column names"):
         read(write("d.txt", "Token NER\na O\nToken NER\nb O\n"), field="token", label_field="ner")
 
 
@@ -98,7 +102,7 @@ def test_words_are_numbered_in_germeval(write):
     found = reader(path)
     assert list(found.iterate()) == tagged("Berlin/O lies/O", "Bonn/B-OTH")
     assert found.notes() == [
-        "column 1 numbers the words: column 2 is the word, column 4 the tag",
+        "column 1 numbers the words, so column 2 is read as the word and column 4 as the tag",
         "2 comment lines are skipped",
     ]
 
@@ -128,9 +132,9 @@ def test_a_line_that_begins_with_a_hash_is_a_comment_unless_it_is_a_tagged_word(
     [
         (
             "7\tBerlin\tO\n7\tlies\tO\n\n8\ta\tO\n",
-            "column 1 holds only numbers; set `field` to the column of the words",
+            "column 1 holds only numbers; set `field` to the word column",
         ),
-        ("a O\n# x y z\n", "line 2: has 4 columns, but the lines before it have 2"),
+        ("a O\n# x y z\n", "line 2: this line has 4 columns, but earlier lines have 2"),
         ("1\tBerlin\tO\n", "column 1 holds only numbers; set `field`"),
         ("# only\n# comments\n", "contains no documents"),
     ],
@@ -144,5 +148,5 @@ def test_the_word_may_follow_its_tag_and_a_number_of_the_sentence(write):
     path = write("a.tsv", "7\tO\tBerlin\n7\tX\tlies\n")
     assert read(path, field="3", label_field="2") == tagged("Berlin/O lies/X")
     assert reader(path, field="3", label_field="2").fingerprint() != reader(path, label_field="2").fingerprint()
-    with pytest.raises(UserError, match="label_field: '3' is not a tag column; it is that of the word"):
+    with pytest.raises(UserError, match="label_field: '3' is not a tag column but the word column"):
         reader(path, field="3", label_field="3")

@@ -74,7 +74,7 @@ def test_parquet(tmp_path):
     assert read(kind="parquet", path=path) == [text.replace("\r", "") for text in texts]
     with pytest.raises(UserError, match="no field 'body'; available: 'n', 'text'"):
         read(kind="parquet", path=path, field="body")
-    with pytest.raises(UserError, match="row 1: field 'n' should hold text but holds int"):
+    with pytest.raises(UserError, match="row 1: field 'n' should hold text, but holds int"):
         read(kind="parquet", path=path, field="n")
 
 
@@ -88,7 +88,7 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
             {"path": write("latin.txt", b"ok\nna\xefve\n")},
             "not valid utf-8 at line 2, byte 5: 0xef .* set the source's enc",
         ),
-        ({"path": write("x.txt", "x"), "encoding": "utf-99"}, "encoding 'utf-99' is not known"),
+        ({"path": write("x.txt", "x"), "encoding": "utf-99"}, "encoding 'utf-99' is unknown"),
         ({"path": write("bad.txt.gz", b"not gzip")}, "damaged or not a gzip"),
         ({"path": write("cut.txt.gz", gzip.compress(b"x" * 9999)[:20])}, "damaged or not a gzip"),
         ({"kind": "jsonl", "path": write("a.jsonl", '{"text": "a"}\n{"text": ')}, "a.jsonl, line 2: not valid JSON"),
@@ -99,10 +99,13 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ),
         (
             {"kind": "jsonl", "path": write("d.jsonl", '{"text": 3}')},
-            "line 1: field 'text' should hold text but holds int",
+            "line 1: field 'text' should hold text, but holds int",
         ),
         ({"kind": "tsv", "path": write("a.tsv", "a\tb\n1\t2\n")}, "no field 'text'; available: 'a', 'b'"),
-        ({"kind": "tsv", "path": write("b.tsv", "a\ttext\n1\n")}, "line 2: has 1 fields, but the first line has 2"),
+        (
+            {"kind": "tsv", "path": write("b.tsv", "a\ttext\n1\n")},
+            "line 2: this row has 1 fields, but the first line has 2",
+        ),
         ({"kind": "parquet", "path": write("a.parquet", "no")}, "not a readable Parquet file"),
     ]
     for options, message in cases:

@@ -126,7 +126,7 @@ def test_other_kinds_of_files_are_refused_by_name_in_every_reader(reading):
         (b"\xef\xbb\xbftext", "latin-1", "byte-order mark of utf-8, but is read as latin-1; .* to utf-8"),
         ("text".encode("utf-16"), "latin-1", "byte-order mark of utf-16-le, but is read as latin-1"),
         (b"\xfe\xff\0a", "utf-16-le", "byte-order mark of utf-16-be, but is read as utf-16-le"),
-        (b"text", "hex", "encoding 'hex' is not known"),
+        (b"text", "hex", "encoding 'hex' is unknown"),
         (b"text", "undefined", "not valid undefined"),
         ("é\nab".encode("utf-16-le") + b"\x00\xdc\n\0", "utf-16-le", "at line 2, byte 8: 0x00"),
         (
@@ -168,7 +168,7 @@ def test_mark_changes_the_fingerprint_so_that_no_old_store_is_used(write):
 def test_lone_cr_within_a_row_is_refused_and_within_text_is_kept(write):
     rows = write("a.tsv", "pos\tgood\nneg\tbad\rpos\tfine\nneg\tx\n")
     options = {"kind": "tsv", "path": rows, "columns": "label,text", "label_field": "label"}
-    assert "a.tsv, line 2: has a carriage return" in refusal(read, "labels", **options)
+    assert "a.tsv, line 2: this line contains a carriage return" in refusal(read, "labels", **options)
     assert read(path=rows, document="line")[1] == "neg\tbad\rpos\tfine"
     ends = write("b.tsv", "pos\tgood\r\r\nneg\tbad\r\r\n")
     assert [each.text for each in read("labels", **{**options, "path": ends})] == ["good", "bad"]

@@ -29,13 +29,28 @@ def test_declarations_name_readers_and_settings_that_exist(name):
 @pytest.mark.parametrize(
     ("wants", "kind", "options", "message"),
     [
-        ("documents", "jsonl", {"label_field": "x"}, "label_field: is for labels or numbers or tags, but this task"),
-        ("pairs", "jsonl", {}, "target_field: name the field of the target"),
-        ("pairs", "jsonl", {"target_field": "x", "pattern": "y"}, "pattern: is for kind=text; leave it empty"),
-        ("labels", "parquet", {"label_field": "x", "columns": "y"}, "columns: is for kind=tsv or csv; leave it empty"),
-        ("documents", "text", {"data_dir": "x"}, "data_dir: is for kind=tfds; leave it empty"),
-        ("documents", "text", {"document": "separator", "separator": ""}, "separator: is empty although"),
-        ("documents", "squad", {}, "kind: squad holds no documents; use embedded or text or jsonl"),
+        (
+            "documents",
+            "jsonl",
+            {"label_field": "x"},
+            "label_field: this setting is for labels or numbers or tags, but this task",
+        ),
+        ("pairs", "jsonl", {}, "target_field: name the field that holds the target"),
+        (
+            "pairs",
+            "jsonl",
+            {"target_field": "x", "pattern": "y"},
+            "pattern: this setting is for kind=text; leave it empty",
+        ),
+        (
+            "labels",
+            "parquet",
+            {"label_field": "x", "columns": "y"},
+            "columns: this setting is for kind=tsv or csv; leave it empty",
+        ),
+        ("documents", "text", {"data_dir": "x"}, "data_dir: this setting is for kind=tfds; leave it empty"),
+        ("documents", "text", {"document": "separator", "separator": ""}, "separator: must not be empty if"),
+        ("documents", "squad", {}, "kind: squad does not support documents; use embedded or text or jsonl"),
         ("tags", "conll", {"label_field": "1"}, "label_field: '1' is not a tag column"),
     ],
 )

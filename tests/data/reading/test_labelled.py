@@ -72,7 +72,11 @@ def test_labels_may_be_numbers_of_label_names_or_names(write, monkeypatch):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(None, "line 1: field 'label' holds no label"), (" ", "holds no label"), (["a"], "should hold a label but holds")],
+    [
+        (None, "line 1: field 'label' holds no label"),
+        (" ", "holds no label"),
+        (["a"], "should hold a label, but holds"),
+    ],
 )
 def test_values_that_are_no_labels_are_refused(write, value, message):
     path = write("a.jsonl", lines({"text": "a", "label": value}))
@@ -94,13 +98,15 @@ def test_missing_fields_and_unfitting_settings_are_refused(write):
     path = write("a.tsv", "text\tlabel\na\t1\n")
     with pytest.raises(UserError, match=r"a\.tsv: there is no field 'stars'; .*'text', 'label'"):
         read(kind="tsv", path=path, label_field="stars")
-    with pytest.raises(UserError, match="label_pattern: is for kind=text; leave it empty"):
+    with pytest.raises(UserError, match="label_pattern: this setting is for kind=text; leave it empty"):
         source(kind="tsv", path=path, label_field="label", label_pattern="x")
-    with pytest.raises(UserError, match=r"kind: tsv holds no tags; use jsonl or parquet or tfds or conll"):
+    with pytest.raises(UserError, match=r"kind: tsv does not support tags; use jsonl or parquet or tfds or conll"):
         source("tags", kind="tsv", path=path, label_field="label")
-    with pytest.raises(UserError, match=r"pair_field: is for labels or numbers, but this task reads questions"):
+    with pytest.raises(
+        UserError, match=r"pair_field: this setting is for labels or numbers, but this task reads questions"
+    ):
         source("questions", kind="jsonl", path=path, pair_field="x")
-    with pytest.raises(UserError, match="label_field: is for kind=jsonl or"):
+    with pytest.raises(UserError, match="label_field: this setting is for kind=jsonl or"):
         source(kind="text", path=path, label_pattern="(?P<label>a)", label_field="x")
 
 
@@ -141,7 +147,7 @@ def test_bytes_that_are_not_utf8_are_refused_or_counted(write, tmp_path):
     chosen = source(**options, encoding="windows-1252")
     texts = [each.text for each in chosen.iterate()]
     assert len(texts) == 5 and texts[0] == "café" and texts[2] == "naïve\u2026" and texts[4] == "\u201cquoted\u201d"
-    assert chosen.notes() == ["3 lines with bytes over 127, read as windows-1252 (a.neg 2, a.pos 1)"]
+    assert chosen.notes() == ["3 lines with bytes over 127 are read as windows-1252 (a.neg 2, a.pos 1)"]
     write("a.neg", "café\n")
     write("a.pos", "b\n")
     plain = source(**options)
@@ -177,8 +183,8 @@ def test_conll_has_a_word_and_its_tag_per_line(write):
         ("a\tO\nb\t\n", "line 2: .* is not a word and its tag"),
         ("a O\n\nb\n", "line 3: 'b' is not a word and its tag"),
         ("\tO\n", "line 1: .* is not a word and its tag"),
-        ("a\tO\nb\tx\tO\n", "line 2: has 3 columns, but the lines before it have 2"),
-        ("a x O\nb O\n", "line 2: has 2 columns, but the lines before it have 3"),
+        ("a\tO\nb\tx\tO\n", "line 2: this line has 3 columns, but earlier lines have 2"),
+        ("a x O\nb O\n", "line 2: this line has 2 columns, but earlier lines have 3"),
         ("a\tx\tO\nb\t\tO\nc\t\t\n", "line 3: .* is not a word and its tag"),
         ("\n \n", "it contains no documents"),
     ],
@@ -202,16 +208,16 @@ def test_records_with_lists_of_words_and_tags(write, tmp_path, monkeypatch):
     ):
         found = source("tags", kind=kind, path=path, **options)
         assert list(found.iterate()) == want
-        assert found.notes() == ["1 records without words are left out"]
+        assert found.notes() == ["1 records without words are skipped"]
     for record, message in (
-        ({"tokens": ["a"], "tags": [0, 1]}, "line 1: 1 words in 'tokens' and 2 tags"),
-        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list but holds str"),
-        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text but holds int"),
+        ({"tokens": ["a"], "tags": [0, 1]}, "line 1: there are 1 words in 'tokens' but 2 tags"),
+        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list, but holds str"),
+        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text, but holds int"),
         ({"tokens": ["a"], "tags": [2]}, "label 2 has no name"),
     ):
         with pytest.raises(UserError, match=message):
             read("tags", kind="jsonl", path=write("b.jsonl", lines(record)), **options)
-    with pytest.raises(UserError, match="label_field: name the field of the list of tags"):
+    with pytest.raises(UserError, match="label_field: name the field that holds the list of tags"):
         source("tags", kind="jsonl", path="x", field="tokens")
 
 
@@ -302,7 +308,7 @@ def test_records_with_questions(write, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"field: questions have fixed field names .*question, context, answers"):
         source("questions", kind="jsonl", path=paths["jsonl"], field="question")
     uneven = records[0] | {"answers": {"text": ["b"], "answer_start": []}}
-    with pytest.raises(UserError, match="line 1: answers has 1 texts but 0 values of answer_start"):
+    with pytest.raises(UserError, match="line 1: the answers have 1 texts but 0 values of answer_start"):
         read("questions", kind="jsonl", path=write("c.jsonl", lines(uneven)))
 
 

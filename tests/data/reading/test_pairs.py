@@ -58,7 +58,7 @@ def test_tab_separated_pairs_with_and_without_a_line_of_names(write):
     assert read(**options) == pairs(("a", "A"), ("b", "B"))
     with pytest.raises(UserError, match=r"b\.tsv: there is no field 'text'; .*'source', 'target'.*from `columns`"):
         read(**{**options, "field": "text"})
-    with pytest.raises(UserError, match="line 3: has 2 fields, but `columns` has 3"):
+    with pytest.raises(UserError, match="line 3: this row has 2 fields, but `columns` has 3"):
         read(**{**options, "columns": "source,target,by", "field": "by"})
 
 
@@ -134,10 +134,10 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"kind": "jsonl", "path": jsonl, "field": "{question!r}"}, "braces must contain a field name"),
         ({"kind": "jsonl", "path": jsonl, "field": "{}"}, "braces must contain a field name"),
         ({"kind": "jsonl", "path": jsonl, "field": "{{x}}"}, "the template names no field"),
-        ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text but holds int 0"),
+        ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text, but holds int 0"),
         (
             {"kind": "jsonl", "path": jsonl, "field": "question", "columns": "a"},
-            "columns: is for kind=tsv",
+            "columns: this setting is for kind=tsv",
         ),
     ]
     for options, message in cases:

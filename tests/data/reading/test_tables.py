@@ -24,11 +24,15 @@ def read(path, wants="labels", kind="tsv", **options):
     [
         ("text,label,text|a,x,b", {}, "2 columns are called 'text'; rename all but one"),
         ("a,x", {"columns": "text,label,label"}, "2 columns are called 'label'"),
-        ("text,label|a,x|text,label|b,y", {}, "line 3: repeats the column names, .* remove this line"),
-        ("text,label|a,x|Text, Label |b,y", {}, "line 3: repeats the column names"),
-        ("text,label|a,x", {"columns": "text,label"}, "line 1: repeats the column names, .* leave `columns` empty"),
-        ("text,label|a,x,b", {}, "line 2: has 3 fields, but the first line has 2"),
-        ("text,label|a", {}, "line 2: has 1 fields, but the first line has 2"),
+        ("text,label|a,x|text,label|b,y", {}, "line 3: this line repeats the column names, .* remove it"),
+        ("text,label|a,x|Text, Label |b,y", {}, "line 3: this line repeats the column names"),
+        (
+            "text,label|a,x",
+            {"columns": "text,label"},
+            "line 1: this line repeats the column names, .* leave `columns` empty",
+        ),
+        ("text,label|a,x,b", {}, "line 2: this row has 3 fields, but the first line has 2"),
+        ("text,label|a", {}, "line 2: this row has 1 fields, but the first line has 2"),
     ],
 )
 def test_ambiguous_tables_are_refused(write, kind, rows, options, message):
@@ -74,12 +78,24 @@ QUOTED = 'text\tlabel\n"He said ""no"""\tx\nplain\ty\n'
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (QUOTED, {}, r"values are quoted as in CSV, such as '\"He said \"\"no\"\"\"'; use kind='csv'"),
-        ('"a b"\t"x"\n"c"\t"y"\n', {"columns": "text,label"}, "values are quoted as in CSV, such as '\"a b\"'"),
-        ('text\tlabel\na\t"x"\nb\t"y"\n', {}, "values are quoted as in CSV, such as '\"x\"'"),
-        ('"text"\t"label"\n"a"\t"x"\n', {}, "no field 'text'; .* quoted as in CSV: use kind='csv', which reads tabs"),
-        ('text\tlabel\n"first\nsecond"\tx\n', {}, "line 2: has 1 fields, .* line breaks inside needs kind='csv'"),
-        ('text\tlabel\n"one\ttwo"\tx\n', {}, "line 2: has 3 fields, .* tabs or line breaks inside needs kind='csv'"),
+        (QUOTED, {}, r"values are quoted as in CSV, e.g. '\"He said \"\"no\"\"\"'; use kind='csv'"),
+        ('"a b"\t"x"\n"c"\t"y"\n', {"columns": "text,label"}, "values are quoted as in CSV, e.g. '\"a b\"'"),
+        ('text\tlabel\na\t"x"\nb\t"y"\n', {}, "values are quoted as in CSV, e.g. '\"x\"'"),
+        (
+            '"text"\t"label"\n"a"\t"x"\n',
+            {},
+            "no field 'text'; .* quoted as in CSV: use kind='csv', which also reads tabs",
+        ),
+        (
+            'text\tlabel\n"first\nsecond"\tx\n',
+            {},
+            "line 2: this row has 1 fields, .* If quoted values contain tabs or line breaks, use",
+        ),
+        (
+            'text\tlabel\n"one\ttwo"\tx\n',
+            {},
+            "line 2: this row has 3 fields, .* quoted values contain tabs or line breaks, use kind='csv'",
+        ),
     ],
 )
 def test_quoted_values_of_tsv_are_refused_and_kind_csv_reads_them(write, content, options, message):
@@ -135,10 +151,13 @@ def test_a_pattern_finds_the_label_in_a_line(write):
     ("options", "message"),
     [
         ({"pattern": PATTERN, "document": "file"}, "document: labels in text files are read line by line"),
-        ({"pattern": PATTERN, "label_pattern": "(?P<label>x)"}, "label_pattern: text files get their labels from"),
-        ({}, "label_pattern: text files get their labels from their paths; give the pattern .or `pattern`, if lines"),
-        ({"label_pattern": "(?P<label>x) (?P<text>y)"}, "is searched for in paths, which hold no text; for lines, use"),
-        ({"pattern": "(?P<label>x)"}, "pattern: .* it has no group named text; write e.g. "),
+        ({"pattern": PATTERN, "label_pattern": "(?P<label>x)"}, "label_pattern: give a pattern that finds the label"),
+        ({}, "label_pattern: give a pattern that finds the label in a file's path .or, if lines hold"),
+        (
+            {"label_pattern": "(?P<label>x) (?P<text>y)"},
+            "is matched against paths, which contain no text; for lines, use",
+        ),
+        ({"pattern": "(?P<label>x)"}, "pattern: .* has no group named text; write e.g. "),
         ({"pattern": "(?P<source>x)(?P<target>y)"}, "no group named label and none named text"),
         ({"pattern": "(?P<label>x) (?P<text>y)"}, "line 1: pattern .* does not match 'DESC:manner How did it end"),
         ({"pattern": "(?P<label>X)?(?P<text>.*)"}, "line 1: pattern .* does not match"),

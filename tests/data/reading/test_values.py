@@ -83,14 +83,18 @@ def test_labels_are_the_same_in_every_format(open_as, kind, values, names, want)
         (float("nan"), (), "holds no label"),
         (float("nan"), ("no", "yes"), "holds no label"),
         ("", (), "holds no label"),
-        ("NaN", (), "holds no label but 'NaN'; if this is a label, list all labels in label_names"),
-        ("null", ("no", "yes"), "holds no label but 'null'"),
-        ("NAN", (), "holds no label but 'NAN'"),
+        ("NaN", (), "holds no label, only 'NaN'; if this text is a label, list all labels in label_names"),
+        ("null", ("no", "yes"), "holds no label, only 'null'"),
+        ("NAN", (), "holds no label, only 'NAN'"),
         ("<NA>", (), "holds no label"),
         (r"\N", (), "holds no label"),
         (2, ("no", "yes"), "label 2 has no name; label_names covers only 0 to 1"),
         (-1, ("no", "yes"), "label -1 has no name"),
-        (0, ("1", "2"), "label 0 is not one of label_names. As some of them are integers, integers are read as names"),
+        (
+            0,
+            ("1", "2"),
+            "label 0 is not one of label_names. As some of these names are integers, integers are read as names",
+        ),
         (True, ("a", "b", "c"), "label 'true' is neither a number nor one of label_names"),
         (0.5, ("a", "b", "c"), "label '0.5' is neither a number nor one of label_names"),
     ],
@@ -105,7 +109,7 @@ def test_missing_and_unknown_labels_are_refused_in_every_format(open_as, kind, v
 def test_null_labels_and_texts_are_refused(open_as, kind):
     with pytest.raises(UserError, match=r"(line|row) 2: field 'label' holds no label; add it or remove the record"):
         labels_of(open_as(kind, records(1, None), label_field="label"))
-    with pytest.raises(UserError, match=r"(line|row) 2: field 'text' should hold text but its value is missing"):
+    with pytest.raises(UserError, match=r"(line|row) 2: field 'text' should hold text, but its value is missing"):
         data = [{"text": "a", "label": 1}, {"text": None, "label": 1}]
         labels_of(open_as(kind, data, label_field="label"))
 
@@ -115,9 +119,9 @@ def test_null_labels_and_texts_are_refused(open_as, kind):
     [
         ((0, 1), None),
         (("a", "1"), None),
-        ((0, 1.0, 1), "labels have several types (1 decimals, 2 integers); equal values are one label"),
-        ((1, "1", "a"), "labels have several types (1 integers, 2 texts); equal values are one label"),
-        (("1.0", "2.0"), "2 labels have decimals; those such as 1.0 are read as 1"),
+        ((0, 1.0, 1), "labels have several types (1 decimals, 2 integers); equal values count as one label"),
+        ((1, "1", "a"), "labels have several types (1 integers, 2 texts); equal values count as one label"),
+        (("1.0", "2.0"), "2 labels have decimals; labels such as 1.0 are read as 1"),
     ],
 )
 def test_labels_of_several_types_are_noted(open_as, values, note):
@@ -129,13 +133,13 @@ def test_labels_of_several_types_are_noted(open_as, values, note):
 @pytest.mark.parametrize("values", [(True, 1), (0.0, False), (1, 2, True)])
 def test_booleans_among_numbers_are_refused(open_as, values):
     with pytest.raises(
-        UserError, match=f"line {len(values)}: field 'label' holds .* but labels before it are of anoth"
+        UserError, match=f"line {len(values)}: field 'label' holds .* but earlier labels have a different"
     ):
         labels_of(open_as("jsonl", records(*values), label_field="label"))
 
 
 def test_infinite_and_structured_labels_are_refused(open_as):
-    for value, message in ((float("inf"), "holds inf, which is not a label"), ({"a": 1}, "should hold a label but")):
+    for value, message in ((float("inf"), "holds inf, which is not a label"), ({"a": 1}, "should hold a label, but")):
         with pytest.raises(UserError, match=message):
             labels_of(open_as("jsonl", records(value), label_field="label"))
     assert labels_of(open_as("jsonl", records(10**400, 1e300), label_field="label")) == [str(10**400), "1e+300"]
@@ -151,7 +155,7 @@ def test_numbers_are_the_same_in_every_format(open_as, kind):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (1e300, r"1e\+300 is out of range: .* needs numbers up to 1e\+15; rescale them"),
+        (1e300, r"1e\+300 is out of range: .* absolute values must not exceed 1e\+15; rescale the numbers"),
         (-1e16, r"-1e\+16 is out of range"),
         (float("nan"), "'nan' is not a finite number"),
         (float("inf"), "'inf' is not a finite number"),
@@ -169,7 +173,7 @@ def test_unusable_numbers_are_refused_in_every_format(open_as, kind, value, mess
 def test_regression_refuses_names_and_booleans(open_as):
     with pytest.raises(UserError, match="label_names: regression reads numbers, which have no names"):
         open_as("jsonl", records(1), "numbers", label_field="label", label_names=("a",))
-    with pytest.raises(UserError, match="line 1: field 'label' should hold a number but holds bool True"):
+    with pytest.raises(UserError, match="line 1: field 'label' should hold a number, but holds bool True"):
         labels_of(open_as("jsonl", records(True), "numbers", label_field="label"))
 
 
@@ -199,8 +203,8 @@ def test_questions_with_typed_fields(open_as, write, kind):
     for flag in ("true", "TRUE", 1, True):
         assert read(is_impossible=flag).answers == (), flag
     for changes, message in (
-        ({"is_impossible": "no"}, "field 'is_impossible' should hold true or false but holds str 'no'"),
-        ({"id": 1.5}, "field 'id' should hold text but holds float 1.5"),
+        ({"is_impossible": "no"}, "field 'is_impossible' should hold true or false, but holds str 'no'"),
+        ({"id": 1.5}, "field 'id' should hold text, but holds float 1.5"),
         ({"answers": {"text": ["b"], "answer_start": [1.5]}}, "answer_start 1.5 is not a character offset"),
         ({"answers": {"text": ["b"], "answer_start": [None]}}, "answer_start None is not a character offset"),
     ):
@@ -227,7 +231,7 @@ def test_several_target_fields_name_several_references(open_as, kind):
     assert found == [Pair("x", ("A", "B")), Pair("y", ("B",)), Pair("z", ("",))]
     with pytest.raises(UserError, match="there is no field 'c'; available"):
         list(open_as(kind, data, "pairs", field="s", target_field="a,c").iterate())
-    with pytest.raises(UserError, match="target_field 'a, ': a name between commas is empty"):
+    with pytest.raises(UserError, match="target_field 'a, ': one of the names between commas is empty"):
         open_as(kind, data, "pairs", field="s", target_field="a,")
 
 
@@ -243,8 +247,8 @@ def test_target_fields_may_be_missing_lists_or_templates(open_as, kind):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a", "label": 1, "label": 2}', "line 1: an object has the name 'label' twice"),
-        ('{"text": {"a": 1, "a": 1}, "label": 1}', "line 1: an object has the name 'a' twice"),
+        ('{"text": "a", "label": 1, "label": 2}', "line 1: the name 'label' occurs more than once in an object"),
+        ('{"text": {"a": 1, "a": 1}, "label": 1}', "line 1: the name 'a' occurs more than once in an object"),
         ("[" * 100_000, r"line 1: not valid JSON \(it is nested more than 100 levels deep\)"),
     ],
 )
