@@ -210,7 +210,7 @@ def squad(**changes):
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("conll", "Ann\tB-PER\nruns\n\n", "file, line 2: 'runs' is not a word and its tag"),
+        ("conll", "Ann\tB-PER\nruns\n\n", "file, line 2: 'runs' does not hold a word and its tag"),
         ("conll", "Ann\tB-PER\nruns\tV\tO\n\n", "file, line 2: this line has 3 columns, but earlier lines have 2"),
         ("conll", "\n\n", "it contains no documents"),
         ("squad", "question\tanswer\n", "file: not valid JSON"),

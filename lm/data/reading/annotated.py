@@ -19,7 +19,9 @@ NEW_DOCUMENT = "-DOCSTART-"
 CONLLU = "ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC".split()
 COMMENT = "#"
 _NAMED_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
-_ID = re.compile(r"([0-9]+)(?:([-.])[0-9]+)?")  # CoNLL-U ID of a word, a multi-word range (3-4) or an empty node (8.1)
+_ID = re.compile(
+    r"([0-9]+)(?:([-.])[0-9]+)?"
+)  # the CoNLL-U ID of a word, a multi-word range (3-4) or an empty node (8.1)
 # A first line with one name from each of these two sets looks like a header row.
 _WORD_NAMES = {"word", "words", "token", "tokens", "form", "text"}
 _TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos", "chunk", "entity"}
@@ -33,8 +35,8 @@ class Conll(FileFormat):
     or from the CoNLL-U standard. By default, words are in column 1, or in column 2 if column 1 numbers the words of
     each sentence, and tags are in the last column.
 
-    A line that begins with # is a comment if it cannot be a word and its tag. The multi-word ranges and empty nodes of
-    CoNLL-U are skipped.
+    A line that begins with # is a comment if it cannot hold a word and its tag. The multi-word ranges and empty nodes
+    of CoNLL-U are skipped.
     """
 
     doc = "CoNLL or CoNLL-U: one word and its tag per line, and an empty line after each sentence"
@@ -56,7 +58,7 @@ class Conll(FileFormat):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
                 refuse(setting, f"{column!r} is not a column; give a column number (from 1) or a column name.")
         if config.label_field == word:
-            message = f"{word!r} is not a tag column but the word column; leave this setting empty for the last column."
+            message = f"{word!r} is not a tag column but the word column; leave this empty to use the last column."
             refuse("label_field", message)
 
     def options(self) -> list[str]:
@@ -172,8 +174,8 @@ class Columns:
         """Returns whether a line is a comment; `begins` is true if the next word begins a sentence.
 
         In CoNLL-U, words have numbers, so every line that begins with # is a comment. In other files, such a line may
-        hold a word, such as a hashtag. There, it is a comment only if it precedes a sentence and has an unusual number
-        of columns, a tag that no other line has, or the form "# name = value".
+        hold a word, such as a hashtag. It is a comment only if it precedes a sentence and has an unusual number of
+        columns, a tag that no other line has, or the form "# name = value".
         """
         if not values[0].startswith(COMMENT):
             return False
@@ -193,7 +195,7 @@ class Columns:
         """Raises UserError if a line does not hold a word and its tag."""
         if len(values) < 1 + self._tagged or not values[self.word if self.word < len(values) else 0]:
             raise UserError(
-                f"{where}: {line!r:.60} is not a word and its tag (columns are separated by tabs or spaces)."
+                f"{where}: {line!r:.60} does not hold a word and its tag (columns are separated by tabs or spaces)."
             )
         if len(values) != self._width:
             raise UserError(
@@ -226,7 +228,7 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
     """Returns whether the first column numbers the words of each sentence from 0 or 1.
 
-    Returns False if no sentence has two or more words.
+    The result is False if no sentence has two or more words.
     """
     last, most = -1, 0
     for index, row in enumerate(rows):
@@ -240,7 +242,7 @@ def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
 
 
 def _columns(line: str) -> list[str]:
-    """Splits a line into columns, without empty ones at the end. Other white space remains part of the words."""
+    """Splits a line into columns and drops empty columns at the end. Other white space remains part of the words."""
     if not line.strip():
         return []
     if "\t" in line:

@@ -65,7 +65,7 @@ class Field:
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Returns the texts of a list, or the only text of another value. An empty list gives one empty text."""
+        """Returns the texts of a list, or a single text as a one-element tuple. An empty list gives one empty text."""
         found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]
@@ -191,7 +191,7 @@ def as_offset(value: Any, name: str, where: str) -> int:
 
 
 def as_number(value: Any, name: str, where: str) -> str:
-    """Returns a number as text. Raises UserError if it is not finite or too large for regression in float32."""
+    """Returns a number as text. Raises UserError if the number is not finite, or too large for regression."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
@@ -261,7 +261,7 @@ def index_of(label: str, names: tuple[str, ...]) -> int | None:
 
 @functools.lru_cache
 def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """Returns a dict from each name (in the form of `label_text`) to its index, and whether any name is an integer."""
+    """Returns a mapping of names (in the form of `label_text`) to indices, and whether any name is an integer."""
     labels = [label_text(name, "label_names", "label_names") for name in names]
     return {label: index for index, label in enumerate(labels)}, any(map(_INTEGER.fullmatch, labels))
 

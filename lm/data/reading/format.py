@@ -1,7 +1,7 @@
 """Base classes of formats (files to records) and readers (records to raw examples), and `TextFile`.
 
-Only this module decodes text files. Byte-order marks at the beginning of lines are dropped, and line endings that are a
-CR alone are refused. Text is read in blocks, so the longest line bounds memory use. Errors name the position.
+Only this module decodes text files. It drops byte-order marks at the beginning of lines, and refuses files whose lines
+end in CR alone. Text is read in blocks, so the longest line bounds memory use. Error messages give the position.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lm.errors import UserError
 from lm.files import well_formed
 
 T = TypeVar("T")
-Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
+Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError
 
 
 class ReadyField(Field):
@@ -53,14 +53,14 @@ class ReadyField(Field):
 
 
 class Format(abc.ABC):
-    """A data source in one format. Class attributes describe the format; their defaults suit named fields."""
+    """Base class of formats. Class attributes describe the format; their defaults suit records with named fields."""
 
     doc: ClassVar[str]  # a line for `--help`
     endings: ClassVar[Collection[str]] = ()  # file name endings; empty for a format that reads no files
     holds: ClassVar[Collection[str] | None] = None  # the kinds of raw example that it supports; None: all
     # Of the settings that are empty by default, those that the format reads.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    reads: ClassVar[Collection[str]] = ()  # the format-specific settings with other defaults that it reads
+    reads: ClassVar[Collection[str]] = ()  # of the settings with other defaults, the format-specific ones that it reads
     # Overrides `Reader.needs`: maps a kind of raw example to the required setting and the message if it is missing.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
     # Whether the format itself names its record fields after the roles that readers define ("text", "label", ...) and
@@ -96,7 +96,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields, whatever the file locations."""
+        """Returns the settings and hashes that determine the records and fields, regardless of file locations."""
 
     def notes(self) -> list[str]:
         """Returns notes for the user about the files."""
@@ -104,7 +104,7 @@ class Format(abc.ABC):
 
 
 class FileFormat(Format):
-    """Base class of formats that consist of one or more files; `read` reads one of them."""
+    """Base class of formats that consist of one or more files; `read` reads one file."""
 
     reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
     notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines that depend on the encoding
@@ -149,7 +149,7 @@ class Reader(abc.ABC):
     needs: ClassVar[tuple[str, str]] = ("kind", "")
     settings: ClassVar[Collection[str]] = ()  # of the settings that are empty by default, those that it reads
     optional: ClassVar[Collection[str]] = ()  # the roles of fields that may be absent
-    roles: ClassVar[Mapping[str, str]]  # role of a field -> the setting with the field's name ("": named like the role)
+    roles: ClassVar[Mapping[str, str]]  # maps a role to the setting that names its field ("": the role is the name)
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
@@ -170,13 +170,13 @@ class Reader(abc.ABC):
         """Returns the raw example of a record, or None to skip the record."""
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything that determines the examples, whatever the file locations."""
+        """Returns a hash of everything that determines the examples, regardless of file locations."""
         config = self.config
         options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns notes for the user about the examples. Call it after `iterate` has read all of them."""
+        """Returns notes for the user about the examples, once `iterate` has read all of them."""
         return self.source.notes()
 
 
@@ -209,7 +209,7 @@ class Files:
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
-        """Yields the items of `read(path)` for each file. Raises UserError if none of the files has any."""
+        """Yields the items of `read(path)` for each file. Raises UserError if no file yields an item."""
         empty = True
         for path in self.found:
             with read_errors(path):
@@ -222,7 +222,7 @@ class Files:
     def hashes(self, *, is_text: bool = True) -> list[str]:
         """Returns one string per file: a hash of its content, and whether the file is compressed.
 
-        For text files, it also says whether there are byte-order marks, which earlier versions kept as content.
+        For text files, the string also says whether there are byte-order marks, which earlier versions kept as content.
         """
         hashes = []
         for path in self.found:
@@ -295,7 +295,7 @@ class TextFile:
         return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
 
     def check_length(self, size: int, line: int = 0) -> int:
-        """Returns `size`, the length of a line or (without `line`) document. Raises UserError if it is too large."""
+        """Returns `size` (of a line or, without `line`, of a document). Raises UserError if it exceeds `longest`."""
         if size <= self.longest:
             return size
         unit = "this line" if line else "a document (by default the whole file)"
@@ -320,7 +320,7 @@ class TextFile:
             yield "".join(parts)
 
     def _refuse_lone_returns(self, text: str) -> None:
-        """Raises UserError if more lines of the first block seem to end in a CR alone than in LF."""
+        """Raises UserError if, in the first block, more lines seem to end in CR alone than in LF."""
         if text.count("\r") - text.count("\r\n") > text.count("\n"):
             raise UserError(
                 f"{self.path}: its lines end in CR (carriage return) alone, which is not supported; convert the file, "
@@ -332,7 +332,7 @@ class TextFile:
 def open_text(
     path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
 ) -> Iterator[TextFile]:
-    """Opens a text file, which may be a `.gz` file. `remedy` is the advice in errors about its encoding."""
+    """Opens a text file, which may be a `.gz` file. `remedy` is the advice in errors about the encoding."""
     with open_binary(path) as binary:
         yield TextFile(path, binary, encoding, longest, remedy)
 

@@ -18,9 +18,7 @@ from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader,
 from lm.errors import UserError
 
 FORMAT_NAMES = [name for name, each in FORMATS.items() if each.endings]
-OF_TARGETS = {
-    setting for each in READERS.values() for setting in each.settings
-}  # that only some kinds of raw example use
+OF_TARGETS = {setting for each in READERS.values() for setting in each.settings}  # which only some tasks read
 
 
 class TextInput(Reader):
@@ -80,7 +78,7 @@ class Given(Format):
 def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
     """Returns the raw example for `text`. If the reader needs several fields, `text` must be a JSON object with them.
 
-    Raises UserError if `text` is not such an object or a field is missing.
+    Raises UserError if `text` is not such an object, or if a field is missing.
     """
     source = Given(config)
     reading = reader(config, source)
@@ -113,10 +111,11 @@ def format_of(path: str) -> str:
 def input_source(
     train: Mapping[str, SourceConfig], reader: type[Reader], kind: str, path: str, given: Mapping[str, Any]
 ) -> SourceConfig:
-    """Returns the data source of new inputs. Field names and the like are those of the training data unless `given`.
+    """Returns the data source of new inputs; in a text file, every line is a document.
 
-    In a text file, every line is a document. Raises UserError if such a setting differs between the training data
-    sources, or if the model reads pairs of texts but the format holds single texts.
+    Settings such as field names are those of the training data unless they are `given`. Raises UserError if such a
+    setting differs between the training data sources, or if the model reads pairs of texts but the format holds single
+    texts.
     """
     sources = [source for source in train.values() if source.weight > 0]
     as_in_training = {*FORMATS[kind].settings} - OF_TARGETS

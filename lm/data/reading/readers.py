@@ -92,7 +92,7 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a context, with (text, character offset) answers; without answers, it is unanswerable."""
+    """A question about a context, with (text, character offset) for each answer. Without answers, it is unanswerable."""
 
     id: str
     title: str
@@ -104,7 +104,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article's title or, without one, the context, so that questions about a text stay in one subset."""
+        """The article's title or, without one, the context, so that questions about it stay in the same subset."""
         return self.title or self.context
 
     @property
@@ -120,7 +120,7 @@ class Question:
 
 
 class PairReader(Reader):
-    """Reads pairs, without the prefix. A list of target texts, or several target fields, give several references."""
+    """Reads pairs, without the prefix. Several target fields, or a list of target texts, give several references."""
 
     kind = "pairs"
     needs = ("target_field", "name the field that holds the target.")
@@ -155,7 +155,7 @@ class ClassReader(Reader):
     def label(self, value: Any, name: str, where: str) -> str:
         """Returns a label as text.
 
-        Raises UserError if labels without names are booleans as well as numbers, since true and 1 differ as text.
+        Raises UserError if labels without names mix booleans and numbers, since true and 1 differ as text.
         """
         label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
         self._types[label_type(value)] += 1
@@ -241,7 +241,7 @@ class QuestionReader(Reader):
     is_impossible. Each answer has a text and an answer_start.
 
     Texts are left unchanged, since answer_start is a character offset in the context (-1 if unknown). Answers that do
-    not occur there are kept for scoring but are never training targets; `notes` counts them. The answers to an
+    not occur at this offset are kept for scoring but are never training targets; `notes` counts them. The answers to an
     impossible question are merely plausible, so they are omitted.
     """
 

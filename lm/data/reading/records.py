@@ -56,7 +56,7 @@ class JsonLines(FileFormat):
 
 
 class TabSeparated(FileFormat):
-    """Lines of values. `columns` names the first values of a line; if it is empty, the header row names all of them.
+    """If `columns` is set, it names the columns, and further values are ignored. Otherwise, the header row names them.
 
     Quotation marks are part of the text. A file whose values seem to be quoted as in CSV is refused (see `Quotes`).
     """
@@ -112,8 +112,8 @@ class TabSeparated(FileFormat):
 class Quotes:
     """Determines whether the values of a tab-separated file are quoted as in CSV.
 
-    Programs that write CSV either quote every value that contains a quotation mark, and double the mark, or quote all
-    values of a column. A value that merely begins and ends with a quotation mark (e.g. direct speech) proves nothing.
+    Programs either quote every value that contains a quotation mark, and double the mark, or quote all values of a
+    column. A value that merely begins and ends with a quotation mark, such as direct speech, proves nothing.
     """
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ class Parquet(FileFormat):
 
 
 def _as_records(batch: Any, where: str, before: int) -> list[Record]:
-    """Returns the rows of a batch, after `before` earlier rows. Raises UserError if a text is not valid UTF-8."""
+    """Returns the rows of a batch; `before` is the number of earlier rows. Raises UserError if a text is not UTF-8."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Text files that are split into documents, labelled by their paths, or hold one pair or labelled text per line."""
+"""Text files: split into documents, labelled by their paths, or with one pair or labelled text per line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Text(FileFormat):
     `target_path`, each line is paired with the same line of another file.
     """
 
-    doc = "text files: documents, texts that are labelled by their paths or lines, or pairs, one per line"
+    doc = "text files with documents, labelled texts (labels in paths or lines) or pairs (one per line)"
     endings = (".txt",)
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = ("target_path", "pattern", "label_pattern")
     reads = ("encoding", "longest_line", "document", "separator")
     names_fields = True
-    # Maps a kind of raw example to the groups that `pattern` must have, and an example of a pattern.
+    # Maps a kind of raw example to the groups that `pattern` must have and to an example of a pattern.
     groups: ClassVar = {"pairs": (("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")} | dict.fromkeys(
         ("labels", "numbers"), (("label", "text"), "'(?P<label>[^ ]+) (?P<text>.*)'")
     )
@@ -144,7 +144,7 @@ class Text(FileFormat):
     def _separated(self, file: TextFile) -> Iterator[str]:
         """Yields the texts between separators, without leading and trailing line breaks."""
         separator = self.config.separator
-        parts: list[str] = []  # the current document so far; `rest` follows, and may begin a separator
+        parts: list[str] = []  # the current document so far, except `rest`, which may begin a separator
         size, rest = 0, ""
         for block in file.blocks():
             *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)

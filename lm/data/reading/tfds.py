@@ -31,7 +31,7 @@ class Tfds(Format):
         if config.data_dir and not cls(config).builder.info.splits:
             raise UserError(
                 f"tfds {config.path}: the data set is not prepared in {config.data_dir}, the data_dir of this run; "
-                "prepare it there with `tfds build`, or name other data with --config."
+                "prepare it there with `tfds build`, or select other data with --config."
             )
 
     def identity(self) -> list[str]:

@@ -33,7 +33,7 @@ def needs_text(config: TokenizerConfig) -> bool:
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Returns a tokenizer trained on `texts` or loaded from the config's `path`. Raises UserError if this fails."""
+    """Returns a tokenizer trained on `texts` or loaded from `config.path`. Raises UserError if this fails."""
     cls = TOKENIZERS[config.kind]
     tokenizer = _from_file(cls, config) if config.path else cls.train(config, texts)
     return tokenizer.with_extra_ids(config.extra_ids)
@@ -63,7 +63,7 @@ def _read_text(path: Path) -> str:
 
 
 def load_tokenizer(directory: Path | str) -> Tokenizer:
-    """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if its files are missing or damaged."""
+    """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if files are missing or damaged."""
     directory = Path(directory)
     try:
         info = parse_json((directory / INFO_FILE).read_bytes())

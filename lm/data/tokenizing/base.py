@@ -60,14 +60,14 @@ class Tokenizer(abc.ABC):
         return self.base_size + self.extra_ids
 
     def with_extra_ids(self, number: int) -> Tokenizer:
-        """Returns a copy of the tokenizer with this number of extra ids."""
+        """Returns a copy of the tokenizer with `number` extra ids."""
         extended = copy.copy(self)
         extended.extra_ids = number
         return extended
 
     @property
     def extra_tokens(self) -> Sequence[int]:
-        """The ids of <extra_id_0>, <extra_id_1>, ...; by default they count down from the last id (T5, Raffel 2020)."""
+        """The ids of <extra_id_0>, <extra_id_1>, ...; by default, they descend from the last id (T5, Raffel 2020)."""
         return range(self.vocab_size - 1, self.base_size - 1, -1)
 
     def extra_id(self, number: int) -> int:
@@ -82,7 +82,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def mask_id(self) -> int:
-        """The id of the mask token: the file's own or else <extra_id_0>. Raises UserError if there is neither."""
+        """The id of the mask token: the one in the file or else <extra_id_0>. Raises UserError if neither exists."""
         return self.extra_id(0)
 
     @abc.abstractmethod
@@ -117,7 +117,7 @@ class Tokenizer(abc.ABC):
         """Returns the text of `ids`, which contain no special tokens."""
 
     def decode_each(self, batch: Sequence[list[int]]) -> Iterable[str]:
-        """Returns the text of each list of ids, without special tokens; faster than `decode` in some libraries."""
+        """Decodes lists of ids that contain no special tokens. In some libraries, this is faster than `decode`."""
         return map(self._decode, batch)
 
     @abc.abstractmethod
@@ -125,7 +125,7 @@ class Tokenizer(abc.ABC):
         """Returns the text of one ordinary token, or a printable placeholder for part of a character."""
 
     def _special(self) -> dict[int, str]:
-        """Returns the printable names of the tokens that stand for no text, by id."""
+        """Returns the printable names of the tokens that stand for no text, keyed by id."""
         return {PAD: "<pad>", BOS: "<bos>", EOS: "<eos>"}
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -135,7 +135,7 @@ class Tokenizer(abc.ABC):
         return self._decode([i for i in known if i not in special and i not in extra])
 
     def decode_spelled(self, ids: Iterable[int]) -> str:
-        """Returns the text of `ids`, with extra ids spelled as <extra_id_N>."""
+        """Returns the text of `ids`, with extra ids spelled out as <extra_id_N>."""
         texts: list[str] = []
         between: list[int] = []
         for token in map(int, ids):
@@ -158,7 +158,7 @@ class Tokenizer(abc.ABC):
         return self._piece(token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
     def is_special(self, token: int) -> bool:
-        """Returns whether a token stands for no text, such as BOS and EOS. (`pad_id` may be an ordinary token.)"""
+        """Returns whether a token stands for no text, such as BOS or EOS. (`pad_id` may be an ordinary token.)"""
         return token in self._special()
 
     @property

@@ -1,4 +1,4 @@
-"""A tokenizer whose vocabulary is three special tokens, followed by the 256 byte values of UTF-8 text."""
+"""A tokenizer of UTF-8 bytes: three special tokens, followed by the 256 byte values."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Returns the ids and their character offsets, which refer to `text` even if the model normalises it.
 
         If a character becomes several tokens (its bytes, the letters of a ligature), the library assigns it only to the
-        last token; here, all of these tokens get its offsets. A space added before the text gets an empty range.
+        last token; here, all of them get its offsets. A space added before the text gets an empty range.
         """
         try:
             found = self._processor.encode(text, out_type="offset_mapping")
@@ -176,7 +176,7 @@ def _explain(config: TokenizerConfig, message: str) -> str:
 
 
 def split_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Yields lines; long ones are split, before a space if possible. No vocabulary piece spans two of these lines."""
+    """Yields lines; splits long lines, before a space if possible. No vocabulary piece spans two of these lines."""
     for text in texts:
         begin = 0
         while begin < len(text):

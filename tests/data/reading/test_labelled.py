@@ -179,13 +179,13 @@ def test_conll_has_a_word_and_its_tag_per_line(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\tO\nb\n", "line 2: 'b' is not a word and its tag"),
-        ("a\tO\nb\t\n", "line 2: .* is not a word and its tag"),
-        ("a O\n\nb\n", "line 3: 'b' is not a word and its tag"),
-        ("\tO\n", "line 1: .* is not a word and its tag"),
+        ("a\tO\nb\n", "line 2: 'b' does not hold a word and its tag"),
+        ("a\tO\nb\t\n", "line 2: .* does not hold a word and its tag"),
+        ("a O\n\nb\n", "line 3: 'b' does not hold a word and its tag"),
+        ("\tO\n", "line 1: .* does not hold a word and its tag"),
         ("a\tO\nb\tx\tO\n", "line 2: this line has 3 columns, but earlier lines have 2"),
         ("a x O\nb O\n", "line 2: this line has 2 columns, but earlier lines have 3"),
-        ("a\tx\tO\nb\t\tO\nc\t\t\n", "line 3: .* is not a word and its tag"),
+        ("a\tx\tO\nb\t\tO\nc\t\t\n", "line 3: .* does not hold a word and its tag"),
         ("\n \n", "it contains no documents"),
     ],
 )
