@@ -204,7 +204,7 @@ def as_number(value: Any, name: str, where: str) -> str:
     if not text:
         raise UserError(f"{where}: field {name!r} holds no number.")
     if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
-        raise UserError(f"{where}: {text!r:.40} is not a finite number, as regression requires.")
+        raise UserError(f"{where}: {text!r:.40} is not a finite number, which regression requires.")
     if abs(float(text)) > LARGEST:
         raise UserError(
             f"{where}: {text:.40} is out of range: regression uses float32, so absolute values must not exceed "

@@ -92,7 +92,10 @@ class Tagged:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a context, with (text, character offset) for each answer. Without answers, it is unanswerable."""
+    """A question about a context.
+
+    `answers` holds (text, character offset) for each answer. An unanswerable question has none.
+    """
 
     id: str
     title: str
@@ -104,7 +107,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article's title or, without one, the context, so that questions about it stay in the same subset."""
+        """The article's title or else the context, so that questions about the same text stay in one subset."""
         return self.title or self.context
 
     @property

@@ -53,7 +53,7 @@ class Tokenizer(abc.ABC):
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         """Returns a tokenizer whose vocabulary is learnt from the texts. Raises UserError if this is impossible."""
-        raise UserError(f"config.data.tokenizer.path: give the {cls.file_type}; this kind is loaded, not trained.")
+        raise UserError(f"config.data.tokenizer.path: give the {cls.file_type} to load; this kind is not trained.")
 
     @property
     def vocab_size(self) -> int:
@@ -75,8 +75,8 @@ class Tokenizer(abc.ABC):
         count = len(self.extra_tokens)
         if not 0 <= number < count:
             raise UserError(
-                f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, but the tokenizer has {count} of "
-                "them; increase this setting (which has no effect if a huggingface file defines its own extra ids)."
+                f"config.data.tokenizer.extra_ids: <extra_id_{number}> is needed, but the tokenizer has {count} extra "
+                "ids; increase this setting (which has no effect if a huggingface file defines its own extra ids)."
             )
         return self.extra_tokens[number]
 

@@ -11,13 +11,13 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json`. Unless options name the BOS and EOS tokens, they are inferred from the vocabulary.
+    """A `tokenizer.json` file. Unless options name the BOS and EOS tokens, they are inferred from the vocabulary.
 
     If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are the extra ids, and no others are added.
     """
 
     kind = "huggingface"
-    doc = "the tokenizer.json file in `path`"
+    doc = "the tokenizer.json file given by `path`"
     file_type = file_name = "tokenizer.json"
     file_is_text = True
     learns = False

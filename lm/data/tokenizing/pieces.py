@@ -10,7 +10,7 @@ from lm.data.tokenizing.base import Tokenizer
 PIECE = 1 << 20  # characters
 SEARCHED = 1 << 14  # characters at the end of a piece that are searched for a gap
 _GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # between two words
-# If encoding the two parts of each probe separately changes nothing, a tokenizer encodes words independently.
+# A tokenizer encodes words independently if encoding the two parts of each probe separately changes nothing.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 

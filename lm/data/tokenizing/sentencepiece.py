@@ -22,7 +22,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model: either our own, which is lossless, or a published one, which may normalise the text."""
 
     kind = "sentencepiece"
-    doc = "a model trained on the text, or the one in `path`"
+    doc = "a model trained on the text, or the model file given by `path`"
     file_type = "SentencePiece model"
     reads = ("vocab_size", "algorithm", "train_megabytes")
     file_name = "sentencepiece.model"

@@ -67,7 +67,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """Tokens are the most frequent words of the training text; others become `unk_id`. Decoding joins words with spaces."""
+    """Tokens are the most frequent words of the training text; others become `unk_id`. Decoding adds spaces."""
 
     kind = "words"
     doc = "the words of the training text, split at white space"

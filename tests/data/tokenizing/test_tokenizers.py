@@ -237,7 +237,7 @@ def test_extra_ids_lie_behind_the_vocabulary_as_in_t5(kind, tmp_path):
     ids = tokenizer.encode("a <extra_id_0> b")
     assert ids == plain.encode("a <extra_id_0> b"), "text never turns into one"
     assert tokenizer.decode([tokenizer.extra_id(0), *ids, tokenizer.extra_id(1)]) == "a <extra_id_0> b"
-    with pytest.raises(UserError, match="<extra_id_100> is needed, but the tokenizer has 100 of them"):
+    with pytest.raises(UserError, match="<extra_id_100> is needed, but the tokenizer has 100 extra ids"):
         tokenizer.extra_id(100)
     tokenizer.save(tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
