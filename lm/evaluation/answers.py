@@ -80,7 +80,7 @@ def best_answer(
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
-    """Returns the score, first token and last token of a window's best answer; the score is -inf if there is no answer."""
+    """Returns the score, first token and last token of a window's best answer; the score is -inf if none exists."""
     size = len(window.start_T)
     inside_T = window.offsets_T2[:, 0] >= 0
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)
@@ -124,7 +124,7 @@ def rules_for(contexts: Iterable[str]) -> str:
 def answer_scores(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], *, rules: str = "squad", may_lack: bool = False
 ) -> np.ndarray:
-    """Returns the exact match (0 or 1) and F1 (0 to 1) of each prediction, maximised over the references, float64 (E, 2).
+    """Returns the best exact match (0 or 1) and F1 (0 to 1) of each prediction over its references, float64 (E, 2).
 
     `rules` is a key of RULES:
 

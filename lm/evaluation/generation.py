@@ -20,9 +20,9 @@ class Generation(Evaluator):
     """Scores the model's outputs against the references of a split, each pair once.
 
     During training, the outputs are decoded with eval.generation.training_beams, and only about
-    eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` reports their number. If there are several
-    data sources, metrics are computed for each of them (`NAME/SOURCE/bleu`) and for all texts together. The latter are
-    not means over the data sources.
+    eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` reports their number. If there are
+    several data sources, metrics are computed for each of them (`NAME/SOURCE/bleu`) and for all texts together. The
+    latter are not means over the data sources.
 
     Every process decodes the same sources and gets the same metrics and outputs.
     """
@@ -95,7 +95,7 @@ class Generation(Evaluator):
             )
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
-        """Computes the metrics of one data source, or of the whole split if its name is "", and stores their signatures.
+        """Computes the metrics of a data source, or of the whole split if its name is ""; stores their signatures.
 
         The tokens that the metrics count depend on all references of the data source, even if only some are scored.
         """

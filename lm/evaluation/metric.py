@@ -1,4 +1,4 @@
-"""The declaration of metrics. Each metric is declared next to the code that computes it; see `lm.evaluation.METRICS`."""
+"""The declaration of metrics. A metric is declared next to the code that computes it; see `lm.evaluation.METRICS`."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ class PredictionEvaluator(RowEvaluator):
                 waiting.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
                 if not all(np.isfinite(each).all() for each in waiting.values()):
                     raise UserError(
-                        "the model's outputs are not finite numbers; the model has diverged, or its checkpoint and tokenizer "
-                        "do not belong together. Choose another checkpoint with --step."
+                        "the model's outputs are not finite numbers; the model has diverged, or its checkpoint and "
+                        "tokenizer do not belong together. Choose another checkpoint with --step."
                     )
                 whole = whole_examples(rows.examples, waiting)
                 if whole:

@@ -61,7 +61,7 @@ def _parsed(line: str) -> Any:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads the output of `write_predictions`; `score` is optional. Raises UserError if the file is invalid or empty."""
+    """Reads a file of `write_predictions`; `score` is optional. Raises UserError if the file is invalid or empty."""
     return [_example(path, number, values) for number, values in read_objects(path)]
 
 

@@ -169,7 +169,7 @@ class TokenEvaluator(RowEvaluator):
 
 
 def _text(rows: EvalRows, targets: float) -> Sums:
-    """Returns the size of the text with this number of `targets`: exact for all targets of a data source, else estimated."""
+    """Returns the size of the text with this number of targets: exact if all are scored, otherwise estimated."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
     # Only windows over whole documents account for every byte of the text, so only they count changed documents.

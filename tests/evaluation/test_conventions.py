@@ -60,8 +60,8 @@ def test_right_predictions_have_every_entity_by_the_inferred_scheme(sentences, s
 def test_scheme_that_is_not_that_of_the_data_is_reported():
     _, signature = scored({"s": tagged(IOB1)}, tag_scheme="IOB2")
     assert signature == (
-        "IOB2; 4 of 13 tags contradict it and may spell no entity; IOB1 fits better, with 0; if it is the right one, "
-        "set eval.tag_scheme"
+        "IOB2; 4 of 13 tags contradict it and may not mark an entity; IOB1 fits better (0 contradict it); if it is "
+        "the right scheme, set eval.tag_scheme to it"
     )
 
 
