@@ -58,7 +58,7 @@ class Task(abc.ABC):
         writes_text: whether models trained on this task generate text.
         spells_extra_ids: whether <extra_id_N> in a prompt stands for the special token with this name.
         windowed: whether rows are windows of a text; if so, sequence_length and stride are reported.
-        plain_text_refusal: the reason why `eval.py --text` does not support the task, and the remedy; may be empty.
+        plain_text_refusal: the reason why `eval.py --text` does not support the task, with a remedy; empty if it does.
         source_title: the heading of the source side in the preview.
         cleans: whether texts are cleaned (data.cleaning).
     """
@@ -266,7 +266,7 @@ class Labeller(Protocol):
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums: ...
 
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Any:
-        """Returns predictions, which have `raw` and `input_line(index)`, as in `LabelledTask.predict`."""
+        """Returns predictions with the attributes `raw` and `input_line`; see `LabelledTask.predict`."""
 
 
 class PackedTask(Task):

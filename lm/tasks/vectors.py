@@ -1,8 +1,8 @@
 """Vectors of texts, from any layer and with any pooling, for models of all tasks.
 
 A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair; the source of an
-encoder-decoder that generates text has no BOS token. Special tokens are included in the mean and the maximum, as
-in the task's own pooling.
+encoder-decoder that generates text has no BOS token. Mean and maximum pooling include the special tokens, as does the
+task's own pooling.
 
 Shape letters: E texts, T tokens of a text.
 """
