@@ -24,5 +24,5 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_of(name: str) -> Metric:
-    """Returns the declaration of a metric. An undeclared metric, such as a count, has its name as its heading."""
+    """Returns the declaration of a metric. An undeclared metric, such as a count, uses its name as its heading."""
     return METRICS.get(name) or Metric(name, name, "{:.4g}".format)

@@ -203,9 +203,9 @@ def _longest_run(first: list[str], second: list[str]) -> int:
 
 
 RULES: dict[str, Rules] = {
-    "squad": Rules(_read_english, _common_words, "case, ASCII punctuation and a, an, the ignored|f1:words"),
-    "cmrc": Rules(_read_chinese, _longest_run, "case and punctuation ignored|f1:longest run of characters"),
-    "characters": Rules(_read_characters, _common_words, "case, punctuation and spaces ignored|f1:characters"),
+    "squad": Rules(_read_english, _common_words, "ignored:case, ASCII punctuation, a, an, the|f1:words"),
+    "cmrc": Rules(_read_chinese, _longest_run, "ignored:case, punctuation|f1:longest run of characters"),
+    "characters": Rules(_read_characters, _common_words, "ignored:case, punctuation, spaces|f1:characters"),
 }
 BY_WRITING = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}  # "squad" for all other text
 

@@ -39,14 +39,14 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        """Computes the metrics of a model with these parameters, named `NAME/metric`.
+        """Returns the metrics of a model with these parameters under names of the form `NAME/metric`.
 
         All processes must call this method, and all of them get the same values.
         """
 
     @property
     def missing(self) -> dict[str, str]:
-        """The reasons why metrics cannot be computed from the data, by metric name."""
+        """The metrics that cannot be computed from the data, mapped to the reasons."""
         return {}
 
     @property

@@ -17,12 +17,12 @@ from lm.parallel.mesh import on_mesh
 
 
 class Generation(Evaluator):
-    """Scores the model's outputs against the references of a split, each pair once.
+    """Scores the model's outputs against the references of a split, counting each pair once.
 
     During training, the outputs are decoded with eval.generation.training_beams, and only about
     eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` reports their number. If there are
-    several data sources, metrics are computed for each of them (`NAME/SOURCE/bleu`) and for all texts together. The
-    latter are not means over the data sources.
+    several data sources, metrics are also computed for each of them (`NAME/SOURCE/bleu`). The metrics of the split are
+    computed from all texts together, not averaged over the data sources.
 
     Every process decodes the same sources and gets the same metrics and outputs.
     """
@@ -45,7 +45,7 @@ class Generation(Evaluator):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """The signatures of the whole split, and the signatures of data sources that differ from them."""
+        """The signatures of the whole split and, where they differ, of its data sources."""
         whole = self._signatures.get("", {})
         parts = {f"{source}/{name}": text for source, each in self._signatures.items() for name, text in each.items()}
         return whole | {name: text for name, text in parts.items() if whole.get(name.partition("/")[2]) != text}
@@ -95,7 +95,7 @@ class Generation(Evaluator):
             )
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
-        """Computes the metrics of a data source, or of the whole split if its name is ""; stores their signatures.
+        """Computes the metrics of a data source, or of the whole split if the name is ""; stores the signatures.
 
         The tokens that the metrics count depend on all references of the data source, even if only some are scored.
         """

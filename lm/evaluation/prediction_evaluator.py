@@ -99,8 +99,9 @@ class PredictionEvaluator(RowEvaluator):
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}
             if not whole_examples(rows.examples, present):
                 raise UserError(
-                    f"config.eval.max_rows: no example of {source} lies entirely within {len(self._row_ids[source])} "
-                    f"of its {rows.num_rows} rows; raise the limit, or set it to 0 to use all rows."
+                    f"config.eval.max_rows: no example of {source} lies entirely within its "
+                    f"{len(self._row_ids[source])} scored rows (of {rows.num_rows}); raise the limit, or set it "
+                    "to 0 to use all rows."
                 )
 
     def _collect(self, source: str, batches: Iterator[Scored]) -> tuple[Sums, Predictions]:

@@ -61,14 +61,17 @@ def _parsed(line: str) -> Any:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file of `write_predictions`; `score` is optional. Raises UserError if the file is invalid or empty."""
+    """Reads a file written by `write_predictions`; `score` is optional.
+
+    Raises UserError if the file is invalid or empty.
+    """
     return [_example(path, number, values) for number, values in read_objects(path)]
 
 
 def _example(path: Path, number: int, values: Any) -> Example:
     try:
         several = values.get("references")
-        if several is not None and not isinstance(several, list):  # a string would be split into letters
+        if several is not None and not isinstance(several, list):  # tuple() would split a string into letters
             raise TypeError
         references = tuple(several or [values["reference"]])
         texts = (values["source"], values["prediction"], *references)

@@ -180,7 +180,7 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the stacked `LossSums` and, if wanted, the logits of a batch, replicated over all devices.
+    """Returns the stacked `LossSums` and, if `with_logits`, the logits of a batch, replicated over all devices.
 
     The function is compiled once for all evaluators of a model.
     """

@@ -1,4 +1,4 @@
-"""Splits text in any script into tokens, and determines the kind of writing of a set of texts.
+"""Splits text in any script into tokens, and determines the writing system of a set of texts.
 
 Chinese, Japanese, Thai and similar scripts have no spaces between words, so word-based metrics count their characters
 instead.
@@ -14,7 +14,7 @@ import regex
 
 # Scripts without spaces between words: Tibetan and the scripts of the line breaking classes ID, SA, AK and AP (UAX 14).
 _NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
-_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # by both hiragana and katakana, such as ー
+_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # used in hiragana and katakana, such as ー
 _UNSPACED = "".join(rf"\p{{sc={name}}}" for name in _NAMES.split()) + _SHARED
 _LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks belong to words, as in Hindi and in decomposed accents
 
@@ -29,17 +29,17 @@ WORD = _pattern(f"[{_LETTERS}--[{_UNSPACED}]]+")
 TOKEN = _pattern(f"{CHARACTER.pattern}|{WORD.pattern}")
 KANA, IDEOGRAPH, HANGUL = map(_pattern, (rf"[\p{{sc=Hira}}\p{{sc=Kana}}{_SHARED}]", r"\p{sc=Hani}", r"\p{sc=Hang}"))
 
-LEAST_KANA = 0.1  # minimum share of kana among kana and ideographs in Japanese; usually about half
-# The kinds of writing.
+LEAST_KANA = 0.1  # minimum share of kana among the kana and ideographs of Japanese text
+# Writing systems.
 CHINESE, JAPANESE, UNSPACED, KOREAN, SPACED = "Chinese", "Japanese", "without spaces", "Korean", "with spaces"
 
 
 @dataclass(frozen=True)
 class Writing:
-    """The kind of writing of a set of texts.
+    """The writing system of a set of texts.
 
     Attributes:
-        kind: one of the five kinds above. In the first three, more than half of the tokens are `unspaced`.
+        kind: one of the five writing systems above. In the first three, more than half of the tokens are `unspaced`.
         unspaced: the share of tokens that are single characters of scripts without spaces.
         not_ascii: the share of letters and digits that are not ASCII.
     """
@@ -75,7 +75,7 @@ class Writing:
 def tokens(text: str) -> list[str]:
     """Splits a text into words (letters, marks and digits) and, in scripts without spaces, into single characters.
 
-    A text without such tokens, such as a string of emoji, is split into its visible characters.
+    A text without letters or digits, such as a string of emoji, is split into its visible characters.
     """
     return TOKEN.findall(text) or [each for each in text if not each.isspace()]
 

@@ -32,11 +32,11 @@ class Scheme:
 
     Attributes:
         prefixes: all prefixes, including O.
-        after: the restricted prefixes, each with the prefixes that it may follow in tags of the same type.
-        before: the restricted prefixes, each with the prefixes that may follow it in tags of the same type.
+        after: the only prefixes that a prefix may follow, if they are restricted; both tags must have the same type.
+        before: the only prefixes that a prefix may precede, if they are restricted; both tags must have the same type.
         like: the name of the seqeval class that reads the renamed tags.
-        renamed: the prefixes that have a different name in that class, each with the new name.
-        mirrored: whether that class reads the tags of a sentence from last to first.
+        renamed: the names of prefixes in that class, where they differ.
+        mirrored: whether the tags of a sentence are passed to that class in reverse order.
     """
 
     prefixes: str
@@ -94,7 +94,7 @@ def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> di
 
 
 def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns those SCHEMES with all prefixes of the labels that the sentences contradict least.
+    """Of the SCHEMES that have all prefixes of the labels, returns those that the sentences contradict least.
 
     Several schemes are returned only if they find different entities; the most common scheme comes first. If no scheme
     has all prefixes, the result is NO_SCHEME.
@@ -119,9 +119,7 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
         return f"none, so no entities are counted{reason}"
     broken = count_broken(sentences, {scheme, *inferred})
     count, least = broken[scheme], broken[inferred[0]]
-    notes = (
-        [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it and may not mark an entity"] if count else []
-    )
+    notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it, so entities may be lost"] if count else []
     if count > least:
         notes.append(
             f"{inferred[0]} fits better ({least:,} contradict it); if it is the right scheme, set eval.tag_scheme to it"

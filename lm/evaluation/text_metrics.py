@@ -20,7 +20,7 @@ import numpy as np
 from lm.evaluation.metric import Metric, points
 from lm.evaluation.tokenisation import References, Tokenisation
 
-MANY_UNSPACED = 0.1  # the share of `Writing.unspaced` tokens from which a note is added
+MANY_UNSPACED = 0.1  # the value of `Writing.unspaced` from which a note is added
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class TextScores:
 
 @dataclass(frozen=True)
 class TextMetric(abc.ABC):
-    """A metric, or a family of metrics such as ROUGE, that eval.generation.metrics can name.
+    """A metric, or a family of metrics such as ROUGE, that eval.generation.metrics can list.
 
     Attributes:
         name: the name in that setting.
         heading: the heading of the signature in tables.
         gives: the metrics that are computed.
         prepare: a function that splits a text into the tokens to be counted; it is applied first.
-        signature: a function that returns the exact definition of those tokens; empty if only one is possible.
-        caution: a function that returns the reason why the metric does not suit the references; empty if it does.
+        signature: a function that returns the exact definition of those tokens, or "" if there is only one.
+        caution: a function that returns the reason why the metric does not suit the references, or "" if it does.
     """
 
     name: str
@@ -94,7 +94,7 @@ def joined(*signatures: str) -> str:
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Transposes references to sacrebleu's format: all first references, all second ones, ...; None if missing."""
+    """Transposes references to sacrebleu's format: one list per reference index; missing references are None."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
@@ -143,7 +143,7 @@ def _words_caution(references: References, tokens: Tokenisation) -> str:
 def _chrf_caution(references: References, tokens: Tokenisation) -> str:
     if tokens.writing.has_spaces:
         return _words_caution(references, tokens)
-    return "chrF++ also counts words between spaces, which this text does not have; chrf is more suitable"
+    return "chrF++ also counts words, but this text has no spaces between words; use chrf instead"
 
 
 def _bleu_caution(references: References, tokens: Tokenisation) -> str:
@@ -184,7 +184,7 @@ def _rouge_caution(references: References, tokens: Tokenisation) -> str:
     longest = [max(len(each.split()) for each in several) for several in references]
     parts = [f"{count:,} without words (ROUGE is 0)"] if (count := longest.count(0)) else []
     parts += [f"{count:,} of one word (ROUGE-2 is 0)"] if (count := longest.count(1)) else []
-    return f"of {len(longest):,} references, {' and '.join(parts)}" if parts else ""
+    return f"the {len(longest):,} references include {' and '.join(parts)}" if parts else ""
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:

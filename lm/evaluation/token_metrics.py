@@ -44,9 +44,9 @@ class Sums:
 
     `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over text pairs (for
     next-sentence prediction), and `pairs` is the number of pairs. `bytes` is the length of the text in UTF-8. `words`
-    counts words by the WikiText convention (separated by white space, plus an end-of-line mark per line). `unknown`
-    counts the tokens for text that the tokenizer cannot represent, and `changed` the documents that differ after
-    encoding and decoding.
+    is the number of words by the WikiText convention (separated by white space, plus an end-of-line mark per line).
+    `unknown` is the number of tokens for text that the tokenizer cannot represent. `changed` is the number of documents
+    that differ after encoding and decoding.
     """
 
     nll: float = 0.0
@@ -65,7 +65,7 @@ class Sums:
 
 
 def language_metrics(sums: Sums) -> dict[str, float]:
-    """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and tokens.
+    """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and token count.
 
     Bits per byte (nll / ln 2 / bytes) and word perplexity (exp(nll / words)) do not depend on the tokenizer, so they
     can be compared across models with different vocabularies. Metrics that `missing_metrics` lists are left out. If
@@ -122,7 +122,8 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
     """Computes the loss and the accuracy.
 
-    The accuracy is the share of texts whose nearest neighbour in the batch is their positive (mean of both directions).
+    The accuracy is the share of texts whose nearest neighbour in the batch is their positive, averaged over both
+    directions.
     """
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
 

@@ -13,9 +13,9 @@ from lm.errors import UserError
 from lm.evaluation import scripts
 from lm.evaluation.scripts import CHINESE, JAPANESE, KOREAN, SPACED, UNSPACED, Writing
 
-References = Sequence[tuple[str, ...]]  # one or more for each prediction
+References = Sequence[tuple[str, ...]]  # one or more references per prediction
 
-# sacrebleu's tokenisations for each kind of writing, in order of preference; the first installed one is used.
+# sacrebleu's tokenisations for each writing system, in order of preference; the first installed one is used.
 BLEU_TOKENIZERS = {
     CHINESE: ("zh",),
     JAPANESE: ("ja-mecab", "char"),
@@ -31,8 +31,8 @@ MOST_NOT_ASCII = 0.005  # maximum share of non-ASCII letters in English text; 1 
 class Tokenisation:
     """The tokenisation of a set of references and of the outputs that are compared with them.
 
-    In text without spaces between words (`Writing.has_spaces`), each character is a token; otherwise, a whole sentence
-    would count as one word.
+    In text without spaces between words (see `Writing.has_spaces`), each character is a token; otherwise, a whole
+    sentence would count as one word.
     """
 
     bleu: str  # sacrebleu's tokenisation for BLEU
@@ -40,7 +40,7 @@ class Tokenisation:
 
     @classmethod
     def of(cls, references: References, bleu_tokenize: str) -> Tokenisation:
-        """Returns the tokenisation for these references; if bleu_tokenize is "auto", it depends on their script.
+        """Returns the tokenisation for these references; with bleu_tokenize="auto", `bleu` depends on their script.
 
         Raises UserError if the tokenisation named by bleu_tokenize needs a package that is not installed.
         """

@@ -19,7 +19,7 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC"
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Writes `confusion_figure` as a PNG, atomically. May raise OSError."""
+    """Writes the output of `confusion_figure` to a PNG file, atomically. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
         # Characters that no installed font has are drawn as boxes, without a warning.

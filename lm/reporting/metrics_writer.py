@@ -45,7 +45,7 @@ class MetricsWriter:
         line = json.dumps({"step": int(step), **values}, allow_nan=False) + "\n"
         with storing(self._path):
             end = self._file.seek(0, os.SEEK_END)
-            # A single write leaves no partial line if the run is killed, but may leave one if the disk is full.
+            # If the run is killed, a single write leaves no partial line. If the disk is full, it may leave one.
             if self._file.write(line.encode()) < len(line.encode()):
                 self._file.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -139,7 +139,8 @@ def _start_wandb(config: Config, root: Path) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave it empty."
+            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave the "
+            "setting empty."
         ) from error
     id_path = root / "wandb_run_id"
     if not id_path.exists():

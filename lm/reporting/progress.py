@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 
 REDRAW_SECONDS = 0.1  # on a terminal
-PLAIN_SECONDS = 10.0  # between lines elsewhere
+PLAIN_SECONDS = 10.0  # between lines, if there is no terminal
 LOG_WIDTH = 120  # columns, if there is no terminal
 BAR_WIDTHS = 6, 24  # minimum and maximum, in columns
 
@@ -31,7 +31,7 @@ SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
     "valid_loss": (3, "valid {:.4f}".format),
     "learning_rate": (6, "lr {:.2e}".format),
     "tokens_per_second": (4, lambda value: f"{short_number(value)} tokens/s"),
-    "peak_share": (5, "{:.1%} of peak".format),  # of the devices' peak FLOP/s, 0 to 1
+    "peak_share": (5, "{:.1%} of peak".format),  # the share of the devices' peak FLOP/s, 0 to 1
 }
 
 
@@ -75,7 +75,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._undrawn = False  # whether the state has changed since the last line
 
     def update(self, step: int, **metrics: float | None) -> None:
-        """Shows that `step` is done, and new values of the metrics in SHOWN; None keeps a metric's old value.
+        """Marks `step` as done and updates metrics in SHOWN; None keeps a metric's old value.
 
         The time left is estimated from the steps after the first call, so compilation does not count.
         """

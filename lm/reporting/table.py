@@ -155,7 +155,7 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the names of all metrics, present or missing, starting with those in METRICS in the same order."""
+    """Returns the names of all metrics, present or missing, starting with those in METRICS, in its order."""
     found: dict[str, Any] = {}  # a dict keeps the order of the names
     for result in results:
         found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)
@@ -191,6 +191,6 @@ def _notes(results: Sequence[Result]) -> list[str]:
     if any(result.windowed for result in results):
         notes.append(
             "Stride S of L: windows of L tokens advance by S, and each window scores its last S tokens, so every token "
-            "except the first ones is predicted from at least L - S tokens before it (or from the start of its document)."
+            "except the first ones is predicted from at least L - S earlier tokens (or from the start of its document)."
         )
     return notes

@@ -126,7 +126,7 @@ def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: 
 
 
 def labelled_of(line: Mapping[str, Any]) -> Labelled:
-    """Restores the raw example from a line of predictions."""
+    """Restores the raw example from a line of a prediction file."""
     example = Labelled(line["text"], line.get("pair"), str(line["label"]))
     if not all(isinstance(text, str) for text in example.texts):
         raise TypeError

@@ -45,12 +45,12 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "each text is compared with the texts of the whole batch; set it to 1.")
+            refuse("train.accumulation", "each text is compared with the texts of the whole batch; use 1.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
                 refuse(
                     setting,
-                    "a text that is alone in its batch has no other text to be compared with; set it to 2 or more.",
+                    "a text that is alone in its batch has no other text to be compared with; use 2 or more.",
                 )
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
@@ -71,7 +71,7 @@ class Contrastive(PairTask):
         return row_weight(batch)
 
     def labeller(self, config: Config) -> TextVectors:
-        """Returns the labeller that computes the same vectors as training does."""
+        """Returns the labeller that computes the same vectors as in training."""
         return TextVectors.of(self, config, config.model.pooling, unit_length=True)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:

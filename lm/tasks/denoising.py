@@ -33,7 +33,7 @@ class Denoising(DocumentTask, PackedTask):
     writes_text = True
     spells_extra_ids = True
     needed_ids: int = 1
-    ids_advice: str = "needs tokens for masked spans; set it to 100."
+    ids_advice: str = "needs tokens for masked spans; use 100."
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer

@@ -1,4 +1,4 @@
-"""The base class of labelled tasks, which keep their examples in memory and make one prediction for each of them."""
+"""The base class of labelled tasks, which keep their examples in memory and make one prediction per example."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LabelledTask(PackedTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         data, weights = config.data, config.objective.class_weights
         if not data.valid and data.holdout != "hash":
-            refuse("data.holdout", "labelled data is held out by hash; set it to 'hash' or name validation sources.")
+            refuse("data.holdout", "labelled data is held out by hash; use 'hash', or name validation sources.")
         if not self.has_classes:
             return
         if weights and config.objective.balance_classes:
@@ -90,7 +90,7 @@ class LabelledTask(PackedTask):
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
         if not self.has_classes or len(config.data.labels) > 1:
-            return config  # for a single label, `labels_of` raises UserError
+            return config  # with a single label, `labels_of` below raises UserError
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:
@@ -99,7 +99,7 @@ class LabelledTask(PackedTask):
         return super().batch_settings(config) + own
 
     def pooling(self, config: Config) -> str:
-        """Returns the method by which the vectors of a text are pooled into one vector."""
+        """Returns the method by which the token vectors of a text are pooled into one vector."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
@@ -118,7 +118,7 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for those raw examples all of whose parts have logits.
+        """Returns predictions for the raw examples whose parts all have logits.
 
         `logits` maps the index of each part to logits of shape (T, C).
         """

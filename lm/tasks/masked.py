@@ -39,7 +39,7 @@ class Masked(DocumentTask, PackedTask):
     def max_masked(self, config: Config) -> int:
         """Returns the maximum number of masked tokens in a row, a little above the mean; packing does not exceed it.
 
-        It is 0 (no limit) if whole words are masked, because their number of tokens is unknown until they are drawn.
+        It is 0 (no limit) if whole words are masked, because their number of tokens is unknown until words are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
@@ -47,7 +47,7 @@ class Masked(DocumentTask, PackedTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
         if not tokenizer.extra_ids and not TOKENIZERS[tokenizer.kind].needs_file:
-            refuse("data.tokenizer.extra_ids", "masked needs a mask token; set it to 1.")
+            refuse("data.tokenizer.extra_ids", "masked needs a mask token; use 1.")
         if config.objective.next_sentence and config.data.sequence_length < 16:
             refuse("objective.next_sentence", "needs rows of at least 16 tokens; raise data.sequence_length.")
 

@@ -58,7 +58,7 @@ class Choice:
 
 
 class ChoiceReader(Reader):
-    """Reads questions with candidates. The answer is an index from 0, the candidate itself or one of label_names."""
+    """Reads questions with candidates. The answer is a zero-based index, a candidate or one of label_names."""
 
     kind = "choices"
     needs = ("label_field", "name the field that holds the correct candidate.")
@@ -91,7 +91,7 @@ class ChoiceReader(Reader):
 
 
 class ChoiceInput(Reader):
-    """Reads questions with candidates without knowing the correct one."""
+    """Reads questions whose correct candidate is unknown."""
 
     kind = "choices"
     needs = ("pair_field", "name the field that holds the list of candidates.")
@@ -170,7 +170,7 @@ class ChoiceExamples(LabelledExamples):
         return (question + candidates_N + 3).tolist()
 
     def label_indices(self, index: int) -> np.ndarray:
-        """Returns the token that carries each candidate's score, (N,), counted from the start of the first segment."""
+        """Returns the position of each candidate's score, (N,), relative to the start of the first segment."""
         ends_N = np.cumsum(self.segments(index))
         return ends_N - 1 if self._at_end else np.concatenate([[0], ends_N[:-1]])
 

@@ -142,7 +142,7 @@ class Answered(Predictions):
             raw.append(Question(line["id"], "", line["question"], "", right))
             answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
         rules = config.eval.answer_rules if config else "auto"
-        if rules == "auto":  # the file has no contexts, so the answers are used
+        if rules == "auto":  # the file has no contexts, so the answers determine the rules
             rules = rules_for(text for each in raw for text, _ in each.answers)
         return cls.scored(raw, answers, rules, may_lack=not all(each.answers for each in raw))
 

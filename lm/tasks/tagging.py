@@ -80,7 +80,7 @@ class Tagging(LabelledTask):
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
-        # If the config of an older run does not name the scheme, it is inferred from all tags of the split.
+        # If the config of an older run does not name the scheme, the scheme is inferred from all tags of the split.
         scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
         if "/entity_" in metric and scheme == NO_SCHEME:
             raise UserError(
@@ -112,7 +112,7 @@ def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
 
 
 class TaggedWords(Predictions):
-    """Predicted tags, one per word. A word without a prediction has None, which is never correct and in no entity."""
+    """Predicted tags, one per word. A word without a prediction is None, which is never correct and in no entity."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")

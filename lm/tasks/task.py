@@ -1,7 +1,7 @@
 """The base classes of tasks. A task is one object with everything that is specific to one training objective.
 
-Other code calls the methods of a config's task (`lm.tasks.task_of`) and never depends on its name. To add a task, add
-one file to this directory and one line to the registry in `__init__`.
+Other code calls the methods of a config's task (`lm.tasks.task_of`) and never depends on the name of the task. To
+add a task, add one file to this directory and one line to the registry in `__init__`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Task(abc.ABC):
         name: the value of objective.name.
         doc: a one-line description for --help.
         families: the values of model.family that the task supports.
-        settings: the dotted names of settings that this task reads but some other task does not. Changing a setting
+        settings: the dotted names of settings that this task reads but some other task does not read. Changing a setting
             that the chosen task does not read raises UserError.
         metric_names: the names of the metrics that evaluations compute, if they do not depend on the config.
         reader: the class that makes raw examples from the records of data sources.
@@ -100,7 +100,7 @@ class Task(abc.ABC):
             "eval.stride": config.data.sequence_length,
             "eval.generation.max_new_tokens": config.data.sequence_length,
             "data.source_length": config.data.sequence_length if two_sided else 0,
-            # An encoder represents a text by its first token, other models by its last one.
+            # Encoders represent a text by its first token; all other models use the last one.
             "model.pooling": "first" if config.model.family == "encoder" else "last",
         }
         return derived.get(setting)
@@ -129,14 +129,14 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any) -> Store | None:
-        """Returns the tokenised examples of a data source, cached or newly built; None if it has none."""
+        """Returns the tokenised examples of a data source, cached or newly built; None if there are none."""
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
         """Checks the stores of a split together and adds the data that they share."""
         return stores
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
-        """Fills in the config values that the training data determine, such as the labels."""
+        """Fills in the config values that the training data determines, such as the labels."""
         return config
 
     def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
@@ -181,7 +181,7 @@ class Task(abc.ABC):
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         """Returns the summed loss of a batch, by default the weighted cross-entropy of its targets.
 
-        The caller divides it once by the `total_weight` of the whole batch.
+        The caller divides the loss once by the `total_weight` of the whole batch.
         """
         return loss_sums(output.logits, batch, config)
 
@@ -199,7 +199,7 @@ class Task(abc.ABC):
         return SplitEvaluation(setup.name, self.evaluators(setup))
 
     def for_table(self, metrics: Metrics) -> dict[str, float]:
-        """Gives the metrics of a split the names that tables use."""
+        """Renames the metrics of a split to the names used in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
@@ -258,7 +258,7 @@ class Labeller(Protocol):
     def input_rows(
         self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Any], unanswerable: bool = False
     ) -> EvalRows:
-        """Returns the rows of the given raw examples. If `unanswerable`, "no answer" may be predicted."""
+        """Returns the rows of the given raw examples. If `unanswerable` is true, "no answer" may be predicted."""
 
     def applied(self, model: Any) -> Any:
         """Returns an object whose `apply` returns the outputs from which `predict` makes predictions."""

@@ -68,7 +68,7 @@ class PairTask(PackedTask):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         if config.data.holdout != "hash" and not config.data.valid:
-            refuse("data.holdout", "pairs are held out by hash; set it to 'hash' or name validation sources.")
+            refuse("data.holdout", "pairs are held out by hash; use 'hash', or name validation sources.")
 
     def _rules(self, source: SplitSource) -> PairCleaner:
         with named_errors(source.label):

@@ -149,10 +149,10 @@ class WholeTexts(TextExamples):
 
 
 class SourceTexts(WholeTexts):
-    """Texts that are sources of an encoder-decoder, and thus have no BOS token."""
+    """Texts that are sources of an encoder-decoder and thus have no BOS token."""
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
-        longest = config.data.source_length + 1  # with the BOS token that `make` leaves out
+        longest = config.data.source_length + 1  # including the BOS token that `make` removes
         super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), tokenizer)
         self._sizes = self._sizes - 1
 

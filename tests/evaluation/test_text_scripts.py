@@ -170,14 +170,14 @@ def test_most_of_the_text_determines_the_kind_of_writing(references, kind):
         ("bleu", "auto", ["it is late", "yes"], "no reference has four tokens"),
         ("bleu", "13a", ["one two three four five", "今天"], "29% of the reference tokens are characters of scripts"),
         ("wer", "auto", ["one two three four five", "今天"], "each run of such characters counts as one word"),
-        ("chrf++", "auto", ["今天天气很好"], "words between spaces, which this text does not have"),
+        ("chrf++", "auto", ["今天天气很好"], "this text has no spaces between words"),
         (
             "rouge",
             "auto",
             ["a b", "?", "yes"],
-            "of 3 references, 1 without words (ROUGE is 0) and 1 of one word (ROUGE-2 is 0)",
+            "the 3 references include 1 without words (ROUGE is 0) and 1 of one word (ROUGE-2 is 0)",
         ),
-        ("rouge", "auto", ["a b", "yes"], "of 2 references, 1 of one word (ROUGE-2 is 0)"),
+        ("rouge", "auto", ["a b", "yes"], "the 2 references include 1 of one word (ROUGE-2 is 0)"),
     ],
 )
 def test_metrics_that_do_not_fit_are_noted(metric, tokenize, references, note):
