@@ -93,7 +93,7 @@ def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Averages `answer_scores`, in percent. The order of summation is the same as in the official scripts."""
+    """Averages `answer_scores` and converts them to percent, summing in the same order as the official scripts."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
@@ -114,7 +114,7 @@ class Rules:
 
 
 def rules_for(contexts: Iterable[str]) -> str:
-    """Returns the key in RULES for questions about these contexts, according to their main script.
+    """Returns the key in RULES for questions about these contexts, depending on their main script.
 
     The script of the questions does not matter, because answers are taken from the contexts.
     """

@@ -101,7 +101,7 @@ class RowEvaluator(Evaluator):
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
         """Yields the results of each batch; `done` is the number of rows that were scored in earlier data sources.
 
-        The results of a batch are summed in float32 on the device; batches are added up in float64.
+        The results of a batch are summed in float32 on the device; the sums of all batches are added in float64.
         """
         for scored in self._batches(params, self._rows[source], self._row_ids[source]):
             done += len(scored.row_ids)

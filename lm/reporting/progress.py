@@ -1,7 +1,7 @@
 """The console of a run and its progress line, which shows the steps done, the speed and the time left.
 
 On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, a cluster's
-log), plain lines without control characters are printed from time to time. Nothing here waits for a device.
+log), plain lines without control characters are printed from time to time. No code here waits for a device.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Masked(DocumentTask, PackedTask):
     def max_masked(self, config: Config) -> int:
         """Returns the maximum number of masked tokens in a row, a little above the mean; packing does not exceed it.
 
-        It is 0 (no limit) if whole words are masked, because their number of tokens is unknown until words are drawn.
+        It is 0 (no limit) if whole words are masked, because the number of tokens depends on the words that are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))

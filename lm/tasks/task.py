@@ -30,7 +30,7 @@ from lm.models.heads import NextToken
 from lm.objectives.losses import LossSums, loss_sums, token_weight
 
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
-Stores = Mapping[str, Any]  # the stores of a split by data source
+Stores = Mapping[str, Any]  # the stores of a split, by data source
 Metrics = Mapping[str, float]
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
@@ -47,8 +47,8 @@ class Task(abc.ABC):
         name: the value of objective.name.
         doc: a one-line description for --help.
         families: the values of model.family that the task supports.
-        settings: the dotted names of settings that this task reads but some other task does not read. Changing a setting
-            that the chosen task does not read raises UserError.
+        settings: the dotted names of settings that this task reads but some other task does not read. Changing a
+            setting that the chosen task does not read raises UserError.
         metric_names: the names of the metrics that evaluations compute, if they do not depend on the config.
         reader: the class that makes raw examples from the records of data sources.
         noun: the word for the examples in messages.
