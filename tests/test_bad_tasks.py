@@ -119,7 +119,7 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a token for the mask; set 1"),
+        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a mask token; use 1"),
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
         ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
         ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
