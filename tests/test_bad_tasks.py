@@ -61,22 +61,25 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field that holds the label"),
         (["data.fold=4"], "config.data.fold: must be less than data.folds=4, not 4; folds are numbered from 0"),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: contains a label twice"),
-        (["objective.class_weights=(1.0, 2.0)"], "config.objective.class_weights: takes a weight, 0 or more, for each"),
+        (
+            ["objective.class_weights=(1.0, 2.0)"],
+            "config.objective.class_weights: needs a weight of 0 or more for each",
+        ),
         (
             ["objective.class_weights=(1.0, 2.0, 3.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: takes a weight",
+            "config.objective.class_weights: needs a weight",
         ),
         (
             ["objective.class_weights=(1.0, -1.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: takes a weight",
+            "config.objective.class_weights: needs a weight",
         ),
         (
             ["objective.class_weights=(0.0, 0.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: are all 0, so nothing would be learnt",
+            "config.objective.class_weights: all weights are 0, so nothing would be learnt",
         ),
         (
             ["objective.class_weights=(1.0, 2.0)", "objective.balance_classes=True"],
-            "config.objective.class_weights: and balance_classes exclude each other",
+            "config.objective.class_weights: cannot be combined with balance_classes",
         ),
         (
             ["objective.class_weights=(1.0, 2.0)", "objective.name=regression", PLAIN_BEST],
@@ -125,7 +128,7 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a token for the mask; set 1"),
+        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a mask token; use 1"),
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
         ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
         ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
@@ -141,7 +144,10 @@ def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overri
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.accumulation=2"], "config.train.accumulation: each text is compared with those of the whole batch"),
+        (
+            ["train.accumulation=2"],
+            "config.train.accumulation: each text is compared with the texts of the whole batch",
+        ),
         (
             ["data.separate_vocabularies=True"],
             "config.data.separate_vocabularies: is not read by",

@@ -287,7 +287,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--text=x", "--output=x.npy"), "--output=x.npy: holds vectors, but this model predicts labels"),
         (("--text=x", "--output="), "--output"),
         (("--text=x", "--output=/nowhere/x"), "--output=/nowhere/x: cannot be written"),
-        (("--text=x", "--pooling=mean", "--layer=2"), "--layer=2: the model has 1 layers that read a text"),
+        (("--text=x", "--pooling=mean", "--layer=2"), "--layer=2: the model has 1 layers that read text"),
         (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available: 'x'."),
         (
             ("--input={bad}", "--format=conll"),

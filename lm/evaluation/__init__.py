@@ -9,7 +9,7 @@ from lm.evaluation.tagging import ENTITY_METRICS
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.evaluation.token_metrics import TOKEN_METRICS
 
-# Metrics by name, in the order of table columns. Each is declared beside the code that computes it.
+# All metrics by name, in the order of the table columns. Each metric is declared next to the code that computes it.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -24,5 +24,5 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_of(name: str) -> Metric:
-    """Returns the declaration of a metric; an undeclared name, such as a count, is its own heading."""
+    """Returns the declaration of a metric. An undeclared metric, such as a count, uses its name as its heading."""
     return METRICS.get(name) or Metric(name, name, "{:.4g}".format)

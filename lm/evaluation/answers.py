@@ -1,9 +1,9 @@
-"""Extractive question answering: the search for the best answer, and exact match and F1 with the reference answers.
+"""Extractive question answering: finds the best answer, and scores answers by exact match and F1.
 
-Both metrics are in percent. With the rules of SQuAD and CMRC 2018, they equal those of the official scripts of these
-data sets for the same predictions.
+Both metrics are in percent. Under the rules of SQuAD and CMRC 2018, they equal the values that the official scripts
+compute for the same predictions.
 
-Shape letters: E questions, T tokens of a window, A longest answer in tokens.
+Shape letters: E questions, T tokens of a window, A maximum length of an answer in tokens.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ ANSWER_METRICS = (EXACT_MATCH, Metric("f1", "F1", points, higher_is_better=True,
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
-# CMRC 2018 removes only this punctuation; ‘ and … stay, for example.
+# The only punctuation that CMRC 2018 removes; it keeps ‘ and …, for example.
 CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！·’“”（）《》「」『』－～")
 PUNCTUATION = regex.compile(rf"[\p{{P}}{re.escape(string.punctuation)}]")
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a question's context that one row holds, with the model's scores."""
+    """The part of a question's context that lies in one row, with the model's scores."""
 
     start_T: np.ndarray  # float32: score of each token as the start of the answer
     end_T: np.ndarray  # float32: score of each token as the end of the answer
-    offsets_T2: np.ndarray  # int64: start and end (exclusive) of each token in the context; (-1, -1) outside
-    most_context_T: np.ndarray  # bool: whether this window gives the token more context than the others
+    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) outside the context
+    most_context_T: np.ndarray  # bool: whether no other window gives the token more context
 
 
 @dataclass(frozen=True)
 class Answer:
-    text: str  # "" for no answer
-    score: float  # sum of its start and end scores; -inf if no answer was possible
-    start: int = field(default=0, compare=False)  # its first character in the context; 0 for no answer
+    text: str  # "" means "no answer"
+    score: float  # the sum of the start and end scores; -inf if no answer was possible
+    start: int = field(default=0, compare=False)  # character offset in the context; 0 for "no answer"
     none_score: float = field(default=-math.inf, compare=False)  # the score of "no answer"
 
 
 def best_answer(
     context: str, windows: Sequence[Window], *, max_answer_tokens: int = 30, may_lack: bool = False
 ) -> Answer:
-    """Returns the best answer to a question over all of its windows (Devlin 2019, sections 4.2 and 4.3).
+    """Returns the best answer to a question, searching all of its windows (Devlin 2019, sections 4.2 and 4.3).
 
-    An answer starts and ends in the context of one window, which must be the one that gives its first token the most
-    context, and is at most `max_answer_tokens` long. All pairs of start and end tokens are tried; the published code
-    tries only the 20 best of each. Ties go to the first window, then the earliest start, then the earliest end. White
-    space around the text is removed.
+    An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. The window must be the
+    one that gives the answer's first token the most context. All pairs of start and end tokens are tried; the published
+    code tries only the 20 best start tokens and the 20 best end tokens. Ties go to the first window, then to the
+    earliest start, then to the earliest end. White space around the answer is removed.
 
     Args:
         may_lack: whether some questions have no answer (SQuAD 2.0). The score of "no answer" is the sum of the start
-            and end scores of a window's first token, minimised over the windows; it wins unless an answer scores
-            higher.
+            and end scores of a window's first token, minimised over the windows. "No answer" wins unless an answer
+            has a higher score.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -80,7 +80,7 @@ def best_answer(
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
-    """Returns the score, first token and last token of a window's best answer; the score is -inf if there is none."""
+    """Returns the score, first token and last token of a window's best answer; the score is -inf if none exists."""
     size = len(window.start_T)
     inside_T = window.offsets_T2[:, 0] >= 0
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)
@@ -93,19 +93,19 @@ def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Computes the means of `answer_scores` in percent, summing in the order of the official scripts."""
+    """Averages `answer_scores` and converts them to percent, summing in the same order as the official scripts."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How a prediction is compared with a reference answer.
+    """The rules by which predictions are compared with reference answers.
 
     Attributes:
-        read: returns a text without the differences that exact match ignores, and the tokens that F1 counts.
-        overlap: counts the tokens that two texts share.
-        signature: describes both.
+        read: a function that normalises a text, and returns it together with the tokens that F1 counts.
+        overlap: a function that counts the tokens that two texts share.
+        signature: a description of the normalisation and the tokens.
     """
 
     read: Callable[[str], tuple[str, list[str]]]
@@ -114,9 +114,9 @@ class Rules:
 
 
 def rules_for(contexts: Iterable[str]) -> str:
-    """Returns the name of the RULES for questions about these contexts, which follow from the script of most of them.
+    """Returns the key in RULES for questions about these contexts, depending on their main script.
 
-    The contexts determine them because they contain the answers; questions may be in another language.
+    The script of the questions does not matter, because answers are taken from the contexts.
     """
     return BY_WRITING.get(Writing.of(contexts).kind, "squad")
 
@@ -124,25 +124,25 @@ def rules_for(contexts: Iterable[str]) -> str:
 def answer_scores(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], *, rules: str = "squad", may_lack: bool = False
 ) -> np.ndarray:
-    """Returns the exact match (0 or 1) and F1 (0 to 1) of each prediction, maximised over its answers, float64 (E, 2).
+    """Returns the best exact match (0 or 1) and F1 (0 to 1) of each prediction over its references, float64 (E, 2).
 
-    The rules, a key of RULES:
+    `rules` is a key of RULES:
 
     - squad (Rajpurkar 2016): case, ASCII punctuation, the articles a, an and the, and extra white space are ignored.
       F1 compares the texts as bags of words.
-    - cmrc, for Chinese, as in CMRC 2018 (Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
+    - cmrc, for Chinese (CMRC 2018; Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
       longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's
-      tokenizer splits other text into words. (The official script first splits other text into sentences, with a
-      model that would have to be downloaded, and may treat a full stop within Latin text differently.)
+      tokenizer splits other text into words. (The official script first splits other text into sentences with
+      a model that would have to be downloaded, so it may treat a full stop within Latin text differently.)
     - characters, for other scripts without spaces, such as Japanese and Thai: case, all punctuation and white space
-      are ignored. F1 compares bags of tokens, which are characters of these scripts and words of others, as in MLQA
+      are ignored. F1 compares bags of tokens: single characters in these scripts and words in all others, as in MLQA
       (Lewis 2020).
 
     Args:
-        answers: the reference answers to each question; empty if it has no answer.
-        may_lack: whether some questions of the data set have no answer (so that "" is correct). Then the rules of
-            SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty once normalised equals "", and reference
-            answers that are empty once normalised are ignored. In SQuAD 1.1, an empty text has an F1 of 0.
+        answers: the reference answers to each question; empty if the question has no answer.
+        may_lack: whether some questions of the data set have no answer (so that "" is correct). If so, the rules
+            of SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty after normalisation counts as "", and
+            references that are empty after normalisation are ignored. In SQuAD 1.1, an empty text has an F1 of 0.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
     assert may_lack or all(answers), "a question without an answer"
@@ -177,7 +177,7 @@ def _read_english(text: str) -> tuple[str, list[str]]:
 
 
 def _read_chinese(text: str) -> tuple[str, list[str]]:
-    """Returns the normalised text, and its Chinese characters and other words."""
+    """Returns the normalised text and its tokens, which are Chinese characters and other words."""
     from nltk.tokenize import word_tokenize  # takes a second to import
 
     text = text.lower().strip().translate(CMRC_PUNCTUATION)
@@ -188,7 +188,7 @@ def _read_chinese(text: str) -> tuple[str, list[str]]:
 
 
 def _read_characters(text: str) -> tuple[str, list[str]]:
-    """Returns the tokens of the normalised text, joined and as a list."""
+    """Returns the tokens of the normalised text, joined by spaces and as a list."""
     tokens = scripts.tokens(PUNCTUATION.sub("", text.lower()))
     return " ".join(tokens), tokens
 
@@ -198,19 +198,19 @@ def _common_words(first: list[str], second: list[str]) -> int:
 
 
 def _longest_run(first: list[str], second: list[str]) -> int:
-    """Returns the length of the longest contiguous sequence that both contain."""
+    """Returns the length of the longest contiguous sequence that both lists contain."""
     return SequenceMatcher(None, first, second, autojunk=False).find_longest_match().size
 
 
 RULES: dict[str, Rules] = {
-    "squad": Rules(_read_english, _common_words, "case, ASCII punctuation and a, an, the ignored|f1:words"),
-    "cmrc": Rules(_read_chinese, _longest_run, "case and punctuation ignored|f1:longest run of characters"),
-    "characters": Rules(_read_characters, _common_words, "case, punctuation and spaces ignored|f1:characters"),
+    "squad": Rules(_read_english, _common_words, "ignored:case, ASCII punctuation, a, an, the|f1:words"),
+    "cmrc": Rules(_read_chinese, _longest_run, "ignored:case, punctuation|f1:longest run of characters"),
+    "characters": Rules(_read_characters, _common_words, "ignored:case, punctuation, spaces|f1:characters"),
 }
 BY_WRITING = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}  # "squad" for all other text
 
 
 def answer_signature(rules: str, may_lack: bool) -> str:
-    """Returns the exact definition of `answer_scores`."""
+    """Returns a signature that states the exact rules of `answer_scores`."""
     missing = "|some questions without an answer (SQuAD 2.0)" if may_lack else ""
     return f"rules:{rules}|{RULES[rules].signature}{missing}"

@@ -1,4 +1,4 @@
-"""Metrics of predicted labels and numbers, computed with scikit-learn and SciPy.
+"""Metrics for predicted labels and numbers, computed with scikit-learn and SciPy.
 
 Both libraries are slow to import, so they are imported on first use.
 
@@ -31,12 +31,12 @@ CALIBRATION_BINS = 15
 
 
 def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
-    """Computes LABEL_METRICS from the indices of the true labels and the probabilities of all labels.
+    """Computes LABEL_METRICS from the indices of the true labels and the predicted probabilities of all labels.
 
     The prediction is the most probable label; ties go to the first one. As in scikit-learn:
 
-    `f1_macro` is the mean F1 over the labels that occur among the true or the predicted ones; a label that is never
-    predicted correctly has an F1 of 0. `f1_micro` counts over all labels; with one label per example it equals the
+    `f1_macro` is the mean F1 over the labels that occur as a true or predicted label; a label that is never predicted
+    correctly has an F1 of 0. `f1_micro` pools the counts of all labels; with one label per example, it equals the
     accuracy. `mcc` (-1 to 1; Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all
     true labels, are the same.
 
@@ -61,8 +61,8 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
     """Computes the expected calibration error (Naeini 2015) with 15 confidence bins of equal width.
 
-    That is the mean over examples of |accuracy - mean confidence| within the example's bin. A bin includes its upper
-    bound but not its lower one (Guo 2017).
+    The error is the mean of |accuracy - mean confidence| over the bins, weighted by the number of examples in each bin.
+    A bin includes its upper bound but not its lower bound (Guo 2017).
     """
     bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
     # The bin size n cancels: n / E * |correct / n - confidence / n|.

@@ -1,4 +1,4 @@
-"""The interface of evaluators, and the combination of all evaluators of a split."""
+"""The interface of evaluators, and a class that combines all evaluators of a split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lm.config import Config
 from lm.data.tokenizing.base import Tokenizers
 
-Report = Callable[[int, int], None]  # (done, total), called after each batch
+Report = Callable[[int, int], None]  # called with (done, total) after each batch
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EvaluationSetup:
     mesh: Mesh
     tokenizers: Tokenizers
     rows: Mapping[str, Any]  # EvalRows by data source
-    references: Mapping[str, Sequence[Any]]  # pairs whose outputs are scored, by data source; may be empty
+    references: Mapping[str, Sequence[Any]]  # the pairs whose outputs are scored, by data source; may be empty
     name: str = "valid"
     in_training: bool = False  # whether the config's limits for evaluations during training apply
     report: Report | None = None
@@ -35,15 +35,18 @@ class EvaluationSetup:
 class Evaluator(abc.ABC):
     """Scores every example of a split exactly once."""
 
-    name: str  # of the split
+    name: str  # the name of the split
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        """Computes the metrics `NAME/metric` of the parameters. All processes call it and get the same values."""
+        """Returns the metrics of a model with these parameters under names of the form `NAME/metric`.
+
+        All processes must call this method, and all of them get the same values.
+        """
 
     @property
     def missing(self) -> dict[str, str]:
-        """The metrics that cannot be computed from the data, each with the reason."""
+        """The metrics that cannot be computed from the data, mapped to the reasons."""
         return {}
 
     @property
@@ -53,15 +56,15 @@ class Evaluator(abc.ABC):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """The exact definitions used by the last evaluation, for metrics that have several."""
+        """The exact definition used in the last evaluation, for each metric that can be defined in several ways."""
         return {}
 
     def previews(self, count: int) -> list[tuple[str, ...]]:
-        """Returns the text, model output and reference output of the last evaluation's first examples."""
+        """Returns the text, model output and reference output of the first examples of the last evaluation."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes the outputs of the last evaluation (such as `STEM.jsonl`) and returns the paths. May raise OSError."""
+        """Writes the last evaluation's outputs to files such as `STEM.jsonl`; returns the paths. May raise OSError."""
         return []
 
 
@@ -76,7 +79,7 @@ class SplitEvaluation(Evaluator):
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Removes the split's name from the names of metrics."""
+        """Removes the split's name from the metric names."""
         return {name.removeprefix(f"{self.name}/"): value for name, value in values.items()}
 
     @property
@@ -99,7 +102,10 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Returns all indices of each data source, or about `limit` in all: evenly spaced, in proportion to the sizes."""
+    """Returns the indices of all items of each data source, or of about `limit` evenly spaced items in total.
+
+    Each data source contributes in proportion to its size. If `limit` is 0, all items are chosen.
+    """
     total = sum(sizes.values())
     if limit == 0 or limit >= total:
         return {source: np.arange(count) for source, count in sizes.items()}

@@ -1,4 +1,4 @@
-"""The evaluator of generated text, which decodes the sources of a split and scores the outputs."""
+"""The evaluator of generated text, which decodes the source texts of a split and scores the outputs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from lm.parallel.mesh import on_mesh
 
 
 class Generation(Evaluator):
-    """Scores the model's outputs against the references of a split, each pair once.
+    """Scores the model's outputs against the references of a split, counting each pair once.
 
     During training, the outputs are decoded with eval.generation.training_beams, and only about
-    eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` is their number. With several data
-    sources, metrics are computed for each (`NAME/SOURCE/bleu`) and for all texts together, not as a mean.
+    eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` reports their number. If there are
+    several data sources, metrics are also computed for each of them (`NAME/SOURCE/bleu`). The metrics of the split are
+    computed from all texts together, not averaged over the data sources.
 
     Every process decodes the same sources and gets the same metrics and outputs.
     """
@@ -44,7 +45,7 @@ class Generation(Evaluator):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """The signatures of the whole split, and those of data sources that differ from it."""
+        """The signatures of the whole split and, where they differ, of its data sources."""
         whole = self._signatures.get("", {})
         parts = {f"{source}/{name}": text for source, each in self._signatures.items() for name, text in each.items()}
         return whole | {name: text for name, text in parts.items() if whole.get(name.partition("/")[2]) != text}
@@ -58,7 +59,7 @@ class Generation(Evaluator):
         return [path]
 
     def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        # All data sources are decoded together, so that batches hold sources of similar length.
+        # All data sources are decoded together, so that each batch holds source texts of similar length.
         pairs = [pair for each in self._pairs.values() for pair in each]
         decoded = self._decode(params, pairs)
         assert len(decoded) == len(pairs) and all(decoded), "an output for every source"
@@ -75,7 +76,7 @@ class Generation(Evaluator):
         return result
 
     def _decode(self, params: Any, pairs: Sequence[Pair]) -> list[list[tuple[str, float]]]:
-        """Returns the outputs of each source with their scores, best first."""
+        """Returns the outputs for each source text with their scores, best first."""
         setup, settings = self._setup, self._settings
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
@@ -94,9 +95,9 @@ class Generation(Evaluator):
             )
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
-        """Computes the metrics of the outputs of a data source, or of all if it is "", and keeps their signatures.
+        """Computes the metrics of a data source, or of the whole split if the name is ""; stores the signatures.
 
-        All references of the data source, scored or not, determine the tokens that the metrics count.
+        The tokens that the metrics count depend on all references of the data source, even if only some are scored.
         """
         source, examples = part
         pairs = [pair for name, each in self._setup.references.items() if source in ("", name) for pair in each]

@@ -1,8 +1,8 @@
-"""Bootstrap confidence intervals of metrics over examples (Efron 1979).
+"""Bootstrap confidence intervals for metrics over examples (Efron 1979).
 
 Each resample draws E examples with replacement. The interval of a metric extends from the 2.5th to the 97.5th
-percentile of its values on the resamples. It reflects the choice of the evaluated examples, not the randomness of
-training. The same seed draws the same examples for every metric.
+percentile of its values on the resamples. The interval reflects the choice of the evaluated examples, not the
+randomness of training. With the same seed, every metric is computed on the same resamples.
 
 Shape letters: E examples, S resamples.
 """
@@ -20,7 +20,7 @@ DRAWN_AT_ONCE = 2**20
 def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
     """Yields all resamples in blocks of example indices, int64 (resamples in the block, E).
 
-    Together they equal `default_rng(seed).choice(E, size=(S, E))`, which would not fit into memory for large data.
+    Together, the blocks equal `default_rng(seed).choice(E, size=(S, E))`, which is too large for memory if E is large.
     """
     generator, left = np.random.default_rng(seed), samples
     while left > 0:
@@ -32,10 +32,10 @@ def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray
 def intervals(
     metrics: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
 ) -> dict[str, Interval]:
-    """Computes the interval of each metric; its bounds are NaN if the metric is NaN on any resample.
+    """Computes the interval of each metric. The bounds are NaN if the metric is NaN on any resample.
 
     Args:
-        metrics: computes metrics from the indices of examples, which may repeat.
+        metrics: a function that computes metrics from the indices of examples, which may repeat.
     """
     found = [metrics(indices_E) for block_SE in resamples(num_examples, samples, seed) for indices_E in block_SE]
     values_SM = np.array([[*each.values()] for each in found], np.float64)

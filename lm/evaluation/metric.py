@@ -1,4 +1,4 @@
-"""The declaration of metrics. Each is declared beside the code that computes it; `lm.evaluation.METRICS` lists all."""
+"""The declaration of metrics. A metric is declared next to the code that computes it; see `lm.evaluation.METRICS`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# Formats of values.
+# Functions that format values.
 points = "{:.2f}".format  # for values from 0 to 100
 share = "{:.2%}".format  # for values from 0 to 1
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The declaration of a number that evaluations compute.
+    """The declaration of a metric: its name, its format and where it appears.
 
     Attributes:
-        name: its key, after the split's name, in metrics.jsonl, result files and checkpoint.best_metric.
-        heading: its name in tables and plots.
-        show: formats a value; `points` and `share` are examples.
-        higher_is_better: whether the best value is the highest; otherwise it is the lowest.
-        drawn: whether the curves of a run include it, in percent.
-        recorded: whether the results table in README.md includes it.
+        name: the key of the metric, after the split's name, in metrics.jsonl, result files and checkpoint.best_metric.
+        heading: the name of the metric in tables and plots.
+        show: a function that formats a value, such as `points` or `share`.
+        higher_is_better: whether the best value is the highest; otherwise, the lowest value is the best.
+        drawn: whether the plots of a run include the metric (in percent).
+        recorded: whether the results table in README.md includes the metric.
     """
 
     name: str
@@ -42,5 +42,5 @@ def names(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a value for JSON: None (null) in place of infinity or NaN, which JSON lacks."""
+    """Returns the value, or None (null in JSON) if it is infinite or NaN, which JSON cannot represent."""
     return value if math.isfinite(value) else None

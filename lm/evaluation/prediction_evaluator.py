@@ -29,14 +29,14 @@ class Predictions(abc.ABC):
 
     raw: list[Any]  # the examples
     label_key: ClassVar[str]  # the key of the correct output in `line`
-    keys: ClassVar[tuple[str, ...]]  # the keys of `line` by which its kind is recognised
+    keys: ClassVar[tuple[str, ...]]  # the keys of `line` that identify this class
 
     @classmethod
     @abc.abstractmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
-        """Returns the predictions that were written as `line`s, whose metrics equal those of the evaluation.
+        """Restores predictions from the output of `line`; their metrics equal those of the evaluation.
 
-        `config` is that of the run, if known. Raises KeyError, TypeError or ValueError for any other object.
+        `config` is the config of the run, if known. Raises KeyError, TypeError or ValueError if an object is invalid.
         """
 
     @abc.abstractmethod
@@ -45,7 +45,7 @@ class Predictions(abc.ABC):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """The exact definitions of metrics that have several."""
+        """The exact definition of each metric that can be defined in several ways."""
         return {}
 
     @abc.abstractmethod
@@ -61,11 +61,11 @@ class Predictions(abc.ABC):
         """Returns an example and its prediction as a JSON object, one line of `STEM.jsonl`."""
 
     def details(self, index: int) -> dict[str, Any]:
-        """Returns what lm.predict writes of a prediction in addition to `line`."""
+        """Returns the fields that lm.predict writes for a prediction in addition to those of `line`."""
         return {}
 
     def input_line(self, index: int) -> dict[str, Any]:
-        """Returns an example without a label and its prediction as a JSON object, one line of lm.predict."""
+        """Returns an unlabelled example and its prediction as a JSON object, one line of the output of lm.predict."""
         line = {name: value for name, value in self.line(index).items() if name != self.label_key}
         return line | self.details(index)
 
@@ -83,8 +83,8 @@ class PredictionEvaluator(RowEvaluator):
     """Computes metrics of predictions against labels, counting each example once.
 
     Metrics of the whole split are computed from the predictions of all data sources together. If not all rows are
-    scored, only examples that lie entirely in scored rows count. Raises UserError if a data source has no
-    such example.
+    scored, only examples that lie entirely in scored rows count; if a data source has no such example, UserError is
+    raised.
     """
 
     with_logits = True
@@ -94,13 +94,14 @@ class PredictionEvaluator(RowEvaluator):
         self._predict, self._config = task.predict, setup.config  # `LabelledTask.predict`
         self._loss_name = task.loss_name
         self._undefined: set[str] = set()
-        self.whole: Predictions  # of the last evaluation, all data sources together
+        self.whole: Predictions  # the predictions of the last evaluation for all data sources
         for source, rows in self._rows.items() if self._limited else ():
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}
             if not whole_examples(rows.examples, present):
                 raise UserError(
-                    f"config.eval.max_rows: no example of {source} lies entirely within {len(self._row_ids[source])} "
-                    f"of its {rows.num_rows} rows; raise the limit, or set 0 for all rows."
+                    f"config.eval.max_rows: no example of {source} lies entirely within its "
+                    f"{len(self._row_ids[source])} scored rows (of {rows.num_rows}); raise the limit, or set it "
+                    "to 0 to use all rows."
                 )
 
     def _collect(self, source: str, batches: Iterator[Scored]) -> tuple[Sums, Predictions]:
@@ -115,19 +116,19 @@ class PredictionEvaluator(RowEvaluator):
         return sums, self._predict(self._config, rows.examples, logits)
 
     def stream(self, params: Any) -> Iterator[Any]:
-        """Yields the predictions for all examples, in order, a batch at a time; computes no metrics.
+        """Yields the predictions for all examples in order, one batch at a time, without computing metrics.
 
         Raises UserError if an output of the model is not finite.
         """
         for source, rows in self._rows.items():
-            waiting: dict[int, np.ndarray] = {}  # parts of examples that are not complete yet
+            waiting: dict[int, np.ndarray] = {}  # logits of examples that are not complete yet
             for scored in self._batches(params, rows, self._row_ids[source]):
                 assert scored.logits_RLC is not None
                 waiting.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
                 if not all(np.isfinite(each).all() for each in waiting.values()):
                     raise UserError(
-                        "the model's outputs are not finite numbers; it has diverged, or its checkpoint and tokenizer "
-                        "do not belong together. Choose another checkpoint with --step."
+                        "the model's outputs are not finite numbers; the model has diverged, or its checkpoint and "
+                        "tokenizer do not belong together. Choose another checkpoint with --step."
                     )
                 whole = whole_examples(rows.examples, waiting)
                 if whole:

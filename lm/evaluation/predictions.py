@@ -1,4 +1,4 @@
-"""predictions.jsonl: one JSON object per line with a source, the model's output and the references."""
+"""Prediction files: one JSON object per line with a source text, the model's output and the references."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Example:
     source: str
     references: tuple[str, ...]
     prediction: str
-    score: float  # the model's score of the prediction; NaN if unknown
+    score: float  # the model's score for the prediction; NaN if unknown
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
@@ -42,14 +42,14 @@ def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_objects(path: Path) -> list[tuple[int, Any]]:
-    """Returns the number and the object of each line of a file of `write_objects`; None for a line that is not JSON.
+    """Returns the number and the object of each line of a file; the object is None if the line is not valid JSON.
 
-    Raises UserError if the file cannot be read or holds nothing.
+    Raises UserError if the file cannot be read or is empty.
     """
     lines = enumerate(read_lines(path, "utf-8", remedy=CONVERT), start=1)
     objects = [(number, _parsed(line)) for number, line in lines if line.strip()]
     if not objects:
-        raise UserError(f"{path}: holds no predictions; write them with eval.py.")
+        raise UserError(f"{path}: the file holds no predictions; write them with eval.py.")
     return objects
 
 
@@ -61,14 +61,17 @@ def _parsed(line: str) -> Any:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file of `write_predictions`, where `score` may be missing. Raises UserError if it is invalid or empty."""
+    """Reads a file written by `write_predictions`; `score` is optional.
+
+    Raises UserError if the file is invalid or empty.
+    """
     return [_example(path, number, values) for number, values in read_objects(path)]
 
 
 def _example(path: Path, number: int, values: Any) -> Example:
     try:
         several = values.get("references")
-        if several is not None and not isinstance(several, list):  # a string would become a tuple of its letters
+        if several is not None and not isinstance(several, list):  # tuple() would split a string into letters
             raise TypeError
         references = tuple(several or [values["reference"]])
         texts = (values["source"], values["prediction"], *references)
@@ -78,6 +81,6 @@ def _example(path: Path, number: int, values: Any) -> Example:
         return Example(texts[0], references, texts[1], float("nan") if score is None else float(score))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}, line {number}: is not an object with the strings source, reference and prediction (and, for "
-            "several references, a list of strings called references); write the file again with eval.py."
+            f"{path}, line {number}: expected an object with the strings source, reference and prediction (and, for "
+            "several references, a list of strings named references); write the file again with eval.py."
         ) from None

@@ -31,17 +31,18 @@ BATCHES_AHEAD = 2
 class Scored:
     """The results of one batch, identical in every process."""
 
-    row_ids: np.ndarray  # without rows of padding
+    row_ids: np.ndarray  # without padding rows
     sums: Sums
-    logits_RLC: np.ndarray | None  # of the same rows, float32
+    logits_RLC: np.ndarray | None  # float32, for the same rows
 
 
 class RowEvaluator(Evaluator):
     """Scores all rows of a split or, during training, about eval.max_rows evenly spaced ones.
 
-    With several data sources, metrics are computed for each (`NAME/SOURCE/metric`) and for the whole split. If not all
-    rows are scored, `NAME/rows` or `NAME/examples` is the number of scored rows or examples. The loss is the task's,
-    without label smoothing, z-loss or class weights. The forward pass is compiled at the first call and then reused.
+    If there are several data sources, metrics are computed for each of them (`NAME/SOURCE/metric`) and for the whole
+    split. If not all rows are scored, `NAME/rows` or `NAME/examples` reports the number of scored rows or examples. The
+    loss is the task's loss without label smoothing, z-loss or class weights. The forward pass is compiled at the first
+    call and then reused.
 
     Args:
         task: a `lm.tasks.task.Task`; compiled programs are cached per task.
@@ -94,13 +95,13 @@ class RowEvaluator(Evaluator):
         """Computes the metrics from the results of a data source or of the whole split."""
 
     def _count(self, whole: Any) -> tuple[str, int]:
-        """Returns the unit (such as "rows") in which the size of a scored subset is reported, and the size."""
+        """Returns the unit in which the size of the scored subset is reported (such as "rows"), and the size itself."""
         return "rows", self.num_rows
 
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
-        """Yields the results of each batch; `done` rows of other data sources have been scored before.
+        """Yields the results of each batch; `done` is the number of rows that were scored in earlier data sources.
 
-        The device sums over a batch in float32; sum over batches in float64.
+        The results of a batch are summed in float32 on the device; the sums of all batches are added in float64.
         """
         for scored in self._batches(params, self._rows[source], self._row_ids[source]):
             done += len(scored.row_ids)
@@ -109,7 +110,7 @@ class RowEvaluator(Evaluator):
                 self._report(done, self.num_rows)
 
     def _batches(self, params: Any, rows: EvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
-        # An id past the end stands for a row of padding, which has weight 0.
+        # Row ids past the end stand for padding rows, which have weight 0.
         padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
 
         def make(i: int) -> Batch:
@@ -120,7 +121,7 @@ class RowEvaluator(Evaluator):
             for i, local in enumerate(batches):
                 assert self.batch_size * local.shape[1] < 2**24, "a float32 could not count the tokens of a batch"
                 batch = to_global(local, self._mine, self._sharding, self.batch_size)
-                # The previous batch is read once this one is running, so that the device never waits.
+                # Results of the previous batch are read while this batch is running, so that the device never waits.
                 ids = row_ids[i * self.batch_size : (i + 1) * self.batch_size]
                 found = forward_batch(self._model, self._task, self._objective, self.with_logits, params, batch)
                 previous, running = running, (ids, found)
@@ -133,11 +134,11 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics from sums over the target tokens, such as loss, perplexity and accuracy.
 
-    If not all rows are scored, the bytes and words of their text are estimated in proportion to their targets.
+    If only some rows are scored, the numbers of bytes and words are estimated from the share of targets in these rows.
 
     Args:
-        metrics: computes metrics from the sums over the targets.
-        missing: maps each metric that cannot be computed from the sums to the reason.
+        metrics: a function that computes the metrics from the sums over the targets.
+        missing: a function that maps each metric that cannot be computed from the sums to the reason.
     """
 
     def __init__(
@@ -168,10 +169,10 @@ class TokenEvaluator(RowEvaluator):
 
 
 def _text(rows: EvalRows, targets: float) -> Sums:
-    """Returns the size of the text of `targets` scored targets: exact for all targets, otherwise in proportion."""
+    """Returns the size of the text with this number of targets: exact if all are scored, otherwise estimated."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
-    # Only windows of whole documents account for text byte by byte, so only they count the documents that changed.
+    # Only windows over whole documents account for every byte of the text, so only they count changed documents.
     return Sums(**sizes, unknown=rows.totals["unknown"], changed=rows.totals.get("changed", 0))
 
 
@@ -179,7 +180,10 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns a batch's stacked `LossSums` and its logits, replicated. Compiled once for all evaluators of a model."""
+    """Returns the stacked `LossSums` and, if `with_logits`, the logits of a batch, replicated over all devices.
+
+    The function is compiled once for all evaluators of a model.
+    """
     output = model.apply({"params": params}, batch, train=False)
     sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
     found = sums, output.logits if with_logits else None

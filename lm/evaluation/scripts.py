@@ -1,7 +1,7 @@
-"""The tokens of a text in any script, and how a set of texts is written.
+"""Splits text in any script into tokens, and determines the writing system of a set of texts.
 
-Chinese, Japanese, Thai and similar scripts put no spaces between words, so metrics that count words count their
-characters instead.
+Chinese, Japanese, Thai and similar scripts have no spaces between words, so word-based metrics count their characters
+instead.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from dataclasses import dataclass
 
 import regex
 
-# Scripts without spaces between words: those of the line breaking classes ID, SA, AK and AP (UAX 14), and Tibetan.
+# Scripts without spaces between words: Tibetan and the scripts of the line breaking classes ID, SA, AK and AP (UAX 14).
 _NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
-_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # by hiragana and katakana, such as ー
+_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # used in hiragana and katakana, such as ー
 _UNSPACED = "".join(rf"\p{{sc={name}}}" for name in _NAMES.split()) + _SHARED
 _LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks belong to words, as in Hindi and in decomposed accents
 
 
 def _pattern(text: str) -> regex.Pattern[str]:
-    return regex.compile(text, regex.V1)  # V1 has && and -- for sets
+    return regex.compile(text, regex.V1)  # V1 supports the set operators && and --
 
 
 LETTER = _pattern(_LETTERS)
-CHARACTER = _pattern(f"[{_LETTERS}&&[{_UNSPACED}]]")  # of a script without spaces
+CHARACTER = _pattern(f"[{_LETTERS}&&[{_UNSPACED}]]")  # a character of a script without spaces
 WORD = _pattern(f"[{_LETTERS}--[{_UNSPACED}]]+")
 TOKEN = _pattern(f"{CHARACTER.pattern}|{WORD.pattern}")
 KANA, IDEOGRAPH, HANGUL = map(_pattern, (rf"[\p{{sc=Hira}}\p{{sc=Kana}}{_SHARED}]", r"\p{sc=Hani}", r"\p{sc=Hang}"))
 
-LEAST_KANA = 0.1  # in Japanese, as a share of kana and ideographs; ordinary text has about half
-# Kinds of writing.
+LEAST_KANA = 0.1  # minimum share of kana among the kana and ideographs of Japanese text
+# Writing systems.
 CHINESE, JAPANESE, UNSPACED, KOREAN, SPACED = "Chinese", "Japanese", "without spaces", "Korean", "with spaces"
 
 
 @dataclass(frozen=True)
 class Writing:
-    """How a set of texts is written.
+    """The writing system of a set of texts.
 
     Attributes:
-        kind: one of the five kinds. The first three have more `unspaced` tokens than others.
-        unspaced: the share of tokens that are characters of scripts without spaces.
+        kind: one of the five writing systems above. In the first three, more than half of the tokens are `unspaced`.
+        unspaced: the share of tokens that are single characters of scripts without spaces.
         not_ascii: the share of letters and digits that are not ASCII.
     """
 
@@ -73,13 +73,13 @@ class Writing:
 
 
 def tokens(text: str) -> list[str]:
-    """Returns the words of a text (letters, marks and digits) and its single characters of scripts without spaces.
+    """Splits a text into words (letters, marks and digits) and, in scripts without spaces, into single characters.
 
-    A text without any, such as one of emoji, is split into its visible characters.
+    A text without letters or digits, such as a string of emoji, is split into its visible characters.
     """
     return TOKEN.findall(text) or [each for each in text if not each.isspace()]
 
 
 def spaced(text: str) -> str:
-    """Returns the text with spaces around each character of a script without spaces."""
+    """Puts spaces around each character that belongs to a script without spaces."""
     return CHARACTER.sub(r" \g<0> ", text)

@@ -1,4 +1,4 @@
-"""Metrics of predicted tags: of entities, as in the strict mode of seqeval, and of single tags.
+"""Metrics for predicted tags: entity metrics, as in the strict mode of seqeval, and the accuracy of single tags.
 
 Shape letters: E sentences.
 """
@@ -23,20 +23,20 @@ ENTITY_METRICS = (
 
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
 ALIASES = {"BIO": "IOB2", "BIOES": "IOBES"}
-NO_SCHEME = "none"  # of tags that spell no entities, such as parts of speech
+NO_SCHEME = "none"  # for tags that do not mark entities, such as parts of speech
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How tags spell entities. A tag is O, or a prefix and, after a hyphen, the type of an entity.
+    """A scheme by which tags mark entities. A tag is O, or a prefix followed by a hyphen and the type of the entity.
 
     Attributes:
-        prefixes: the prefixes, O included.
-        after: prefixes that may only follow a tag of the same type with one of certain prefixes.
-        before: prefixes that may only precede a tag of the same type with one of certain prefixes.
-        like: the seqeval class that reads the tags once they are renamed.
-        renamed: prefixes that have other names there.
-        mirrored: whether that class reads the tags of a sentence from last to first.
+        prefixes: all prefixes, including O.
+        after: the only prefixes that a prefix may follow, if they are restricted; both tags must have the same type.
+        before: the only prefixes that a prefix may precede, if they are restricted; both tags must have the same type.
+        like: the name of the seqeval class that reads the renamed tags.
+        renamed: the names of prefixes in that class, where they differ.
+        mirrored: whether the tags of a sentence are passed to that class in reverse order.
     """
 
     prefixes: str
@@ -47,7 +47,7 @@ class Scheme:
     mirrored: bool = False
 
     def is_broken(self, first: str, second: str) -> bool:
-        """Returns whether two adjacent tags contradict the scheme; O stands for both ends of a sentence."""
+        """Returns whether two adjacent tags contradict the scheme; O stands for the start and the end of a sentence."""
         same_type = first[2:] == second[2:]
         may_follow = second[0] not in self.after or (same_type and first[0] in self.after[second[0]])
         may_precede = first[0] not in self.before or (same_type and second[0] in self.before[first[0]])
@@ -67,8 +67,8 @@ class Scheme:
         return {(size - end, size - start, type_) for start, end, type_ in spans} if self.mirrored else set(spans)
 
 
-# In IOB1, B- separates adjacent entities of one type, and in IOE1, E- does; the latter is IOB1 in reverse. seqeval's
-# own IOE1 misses entities of one word. Of schemes that fit equally well, the first one is inferred.
+# In IOB1, B- separates adjacent entities of the same type. IOE1 is the reverse of IOB1, with E- instead of B-;
+# seqeval's own IOE1 misses one-word entities. If several schemes fit equally well, the first one is inferred.
 SCHEMES: dict[str, Scheme] = {
     "IOB2": Scheme("BIO", {"I": "BI"}, {}, "IOB2"),
     "IOB1": Scheme("BIO", {"B": "BI"}, {}, "IOB1"),
@@ -81,23 +81,23 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the SCHEMES that have all prefixes of the labels; none if a label has no prefix, as with ADJ."""
+    """Returns the SCHEMES that have all prefixes of the labels; none if a label, such as ADJ, has no prefix."""
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
     return [name for name, scheme in SCHEMES.items() if all(found) and prefixes <= set(scheme.prefixes)]
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """Counts, for each of the named SCHEMES, the positions between two tags where the sentences contradict it."""
+    """Counts, for each of the named SCHEMES, the pairs of adjacent tags that contradict the scheme."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 
 
 def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns the SCHEMES that these sentences contradict least, among those that have all prefixes of the labels.
+    """Of the SCHEMES that have all prefixes of the labels, returns those that the sentences contradict least.
 
-    There are several only if they read the sentences differently; the first is the most usual one. If no scheme has all
-    prefixes, the result is NO_SCHEME.
+    Several schemes are returned only if they find different entities; the most common scheme comes first. If no scheme
+    has all prefixes, the result is NO_SCHEME.
     """
     broken = count_broken(sentences, fitting_schemes(labels))
     if not broken:
@@ -111,7 +111,7 @@ def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> 
 
 
 def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
-    """Describes the scheme by which the entities of these sentences were counted, and what speaks against it."""
+    """Describes the scheme by which the entities of these sentences were counted, and any evidence against it."""
     labels = set(itertools.chain.from_iterable(sentences))
     inferred = infer_schemes(sentences, labels)
     if scheme == NO_SCHEME:
@@ -119,13 +119,15 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
         return f"none, so no entities are counted{reason}"
     broken = count_broken(sentences, {scheme, *inferred})
     count, least = broken[scheme], broken[inferred[0]]
-    notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it and may spell no entity"] if count else []
+    notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it, so entities may be lost"] if count else []
     if count > least:
-        notes.append(f"{inferred[0]} fits better, with {least:,}; if it is the right one, set eval.tag_scheme")
+        notes.append(
+            f"{inferred[0]} fits better ({least:,} contradict it); if it is the right scheme, set eval.tag_scheme to it"
+        )
     elif scheme in inferred and len(inferred) > 1:
-        notes.append(f"{' and '.join(inferred)} fit equally well; eval.tag_scheme decides")
+        notes.append(f"{' and '.join(inferred)} fit equally well; choose one with eval.tag_scheme")
     elif {label[0] for label in labels} == {"I", "O"}:
-        notes.append("without any B- or E-, adjacent entities of one type count as one")
+        notes.append("without B- or E- tags, adjacent entities of the same type count as one")
     return "; ".join((scheme, *notes))
 
 
@@ -144,8 +146,8 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
     In the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Tags that
     contradict the scheme, whether gold or predicted, form no entity: in IOB2, an I- that does not follow a B- or I- of
-    the same type counts as O; in BMES and similar schemes, so does an entity without an end. `scheme` is a key of
-    SCHEMES.
+    the same type counts as O; in BMES and similar schemes, the tags of an entity without an end count as O. `scheme` is
+    a key of SCHEMES.
     """
     assert len(gold) == len(predicted), (len(gold), len(predicted))
     counts = np.zeros((len(gold), 3), np.int64)
@@ -157,7 +159,7 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
 
 def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
-    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`; 0 / 0 is taken as 0."""
+    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`; 0 / 0 counts as 0."""
     correct, found, right = map(int, counts_3)
     precision, recall = correct / max(1, found), correct / max(1, right)
     f1 = 2 * precision * recall / (precision + recall) if correct else 0.0

@@ -1,8 +1,8 @@
-"""Metrics of generated text against references: BLEU, chrF and TER (sacrebleu), ROUGE, exact match, word error rate.
+"""Metrics for generated text: BLEU, chrF and TER (from sacrebleu), ROUGE, exact match and word error rate.
 
 All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are detokenised text. The
-script of all references together determines the tokens that a metric counts (`Tokenisation`). None of the libraries
-used here downloads anything.
+script in which most of the references are written determines the tokens that a metric counts (`Tokenisation`). None of
+the libraries used here downloads anything.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import numpy as np
 from lm.evaluation.metric import Metric, points
 from lm.evaluation.tokenisation import References, Tokenisation
 
-MANY_UNSPACED = 0.1  # of the tokens of text with spaces, before a note says so
+MANY_UNSPACED = 0.1  # the value of `Writing.unspaced` from which a note is added
 
 
 @dataclass(frozen=True)
 class TextScores:
     metrics: dict[str, float]
-    signatures: dict[str, str]  # by metric name: its exact definition, if it has several; and notes on metrics
+    signatures: dict[str, str]  # exact definitions by metric name, and notes on metrics
 
 
 @dataclass(frozen=True)
 class TextMetric(abc.ABC):
-    """An entry of eval.generation.metrics.
+    """A metric, or a family of metrics such as ROUGE, that eval.generation.metrics can list.
 
     Attributes:
-        name: its name in that setting.
-        heading: the heading of its signature in tables.
-        gives: the metrics that it computes.
-        prepare: splits a text into the tokens that it counts, before anything else.
-        signature: the exact definition of those tokens, if there are several; may be empty.
-        caution: returns the reason why the metric does not fit the prepared references; empty if it does.
+        name: the name in that setting.
+        heading: the heading of the signature in tables.
+        gives: the metrics that are computed.
+        prepare: a function that splits a text into the tokens to be counted; it is applied first.
+        signature: a function that returns the exact definition of those tokens, or "" if there is only one.
+        caution: a function that returns the reason why the metric does not suit the references, or "" if it does.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TextMetric(abc.ABC):
 class SacrebleuMetric(TextMetric):
     """A corpus-level metric of sacrebleu (Post 2018) with its default settings."""
 
-    scorer: Callable[[str], Any]  # builds sacrebleu's metric from its tokenisation for BLEU
+    scorer: Callable[[str], Any]  # builds the sacrebleu metric for the given BLEU tokenisation
 
     def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
         scorer = self.scorer(tokens.bleu)
@@ -73,11 +73,11 @@ class SacrebleuMetric(TextMetric):
 class CountedMetric(TextMetric):
     """Metrics that are ratios of sums over examples."""
 
-    # Takes a prediction and its references; returns the numerator and the denominator of each metric.
+    # Returns the numerator and the denominator of each metric for a prediction and its references.
     count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
-        """Returns the counts of each metric, (examples, 2); `percent` computes its value from them."""
+        """Returns the counts of each metric, (examples, 2), from which `percent` computes the value of the metric."""
         pairs = zip(predictions, references, strict=True)
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
@@ -94,7 +94,7 @@ def joined(*signatures: str) -> str:
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Transposes references to sacrebleu's form: all first ones, then all second ones, ...; missing ones are None."""
+    """Transposes references to sacrebleu's format: one list per reference index; missing references are None."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
@@ -115,10 +115,10 @@ def score(
     """Scores a corpus with the given TEXT_METRICS.
 
     Args:
-        whole: the references that determine the tokens, if the corpus is only a part of a larger one.
+        whole: all references of the corpus, which determine the tokens, if only part of the corpus is scored.
     """
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
-    if any(isinstance(each, str) for each in references):  # it would be read as a tuple of its letters
+    if any(isinstance(each, str) for each in references):  # a string would be read as a tuple of letters
         raise TypeError("references: give a tuple of texts for each prediction, not a single text")
     tokens = Tokenisation.of(whole or references, bleu_tokenize)
     values: dict[str, float] = {}
@@ -137,13 +137,13 @@ def _words_caution(references: References, tokens: Tokenisation) -> str:
     if not tokens.writing.has_spaces or tokens.writing.unspaced < MANY_UNSPACED:
         return ""
     share = f"{tokens.writing.unspaced:.0%} of the reference tokens"
-    return f"{share} are characters of scripts without spaces, and each run of them counts as one word"
+    return f"{share} are characters of scripts without spaces, and each run of such characters counts as one word"
 
 
 def _chrf_caution(references: References, tokens: Tokenisation) -> str:
     if tokens.writing.has_spaces:
         return _words_caution(references, tokens)
-    return "it also counts words between spaces, which this text does not have; chrf fits better"
+    return "chrF++ also counts words, but this text has no spaces between words; use chrf instead"
 
 
 def _bleu_caution(references: References, tokens: Tokenisation) -> str:
@@ -151,12 +151,12 @@ def _bleu_caution(references: References, tokens: Tokenisation) -> str:
         return f"tok:{tokens.bleu} does not split this text, which has no spaces, into words; use 'auto'"
     tokenize = _bleu(tokens.bleu).tokenizer
     if all(len(tokenize(each.rstrip()).split()) < 4 for several in references for each in several):
-        return "no reference has four tokens, so it is close to 0 for any output"
+        return "no reference has four tokens, so BLEU is close to 0 for any output"
     return _words_caution(references, tokens) if tokens.bleu in ("13a", "intl") else ""
 
 
 class _Spaces:
-    """A tokenizer for rouge-score that splits prepared text."""
+    """A tokenizer for rouge-score that splits prepared text at white space."""
 
     def tokenize(self, text: str) -> list[str]:
         return text.split()
@@ -170,7 +170,7 @@ def _rouge_scorer() -> Any:
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the F1 of n-grams and of the longest common subsequence (rougeLsum: by line) for the best reference."""
+    """Returns the F1 of n-grams and longest common subsequences (by line for rougeLsum) for the best reference."""
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 
@@ -182,9 +182,9 @@ def _rouge_signature(tokens: Tokenisation) -> str:
 
 def _rouge_caution(references: References, tokens: Tokenisation) -> str:
     longest = [max(len(each.split()) for each in several) for several in references]
-    parts = [f"{count:,} without words (0 by ROUGE)"] if (count := longest.count(0)) else []
-    parts += [f"{count:,} of one word (0 by ROUGE-2)"] if (count := longest.count(1)) else []
-    return f"of {len(longest):,} references, {' and '.join(parts)}" if parts else ""
+    parts = [f"{count:,} without words (ROUGE is 0)"] if (count := longest.count(0)) else []
+    parts += [f"{count:,} of one word (ROUGE-2 is 0)"] if (count := longest.count(1)) else []
+    return f"the {len(longest):,} references include {' and '.join(parts)}" if parts else ""
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
@@ -193,7 +193,7 @@ def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[flo
 
 
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Counts the edits of words (insertions, deletions, substitutions) and the words of the reference.
+    """Counts the word edits (insertions, deletions and substitutions) and the words of the reference.
 
     Prepared texts are split at white space. The reference with the fewest edits is used; ties go to the longest one.
     """
@@ -223,7 +223,7 @@ EXACT_MATCH = _score("exact_match", "exact match", recorded=True)
 def _bleu(tokenize: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    # With tokenize=none the user has declared the text tokenised; `force` suppresses the warning about it.
+    # With tokenize=none, the text is already tokenised; `force` suppresses sacrebleu's warning about tokenised text.
     return BLEU(tokenize=tokenize, force=tokenize == "none")
 
 
@@ -251,7 +251,7 @@ TEXT_METRICS: dict[str, TextMetric] = {
     for metric in (
         _sacrebleu(_score("bleu", "BLEU", recorded=True), _bleu, caution=_bleu_caution),  # Papineni 2002
         _sacrebleu(_score("chrf", "chrF", recorded=True), lambda _: _chrf(0)),  # chrF2, Popovic 2015
-        # With word unigrams and bigrams, Popovic 2017.
+        # chrF with word unigrams and bigrams, Popovic 2017.
         _sacrebleu(_score("chrf++", "chrF++"), lambda _: _chrf(2), caution=_chrf_caution),
         _sacrebleu(_error("ter", "TER"), _ter, **_WORDS, signature=lambda tokens: tokens.unspaced),  # Snover 2006
         CountedMetric("rouge", "ROUGE", ROUGE, _rouge, **_WORDS_OF_ROUGE, signature=_rouge_signature),  # Lin 2004

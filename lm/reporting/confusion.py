@@ -11,15 +11,15 @@ import numpy as np
 
 from lm.files import replacing
 
-MOST_WITH_NUMBERS = 20  # labels; with more, the cells are too small for numbers
-MOST_NAMED = 60  # labels; with more, only some are named on the axes
+MOST_WITH_NUMBERS = 20  # labels; with more, the cells would be too small for numbers
+MOST_NAMED = 60  # labels; with more, only some labels are named on the axes
 LONGEST_NAME = 24  # characters
 # Each font is used for the characters that are missing from the fonts before it.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Writes `confusion_figure` as a PNG, atomically. May raise OSError."""
+    """Writes the output of `confusion_figure` to a PNG file, atomically. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
         # Characters that no installed font has are drawn as boxes, without a warning.
@@ -29,8 +29,9 @@ def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, tit
 
 
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
-    """Returns a matplotlib Figure: darker cells are larger shares of their row; if labels are few, cells show numbers.
+    """Returns a matplotlib Figure in which the darkness of a cell shows its share of the row.
 
+    The cells also show numbers if there are few labels.
     `counts_CC[r, c]` is the number of times that label r was predicted as label c.
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
@@ -78,7 +79,7 @@ def _name_sides(axes: Any, labels: Sequence[str]) -> None:
     step = -(-len(labels) // MOST_NAMED)
     indices, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
     fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
-    level = max(map(len, names)) * len(names) <= 40  # whether they fit side by side
+    level = max(map(len, names)) * len(names) <= 40  # whether the names fit side by side
     axes.set_xticks(indices, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
     axes.set_yticks(indices, names, fontsize=fontsize, parse_math=False)
     axes.set_xlabel("predicted")

@@ -1,4 +1,4 @@
-"""The plots of a run: loss and scores over steps; below them, learning rate, speed and score over time."""
+"""The plots of a run: loss and scores by step and, below them, learning rate, speed and the score by time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
     """Plots the records of metrics.jsonl (dicts with `step`) as a PNG, written atomically.
 
-    Metrics that no record has are left out; missing and null values are skipped. The first score is also plotted over
-    minutes of training if there is `train/seconds`. `loss` is the metric whose heading labels the loss axis.
+    Metrics that no record has are left out; missing and null values are skipped. If the records have `train/seconds`,
+    the first score is also plotted over minutes of training. `loss` is the metric whose heading labels the loss axis.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 
@@ -33,7 +33,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, lo
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
     figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
-    # Six columns can be shared equally by one, two or three panels.
+    # Six columns can be divided equally among one, two or three panels.
     rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
     _draw_loss(axes["loss"], records, title, metric_of(loss).heading)
@@ -61,7 +61,7 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Computes the running median over up to `half_width` values on each side, fewer near the ends.
+    """Computes the running median over up to `half_width` values on each side, or fewer near the ends.
 
     The window is centred, so that the median does not lag behind a falling curve. Single spikes are ignored.
     """
@@ -118,7 +118,7 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequen
 
 
 def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Plots a score over minutes, which are interpolated between the steps whose times are known."""
+    """Plots a score over minutes of training. Times are interpolated between the steps whose times are known."""
     from matplotlib.ticker import MaxNLocator
 
     steps, scores = series(records, f"valid/{metric.name}")
@@ -155,7 +155,7 @@ def _frame(axes: Any, ticks: int = 8) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """Limits the y axis if a few values far above all others would flatten the rest of the curve."""
+    """Limits the y axis if a few very high values would flatten the rest of the curve."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))

@@ -24,8 +24,8 @@ class MetricsWriter:
     """Appends one JSON object per line to `metrics_path`: `{"step": ..., "train/loss": ..., ...}`.
 
     Raises UserError if a package is missing or the file cannot be written. When a run resumes from `start_step`, the
-    caller has already removed later lines from metrics.jsonl, and TensorBoard drops its later events. Only one process
-    of a run has a writer.
+    caller must already have removed later lines from metrics.jsonl; TensorBoard itself drops later events. Only one
+    process of a run has a writer.
     """
 
     def __init__(self, metrics_path: Path, tensorboard_dir: Path, config: Config, start_step: int = 0) -> None:
@@ -40,12 +40,12 @@ class MetricsWriter:
         self._tensorboard_dir = tensorboard_dir
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line for `step`. Values that are not finite are null in the JSON and left out elsewhere."""
+        """Writes one line for `step`. Values that are not finite are null in metrics.jsonl and left out elsewhere."""
         values = {name: finite_or_none(float(value)) for name, value in metrics.items()}
         line = json.dumps({"step": int(step), **values}, allow_nan=False) + "\n"
         with storing(self._path):
             end = self._file.seek(0, os.SEEK_END)
-            # In one call, so that a killed run leaves only complete lines. A full disk may leave half of one.
+            # If the run is killed, a single write leaves no partial line. If the disk is full, it may leave one.
             if self._file.write(line.encode()) < len(line.encode()):
                 self._file.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -66,7 +66,7 @@ class MetricsWriter:
 
 
 class _Events:
-    """An event file of TensorBoard. tensorboardX's own writer would hang after its thread has met a full disk."""
+    """An event file for TensorBoard. It replaces the writer of tensorboardX, which hangs once the disk is full."""
 
     FLUSH_SECONDS = 30
 
@@ -109,15 +109,15 @@ class _Events:
 class LateMetrics:
     """Holds the metrics of step n - 1 on the device until step n has been dispatched.
 
-    Reading a metric waits for the step that computes it. One step later, the device is already computing the
-    next one, so waiting costs nothing.
+    Reading a metric waits until the step that computes it is done. One step later, the device is already busy with
+    the next step, so the wait costs nothing.
     """
 
     def __init__(self) -> None:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
-        """Stores the device scalars of the `step` just dispatched; returns the previous step and its metrics."""
+        """Stores the device scalars of the step just dispatched; returns the previous step and its metrics."""
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
@@ -139,7 +139,8 @@ def _start_wandb(config: Config, root: Path) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave this empty."
+            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave the "
+            "setting empty."
         ) from error
     id_path = root / "wandb_run_id"
     if not id_path.exists():

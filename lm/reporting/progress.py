@@ -1,7 +1,7 @@
 """The console of a run and its progress line, which shows the steps done, the speed and the time left.
 
 On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, a cluster's
-log), plain lines without control characters are printed from time to time. Nothing here waits for a device.
+log), plain lines without control characters are printed from time to time. No code here waits for a device.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 
 REDRAW_SECONDS = 0.1  # on a terminal
-PLAIN_SECONDS = 10.0  # between lines elsewhere
-LOG_WIDTH = 120  # columns where there is no terminal
-BAR_WIDTHS = 6, 24  # narrowest and widest, columns
+PLAIN_SECONDS = 10.0  # between lines, if there is no terminal
+LOG_WIDTH = 120  # columns, if there is no terminal
+BAR_WIDTHS = 6, 24  # minimum and maximum, in columns
 
 # Texts from left to right as (importance, text), where 0 is the most important; and the fraction done, 0 to 1.
 State = tuple[list[tuple[int, str]], float]
@@ -31,19 +31,19 @@ SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
     "valid_loss": (3, "valid {:.4f}".format),
     "learning_rate": (6, "lr {:.2e}".format),
     "tokens_per_second": (4, lambda value: f"{short_number(value)} tokens/s"),
-    "peak_share": (5, "{:.1%} of peak".format),  # of the devices' peak FLOP/s, 0 to 1
+    "peak_share": (5, "{:.1%} of peak".format),  # the share of the devices' peak FLOP/s, 0 to 1
 }
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
-    """Builds a console that prints text unchanged, by default to stdout; if not `enabled`, it prints nothing."""
+    """Builds a console that prints text unchanged, to stdout by default. If not `enabled`, it prints nothing."""
     terminal = (stream or sys.stdout).isatty()
     return rich.console.Console(
         file=stream,
         quiet=not enabled,
         force_terminal=terminal,
         width=None if terminal else LOG_WIDTH,
-        # Sample text may contain square brackets and :names:.
+        # Sample text may contain square brackets and :names:, which must not be interpreted.
         markup=False,
         emoji=False,
         highlight=False,
@@ -75,7 +75,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._undrawn = False  # whether the state has changed since the last line
 
     def update(self, step: int, **metrics: float | None) -> None:
-        """Shows that `step` is done, with new values of metrics in SHOWN; None keeps a metric's old value.
+        """Marks `step` as done and updates metrics in SHOWN; None keeps a metric's old value.
 
         The time left is estimated from the steps after the first call, so compilation does not count.
         """
@@ -130,7 +130,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class Console:
-    """Prints text and rich tables, above the progress line if there is one; if not `enabled`, prints nothing."""
+    """Prints text and rich tables, above the progress line if there is one. If not `enabled`, it prints nothing."""
 
     def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
         self._console = rich_console(stream, enabled=enabled)
@@ -159,7 +159,7 @@ def counting(
     if not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    done, first = 0, (0, 0.0)  # number and time at the first call, which excludes compilation
+    done, first = 0, (0, 0.0)  # number and time at the first call, so that compilation does not count
 
     def state() -> State:
         parts = [(0, f"{done:,} of {total:,} {noun}")]
@@ -185,9 +185,9 @@ def _live(line: Line, console: rich.console.Console, transient: bool = False) ->
 
 
 class Line:
-    """A rich renderable of one line: the texts of the current state, with a bar after the first.
+    """A rich renderable of one line: the texts of the current state, with a bar after the first text.
 
-    On a narrow terminal the least important texts are left out.
+    On a narrow terminal, the least important texts are left out.
     """
 
     def __init__(self, state: Callable[[], State]) -> None:

@@ -31,12 +31,14 @@ class Result:
     split: str
     metrics: dict[str, float]  # such as `loss` and, with several data sources, `SOURCE/loss`
     rows: int
-    sequence_length: int | None  # this and the stride are None unless rows are windows of a text
+    sequence_length: int | None  # like the stride, None unless rows are windows of a text
     stride: int | None
     seconds: float
-    missing: dict[str, str] = field(default_factory=dict)  # missing metrics, each with the reason
-    signatures: dict[str, str] = field(default_factory=dict)  # exact definitions of metrics that have several
-    details: dict[str, Any] = field(default_factory=dict)  # JSON values: data, parameters, devices, versions
+    missing: dict[str, str] = field(default_factory=dict)  # the reason for each missing metric
+    signatures: dict[str, str] = field(
+        default_factory=dict
+    )  # exact definitions of metrics that can be defined in several ways
+    details: dict[str, Any] = field(default_factory=dict)  # JSON values about data, parameters, devices and versions
 
     def to_json(self) -> str:
         tokens = self.metrics.get("tokens")
@@ -80,7 +82,7 @@ def with_means(results: Sequence[Result]) -> list[Result]:
 
 
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
-    """Prints a row for each result and data source, or a block for each if the terminal is too narrow."""
+    """Prints one row per result and data source, or one block of lines for each if the terminal is too narrow."""
     console = console or Console()
     if not console.is_terminal:  # log files may be wide, and a wrapped table is hard to read
         console = Console(file=console.file, width=max(console.width, 240), highlight=False)
@@ -105,7 +107,7 @@ def print_table(results: Sequence[Result], console: Console | None = None) -> No
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Formats the results as a table in Markdown."""
+    """Formats the results as a Markdown table."""
     header, rows = _cells(results)
     aligned = [":--" if name in ("run", "split") else "--:" for name in header]
     lines = [header, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
@@ -115,7 +117,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """Formats the results as CSV with all digits: a line per result and data source; missing metrics are left empty."""
+    """Formats the results as CSV with all digits, one line per result and data source; missing metrics are empty."""
     names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -123,7 +125,7 @@ def comma_separated(results: Sequence[Result]) -> str:
     for result in results:
         for source, metrics in _by_source(result).items():
             values = [repr(metrics[name]) if name in metrics else "" for name in names]
-            settings = [result.rows, result.sequence_length, result.stride]  # None becomes empty
+            settings = [result.rows, result.sequence_length, result.stride]  # None becomes an empty cell
             writer.writerow([result.run, result.step, result.split, source, *values, *settings])
     return file.getvalue()
 
@@ -153,8 +155,8 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the names of all metrics, present or missing: those in METRICS first, in that order."""
-    found: dict[str, Any] = {}  # a dict keeps their order
+    """Returns the names of all metrics, present or missing, starting with those in METRICS, in its order."""
+    found: dict[str, Any] = {}  # a dict keeps the order of the names
     for result in results:
         found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)
         found |= dict.fromkeys(result.missing)
@@ -188,7 +190,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):
         notes.append(
-            "Stride S of L: windows of L tokens advance by S, and each scores its last S tokens, so every token except "
-            "the first ones is predicted from at least L - S tokens before it (or from the start of its document)."
+            "Stride S of L: windows of L tokens advance by S, and each window scores its last S tokens, so every token "
+            "except the first ones is predicted from at least L - S earlier tokens (or from the start of its document)."
         )
     return notes

@@ -36,5 +36,5 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: Config) -> Task:
-    """Returns the task named by objective.name of a config."""
+    """Returns the task that the config selects by objective.name."""
     return TASKS[config.objective.name]

@@ -1,4 +1,4 @@
-"""Causal language modelling: predict every token from those before it."""
+"""Causal language modelling: predict each token from the tokens before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Causal(DocumentTask):
     """Rows are windows of the concatenated documents; evaluation windows may overlap (eval.stride)."""
 
     name = "causal"
-    doc = "every token from those before it"
+    doc = "each token, given all earlier ones"
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
     settings = SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}

@@ -78,14 +78,14 @@ class Classified(Predictions):
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the text, pair (if any), label, prediction and its probability (`score`)."""
+        """Returns `text`, `pair` (if any), `label`, `prediction` and `score` (the probability of the prediction)."""
         example, score = self.raw[index], float(self._probabilities_EC[index].max())
         prediction = self._labels[int(self._predicted_E[index])]
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
 
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Classified:
-        """The probabilities of labels other than the predicted one, which are not written, are taken to be equal."""
+        """Only the probability of the prediction is stored; the rest is divided equally among the other labels."""
         raw = [labelled_of(line) for line in lines]
         found = {label for line in lines for label in (line["label"], line["prediction"])}
         labels = list(config.data.labels) if config else sorted(found)
@@ -126,7 +126,7 @@ def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: 
 
 
 def labelled_of(line: Mapping[str, Any]) -> Labelled:
-    """Returns the raw example of a line of predictions."""
+    """Restores the raw example from a line of a prediction file."""
     example = Labelled(line["text"], line.get("pair"), str(line["label"]))
     if not all(isinstance(text, str) for text in example.texts):
         raise TypeError

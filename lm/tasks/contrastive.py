@@ -1,4 +1,4 @@
-"""Contrastive learning of text embeddings: the vectors of paired texts become similar."""
+"""Contrastive learning of text embeddings: the model learns similar vectors for paired texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lm.tasks.vectors import TextVectors
 
 
 class Contrastive(PairTask):
-    """Encodes both texts with the same model; the other pairs of a batch are the negatives."""
+    """Encodes both texts of a pair with the same model; the other pairs of the batch provide the negatives."""
 
     name = "contrastive"
     doc = "similar vectors for paired texts"
@@ -45,10 +45,13 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "each text is compared with those of the whole batch; set it to 1.")
+            refuse("train.accumulation", "each text is compared with the texts of the whole batch; use 1.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
-                refuse(setting, "a text that is alone in its batch is compared with no other; set 2 or more.")
+                refuse(
+                    setting,
+                    "a text that is alone in its batch has no other text to be compared with; use 2 or more.",
+                )
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         _check_several(stores, "config.data.train")
@@ -68,7 +71,7 @@ class Contrastive(PairTask):
         return row_weight(batch)
 
     def labeller(self, config: Config) -> TextVectors:
-        """Returns the object that makes the vectors whose similarity is learnt."""
+        """Returns the labeller that computes the same vectors as in training."""
         return TextVectors.of(self, config, config.model.pooling, unit_length=True)
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
@@ -79,6 +82,6 @@ class Contrastive(PairTask):
 
 
 def _check_several(stores: Stores, where: str) -> None:
-    """Raises UserError for data of a single pair: a text is compared with the other texts of its batch."""
+    """Raises UserError if there is only one pair, because a text is compared with the texts of other pairs."""
     if sum(store.num_pairs for store in stores.values()) < 2:
         raise UserError(f"{where} has only one pair, so there is no other text to compare it with; add pairs.")

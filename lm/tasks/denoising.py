@@ -33,7 +33,7 @@ class Denoising(DocumentTask, PackedTask):
     writes_text = True
     spells_extra_ids = True
     needed_ids: int = 1
-    ids_advice: str = "needs tokens for masked spans; set 100."
+    ids_advice: str = "needs tokens for masked spans; use 100."
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
@@ -51,8 +51,8 @@ class Denoising(DocumentTask, PackedTask):
         extra_ids = list(tokenizer.extra_tokens)
         if len(extra_ids) < self.needed_ids:
             raise UserError(
-                f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} of them, but the vocabulary has "
-                f"{len(extra_ids)}; raise it, or use a tokenizer that has them."
+                f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} such tokens, but the vocabulary "
+                f"has {len(extra_ids)}; raise this setting, or use a tokenizer that has enough of them."
             )
         denoiser = self.denoiser(config, tokenizer, extra_ids)
         lengths = config.data.source_length, config.data.sequence_length
@@ -74,9 +74,9 @@ class SpanCorruptionTask(Denoising):
 
 class Ul2Task(Denoising):
     name = "ul2"
-    doc = "UL2's mixture of denoisers, each with a mode token"
+    doc = "the output of one of UL2's denoising tasks, each marked by a mode token"
     needed_ids = 103
-    ids_advice = "needs 103: 100 for spans and 3 for its modes."
+    ids_advice = "needs 103 tokens: 100 for spans and 3 for the modes."
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         return Ul2(extra_ids, tokenizer.eos_id)
@@ -84,7 +84,7 @@ class Ul2Task(Denoising):
 
 class InfillingTask(Denoising):
     name = "infilling"
-    doc = "the original of a text whose spans are replaced by one mask each and whose sentences may be shuffled (BART)"
+    doc = "the original text, given a copy with masked spans and, optionally, shuffled sentences (BART)"
     settings = SpanCorruptionTask.settings | {"objective.permute_sentences"}
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
@@ -95,7 +95,7 @@ class InfillingTask(Denoising):
 
 class PrefixLmTask(Denoising):
     name = "prefix_lm"
-    doc = "the rest of a text from its beginning"
+    doc = "the rest of a text, given its beginning"
     spells_extra_ids = False
     needed_ids = 0
 
@@ -104,5 +104,5 @@ class PrefixLmTask(Denoising):
 
 
 def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns bool (V,): whether a sentence ends after each token, for BART's sentence shuffling."""
+    """Returns bool (V,): whether each token ends a sentence, for BART's sentence shuffling."""
     return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

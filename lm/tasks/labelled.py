@@ -1,4 +1,4 @@
-"""The base class of labelled tasks: examples in memory, one prediction for each, and metrics of the predictions."""
+"""The base class of labelled tasks, which keep their examples in memory and make one prediction per example."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LabelledTask(PackedTask):
         tokens: the class that encodes raw examples.
         has_classes: whether labels are classes, listed in data.labels or found in the training data.
         real_targets: whether targets are real numbers.
-        input_reader: the class that makes raw examples without labels of new inputs.
+        input_reader: the class that reads new inputs as raw examples without labels.
         may_lack_answers: whether examples are questions, some of which may have no answer.
     """
 
@@ -48,16 +48,19 @@ class LabelledTask(PackedTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         data, weights = config.data, config.objective.class_weights
         if not data.valid and data.holdout != "hash":
-            refuse("data.holdout", "labelled data is held out by hash; set it to 'hash' or name validation sources.")
+            refuse("data.holdout", "labelled data is held out by hash; use 'hash', or name validation sources.")
         if not self.has_classes:
             return
         if weights and config.objective.balance_classes:
-            refuse("objective.class_weights", "and balance_classes exclude each other; use only one of them.")
+            refuse("objective.class_weights", "cannot be combined with balance_classes; use only one of them.")
         if weights and (len(weights) != len(data.labels) or min(weights) < 0):
-            message = "takes a weight, 0 or more, for each of data.labels, which must be set too."
+            message = "needs a weight of 0 or more for each label in data.labels, which must be set too."
             refuse("objective.class_weights", message)
         if weights and not any(weights):
-            refuse("objective.class_weights", "are all 0, so nothing would be learnt; give a label a positive weight.")
+            refuse(
+                "objective.class_weights",
+                "all weights are 0, so nothing would be learnt; give a label a positive weight.",
+            )
 
     def head(self, config: Config) -> Any:
         return Classes(len(config.data.labels), self.pooling(config))
@@ -87,7 +90,7 @@ class LabelledTask(PackedTask):
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
         if not self.has_classes or len(config.data.labels) > 1:
-            return config  # a single label of data.labels is refused like a single one in the data
+            return config  # with a single label, `labels_of` below raises UserError
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:
@@ -96,7 +99,7 @@ class LabelledTask(PackedTask):
         return super().batch_settings(config) + own
 
     def pooling(self, config: Config) -> str:
-        """Returns the way in which a text is pooled into one vector."""
+        """Returns the method by which the token vectors of a text are pooled into one vector."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
@@ -115,7 +118,10 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for the raw examples all of whose parts are in `logits`, (T, C) by example index."""
+        """Returns predictions for the raw examples whose parts all have logits.
+
+        `logits` maps the index of each part to logits of shape (T, C).
+        """
 
     # --- new inputs (`lm.tasks.task.Labeller`) --------------------------------------------------------------
 
@@ -123,7 +129,7 @@ class LabelledTask(PackedTask):
         return self
 
     def unlabelled(self, config: Config, raw: Any, unanswerable: bool) -> Any:
-        """Returns a raw example of `input_reader` with a placeholder for its label, which affects no prediction."""
+        """Returns a raw example of `input_reader` with a placeholder label, which does not affect the prediction."""
         return raw
 
     def input_rows(

@@ -22,7 +22,7 @@ from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, PackedTask, Refus
 from lm.tasks.texts import DocumentTask
 
 MASK = "<mask>"
-FOLLOWS = ("other text", "follows")  # in the preview, at the first token of a next-sentence pair
+FOLLOWS = ("other text", "follows")  # shown in the preview at the first token of a next-sentence pair
 
 
 class Masked(DocumentTask, PackedTask):
@@ -37,9 +37,9 @@ class Masked(DocumentTask, PackedTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns the maximum number of masked tokens in a row, a little above the mean; packing respects it.
+        """Returns the maximum number of masked tokens in a row, a little above the mean; packing does not exceed it.
 
-        It is 0 (no limit) for whole words, whose number of tokens is unknown until the words are drawn.
+        It is 0 (no limit) if whole words are masked, because the number of tokens depends on the words that are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
@@ -47,9 +47,9 @@ class Masked(DocumentTask, PackedTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
         if not tokenizer.extra_ids and not TOKENIZERS[tokenizer.kind].needs_file:
-            refuse("data.tokenizer.extra_ids", "masked needs a token for the mask; set 1.")
+            refuse("data.tokenizer.extra_ids", "masked needs a mask token; use 1.")
         if config.objective.next_sentence and config.data.sequence_length < 16:
-            refuse("objective.next_sentence", "needs rows of 16 tokens or more (data.sequence_length).")
+            refuse("objective.next_sentence", "needs rows of at least 16 tokens; raise data.sequence_length.")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         more = ("next_sentence_accuracy",) if config.objective.next_sentence else ()

@@ -58,7 +58,7 @@ class Choice:
 
 
 class ChoiceReader(Reader):
-    """Reads questions with candidates. The answer is an index from 0, the candidate itself or one of label_names."""
+    """Reads questions with candidates. The answer is a zero-based index, a candidate or one of label_names."""
 
     kind = "choices"
     needs = ("label_field", "name the field that holds the correct candidate.")
@@ -77,7 +77,7 @@ class ChoiceReader(Reader):
         return Choice(self.fields["question"].text(record, where), candidates, found.pop())
 
     def _indices(self, value: Any, candidates: Sequence[str], where: str) -> set[int]:
-        """Returns the indices of all candidates that a value may mean: "2" is an index and may also be a candidate."""
+        """Returns the indices of all candidates that a value may mean: "2" may be an index or a text."""
         name, found = self.fields["answer"].spec, set()
         if self.config.label_names:
             index = index_of(label_text(value, name, where), self.config.label_names)
@@ -91,7 +91,7 @@ class ChoiceReader(Reader):
 
 
 class ChoiceInput(Reader):
-    """Reads questions with candidates of which none is known to be correct."""
+    """Reads questions whose correct candidate is unknown."""
 
     kind = "choices"
     needs = ("pair_field", "name the field that holds the list of candidates.")
@@ -108,7 +108,7 @@ def candidates_of(listed: Field, record: Record, where: str) -> tuple[str, ...]:
     values = as_list(listed.value(record, where), listed.spec, where)
     candidates = tuple(as_text(value, listed.spec, where) for value in values)
     if len(candidates) < 2:
-        raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates; it needs at least two.")
+        raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates, but needs at least two.")
     return candidates
 
 
@@ -116,7 +116,7 @@ def candidates_of(listed: Field, record: Record, where: str) -> tuple[str, ...]:
 class ChoiceTokens:
     questions: Ragged  # E rows
     candidates: Ragged  # one row for each candidate of each question
-    firsts: np.ndarray  # int64 (E + 1,): row of the first candidate of each question
+    firsts: np.ndarray  # int64 (E + 1,): index of the first candidate of each question
 
     @classmethod
     def encode(cls, examples: Sequence[Choice], tokenizer: Tokenizer) -> ChoiceTokens:
@@ -132,7 +132,7 @@ class ChoiceTokens:
 
 
 class ChoiceExamples(LabelledExamples):
-    """Questions with one segment per candidate; the correct one has weight 1.
+    """Questions with one segment per candidate; the segment of the correct candidate has weight 1.
 
     If a question does not fit into a row, its segments get equal shares of the row. Candidates are cut at the end; the
     question is cut at the beginning, by the same amount in every segment.
@@ -150,7 +150,7 @@ class ChoiceExamples(LabelledExamples):
         self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
 
     def _lengths(self, index: int) -> tuple[int, np.ndarray]:
-        """Returns the number of tokens kept of the question and of each candidate, (N,)."""
+        """Returns how many tokens of the question and of each candidate, (N,), are kept."""
         first, end = self._tokens.firsts[index : index + 2]
         question, candidates_N = int(self._tokens.questions.lengths[index]), self._tokens.candidates.lengths[first:end]
         if (question + 3) * len(candidates_N) + candidates_N.sum() <= self._length:
@@ -170,7 +170,7 @@ class ChoiceExamples(LabelledExamples):
         return (question + candidates_N + 3).tolist()
 
     def label_indices(self, index: int) -> np.ndarray:
-        """Returns the token that carries the score of each candidate, (N,), as offsets from the first segment."""
+        """Returns the position of each candidate's score, (N,), relative to the start of the first segment."""
         ends_N = np.cumsum(self.segments(index))
         return ends_N - 1 if self._at_end else np.concatenate([[0], ends_N[:-1]])
 
@@ -254,7 +254,7 @@ class Chosen(Predictions):
         return {"accuracy": float(self._correct_E[indices_E].mean())}
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the question, its candidates with their scores, and the indices of label and prediction."""
+        """Returns the question, its candidates with their scores, and the indices of the label and the prediction."""
         example, scores = self.raw[index], [finite_or_none(float(score)) for score in self._scores[index]]
         chosen = {"label": example.right, "prediction": int(self._chosen_E[index]), "scores": scores}
         return {"question": example.question, "candidates": example.candidates, **chosen}

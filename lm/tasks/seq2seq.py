@@ -21,7 +21,7 @@ SCORING = {f"eval.generation.{name}" for name in ("metrics", "training_beams", "
 
 
 class Seq2Seq(PairTask):
-    """Outputs are scored against references if eval.generation.metrics lists any metrics."""
+    """Learns to generate targets; outputs are scored against references if eval.generation.metrics is not empty."""
 
     name = "seq2seq"
     doc = "the target of a pair from its source"
@@ -35,7 +35,7 @@ class Seq2Seq(PairTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.data.separate_vocabularies and config.model.share_embeddings:
-            refuse("model.share_embeddings", "two vocabularies cannot share an embedding; set it to False.")
+            refuse("model.share_embeddings", "two vocabularies cannot share an embedding; use False.")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "perplexity", "token_accuracy", *self._text_metrics(config)
@@ -52,7 +52,10 @@ class Seq2Seq(PairTask):
         return "; metrics of generated text are chosen in eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs to decode and score; a blank source is empty, as in lm.generate, so its output is too."""
+        """Returns the pairs to decode and score.
+
+        As in lm.generate, a blank source is replaced by an empty one, for which the output is empty.
+        """
         if not config.eval.generation.metrics:
             return {}
         prefixes = {source.name: source.config.prefix for source in split_sources(config.data, split)}
@@ -80,5 +83,5 @@ class Seq2Seq(PairTask):
 
 
 def _source_of(pair: Pair, prefix: str) -> str:
-    """Returns the source of a pair that already has its prefix; empty if only the prefix is not blank."""
+    """Returns the source of a pair, including its prefix, or an empty text if the rest of the source is blank."""
     return source_text(prefix, pair.source.removeprefix(prefix)) or ""

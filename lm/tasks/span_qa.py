@@ -36,7 +36,7 @@ from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
 ENDS_OF_ANSWER = ("", "start", "end", "start+end")
-NO_ANSWER = "no answer"  # in the preview, below the first token if the text does not hold the answer
+NO_ANSWER = "no answer"  # shown in the preview below the first token if the text does not contain the answer
 
 
 class SpanQa(LabelledTask):
@@ -62,7 +62,7 @@ class SpanQa(LabelledTask):
         return Answered
 
     def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
-        # An empty answer stands for one that is not known: it is found nowhere, but the question is not unanswerable.
+        # An empty answer stands for an unknown answer: it is never found, but the question still counts as answerable.
         return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
@@ -77,7 +77,7 @@ class SpanQa(LabelledTask):
     def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, every = whole_examples(examples, logits), examples.store.raw
         raw = [every[number] for number in whole]
-        # All questions of the data source determine the rules, so that these do not depend on eval.max_rows.
+        # The rules are chosen from all questions of the data source, so they do not depend on eval.max_rows.
         may_lack = not all(each.answers for each in every)
         rules = config.eval.answer_rules
         if rules == "auto":
@@ -95,7 +95,7 @@ class SpanQa(LabelledTask):
 
 
 class Answered(Predictions):
-    """Answers and their `answer_scores`, which follow the rules of their data source (script, missing answers)."""
+    """Predicted answers and their `answer_scores`, computed by rules that may differ between data sources."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")
@@ -104,7 +104,7 @@ class Answered(Predictions):
         self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray, signatures: Sequence[str]
     ):
         self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
-        self._signatures = list(signatures)  # one for each question
+        self._signatures = list(signatures)  # one signature per question
 
     @classmethod
     def scored(cls, raw: Sequence[Question], answers: Sequence[Answer], rules: str, may_lack: bool) -> Answered:
@@ -124,7 +124,7 @@ class Answered(Predictions):
         return answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the id, question, answers (texts; empty if there are none), prediction and score."""
+        """Returns `id`, `question`, `answers` (a list of texts, which may be empty), `prediction` and `score`."""
         example, answer = self.raw[index], self._answers[index]
         return {
             "id": example.id,
@@ -142,7 +142,7 @@ class Answered(Predictions):
             raw.append(Question(line["id"], "", line["question"], "", right))
             answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
         rules = config.eval.answer_rules if config else "auto"
-        if rules == "auto":  # the file has no contexts, but the answers to their questions
+        if rules == "auto":  # the file has no contexts, so the answers determine the rules
             rules = rules_for(text for each in raw for text, _ in each.answers)
         return cls.scored(raw, answers, rules, may_lack=not all(each.answers for each in raw))
 

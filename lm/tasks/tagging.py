@@ -36,7 +36,7 @@ OUTSIDE = "O"
 
 
 class Tagging(LabelledTask):
-    """Predicts the tag of a word at its first token; a word without tokens is O, or has no prediction without an O."""
+    """Predicts the tag of a word at its first token. A word without tokens gets O, or no tag if O is not a label."""
 
     name = "tagging"
     doc = "a label for each word"
@@ -80,7 +80,7 @@ class Tagging(LabelledTask):
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
-        # A run directory of an older version does not name the scheme; all tags of the split determine it then.
+        # If the config of an older run does not name the scheme, the scheme is inferred from all tags of the split.
         scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
         if "/entity_" in metric and scheme == NO_SCHEME:
             raise UserError(
@@ -96,7 +96,10 @@ def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
 
 
 def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
-    """Returns eval.tag_scheme, or the scheme inferred from tags. Raises UserError if the labels contradict it."""
+    """Returns eval.tag_scheme or, if it is "auto", the scheme inferred from the tags.
+
+    Raises UserError if a label contradicts eval.tag_scheme.
+    """
     named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
         return infer_schemes(tags, labels)[0]
@@ -104,12 +107,12 @@ def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
     if named != NO_SCHEME and named not in fitting:
         unlike = next(label for label in labels if named not in fitting_schemes([label]))
         advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
-        raise UserError(f"config.eval.tag_scheme: {named} has no tag {unlike!r:.40}, which the data has; {advice}.")
+        raise UserError(f"config.eval.tag_scheme: {named} has no tag {unlike!r:.40}, but the data does; {advice}.")
     return named
 
 
 class TaggedWords(Predictions):
-    """Predicted tags, one per word; None, which is never correct and in no entity, for a word without a prediction."""
+    """Predicted tags, one per word. A word without a prediction is None, which is never correct and in no entity."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")
@@ -130,7 +133,7 @@ class TaggedWords(Predictions):
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the words, their tags and the predicted tags (null for a word without a prediction)."""
+        """Returns the words, their tags and the predicted tags (None for a word without a prediction)."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 

@@ -1,7 +1,7 @@
 """The base classes of tasks. A task is one object with everything that is specific to one training objective.
 
-Other code asks the task of a config (`lm.tasks.task_of`) and never compares its name. To add a task, add one file to
-this directory and one line to the registry in `__init__`.
+Other code calls the methods of a config's task (`lm.tasks.task_of`) and never depends on the name of the task. To
+add a task, add one file to this directory and one line to the registry in `__init__`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from lm.models.heads import NextToken
 from lm.objectives.losses import LossSums, loss_sums, token_weight
 
 Refuse = Callable[[str, str], None]  # (setting, message): raises UserError
-Stores = Mapping[str, Any]  # the stores of a split by data source
+Stores = Mapping[str, Any]  # the stores of a split, by data source
 Metrics = Mapping[str, float]
 
 SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_over", "objective.z_loss"})
-# The settings that lm.generate reads for every encoder-decoder that generates text.
+# The settings that lm.generate reads for all encoder-decoders that generate text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
-NOT_SCORED = "·"  # in the preview, below a token without a target
+NOT_SCORED = "·"  # shown in the preview below a token without a target
 
 
 class Task(abc.ABC):
@@ -46,19 +46,19 @@ class Task(abc.ABC):
     Attributes:
         name: the value of objective.name.
         doc: a one-line description for --help.
-        families: the values of model.family that can learn it.
-        settings: dotted names of the settings that this task reads but some other task does not. Changing a setting
-            that the chosen task does not read raises UserError.
-        metric_names: the metrics of its evaluations, if they do not depend on the config.
+        families: the values of model.family that the task supports.
+        settings: the dotted names of settings that this task reads but some other task does not read. Changing a
+            setting that the chosen task does not read raises UserError.
+        metric_names: the names of the metrics that evaluations compute, if they do not depend on the config.
         reader: the class that makes raw examples from the records of data sources.
-        noun: the word for its examples in messages.
-        loss_name: the name of its loss in tables: loss, nll (of targets given a source) or task_loss.
-        reads_labels: whether its examples have labels.
+        noun: the word for the examples in messages.
+        loss_name: the name of the loss in tables: loss, nll (of targets given a source) or task_loss.
+        reads_labels: whether examples have labels.
         counts_examples: whether an evaluation counts examples rather than tokens.
-        writes_text: whether its models generate text.
-        spells_extra_ids: whether <extra_id_N> in a prompt means that token when text is generated.
-        windowed: whether rows are windows of a text, for which sequence_length and stride are reported.
-        plain_text_refusal: the reason why `eval.py --text` does not support it, with the remedy; empty if it does.
+        writes_text: whether models trained on this task generate text.
+        spells_extra_ids: whether <extra_id_N> in a prompt stands for the special token with this name.
+        windowed: whether rows are windows of a text; if so, sequence_length and stride are reported.
+        plain_text_refusal: the reason why `eval.py --text` does not support the task, with a remedy; empty if it does.
         source_title: the heading of the source side in the preview.
         cleans: whether texts are cleaned (data.cleaning).
     """
@@ -83,7 +83,7 @@ class Task(abc.ABC):
     # --- settings -------------------------------------------------------------------------------------------
 
     def resolve(self, config: Config) -> Config:
-        """Fills in the config values that follow from the task."""
+        """Fills in the config values that the task determines."""
         return config
 
     def check(self, config: Config, refuse: Refuse) -> None:  # noqa: B027
@@ -94,19 +94,19 @@ class Task(abc.ABC):
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the resolved value of a setting that this task does not read and whose default is 0 or empty."""
+        """Returns the resolved value of a setting whose default is 0 or empty and that this task does not read."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
             "eval.generation.max_new_tokens": config.data.sequence_length,
             "data.source_length": config.data.sequence_length if two_sided else 0,
-            # An encoder represents a text by its first token, other models by its last one.
+            # Encoders represent a text by its first token; all other models use the last one.
             "model.pooling": "first" if config.model.family == "encoder" else "last",
         }
         return derived.get(setting)
 
     def advice_on_metric(self, metric: str) -> str:
-        """Returns advice to append to the error that this task does not compute a metric."""
+        """Returns advice that is appended to the error for a metric that this task does not compute."""
         return ""
 
     def head(self, config: Config) -> Any:
@@ -114,7 +114,7 @@ class Task(abc.ABC):
         return NextToken()
 
     def metrics(self, config: Config) -> tuple[str, ...]:
-        """Returns the names of the metrics of its evaluations; the loss comes first."""
+        """Returns the names of the metrics that evaluations compute; the loss comes first."""
         return self.metric_names
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
-        """Yields the texts of a data source for training a tokenizer; `sides` of pairs are source and target."""
+        """Yields the texts of a data source for training a tokenizer; `sides` are the sides of pairs to use."""
 
     @abc.abstractmethod
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any) -> Store | None:
@@ -136,17 +136,19 @@ class Task(abc.ABC):
         return stores
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
-        """Fills in the config values that follow from the training data (labels)."""
+        """Fills in the config values that the training data determines, such as the labels."""
         return config
 
     def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
-        """Fills in the config values that follow from the stores of all splits of a run (conventions of labels)."""
+        """Fills in the config values that all splits of a run determine together, such as the tag scheme."""
         return config
 
     def check_train(self, config: Config, where: str, store: Any) -> None:
-        """Raises UserError if the store of a training source is too small, or None because it is empty."""
+        """Raises UserError if the store of a training source is too small, or is None because the source is empty."""
         if store is None:
-            raise UserError(f"{where} has nothing left for training: everything was dropped or held out; change it.")
+            raise UserError(
+                f"{where} has nothing left for training because everything was dropped or held out; add data."
+            )
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs of a split whose outputs are generated and scored, by data source."""
@@ -160,7 +162,7 @@ class Task(abc.ABC):
         return []
 
     def layout(self, config: Config) -> RowLayout:
-        """Returns the layout of the rows, and thus of the batches; the default has both sides of pairs."""
+        """Returns the layout of the rows, and thus of the batches; the default has two sides, as for pairs."""
         return RowLayout(config.data.sequence_length, config.data.source_length)
 
     @abc.abstractmethod
@@ -171,7 +173,7 @@ class Task(abc.ABC):
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
         """Returns the evaluation rows of a split by data source. Examples that are too long are cut, never dropped.
 
-        Data sources without examples are left out. Raises UserError if none is left.
+        Data sources without examples are left out. Raises UserError if no data source is left.
         """
 
     # --- loss -----------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ class Task(abc.ABC):
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         """Returns the summed loss of a batch, by default the weighted cross-entropy of its targets.
 
-        The caller divides it once by the `total_weight` of the whole batch.
+        The caller divides the loss once by the `total_weight` of the whole batch.
         """
         return loss_sums(output.logits, batch, config)
 
@@ -197,7 +199,7 @@ class Task(abc.ABC):
         return SplitEvaluation(setup.name, self.evaluators(setup))
 
     def for_table(self, metrics: Metrics) -> dict[str, float]:
-        """Renames the metrics of a split to their names in tables."""
+        """Renames the metrics of a split to the names used in tables."""
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
@@ -209,18 +211,18 @@ class Task(abc.ABC):
         return ()
 
     def clean_source(self, config: Config, text: str) -> str:
-        """Cleans the source of a text to be generated, as in training."""
+        """Cleans a source text before generation, as in training."""
         return text
 
     @property
     def predictions(self) -> Any:
-        """The class of its predictions (`lm.evaluation.prediction_evaluator`); None if it makes none."""
+        """The class of the predictions (see `lm.evaluation.prediction_evaluator`); None if the task makes none."""
         return None
 
     # --- new inputs -----------------------------------------------------------------------------------------
 
     def labeller(self, config: Config) -> Labeller | None:
-        """Returns the object with which lm.predict labels new inputs; None if the task predicts nothing but text."""
+        """Returns the object with which lm.predict labels new inputs; None if the task predicts only text."""
         return None
 
     # --- preview --------------------------------------------------------------------------------------------
@@ -243,20 +245,20 @@ class Task(abc.ABC):
 
 
 class Labeller(Protocol):
-    """Labels new inputs, which it reads and encodes in the same way as evaluations read and encode their examples."""
+    """Labels new inputs, which are read and encoded in the same way as the examples of an evaluation."""
 
     @property
     def input_reader(self) -> type[Reader]:
-        """The class that makes raw examples without labels."""
+        """The class that reads inputs as raw examples without labels."""
 
     @property
     def may_lack_answers(self) -> bool:
-        """Whether its inputs are questions, some of which may have no answer."""
+        """Whether the inputs are questions, some of which may have no answer."""
 
     def input_rows(
         self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Any], unanswerable: bool = False
     ) -> EvalRows:
-        """Returns the rows of raw examples. With `unanswerable`, "no answer" may be predicted."""
+        """Returns the rows of the given raw examples. If `unanswerable` is true, "no answer" may be predicted."""
 
     def applied(self, model: Any) -> Any:
         """Returns an object whose `apply` returns the outputs from which `predict` makes predictions."""
@@ -264,7 +266,7 @@ class Labeller(Protocol):
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums: ...
 
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Any:
-        """Returns predictions with `raw` examples and their lines, `input_line(index)`; see `LabelledTask.predict`."""
+        """Returns predictions with the attributes `raw` and `input_line`; see `LabelledTask.predict`."""
 
 
 class PackedTask(Task):
@@ -275,7 +277,7 @@ class PackedTask(Task):
         """Returns the indexed examples of each data source."""
 
     def reason_without_examples(self, config: Config) -> str:
-        """Returns the reason why a non-empty data source may have no examples, with the remedy."""
+        """Returns the reason why a data source that is not empty may have no examples, and the remedy."""
         return "no document has at least 2 tokens, so there is nothing to train on; add text."
 
     def batch_settings(self, config: Config) -> list[Any]:

@@ -25,7 +25,7 @@ from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.tasks.task import PackedTask, Refuse, Task
 
-PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # of data.pairs
+PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # settings in data.pairs
 
 
 class DocumentTask(Task):
@@ -68,7 +68,7 @@ class PairTask(PackedTask):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         if config.data.holdout != "hash" and not config.data.valid:
-            refuse("data.holdout", "pairs are held out by hash; set it to 'hash' or name validation sources.")
+            refuse("data.holdout", "pairs are held out by hash; use 'hash', or name validation sources.")
 
     def _rules(self, source: SplitSource) -> PairCleaner:
         with named_errors(source.label):
@@ -111,7 +111,7 @@ class PairTask(PackedTask):
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
         """Returns the pairs of a split by data source, in the order of its stores.
 
-        Sources are cleaned and prefixed as in training; references are raw, because metrics are defined on raw text.
+        Sources are cleaned and prefixed as in training; references are not, because metrics are defined on raw text.
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split):

@@ -1,8 +1,8 @@
 """Vectors of texts, from any layer and with any pooling, for models of all tasks.
 
 A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair; the source of an
-encoder-decoder that generates text has no BOS token. The special tokens count as tokens of the text in the mean and the
-maximum, as they do in the task's own pooling.
+encoder-decoder that generates text has no BOS token. Mean and maximum pooling include the special tokens, as does the
+task's own pooling.
 
 Shape letters: E texts, T tokens of a text.
 """
@@ -35,7 +35,7 @@ from lm.objectives.losses import LossSums
 from lm.tasks.classification import texts_of
 from lm.tasks.task import Task
 
-# How the vectors of the tokens of a text (T, D) become one vector (D,).
+# Functions that pool the token vectors of a text, (T, D), into one vector, (D,).
 POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "first": lambda vectors_TD: vectors_TD[0],
     "last": lambda vectors_TD: vectors_TD[-1],
@@ -46,15 +46,15 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class TextVectors:
-    """Makes one vector for each text; a `Labeller`. Equal ones share compiled programs.
+    """A `Labeller` that computes one vector per text. Equal instances share compiled programs.
 
     Attributes:
         pooling: a key of POOLINGS.
-        layer: 0 for the embedding, up to `text_layers` of the model; None for the last.
+        layer: the index of a layer, from 0 (the embedding) to the model's `text_layers`; None for the last layer.
         unit_length: whether vectors are scaled to length 1.
         cleans: whether texts are cleaned, as in training.
         is_source: whether texts are sources of an encoder-decoder that generates text.
-        prefix: the text put before each text, after cleaning.
+        prefix: a text that is prepended to each text after cleaning.
     """
 
     pooling: str
@@ -66,7 +66,7 @@ class TextVectors:
 
     input_reader = TextInput
     may_lack_answers = False
-    loss_name = "loss"  # which is 0
+    loss_name = "loss"  # the loss is always 0
 
     @classmethod
     def of(
@@ -79,7 +79,7 @@ class TextVectors:
         unit_length: bool = False,
         prefix: str = "",
     ) -> TextVectors:
-        """Returns the object for the models of a task. Raises UserError for a pooling that does not fit."""
+        """Builds the labeller for models of a task. Raises UserError if the pooling does not suit them."""
         if pooling == "first" and config.model.family == "decoder":
             raise UserError("--pooling=first: the first token of a decoder sees no other token; use last, mean or max.")
         is_source = config.model.family == "encoder_decoder" and task.head(config).predicts_text
@@ -103,7 +103,7 @@ class TextVectors:
         layer, layers = self.layer, model.text_layers
         if layer is not None and not -layers - 1 <= layer <= layers:
             numbers = f"0 (the embedding) to {layers}, or -1 for the last"
-            raise UserError(f"--layer={layer}: the model has {layers} layers that read a text; give {numbers}.")
+            raise UserError(f"--layer={layer}: the model has {layers} layers that read text; choose {numbers}.")
         return LayerOutput(model, layers if layer is None else layer % (layers + 1))
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
@@ -119,7 +119,7 @@ class TextVectors:
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """A model whose logits are the vectors of its tokens after a layer."""
+    """A model that returns the token vectors of a layer as its logits."""
 
     model: Model
     layer: int
@@ -136,7 +136,7 @@ class Vectors:
     vectors_ED: np.ndarray
 
     def input_line(self, index: int) -> dict[str, Any]:
-        """Returns the text, pair (if any) and vector, in the fewest digits that stand for the same float32."""
+        """Returns `text`, `pair` (if any) and `vector`, with just enough digits to restore the float32 values."""
         vector = [float(str(value)) for value in self.vectors_ED[index]]
         return {**texts_of(self.raw[index]), "vector": vector}
 
@@ -149,10 +149,10 @@ class WholeTexts(TextExamples):
 
 
 class SourceTexts(WholeTexts):
-    """Texts as sources of an encoder-decoder: without a BOS token."""
+    """Texts that are sources of an encoder-decoder and thus have no BOS token."""
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
-        longest = config.data.source_length + 1  # with the BOS token that `make` leaves out
+        longest = config.data.source_length + 1  # including the BOS token that `make` removes
         super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), tokenizer)
         self._sizes = self._sizes - 1
 

@@ -60,8 +60,8 @@ def test_right_predictions_have_every_entity_by_the_inferred_scheme(sentences, s
 def test_scheme_that_is_not_that_of_the_data_is_reported():
     _, signature = scored({"s": tagged(IOB1)}, tag_scheme="IOB2")
     assert signature == (
-        "IOB2; 4 of 13 tags contradict it and may spell no entity; IOB1 fits better, with 0; if it is the right one, "
-        "set eval.tag_scheme"
+        "IOB2; 4 of 13 tags contradict it, so entities may be lost; IOB1 fits better (0 contradict it); if it is "
+        "the right scheme, set eval.tag_scheme to it"
     )
 
 
@@ -107,7 +107,7 @@ def test_one_foreign_question_changes_no_rules(position):
     raw = [question(number) for number in range(12)]
     raw[position] = question(position, "谁 is that?")
     found, signature = rules_of(raw)
-    assert signature == "rules:squad|case, ASCII punctuation and a, an, the ignored|f1:words"
+    assert signature == "rules:squad|ignored:case, ASCII punctuation, a, an, the|f1:words"
     assert found["valid/exact_match"] == 100
 
 
@@ -123,7 +123,7 @@ def test_rules_do_not_depend_on_the_number_of_rows():
     assert (
         rules_of(mixed)[1]
         == rules_of(mixed, max_rows=2)[1]
-        == ("rules:cmrc|case and punctuation ignored|f1:longest run of characters")
+        == ("rules:cmrc|ignored:case, punctuation|f1:longest run of characters")
     )
 
 

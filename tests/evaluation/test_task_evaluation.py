@@ -388,7 +388,9 @@ def test_incomplete_examples_of_limited_rows_are_left_out():
 
 def test_limit_without_any_whole_example_is_refused():
     raw = [Question(str(i), "", "who?", "abc " * 20, ()) for i in range(4)]
-    with pytest.raises(UserError, match=r"eval\.max_rows: no example of s lies entirely within 3 of its \d+ rows"):
+    with pytest.raises(
+        UserError, match=r"eval\.max_rows: no example of s lies entirely within its 3 scored rows \(of \d+\)"
+    ):
         evaluation(config_of("span_qa", length=32), raw, max_rows=3)
     assert evaluation(config_of("span_qa", length=32), raw, max_rows=99).num_rows > 3
 

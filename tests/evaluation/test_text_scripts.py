@@ -169,15 +169,15 @@ def test_most_of_the_text_determines_the_kind_of_writing(references, kind):
         ("bleu", "zh", ["วันนี้อากาศดีมาก"], "does not split this text"),
         ("bleu", "auto", ["it is late", "yes"], "no reference has four tokens"),
         ("bleu", "13a", ["one two three four five", "今天"], "29% of the reference tokens are characters of scripts"),
-        ("wer", "auto", ["one two three four five", "今天"], "each run of them counts as one word"),
-        ("chrf++", "auto", ["今天天气很好"], "words between spaces, which this text does not have"),
+        ("wer", "auto", ["one two three four five", "今天"], "each run of such characters counts as one word"),
+        ("chrf++", "auto", ["今天天气很好"], "this text has no spaces between words"),
         (
             "rouge",
             "auto",
             ["a b", "?", "yes"],
-            "of 3 references, 1 without words (0 by ROUGE) and 1 of one word (0 by ROUGE-2)",
+            "the 3 references include 1 without words (ROUGE is 0) and 1 of one word (ROUGE-2 is 0)",
         ),
-        ("rouge", "auto", ["a b", "yes"], "of 2 references, 1 of one word (0 by ROUGE-2)"),
+        ("rouge", "auto", ["a b", "yes"], "the 2 references include 1 of one word (ROUGE-2 is 0)"),
     ],
 )
 def test_metrics_that_do_not_fit_are_noted(metric, tokenize, references, note):
@@ -188,7 +188,7 @@ def test_metrics_that_do_not_fit_are_noted(metric, tokenize, references, note):
 
 def test_mecab_is_used_where_it_is_installed(monkeypatch):
     references = [("東京は日本の首都です。",)]
-    with pytest.raises(UserError, match=r"bleu_tokenize=ja-mecab: needs `pip install 'sacrebleu\[ja\]'`"):
+    with pytest.raises(UserError, match=r"bleu_tokenize=ja-mecab: run `pip install 'sacrebleu\[ja\]'`"):
         Tokenisation.of(references, "ja-mecab")
     assert Tokenisation.of(references, "auto").bleu == "char"
     monkeypatch.setattr(tokenisation, "MODULES", {"ja-mecab": ("json",)})
