@@ -1,9 +1,9 @@
 """Beam search with an encoder-decoder and an explicit cache, as one compiled program with fixed shapes.
 
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with the EOS token or with the T-th
-token. The log-probability of a hypothesis is the sum over its tokens. Token probabilities are normalised over the
-model's whole vocabulary, so excluding a token does not make the others more probable. The score is the log-probability
-divided by a penalty that depends on the length, the number of new tokens including a forced prefix and the EOS token.
+token. Its log-probability is the sum of its tokens' log-probabilities. These are normalised over the model's whole
+vocabulary, so excluding a token does not make the others more probable. The score is the log-probability divided by a
+penalty that depends on the length, which is the number of new tokens, including a forced prefix and the EOS token.
 
 Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of the k * V
 candidates; at least k of the 2 * k do not end. Among the first k candidates, those that end are finished and compete
@@ -15,7 +15,7 @@ A row ends when no alive hypothesis can beat the worst finished hypothesis that 
 tokens are. The outputs therefore equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses
 are kept, since the others would not be returned. If the penalty favours long outputs, most of the T steps are needed.
 With `exact=False`, a row ends when it has `num_beams` finished hypotheses that no alive hypothesis could displace by
-ending at the next token. This rule, Hugging Face's default, stops earlier and rarely changes the outputs.
+ending at the next token. This rule, Hugging Face's default, stops the search earlier and rarely changes the outputs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class BeamSettings:
     penalty: str = "power"  # power: length^a (Hugging Face, fairseq); gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
     length_penalty: float = 1.0  # the exponent a: 0 for no penalty, > 0 to favour longer outputs, < 0 for shorter ones
     max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
-    min_new_tokens: int = 0  # minimum number of tokens before the EOS token, including the prefix
+    min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before the EOS token
     no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 for no limit
     exact: bool = True  # stop once no alive hypothesis can win; if False, once none can win by ending at the next token
     num_hypotheses: int = 1  # number of hypotheses returned per source; at most num_beams
@@ -71,11 +71,11 @@ class BeamSettings:
 
     @property
     def num_kept(self) -> int:
-        """The number of finished hypotheses that a search keeps and compares with the alive ones."""
+        """The number of finished hypotheses that a search keeps and compares with the alive hypotheses."""
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """Returns the divisors of log-probabilities for hypotheses of length 1, 2, ..., T: float32 (T,)."""
+        """Returns the penalties, which divide log-probabilities, for lengths 1, 2, ..., T: float32 (T,)."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -130,7 +130,7 @@ def search(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """Runs a search, possibly under tracing, and returns its final state.
+    """Runs a search, possibly under JAX tracing, and returns its final state.
 
     Of the R = B * k rows, rows b*k to b*k + k - 1 are the beams of batch row b.
 
@@ -258,7 +258,7 @@ def beam_search(
     Args:
         sources: the token ids of each source, including the EOS token.
         prefixes: the tokens, at most max_new_tokens per source, with which the outputs of each source start after the
-            BOS token. The log-probability includes them.
+            BOS token. The log-probability of a hypothesis includes its prefix.
         min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
         source_bucket: the minimum padded length of the sources, set for the same reason.
 

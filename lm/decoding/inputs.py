@@ -43,7 +43,7 @@ def source_bucket(length: int) -> int:
 
 
 def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens, segments), both int32 (B, L): right-padded rows, then rows of only padding (segment 0)."""
+    """Returns (tokens, segments), both int32 (B, L): the right-padded rows, then padding rows (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     for number, row in enumerate(rows):
         tokens_BL[number, : len(row)] = row

@@ -66,8 +66,8 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call its methods under `on_mesh` if the parameters are sharded. With several processes, all of them must call the
-    methods with the same arguments.
+    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call
+    them with the same arguments.
     """
 
     model: Model
@@ -82,7 +82,7 @@ class Sampler:
         A row also ends when it has `model.max_length` tokens; call `check_fits` first to rule this out.
 
         Args:
-            prompts: the token ids of each prompt, starting with BOS; with an encoder-decoder, the targets to continue.
+            prompts: the token ids of each prompt, starting with BOS; for an encoder-decoder, the start of each target.
             keys_B: one PRNG key per prompt.
             min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
             sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
@@ -163,7 +163,7 @@ def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> Dec
 def advance(
     model: Model, params: Any, state: DecodeState, until: int, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
-    """Generates tokens until step `until` (at most T) or until all rows have ended. The state is donated."""
+    """Generates tokens until step `until` (at most T) or until all rows have ended. Donates `state`'s buffers."""
     allowed_V = choosable(vocabulary, model.vocab_size)
 
     def is_unfinished(state: DecodeState) -> Array:

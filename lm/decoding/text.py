@@ -56,7 +56,7 @@ def sample_many(
     num_samples: int = 1,
     max_rows: int = 16,
 ) -> Iterator[tuple[int, int, str]]:
-    """Yields (prompt index, sample index, continuation) in order.
+    """Yields tuples (prompt index, sample index, continuation) in order.
 
     A continuation excludes the prompt and ends, at the latest, at the model's last position. Rows are sampled in
     batches of `max_rows`. A sample depends on the seed and on its two indices, but not on `max_rows`. Raises UserError
@@ -118,7 +118,7 @@ def encode_sources(
 
 
 def with_text(sources: Rows) -> list[int]:
-    """Returns the indices of the sources to decode. A source with only the EOS token has an empty output instead.
+    """Returns the indices of the sources to decode. A source that is only the EOS token has an empty output.
 
     Evaluation and lm.generate share this rule and the rule for blank texts in `lm.decoding.lines.source_text`.
     """

@@ -1,7 +1,7 @@
 """The model protocol, shared heads and layers, and one package per model implementation.
 
-To add a model, write a class that implements `lm.models.protocol.Model` in a package of its own, and add a function
-that builds the model to `MODELS`.
+To add a model, write a class that implements `lm.models.protocol.Model` in a package of its own, and register its
+builder in `MODELS`.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Head(nn.Module):
 
 
 class NextToken(Head):
-    """Logits for the next token, computed at each token."""
+    """Next-token logits at every position."""
 
     predicts_text: ClassVar[bool] = True
 
@@ -77,8 +77,8 @@ class MaskedTokens(Head):
 
     Attributes:
         max_masked: the maximum number of masked tokens in a row. Logits are computed for this number of tokens only,
-            or for all tokens if it is 0.
-        next_sentence: whether to predict, in addition, if the second text of a pair follows the first.
+            or for all tokens if max_masked is 0.
+        next_sentence: whether to add an output that predicts if the second text of a pair follows the first.
     """
 
     max_masked: int = 0

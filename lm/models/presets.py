@@ -75,7 +75,7 @@ _LLAMA2 = _LLAMA | {"vocab_size": 32_000, "max_length": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128_256, "max_length": 8192, "rotary_theta": 500_000.0}
 _STORIES = {"vocab_size": 512, "max_length": 512, "tie_embeddings": True, "rotary_interleaved": True}
 
-# Vaswani 2017, table 3. The vocabulary depends on the task. Each layer's fan-in determines its initial weight scale.
+# Vaswani 2017, table 3. The vocabulary depends on the task. The fan-in of a layer sets its initial weight scale.
 _VASWANI = _BASE | {
     "family": "encoder_decoder",
     "positions": "sinusoidal",
@@ -107,7 +107,7 @@ _T5 = _VASWANI | {
 }
 _T5_1_1 = _T5 | {"activation": "geglu_tanh", "tie_embeddings": False, "scale_logits": False}
 
-# Lewis 2020 and the config.json files of facebook/bart-*. The released position tables have two more, unused entries.
+# Lewis 2020 and the config.json files of facebook/bart-*. The released position tables have two extra entries.
 _BART = _VASWANI | {
     "vocab_size": 50265,
     "max_length": 1024,

@@ -59,7 +59,7 @@ class Model(Protocol):
 
         With a cache, the batch holds the next tokens of each row and their positions, and the output includes the cache
         with these tokens added. Tokens in segment 0 do not affect later outputs. If the model reads a source, only the
-        first batch contains it; later batches have source=None, and every k consecutive rows may share a source.
+        first batch contains it; later batches have source=None. Each group of k consecutive rows may share a source.
 
         Args:
             variables: {"params": parameters}, float32.
@@ -87,10 +87,10 @@ class Model(Protocol):
         """Computes the exact parameter counts without creating the parameters."""
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
-        """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train`."""
+        """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates how many bytes of activations per row each of `tensor` devices keeps for the backward pass."""
+        """Estimates the activation bytes per row that each of `tensor` devices keeps for the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -127,5 +127,5 @@ class Flops:
 
     @property
     def train(self) -> int:
-        """FLOPs of both passes; the backward pass computes two gradients for each matrix multiplication."""
+        """FLOPs of the forward and backward passes; the latter computes two gradients per matrix multiplication."""
         return 3 * self.forward

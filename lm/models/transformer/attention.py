@@ -24,8 +24,8 @@ def attention_mask(
 ) -> Array:
     """Returns a mask, bool (B, L, S), of the keys that each query may attend to.
 
-    A query attends only to keys of its own segment, and never to padding. If `causal` is true, it attends to no later
-    position. If window > 0, it attends only to positions whose distance is less than `window`.
+    A query attends only to keys of its own segment, and never to padding. If `causal` is true, it does not attend
+    to later positions. If window > 0, it attends only to positions less than `window` away from its own.
     """
     allowed_BLS = same_segment(segments_BL, key_segments_BS)
     distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
@@ -86,7 +86,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
-        # If the scores are not divided by sqrt(K), the initial query weights are divided by it instead.
+        # If the scores are not divided by sqrt(K), the initial query weights are divided by sqrt(K) instead.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
         q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
         attend = self._to_source if self.cross else self._to_row
@@ -156,7 +156,7 @@ def dot_product_attention(
 ) -> Array:
     """Computes dot-product attention; returns (B, L, H, K). Query head h uses key/value head h // (H / G).
 
-    The output is not NaN for a query whose keys are all masked.
+    If all keys of a query are masked, the output is not NaN.
 
     Args:
         bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.

@@ -1,9 +1,9 @@
-"""Selects an attention kernel and implements the fused ones: cuDNN on NVIDIA GPUs and splash on TPUs.
+"""Selects the attention kernel and wraps the fused kernels: cuDNN on NVIDIA GPUs and splash on TPUs.
 
 The fused kernels never hold the (L, S) scores in memory. They derive the mask from the segments and from the order of
-the tokens in a row, since positions increase within each segment. Padding may attend to padding, so every query has a
-key; the outputs at padding are never used. The fused kernels support neither attention dropout nor decoding with a
-cache; the "xla" kernel, plain matrix multiplications in `attention.py`, supports both.
+the tokens in a row, which is valid because positions increase within each segment. Padding may attend to padding, so
+every query has a key; the outputs at padding are never used. The fused kernels support neither attention dropout nor
+decoding with a cache. The "xla" kernel, plain matrix multiplications in `attention.py`, supports both.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu"; None means that of the default device. With attention="auto", the platform's
-    fused kernel is selected if it supports the model, and xla otherwise. Raises UserError if the config names a kernel
-    that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu"; None stands for the default device's platform. With attention="auto", the
+    fused kernel of the platform is selected if it supports the model, and xla otherwise. Raises UserError if the config
+    names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":
@@ -125,7 +125,7 @@ def splash(
 
 
 def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
-    """Builds the kernel for one device's heads, with the largest block size (of a tile of scores) that divides L."""
+    """Builds the kernel for one device's heads. The block size (of a tile of scores) is the largest that divides L."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)

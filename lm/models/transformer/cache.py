@@ -1,10 +1,10 @@
-"""The key/value cache for decoding: an explicit pytree that each model call takes as input and returns updated.
+"""The key/value cache for decoding, an explicit pytree: each model call takes a cache and returns an updated one.
 
 Each token is stored in the slot given by its position. Rows may have different lengths: slots that are empty or hold
 padding have segment 0, so they are masked until a later token with the same position overwrites them.
 
 In an encoder-decoder, each layer also caches the keys and values of the source, which are computed once, by the call
-that passes `batch.source`. If there are fewer sources than rows, every k consecutive rows share a source.
+that passes `batch.source`. If there are fewer sources than rows, each group of k rows shares a source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lm.config import ModelConfig
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the compute dtype. If layers are scanned, all arrays gain a leading axis N."""
+    """Keys and values of one layer, in the compute dtype. With scanned layers, all arrays have a leading axis N."""
 
     keys: Array  # (B, G, S, K)
     values: Array  # (B, G, S, K)
@@ -63,7 +63,7 @@ class Cache:
         """Applies `change(array, row axis)` to all arrays except those of the source."""
 
         def of_layer(layer: LayerCache) -> LayerCache:
-            axis = layer.keys.ndim - 4  # the axis after the layer axis, if there is one
+            axis = layer.keys.ndim - 4  # the row axis follows the layer axis, if there is one
             return dataclasses.replace(layer, keys=change(layer.keys, axis), values=change(layer.values, axis))
 
         layers = jax.tree.map(of_layer, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
@@ -71,7 +71,7 @@ class Cache:
 
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-    """Returns an empty cache for `batch_size` rows of up to `capacity` tokens, with one source per row, if any."""
+    """Returns an empty cache for `batch_size` rows of `capacity` tokens; source_length > 0 adds one source per row."""
 
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()

@@ -63,7 +63,7 @@ def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
     integers, because the bucket of a distance such as 64 would otherwise depend on the last bit of a logarithm.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2
-    starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # each raised to the power `growing`
+    starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # raised to the power `growing`
     buckets = [d if d < exact else exact + bisect.bisect_right(starts, d**growing) for d in range(max_distance + 1)]
     return np.array(buckets, np.int32)
 

@@ -111,7 +111,7 @@ class Stack(nn.Module):
         kinds = [distinct_kinds(pattern).index(kind) for kind in pattern]
         block: Any = Block
         if config.remat != "none":
-            # In a scan, XLA cannot merge the recomputation with the forward pass, so the costly guard is unnecessary.
+            # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against it is needed.
             block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
         if config.scan_layers:
             scanned = nn.scan(

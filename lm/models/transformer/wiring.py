@@ -133,7 +133,7 @@ class OneTower(Transformer):
 
 
 def _with_paired_texts(batch: Batch) -> Batch:
-    """Appends the paired texts to the texts as rows of one batch, so that the same parameters process both."""
+    """Appends the paired texts to the batch as further rows, so that the same parameters process both texts."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)
@@ -176,8 +176,9 @@ class EncoderDecoder(Transformer):
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
 
-        During decoding, the first call passes `batch.source` and an empty cache, which then stores the source. Later
-        calls pass batch.source=None and the next tokens of each row. Every k consecutive rows may share a source.
+        During decoding, the first call passes `batch.source` and an empty cache, and the returned cache stores the
+        source. Later calls pass batch.source=None and the next tokens of each row. Each group of k consecutive rows may
+        share a source.
         """
         source = batch.source
         if not self.reads_source:
@@ -205,7 +206,7 @@ class EncoderDecoder(Transformer):
 
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the token vectors of the encoder, which is run as an `Encoder` of its own."""
+        """Returns the token vectors of the encoder, which is run as a standalone `Encoder`."""
         config, params = self.config, variables["params"]
         name, size = "token_embedding", config.vocab_size
         if not config.share_embeddings:
