@@ -34,7 +34,7 @@ def prefix_of(config: Config) -> str:
             names.setdefault(each.prefix, []).append(name)
     if len(names) > 1:
         known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
-        raise UserError(f"--prefix is missing: the training data has different prefixes, {known}; choose one of them.")
+        raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
     return next(iter(names))
 
 

@@ -1,7 +1,7 @@
 """Sampling from a model with an explicit cache: the prefill and the loop that generates tokens.
 
 Prompts are padded on the right, and each row has its own length: the token at position n of a row is in slot n of the
-cache, independently of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
+cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
 needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
 length bucket of the longest prompt, the number of rows and the number of new tokens; calls with the same three numbers
 share a compiled program.

@@ -47,7 +47,7 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
     """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
 
-    Only the first `length` tokens of a row are considered. With n = 1, the mask marks each token that occurs in them.
+    Only the first `length` tokens of a row are considered. With n = 1, the mask marks all of these tokens.
     """
     R, T = tokens_RT.shape
     if n > T:

@@ -185,5 +185,5 @@ def projection(
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Returns the initial weight scale of projections onto the residual stream: 1/sqrt(2 N) in GPT-2."""
+    """Returns the initial weight scale of projections onto the residual stream (1/sqrt(2 N) as in GPT-2, or 1)."""
     return 1 / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else 1.0

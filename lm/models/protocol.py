@@ -34,7 +34,7 @@ class Model(Protocol):
 
     @property
     def kernel(self) -> str:
-        """The kernel of the most expensive operation, shown in the start-up report: "xla" or a fused kernel's name."""
+        """The kernel of the most expensive operation ("xla" or a fused kernel), shown in the start-up report."""
 
     @property
     def vocab_size(self) -> int:

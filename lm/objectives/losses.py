@@ -99,7 +99,7 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
     """Returns the summed cross-entropy of each answer's start and end over the tokens of its segment (Devlin 2019).
 
     The targets are 1 at the start of an answer, 2 at the end, and 3 if both are the same token. An answer has weight 1:
-    the start and the end have weight 0.5 each, also in `correct`.
+    the start and the end have weight 0.5 each, in `correct` as well.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
     loss = correct = weight = jnp.zeros((), jnp.float32)
@@ -119,7 +119,7 @@ def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperatu
     """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018).
 
     The loss is averaged over both directions, as in Radford 2021. The vectors must have length 1. Padding rows are
-    excluded, also as negatives; every other row has weight 1.
+    used neither as texts nor as negatives; every other row has weight 1.
     """
     real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
     scores_BB = text_BD @ positive_BD.T / temperature

@@ -1,4 +1,4 @@
-"""The key/value cache for decoding, an explicit pytree: each model call takes a cache and returns an updated one.
+"""The key/value cache for decoding: an explicit pytree that every model call receives and returns with updates.
 
 Each token is stored in the slot given by its position. Rows may have different lengths: slots that are empty or hold
 padding have segment 0, so they are masked until a later token with the same position overwrites them.
