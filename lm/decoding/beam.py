@@ -1,21 +1,21 @@
-"""Beam search over an encoder-decoder with an explicit cache, as one compiled program with fixed shapes.
+"""Beam search with an encoder-decoder and an explicit cache, as one compiled program with fixed shapes.
 
-A hypothesis is a sequence of at most T = max_new_tokens new tokens; it ends with the EOS token or with its T-th token.
-Its log-probability is the sum of the log-probabilities of its tokens, which are normalised over the model's whole
-vocabulary, so excluding a token does not make the others more probable. Its score is its log-probability divided by a
-penalty that depends on its length: the number of new tokens, including a forced prefix and the EOS token.
+A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with the EOS token or with the T-th
+token. Its log-probability is the sum of its tokens' log-probabilities. These are normalised over the model's whole
+vocabulary, so excluding a token does not make the others more probable. The score is the log-probability divided by a
+penalty that depends on the length, which is the number of new tokens, including a forced prefix and the EOS token.
 
-Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of these k * V
-candidates; at least k of the 2 * k do not end. Those of the first k that end are finished; they compete by score with
-the hypotheses that finished earlier. The first k that do not end stay alive. Ties go to the hypothesis that finished
-earlier, then to the extension of the more probable hypothesis, then to the lower token id. With one beam, each step
-takes only the most probable token, until the EOS token: this is greedy decoding.
+Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of the k * V
+candidates; at least k of the 2 * k do not end. Among the first k candidates, those that end are finished and compete
+by score with the hypotheses that finished earlier. The first k candidates that do not end stay alive. Ties go to the
+hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to the lower token id.
+With one beam, each step takes only the most probable token until EOS is reached; this is greedy decoding.
 
 A row ends when no alive hypothesis can beat the worst finished hypothesis that is kept, however probable its further
-tokens are, so the outputs equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses are kept,
-since the others would not be returned. With a penalty that favours long outputs, most of the T steps are needed.
-With `exact=False`, a row ends when it has `num_beams` finished hypotheses and no alive one could join them by ending at
-the next token. This is Hugging Face's default; it stops earlier and rarely changes the output.
+tokens are. The outputs therefore equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses
+are kept, since the others would not be returned. If the penalty favours long outputs, most of the T steps are needed.
+With `exact=False`, a row ends when it has `num_beams` finished hypotheses that no alive hypothesis could displace by
+ending at the next token. This rule, Hugging Face's default, stops the search earlier and rarely changes the outputs.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ PENALTIES = ("power", "gnmt")
 
 @dataclass(frozen=True)
 class BeamSettings:
-    """Settings of a search. Changing num_beams, num_kept, max_new_tokens or no_repeat_ngram requires recompilation."""
+    """Search settings. Changing num_beams, num_kept, max_new_tokens or no_repeat_ngram requires recompilation."""
 
-    num_beams: int = 1  # hypotheses kept alive; 1 is greedy
-    penalty: str = "power"  # length^a (as in Hugging Face and fairseq) or gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
-    length_penalty: float = 1.0  # the exponent a: 0 for no penalty; > 0 favours longer outputs, < 0 shorter ones
-    max_new_tokens: int = 128  # per hypothesis, including the prefix and the EOS token
-    min_new_tokens: int = 0  # tokens, including the prefix, before the first possible EOS token
-    no_repeat_ngram: int = 0  # no n-gram of this length occurs twice, except within a prefix; 0 for no limit
-    exact: bool = True  # stop when no alive hypothesis can win; if False, when none can by ending next
-    num_hypotheses: int = 1  # returned for each source, best first; at most num_beams
+    num_beams: int = 1  # number of hypotheses kept alive; 1 for greedy decoding
+    penalty: str = "power"  # power: length^a (Hugging Face, fairseq); gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
+    length_penalty: float = 1.0  # the exponent a: 0 for no penalty, > 0 to favour longer outputs, < 0 for shorter ones
+    max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
+    min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before the EOS token
+    no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 for no limit
+    exact: bool = True  # stop once no alive hypothesis can win; if False, once none can win by ending at the next token
+    num_hypotheses: int = 1  # number of hypotheses returned per source; at most num_beams
 
     def check(self) -> None:
         """Raises UserError for the first value that is out of range."""
@@ -65,17 +65,17 @@ class BeamSettings:
             ("max_new_tokens", longest >= 1, "at least 1"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= longest, f"from 0 to max_new_tokens={longest}"),
             ("no_repeat_ngram", self.no_repeat_ngram >= 0, "a number of tokens, or 0 for no limit"),
-            # Outside this range, powers of long lengths exceed the range of float32.
+            # Beyond these limits, powers of long lengths can overflow float32.
             ("length_penalty", -8 <= self.length_penalty <= 8, "between -8 and 8"),
         )
 
     @property
     def num_kept(self) -> int:
-        """The number of finished hypotheses that a search keeps and compares with the alive ones."""
+        """The number of finished hypotheses that a search keeps and compares with the alive hypotheses."""
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """Returns the penalties by which log-probabilities are divided, for lengths 1, 2, ..., T: float32 (T,)."""
+        """Returns the penalties, which divide log-probabilities, for lengths 1, 2, ..., T: float32 (T,)."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -90,9 +90,9 @@ class Hypothesis:
 
 @flax.struct.dataclass
 class Rules:
-    """Constraints on the outputs, as arrays, so that different values share a compiled program."""
+    """Constraints on the outputs, held in arrays so that different values share a compiled program."""
 
-    forced_BT: Array  # int32: the tokens that every hypothesis of the row starts with, then -1
+    forced_BT: Array  # int32: the prefix of all hypotheses of each row, padded with -1
     used_B: Array  # bool: False for rows that only pad the batch
     penalties_T: Array  # float32, monotone
     min_new_tokens: Array  # int32 ()
@@ -101,9 +101,9 @@ class Rules:
 
 @flax.struct.dataclass
 class Finished:
-    """The n best finished hypotheses of each row, best first; missing ones have score -inf."""
+    """The n best finished hypotheses of each row, best first. Missing hypotheses have score -inf."""
 
-    tokens_BnT: Array  # int32, padding after the end
+    tokens_BnT: Array  # int32, padded after the end
     lengths_Bn: Array  # int32
     log_probabilities_Bn: Array  # float32
     scores_Bn: Array  # float32
@@ -130,14 +130,15 @@ def search(
     num_hypotheses: int,
     no_repeat_ngram: int,
 ) -> Beams:
-    """Returns the final state of a search, which may be traced.
+    """Runs a search, possibly under JAX tracing, and returns its final state.
 
     Of the R = B * k rows, rows b*k to b*k + k - 1 are the beams of batch row b.
 
     Args:
-        step: (tokens_R, position (), cache) -> (logits_RV float32, cache): reads each hypothesis's token at this
-            position (the first is the BOS token) and returns the logits of the next token.
-        reorder: (cache, rows_R) -> cache: row r becomes the former row `rows_R[r]`, a beam of the same batch row.
+        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache). It reads the token of each
+            hypothesis at this position (BOS at position 0) and returns the logits of the next token.
+        reorder: a function (cache, rows_R) -> cache. Row r of the result is a copy of the old row `rows_R[r]`, which
+            is a beam of the same batch row.
     """
     (B, T), k, n = rules.forced_BT.shape, num_beams, num_hypotheses
     pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
@@ -145,14 +146,14 @@ def search(
     def close(beams: Beams) -> Beams:
         """Drops the alive hypotheses of the rows whose outputs can no longer change."""
         # Log-probabilities only decrease, so the best possible score is the current log-probability divided by the
-        # largest penalty. Penalties are monotone, so that is the penalty of the next possible final length or of T.
+        # largest penalty. Penalties are monotone, so the largest is at the next possible final length or at T.
         next_end = jnp.minimum(jnp.maximum(beams.length, rules.min_new_tokens), T - 1)
         last_end = jnp.where(rules.exact, T - 1, next_end)
         largest = jnp.maximum(rules.penalties_T[next_end], rules.penalties_T[last_end])
         best_B1 = beams.log_probabilities_Bk[:, :1] / largest
         open_B1 = best_B1 > beams.finished.scores_Bn[:, -1:]
         alive_Bk = jnp.where(open_B1, beams.log_probabilities_Bk, -jnp.inf)
-        # Everything except the cache is small, and every process needs all of it, so it is replicated.
+        # All arrays except the cache are small and needed by every process, so they are replicated.
         whole = place_whole(dataclasses.replace(beams, log_probabilities_Bk=alive_Bk, cache=None))
         return dataclasses.replace(whole, cache=beams.cache)
 
@@ -172,7 +173,7 @@ def search(
         totals_RV = beams.log_probabilities_Bk.reshape(B * k, 1) + jax.nn.log_softmax(logits_RV)
         totals_RV = jnp.where(allowed_RV, totals_RV, -jnp.inf)
 
-        # C candidates, most probable first.
+        # The C most probable candidates, in descending order.
         C = min(2 * k, k * V) if k > 1 else 1
         totals_BC, indices_BC = jax.lax.top_k(totals_RV.reshape(B, k * V), C)
         parents_BC, chosen_BC = indices_BC // V, indices_BC % V
@@ -194,7 +195,7 @@ def search(
 
     lowest_Bn = jnp.full((B, n), -jnp.inf)
     nothing = Finished(jnp.full((B, n, T), pad_id, jnp.int32), jnp.zeros((B, n), jnp.int32), lowest_Bn, lowest_Bn)
-    # The beams of a row start out identical, so only the first is alive until it has been extended in several ways.
+    # The beams of a row are identical at first, so only one of them is alive until it is extended in several ways.
     first_Bk = rules.used_B[:, None] & (jnp.arange(k) == 0)[None]
     totals_Bk, tokens_BkT = jnp.where(first_Bk, 0.0, -jnp.inf), jnp.full((B, k, T), pad_id, jnp.int32)
     beams = Beams(cache, jnp.zeros((), jnp.int32), tokens_BkT, totals_Bk, nothing)
@@ -219,7 +220,7 @@ def search_model(
 ) -> Beams:
     """Runs `search` with a model. Each source is encoded once and shared by the beams of its row."""
     B, T = rules.forced_BT.shape
-    # There is no target token yet: the placeholder has segment 0, and the first token will overwrite its slot.
+    # There is no target token yet: the placeholder has segment 0, and the first token overwrites it in the cache.
     none_B1 = jnp.zeros((B, 1), jnp.int32)
     cache = model.empty_cache(B, T, source.tokens.shape[1])
     batch = model_batch(none_B1, none_B1, none_B1, source)
@@ -236,7 +237,7 @@ def search_model(
 
     counts = num_beams, num_hypotheses, no_repeat_ngram
     beams = search(step, reorder, place_cache(cache.repeat_rows(num_beams)), rules, vocabulary, *counts)
-    # Without the cache, whose memory is freed. The compiler may split the results of the loop again.
+    # Drops the cache to free its memory, and replicates the results, which the compiler might have sharded again.
     return place_whole(dataclasses.replace(beams, cache=None))
 
 
@@ -255,14 +256,14 @@ def beam_search(
     If the rules allow none, a single empty hypothesis with score -inf is returned.
 
     Args:
-        sources: token ids, including the EOS token.
-        prefixes: for each source, up to max_new_tokens tokens that its outputs start with, after the BOS token. They
-            count towards the log-probability.
-        min_rows: number of rows to which smaller batches are padded, to share the compiled program of a full batch.
-        source_bucket: minimum padded length of the sources, for the same reason.
+        sources: the token ids of each source, including the EOS token.
+        prefixes: the tokens, at most max_new_tokens per source, with which the outputs of each source start after the
+            BOS token. The log-probability of a hypothesis includes its prefix.
+        min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
+        source_bucket: the minimum padded length of the sources, set for the same reason.
 
-    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with the same
-    arguments. Raises UserError for invalid settings or prefixes, and for sources that are too long for the model.
+    Call this function under `on_mesh` if the parameters are sharded. With several processes, all of them must call it
+    with the same arguments. Raises UserError if a setting or prefix is invalid or a source is too long for the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens
@@ -286,7 +287,7 @@ def beam_search(
 
 
 def hypotheses(found: Finished, row: int) -> list[Hypothesis]:
-    """Returns the hypotheses of one row, best first, or a single empty one if there are none."""
+    """Returns the hypotheses of one row, best first, or a single empty hypothesis if there are none."""
     existing = [
         Hypothesis(found.tokens_BnT[row, i, :length].tolist(), score, float(found.log_probabilities_Bn[row, i]))
         for i, (length, score) in enumerate(zip(found.lengths_Bn[row], found.scores_Bn[row].tolist(), strict=True))

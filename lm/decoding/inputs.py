@@ -20,7 +20,7 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first broken rule; each rule is (setting, whether it holds, the allowed values)."""
+    """Raises UserError for the first rule that is broken. A rule is (setting, whether it is valid, allowed values)."""
     for name, holds, rule in rules:
         if not holds:
             raise UserError(f"{name}={getattr(settings, name)!r}: must be {rule}.")
@@ -37,13 +37,13 @@ def rows_for_mesh(rows: int) -> int:
 
 
 def source_bucket(length: int) -> int:
-    """Rounds the length of a source up to the next of 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
+    """Rounds the length of a source up to the next value in 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, ..."""
     power = max(SMALLEST_SOURCE, 1 << max(length - 1, 0).bit_length())
     return power * 3 // 4 if power >= 4 * SMALLEST_SOURCE and length <= power * 3 // 4 else power
 
 
 def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens, segments), int32 (B, L): the rows, padded on the right, then rows of padding (segment 0)."""
+    """Returns (tokens, segments), both int32 (B, L): the right-padded rows, then padding rows (segment 0)."""
     tokens_BL, segments_BL = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
     for number, row in enumerate(rows):
         tokens_BL[number, : len(row)] = row
@@ -52,12 +52,12 @@ def pad_rows(rows: Rows, shape: tuple[int, int], pad_id: int) -> tuple[np.ndarra
 
 
 def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, bucket: int | None = None) -> Source:
-    """Pads sources to (rows, length) arrays; rows after the last source contain only padding.
+    """Pads sources to (rows, length) arrays. Rows after the last source contain only padding.
 
     Args:
-        sources: token ids, including the EOS token.
+        sources: the token ids of each source, including the EOS token.
         max_length: the maximum number of tokens that the model can read; None for no limit.
-        bucket: minimum padded length; by default, only the longest source determines the length.
+        bucket: the minimum padded length; by default, the longest source alone determines the padded length.
 
     Raises UserError if a source has more than `max_length` tokens.
     """
@@ -78,7 +78,7 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, b
 
 
 def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, source: Source | None = None) -> Batch:
-    """Builds a batch for computing logits: its targets have weight 0."""
+    """Builds a batch for computing logits; all targets have weight 0."""
     weights_BL = np.zeros(tokens_BL.shape, np.float32)
     return Batch(tokens_BL, tokens_BL, weights_BL, positions_BL, segments_BL, source)
 

@@ -1,4 +1,4 @@
-"""Reads sources from the lines of a text file, and writes outputs as the lines of another, atomically."""
+"""Reads sources from the lines of a text file, and atomically writes outputs as the lines of another file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lm.data.reading.encodings import CONVERT
 from lm.errors import UserError
 from lm.files import replacing, writing_flag
 
-# Control characters, and marks that make a terminal show the following text in another order.
+# Control characters, and the marks that change the direction in which a terminal displays text.
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def read_lines(path: str, flag: str) -> list[str]:
-    """Returns the lines of a UTF-8 file with LF or CRLF line endings. On failure, raises UserError naming the flag."""
+    """Returns the lines of a UTF-8 file with LF or CRLF endings. On failure, raises a UserError that names the flag."""
     try:
         return list(format.read_lines(Path(path).expanduser(), "utf-8", remedy=CONVERT))
     except UserError as error:
@@ -34,12 +34,12 @@ def prefix_of(config: Config) -> str:
             names.setdefault(each.prefix, []).append(name)
     if len(names) > 1:
         known = ", ".join(f"{prefix!r} ({', '.join(of)})" for prefix, of in names.items())
-        raise UserError(f"--prefix is missing: the training data has different prefixes, {known}; choose one of them.")
+        raise UserError(f"--prefix is missing: the data sources have different prefixes, {known}; choose one of them.")
     return next(iter(names))
 
 
 def source_text(prefix: str, text: str) -> str | None:
-    """Returns the prefix followed by a cleaned text, or None if the text is blank: its output is then empty."""
+    """Returns the prefix followed by a cleaned text. Returns None for a blank text, whose output is empty."""
     return prefix + text if text.strip() else None
 
 
@@ -47,9 +47,9 @@ def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], s
     """Yields the best output of each source from 1 to `count`, as one line without a line ending.
 
     Args:
-        outputs: maps source numbers to (text, score) pairs, best first; a missing source has the output "" with
+        outputs: the (text, score) pairs of each source number, best first. For a missing source, the output is "" with
             score 0.
-        several: yield one line for every output instead: source number, score and text, separated by tabs.
+        several: whether to yield all outputs instead, one per line: source number, score and text, separated by tabs.
     """
     for number in range(1, count + 1):
         found = outputs.get(number, [("", "0")])
@@ -65,22 +65,22 @@ def in_one_line(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Spells out control characters other than tabs and line breaks, such as the ESC of terminal codes: \\x1b."""
+    """Escapes control characters except tabs and line breaks; the ESC of terminal codes, for example, becomes \\x1b."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def refuse_same_file(output: str, read: str | None, flag: str) -> None:
-    """Raises UserError if --output names the file that the flag `flag` reads, possibly by a link."""
+    """Raises UserError if --output names, directly or through a link, the file named by the flag `flag`."""
     one, other = Path(output).expanduser(), Path(read or "").expanduser()
     if read and one.exists() and other.exists() and one.samefile(other):
-        raise UserError(f"--output={output}: is the file that --{flag} reads, and would replace it; name another file.")
+        raise UserError(f"--output={output}: would overwrite the file that --{flag} reads; name another file.")
 
 
 @contextlib.contextmanager
 def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]]:
-    """Yields a function that writes lines to a file atomically; it replaces an existing file but keeps symbolic links.
+    """Yields a function that atomically writes lines to a file, replacing an existing file but keeping symbolic links.
 
-    If the file cannot be written, raises UserError naming the flag before the block is entered.
+    If the file cannot be written, a UserError that names the flag is raised before the `with` block is entered.
     """
 
     def write(lines: Iterable[str]) -> None:
@@ -91,7 +91,7 @@ def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]
     with writing_flag(flag, path):
         target = Path(path).expanduser().resolve()
         if target.exists() and not target.is_file():
-            raise UserError(f"--{flag}={path}: is not a file; give the name of a file, or omit --{flag} to print.")
+            raise UserError(f"--{flag}={path}: is not a file; name a file, or omit --{flag} to print the output.")
         with tempfile.TemporaryFile(dir=target.parent):
-            pass  # fails now rather than after decoding
+            pass  # raises an error now rather than after decoding
     yield write

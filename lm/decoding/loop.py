@@ -1,10 +1,10 @@
 """Sampling from a model with an explicit cache: the prefill and the loop that generates tokens.
 
-Prompts are padded on the right and each row has its own length: the token at position n of a row is in slot n of the
-cache, independently of the other rows. The prefill writes each prompt except its last token to the cache, so it needs
-no logits. Each step then reads the last token of a row and chooses the next one. Shapes depend only on the length
-bucket of the longest prompt, the number of rows and the number of new tokens, so calls for which these agree share
-a compiled program.
+Prompts are padded on the right, and each row has its own length: the token at position n of a row is in slot n of the
+cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
+needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
+length bucket of the longest prompt, the number of rows and the number of new tokens; calls with the same three numbers
+share a compiled program.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ class DecodeState:
 
     cache: Any  # the model's Cache; None before the prefill
     step: Array  # int32 (): number of steps so far
-    last_B: Array  # int32: the last token of each row, not yet in the cache
-    lengths_B: Array  # int32: number of tokens in the cache, which is also the slot of the last token
+    last_B: Array  # int32: the last token of each row, which is not yet in the cache
+    lengths_B: Array  # int32: number of tokens in the cache, which is also the slot for the last token
     ended_B: Array  # bool: whether the row has reached the EOS token or filled its cache
     num_new_B: Array  # int32: number of new tokens, including the EOS token
     tokens_BT: Array  # int32: the new tokens, padded on the right
-    keys_B: Array  # PRNG key of each row; step t samples with this key and t
+    keys_B: Array  # PRNG key of each row; step t samples with this key folded with t
     seen_BV: Array | None  # bool: which tokens occur in the row; None without a repetition penalty
     capacity: int = flax.struct.field(pytree_node=False)  # number of tokens that a row of the cache can hold
 
 
 def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
-    """Raises UserError if a prompt and its new tokens exceed the model's positions."""
+    """Raises UserError if there are no prompts, or if a prompt and its new tokens exceed the model's positions."""
     if not prompts:
-        raise UserError("no prompt to continue; pass at least one (it may be empty).")
+        raise UserError("no prompt to continue; pass at least one prompt, which may be empty.")
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
     longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
     tokens = len(prompts[longest])
     if tokens + max_new_tokens > max_length:
         left = max_length - tokens
-        advice = f"generate at most {left} new tokens or shorten it" if left > 0 else "shorten it"
+        advice = f"generate at most {left} new tokens or shorten the prompt" if left > 0 else "shorten the prompt"
         raise UserError(
             f"prompt {longest + 1} has {tokens} tokens (including the BOS token); adding {max_new_tokens} new tokens "
             f"exceeds the model's {max_length} positions (config.model.max_length); {advice}."
@@ -66,8 +66,8 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call it under `on_mesh` if the parameters are sharded; with several processes, call it in all of them with the
-    same arguments.
+    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call
+    them with the same arguments.
     """
 
     model: Model
@@ -79,12 +79,12 @@ class Sampler:
     def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
         """Returns the new tokens of each prompt, including the EOS token if it was reached.
 
-        A row also ends at `model.max_length` tokens (use `check_fits` to rule that out).
+        A row also ends when it has `model.max_length` tokens; call `check_fits` first to rule this out.
 
         Args:
-            prompts: token ids, starting with the BOS token; an encoder-decoder continues them as targets.
+            prompts: the token ids of each prompt, starting with BOS; for an encoder-decoder, the start of each target.
             keys_B: one PRNG key per prompt.
-            min_rows: number of rows to which smaller batches are padded, to share the program of a full batch.
+            min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
             sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
         """
         state = self._advance(self.start(prompts, keys_B, min_rows, sources), self.max_new_tokens)
@@ -107,7 +107,7 @@ class Sampler:
         rows = rows_for_mesh(max(len(prompts), min_rows))
         sizes = [len(prompt) for prompt in prompts]
         bucket = max(SMALLEST_BUCKET, 1 << (max(sizes) - 1).bit_length())
-        # A learned table has no entry beyond max_length, not even for padding.
+        # A learned position table has no entry beyond max_length, not even for padding.
         bucket, capacity = min(bucket, max_length), min(bucket + self.max_new_tokens, max_length)
         assert 0 < min(sizes) and max(sizes) <= bucket, (sizes, bucket)
         tokens_BL, segments_BL = pad_rows(prompts, (rows, bucket), pad_id)
@@ -145,7 +145,7 @@ class Sampler:
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Constrains the sharding of the state: only the cache is split, since every process needs the rest."""
+    """Constrains the sharding of the state. Only the cache is sharded, since every process needs the rest."""
     whole = place_whole(dataclasses.replace(state, cache=None))
     return dataclasses.replace(whole, cache=place_cache(state.cache))
 
@@ -163,7 +163,7 @@ def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> Dec
 def advance(
     model: Model, params: Any, state: DecodeState, until: int, sampling: Sampling, vocabulary: Vocabulary
 ) -> DecodeState:
-    """Generates until step `until` (at most T) or until all rows have ended. Donates the buffers of `state`."""
+    """Generates tokens until step `until` (at most T) or until all rows have ended. Donates `state`'s buffers."""
     allowed_V = choosable(vocabulary, model.vocab_size)
 
     def is_unfinished(state: DecodeState) -> Array:
@@ -195,5 +195,5 @@ def advance(
         )
         return _on_devices(state)
 
-    # The compiler may split the results of the loop again.
+    # Without this constraint, the compiler might shard the results of the loop again.
     return _on_devices(jax.lax.while_loop(is_unfinished, make_token, state))

@@ -1,8 +1,8 @@
 """Chooses the next token: determines which tokens are allowed, and samples from the logits.
 
-The steps, applied to each row in this order and in float32, are: exclusion of tokens that may not be chosen; repetition
-penalty; temperature; top-k; top-p (of the distribution left by top-k, renormalised); min-p. With temperature 0, the
-token with the largest penalised logit is chosen (greedy decoding), and the filters have no effect.
+The following steps are applied to each row in this order, in float32: exclusion of tokens that may not be chosen;
+repetition penalty; temperature; top-k; top-p (of the renormalised distribution after top-k); min-p. With temperature 0,
+the token with the largest penalised logit is chosen (greedy decoding), and the last three steps have no effect.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from lm.decoding.inputs import check_settings
 class Vocabulary:
     """The properties of a tokenizer that decoding needs."""
 
-    size: int  # a model may have more entries, which are never chosen
+    size: int  # number of tokens; a model may have additional entries, which are never chosen
     bos_id: int  # never chosen, unless it is also the EOS token
-    eos_id: int  # ends a row; -1 for none
-    pad_id: int = 0  # pads a row after its end; may also be an ordinary token
+    eos_id: int  # the token that ends a row; -1 for none
+    pad_id: int = 0  # the token that pads a row after its end; may also be an ordinary token
     pad_is_special: bool = False  # if True, pad_id is never chosen, unless it is also the EOS token
 
 
@@ -36,7 +36,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 
 
 def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
-    """Returns a mask, bool (V,), of the entries of a model's vocabulary that may be chosen."""
+    """Returns a mask, bool (V,), of the entries in a model's vocabulary that may be chosen."""
     ids_V = jnp.arange(num_entries)
     never_V = ids_V == vocabulary.bos_id
     if vocabulary.pad_is_special:
@@ -47,7 +47,7 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
     """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
 
-    Only the first `length` tokens of a row are considered. With n = 1, the mask marks all of them.
+    Only the first `length` tokens of a row are considered. With n = 1, the mask marks all of these tokens.
     """
     R, T = tokens_RT.shape
     if n > T:
@@ -57,7 +57,7 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
     for back in range(1, n):
         latest_R1 = jnp.take(tokens_RT, jnp.maximum(length - back, 0), axis=1)[:, None]
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1
-    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)  # num_entries is out of range, so it is dropped
+    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)  # num_entries is out of range, hence ignored
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
 
 
@@ -65,11 +65,11 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
 class Sampling:
     """Sampling settings. The defaults sample from the model's own distribution."""
 
-    temperature: float = 1.0  # divides the logits; 0 chooses the most probable token
-    top_k: int = 0  # keep only the k most probable tokens; 0 for all
+    temperature: float = 1.0  # the divisor of the logits; 0 to choose the most probable token
+    top_k: int = 0  # keep only the k most probable tokens; 0 to keep all
     top_p: float = 1.0  # keep the smallest set of most probable tokens with at least this total probability; 1 for all
-    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 for all
-    repetition_penalty: float = 1.0  # > 1 makes tokens that already occur in the row less probable
+    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 to keep all
+    repetition_penalty: float = 1.0  # values above 1 make tokens that already occur in the row less probable
 
     @property
     def greedy(self) -> bool:
@@ -92,12 +92,12 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     """Returns the logits of the distribution to sample from, float32 (B, V); -inf for tokens that a filter excludes.
 
     Args:
-        seen_BV: bool, whether each row already contains each token; needed only for a repetition penalty.
+        seen_BV: a bool mask of the tokens that each row already contains; needed only for a repetition penalty.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.repetition_penalty != 1:
-        # Keskar 2019 (CTRL), section 4.1, divides the logits of all seen tokens, which makes those with negative
-        # logits more probable; this is the corrected form in common use.
+        # Keskar 2019 (CTRL), section 4.1, divides the logits of all seen tokens, which makes tokens with negative
+        # logits more probable. The form used here is the common correction.
         assert seen_BV is not None
         penalty = sampling.repetition_penalty
         penalised_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
@@ -108,7 +108,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     if sampling.top_k > 0:  # tokens tied with the k-th are kept
         largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
-    if sampling.top_p < 1:  # the smallest set of most probable tokens that sums to at least p (Holtzman 2020)
+    if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)
         sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
         probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
         more_probable_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
@@ -121,16 +121,16 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
 
 
 def choose(logits_BV: Array, keys_B: Array, sampling: Sampling) -> Array:
-    """Samples one token per row from processed logits, with the row's own key: int32 (B,)."""
+    """Samples one token per row from processed logits, using the row's own key. Returns int32 (B,)."""
     if sampling.greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
 
 def row_keys(seed: int, prompts_B: np.ndarray, samples_B: np.ndarray) -> Array:
-    """Derives the PRNG key of each row from the seed and the row's prompt and sample indices alone.
+    """Derives the PRNG key of each row solely from the seed and the row's prompt and sample indices.
 
-    The samples of a row therefore do not depend on the other rows of its batch.
+    The tokens sampled for a row therefore do not depend on the other rows of the batch.
     """
 
     def row_key(prompt: Array, sample: Array) -> Array:

@@ -1,7 +1,7 @@
 """Generates text from text: a decoder continues prompts, and an encoder-decoder generates outputs for sources.
 
-Under `on_mesh`, the rows of a batch are split over the devices of the mesh. With several processes, all must make the
-same calls, and all get the same texts.
+Under `on_mesh`, the rows of a batch are split over the devices of the mesh. With several processes, all processes must
+make the same calls, and all receive the same texts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm.decoding.sampling import Sampling, row_keys, vocabulary_of
 from lm.errors import UserError
 from lm.models.protocol import Model
 
-UNFINISHED = "\ufffd"  # stands for bytes that do not form a complete character (yet)
+UNFINISHED = "\ufffd"  # the character decoded from bytes that do not (yet) form a complete character
 
 Report = Callable[[int, int], None]
 
@@ -34,7 +34,7 @@ def _check_utf8(name: str, texts: Sequence[str]) -> None:
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Encodes prompts as token ids that start with the BOS token. Raises UserError for text that is not valid UTF-8."""
+    """Encodes prompts as token ids that start with the BOS token. Raises UserError if a text is not valid UTF-8."""
     _check_utf8("prompt", prompts)
     return [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(list(prompts))]
 
@@ -56,11 +56,11 @@ def sample_many(
     num_samples: int = 1,
     max_rows: int = 16,
 ) -> Iterator[tuple[int, int, str]]:
-    """Yields (prompt index, sample index, continuation) in order.
+    """Yields tuples (prompt index, sample index, continuation) in order.
 
-    A continuation excludes the prompt and is cut short at the model's last position. Rows are sampled in batches of
-    `max_rows`. A sample depends on the seed and its two indices, not on `max_rows`. Raises UserError if a prompt leaves
-    no position for a new token.
+    A continuation excludes the prompt and ends, at the latest, at the model's last position. Rows are sampled in
+    batches of `max_rows`. A sample depends on the seed and on its two indices, but not on `max_rows`. Raises UserError
+    if a prompt leaves no position for a new token.
     """
     check_fits(prompts, 1, model.max_length)
     sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
@@ -83,9 +83,10 @@ def stream_text(
     max_new_tokens: int,
     seed: int,
 ) -> Iterator[str]:
-    """Yields the continuation that `sample_many` yields for one prompt, in parts, each as soon as it is final.
+    """Yields the continuation of one prompt in parts, each as soon as it is final.
 
-    A character that consists of several tokens is yielded once its last token has been sampled.
+    Joined, the parts equal the continuation that `sample_many` yields. A character that spans several tokens is yielded
+    once its last token has been sampled.
     """
     sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     new: list[int] = []
@@ -104,11 +105,11 @@ def stream_text(
 def encode_sources(
     tokenizer: Tokenizer, texts: Sequence[str], source_length: int = 0, *, spelled: bool = False
 ) -> list[list[int]]:
-    """Encodes texts as token ids that end with the EOS token. Raises UserError for text that is not valid UTF-8.
+    """Encodes texts as token ids that end with the EOS token. Raises UserError if a text is not valid UTF-8.
 
     Args:
-        source_length: number of tokens to which `cut_sources` truncates longer sources; 0 for no limit.
-        spelled: whether to encode <extra_id_N> in a text as the extra id of that name.
+        source_length: the number of tokens to which `cut_sources` truncates longer sources; 0 for no limit.
+        spelled: whether to encode the string <extra_id_N> as the extra id with that name.
     """
     _check_utf8("text", texts)
     encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))
@@ -117,15 +118,15 @@ def encode_sources(
 
 
 def with_text(sources: Rows) -> list[int]:
-    """Returns the indices of the sources to decode: a source of the EOS token alone has an empty output.
+    """Returns the indices of the sources to decode. A source that is only the EOS token has an empty output.
 
-    Evaluation and lm.generate share this rule, and that of `lm.decoding.lines.source_text` for blank texts.
+    Evaluation and lm.generate share this rule and the rule for blank texts in `lm.decoding.lines.source_text`.
     """
     return [index for index, ids in enumerate(sources) if len(ids) > 1]
 
 
 def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
-    """Truncates sources to `source_length` tokens, including the EOS token, which is kept."""
+    """Truncates sources to `source_length` tokens, including the final EOS token, which is always kept."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
 
 
@@ -142,7 +143,7 @@ def generate_texts(
 ) -> list[list[tuple[str, float]]]:
     """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
 
-    A text without tokens is not decoded; its output is empty, with score 0. Raises UserError for text that is not valid
+    A text without tokens is not decoded; its output is empty, with score 0. Raises UserError if a text is not valid
     UTF-8.
     """
     sources = encode_sources(source_tokenizer, texts, source_length)
@@ -160,16 +161,16 @@ class SourceDecoder:
 
     model: Model
     params: Any
-    tokenizer: Tokenizer  # of the outputs
-    batch_size: int  # sources per batch; affects memory and speed, not the outputs
+    tokenizer: Tokenizer  # the tokenizer of the outputs
+    batch_size: int  # number of sources per batch; affects memory and speed, but not the outputs
     report: Report | None = None  # called with (sources done, total sources) after each batch
-    output_prefix: Sequence[int] = ()  # token ids that every output starts with; they count as new tokens
-    spelled: bool = False  # write extra ids as <extra_id_N>; otherwise omit them from the texts
+    output_prefix: Sequence[int] = ()  # token ids that start every output and count as new tokens
+    spelled: bool = False  # whether to write extra ids as <extra_id_N> instead of omitting them
 
     def search(self, sources: Rows, settings: BeamSettings) -> list[list[tuple[str, float]]]:
-        """Returns the (text, score) pairs of the `settings.num_hypotheses` best outputs of each source, best first.
+        """Returns the `settings.num_hypotheses` best outputs of each source as (text, score) pairs, best first.
 
-        Sources are token ids, including the EOS token. Raises UserError for settings that are out of range.
+        Sources are token ids, including the EOS token. Raises UserError if a setting is out of range.
         """
         settings.check()
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
@@ -207,7 +208,7 @@ class SourceDecoder:
 
 
 def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:
-    """Yields batches of indices of sources of similar length, longest first, so that any lack of memory shows early."""
+    """Yields batches of source indices, longest sources first, so that out-of-memory errors occur early."""
     order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
     for first in range(0, len(order), max(batch_size, 1)):
         yield order[first : first + batch_size]

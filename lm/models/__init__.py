@@ -1,7 +1,7 @@
-"""Models: a protocol, shared heads and layers, and one package per implementation.
+"""The model protocol, shared heads and layers, and one package per model implementation.
 
-To add a model, write a class with the methods of `lm.models.protocol.Model` in a package of its own, and add its
-builder to `MODELS`.
+To add a model, write a class that implements `lm.models.protocol.Model` in a package of its own, and register its
+builder in `MODELS`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lm.models.transformer.wiring import Decoder, Encoder, EncoderDecoder
 
 Builder = Callable[[ModelConfig, Head, str | None], Model]
 
-# The values of model.family.
+# Maps each value of model.family to the function that builds the model.
 MODELS: dict[str, Builder] = {
     "decoder": Decoder.build,
     "encoder": Encoder.build,
@@ -24,12 +24,12 @@ MODELS: dict[str, Builder] = {
 
 
 def build_model(config: ModelConfig, head: Head | None = None, platform: str | None = None) -> Model:
-    """Builds the model of a config.
+    """Builds the model that a config describes.
 
     Args:
-        config: the resolved config; its vocab_size may still be 0 if no parameters will be created.
+        config: the resolved config; vocab_size may still be 0 if no parameters will be created.
         head: the output head; None for `NextToken`.
-        platform: "cpu", "gpu" or "tpu", whichever the model will run on; None for that of the default device.
+        platform: the platform to run on ("cpu", "gpu" or "tpu"); None for the default device's platform.
 
     Raises UserError if the config names a kernel that does not support the platform or the model.
     """

@@ -1,6 +1,6 @@
 """Heads, which turn the output of the last layer into predictions or into one vector per text.
 
-The task determines the head. A head is a Flax module that also reports its own cost, so it works with any model.
+The task determines the head. A head is a Flax module that reports its own cost, so any model can use it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class HeadCost(NamedTuple):
     """The cost of a head for one row."""
 
     parameters: int = 0  # excluding a token embedding that doubles as the output matrix
-    flops: int = 0  # of the forward pass
+    flops: int = 0  # FLOPs of the forward pass
     logits: int = 0
 
 
@@ -30,7 +30,7 @@ class Head(nn.Module):
 
     # Whether the head predicts text, which can be decoded token by token.
     predicts_text: ClassVar[bool] = False
-    # Number of texts that the model reads for each row; if 2, the second one is the batch's source.
+    # The number of texts that the model reads per row; if it is 2, the second text is `batch.source`.
     texts_per_row: ClassVar[int] = 1
 
     @nn.compact
@@ -41,7 +41,7 @@ class Head(nn.Module):
 
         Args:
             embed: the token embedding, which may double as the output matrix.
-            dropout: name of the head's dropout layer, which determines its PRNG keys; None for Flax's default.
+            dropout: the name of the dropout layer, which determines the PRNG keys used; None for Flax's default name.
         """
         layer = nn.Dropout(config.dropout, deterministic=not train, name=dropout)
         return self.compute(config, embed, x_BLD, batch, layer)
@@ -56,7 +56,7 @@ class Head(nn.Module):
 
 
 class NextToken(Head):
-    """Next-token logits at each token."""
+    """Next-token logits at every position."""
 
     predicts_text: ClassVar[bool] = True
 
@@ -70,14 +70,15 @@ class NextToken(Head):
 
 
 class MaskedTokens(Head):
-    """Logits of the tokens that are masked in the input, as in BERT (Devlin 2019).
+    """Logits for the tokens that are masked in the input, as in BERT (Devlin 2019).
 
     model.head_transform inserts a projection, an activation and a norm before the output matrix; model.output_bias adds
     a bias to the logits.
 
     Attributes:
-        max_masked: maximum number of masked tokens in a row; logits are computed for this many tokens, or for all if 0.
-        next_sentence: if True, the head also predicts whether the second text of a pair follows the first.
+        max_masked: the maximum number of masked tokens in a row. Logits are computed for this number of tokens only,
+            or for all tokens if max_masked is 0.
+        next_sentence: whether to add an output that predicts if the second text of a pair follows the first.
     """
 
     max_masked: int = 0
@@ -121,13 +122,13 @@ class VocabularyBias(nn.Module):
 
 
 class Classes(Head):
-    """Label logits for each text or each token, or a single value for regression.
+    """Logits for the labels of each text or token, or a single value for regression.
 
     model.pooler inserts a projection and a tanh before the classifier, as in BERT.
 
     Attributes:
-        pooling: "mean" computes each token's logits from the mean over its text; "first", "last" and "none" compute
-            them from the token's own vector.
+        pooling: the vector from which a token's logits are computed: the mean over the token's text ("mean") or the
+            token's own vector ("first", "last" or "none").
     """
 
     num_classes: int
@@ -146,7 +147,7 @@ class Classes(Head):
 
 
 class AnswerSpan(Head):
-    """Two logits for each token: one for being the first token of the answer, the other for being the last."""
+    """Two logits for each token, which score it as the first and as the last token of the answer."""
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         return Output(_classes(config, "span", 2, x_BLD))
@@ -157,12 +158,13 @@ class AnswerSpan(Head):
 
 
 class TextEmbedding(Head):
-    """A unit-length vector for the text of each row and one for its paired text.
+    """A unit-length vector for the text of each row, and another for the paired text.
 
     Each row must hold a single text. Rows that contain only padding do not yield NaN.
 
     Attributes:
-        pooling: "first" or "last" to use the vector of the first or last token, "mean" to use the mean over the text.
+        pooling: the vector that represents a text: the first token's ("first"), the last token's ("last") or the mean
+            over all tokens ("mean").
     """
 
     texts_per_row: ClassVar[int] = 2
@@ -180,7 +182,7 @@ class TextEmbedding(Head):
 
 
 class TokenVectors(Head):
-    """The vector of each token, unchanged, in place of logits; has no parameters."""
+    """The unchanged vector of each token, returned in place of logits. The head has no parameters."""
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         return Output(x_BLD.astype(jnp.float32))
@@ -195,7 +197,7 @@ def _pooler(config: ModelConfig, x_BLD: Array) -> Array:
 
 
 def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array) -> Array:
-    """Returns logits, float32 (B, L, C). The matrix is too small to be worth splitting over the mesh."""
+    """Returns logits, float32 (B, L, C). The matrix is too small to be worth sharding."""
     return _linear(config, name, num_classes, "classes")(x_BLD).astype(jnp.float32)
 
 

@@ -1,7 +1,7 @@
 """Layers shared by all models: projections, norms and embeddings, with registries of norms and activations.
 
-Each parameter declares its logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
-Parameters are float32. Projections run in the compute dtype, norms in float32.
+Every parameter is declared with logical axes, which `lm/parallel/mesh.py` maps to mesh axes.
+Parameters are float32. Projections are computed in the compute dtype, and norms in float32.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from lm.config import ModelConfig
 def parameter(
     module: nn.Module, name: str, init: Callable[..., Array], axes: tuple[str | None, ...], shape: tuple[int, ...]
 ) -> Array:
-    """Declares a float32 parameter of the calling module, with one logical axis per dimension."""
+    """Declares a float32 parameter of `module` with one logical axis per dimension."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape)
 
 
 class Dense(nn.Module):
     """A projection y = x W + b over the last dimensions, for example (D,) -> (H, K) or (H, K) -> (D,).
 
-    It flattens all leading dimensions and computes a single matrix multiplication, which is fastest on a CPU.
+    All leading dimensions are flattened to obtain a single matrix multiplication, the fastest form on a CPU.
     (`nn.DenseGeneral` does not support logical axes on kernels with more than two dimensions.)
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axes: tuple[str, ...]  # logical axes of the kernel: those of the inputs, then those of the outputs
+    axes: tuple[str, ...]  # logical axes of the kernel: first the axes of the inputs, then those of the outputs
     use_bias: bool
-    dtype: str  # of the computation
+    dtype: str  # the compute dtype
     init_std: float
-    lora_rank: int = 0  # of the adapter (Hu 2021): y += (x A) B lora_scale; 0 for none
+    lora_rank: int = 0  # rank of an adapter that adds (x A) B lora_scale to y (Hu 2021); 0 for no adapter
     lora_scale: float = 0.0
 
     @nn.compact
@@ -57,7 +57,7 @@ class Dense(nn.Module):
         return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
 
     def _adapter(self, x_TI: Array) -> Array:
-        """Returns (x A) B lora_scale, initially 0 because B is 0. The rank is too small to be split over devices."""
+        """Returns (x A) B lora_scale, which starts at 0 because B does. The rank is too small to be sharded."""
         width, rank, split = x_TI.shape[1], self.lora_rank, len(self.inputs)
         axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
         a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
@@ -70,8 +70,8 @@ class Dense(nn.Module):
 class NormKind:
     """A norm that model.norm can select. All norms have a learned scale."""
 
-    normalize: Callable[[Array, float], Array]  # (float32 values, epsilon) -> values normalized over the last axis
-    has_bias: bool  # whether model.use_bias adds a bias
+    normalize: Callable[[Array, float], Array]  # (float32 values, epsilon) -> values normalised over the last axis
+    has_bias: bool  # whether the norm has a bias if model.use_bias is true
 
     def num_parameters(self, config: ModelConfig) -> int:
         return config.d_model * (1 + int(self.has_bias and config.use_bias))
@@ -88,7 +88,7 @@ def _standardize(x: Array, epsilon: float) -> Array:
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
-    # Hoffer 2018: mean absolute deviation * sqrt(pi / 2), the standard deviation of a normal variable.
+    # Hoffer 2018. For a normal variable, mean absolute deviation * sqrt(pi / 2) is the standard deviation.
     "l1norm": NormKind(
         lambda x, epsilon: (
             (centred := x - jnp.mean(x, axis=-1, keepdims=True))
@@ -119,8 +119,8 @@ class Activation:
     """An activation that model.activation can select."""
 
     function: Callable[[Array], Array]
-    tensors_kept: int  # number saved for the backward pass, each of the MLP's width; includes the input of `down`
-    gated: bool = False  # the MLP is down(function(gate(x)) * up(x)) (Shazeer 2020), not down(function(up(x)))
+    tensors_kept: int  # number of tensors of width d_ff saved for the backward pass, including the input of `down`
+    gated: bool = False  # True for down(function(gate(x)) * up(x)) (Shazeer 2020), False for down(function(up(x)))
 
 
 _gelu = functools.partial(jax.nn.gelu, approximate=False)
@@ -137,7 +137,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Embedding(nn.Module):
-    """A table of vectors, which `attend` uses as the output matrix."""
+    """An embedding table, which `attend` reuses as the output matrix."""
 
     size: int
     config: ModelConfig
@@ -148,7 +148,7 @@ class Embedding(nn.Module):
         self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, self.config.d_model))
 
     def __call__(self, ids_BL: Array) -> Array:
-        """Looks up the vectors of the ids: (B, L, D)."""
+        """Returns the vectors of the ids, (B, L, D)."""
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
     def attend(self, x_BLD: Array) -> Array:
@@ -173,9 +173,9 @@ def projection(
     """Builds a projection from a config, with an adapter if model.lora_targets contains its name.
 
     Args:
-        axes: logical axes of the inputs, then of the outputs.
-        scale: multiplies the standard deviation of the initial weights.
-        use_bias: defaults to model.use_bias.
+        axes: the logical axes of the inputs, followed by those of the outputs.
+        scale: a factor for the standard deviation of the initial weights.
+        use_bias: whether the projection has a bias; None for the value of model.use_bias.
     """
     rank = config.lora_rank if name in config.lora_targets else 0
     adapter = (rank, config.lora_alpha / rank) if rank else (0, 0.0)
@@ -185,5 +185,5 @@ def projection(
 
 
 def residual_scale(config: ModelConfig) -> float:
-    """Returns the scale of initial weights in projections onto the residual stream (1/sqrt(2 N) in GPT-2)."""
+    """Returns the initial weight scale of projections onto the residual stream (1/sqrt(2 N) as in GPT-2, or 1)."""
     return 1 / math.sqrt(2 * config.num_layers) if config.init_residual_scaling else 1.0

@@ -1,7 +1,7 @@
-"""Counts parameters, stacks and unstacks layers, and merges low-rank adapters in parameter trees.
+"""Operations on parameter trees: counting parameters, stacking and unstacking layers, merging low-rank adapters.
 
-A model that repeats a layer N times names its parameters either `layers/...`, stacked along a leading axis of size N,
-or `layer_n/...` for layer n. The training settings rely on these names.
+The parameters of N repeated layers are either stacked along a leading axis of size N and named `layers/...`, or
+separate and named `layer_n/...` for layer n. `lm/training/names.py` relies on these names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Stacks the layers into one subtree; returns the tree unchanged if there are no separate layers."""
+    """Stacks separate layers into one subtree; returns the tree unchanged if no layers are separate."""
     rest = {
         name: stack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -51,15 +51,15 @@ def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapters(params: dict[str, Any]) -> dict[str, Any]:
-    """Returns all adapter parameters by name, such as {"layers/attention/query/lora_a": array, ...}."""
+    """Returns a dict of all adapter parameters, for example {"layers/attention/query/lora_a": array, ...}."""
     return {"/".join(path): value for path, value in flatten_dict(params).items() if path[-1] in ADAPTER}
 
 
 def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[str, Any], ModelConfig]:
-    """Merges adapters into their kernels, W + (lora_alpha / lora_rank) A B (Hu 2021), and removes them from the config.
+    """Replaces adapted kernels with W + (lora_alpha / lora_rank) A B (Hu 2021) and disables adapters in the config.
 
-    The merged model computes the same function. `params` belong to a Transformer of any family, with stacked or
-    unrolled layers, and must be convertible to NumPy. Merged kernels are float32; other parameters are unchanged.
+    The merged model computes the same function. `params` may come from a Transformer of any family, with stacked or
+    separate layers, and must be convertible to NumPy. Merged kernels are float32; other parameters are unchanged.
     """
     assert config.lora_rank > 0, "there is nothing to merge"
     scale, flat = np.float32(config.lora_alpha / config.lora_rank), flatten_dict(params)

@@ -1,7 +1,7 @@
-"""Published architectures as data: `config.model.update(preset("gpt2_124m"))`.
+"""Published architectures as model settings. Example: `config.model.update(preset("gpt2_124m"))`.
 
-Each preset sets every ModelConfig field in which published models differ, but nothing about training: dropout, dtype
-and kernels are left to the config. The parameter counts in the comments are exact and verified by a test.
+Each preset sets every ModelConfig field that differs between published models. Training settings, such as dropout,
+dtype and kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Fields = dict[str, Any]
 
 
 def preset(name: str) -> Fields:
-    """Returns the ModelConfig fields of a published model. Raises UserError with similar names if there is none."""
+    """Returns the ModelConfig fields of a published model. Raises UserError if the name is unknown."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."
@@ -24,7 +24,7 @@ def preset(name: str) -> Fields:
 
 
 def _size(num_layers: int, d_model: int, num_heads: int, d_ff: int = 0, kv_heads: int = 0, head_dim: int = 0) -> Fields:
-    """By default, the MLP is four times as wide as the model, and every query head has its own key/value head."""
+    """Returns the size fields. By default, d_ff is 4 * d_model and each query head has its own key/value head."""
     return {
         "num_layers": num_layers,
         "d_model": d_model,
@@ -39,7 +39,7 @@ def _two_sides(num_layers: int, *others: int, **named: int) -> Fields:
     return _size(num_layers, *others, **named) | {"num_encoder_layers": num_layers}
 
 
-# The families below override the fields of this base in which they differ.
+# Fields that most families share; each family below overrides those in which it differs.
 _BASE: Fields = {
     "norm": "layernorm",
     "norm_position": "pre",
@@ -51,7 +51,7 @@ _BASE: Fields = {
     "init_residual_scaling": False,
 }
 
-# Radford 2019; the released weights are openai/gpt-2 and Hugging Face's openai-community/gpt2*.
+# Radford 2019. The weights are released as openai/gpt-2 and, on Hugging Face, as openai-community/gpt2*.
 _GPT2 = _BASE | {
     "vocab_size": 50257,
     "max_length": 1024,
@@ -75,7 +75,7 @@ _LLAMA2 = _LLAMA | {"vocab_size": 32_000, "max_length": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128_256, "max_length": 8192, "rotary_theta": 500_000.0}
 _STORIES = {"vocab_size": 512, "max_length": 512, "tie_embeddings": True, "rotary_interleaved": True}
 
-# Vaswani 2017, table 3; the vocabulary is left to the task. Initial weights are scaled by the fan-in of each layer.
+# Vaswani 2017, table 3. The vocabulary depends on the task. The fan-in of a layer sets its initial weight scale.
 _VASWANI = _BASE | {
     "family": "encoder_decoder",
     "positions": "sinusoidal",
@@ -107,7 +107,7 @@ _T5 = _VASWANI | {
 }
 _T5_1_1 = _T5 | {"activation": "geglu_tanh", "tie_embeddings": False, "scale_logits": False}
 
-# Lewis 2020 and the config.json files of facebook/bart-*; the released position tables have two extra, unused entries.
+# Lewis 2020 and the config.json files of facebook/bart-*. The released position tables have two extra entries.
 _BART = _VASWANI | {
     "vocab_size": 50265,
     "max_length": 1024,
@@ -118,8 +118,8 @@ _BART = _VASWANI | {
     "init_std": 0.02,
 }
 
-# Devlin 2019, Turc 2019 (the small ones) and the config.json files of google-bert/* and google/bert_uncased_*. The
-# parameter counts include the masked-token head, but neither the pooler nor the next-sentence classifier.
+# Devlin 2019, Turc 2019 (the small models) and the config.json files of google-bert/* and google/bert_uncased_*.
+# The parameter counts include the masked-token head, but neither the pooler nor the next-sentence classifier.
 _BERT = _BASE | {
     "family": "encoder",
     "vocab_size": 30522,
@@ -137,12 +137,12 @@ _BERT = _BASE | {
     "global_every": 0,
 }
 
-# RoBERTa (Liu 2019) has a single token type, a constant that the position embedding can absorb, and two unused
-# positions. The parameter counts omit these weights.
+# Liu 2019. The released weights also have an embedding for their only token type, which the position embedding can
+# absorb, and entries for two unused positions. The parameter counts exclude both.
 _ROBERTA = _BERT | {"vocab_size": 50265, "token_types": 0, "norm_epsilon": 1e-5}
 
-# Warner 2024 and the config.json files of answerdotai/ModernBERT-*. Each token attends to 64 others on either side, and
-# in every third layer to all. Ours has a norm before the first attention layer; theirs does not.
+# Warner 2024 and the config.json files of answerdotai/ModernBERT-*. Each token attends to 64 tokens on either side or,
+# in every third layer, to all tokens. Unlike the original, our model has a norm before the first attention layer.
 _MODERNBERT = _ROBERTA | {
     "vocab_size": 50368,
     "max_length": 8192,
@@ -162,17 +162,17 @@ PRESETS: dict[str, Fields] = {
     "gpt2_350m": _GPT2 | _size(24, 1024, 16),  # 354,823,168
     "gpt2_774m": _GPT2 | _size(36, 1280, 20),  # 774,030,080
     "gpt2_1558m": _GPT2 | _size(48, 1600, 25),  # 1,557,611,200
-    # llama2.c's TinyStories model: config and weights from karpathy/tinyllamas, stories260K. 260,032
+    # The TinyStories model of llama2.c, released as stories260K in karpathy/tinyllamas. 260,032
     "stories260k": _LLAMA | _STORIES | _size(5, 64, 8, 172, kv_heads=4),
-    # Touvron 2023, table 1 of Llama 2, and the config.json of meta-llama/Llama-2-*-hf.
+    # Touvron 2023 (Llama 2), table 1, and the config.json files of meta-llama/Llama-2-*-hf.
     "llama2_7b": _LLAMA2 | _size(32, 4096, 32, 11_008),  # 6,738,415,616
     "llama2_13b": _LLAMA2 | _size(40, 5120, 40, 13_824),  # 13,015,864,320
-    # Grattafiori 2024, table 3, and the config.json of meta-llama/Meta-Llama-3-8B.
+    # Grattafiori 2024, table 3, and the config.json file of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
-    # config.json of meta-llama/Llama-3.2-1B, without its scaling of the rotary angles, which is not implemented here:
-    # suitable for training from scratch, but not for the released weights. 1,235,814,400
+    # The config.json file of meta-llama/Llama-3.2-1B, but without the scaling of rotary angles, which is not
+    # implemented. The preset is suitable for training from scratch, not for the released weights. 1,235,814,400
     "llama3_1b": _LLAMA3 | _size(16, 2048, 32, 8192, kv_heads=8) | {"tie_embeddings": True},
-    # Without the embedding: 44,138,496, 176,357,376, 1,325,056. transformer_tiny is fairseq's for Multi30k (Wu 2021).
+    # Without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for Multi30k).
     "transformer_base": _VASWANI | _two_sides(6, 512, 8),
     "transformer_big": _VASWANI | _two_sides(6, 1024, 16),
     "transformer_tiny": _VASWANI | _two_sides(4, 128, 4, 256),

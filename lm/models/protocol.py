@@ -1,7 +1,7 @@
 """The model protocol: the only interface through which training, evaluation and decoding use a model.
 
-A model is immutable and hashable; it holds no arrays, so parameters and cache are passed in and returned. Equal models
-share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
+A model is immutable and hashable. It holds no arrays: parameters and the cache are arguments of its methods. Models
+that compare equal share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ class Cache(Protocol):
     """The state that a model keeps for each row during decoding: a pytree of arrays."""
 
     def repeat_rows(self, k: int) -> Self:
-        """Returns a cache whose rows i*k to i*k + k - 1 are copies of row i. These k rows share one source."""
+        """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
 
     def take_rows(self, rows_B: Array) -> Self:
-        """Returns a cache whose row i is the former row `rows_B[i]`, which must have the same source."""
+        """Returns a cache in which row i is a copy of the old row `rows_B[i]`. Both rows must share a source."""
 
     def axes(self) -> Any:
-        """Returns the same tree with each array replaced by its logical axes, a tuple of names."""
+        """Returns the same tree with each array replaced by a tuple of the names of its logical axes."""
 
 
 class Model(Protocol):
@@ -34,7 +34,7 @@ class Model(Protocol):
 
     @property
     def kernel(self) -> str:
-        """The kernel of the most expensive operation, for the start-up report: "xla" or the name of a fused kernel."""
+        """The kernel of the most expensive operation ("xla" or a fused kernel), shown in the start-up report."""
 
     @property
     def vocab_size(self) -> int:
@@ -46,11 +46,11 @@ class Model(Protocol):
 
     @property
     def max_source_length(self) -> int | None:
-        """The maximum number of tokens in a source; None for no limit."""
+        """The maximum number of tokens in a source; None if there is no limit."""
 
     @property
     def reads_source(self) -> bool:
-        """Whether the batches of this model have a source."""
+        """Whether the model reads the source of a batch in addition to the batch's tokens."""
 
     def apply(
         self, variables: Any, batch: Batch, *, train: bool = False, cache: Any = None, rngs: Any = None
@@ -58,52 +58,52 @@ class Model(Protocol):
         """Returns the output of the head for the tokens of the batch.
 
         With a cache, the batch holds the next tokens of each row and their positions, and the output includes the cache
-        with these tokens added. Tokens in segment 0 do not affect later outputs. A model that reads a source takes it
-        from the first batch; later batches have source=None, and k consecutive rows may share a source.
+        with these tokens added. Tokens in segment 0 do not affect later outputs. If the model reads a source, only the
+        first batch contains it; later batches have source=None. Each group of k consecutive rows may share a source.
 
         Args:
             variables: {"params": parameters}, float32.
-            rngs: {"dropout": key} if train is true and the config has dropout.
+            rngs: {"dropout": key}; needed only if `train` is true and the config enables dropout.
         """
 
     @property
     def text_layers(self) -> int:
-        """The number of layers that read a text: those of the only tower, or of the encoder of an encoder-decoder."""
+        """The number of layers that read a text: all layers or, in an encoder-decoder, the layers of the encoder."""
 
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the vector of each token of the batch after a layer, float32 (B, L, D).
+        """Returns the vector of each token in the batch after the given layer, float32 (B, L, D).
 
-        Layer 0 is the embedding, with positions. Layer `text_layers` is the last one, with the norm that follows it if
-        the model has one: the input of the head or, in an encoder-decoder, the output of the encoder.
+        Layer 0 is the embedding, including positions. Layer `text_layers` is the last layer, including the final norm
+        if the model has one. Its vectors are the input of the head or, in an encoder-decoder, the encoder's output.
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:
-        """Returns initial parameters, boxed with their logical axes; `flax.linen.unbox` returns plain arrays."""
+        """Initialises the parameters, boxed with their logical axes; `flax.linen.unbox` extracts plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns a cache for rows of up to `capacity` tokens. Needed only if the head predicts text."""
+        """Returns an empty cache for rows of up to `capacity` tokens. Called only if the head predicts text."""
 
     def parameter_counts(self) -> ParameterCounts:
-        """Returns exact parameter counts without creating the parameters."""
+        """Computes the exact parameter counts without creating the parameters."""
 
     def flops_per_row(self, length: int, source_length: int = 0) -> Flops:
-        """Returns the FLOPs for one row of `length` tokens; a training step takes batch_size times their `train`."""
+        """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the bytes of activations per row kept for the backward pass, on each of `tensor` devices."""
+        """Estimates the activation bytes per row that each of `tensor` devices keeps for the backward pass."""
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameter counts, grouped by how a mesh splits them and how optimizers treat them."""
+    """Parameter counts, grouped by how the parameters are sharded and how optimizers treat them."""
 
-    token_embedding: int  # including a separate source embedding and token types, if any
+    token_embedding: int  # including the source embedding and the token-type embedding, if they exist
     position_embedding: int
-    layers: int  # matrices and biases of all layers
+    layers: int  # weight matrices and biases of all layers
     norms: int
     head: int
-    adapters: int = 0  # low-rank adapters of the projections in the layers
-    num_layers: int = 1  # the number of layers whose parameters `layers` counts
+    adapters: int = 0  # low-rank adapters of the layers' projections
+    num_layers: int = 1  # the number of layers included in `layers`
 
     @property
     def total(self) -> int:
@@ -114,8 +114,8 @@ class ParameterCounts:
 class Flops:
     """FLOPs of the forward pass for one row.
 
-    Only matrix multiplications are counted, with two FLOPs per multiply-add; norms, softmax and the like add a few
-    percent. Matrix multiplications that rematerialization repeats are counted once.
+    Only matrix multiplications are counted, at two FLOPs per multiply-add; norms, softmax and similar operations add a
+    few percent. A matrix multiplication that is repeated by rematerialization is counted once.
     """
 
     layers: int
@@ -127,5 +127,5 @@ class Flops:
 
     @property
     def train(self) -> int:
-        """The forward pass plus the backward pass, which computes two gradients for each matrix multiplication."""
+        """FLOPs of the forward and backward passes; the latter computes two gradients per matrix multiplication."""
         return 3 * self.forward

@@ -1,4 +1,4 @@
-"""The losses of all objectives as sums over a batch, to be divided once by the total weight."""
+"""The losses of all objectives, returned as sums over a batch, which the caller divides by the total weight."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LossSums:
     """Sums over the tokens of a batch. Divide by `weight` once, after summing over microbatches and devices."""
 
     loss: Array = _zero()  # the training loss: cross-entropy with label smoothing and z-loss
-    nll: Array = _zero()  # plain cross-entropy, nats
-    correct: Array = _zero()  # total weight of the targets that are also the most probable token
+    nll: Array = _zero()  # plain cross-entropy, in nats
+    correct: Array = _zero()  # total weight of the tokens whose target is the most probable token
     weight: Array = _zero()  # sum of the weights
     # Next-sentence prediction, to be divided by `pairs`.
     pair_nll: Array = _zero()
@@ -34,11 +34,12 @@ class LossSums:
 
 
 def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Returns the summed cross-entropy of a batch; the logits are float32.
+    """Returns the summed cross-entropy of a batch; the logits must be float32.
 
-    With label smoothing e over the whole vocabulary, the loss is (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). Over
-    the other entries, it is (1 - e) nll + e / (V - 1) sum_{v != target}(-log p_v) (fairseq), which equals the former
-    with e V / (V - 1) in place of e. The z-loss is its coefficient times log(Z)^2 (Chowdhery 2022).
+    With label smoothing e over the whole vocabulary, the loss is (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). With
+    smoothing over all entries except the target (fairseq), it is (1 - e) nll + e / (V - 1) sum_{v != target}(-log p_v),
+    which equals the first formula with e V / (V - 1) in place of e. The z-loss is config.z_loss * log(Z)^2 (Chowdhery
+    2022).
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
@@ -47,7 +48,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
         if config.label_smoothing_over == "others":
-            smoothing *= V / (V - 1)  # 1 / V of it falls on the target itself
+            smoothing *= V / (V - 1)  # since a share of 1 / V falls on the target
         uniform_BL = log_z_BL - jnp.mean(logits_BLV, axis=-1)
         loss_BL = (1 - smoothing) * nll_BL + smoothing * uniform_BL
     if config.z_loss > 0:
@@ -63,7 +64,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
 
 
 def first_tokens(batch: Batch) -> Array:
-    """Returns float32 (B, L): 1 at the first token of each segment, 0 elsewhere."""
+    """Returns a mask, float32 (B, L): 1 at the first token of each segment, 0 elsewhere."""
     return ((batch.positions == 0) & (batch.segments > 0)).astype(jnp.float32)
 
 
@@ -76,7 +77,7 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
     sums = loss_sums(output.logits, masked, config)
     if output.next_sentence_logits is None:
         return sums
-    # The target at each first token says whether the second text follows the first (Devlin 2019).
+    # The target at the first token of a segment is 1 if the second text follows the first (Devlin 2019).
     logits_BL2, first_BL = output.next_sentence_logits, first_tokens(batch)
     labels_BL = jnp.clip(batch.targets, 0, 1)
     log_p_BL2 = jax.nn.log_softmax(logits_BL2, axis=-1)
@@ -88,17 +89,17 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
-    """Returns the summed squared error of the number predicted at each weighted token; targets are float32."""
+    """Returns the summed squared error of the value predicted at each weighted token, given float32 targets."""
     error_BL = jnp.square(logits_BL1[..., 0] - batch.targets.astype(jnp.float32))
     total = jnp.sum(error_BL * batch.weights)
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
 
 
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
-    """Returns the summed cross-entropy of each answer's start and end among the tokens of its segment (Devlin 2019).
+    """Returns the summed cross-entropy of each answer's start and end over the tokens of its segment (Devlin 2019).
 
-    Targets are 1 at the start, 2 at the end, and 3 if both are the same token. An answer has weight 1: its start
-    and end count one half each, also in `correct`.
+    The targets are 1 at the start of an answer, 2 at the end, and 3 if both are the same token. An answer has weight 1:
+    the start and the end have weight 0.5 each, in `correct` as well.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
     loss = correct = weight = jnp.zeros((), jnp.float32)
@@ -117,8 +118,8 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
 def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
     """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018).
 
-    It is averaged over both directions, as in Radford 2021. The vectors must have length 1. Rows of padding are neither
-    texts nor negatives; every other row has weight 1.
+    The loss is averaged over both directions, as in Radford 2021. The vectors must have length 1. Padding rows are
+    used neither as texts nor as negatives; every other row has weight 1.
     """
     real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
     scores_BB = text_BD @ positive_BD.T / temperature
@@ -134,16 +135,16 @@ def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperatu
 
 
 def token_weight(batch: Batch) -> Array:
-    """Returns the sum of the weights of a batch, or 1 if the sum is smaller."""
+    """Returns the sum of the weights in a batch, but at least 1."""
     return jnp.maximum(jnp.sum(batch.weights), 1.0)
 
 
 def span_weight(batch: Batch) -> Array:
-    """Returns the weight of a batch in `span_loss` (one half for each start or end), or 1 if that is smaller."""
+    """Returns the total weight of a batch in `span_loss` (0.5 for each start or end), but at least 1."""
     ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
     return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
 
 
 def row_weight(batch: Batch) -> Array:
-    """Returns the number of rows that are not padding, or 1 if there are none."""
+    """Returns the number of rows that are not padding, but at least 1."""
     return jnp.maximum(jnp.sum((batch.segments[:, 0] > 0).astype(jnp.float32)), 1.0)

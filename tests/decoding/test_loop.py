@@ -236,7 +236,7 @@ def test_prompts_that_do_not_fit_are_rejected_before_anything_runs():
     check_fits([[1, 2], [1]], 6, 8)
     with pytest.raises(UserError, match=r"prompt 2 has 3 tokens .* adding 6 new .* 8 positions .* at most 5 new"):
         check_fits([[1, 2], [1, 2, 3]], 6, 8)
-    with pytest.raises(UserError, match=r"prompt 1 has 9 tokens .* shorten it"):
+    with pytest.raises(UserError, match=r"prompt 1 has 9 tokens .* shorten the prompt"):
         check_fits([[1] * 9], 1, 8)
     with pytest.raises(UserError, match="max_new_tokens=0"):
         check_fits([[1]], 0, 8)

@@ -1,5 +1,5 @@
 """The Transformer: decoder-only, encoder-only and encoder-decoder models built from one block.
 
 Read the modules in this order: `positions`, `attention`, `stack` (the MLP, the block and the stack of N blocks),
-`tower` (from embedded tokens to the output of the last layer), `wiring` (the three families).
+`tower` (all layers between the token embedding and the head), `wiring` (the three families).
 """

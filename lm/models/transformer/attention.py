@@ -16,16 +16,16 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.cache import LayerCache, write_tokens
 from lm.models.transformer.positions import Rotation, rotate
 
-WithCache = tuple[Array, LayerCache | None]  # the output of a layer and its updated cache
+WithCache = tuple[Array, LayerCache | None]  # the output of a layer and the layer's updated cache
 
 
 def attention_mask(
     positions_BL: Array, segments_BL: Array, key_positions_BS: Array, key_segments_BS: Array, causal: bool, window: int
 ) -> Array:
-    """Returns a mask, bool (B, L, S), of the keys that each query may attend to: those of its segment, never padding.
+    """Returns a mask, bool (B, L, S), of the keys that each query may attend to.
 
-    If causal, a query attends to no later position. If window > 0, it attends only to positions less than `window`
-    away from its own.
+    A query attends only to keys of its own segment, and never to padding. If `causal` is true, it does not attend
+    to later positions. If window > 0, it attends only to positions less than `window` away from its own.
     """
     allowed_BLS = same_segment(segments_BL, key_segments_BS)
     distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
@@ -40,7 +40,7 @@ def attention_mask(
 class Memory:
     """The output of the encoder, for cross-attention."""
 
-    x: Array | None  # (sources, S, D); None if the cache holds its keys and values
+    x: Array | None  # (sources, S, D); None if the cache already holds the keys and values computed from it
     mask: Array  # bool (B, L, S)
 
 
@@ -56,17 +56,17 @@ class View:
 class AttentionContext:
     """The inputs that all layers of a tower share."""
 
-    positions: Array  # int32 (B, L), of the queries
-    segments: Array  # int32 (B, L), of the queries
+    positions: Array  # int32 (B, L): the positions of the queries
+    segments: Array  # int32 (B, L): the segments of the queries
     views: tuple[View, ...]  # one for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # xla; without a cache, possibly cudnn or splash
-    window: int = flax.struct.field(pytree_node=False)  # of all layers; used by fused kernels only
+    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla with a cache
+    window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
-        """Returns the context with a single view, that of layer kind `number`, an index that may be traced."""
+        """Returns the context with only the view of layer kind `number`, which may be a traced index."""
         chosen = self.views[0]
         for other_number, other in enumerate(self.views[1:], start=1):
             chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
@@ -74,9 +74,10 @@ class AttentionContext:
 
 
 class Attention(nn.Module):
-    """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped: Ainslie 2023), with the softmax in float32.
+    """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped-query: Ainslie 2023), with the softmax in float32.
 
-    Queries attend to the tokens of their row, including cached ones, or, if `cross`, to the output of the encoder.
+    If `cross` is true, queries attend to the output of the encoder; otherwise, they attend to the tokens of their own
+    row, including cached tokens.
     """
 
     config: ModelConfig
@@ -85,7 +86,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
         config = self.config
-        # If the scores are not scaled, the initial query weights are scaled by the same factor instead.
+        # If the scores are not divided by sqrt(K), the initial query weights are divided by sqrt(K) instead.
         scale = 1.0 if config.scale_attention else config.head_dim**-0.5
         q_BLHK = self._project("query", x_BLD, config.num_heads, "heads", scale)
         attend = self._to_source if self.cross else self._to_row
@@ -112,7 +113,7 @@ class Attention(nn.Module):
         return y_BLHK, cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
-        """Attends to the sources; rows that share a source are treated as one row with more queries."""
+        """Attends to the sources. Rows that share a source are treated as one row with more queries."""
         memory, (B, L, H, K) = context.memory, q_BLHK.shape
         assert memory is not None
         k_BGSK: Array
@@ -136,7 +137,7 @@ class Attention(nn.Module):
         return nn.with_logical_constraint(y_BLHK, ("batch", "length", axis, "head_dim"))
 
     def _keys_and_values(self, x_BSD: Array) -> tuple[Array, Array]:
-        """Returns keys and values, each (B, S, G, K)."""
+        """Returns keys and values, both (B, S, G, K)."""
         groups = self.config.num_kv_heads
         return self._project("key", x_BSD, groups, "kv_heads"), self._project("value", x_BSD, groups, "kv_heads")
 
@@ -153,12 +154,12 @@ def dot_product_attention(
     bias_BHLS: Array | None = None,
     scaled: bool = True,
 ) -> Array:
-    """Computes attention, (B, L, H, K). Query head h uses key/value head h // (H / G).
+    """Computes dot-product attention; returns (B, L, H, K). Query head h uses key/value head h // (H / G).
 
-    Queries that have no keys do not yield NaN.
+    If all keys of a query are masked, the output is not NaN.
 
     Args:
-        bias_BHLS: added to the scores; its first dimension is B or 1.
+        bias_BHLS: a bias that is added to the scores; its first dimension is B or 1.
         scaled: whether to divide the scores by sqrt(K).
     """
     B, L, H, K = q_BLHK.shape

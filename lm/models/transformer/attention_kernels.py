@@ -1,9 +1,9 @@
-"""The choice of an attention kernel, and the fused kernels: cuDNN on NVIDIA GPUs, splash on TPUs.
+"""Selects the attention kernel and wraps the fused kernels: cuDNN on NVIDIA GPUs and splash on TPUs.
 
 The fused kernels never hold the (L, S) scores in memory. They derive the mask from the segments and from the order of
-tokens in the row, because positions within a document increase with the index. Padding may attend to padding (its
-outputs are never used), so every query has a key. Neither kernel supports dropout of attention weights or cached
-decoding; both are left to xla, the plain matrix multiplications of `attention.py`.
+the tokens in a row, which is valid because positions increase within each segment. Padding may attend to padding, so
+every query has a key; the outputs at padding are never used. The fused kernels support neither attention dropout nor
+decoding with a cache. The "xla" kernel, plain matrix multiplications in `attention.py`, supports both.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.errors import UserError
 
-FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # by platform; xla on any other
-LANES = 128  # of a TPU's vector unit; splash block sizes are multiples of it
-CUDNN_HEAD_DIM = 128  # the largest that cuDNN supports before Hopper
-CUDNN_CAPABILITY = 8.0  # Ampere
+FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform; on any other platform, xla
+LANES = 128  # the number of lanes of a TPU's vector unit; splash block sizes are multiples of this number
+CUDNN_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
+CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 
 
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
-    """Returns "xla", "cudnn" or "splash" for the platform "cpu", "gpu" or "tpu", or None for the default device's.
+    """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
-    `auto` selects the platform's fused kernel if it supports this model, and xla otherwise. Raises UserError if the
-    config names a kernel that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu"; None stands for the default device's platform. With attention="auto", the
+    fused kernel of the platform is selected if it supports the model, and xla otherwise. Raises UserError if the config
+    names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":
         fastest = FASTEST.get(platform, "xla")
         return "xla" if _obstacle(fastest, config, platform) else fastest
     if obstacle := _obstacle(config.attention, config, platform):
-        raise UserError(f"config.model.attention: {config.attention} {obstacle}; set it to 'auto' or 'xla'.")
+        raise UserError(f"config.model.attention: {config.attention} {obstacle}; use 'auto' or 'xla' instead.")
     return config.attention
 
 
 def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
-    """Returns the reason why a kernel cannot run a model on a platform, or "" if it can."""
+    """Returns the reason why a kernel cannot run the model on a platform, or "" if there is none."""
     if kernel == "xla":
         return ""
     if config.family != "decoder" or config.positions == "relative" or not config.scale_attention:
@@ -61,22 +62,22 @@ def _obstacle(kernel: str, config: ModelConfig, platform: str) -> str:
     if config.dtype != "bfloat16":
         return f"computes in bfloat16, but config.model.dtype is {config.dtype}"
     if config.head_dim % 8 or config.head_dim > CUDNN_HEAD_DIM:
-        return f"needs head sizes divisible by 8, at most {CUDNN_HEAD_DIM}; config.model.head_dim is {config.head_dim}"
+        return f"needs head sizes divisible by 8 and up to {CUDNN_HEAD_DIM}; config.model.head_dim is {config.head_dim}"
     if jax.default_backend() == "gpu" and float(jax.local_devices()[0].compute_capability) < CUDNN_CAPABILITY:
         return f"needs a GPU with compute capability {CUDNN_CAPABILITY} (Ampere) or higher"
     return ""
 
 
 def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
-    """Returns the kernel for one call of a model: `kernel`, or xla if that does not support the call."""
+    """Returns the kernel for one call of a model: `kernel` if it supports the call, otherwise "xla"."""
     multiple = {"xla": 1, "cudnn": 2, "splash": LANES}[kernel]
     return "xla" if cached or length % multiple else kernel
 
 
 def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
-    """Computes causal attention within each segment, bfloat16 (B, L, H, K), using cuDNN's flash attention.
+    """Computes causal attention within each segment with cuDNN's flash attention; returns bfloat16 (B, L, H, K).
 
-    The kernel skips keys after the query or before its window; an explicit mask separates the segments.
+    The kernel skips keys that come after a query or before the query's window. An explicit mask separates the segments.
     """
     return jax.nn.dot_product_attention(
         q_BLHK,
@@ -92,11 +93,11 @@ def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, windo
 def splash(
     q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
 ) -> Array:
-    """Computes causal attention within each segment, (B, L, H, K), using Pallas splash attention.
+    """Computes causal attention within each segment with Pallas splash attention; returns (B, L, H, K).
 
     L must be a multiple of 128. XLA cannot partition a Pallas kernel, so under a mesh, rows and heads are split over
-    devices explicitly, following the current logical axis rules. `interpret` runs the kernel in Pallas's
-    interpreter, which tests use on any platform.
+    devices explicitly, according to the current logical axis rules. With interpret=True, which is meant for tests, the
+    kernel runs in Pallas's interpreter on any platform.
     """
     heads_per_kv = q_BLHK.shape[2] // k_BLGK.shape[2]
     q_BHLK = jnp.swapaxes(q_BLHK, 1, 2) * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
@@ -113,7 +114,7 @@ def splash(
         q_axes = nn.logical_to_mesh_axes(("batch", "heads", "length", "head_dim"))
         kv_axes = nn.logical_to_mesh_axes(("batch", "kv_heads", "length", "head_dim"))
         if q_axes != kv_axes:
-            # If query heads are split but key heads are not, a device would pair its heads with the wrong keys.
+            # If only the query heads were split, a device would pair its query heads with the wrong key heads.
             k_BGLK, v_BGLK = (jnp.repeat(x, heads_per_kv, axis=1) for x in (k_BGLK, v_BGLK))
             kv_axes = q_axes
         segment_axes = nn.logical_to_mesh_axes(("batch", "length"))
@@ -124,7 +125,7 @@ def splash(
 
 
 def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
-    """Returns the kernel for one device's heads, with the largest blocks (tiles of scores) that divide the length."""
+    """Builds the kernel for one device's heads. The block size (of a tile of scores) is the largest that divides L."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)

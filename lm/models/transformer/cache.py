@@ -1,10 +1,10 @@
-"""The key/value cache for decoding: an explicit pytree that each model call takes and returns.
+"""The key/value cache for decoding: an explicit pytree that every model call receives and returns with updates.
 
-Each token is stored in the slot of its position. Rows may have different lengths: slots that are empty or hold padding
-have segment 0, so they are masked until a later token at their position overwrites them.
+Each token is stored in the slot given by its position. Rows may have different lengths: slots that are empty or hold
+padding have segment 0, so they are masked until a later token with the same position overwrites them.
 
-With an encoder, each layer also caches the keys and values of the source, computed once by the call that has
-`batch.source`. There may be fewer sources than rows, in which case k consecutive rows share a source.
+In an encoder-decoder, each layer also caches the keys and values of the source, which are computed once, by the call
+that passes `batch.source`. If there are fewer sources than rows, each group of k rows shares a source.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ from lm.config import ModelConfig
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the compute dtype; if layers are scanned, they have a leading axis N."""
+    """Keys and values of one layer, in the compute dtype. With scanned layers, all arrays have a leading axis N."""
 
     keys: Array  # (B, G, S, K)
     values: Array  # (B, G, S, K)
-    source_keys: Array | None = None  # (sources, G, source length, K), like source_values
-    source_values: Array | None = None
+    source_keys: Array | None = None  # (sources, G, source length, K)
+    source_values: Array | None = None  # (sources, G, source length, K)
 
 
 @flax.struct.dataclass
 class Cache:
-    layers: Any  # a LayerCache with stacked leaves (scanned layers) or a tuple of N of them
+    layers: Any  # one LayerCache with stacked arrays if layers are scanned, otherwise a tuple of N LayerCaches
     segments: Array  # int32 (B, S): 0 for slots without a token
     source_segments: Array | None = None  # int32 (sources, source length)
 
     def repeat_rows(self, k: int) -> Cache:
-        """Returns a cache whose rows i*k to i*k + k - 1 are copies of row i and share its source."""
+        """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
         return self._map_rows(lambda x, axis: jnp.repeat(x, k, axis=axis))
 
     def take_rows(self, rows_B: Array) -> Cache:
-        """Returns a cache whose row i is the former row `rows_B[i]`, which must have the same source."""
+        """Returns a cache in which row i is a copy of the old row `rows_B[i]`. Both rows must share a source."""
 
         def take(x: Array, axis: int) -> Array:
             if axis == 0:
                 return jnp.take(x, rows_B, axis=0, mode="clip")
-            # Merges layers and rows into one axis, since a gather along axis 1 compiles to transposes and copies.
+            # Merges layers and rows into one axis, because a gather along axis 1 compiles to transposes and copies.
             indices = (jnp.arange(x.shape[0])[:, None] * x.shape[1] + rows_B[None]).reshape(-1)
             return jnp.take(x.reshape(-1, *x.shape[2:]), indices, axis=0, mode="clip").reshape(x.shape)
 
         return self._map_rows(take)
 
     def axes(self) -> Cache:
-        """Returns a cache of logical axes instead of arrays: rows are split like the batch, heads like parameters."""
+        """Returns a cache that holds logical axes: rows are sharded like the batch, and heads as in the parameters."""
         names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
         layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
         return Cache(layers, pair, None if self.source_segments is None else pair)
 
     def _map_rows(self, change: Callable[[Array, int], Array]) -> Cache:
-        """Applies `change(array, row axis)` to all arrays that belong to the target."""
+        """Applies `change(array, row axis)` to all arrays except those of the source."""
 
         def of_layer(layer: LayerCache) -> LayerCache:
-            axis = layer.keys.ndim - 4  # after the layer axis, if there is one
+            axis = layer.keys.ndim - 4  # the row axis follows the layer axis, if there is one
             return dataclasses.replace(layer, keys=change(layer.keys, axis), values=change(layer.values, axis))
 
         layers = jax.tree.map(of_layer, self.layers, is_leaf=lambda x: isinstance(x, LayerCache))
@@ -71,7 +71,7 @@ class Cache:
 
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-    """Returns an empty cache for `batch_size` rows of up to `capacity` tokens, with one source per row if any."""
+    """Returns an empty cache for `batch_size` rows of `capacity` tokens; source_length > 0 adds one source per row."""
 
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()
@@ -91,6 +91,6 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
 
 
 def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Array:
-    """Writes the L new keys or values of each row to the slots given by their positions; returns the cache."""
+    """Writes the L new keys or values of each row to the slots of their positions; returns the updated array."""
     rows = jnp.arange(cache_BGSK.shape[0])[:, None]
     return cache_BGSK.at[rows, :, positions_BL].set(jnp.swapaxes(new_BGLK, 1, 2).astype(cache_BGSK.dtype))

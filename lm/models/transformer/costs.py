@@ -1,7 +1,7 @@
-"""The costs of a Transformer in closed form: parameters, FLOPs and activation memory.
+"""Closed-form costs of a Transformer: parameters, FLOPs and activation memory.
 
-Attention scores are counted in full, L keys for each of L queries, as is usual for model FLOPs utilization (Chowdhery
-2022, appendix B). Kernels that skip the causally masked half, or keys outside a window, compute less.
+Attention scores are counted for all L keys of each of the L queries, as is usual for model FLOPs utilization (Chowdhery
+2022, appendix B). Kernels that skip later keys or keys outside a window perform fewer FLOPs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class TowerSize:
     """The size of a tower and of the row that it processes."""
 
     layers: int
-    length: int  # tokens in the row
-    source_length: int = 0  # tokens that cross-attention reads; 0 without cross-attention
+    length: int  # number of tokens in the row
+    source_length: int = 0  # number of tokens that cross-attention reads; 0 without cross-attention
 
     @property
     def norms(self) -> int:
@@ -28,7 +28,7 @@ class TowerSize:
 
 
 def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[TowerSize]:
-    """Returns the towers of a resolved config for rows of `length` target and `source_length` source tokens."""
+    """Returns the tower sizes of a resolved config for rows of `length` target and `source_length` source tokens."""
     if config.family != "encoder_decoder":
         return [TowerSize(config.num_layers, length)]
     encoder = TowerSize(config.num_encoder_layers, source_length)
@@ -36,7 +36,7 @@ def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[Tow
 
 
 def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
-    """Returns {name: (inputs, outputs)} for the projections of an attention layer and for those of an MLP."""
+    """Returns two dicts {name: (inputs, outputs)}: the projections of an attention layer and those of an MLP."""
     D, F, K = config.d_model, config.d_ff, config.head_dim
     queries, keys = config.num_heads * K, config.num_kv_heads * K
     attention = {"query": (D, queries), "key": (D, keys), "value": (D, keys), "out": (queries, D)}
@@ -77,7 +77,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
     total = 0
     for each in towers(config, length, source_length):
         L, S = each.length, each.source_length
-        products = per_token * L + 2 * L * L * queries  # the projections; q k^T and weights x v
+        products = per_token * L + 2 * L * L * queries  # the projections, then q k^T and weights times v
         if S:
             products += 2 * D * (queries * L + keys * S) + 2 * L * S * queries
         total += 2 * each.layers * products
@@ -85,9 +85,9 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
-    """Estimates the bytes of activations per row kept for the backward pass, on each of `tensor` devices.
+    """Estimates the activation bytes per row that each of `tensor` devices keeps for the backward pass.
 
-    Counts the arrays that JAX's differentiation saves in each block; XLA may save fewer.
+    The estimate counts the arrays that JAX's automatic differentiation saves in each block; XLA may save fewer.
     """
     return sum(_tower_bytes(config, each, tensor, kernel) for each in towers(config, length, source_length))
 
@@ -98,7 +98,7 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     L, S, inputs = tower.length, tower.source_length, 1 + activation.gated
     D, F, queries = config.d_model, config.d_ff / tensor, config.num_heads * config.head_dim / tensor
     keys = config.num_kv_heads * config.head_dim / tensor
-    norms = tower.norms / tower.layers * 3 * 4 * D * L  # in float32
+    norms = tower.norms / tower.layers * 3 * 4 * D * L  # saved in float32
     attention = size * L * (3 * D + 3 * queries + 2 * keys)
     if kernel == "xla":  # attention weights in float32 and in the compute dtype
         attention += config.num_heads / tensor * L * (L + S) * (4 + size)
@@ -107,7 +107,7 @@ def _tower_bytes(config: ModelConfig, tower: TowerSize, tensor: int, kernel: str
     everything = norms + attention + size * L * (inputs * D + activation.tensors_kept * F)
     if config.remat == "none":
         return tower.layers * everything
-    kept: float = size * D * L  # between blocks
+    kept: float = size * D * L  # the output of each block
     if config.remat == "dots":
         kept += size * L * (queries + 2 * keys + D + inputs * F)
         kept += size * (L * (queries + D) + S * 2 * keys) if S else 0

@@ -17,8 +17,8 @@ from lm.models.layers import parameter
 def sinusoidal(positions_BL: Array, width: int) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
-    The wavelengths are those of Vaswani 2017, section 3.5. There, sines and cosines alternate, which differs only by a
-    fixed permutation.
+    The wavelengths are those of Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so its embeddings
+    differ from these only by a fixed permutation of the dimensions.
     """
     rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -27,7 +27,7 @@ def sinusoidal(positions_BL: Array, width: int) -> Array:
 
 @flax.struct.dataclass
 class Rotation:
-    """Cosines and sines of the rotary angles, each float32 (B, L, 1, K/2), shared by all layers of one kind."""
+    """Cosines and sines of the rotary angles, both float32 (B, L, 1, K/2), shared by all layers of one kind."""
 
     cos: Array
     sin: Array
@@ -42,10 +42,10 @@ def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
 
 
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
-    """Rotates each pair of dimensions of every head by its angle.
+    """Rotates each pair of dimensions in every head by the angle of the pair.
 
-    Pairs are (i, i + K/2), as in Hugging Face's Llama, or (2i, 2i + 1) if `interleaved`, as in the paper and in
-    llama2.c. Computes in float32; the result has the dtype of x.
+    The pairs are (i, i + K/2), as in Hugging Face's Llama, or, if `interleaved` is true, (2i, 2i + 1), as in the paper
+    and in llama2.c. The rotation is computed in float32; the result has the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)
@@ -57,13 +57,13 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
 def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
     """Returns the bucket of each distance from 0 to max_distance, int32 (max_distance + 1,).
 
-    Distances beyond max_distance share the last bucket. The first half of the buckets, `exact` of them, hold one
-    distance each; the other `growing` ones widen exponentially up to max_distance (Raffel 2020, section 2.1, and its
+    Distances beyond max_distance share the last bucket. The first half of the buckets (`exact` of them) hold one
+    distance each. The other `growing` ones widen exponentially up to max_distance (Raffel 2020, section 2.1, and the T5
     code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing). These bounds are compared as
     integers, because the bucket of a distance such as 64 would otherwise depend on the last bit of a logarithm.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2
-    starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # to the power of `growing`
+    starts = [max_distance**k * exact ** (growing - k) for k in range(1, growing)]  # raised to the power `growing`
     buckets = [d if d < exact else exact + bisect.bisect_right(starts, d**growing) for d in range(max_distance + 1)]
     return np.array(buckets, np.int32)
 
@@ -72,11 +72,11 @@ class RelativeBias(nn.Module):
     """T5's relative position bias: one value per head and distance bucket, added to the scores of all layers."""
 
     config: ModelConfig
-    causal: bool  # if True, later keys are masked, so all buckets are for earlier ones
+    causal: bool  # if True, later keys are masked, so all buckets are for earlier keys
 
     @nn.compact
     def __call__(self, query_positions_BL: Array, key_positions_BS: Array) -> Array:
-        """Returns the bias, float32 (B, H, L, S). If positions are NumPy arrays (B = 1), buckets are static."""
+        """Returns the bias, float32 (B, H, L, S). If the positions are NumPy arrays, B is 1 and buckets are static."""
         config = self.config
         shape, init = (config.relative_buckets, config.num_heads), nn.initializers.normal(config.d_model**-0.5)
         table_EH = parameter(self, "embedding", init, ("positions", "heads"), shape)

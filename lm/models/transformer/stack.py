@@ -1,4 +1,4 @@
-"""The MLP, the block, and the stack of N blocks, scanned or unrolled, with rematerialization."""
+"""The MLP, the block, and the stack of N blocks, scanned or unrolled, with optional rematerialization."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REMAT_POLICIES = {
 class LayerKind:
     """The settings that may differ between the layers of a stack."""
 
-    window: int  # tokens attend to positions less than this far away; 0 for all
+    window: int  # tokens attend only to positions at a smaller distance than this; 0 for no limit
     rotary_theta: float
 
 
@@ -64,7 +64,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention if `cross`, and an MLP, each on a residual branch."""
+    """Self-attention, cross-attention (only if `cross` is true) and an MLP, each in a residual branch."""
 
     config: ModelConfig
     cross: bool = False
@@ -111,7 +111,7 @@ class Stack(nn.Module):
         kinds = [distinct_kinds(pattern).index(kind) for kind in pattern]
         block: Any = Block
         if config.remat != "none":
-            # XLA cannot merge computations across the iterations of a scan, so the costly guard is unnecessary there.
+            # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against it is needed.
             block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
         if config.scan_layers:
             scanned = nn.scan(

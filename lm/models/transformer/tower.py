@@ -1,4 +1,4 @@
-"""A tower, one side of a Transformer: positions, blocks and the final norm."""
+"""A tower, which is the encoder or the decoder of a Transformer: positions, blocks and the final norm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
-RECORD = "intermediates"  # the collection of the vectors that a tower records if its caller asks for it
+RECORD = "intermediates"  # the Flax collection in which a tower records vectors if the caller makes it mutable
 EMBEDDED, LAST_BLOCK = "embedded_tokens", "last_block"
 
 
@@ -27,12 +27,12 @@ class Tower(nn.Module):
 
     config: ModelConfig
     causal: bool
-    cross: bool = False  # whether its blocks attend to the output of an encoder
+    cross: bool = False  # whether the blocks attend to the output of an encoder
     kernel: str = "xla"
 
     def setup(self) -> None:
         self.stack = Stack(self.config, self.cross)
-        nn.share_scope(self, self.stack)  # its parameters are named `layers/...`, not `stack/layers/...`
+        nn.share_scope(self, self.stack)  # names the parameters `layers/...`, not `stack/layers/...`
 
     @nn.compact
     def __call__(
@@ -43,7 +43,7 @@ class Tower(nn.Module):
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the cache, extended by these tokens."""
+        """Returns the output of the last layer, (B, L, D), and the cache with these tokens added."""
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.scale_embeddings:
             x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
@@ -75,7 +75,7 @@ class Tower(nn.Module):
         if config.positions == "relative":
             relative = positions_BL, key_positions_BS
             if cache is None:
-                # Positions within a segment are consecutive, so row indices give the same distances.
+                # Positions within a segment are consecutive, so indices within the row have the same distances.
                 relative = (np.arange(positions_BL.shape[1])[None],) * 2
             bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
         context = AttentionContext(

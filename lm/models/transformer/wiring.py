@@ -1,4 +1,4 @@
-"""The three families, assembled from embeddings, towers and a head."""
+"""The three Transformer families, assembled from embeddings, towers and a head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lm.models.transformer.attention_kernels import choose_kernel
 from lm.models.transformer.cache import Cache, empty_cache
 from lm.models.transformer.tower import EMBEDDED, LAST_BLOCK, RECORD, Tower
 
-# The name of the head's dropout determines its PRNG keys, so it must not change. A tower may already use Dropout_0.
+# Names of the head's dropout layer. They determine its PRNG keys, so they must not change. A tower may use Dropout_0.
 DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
 
 
@@ -30,11 +30,11 @@ class Transformer(nn.Module):
 
     config: ModelConfig
     head: Head
-    kernel: str = "xla"  # the attention kernel, where a call allows it; see `kernel_for_call`
+    kernel: str = "xla"  # the attention kernel, used by the calls that it supports; see `kernel_for_call`
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
-        """Builds the model with a platform's attention kernel. Raises UserError if the config's is unsupported."""
+        """Builds the model for a platform. Raises UserError if the config names an unsupported attention kernel."""
         return cls(config, head, choose_kernel(config, platform))
 
     @property
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         ids = jnp.zeros((1, 2), jnp.int32)
         source = Source(ids, ids, ids + 1) if self.reads_source else None
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
-        # No weight depends on the kernel, and not every kernel supports such a short row.
+        # The parameters do not depend on the kernel, and some kernels do not support such a short row.
         return self.clone(kernel="xla").init({"params": key}, batch)["params"]
 
     @nn.nowrap
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
 
 
 class OneTower(Transformer):
-    """Token embedding, one tower and a head."""
+    """A Transformer with a token embedding, one tower and a head."""
 
     causal: ClassVar[bool]
 
@@ -92,7 +92,7 @@ class OneTower(Transformer):
             self.type_embedding = Embedding(config.token_types, config, ("positions", "embed"))
         self.tower = Tower(config, causal=self.causal, kernel=self.kernel)
         for each in (self.tower, self.head):
-            nn.share_scope(self, each)  # the parameters of both are siblings of the embedding's
+            nn.share_scope(self, each)  # places their parameters beside those of the embedding
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head; see `lm.models.protocol.Model.apply`."""
@@ -118,7 +118,7 @@ class OneTower(Transformer):
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
         assert 0 <= layer <= self.text_layers, (layer, self.text_layers)
-        count = max(layer, 1)  # the blocks above are left out
+        count = max(layer, 1)  # the blocks above the layer are omitted
         config = dataclasses.replace(self.config, num_layers=count)
         params = {
             name: jax.tree.map(lambda x: x[:count], each) if name == STACK_NAME else each
@@ -133,7 +133,7 @@ class OneTower(Transformer):
 
 
 def _with_paired_texts(batch: Batch) -> Batch:
-    """Stacks the texts, then the paired texts, as rows of one batch, so that both use the same parameters."""
+    """Appends the paired texts to the batch as further rows, so that the same parameters process both texts."""
     source = batch.source
     assert source is not None and source.tokens.shape == batch.shape, "each row needs a paired text of the same length"
     texts = Source(batch.tokens, batch.positions, batch.segments)
@@ -148,7 +148,7 @@ class Decoder(OneTower):
 
 
 class Encoder(OneTower):
-    """An encoder-only Transformer (BERT, RoBERTa, ModernBERT): tokens attend to their whole segment."""
+    """An encoder-only Transformer (BERT, RoBERTa, ModernBERT): each token attends to its whole segment."""
 
     causal: ClassVar[bool] = False
 
@@ -156,8 +156,8 @@ class Encoder(OneTower):
 class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
-    A batch has a source only if the head predicts text. With any other head, encoder and decoder read the same
-    text (BART).
+    A batch has a source only if the head predicts text. With any other head, the encoder and the decoder read the same
+    text, as in BART.
     """
 
     def setup(self) -> None:
@@ -167,7 +167,7 @@ class EncoderDecoder(Transformer):
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
         self.encoder = Tower(dataclasses.replace(config, num_layers=config.num_encoder_layers), causal=False)
         self.decoder = Tower(config, causal=True, cross=True)
-        nn.share_scope(self, self.head)  # its parameters are siblings of the embedding's
+        nn.share_scope(self, self.head)  # places its parameters beside those of the embedding
 
     @property
     def reads_source(self) -> bool:
@@ -176,8 +176,9 @@ class EncoderDecoder(Transformer):
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
 
-        During decoding, the first call passes `batch.source` and an empty cache, which stores the source. Later calls
-        pass batch.source=None and the next tokens of each row; k consecutive rows may share a source.
+        During decoding, the first call passes `batch.source` and an empty cache, and the returned cache stores the
+        source. Later calls pass batch.source=None and the next tokens of each row. Each group of k consecutive rows may
+        share a source.
         """
         source = batch.source
         if not self.reads_source:
@@ -205,7 +206,7 @@ class EncoderDecoder(Transformer):
 
     @nn.nowrap
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
-        """Returns the vectors of the encoder, which by itself is an `Encoder`."""
+        """Returns the token vectors of the encoder, which is run as a standalone `Encoder`."""
         config, params = self.config, variables["params"]
         name, size = "token_embedding", config.vocab_size
         if not config.share_embeddings:
