@@ -128,8 +128,8 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),
         (["eval.generation.metrics=('blue',)"], "config.eval.generation.metrics: 'blue' is not one of bleu, chrf"),
-        (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 is more than the model's"),
-        (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: is more than max_new_tokens"),
+        (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 exceeds the model's"),
+        (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: exceeds max_new_tokens"),
         (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "this run does not compute 'valid/bleu', only"),
         (
             ["checkpoint.best_metric=valid/bits_per_byte"],
@@ -360,7 +360,7 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
         (["--num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["--length_penalty=nan"], "config.eval.generation.length_penalty: expected a finite number"),
         (["--split=test"], "there is no test split"),
-        (["--split=valid/other"], "valid has no source 'other'; it has reversal"),
+        (["--split=valid/other"], "valid has no data source 'other'; it has reversal"),
     ],
 )
 def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, flags, message):

@@ -88,7 +88,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is no longer a setting"),
         (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
         (["model.pooling=none"], "config.model.pooling: 'none' is not one of '', 'first', 'last', 'mean'"),
-        (["model.head=span"], "config.model.head: is no longer a setting; it follows from objective.name"),
+        (["model.head=span"], "config.model.head: is no longer a setting; it is now determined by objective.name"),
         (["model.global_every=2"], "config.model.global_every: requires layers with a window; set model.window"),
         (["model.token_types=1"], "config.model.token_types: must be at least 2"),
         (
@@ -241,7 +241,7 @@ def started(tiny_labels, tmp_path_factory):
             "a model with objective.name=classification generates no text; score it with eval",
         ),
         ("eval.py", ["--text=TEXT"], "--text: RUN needs examples with labels; name them in data.test of a config"),
-        ("eval.py", ["--split=test/words"], "--split=test/words: test has no source 'words'; it has lines"),
+        ("eval.py", ["--split=test/words"], "--split=test/words: test has no data source 'words'; it has lines"),
         (
             "eval.py",
             ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],

@@ -57,7 +57,7 @@ def test_resolving_twice_changes_nothing():
         ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: is empty"),
         ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),
         ({"data__train": {"a": {"kind": "embedded", "wieght": 1.0}}}, "did you mean weight"),
-        ({"data__holdout_fraction": 0.0}, "there is nothing to evaluate"),
+        ({"data__holdout_fraction": 0.0}, "evaluation has no data"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(changes, message):

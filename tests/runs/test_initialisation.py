@@ -173,7 +173,10 @@ def test_different_labels_and_adapters_are_refused(tmp_path):
         ({}, "has adapters that this model does not have; merge them first"),
         ({"lora_rank": 2, "lora_targets": ("key",)}, "has adapters that this model does not have"),
         ({"lora_rank": 4}, "lora_a has shape .* set config.model.lora_rank=2 .here 4.\\."),
-        ({"lora_rank": 2, "labels": ("A", "B", "C")}, "classifier/bias has shape .2. in .* its labels are different"),
+        (
+            {"lora_rank": 2, "labels": ("A", "B", "C")},
+            "classifier/bias has shape .2. in .* the labels of that run are different",
+        ),
     ):
         config = tagger(tmp_path / "tuned", **changes)
         with pytest.raises(UserError, match=message):
