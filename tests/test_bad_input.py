@@ -135,7 +135,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
             ["checkpoint.best_metric=valid/bits_per_byte"],
             "config.checkpoint.best_metric: this run does not compute 'valid/bits_per_byte'",
         ),
-        (["checkpoint.best_metric=valid/reversal/loss"], "valid/ followed by loss, perplexity, token_accuracy."),
+        (["checkpoint.best_metric=valid/reversal/loss"], "valid/ followed by one of loss, perplexity, token_accuracy."),
         (["objective.label_smoothing=0.95"], "config.objective.label_smoothing: 0.95 is above the largest"),
         (["objective.label_smoothing_over=other"], "did you mean others"),
     ],

@@ -99,7 +99,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: exceeds the number of layers, 1"),
         (
             ["checkpoint.best_metric=valid/f1"],
-            "this run does not compute 'valid/f1', only valid/ followed by loss, acc",
+            "this run does not compute 'valid/f1', only valid/ followed by one of loss, acc",
         ),
         (["objective.name=masked", "data.tokenizer.extra_ids=1"], "label_field: is for labels or numbers or tags, but"),
         (["init_from=nowhere"], "config.init_from: nowhere is not a run directory (it has no config.json)"),
@@ -138,7 +138,7 @@ def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overri
             "config.data.separate_vocabularies: is not read by",
         ),
         (["model.pooling=first"], "config.model.pooling: the first token of a decoder"),
-        (["checkpoint.best_metric=valid/f1"], "valid/ followed by loss, accuracy."),
+        (["checkpoint.best_metric=valid/f1"], "valid/ followed by one of loss, accuracy."),
     ],
 )
 def test_bad_settings_of_contrastive_pairs_are_refused(refused_settings, tiny_pairs, overrides, message):

@@ -177,8 +177,9 @@ class Checkpoints:
         """Restores the newest intact checkpoint, whatever mesh it was written on. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr and, unless opened read-only, set aside once an older checkpoint has been read. Raises UserError if
-        there is no intact checkpoint, or if its tree, a shape or a dtype differs from `abstract_state`.
+        on stderr and, unless the directory is opened read-only, set aside once an older checkpoint has been read.
+        Raises UserError if there is no intact checkpoint, or if the tree, a shape or a dtype of the checkpoint differs
+        from `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)
@@ -191,7 +192,7 @@ class Checkpoints:
 
         Args:
             abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings; None for NumPy arrays.
-            step: the step to read: None for the newest, or "best" for the best (if no checkpoint has the metric, the
+            step: the step to read; None for the newest, or "best" for the best (if no checkpoint has the metric, the
                 newest). In both cases, damaged checkpoints are reported on stderr and skipped. If a number is given,
                 only that checkpoint is tried.
             ema: whether to return the moving average of the parameters instead, if the state holds one.
@@ -229,7 +230,7 @@ class Checkpoints:
                 break
             except UserError:
                 if attempt == ATTEMPTS - 1 or set(steps) <= set(reading.agreed(self.steps())):
-                    raise  # the cause is not that a training run has removed one of the steps
+                    raise  # no training run has removed one of the steps, or this was the last attempt
         return jax.tree.map(lambda x: x / count, total), steps
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
@@ -284,13 +285,13 @@ class Checkpoints:
                 break
         if not damaged:
             raise UserError(
-                f"{self.directory}: checkpoints are removed by a training run before they can be read; try again."
+                f"{self.directory}: a training run keeps removing checkpoints before they can be read; try again."
             )
         steps, advice = ", ".join(map(str, damaged)), "restore the directory from a backup, or use another --workdir."
         raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
 
     def _is_being_removed(self, step: int, listed: Sequence[int]) -> bool:
-        """Returns whether a training run has removed this checkpoint. If it seems to be doing so, waits for it."""
+        """Returns whether a training run has removed this checkpoint, after waiting for a removal in progress."""
         removed = False
         for _ in range(50):
             removed = not (self.directory / str(step)).exists()
@@ -300,7 +301,7 @@ class Checkpoints:
         return bool(reading.agreed([int(removed)])[0])
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
-        """Moves damaged checkpoints out of the way of later ones, unless opened read-only."""
+        """Moves damaged checkpoints out of the way of later ones, unless the directory is opened read-only."""
         if self._manager is not None:
             if jax.process_index() == 0:
                 set_aside(self.directory, damaged)

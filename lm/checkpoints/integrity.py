@@ -38,9 +38,13 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
         elif path not in saved:
             problems.append(f"{path} is not in the checkpoint")
         elif saved[path]["shape"] != wanted[path]["shape"]:
-            problems.append(f"{path} has shape {saved[path]['shape']}, but {wanted[path]['shape']} in this model")
+            problems.append(
+                f"{path} has shape {saved[path]['shape']} in the checkpoint but {wanted[path]['shape']} in this model"
+            )
         elif saved[path]["dtype"] != wanted[path]["dtype"]:
-            problems.append(f"{path} is {saved[path]['dtype']}, but {wanted[path]['dtype']} in this model")
+            problems.append(
+                f"{path} is {saved[path]['dtype']} in the checkpoint but {wanted[path]['dtype']} in this model"
+            )
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         listed = f"{'; '.join(problems[:3])}{more}. Use the settings that it was trained with."

@@ -42,7 +42,7 @@ logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not 
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Prints an exception in a callback unless the cause is an event loop that a failed save has closed.
+    """Prints an exception raised in a callback, unless its cause is an event loop that a failed save has closed.
 
     TensorStore's threads report the closed loop once for each array; the failure of the save itself is raised.
     """
@@ -101,12 +101,12 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
     found = describe(tree, sums=leaf_sums(tree))
     for path, leaf in saved.items():
         if found.get(path) != leaf:
-            raise Damage(f"{path} differs from what was saved")
+            raise Damage(f"{path} differs from the saved array")
     return tree
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns `read()`. If it fails in any process, raises Damage in all, as none may enter a collective alone."""
+    """Returns `read()`. If it fails in any process, raises Damage in all, so that none enters a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -123,7 +123,7 @@ def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> An
     if jax.process_count() > 1:
         failed = np.atleast_1d(multihost_utils.process_allgather(np.array(bool(problem))))
         if failed.any() and not problem:
-            problem = f"{what}: found by process {int(np.argmax(failed))}"
+            problem = f"{what}: damage found by process {int(np.argmax(failed))}"
     if problem:
         raise Damage(problem)
     return result
@@ -146,7 +146,7 @@ def machine_trouble(error: BaseException) -> str:
 
 
 def agreed(steps: Sequence[int]) -> list[int]:
-    """Returns the steps that the first process has found; others may find different ones while a training run saves."""
+    """Returns the steps found by the first process, as others may find different ones while a training run saves."""
     if jax.process_count() == 1:
         return list(steps)
     row = np.full(MOST_STEPS, -1)

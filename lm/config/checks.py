@@ -64,7 +64,9 @@ def _check_data(config: Any, task: Any) -> None:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
-        refuse("data.tokenizer.path", f"give the {tokenizer.file_type}; this kind of tokenizer is loaded, not trained.")
+        refuse(
+            "data.tokenizer.path", f"must name a {tokenizer.file_type}; this kind of tokenizer is loaded, not trained."
+        )
     if data.fold >= data.folds:
         refuse("data.fold", f"must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):
@@ -115,7 +117,7 @@ def _check_model(config: Any) -> None:
 
 
 def check_steps(train: Any) -> None:
-    """Raises UserError if a config, as its author wrote it, sets the length of the training twice or to 0 steps."""
+    """Raises UserError if the user's config sets the length of the training twice, or sets it to 0 steps."""
     if train.num_epochs and train.num_steps > 0:
         message = f"{train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
         refuse("train.num_epochs", f"{message}; set num_steps to -1, or num_epochs to 0.")
@@ -143,9 +145,9 @@ def _check_training(config: Any) -> None:
         refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
-        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1; at most one may be -1 instead.")
+        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; at most one may be -1, and all others must be at least 1.")
     if config.eval.stride > (length := config.data.sequence_length):
-        refuse("eval.stride", f"{config.eval.stride} is longer than data.sequence_length={length}.")
+        refuse("eval.stride", f"{config.eval.stride} exceeds data.sequence_length={length}.")
 
 
 def _check_generation(generation: Any, limit: int) -> None:
@@ -165,7 +167,7 @@ def _check_best_metric(config: Any, task: Any) -> None:
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
-        known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}{task.advice_on_metric(metric)}"
+        known = f"{' or '.join(prefixes)} followed by one of {', '.join(metrics)}{task.advice_on_metric(metric)}"
         refuse("checkpoint.best_metric", f"this run does not compute {metric!r}, only {known}.")
 
 

@@ -47,7 +47,8 @@ def config_from_flags() -> Config | None:
 def run(main: Callable[[], int]) -> None:
     """Parses the command line, calls `main` and exits with the status that it returns.
 
-    A UserError is printed as one line on stderr, with exit status 1. Other exceptions are bugs: a traceback is printed.
+    A UserError is printed as one line on stderr, and the exit status is 1. Any other exception is a bug, so its
+    traceback is printed.
     """
     if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
         print(_help())

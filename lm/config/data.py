@@ -76,8 +76,8 @@ class SourceConfig:
     prefix: str = option("", "Pairs: text prepended to every source, e.g. 'translate English to German: '.")
     document: str = option(
         "file",
-        "text only: what counts as a document: a file, a line, a paragraph (ended by an empty line), or the text "
-        "between two occurrences of `separator`.",
+        "text only: whether a document is a file, a line, a paragraph (ended by an empty line), or the text between "
+        "two occurrences of `separator`.",
         choices=("file", "line", "paragraph", "separator"),
         read_by="kind",
     )
@@ -133,13 +133,14 @@ class PairsConfig:
 
     max_ratio: float = option(
         0.0,
-        "Drop pairs in which one side has more than this many times the characters of the other; 0 for no limit.",
+        "Drop pairs in which one side is more than this many times as long as the other, in characters; 0 for no "
+        "limit.",
     )
     drop_identical: bool = option(False, "Drop pairs whose two sides are identical.")
     source_script: str = option(
         "",
-        "Keep only pairs in which most letters of the source belong to this script. Scripts have the names used in "
-        "Unicode character names, such as LATIN, CYRILLIC or CJK. Empty for no filter.",
+        "Keep only pairs in which most letters of the source belong to this script. The script is named as in "
+        "Unicode character names, e.g. LATIN, CYRILLIC or CJK. Empty for no filter.",
     )
     target_script: str = option("", "Like source_script, but for the target.")
     overlong: str = option(
@@ -214,7 +215,8 @@ class DataConfig:
     )
     holdout: str = option(
         "hash",
-        "How the held-out share of train is chosen: hash selects documents by their hash, tail the final characters.",
+        "How the held-out share of train is chosen: hash selects documents by their hash; tail selects the last "
+        "characters.",
         choices=("hash", "tail"),
         needs=("no valid",),
     )
@@ -224,8 +226,10 @@ class DataConfig:
     cleaning: CleaningConfig = section(CleaningConfig)
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
-    separate_vocabularies: bool = option(False, "Pairs: train one tokenizer per side instead of one for both.")
-    sequence_length: int = option(256, "Tokens per row (of the target, in an encoder-decoder).", minimum=2)
+    separate_vocabularies: bool = option(False, "Pairs: train one tokenizer per side instead of a shared tokenizer.")
+    sequence_length: int = option(
+        256, "Tokens per row; in an encoder-decoder, tokens per row of the target.", minimum=2
+    )
     source_length: int = option(
         0, "Encoder-decoder: tokens per row of the source; 0 for the value of sequence_length.", minimum=0
     )

@@ -24,7 +24,7 @@ class Config:
     seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
-        "Run directory from which the tokenizer and, as initial parameters, the best checkpoint are loaded; parameters "
+        "Run directory that provides the tokenizer and, from its best checkpoint, the initial parameters; parameters "
         "without a match are listed. Empty for random initialisation.",
         affects="updates",
     )

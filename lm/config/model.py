@@ -46,7 +46,8 @@ class ModelConfig:
     num_heads: int = option(6, "Number of attention (query) heads.", minimum=1, affects="shapes")
     num_kv_heads: int = option(
         0,
-        "Number of key/value heads: 0 for num_heads, fewer for grouped-query attention, 1 for multi-query attention.",
+        "Number of key/value heads: fewer than num_heads for grouped-query attention, 1 for multi-query attention; 0 "
+        "for the value of num_heads.",
         minimum=0,
         affects="shapes",
     )
@@ -112,7 +113,9 @@ class ModelConfig:
         needs=("family=encoder_decoder",),
     )
     tie_embeddings: bool = option(
-        True, "Use the token embedding (of the decoder) as the output projection.", parameters=("output",)
+        True,
+        "Use the token embedding (in an encoder-decoder, the decoder's) as the output projection.",
+        parameters=("output",),
     )
     scale_logits: bool = option(False, "Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings.")
     scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim); set this to False for T5.")
@@ -131,7 +134,8 @@ class ModelConfig:
     )
     global_every: int = option(
         0,
-        "With a window: if this is n > 0, layers 0, n, 2n, ... have no window (ModernBERT); if 0, every layer has one.",
+        "With a window: if this is n > 0, layers 0, n, 2n, ... have no window (ModernBERT); if this is 0, every layer "
+        "has a window.",
         minimum=0,
     )
     token_types: int = option(
@@ -169,8 +173,8 @@ class ModelConfig:
     )
     remat: str = option(
         "none",
-        "Activations to recompute in the backward pass to save memory: none; full, all activations of a block; or "
-        "dots, all except the results of matrix multiplications.",
+        "Activations to recompute in the backward pass to save memory: none, all (full), or all except the results of "
+        "matrix multiplications (dots).",
         choices=("none", "full", "dots"),
         affects="nothing",
     )

@@ -1,8 +1,8 @@
 """The config schema: nested dataclasses with documented fields, built from plain dicts with type checks.
 
 Every setting declares its effect: the aspect of an existing run that would change with the setting. The effect is given
-by the `affects` argument of `option` or, if that is empty, of the enclosing `section`. Other code queries the effects
-instead of keeping lists of settings. For example, only settings that affect nothing may change when a run is continued;
+by the `affects` argument of `option` or, if that is empty, of the enclosing `section`. Other code queries these effects
+instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued;
 eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes"; and the
 error for a shape mismatch with config.init_from names the settings responsible. A setting with several effects declares
 the one that comes last in this list:
@@ -67,7 +67,7 @@ def option(
             that affects "shapes" may concern any parameter.
         needs: the conditions under which the setting has an effect, such as "document=separator" (see `unused.py`).
         read_by: the name of another setting in the same section, one with a `registry`. The new setting has an effect
-            only if the `reads` of the registry entry that is in use lists it.
+            only if it is listed in the `reads` of the selected registry entry.
     """
     affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
@@ -148,7 +148,7 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
 
 
 def check_name(schema: type, dotted: str) -> None:
-    """Raises UserError, with similar names as hints, unless `dotted` (a.b.c) is the name of a setting or section."""
+    """Raises UserError, suggesting similar names, unless `dotted` (a.b.c) is the name of a setting or section."""
     kind: Any = schema
     parts = dotted.split(".")
     for number, part in enumerate(parts):

@@ -58,8 +58,8 @@ class OptimizerConfig:
     clip_norm: float = option(1.0, "Clip gradients to this global norm; 0 for no clipping.", minimum=0.0)
     layer_decay: float = option(
         1.0,
-        "Factor by which the learning rate shrinks from each layer to the layer below; the head has the full rate, and "
-        "the embeddings have the lowest rate (Clark 2020 uses 0.8 to 0.9 for fine-tuning).",
+        "Factor by which the learning rate is multiplied from each layer to the layer below; the head has the full "
+        "rate, and the embeddings have the lowest rate (Clark 2020 uses 0.8 to 0.9 for fine-tuning).",
         minimum=0.0,
         maximum=1.0,
     )
@@ -88,7 +88,7 @@ class OptimizerConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = option(
-        -1, "Total number of optimizer steps; -1 to derive it from num_epochs or, if that is 0, for 1000.", minimum=-1
+        -1, "Total number of optimizer steps; -1 for the equivalent of num_epochs or, if that is 0, 1000.", minimum=-1
     )
     num_epochs: float = option(
         0.0,
@@ -114,7 +114,8 @@ class TrainConfig:
     )
     max_bad_steps: int = option(
         10,
-        "Stop after this many consecutive steps with a non-finite loss or gradient; they leave the state unchanged.",
+        "Stop after this many consecutive steps with a non-finite loss or gradient. Such steps leave the state "
+        "unchanged.",
         minimum=1,
         affects="nothing",
     )
@@ -153,7 +154,9 @@ class CheckpointConfig:
 class LogConfig:
     every_steps: int = option(10, "Steps between lines in metrics.jsonl.", minimum=1)
     tensorboard: bool = option(True, "Write TensorBoard events to the run directory.")
-    wandb_project: str = option("", "Weights & Biases project to log to as well (needs wandb); empty for none.")
+    wandb_project: str = option(
+        "", "Weights & Biases project to which metrics are also sent (needs wandb); empty for none."
+    )
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ class EvalConfig:
     tag_scheme: str = option(
         "auto",
         "tagging: tag scheme, which determines where entities begin and end. auto infers the scheme from the tags of "
-        "train and valid; none means that entities are not counted. BIO is the same as IOB2, and BIOES as IOBES.",
+        "train and valid; none means that entities are not counted. BIO means IOB2, and BIOES means IOBES.",
         choices=("auto", "none", "IOB1", "IOB2", "BIO", "IOE1", "IOE2", "IOBES", "BIOES", "BILOU", "BMES"),
     )
     answer_rules: str = option(

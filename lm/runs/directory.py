@@ -70,7 +70,7 @@ class RunDirectory:
         first step. For a run that continues, nothing is written. A run that has not taken its first step may be started
         again with any config. The first process holds a lock until it calls `close` or dies; the other processes write
         nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
-        training in the directory, or if its run has a different config or files that do not belong together.
+        training in it, or if the existing run has a different config or files that do not belong together.
         """
         run = cls(root)
         if not is_first:
@@ -131,7 +131,7 @@ class RunDirectory:
             raise UserError(f"{self.config_path}: edited, or written by another version of lm: {error}") from None
 
     def write_config(self, config: Config) -> None:
-        """Replaces config.json atomically. Raises UserError if it cannot be written."""
+        """Replaces config.json atomically. Raises UserError if the file cannot be written."""
         with storing(self.config_path), replacing(self.config_path, durable=True) as temporary:
             temporary.write_text(config.to_json(), encoding="utf-8")
 
@@ -220,7 +220,7 @@ class RunDirectory:
         old, new = self._load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # one of the two values is not derived yet
+            if not (a[section][name] and b[section][name]):  # one of the two values has not been derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
         if new.train.num_epochs == old.train.num_epochs > 0:  # the same data and epochs give the same steps
             for section, name, unknown in DERIVED_FROM_EPOCHS:
@@ -261,7 +261,7 @@ class RunDirectory:
     def _check_records(
         self, config: Config, effects: Collection[str], fingerprint: Mapping[str, str] | None = None
     ) -> None:
-        """Raises UserError if a checkpoint records another config or tokenizer or, given `fingerprint`, other data."""
+        """Raises UserError if a checkpoint records another config, tokenizer or, given a `fingerprint`, other data."""
         found = recorded_settings(config)
         tokenizers = {name: self._tokenizer_fingerprint(name) for name in self._tokenizers(config)}
         with self.open_checkpoints(config) as checkpoints:

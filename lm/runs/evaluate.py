@@ -146,7 +146,7 @@ def make_result(
     Raises UserError if the loss is not finite or a metric is NaN, since the result would be meaningless.
 
     Args:
-        trained: the hashes of the training examples; None to omit the number of scored examples among them.
+        trained: the hashes of the training examples; if None, scored examples that are among them are not counted.
     """
     task, undefined = task_of(config), evaluation.undefined
     plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
@@ -270,7 +270,10 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def choose_mesh(config: Config) -> Mesh:
-    """Returns the run's mesh if it fits these devices, else one that shards or, failing that, replicates parameters."""
+    """Returns the run's mesh if it fits these devices.
+
+    Otherwise, returns a mesh that shards the parameters or, if that does not fit either, one that replicates them.
+    """
     count = jax.device_count()  # the evaluator pads batches, so only the model's dimensions must be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):

@@ -55,13 +55,14 @@ class Generator:
     batch_size: int | None  # number of texts generated together; None for the default. Does not affect the output.
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
-        """Returns the model, its parameters, and the mesh (at most `rows` devices) on which these are replicated.
+        """Returns the model, its parameters, and the mesh on which the parameters are replicated.
 
-        Raises UserError if the saved parameters do not belong to the model described by config.json.
+        The mesh has at most `rows` devices. Raises UserError if the saved parameters do not belong to the model
+        described by config.json.
         """
         config = self.config
         jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
-        # Cached decoding always uses xla, so a model that was trained with the kernel of another chip also runs here.
+        # Cached decoding always uses xla, so a model trained with a kernel for other hardware also runs here.
         model = build_model(dataclasses.replace(config.model, attention="xla"), task_of(config).head(config))
         ema = config.optimizer.ema_decay > 0
         mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
@@ -131,7 +132,7 @@ def translate(
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
     tokenizers = load_tokenizers(config, run.directory.root)
-    # For some tasks, models read and write <extra_id_N> as a single token; for the others, it is ordinary text.
+    # For some tasks, models read and write <extra_id_N> as a single token; for other tasks, it is ordinary text.
     spelled = task.spells_extra_ids
     every = encode_sources(tokenizers.source, [each or "" for each in sources], spelled=spelled)
     decoded = with_text(every)

@@ -69,7 +69,9 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         )
     if not shared:
         tops = f"{_tops(found)} there, {_tops(wanted)} here"
-        raise UserError(f"config.init_from: no parameter of {root} is in this model ({tops}); use that run's settings.")
+        raise UserError(
+            f"config.init_from: no parameter of {root} is in this model ({tops}); use the model settings of that run."
+        )
     is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
     placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
@@ -79,7 +81,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 
     lines = [
         f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}: "
-        f"{len(shared)} of {len(wanted)} arrays are used."
+        f"used for {len(shared)} of the {len(wanted)} arrays of this model."
     ]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
@@ -93,7 +95,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter of a different shape, with the settings that differ."""
+    """Returns the error message for a parameter of a different shape, including the settings that differ."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
     shapes = [each for each in fields if each.metadata["affects"] == "shapes"]

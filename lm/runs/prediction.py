@@ -56,7 +56,7 @@ def read_input(
 
 @contextlib.contextmanager
 def as_file(path: str) -> Iterator[str]:
-    """Yields `path` or, for a pipe or standard input, which can be read only once, the path of a temporary copy."""
+    """Yields `path`, or the path of a temporary copy of a pipe or standard input, which can be read only once."""
     is_pipe = Path(path).is_fifo()
     if path != STANDARD_INPUT and not is_pipe:
         yield path
@@ -83,7 +83,7 @@ def predictions(
 ) -> Iterator[Any]:
     """Yields the predictions for raw examples of new inputs, in order, one batch at a time.
 
-    Notes on the inputs and the progress are printed to stderr. Raises UserError, before the first prediction, if
+    Progress and notes on the inputs are printed to stderr. Raises UserError, before the first prediction, if
     the inputs or the options are not valid for the model.
     """
     config = evaluation_config(directory.root, own, options)

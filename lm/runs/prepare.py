@@ -26,7 +26,7 @@ from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # increase this when the code starts to build different batches from the same stores
+ORDER = 1  # increase this when a change of the code alters the batches built from the same stores
 SIDES = ("source", "target")
 
 
@@ -46,7 +46,7 @@ class Prepared:
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, which serve to count evaluation examples that are also trained on."""
+        """The hashes of the training examples, used to count evaluation examples that are also trained on."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
@@ -81,7 +81,7 @@ def prepare(config: Config, workdir: Path) -> Prepared:
 def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
     """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer.
 
-    For data sources that have moved, comparing `Prepared.fingerprint` detects different contents.
+    Data sources that have moved are checked by comparing `Prepared.fingerprint`.
     """
     setting, chosen = "data.tokenizer.path", prepared.config.data.tokenizer
     has_moved = chosen.path and any(line.startswith(f"{setting}:") for line in moved)
@@ -126,7 +126,7 @@ def check_only_reads(config: Config, split: str) -> None:
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Replaces vocabulary sizes of 0 with the tokenizers' sizes. Raises UserError if any other size is too small."""
+    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if any other vocabulary size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -140,7 +140,7 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
 
 
 def cache_directory(config: Config | None = None) -> Path:
-    """Returns data.cache_dir, or $LM_CACHE_DIR if that is empty, or `lm` in the user's cache directory by default.
+    """Returns data.cache_dir if it is set, else $LM_CACHE_DIR if it is set, else `lm` in the user's cache directory.
 
     The value in `config` must come from the user, because compiled programs are loaded from this directory.
     `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
@@ -178,7 +178,7 @@ def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
         if not sources or str(error).startswith("config.data.train"):
             raise
         named = ", ".join(f"{each.label}: {each.config.path or 'embedded'}" for each in sources)
-        only = f", its {sides[0]}s only" if config.data.separate_vocabularies else ""
+        only = f", but only its {sides[0]}s" if config.data.separate_vocabularies else ""
         raise UserError(f"{error} (The training text is {named}{only}.)") from error
 
 

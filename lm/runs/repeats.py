@@ -39,7 +39,7 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 
 
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
-    """Trains a run (or continues it) for each config, in a subdirectory of `workdir`, then evaluates its best step.
+    """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates the best steps.
 
     The results on the test split (or on the validation split if there is no test split) are printed with their mean and
     standard deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of a run that was stopped
