@@ -59,7 +59,7 @@ def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
         ("model.num_heads=3", "num_heads=3 does not divide d_model=16"),
         ("model.num_kv_heads=3", "config.model.num_kv_heads: 3 does not divide num_heads=2"),
         ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 warm-up steps do not fit"),
-        ("train.accumulation=5", "config.train.accumulation: 5 microbatches do not divide"),
+        ("train.accumulation=5", "config.train.accumulation: 5 microbatches cannot evenly divide"),
         ("model.max_length=16", "config.model.max_length: 16 is shorter than"),
         ("data.holdout_fraction=0.0", "config.data.holdout_fraction: is 0 and data.valid is empty"),
         ("data.train.text.kind=docx", "config.data.train.text.kind: 'docx' is not one of"),

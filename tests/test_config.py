@@ -50,7 +50,7 @@ def test_resolving_twice_changes_nothing():
         ({"model__max_length": 100}, "shorter than data.sequence_length=256"),
         ({"model__attention": "cudnn"}, "bfloat16 only"),
         ({"optimizer__warmup_steps": 1000}, "1000 warm-up steps do not fit into train.num_steps=1000"),
-        ({"train__accumulation": 3}, "3 microbatches do not divide batch_size=32"),
+        ({"train__accumulation": 3}, "3 microbatches cannot evenly divide batch_size=32"),
         ({"eval__stride": 257}, "exceeds data.sequence_length"),
         ({"mesh__fsdp": -1}, "at most one may be -1"),
         ({"data__train": {}}, "no data source is given"),

@@ -78,7 +78,7 @@ def leaf_sum(x: jax.Array) -> jax.Array:
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
-    bits = min(8 * x.dtype.itemsize, 32)  # bitcast turns a 64-bit value into two words
+    bits = min(8 * x.dtype.itemsize, 32)  # bitcast turns a 64-bit value into two 32-bit words
     words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
     index, stride = jnp.zeros(words.shape, jnp.uint32), 1
     for axis in reversed(range(words.ndim)):

@@ -40,7 +40,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
         self._metrics_of, self._settings = metrics_of, settings
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns whether to keep each of the checkpoints, which are ordered by the time of saving."""
+        """Returns, for each checkpoint in order of saving, whether to keep it."""
         steps = [each.step for each in checkpoints]
         kept = set(steps[-self._settings.keep_latest :])
         kept |= set(best_first(steps, self._metrics_of, self._settings)[: self._settings.keep_best])

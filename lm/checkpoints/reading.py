@@ -25,7 +25,7 @@ from lm.errors import UserError
 from lm.files import parse_json
 
 FORMAT = 1  # version of the record format; newer versions of this code may write higher numbers
-MOST_STEPS = 1000  # maximum number of steps that several processes consider
+MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
 MACHINE_TROUBLES = (
     "No space left on device",
     "Disk quota exceeded",

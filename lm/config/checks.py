@@ -142,7 +142,10 @@ def _check_training(config: Any) -> None:
     if train.num_steps > 0:  # otherwise, the schedule is known only once the data has been read
         check_schedule(config)
     if train.batch_size % train.accumulation:
-        refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
+        refuse(
+            "train.accumulation",
+            f"{train.accumulation} microbatches cannot evenly divide batch_size={train.batch_size}.",
+        )
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
         refuse("mesh", f"(data, fsdp, tensor) is {sizes}; at most one may be -1, and all others must be at least 1.")

@@ -26,8 +26,8 @@ class SourceConfig:
         "text",
         "Records: the field or column that holds the text; a dotted name such as `answers.text` is a nested field. A "
         "value with braces is a template that combines fields: 'question: {question} context: {context}'. If a field "
-        "holds a list of texts, they are joined with spaces. conll: the column that holds the words, given by its "
-        "number (from 1) or by a name such as FORM; by default, the first column that does not number the words.",
+        "holds a list of texts, these are joined with spaces. conll: the column that holds the words, given by its "
+        "number (from 1) or by a name such as FORM; by default, the first column that does not hold word numbers.",
     )
     target_path: str = option(
         "",

@@ -98,7 +98,7 @@ class TrainConfig:
         maximum=10_000.0,
     )
     batch_size: int = option(
-        32, "Rows per step, summed over all devices and microbatches.", minimum=1, affects="batches"
+        32, "Total number of rows per step, over all devices and microbatches.", minimum=1, affects="batches"
     )
     accumulation: int = option(
         1,

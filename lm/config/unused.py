@@ -1,8 +1,8 @@
 """Finds settings that were changed but have no effect because of the value of another setting.
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
-since one config may serve several variants. Each of them declares in its `option` the conditions under which it has
-an effect (`needs`), or the setting whose registry entries list in `reads` the settings that they read (`read_by`).
+since one config may serve several variants. In its `option`, each of them declares the conditions for having an
+effect (`needs`), or the setting that selects the registry entry which must read it (`read_by`).
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ class RunDirectory:
     def _check_records(
         self, config: Config, effects: Collection[str], fingerprint: Mapping[str, str] | None = None
     ) -> None:
-        """Raises UserError if a checkpoint records another config, tokenizer or, given a `fingerprint`, other data."""
+        """Raises UserError if a checkpoint records a different config, tokenizer or (given a `fingerprint`) data."""
         found = recorded_settings(config)
         tokenizers = {name: self._tokenizer_fingerprint(name) for name in self._tokenizers(config)}
         with self.open_checkpoints(config) as checkpoints:

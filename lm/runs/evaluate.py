@@ -146,7 +146,7 @@ def make_result(
     Raises UserError if the loss is not finite or a metric is NaN, since the result would be meaningless.
 
     Args:
-        trained: the hashes of the training examples; if None, scored examples that are among them are not counted.
+        trained: the hashes of the training examples, or None to omit the overlap with them from the result.
     """
     task, undefined = task_of(config), evaluation.undefined
     plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}

@@ -68,7 +68,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
             f"lm.merge_lora --workdir={root} --output=NEW), or use the model.lora_* settings of that run."
         )
     if not shared:
-        tops = f"{_tops(found)} there, {_tops(wanted)} here"
+        tops = f"{_tops(found)} in that run, {_tops(wanted)} in this one"
         raise UserError(
             f"config.init_from: no parameter of {root} is in this model ({tops}); use the model settings of that run."
         )

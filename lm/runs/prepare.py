@@ -26,7 +26,7 @@ from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # increase this when a change of the code alters the batches built from the same stores
+ORDER = 1  # increase this when a code change alters the batches built from the same stores
 SIDES = ("source", "target")
 
 
@@ -46,7 +46,7 @@ class Prepared:
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, used to count evaluation examples that are also trained on."""
+        """The hashes of the training examples, used to count evaluation examples that duplicate training examples."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:

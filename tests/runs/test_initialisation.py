@@ -195,5 +195,7 @@ def test_directory_without_a_run_and_model_without_common_parameters_are_refused
         load_initial(config, {})
     config = tagger(trained[0])
     leaf = abstract(config)["final_norm"]
-    with pytest.raises(UserError, match=r"no parameter of .* is in this model \(.*layers.* there, other here\)"):
+    with pytest.raises(
+        UserError, match=r"no parameter of .* is in this model \(.*layers.* in that run, other in this one\)"
+    ):
         load_initial(config, {"other": leaf})
