@@ -216,7 +216,7 @@ class RunDirectory:
             remove_leftovers(directory)
 
     def _check_continues(self, config: Config) -> None:
-        """Raises UserError if the run was begun with other settings, or if its files do not belong together."""
+        """Raises UserError if the run began with other settings, or if its files do not belong together."""
         old, new = self._load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
