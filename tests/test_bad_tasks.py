@@ -97,7 +97,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is no longer a setting"),
         (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
         (["model.pooling=none"], "config.model.pooling: 'none' is not one of '', 'first', 'last', 'mean'"),
-        (["model.head=span"], "config.model.head: is no longer a setting; it follows from objective.name"),
+        (["model.head=span"], "config.model.head: is no longer a setting; it is now determined by objective.name"),
         (["model.global_every=2"], "config.model.global_every: requires layers with a window; set model.window"),
         (["model.token_types=1"], "config.model.token_types: must be at least 2"),
         (
@@ -108,7 +108,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: exceeds the number of layers, 1"),
         (
             ["checkpoint.best_metric=valid/f1"],
-            "this run does not compute 'valid/f1', only valid/ followed by loss, acc",
+            "this run does not compute 'valid/f1', only valid/ followed by one of loss, acc",
         ),
         (
             ["objective.name=masked", "data.tokenizer.extra_ids=1"],
@@ -153,7 +153,7 @@ def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overri
             "config.data.separate_vocabularies: is not read by",
         ),
         (["model.pooling=first"], "config.model.pooling: the first token of a decoder"),
-        (["checkpoint.best_metric=valid/f1"], "valid/ followed by loss, accuracy."),
+        (["checkpoint.best_metric=valid/f1"], "valid/ followed by one of loss, accuracy."),
     ],
 )
 def test_bad_settings_of_contrastive_pairs_are_refused(refused_settings, tiny_pairs, overrides, message):
@@ -260,7 +260,7 @@ def started(tiny_labels, tmp_path_factory):
             "a model with objective.name=classification generates no text; score it with eval",
         ),
         ("eval.py", ["--text=TEXT"], "--text: RUN needs examples with labels; name them in data.test of a config"),
-        ("eval.py", ["--split=test/words"], "--split=test/words: test has no source 'words'; it has lines"),
+        ("eval.py", ["--split=test/words"], "--split=test/words: test has no data source 'words'; it has lines"),
         (
             "eval.py",
             ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],

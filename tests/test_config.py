@@ -50,14 +50,14 @@ def test_resolving_twice_changes_nothing():
         ({"model__max_length": 100}, "shorter than data.sequence_length=256"),
         ({"model__attention": "cudnn"}, "bfloat16 only"),
         ({"optimizer__warmup_steps": 1000}, "1000 warm-up steps do not fit into train.num_steps=1000"),
-        ({"train__accumulation": 3}, "3 microbatches do not divide batch_size=32"),
-        ({"eval__stride": 257}, "longer than data.sequence_length"),
+        ({"train__accumulation": 3}, "3 microbatches cannot evenly divide batch_size=32"),
+        ({"eval__stride": 257}, "exceeds data.sequence_length"),
         ({"mesh__fsdp": -1}, "at most one may be -1"),
         ({"data__train": {}}, "no data source is given"),
         ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: must not be empty"),
         ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),
         ({"data__train": {"a": {"kind": "embedded", "wieght": 1.0}}}, "did you mean weight"),
-        ({"data__holdout_fraction": 0.0}, "there is nothing to evaluate"),
+        ({"data__holdout_fraction": 0.0}, "evaluation has no data"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(changes, message):

@@ -143,7 +143,7 @@ def test_a_run_that_ends_with_a_loss_that_is_not_finite_is_an_error(tiny_labels,
     valid.write_text("text\tlabel\na b\t1e38\n")
     values = {**NUMBERS, "train__num_steps": 2, "optimizer__warmup_steps": 1, "data__valid__lines__path": str(valid)}
     values["data__valid__lines__part"] = (0.0, 1.0)
-    with pytest.raises(UserError, match=r"run, step 2: the loss on valid is inf, so the results mean nothing"):
+    with pytest.raises(UserError, match=r"run, step 2: the loss on valid is inf, so the results are meaningless"):
         train_here(huge, tmp_path / "run", **values)
     assert list((tmp_path / "run" / "eval").glob("*/*")) == [] and checkpoints_of(tmp_path / "run")[-1] == 2
 

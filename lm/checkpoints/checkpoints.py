@@ -2,13 +2,13 @@
 
 Layout, below `checkpoints/` in the run directory:
 
-    <step>/state/             every array, in Orbax's OCDBT format; can be read onto any mesh
+    <step>/state/             all arrays, in Orbax's OCDBT format, which can be read onto any mesh
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
-    damaged-<step>/           a checkpoint that failed verification, set aside when training resumed
+    damaged-<step>/           a checkpoint that failed verification and was set aside when training resumed
 
-Orbax writes into a temporary directory and renames it once it is complete, so <step>/ is never incomplete. The
-record holds a checksum of every leaf and a hash of itself, so the restored state is either bit-identical to the saved
-one or reported as damaged.
+Orbax writes to a temporary directory and renames it when the checkpoint is complete, so <step>/ is never incomplete.
+The record holds a checksum of every leaf and a hash of its own content. A restored state is therefore either
+bit-identical to the saved state or reported as damaged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_a
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
-ATTEMPTS = 10  # at reading while a training run replaces checkpoints
+ATTEMPTS = 10  # number of attempts to read while a training run replaces checkpoints
 
 
 class Restored(NamedTuple):
@@ -45,10 +45,10 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training, all processes open them together; the directory is created if necessary, and unfinished checkpoints of
-    a killed run are removed. With `read_only`, nothing is written, so a training run may save at the same time.
-    `settings` determine which checkpoints are kept and which metric `best` uses. Raises UserError if the directory
-    cannot be used.
+    For training, all processes must create this object together; the directory is created if necessary, and unfinished
+    checkpoints of a killed run are removed. With `read_only`, nothing is written, so a training run may save at the
+    same time. `settings` determines which checkpoints are kept and which metric `best` uses. Raises UserError if the
+    directory cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
@@ -64,7 +64,7 @@ class Checkpoints:
                 remove_torn(self.directory)
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=LatestAndBest(self._metrics_of, self._settings),
-                # If creating directories in the background failed, Orbax's threads would hang for ten minutes.
+                # If creating a directory in the background failed, Orbax's threads would hang for ten minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 lightweight_initialize=True,  # Orbax's own metadata is not needed
                 save_root_metadata=False,
@@ -74,11 +74,12 @@ class Checkpoints:
     # --- writing ------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-        """Starts a save; returns once `state` is copied and its buffers may be donated. All processes must call it.
+        """Starts a save; returns once `state` is copied and its buffers may be donated. All processes must call `save`.
 
-        If an earlier save is still running, waits for it first and raises its error, if any. Returns whether a save was
-        started; an existing step is left unchanged. `metadata` holds JSON values, which `restore` returns. Raises
-        UserError for errors such as a full disk or denied access; earlier checkpoints stay intact.
+        If an earlier save is still running, first waits until it ends and raises its error, if any. Returns whether a
+        save was started; a step that already has a checkpoint is left unchanged. `metadata` holds JSON values, which
+        `restore` returns. Raises UserError for errors such as a full disk or denied access; earlier checkpoints stay
+        intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -98,12 +99,12 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # Without `force`, Orbax saves no step below the latest one. Even with it, no step is overwritten.
+            # Without `force`, Orbax saves no step below the latest one. Even with `force`, it overwrites no step.
             self._manager.save(step, args=args, force=True)
         return True
 
     def wait(self) -> None:
-        """Waits for the save in progress, if any. Raises UserError if it failed."""
+        """Waits for the save in progress, if any. Raises UserError if the save failed."""
         if self._manager is None or self._saving is None:
             return
         with self._storage_errors(f"saved (step {self._saving[0]})"):
@@ -111,7 +112,7 @@ class Checkpoints:
         self._saving = None
 
     def check(self) -> None:
-        """Raises UserError if the last save has failed. Never waits, so it may be called at every step."""
+        """Raises UserError if the last save has failed. Never waits, so `check` may be called at every step."""
         if self._manager is not None and self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -134,7 +135,7 @@ class Checkpoints:
         except UserError as save_error:
             if error is None:
                 raise
-            if not isinstance(error.__cause__, OSError):  # otherwise it says the same
+            if not isinstance(error.__cause__, OSError):  # otherwise, both have the same cause
                 print(save_error, file=sys.stderr)  # the first error is the one to raise
 
     # --- listing ------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if none has that metric."""
+        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if no step has it."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class Checkpoints:
             raise UserError(f"{where}: this checkpoint is damaged ({reading.first_line(error)}).") from None
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (step, record) for each step whose record is intact, the newest first."""
+        """Yields (step, record) for each step whose record is intact, newest first."""
         for step in reversed(self.steps()):
             with contextlib.suppress(reading.Damage, OSError, ValueError):
                 yield step, reading.read_record(self.directory / str(step))
@@ -173,11 +174,12 @@ class Checkpoints:
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Reads the newest intact checkpoint, whatever mesh it was written on. All processes must call it.
+        """Restores the newest intact checkpoint, whatever mesh it was written on. All processes must call `restore`.
 
-        The leaves of `abstract_state` are jax.ShapeDtypeStruct with shardings. Damaged checkpoints are reported on
-        stderr and, unless read-only, set aside once an older one has been read. Raises UserError if there is no intact
-        checkpoint, or if its tree, a shape or a dtype differs from `abstract_state`.
+        The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
+        on stderr and, unless the directory is opened read-only, set aside once an older checkpoint has been read.
+        Raises UserError if there is no intact checkpoint, or if the tree, a shape or a dtype of the checkpoint differs
+        from `abstract_state`.
         """
         assert all(leaf.sharding is not None for leaf in jax.tree.leaves(abstract_state)), "give every leaf a sharding"
         state, record = self._read(None, lambda _: abstract_state, partial=False)
@@ -186,12 +188,13 @@ class Checkpoints:
     def restore_params(
         self, abstract_params: Any = None, step: int | Literal["best"] | None = None, ema: bool = False
     ) -> tuple[Any, int]:
-        """Returns only the parameters, as a nested dict, and their step. Raises UserError like `restore`.
+        """Returns only the parameters, as a nested dict, and their step. Raises the same errors as `restore`.
 
         Args:
-            abstract_params: nested dict of jax.ShapeDtypeStruct with shardings; None for NumPy arrays.
-            step: None for the newest; "best" for the best, or the newest if none has the metric. In both cases, damaged
-                checkpoints are reported on stderr and skipped. If a number is given, only that checkpoint is tried.
+            abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings; None for NumPy arrays.
+            step: the step to read; None for the newest, or "best" for the best (if no checkpoint has the metric, the
+                newest). In both cases, damaged checkpoints are reported on stderr and skipped. If a number is given,
+                only that checkpoint is tried.
             ema: whether to return the moving average of the parameters instead, if the state holds one.
         """
 
@@ -207,10 +210,10 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Averages parameters over the `count` latest checkpoints up to step `last`. Returns the mean and their steps.
+        """Averages the parameters of the `count` latest checkpoints up to step `last`. Returns the mean and the steps.
 
-        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so at most two trees are in memory. Raises
-        UserError if there are too few checkpoints or one is damaged.
+        See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so at most two parameter trees are in memory.
+        Raises UserError if there are too few checkpoints or if one is damaged.
         """
         for attempt in range(ATTEMPTS):
             steps = [step for step in reading.agreed(self.steps()) if last is None or step <= last]
@@ -227,7 +230,7 @@ class Checkpoints:
                 break
             except UserError:
                 if attempt == ATTEMPTS - 1 or set(steps) <= set(reading.agreed(self.steps())):
-                    raise  # not because a training run has removed one of them
+                    raise  # no training run has removed one of the steps, or this was the last attempt
         return jax.tree.map(lambda x: x / count, total), steps
 
     def _candidates(self, step: int | Literal["best"] | None) -> list[int]:
@@ -247,10 +250,10 @@ class Checkpoints:
     def _read(
         self, step: int | Literal["best"] | None, item: Callable[[dict[str, Any]], Any], *, partial: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns the tree and record of the first intact candidate, and sets aside the damaged ones before it.
+        """Returns the tree and record of the first intact candidate, and sets aside damaged candidates before it.
 
         `item` builds the abstract tree from the record. If `partial`, the tree is only a part of the state, such as
-        {"params": ...}. If a training run removes a checkpoint while it is read, the next one is taken.
+        {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []
@@ -281,12 +284,14 @@ class Checkpoints:
             else:
                 break
         if not damaged:
-            raise UserError(f"{self.directory}: a training run removes checkpoints before they are read; try again.")
-        steps, advice = ", ".join(map(str, damaged)), "restore the directory from a copy, or use another --workdir."
+            raise UserError(
+                f"{self.directory}: a training run keeps removing checkpoints before they can be read; try again."
+            )
+        steps, advice = ", ".join(map(str, damaged)), "restore the directory from a backup, or use another --workdir."
         raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
 
     def _is_being_removed(self, step: int, listed: Sequence[int]) -> bool:
-        """Returns whether a training run, which has saved a later checkpoint, is removing this one or has done so."""
+        """Returns whether a training run has removed this checkpoint, after waiting for a removal in progress."""
         removed = False
         for _ in range(50):
             removed = not (self.directory / str(step)).exists()
@@ -296,7 +301,7 @@ class Checkpoints:
         return bool(reading.agreed([int(removed)])[0])
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
-        """Moves damaged checkpoints out of the way of later ones, unless the directory is only read."""
+        """Moves damaged checkpoints out of the way of later ones, unless the directory is opened read-only."""
         if self._manager is not None:
             if jax.process_index() == 0:
                 set_aside(self.directory, damaged)
@@ -305,14 +310,14 @@ class Checkpoints:
             self._manager.reload()
 
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, even while it is being written. Raises the same errors as `read_record`."""
+        """Returns the metrics of a step, even while it is being saved. Raises the same errors as `read_record`."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
         return reading.read_record(self.directory / str(step))["metrics"]
 
     @contextmanager
     def _storage_errors(self, attempt: str) -> Iterator[None]:
-        """Converts a file-system error in its block into a UserError, after cleaning up for another attempt."""
+        """Converts a file-system error in the `with` block into a UserError, after cleaning up for another attempt."""
         try:
             yield
         except Exception as error:

@@ -16,7 +16,7 @@ from lm.errors import UserError
 
 
 def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
-    """Returns {path: {shape, dtype, sum}} for a tree of real or abstract arrays, without `sum` if `sums` is None."""
+    """Returns {path: {shape, dtype, sum}} for a tree of real or abstract arrays; `sum` is omitted if `sums` is None."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     described: dict[str, dict[str, Any]] = {
         jax.tree_util.keystr(path, simple=True, separator="/"): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
@@ -38,9 +38,13 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
         elif path not in saved:
             problems.append(f"{path} is not in the checkpoint")
         elif saved[path]["shape"] != wanted[path]["shape"]:
-            problems.append(f"{path} has shape {saved[path]['shape']}, not {wanted[path]['shape']} as here")
+            problems.append(
+                f"{path} has shape {saved[path]['shape']} in the checkpoint but {wanted[path]['shape']} in this model"
+            )
         elif saved[path]["dtype"] != wanted[path]["dtype"]:
-            problems.append(f"{path} is {saved[path]['dtype']}, not {wanted[path]['dtype']} as here")
+            problems.append(
+                f"{path} is {saved[path]['dtype']} in the checkpoint but {wanted[path]['dtype']} in this model"
+            )
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         listed = f"{'; '.join(problems[:3])}{more}. Use the settings that it was trained with."
@@ -48,7 +52,7 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
 
 
 def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the subtree `name` of a description as abstract arrays without shardings."""
+    """Returns the subtree called `name` in a description, as abstract arrays without shardings."""
     below = {
         path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for path, leaf in leaves.items()
@@ -58,7 +62,7 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def leaf_sums(tree: Any) -> list[int]:
-    """Returns the checksums of all leaves, in order; every process gets all of them."""
+    """Returns the checksums of all leaves, in order. Every process gets all checksums."""
     return [int(each) for each in jax.device_get([leaf_sum(leaf) for leaf in jax.tree.leaves(tree)])]
 
 
@@ -66,15 +70,15 @@ def leaf_sums(tree: Any) -> list[int]:
 def leaf_sum(x: jax.Array) -> jax.Array:
     """Returns the checksum of an array: the sum over i of mix(word_i xor mix(i)), modulo 2^32, as a uint32.
 
-    An integer sum does not depend on the order of its terms, and hence not on the mesh. Because `mix` is a bijection,
-    changing one element always changes the sum; any other change, including a permutation, does so with probability
-    1 - 2^-32.
+    An integer sum does not depend on the order of its terms and is therefore the same on every mesh. Because `mix` is a
+    bijection, changing a single element always changes the sum; any other change, including a permutation, changes it
+    with probability 1 - 2^-32.
     """
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
-    bits = min(8 * x.dtype.itemsize, 32)  # bitcast turns a 64-bit value into two words
+    bits = min(8 * x.dtype.itemsize, 32)  # bitcast turns a 64-bit value into two 32-bit words
     words = jax.lax.bitcast_convert_type(x, f"uint{bits}").astype(jnp.uint32)
     index, stride = jnp.zeros(words.shape, jnp.uint32), 1
     for axis in reversed(range(words.ndim)):
@@ -91,5 +95,5 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def json_hash(content: Any) -> str:
-    """Returns the SHA-256 hash of a JSON value, which does not depend on the order of keys."""
+    """Returns the SHA-256 hash of a JSON value. The hash does not depend on the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -14,9 +14,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from lm.checkpoints.reading import Damage
 from lm.config import CheckpointConfig
 
-TORN = ".orbax-checkpoint-tmp"  # in the name of a directory that Orbax has not finished
+TORN = ".orbax-checkpoint-tmp"  # appears in the name of a directory that Orbax has not finished writing
 
-MetricsOf = Callable[[int], Mapping[str, float]]  # takes a step; may raise Damage, OSError or ValueError
+MetricsOf = Callable[[int], Mapping[str, float]]  # maps a step to its metrics; may raise Damage, OSError or ValueError
 
 
 def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: CheckpointConfig) -> list[int]:
@@ -26,7 +26,7 @@ def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: Checkpoint
         try:
             value = metrics_of(step).get(settings.best_metric, math.nan)
         except (Damage, OSError, ValueError):
-            continue  # damaged; reported when it is restored
+            continue  # the damage is reported when the checkpoint is restored
         if math.isfinite(value):
             values[step] = value
     sign = -1 if settings.highest_is_best else 1
@@ -34,13 +34,13 @@ def best_first(steps: Sequence[int], metrics_of: MetricsOf, settings: Checkpoint
 
 
 class LatestAndBest(preservation_policy.PreservationPolicy):
-    # Orbax's own BestN reads metrics from a file that is not verified, and keeps all checkpoints without metrics.
+    # Orbax's own BestN reads metrics from an unverified file, and keeps every checkpoint that has no metrics.
 
     def __init__(self, metrics_of: MetricsOf, settings: CheckpointConfig) -> None:
         self._metrics_of, self._settings = metrics_of, settings
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Returns whether to keep each checkpoint, in the order in which they were saved."""
+        """Returns, for each checkpoint in order of saving, whether to keep it."""
         steps = [each.step for each in checkpoints]
         kept = set(steps[-self._settings.keep_latest :])
         kept |= set(best_first(steps, self._metrics_of, self._settings)[: self._settings.keep_best])

@@ -1,4 +1,4 @@
-"""Reads one checkpoint, raises Damage if it differs from the saved state, and interprets storage errors."""
+"""Reads a checkpoint, raises Damage if it differs from the saved state, and interprets storage errors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_
 from lm.errors import UserError
 from lm.files import parse_json
 
-FORMAT = 1  # of the record; a higher number comes from a newer version of this code
-MOST_STEPS = 1000  # that several processes consider
+FORMAT = 1  # version of the record format; newer versions of this code may write higher numbers
+MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
 MACHINE_TROUBLES = (
     "No space left on device",
     "Disk quota exceeded",
@@ -37,14 +37,14 @@ MACHINE_TROUBLES = (
     "RESOURCE_EXHAUSTED",
 )
 
-# Through the absl logger, Orbax logs its own work, and the traceback of each error that it also raises.
+# Orbax uses the absl logger to report its own work and the traceback of each error that it also raises.
 logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Prints an exception in a callback unless its event loop was closed by a save that has failed.
+    """Prints an exception raised in a callback, unless its cause is an event loop that a failed save has closed.
 
-    TensorStore's threads report this once for each array; the failure itself is raised.
+    TensorStore's threads report the closed loop once for each array; the failure of the save itself is raised.
     """
     if str(unraisable.exc_value) != "Event loop is closed":
         _print_unraisable(unraisable)
@@ -58,7 +58,10 @@ class Damage(Exception):
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:
-    """Returns the verified JSON record of a checkpoint. Raises Damage, or UserError if a newer version wrote it."""
+    """Returns the verified JSON record of a checkpoint.
+
+    Raises Damage if the record is damaged, or UserError if a newer version of this code wrote it.
+    """
     path = checkpoint / "record" / "metadata"
     stored = parse_json(path.read_bytes())
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
@@ -77,14 +80,17 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
-    """Returns the arrays of a checkpoint or of a part of it. Raises Damage, or UserError if the tree differs."""
+    """Returns the arrays of a checkpoint or of a part of it.
+
+    Raises Damage if the arrays differ from those saved, or UserError if the tree differs from `abstract`.
+    """
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""
     saved = {path: leaf for path, leaf in record["leaves"].items() if path.startswith(top)}
     check_same_tree(checkpoint, saved, wanted)
 
-    # Uses Orbax's handler, not its manager: while reading, a manager waits for all processes, even for minutes if one
-    # of them has found a damaged file. It also assumes that it owns the directory.
+    # This uses Orbax's handler rather than its manager. While reading, a manager waits for all processes, possibly for
+    # minutes if one of them has found a damaged file. A manager also assumes that it owns the directory.
     def arrays() -> Any:
         restore_args = jax.tree.map(_restore_args, abstract)
         args = ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
@@ -95,12 +101,12 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
     found = describe(tree, sums=leaf_sums(tree))
     for path, leaf in saved.items():
         if found.get(path) != leaf:
-            raise Damage(f"{path} differs from what was saved")
+            raise Damage(f"{path} differs from the saved array")
     return tree
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns `read()`, or raises Damage in all processes if it failed in any: none may enter a collective alone."""
+    """Returns `read()`. If it fails in any process, raises Damage in all, so that none enters a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -109,7 +115,7 @@ def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> An
             raise
         except Exception as error:  # damaged files can cause any kind of error
             problem, trouble = f"{what}: {first_line(error)}", machine_trouble(error)
-        if problem:  # TensorStore's other reads fail later, and asyncio prints each error on garbage collection
+        if problem:  # TensorStore's other reads fail later, and asyncio prints their errors on garbage collection
             time.sleep(0.2)
             gc.collect()
     if trouble:
@@ -117,7 +123,7 @@ def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> An
     if jax.process_count() > 1:
         failed = np.atleast_1d(multihost_utils.process_allgather(np.array(bool(problem))))
         if failed.any() and not problem:
-            problem = f"{what}: found by process {int(np.argmax(failed))}"
+            problem = f"{what}: damage found by process {int(np.argmax(failed))}"
     if problem:
         raise Damage(problem)
     return result
@@ -135,12 +141,12 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the system fault named in an error's text (TensorStore sets no errno), or "" if the file is damaged."""
+    """Returns the system error named in an error's text (TensorStore sets no errno), or "" if the file is damaged."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 
 def agreed(steps: Sequence[int]) -> list[int]:
-    """Returns the steps that the first process has found; others may find more or fewer while a training run saves."""
+    """Returns the steps found by the first process, as others may find different ones while a training run saves."""
     if jax.process_count() == 1:
         return list(steps)
     row = np.full(MOST_STEPS, -1)
@@ -149,9 +155,9 @@ def agreed(steps: Sequence[int]) -> list[int]:
 
 
 def silence_libraries() -> None:
-    """Suppresses for the rest of the process what Orbax's and TensorStore's threads print after a failed save.
+    """Suppresses the output of Orbax's and TensorStore's threads after a failed save, for the rest of the process.
 
-    Their tasks are collected later, even at exit; the error itself is raised.
+    Their tasks are garbage-collected later, some of them only at exit; the error itself is raised.
     """
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = lambda _: None
@@ -160,7 +166,7 @@ def silence_libraries() -> None:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Suppresses the tracebacks that libraries print instead of raising an error."""
+    """Suppresses tracebacks that libraries print instead of raising an error."""
     asyncio_log = logging.getLogger("asyncio")
     was = asyncio_log.disabled, sys.unraisablehook
     asyncio_log.disabled, sys.unraisablehook = True, lambda _: None

@@ -1,4 +1,4 @@
-"""Checks, made before anything is built, that settings are compatible. Tasks (`lm/tasks`) check their own settings."""
+"""Checks, before anything is built, that settings are compatible. Tasks (`lm/tasks`) check their own settings."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def refuse(setting: str, message: str) -> None:
 
 
 def check(given: Any, config: Any, task: Any) -> None:
-    """Raises UserError for incompatible settings. `given` is the config without the derived values."""
+    """Raises UserError for incompatible settings. `given` is the config before derived values are filled in."""
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
         refuse("objective.name", f"{task.name} does not support model.family={family}; use {_or(fitting)}.")
     for setting, default in unread(task):
-        # The config.json of a run holds the derived value instead of the default.
+        # The config.json of a run holds derived values in place of defaults.
         if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
             readers = _or([name for name, each in tasks.items() if setting in each.settings])
             refuse(setting, f"is not read by objective.name={task.name}, only by {readers}; leave it at {default!r}.")
@@ -33,7 +33,7 @@ def check(given: Any, config: Any, task: Any) -> None:
 
 
 def unread(task: Any) -> list[tuple[str, Any]]:
-    """Returns the settings that other tasks read but this one does not, with their defaults."""
+    """Returns the settings that other tasks read but this task does not, with their defaults."""
     known = {setting for each in entries("lm.tasks.TASKS").values() for setting in each.settings}
     return [(setting, default_of(setting)) for setting in sorted(known - task.settings)]
 
@@ -57,16 +57,16 @@ def _check_data(config: Any, task: Any) -> None:
                 refuse(f"{where}.part", f"{each.part} is not a subrange of [0, 1], such as (0.0, 0.8).")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
-            refuse(f"data.{split}", "all weights are 0; give one data source a positive weight.")
+            refuse(f"data.{split}", "all weights are 0; give at least one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse(
-            "data.holdout_fraction", "is 0 and data.valid is empty, so there is nothing to evaluate; set one of them."
-        )
+        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so evaluation has no data; set one of the two.")
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
-        refuse("data.tokenizer.path", f"give the {tokenizer.file_type}; this kind is loaded, not trained.")
+        refuse(
+            "data.tokenizer.path", f"must name a {tokenizer.file_type}; this kind of tokenizer is loaded, not trained."
+        )
     if data.fold >= data.folds:
         refuse("data.fold", f"must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.")
     if len(set(data.labels)) < len(data.labels):
@@ -117,12 +117,12 @@ def _check_model(config: Any) -> None:
 
 
 def check_steps(train: Any) -> None:
-    """Raises UserError unless a config, as written by its author, gives the length of the training once."""
+    """Raises UserError if the user's config sets the length of the training twice, or sets it to 0 steps."""
     if train.num_epochs and train.num_steps > 0:
-        message = f"{train.num_epochs:g} and num_steps={train.num_steps} both give the length of the training"
+        message = f"{train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
         refuse("train.num_epochs", f"{message}; set num_steps to -1, or num_epochs to 0.")
     if not train.num_epochs and train.num_steps == 0:
-        refuse("train.num_steps", "0 steps train nothing; set it to 1 or more, or set train.num_epochs.")
+        refuse("train.num_steps", "must not be 0; set it to 1 or more, or set train.num_epochs.")
 
 
 def check_schedule(config: Any) -> None:
@@ -139,17 +139,18 @@ def check_schedule(config: Any) -> None:
 
 def _check_training(config: Any) -> None:
     train = config.train
-    if train.num_steps > 0:  # otherwise they are known once the data has been read
+    if train.num_steps > 0:  # otherwise, the schedule is known only once the data has been read
         check_schedule(config)
     if train.batch_size % train.accumulation:
-        refuse("train.accumulation", f"{train.accumulation} microbatches do not divide batch_size={train.batch_size}.")
+        refuse(
+            "train.accumulation",
+            f"{train.accumulation} microbatches cannot evenly divide batch_size={train.batch_size}.",
+        )
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
-        refuse(
-            "mesh", f"(data, fsdp, tensor) is {sizes}; each size must be at least 1, except that at most one may be -1."
-        )
+        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; at most one may be -1, and all others must be at least 1.")
     if config.eval.stride > (length := config.data.sequence_length):
-        refuse("eval.stride", f"{config.eval.stride} is longer than data.sequence_length={length}.")
+        refuse("eval.stride", f"{config.eval.stride} exceeds data.sequence_length={length}.")
 
 
 def _check_generation(generation: Any, limit: int) -> None:
@@ -158,9 +159,9 @@ def _check_generation(generation: Any, limit: int) -> None:
         if name not in text_metrics:
             refuse("eval.generation.metrics", f"{name!r} is not one of {', '.join(text_metrics)}.")
     if longest > limit:
-        refuse("eval.generation.max_new_tokens", f"{longest} is more than the model's {limit} positions.")
+        refuse("eval.generation.max_new_tokens", f"{longest} exceeds the model's {limit} positions.")
     if generation.min_new_tokens > generation.max_new_tokens:
-        refuse("eval.generation.min_new_tokens", "is more than max_new_tokens.")
+        refuse("eval.generation.min_new_tokens", "exceeds max_new_tokens.")
 
 
 def _check_best_metric(config: Any, task: Any) -> None:
@@ -169,7 +170,7 @@ def _check_best_metric(config: Any, task: Any) -> None:
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
-        known = f"{' or '.join(prefixes)} followed by {', '.join(metrics)}{task.advice_on_metric(metric)}"
+        known = f"{' or '.join(prefixes)} followed by one of {', '.join(metrics)}{task.advice_on_metric(metric)}"
         refuse("checkpoint.best_metric", f"this run does not compute {metric!r}, only {known}.")
 
 

@@ -25,9 +25,9 @@ def define_config_flag() -> None:
 
 
 def config_from_flags() -> Config | None:
-    """Returns the checked config given by --config and its overrides, or None if the flag is absent.
+    """Returns the validated config given by --config and its overrides, or None if the flag is absent.
 
-    Settings that have no effect are printed to stderr.
+    Settings that have no effect are reported on stderr.
     """
     flag = flags.FLAGS["config"]
     if not flag.present:
@@ -45,9 +45,10 @@ def config_from_flags() -> Config | None:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Parses the command line, calls `main` and exits with its status.
+    """Parses the command line, calls `main` and exits with the status that it returns.
 
-    A UserError becomes one line on stderr and exit status 1. Other exceptions are bugs and keep their traceback.
+    A UserError is printed as one line on stderr, and the exit status is 1. Any other exception is a bug, so its
+    traceback is printed.
     """
     if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
         print(_help())
@@ -70,7 +71,7 @@ def run(main: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def _one_line_flag_errors() -> Iterator[None]:
-    """Converts the flag errors that absl and ml_collections raise in its block into UserErrors."""
+    """Converts flag errors of absl and ml_collections within the `with` block into UserErrors."""
     path = ""
     for argument, after in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -84,10 +85,10 @@ def _one_line_flag_errors() -> Iterator[None]:
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
-                raise UserError(f"--{name} overrides a setting of a config file; also give --config=FILE.py.")
+                raise UserError(f"--{name} overrides a setting of a config file; also pass --config=FILE.py.")
     writes_bytecode = sys.dont_write_bytecode
     try:
-        sys.dont_write_bytecode = True  # leave no __pycache__ beside the config file
+        sys.dont_write_bytecode = True  # leave no __pycache__ next to the config file
         yield
     except Exception as error:
         if os.environ.get("LM_DEBUG"):
@@ -106,7 +107,7 @@ def _unreadable(path: str, error: BaseException) -> UserError:
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    # ml_collections wraps errors, and raises errors of its own while handling others.
+    # ml_collections wraps errors, and raises errors of its own while it handles others.
     found = [(each, line) for each in chain if (line := _line_in_file(each, path))]
     cause, where = found[-1] if found else (chain[-1], path)
     message = cause.msg if isinstance(cause, SyntaxError) else cause
@@ -114,7 +115,7 @@ def _unreadable(path: str, error: BaseException) -> UserError:
 
 
 def _line_in_file(error: BaseException, path: str) -> str:
-    """Returns "FILE, line N" if the error passed through the file at `path`, else ""."""
+    """Returns "FILE, line N" if the traceback of the error includes the file at `path`, else ""."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -122,12 +123,12 @@ def _line_in_file(error: BaseException, path: str) -> str:
 
 
 def _help() -> str:
-    """Returns the command's docstring, its flags, and every setting of the config."""
+    """Returns the help text: the docstring of the command, its flags, and every setting of the config."""
     main = sys.modules["__main__"]
     own = flags.FLAGS.get_key_flags_for_module(main)
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
     if "config" in flags.FLAGS:
-        lines += ["", "Settings, in a config file or as --config.NAME=VALUE:"]
+        lines += ["", "Settings, given in a config file or as --config.NAME=VALUE:"]
         lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
     return "\n".join(lines)

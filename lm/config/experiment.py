@@ -24,8 +24,8 @@ class Config:
     seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
-        "Run directory that provides the tokenizer and the initial parameters (from its best checkpoint); "
-        "parameters that do not match are listed. Empty for random initialisation.",
+        "Run directory that provides the tokenizer and, from its best checkpoint, the initial parameters; parameters "
+        "without a match are listed. Empty for random initialisation.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
@@ -42,8 +42,9 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        With `reset_unread` (for the config of a run), settings that the task does not read are reset instead of
-        rejected, and train.num_epochs may stand beside the number of steps that followed from it.
+        With `reset_unread` (for the config of an existing run), settings that the task does not read are reset to
+        their defaults instead of being rejected, and train.num_epochs may be set together with the number of steps
+        that was derived from it.
         """
         given = build(cls, values)
         if not reset_unread:
@@ -56,9 +57,9 @@ class Config:
         return config
 
     def with_num_steps(self, num_steps: int) -> Config:
-        """Returns the config with the number of steps that train.num_epochs gives, and with a schedule to match.
+        """Returns the config with the number of steps derived from train.num_epochs, and with a matching schedule.
 
-        Raises UserError if a warm-up or decay that was set does not fit into this number of steps.
+        Raises UserError if the warm-up or decay that the user has set does not fit into this number of steps.
         """
         config = _with_schedule(replace_settings(self, {"train.num_steps": num_steps}))
         check_schedule(config)
@@ -72,7 +73,7 @@ class Config:
 
 
 def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """Returns a copy of the config with new values, {dotted name: value}, which are not checked."""
+    """Returns a copy of the config with new values, given as {dotted name: value}. The values are not checked."""
     for setting, value in values.items():
         section, _, rest = setting.partition(".")
         new = replace_settings(getattr(config, section), {rest: value}) if rest else value
@@ -81,11 +82,11 @@ def replace_settings(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 DEFAULTS = Config()
-DEFAULT_STEPS, DEFAULT_WARMUP = 1000, 100  # without train.num_epochs
+DEFAULT_STEPS, DEFAULT_WARMUP = 1000, 100  # used if train.num_epochs is not set
 
 
 def defaults() -> ml_collections.ConfigDict:
-    """Returns a config with every setting at its default, the starting point of each file in configs/."""
+    """Returns a config with every setting at its default. Each file in configs/ starts from this config."""
     return ml_collections.ConfigDict(Config().to_dict(), convert_dict=True)
 
 
@@ -95,7 +96,7 @@ def source(**values: Any) -> ml_collections.ConfigDict:
 
 
 def _resolve(config: Config, task: Any) -> Config:
-    """Fills in the derived values that depend on neither the tokenizer (vocab_size) nor the data (labels)."""
+    """Fills in all derived values except those that depend on the tokenizer (vocab_size) or the data (labels)."""
     config = _with_schedule(task.resolve(config))
     data, model = config.data, config.model
     if model.head_dim == 0 and model.d_model % model.num_heads:
@@ -119,7 +120,7 @@ def _resolve(config: Config, task: Any) -> Config:
 
 
 def _with_schedule(config: Config) -> Config:
-    """Fills in the number of steps, the warm-up and the decay, unless they follow from data that is yet to be read."""
+    """Fills in the number of steps, the warm-up and the decay, unless they depend on data that is yet to be read."""
     optimizer, epochs, steps = config.optimizer, config.train.num_epochs, config.train.num_steps
     if steps < 1:
         if epochs:

@@ -1,18 +1,19 @@
 """The config schema: nested dataclasses with documented fields, built from plain dicts with type checks.
 
-Every setting declares its effect: what changing it would alter in an existing run. The effect is given by `affects`
-in the `option` or, if absent there, in the enclosing `section`. Other code queries the effect instead of keeping lists
-of settings: only settings that affect nothing may change when a run continues; eval.py rejects a --config whose model
-differs in settings that affect its function or shapes; config.init_from names the settings that caused a shape
-mismatch. A setting with several effects declares the last of them in this list:
+Every setting declares its effect: the aspect of an existing run that would change with the setting. The effect is given
+by the `affects` argument of `option` or, if that is empty, of the enclosing `section`. Other code queries these effects
+instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued;
+eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes"; and the
+error for a shape mismatch with config.init_from names the settings responsible. A setting with several effects declares
+the one that comes last in this list:
 
-    nothing    no batch, update or model output, except for rounding
-    location   nothing as long as the contents of the file or directory stay the same, which is checked
+    nothing    no effect on batches, updates or model outputs, except for rounding
+    location   no effect as long as the contents of the file or directory stay the same, which is checked
     updates    only the values of the parameters: how they are initialised and updated
     storage    only the arrays that hold the parameters (stacked layers, padding, unused positions)
     function   the output of the model for given parameters and tokens
     shapes     which parameters exist, and their shapes
-    batches    the data that a step reads
+    batches    the data that each step reads
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from lm.errors import UserError
 
 EFFECTS = ("nothing", "location", "updates", "storage", "function", "shapes", "batches")
 
-# Removed settings and what to do instead. They are ignored when an old run directory is read.
+# Removed settings and their replacements. These settings are ignored when an old run directory is read.
 RETIRED = {
-    "model.head": "it follows from objective.name.",
-    "model.num_classes": "it follows from data.labels.",
-    "model.max_hidden": "it follows from objective.noise_density.",
+    "model.head": "it is now determined by objective.name.",
+    "model.num_classes": "it is now determined by data.labels.",
+    "model.max_hidden": "it is now determined by objective.noise_density.",
     "model.pair_head": "set objective.next_sentence.",
 }
 
@@ -57,14 +58,16 @@ def option(
     """Builds a dataclass field for a setting, with its documentation, allowed values and effect.
 
     Args:
-        choices: the allowed values; empty for any.
-        registry: instead of `choices`, the dotted name of a dict whose keys are the allowed values, such as
-            "lm.tasks.TASKS"; looked up when a value is checked.
-        minimum, maximum: the allowed range, inclusive.
+        choices: the allowed values; empty if any value is allowed.
+        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. It replaces
+            `choices` and is imported only when a value is checked.
+        minimum, maximum: the bounds of the allowed range, inclusive.
         affects: one of EFFECTS; by default, "shapes" if `parameters` is given, else the effect of the section.
-        parameters: names of the parameters whose existence or shape depends on the setting; empty for all.
-        needs: the conditions under which the setting has an effect, such as "document=separator" (`unused.py`).
-        read_by: the setting of the same section whose registry entries list in `reads` whether they read this one.
+        parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting
+            that affects "shapes" may concern any parameter.
+        needs: the conditions under which the setting has an effect, such as "document=separator" (see `unused.py`).
+        read_by: the name of another setting in the same section, one with a `registry`. The new setting has an effect
+            only if it is listed in the `reads` of the selected registry entry.
     """
     affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
@@ -74,7 +77,7 @@ def option(
 
 
 def section(cls: type, affects: str = "") -> Any:
-    """Builds a dataclass field that holds a `cls`; `affects` is the effect of its settings that declare none."""
+    """Builds a dataclass field that holds a `cls`. `affects` applies to settings of `cls` that declare no effect."""
     assert not affects or affects in EFFECTS, affects
     return field(default_factory=cls, metadata={"affects": affects})
 
@@ -86,7 +89,7 @@ def entries(registry: str) -> Mapping[str, Any]:
 
 
 def allowed_values(rules: Mapping[str, Any]) -> tuple:
-    """Returns the values allowed by the metadata of a field, or an empty tuple if any value is allowed."""
+    """Returns the values that the metadata of a field allows, or an empty tuple if any value is allowed."""
     return tuple(entries(rules["registry"])) if rules.get("registry") else rules.get("choices", ())
 
 
@@ -145,7 +148,7 @@ def _value(kind: Any, value: Any, path: str, rules: Mapping[str, Any]) -> Any:
 
 
 def check_name(schema: type, dotted: str) -> None:
-    """Raises UserError, suggesting similar names, unless `dotted` (a.b.c) names a setting or a section."""
+    """Raises UserError, suggesting similar names, unless `dotted` (a.b.c) is the name of a setting or section."""
     kind: Any = schema
     parts = dotted.split(".")
     for number, part in enumerate(parts):
@@ -162,7 +165,7 @@ def check_name(schema: type, dotted: str) -> None:
 
 
 def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """Returns (dotted name, default, documentation) for every setting, in order."""
+    """Returns (dotted name, default, documentation) for every setting, in the order of declaration."""
     hints, found = typing.get_type_hints(cls), []
     for spec in dataclasses.fields(cls):
         kind, name = hints[spec.name], prefix + spec.name
@@ -179,30 +182,30 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
 
 
 def _docs_of_entries(rules: Mapping[str, Any]) -> str:
-    """Formats the `doc` of each entry in the registry of a setting."""
+    """Formats the `doc` of every entry in the registry of a setting."""
     registry = entries(rules["registry"]) if rules.get("registry") else {}
     docs = [f"{name}: {entry.doc}" for name, entry in registry.items() if getattr(entry, "doc", "")]
     return f" {'; '.join(docs)}." if docs else ""
 
 
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
-    """Returns the error message for a setting that is not among the `known` ones of its section."""
+    """Returns the error message for a setting that is not among the `known` settings of its section."""
     if dotted in RETIRED:
         return f"{start}{dotted}: is no longer a setting; {RETIRED[dotted]}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the settings here are {', '.join(sorted(known))}."
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the available settings are {', '.join(sorted(known))}."
     return f"{start}{dotted}: no such setting; {hint}"
 
 
 def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested settings of an old config.json without the retired ones."""
+    """Returns the nested settings of an old config.json without the retired settings."""
     kept = copy.deepcopy(dict(values))
     for dotted in RETIRED:
         section, _, name = dotted.partition(".")
         if isinstance(kept.get(section), dict):
             kept[section].pop(name, None)
     model = kept.get("model")
-    if isinstance(model, dict) and model.get("pooling") == "none":  # written for tagging, which does not pool
+    if isinstance(model, dict) and model.get("pooling") == "none":  # an old value for tagging, which does not pool
         model["pooling"] = ""
     return kept
 
@@ -214,7 +217,7 @@ def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
 def effect(schema: type, dotted: str) -> str:
     """Returns the effect of a setting, one of EFFECTS.
 
-    Settings of a data source have the effect of data.train, etc., unless they declare their own.
+    A setting of a data source has the effect of data.train, data.valid or data.test, unless it declares its own.
     """
     cls, found = schema, ""
     names = iter(dotted.split("."))
@@ -224,7 +227,7 @@ def effect(schema: type, dotted: str) -> str:
         kind = typing.get_type_hints(cls)[name]
         if typing.get_origin(kind) is dict and found != "nothing":
             kind = typing.get_args(kind)[1]
-            next(names, None)  # the name of the data source
+            next(names, None)  # skip the name of the data source
         if not dataclasses.is_dataclass(kind):
             break
         cls = typing.cast(type, kind)
@@ -245,5 +248,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def differences_affecting(effects: Collection[str], schema: type, old: Mapping, new: Mapping) -> list[str]:
-    """Returns those `differences` between two nested dicts whose setting has one of the given effects."""
+    """Returns the `differences` between two nested dicts in settings that have one of the given effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]

@@ -1,8 +1,8 @@
-"""Finds settings that were changed but have no effect, because of another setting.
+"""Finds settings that were changed but have no effect because of the value of another setting.
 
-A setting that the chosen task does not read is refused (`checks.py`). Those found here are only reported, since a
-config may serve several variants. Each declares in its `option` what it needs, or that the entry of a registry reads it
-(`read_by`).
+A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
+since one config may serve several variants. In its `option`, each of them declares the conditions for having an
+effect (`needs`), or the setting that selects the registry entry which must read it (`read_by`).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def _unused_in(section: Any, config: Any, path: str) -> Iterator[str]:
 
 
 def _is_met(need: str, section: Any, config: Any) -> bool:
-    """Returns whether "name=value" holds, or "name" is set (neither empty nor 0), or "no name" is not.
+    """Returns whether a condition holds: "name=value", "name" (neither empty nor 0) or "no name" (empty or 0).
 
-    A name without a dot is a setting of the same section.
+    A name without a dot refers to a setting of the same section.
     """
     name, equals, value = need.removeprefix("no ").partition("=")
     found = attrgetter(name)(config if "." in name else section)

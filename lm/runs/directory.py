@@ -1,10 +1,10 @@
-"""The run directory (`--workdir`): every file that another command needs, and the lock that guards training.
+"""The run directory (`--workdir`), which holds every file that other commands need and the lock that guards training.
 
 config.json      the resolved config        metrics.jsonl   one JSON object per line: step and metrics
 tokenizer/       tokenizer files            tensorboard/    event files
-checkpoints/     see lm/checkpoints         curves.png      drawn from metrics.jsonl
-eval/<step>/     results of eval.py         .lock           held by the process that trains here
-eval/train_hashes.npz    of the training examples, to count those that are evaluated
+checkpoints/     see lm/checkpoints         curves.png      plot of metrics.jsonl
+eval/<step>/     results of eval.py         .lock           held by the training process
+eval/train_hashes.npz    hashes of the training examples, to count those that are also evaluated
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from lm.runs.fingerprint import (
     recorded_settings,
 )
 
-TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second only with data.separate_vocabularies
-# Files that a run may leave behind if it is killed during start-up; some of these names are those of earlier versions.
+TOKENIZERS = ("tokenizer", "tokenizer_source")  # the second is used only with data.separate_vocabularies
+# Files that a run may leave behind if it is killed during start-up, including names used by earlier versions.
 LEFTOVER = re.compile(r"\.lock|\.(config\.json|metrics\.jsonl)(\.\d+)?\.tmp|tokenizer(_source)?\.tmp-[\w-]+")
 
 
 class RunDirectory:
-    """The directory of one run: its paths, its config, its checkpoints, its metrics and its lock."""
+    """The directory of one run, with its paths, config, checkpoints, metrics and lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -55,8 +55,8 @@ class RunDirectory:
         self.tensorboard_dir = self.root / "tensorboard"
         self.curves_path = self.root / "curves.png"
         self.train_hashes_path = self.root / "eval" / "train_hashes.npz"
-        self.moved: list[str] = []  # "setting: old -> new" of data that was elsewhere when the run was trained
-        self._made: list[Path] = []  # directories that `open` made, innermost first
+        self.moved: list[str] = []  # "setting: old -> new" for each file that has moved since the run was trained
+        self._made: list[Path] = []  # directories that `open` created, innermost first
         self._lock: int | None = None
 
     def eval_dir(self, step: int) -> Path:
@@ -66,11 +66,11 @@ class RunDirectory:
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """Opens a directory for training, either to start a run or to continue one.
 
-        A new run gets its config.json here, and loses it again if a UserError leaves the `with` block before the first
-        step. In a run that continues, nothing is written. A run without a first step may be started again with any
-        config. The first process holds a lock until `close` or until it dies; the others write nothing. Raises
-        UserError if the path is not a directory or holds other files, if its run was trained with another config or
-        its files do not belong together, or if another process is training in it.
+        For a new run, config.json is written; it is removed again if a UserError leaves the `with` block before the
+        first step. For a run that continues, nothing is written. A run that has not taken its first step may be started
+        again with any config. The first process holds a lock until it calls `close` or dies; the other processes write
+        nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
+        training in it, or if the existing run has a different config or files that do not belong together.
         """
         run = cls(root)
         if not is_first:
@@ -101,7 +101,7 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens a run for reading. Raises UserError if there is no run or its files do not belong together."""
+        """Opens a run for reading. Raises UserError if there is no run or if its files do not belong together."""
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: no such run directory; check --workdir, or train first.")
@@ -109,9 +109,9 @@ class RunDirectory:
         return run
 
     def load_config(self) -> Config:
-        """Returns the config without retired settings and without paths to write to.
+        """Returns the config of the run, without retired settings and without data.cache_dir.
 
-        A run directory may come from someone else, so only the user of this machine says where the cache lies. Raises
+        A run directory may come from someone else, so the user of this machine determines where the cache is. Raises
         UserError if config.json is missing or invalid.
         """
         return replace_settings(self._load_config(), {"data.cache_dir": ""})
@@ -131,7 +131,7 @@ class RunDirectory:
             raise UserError(f"{self.config_path}: edited, or written by another version of lm: {error}") from None
 
     def write_config(self, config: Config) -> None:
-        """Replaces config.json atomically. Raises UserError if it cannot be written."""
+        """Replaces config.json atomically. Raises UserError if the file cannot be written."""
         with storing(self.config_path), replacing(self.config_path, durable=True) as temporary:
             temporary.write_text(config.to_json(), encoding="utf-8")
 
@@ -140,7 +140,7 @@ class RunDirectory:
         return Checkpoints(self.checkpoints_dir, config.checkpoint, read_only=read_only)
 
     def check_data(self, config: Config, fingerprint: Mapping[str, str]) -> None:
-        """Raises UserError if a checkpoint was trained with other settings or on data with another fingerprint."""
+        """Raises UserError if a checkpoint was trained with other settings or on data with a different fingerprint."""
         self._check_records(config, FOR_TRAINING, fingerprint)
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class RunDirectory:
             self.close()
 
     def _take_lock(self) -> None:
-        """Takes a POSIX lock. (A forked worker that outlives this process would keep a lock taken by flock(2).)"""
+        """Takes a POSIX lock, because a forked worker that outlives this process would keep a flock(2) lock."""
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,10 +168,10 @@ class RunDirectory:
             holder = os.read(descriptor, 100).decode(errors="replace").strip() or "just starting"
             os.close(descriptor)
             if not isinstance(error, (BlockingIOError, PermissionError)):
-                return None  # a file system without locks
+                return None  # the file system does not support locks
             problem = f"another process is training in this directory ({holder})"
             raise UserError(f"{self.root}: {problem}; wait for it, stop it, or use another --workdir.") from None
-        if not os.fstat(descriptor).st_nlink:  # a run that was refused has just removed it
+        if not os.fstat(descriptor).st_nlink:  # a run that was rejected has just removed the lock file
             os.close(descriptor)
             return self._take_lock()
         os.ftruncate(descriptor, 0)
@@ -182,7 +182,7 @@ class RunDirectory:
     # --- starting and continuing --------------------------------------------------------------------------
 
     def _has_checkpoints(self) -> bool:
-        """Returns whether a checkpoint was finished, even if it is damaged now."""
+        """Returns whether any checkpoint was completed, even if it has been damaged since."""
         return self.checkpoints_dir.is_dir() and any(TORN not in each.name for each in self.checkpoints_dir.iterdir())
 
     def _has_begun(self) -> bool:
@@ -191,24 +191,24 @@ class RunDirectory:
     def _start(self, config: Config) -> None:
         """Writes the config of a run that starts at step 0, and removes the tokenizers of an earlier attempt.
 
-        That attempt may have read other data, e.g. before the user corrected a file or a path.
+        The earlier attempt may have read other data, e.g. before the user corrected a file or a path.
         """
         for name in TOKENIZERS:
             shutil.rmtree(self.root / name, ignore_errors=True)
         self.write_config(config)
 
     def _discard(self) -> None:
-        """Removes everything that a run has written before its first step, so that it does not block the next try."""
+        """Removes everything that a run wrote before its first step, so that a new run can start in the directory."""
         for path in (*(self.root / name for name in TOKENIZERS), self.tensorboard_dir, self.checkpoints_dir):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config_path, self.metrics_path, self.root / ".lock"):
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty
+        with contextlib.suppress(OSError):  # raised if a directory is not empty
             for path in self._made:
                 path.rmdir()
 
     def _remove_leftovers(self) -> None:
-        """Removes the temporary files of killed processes; those in the directory itself are not used by any other."""
+        """Removes the temporary files of killed processes. No other process uses those in the run directory itself."""
         for each in self.root.iterdir():
             if each.name != ".lock" and LEFTOVER.fullmatch(each.name):
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -216,19 +216,19 @@ class RunDirectory:
             remove_leftovers(directory)
 
     def _check_continues(self, config: Config) -> None:
-        """Raises UserError if the run has begun with other settings, or if its files do not belong together."""
+        """Raises UserError if the run began with other settings, or if its files do not belong together."""
         old, new = self._load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # one of them is not derived yet
+            if not (a[section][name] and b[section][name]):  # one of the two values has not been derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
-        if new.train.num_epochs == old.train.num_epochs > 0:  # which give the same steps, as the data is the same
+        if new.train.num_epochs == old.train.num_epochs > 0:  # the same data and epochs give the same steps
             for section, name, unknown in DERIVED_FROM_EPOCHS:
                 if b[section][name] == unknown:
                     b[section][name] = a[section][name]
         known = {name: dict(b[name]) for name in ("model", "data", "train", "optimizer")}
         derived = Config.from_dict({**new.to_dict(), **known}, reset_unread=True)
-        # A longer run is the same run only if the learning rate of each step stays the same.
+        # A run may be extended only if the learning rate of every earlier step stays the same.
         unit = "num_epochs" if new.train.num_epochs else "num_steps"
         longer = getattr(new.train, unit) > getattr(old.train, unit) > 0
         if longer and not new.optimizer.schedule_entry.decays_last:
@@ -241,7 +241,7 @@ class RunDirectory:
             changed, advice = {line.split(":")[0] for line in lines}, ""
             if longer and changed <= {"optimizer.decay_steps", "optimizer.warmup_steps"}:
                 keep = " ".join(f"--config.{name}={attrgetter(name)(old)}" for name in sorted(changed))
-                advice = f" To train longer at its final learning rate, add {keep}."
+                advice = f" To train longer at the final learning rate of this run, add {keep}."
             listed = "; ".join(f"{line:.{max(40, 240 // len(lines))}}" for line in lines[:8])
             more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
             raise UserError(
@@ -261,7 +261,7 @@ class RunDirectory:
     def _check_records(
         self, config: Config, effects: Collection[str], fingerprint: Mapping[str, str] | None = None
     ) -> None:
-        """Raises UserError if a checkpoint has another config or tokenizer or, given a `fingerprint`, other data."""
+        """Raises UserError if a checkpoint records a different config, tokenizer or (given a `fingerprint`) data."""
         found = recorded_settings(config)
         tokenizers = {name: self._tokenizer_fingerprint(name) for name in self._tokenizers(config)}
         with self.open_checkpoints(config) as checkpoints:
@@ -275,16 +275,16 @@ class RunDirectory:
                     check_data(checkpoint, metadata, fingerprint, self.root)
 
     def _tokenizer_fingerprint(self, name: str) -> str | None:
-        """Returns the fingerprint that a tokenizer states, which is verified when it is loaded; None if unreadable."""
+        """Returns the fingerprint stored with a tokenizer (verified on loading), or None if it cannot be read."""
         try:
             return str(parse_json((self.root / name / INFO_FILE).read_bytes())["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # loading the tokenizer raises a better error
+            return None  # loading the tokenizer raises a more helpful error
 
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects of metrics.jsonl, without a torn last line. Raises UserError if another is invalid."""
+        """Returns the objects in metrics.jsonl, except a torn last line. Raises UserError if another is invalid."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
@@ -292,7 +292,7 @@ class RunDirectory:
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops torn lines and the lines of steps after `step`, at which the run resumes."""
+        """Drops torn lines and the lines of all steps after `step`, from which the run resumes."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
@@ -300,7 +300,7 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line with its object, or with None if the line is torn or invalid."""
+        """Yields each line with the object that it holds, or with None if the line is torn or invalid."""
         try:
             content = self.metrics_path.read_bytes()
         except FileNotFoundError:

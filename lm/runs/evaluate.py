@@ -1,4 +1,4 @@
-"""Scores a checkpoint of a run, on devices that may differ in number and kind from those used in training."""
+"""Scores a checkpoint of a run. The devices may differ in number and kind from those used in training."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = ("function", "shapes")  # model settings with these effects must be equal in --config and the run
+MODEL = ("function", "shapes")  # model settings with these effects must have the same values in --config and the run
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of eval.py, shared by all runs that it evaluates."""
 
-    step: str = "best"  # best, latest, or a number
-    split: str = "valid"  # valid, test or train; SPLIT/SOURCE for only one of its data sources
-    text: str = ""  # score this text file or glob instead of the run's data
-    config: Config | None = None  # use the data of this config instead of the run's
+    step: str = "best"  # best, latest, or a step number
+    split: str = "valid"  # valid, test or train; SPLIT/SOURCE for only one data source of the split
+    text: str = ""  # text file or glob pattern to score instead of the run's data
+    config: Config | None = None  # config whose data is used instead of the run's data
     config_name: str = ""
     average: int = 1  # number of checkpoints to average
     # These override the config unless they are 0 or None:
@@ -54,7 +54,7 @@ class Options:
     batch_size: int = 0
     num_beams: int = 0
     length_penalty: float | None = None
-    cache_dir: str = ""  # the user's data.cache_dir; that in the run directory is not used
+    cache_dir: str = ""  # the user's data.cache_dir; the value in the run directory is ignored
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Evaluated:
 
     result: Result
     root: Path  # the run directory
-    directory: Path  # in it
-    stem: str  # of the file names
+    directory: Path  # where to write, below `root`
+    stem: str  # stem of the file names
     evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
-        """Writes the results and predictions and prints their paths, or a warning if they cannot be written."""
+        """Writes the results and predictions and prints their paths, or prints a warning if this fails."""
         try:
             check_below(self.directory, self.root)
             paths = write_results(self.directory, self.stem, self.result)
@@ -141,12 +141,12 @@ def make_result(
     trained: Hashes | None,
     **labels: Any,
 ) -> Result:
-    """Builds the result of an evaluation from its metrics, `values`. `labels` are the run, step and split.
+    """Builds the result of an evaluation from its metrics (`values`). `labels` holds the run, step and split.
 
-    Raises UserError if the loss is not finite or a metric is NaN: such a result means nothing.
+    Raises UserError if the loss is not finite or a metric is NaN, since the result would be meaningless.
 
     Args:
-        trained: the hashes of the training examples, or None to leave out how many of them were scored.
+        trained: the hashes of the training examples, or None to omit the overlap with them from the result.
     """
     task, undefined = task_of(config), evaluation.undefined
     plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
@@ -177,7 +177,7 @@ def make_result(
 
 
 def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str) -> None:
-    """Raises UserError for a loss that is not finite, or for another metric that is NaN."""
+    """Raises UserError if a loss is not finite or another metric is NaN."""
     bad = [
         (name, value)
         for name, value in metrics.items()
@@ -188,8 +188,8 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
         metric = name.rpartition("/")[2]
         what = "the loss" if metric == "loss" else metric_of(metric).heading
         raise UserError(
-            f"{run}, step {step}: {what} on {split} is {value}, so the results mean nothing and "
-            "were not written. The model has diverged, or this data has values that overflow; try another --step or "
+            f"{run}, step {step}: {what} on {split} is {value}, so the results are meaningless and "
+            "were not written. The model has diverged, or values overflow on this data; try another --step or "
             "model.dtype='float32', or train again with a lower optimizer.learning_rate."
         )
 
@@ -197,7 +197,7 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
 def read_params(
     directory: RunDirectory, config: Config, model: Model, mesh: Mesh, options: Options
 ) -> tuple[Any, int, str, bool]:
-    """Returns the parameters, their step, their description, and whether the step is the best."""
+    """Returns the parameters, their step, a description of them, and whether this step is the best one."""
     abstract = abstract_state(config, model, optax.identity(), mesh).params
     ema = config.optimizer.ema_decay > 0
     step: Any = int(options.step) if options.step.isdecimal() else {"best": "best", "latest": None}[options.step]
@@ -212,7 +212,7 @@ def read_params(
 
 
 def evaluation_config(root: Path, own: Config, options: Options) -> Config:
-    """Returns the run's config with the data and evaluation settings of the options, validated as a whole."""
+    """Returns the run's config with data and evaluation settings from the options, validated as a whole."""
     values = own.to_dict()
     values["data"]["cache_dir"] = options.cache_dir
     if options.config is not None:
@@ -228,7 +228,7 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             raise UserError(
                 f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must be those of {root} in the "
-                f"same order ({', '.join(own.data.labels)}); leave them out."
+                f"same order ({', '.join(own.data.labels)}); omit data.labels."
             )
         other["data"]["labels"] = own.data.labels
         if other["eval"]["tag_scheme"] == "auto":
@@ -243,26 +243,26 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
         section[name] = getattr(options, name) or section[name]
     if options.length_penalty is not None:
         generation["length_penalty"] = options.length_penalty
-    values["train"]["num_epochs"] = 0.0  # their number of steps is known
+    values["train"]["num_epochs"] = 0.0  # the number of steps is already known
     config = Config.from_dict({**values, "checkpoint": {}})
     if (options.num_beams or options.length_penalty is not None) and not config.eval.generation.metrics:
         flag = "num_beams" if options.num_beams else "length_penalty"
-        raise UserError(f"--{flag}: {root} generates no outputs, because eval.generation.metrics is empty; omit it.")
+        raise UserError(f"--{flag}: {root} generates no outputs (eval.generation.metrics is empty); omit the flag.")
     unused = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
-    # An attention kernel for the training hardware may not run on this hardware.
+    # The attention kernel that was used in training might not run on this hardware.
     attention = {"model.attention": "xla" if config.model.attention == "xla" else "auto"}
-    # The run's own metric determines its best checkpoint, even if it cannot be computed on other data.
+    # The run's own metric determines the best checkpoint, even if this metric cannot be computed on other data.
     return replace_settings(config, {**unused, **attention, "checkpoint": own.checkpoint})
 
 
 def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Returns the stores of the split, or of one of its data sources, and the references for generated outputs."""
+    """Returns the stores of a split or of one of its data sources, and the references for generated outputs."""
     split, _, source = ("test", "", "") if options.text else options.split.partition("/")
     if options.config is None:
         check_only_reads(config, split)
     stores = prepare_split(config, tokenizers, split)
     if source and source not in stores:
-        raise UserError(f"--split={options.split}: {split} has no source {source!r}; it has {', '.join(stores)}.")
+        raise UserError(f"--split={options.split}: {split} has no data source {source!r}; it has {', '.join(stores)}.")
     references = task_of(config).references(config, split)
     if source:
         return {source: stores[source]}, {source: references[source]} if references else {}
@@ -270,8 +270,11 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def choose_mesh(config: Config) -> Mesh:
-    """Returns the run's mesh if it fits these devices, else one that shards the parameters, else a replicated one."""
-    count = jax.device_count()  # the evaluator pads its batches, so only the model has to be divisible
+    """Returns the run's mesh if it fits these devices.
+
+    Otherwise, returns a mesh that shards the parameters or, if that does not fit either, one that replicates them.
+    """
+    count = jax.device_count()  # the evaluator pads batches, so only the model's dimensions must be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})
     for sizes in (config.mesh, MeshConfig(data=1, fsdp=-1)):
         try:
@@ -284,7 +287,7 @@ def choose_mesh(config: Config) -> Mesh:
 
 
 def _stem(options: Options, own: Config, config: Config) -> str:
-    """Returns the stem of the file names: "results", with every option appended that differs from the run's own."""
+    """Returns the stem of the file names: "results", followed by each option that differs from the run's setting."""
     parts = ["results"]
     if options.text:
         parts += ["text", Path(options.text).name.replace("*", "_").replace("?", "_")]

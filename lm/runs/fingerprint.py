@@ -1,8 +1,8 @@
-"""Recognises a damaged or mixed-up run directory by what its checkpoints record.
+"""Detects damaged or mixed-up run directories by comparing their files with the metadata of their checkpoints.
 
 The metadata of a checkpoint holds the fingerprints of the data and the tokenizers (`data`, see lm/runs/prepare.py) and
-the settings that the parameters depend on (`config`). Each is compared only if it is there: checkpoints written before
-the settings were recorded remain valid.
+the settings on which the parameters depend (`config`). An entry is compared only if it is present, so checkpoints
+written before settings were recorded remain valid.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from lm.config.schema import EFFECTS, differences, effect
 from lm.errors import UserError
 
 DERIVED_FROM_DATA = (("model", "vocab_size"), ("model", "source_vocab_size"), ("data", "labels"))
-# The settings that train.num_epochs and the data determine, each with the value that stands for "not yet known".
+# Settings determined by train.num_epochs and the data, each with the value that stands for "not yet known".
 DERIVED_FROM_EPOCHS = (("train", "num_steps", -1), ("optimizer", "decay_steps", 0), ("optimizer", "warmup_steps", -1))
-# A longer run is the same run; RunDirectory compares these with config.json, which knows whether it may become longer.
+# These settings may change when a run is extended. RunDirectory checks whether the run may be extended.
 LENGTH = ("train.num_steps", "train.num_epochs", "optimizer.decay_steps")
-# The effects of settings that the other commands compare: those that determine what the model computes and for which
-# tokens. How parameters were trained or are stored makes no difference to them.
+# Commands other than training compare only settings with these effects, which determine what the model computes and
+# for which tokens. To these commands, it does not matter how the parameters were trained or are stored.
 FOR_READING = ("function", "shapes", "batches")
 FOR_TRAINING = tuple(name for name in EFFECTS if name not in ("nothing", "location"))
-SHOWN = 4  # differences in a message
+SHOWN = 4  # number of differences listed in a message
 
 
 def recorded_settings(config: Config) -> dict[str, Any]:
-    """Returns the value of each setting that affects the parameters, the model or the data, by dotted name."""
+    """Returns the values of all settings that affect the parameters, the model or the data, keyed by dotted name."""
     return {name: value for name, value in _flat(config.to_dict()) if effect(Config, name) in FOR_TRAINING}
 
 
 def check_settings(
     checkpoint: Path, metadata: Mapping[str, Any], found: Mapping[str, Any], effects: Collection[str], where: Path
 ) -> None:
-    """Raises UserError if a checkpoint was trained with other settings than `found`, which were read from `where`."""
+    """Raises UserError if a checkpoint was trained with settings other than `found`, which were read from `where`."""
     saved = metadata.get("config", {})
     underived = {f"{section}.{name}" for section, name in DERIVED_FROM_DATA if not found[f"{section}.{name}"]}
     underived |= {
         f"{section}.{name}" for section, name, unknown in DERIVED_FROM_EPOCHS if found[f"{section}.{name}"] == unknown
     }
-    # A setting that only one of the two has is newer or older than the checkpoint.
+    # A setting that is missing on one side was added or removed after the checkpoint was written.
     names = [name for name in saved if name in found and name not in underived and effect(Config, name) in effects]
     names = [name for name in names if effects is not FOR_TRAINING or name not in LENGTH]
     lines = differences({name: saved[name] for name in names}, {name: found[name] for name in names})
@@ -49,35 +49,35 @@ def check_settings(
         listed = "; ".join(f"{line:.70}" for line in lines[:SHOWN])
         more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise UserError(
-            f"{checkpoint}: was trained with other settings than those in {where} ({listed}{more}). One of them was "
-            "edited or comes from another run; restore it."
+            f"{checkpoint}: was trained with settings other than those in {where} ({listed}{more}). One of the two "
+            "was edited or comes from another run; restore it."
         )
 
 
 def check_tokenizer(checkpoint: Path, metadata: Mapping[str, Any], name: str, fingerprint: str, where: Path) -> None:
-    """Raises UserError if a checkpoint was trained with another tokenizer than the one in `where`."""
+    """Raises UserError if a checkpoint was trained with a tokenizer other than the one in `where`."""
     saved = metadata.get("data", {}).get(name)
     if saved is not None and saved != fingerprint:
         raise UserError(
-            f"{where}: is not the tokenizer that {checkpoint} was trained with, so one of them comes from another run; "
-            "restore it."
+            f"{where}: is not the tokenizer that {checkpoint} was trained with, so one of the two comes from another "
+            "run; restore it."
         )
 
 
 def check_data(checkpoint: Path, metadata: Mapping[str, Any], fingerprint: Mapping[str, str], root: Path) -> None:
-    """Raises UserError if a checkpoint was trained on other data, naming the data sources that changed."""
+    """Raises UserError, with the names of the changed data sources, if a checkpoint was trained on other data."""
     if (saved := metadata.get("data")) is None:
         return
     names = saved.keys() | fingerprint.keys()
     if changed := sorted(name for name in names if saved.get(name) != fingerprint.get(name)):
         raise UserError(
             f"{root}: the data differs from the data that this run was trained on (checkpoint {checkpoint.name}); "
-            f"changed: {', '.join(changed)[:200]}. Restore the old data, or start in another --workdir."
+            f"changed: {', '.join(changed)[:200]}. Restore the old data, or start a new run in another --workdir."
         )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, JSON value) of each setting, those of data sources included."""
+    """Yields (dotted name, JSON value) for each setting, including those of data sources."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -37,31 +37,32 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import cache_directory, load_tokenizers
 from lm.tasks import task_of
 
-LONGEST_DEFAULT = 256  # tokens in a continuation
-BATCH_SIZE_DEFAULT = 16  # continuations at a time
+LONGEST_DEFAULT = 256  # maximum number of tokens in a continuation
+BATCH_SIZE_DEFAULT = 16  # number of continuations generated together
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A run, and the settings for generating text with it."""
+    """A run and the settings for generating text with its model."""
 
     directory: RunDirectory
     config: Config
-    step: int | None  # of the checkpoint; None for the best
+    step: int | None  # step of the checkpoint; None for the best one
     average: int  # number of checkpoints to average: the latest ones up to `step`
-    max_new_tokens: int | None  # per sampled text; None for the default
-    num_samples: int  # per text, when sampling
+    max_new_tokens: int | None  # number of new tokens per sampled text; None for the default
+    num_samples: int  # number of samples per text
     seed: int
-    batch_size: int | None  # texts at a time; None for the default. Affects memory and speed, not the texts.
+    batch_size: int | None  # number of texts generated together; None for the default. Does not affect the output.
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
-        """Returns the model, its parameters, and the mesh of at most `rows` devices that they are replicated on.
+        """Returns the model, its parameters, and the mesh on which the parameters are replicated.
 
-        Raises UserError if the parameters are not those of the model that config.json describes.
+        The mesh has at most `rows` devices. Raises UserError if the saved parameters do not belong to the model
+        described by config.json.
         """
         config = self.config
         jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
-        # Cached decoding always uses xla, so a model trained with the kernel of another chip also runs here.
+        # Cached decoding always uses xla, so a model trained with a kernel for other hardware also runs here.
         model = build_model(dataclasses.replace(config.model, attention="xla"), task_of(config).head(config))
         ema = config.optimizer.ema_decay > 0
         mesh = make_mesh(MeshConfig(), jax.local_devices()[: max(rows, 1)])
@@ -77,10 +78,11 @@ class Generator:
 
 
 def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling) -> Iterator[str]:
-    """Yields the text to print as soon as it is generated: each prompt followed by its continuations.
+    """Yields the text to print as soon as it is generated: every continuation, preceded by its prompt.
 
-    A single continuation is yielded token by token; if there are several, each gets a heading. By default, they are as
-    long as the model's positions allow, up to LONGEST_DEFAULT. Raises UserError if a prompt is too long.
+    A single continuation is yielded token by token. If there are several continuations, each one gets a heading. By
+    default, continuations are as long as the model's positions allow, up to LONGEST_DEFAULT tokens. Raises UserError if
+    a prompt is too long.
     """
     tokenizer = load_tokenizer(run.directory.tokenizer_dir)
     encoded = encode_prompts(tokenizer, prompts)
@@ -109,18 +111,18 @@ class Translation:
 
     lines: Iterator[str]  # without line endings; see `lm.decoding.lines.output_lines`
     num_decoded: int  # number of non-empty sources
-    seconds: float  # spent on decoding
+    seconds: float  # time spent on decoding
 
 
 def translate(
     run: Generator, texts: Sequence[str], settings: BeamSettings | Sampling, prefix: str | None, output_prefix: str
 ) -> Translation:
-    """Returns the outputs of an encoder-decoder for each text, in the same order.
+    """Returns the outputs of an encoder-decoder for each text, in the order of the texts.
 
-    Texts are cleaned and prefixed as in training; a `prefix` that is not None replaces that of training. An empty text
-    gives an empty output. Sources that are too long are truncated, with a warning on stderr. Every output starts with
-    `output_prefix`, which counts towards the new tokens. Raises UserError for settings out of range, or if the output
-    prefix already has the maximum length.
+    Texts are cleaned and prefixed as in training; `prefix`, unless None, replaces the prefix used in training. An empty
+    text yields an empty output. Sources that are too long are truncated, with a warning on stderr. Every output starts
+    with `output_prefix`, which counts towards the maximum number of new tokens. Raises UserError if a setting is out of
+    range, or if the output prefix alone reaches the maximum length.
     """
     config, task = run.config, task_of(run.config)
     chosen = settings.max_new_tokens if isinstance(settings, BeamSettings) else run.max_new_tokens
@@ -130,7 +132,7 @@ def translate(
     prefix = prefix_of(config) if prefix is None else prefix
     sources = [source_text(prefix, task.clean_source(config, text)) for text in texts]
     tokenizers = load_tokenizers(config, run.directory.root)
-    # Models of some tasks read and write <extra_id_N> as a token; to other models it is ordinary text.
+    # For some tasks, models read and write <extra_id_N> as a single token; for other tasks, it is ordinary text.
     spelled = task.spells_extra_ids
     every = encode_sources(tokenizers.source, [each or "" for each in sources], spelled=spelled)
     decoded = with_text(every)

@@ -20,12 +20,12 @@ from lm.runs.directory import RunDirectory
 
 
 class Initial(NamedTuple):
-    values: dict[str, Any]  # the matching parameters of another run, nested as in the model
-    lines: list[str]  # describe which parameters match
+    values: dict[str, Any]  # the matching parameters of the other run, nested as in the model
+    lines: list[str]  # a report of which parameters match
 
 
 def source_run(config: Config) -> RunDirectory:
-    """Returns the run directory at config.init_from. Raises UserError if there is none or it is damaged."""
+    """Returns the run directory at config.init_from. Raises UserError if there is none or if it is damaged."""
     run = RunDirectory(Path(config.init_from))
     if not run.config_path.is_file():
         advice = "give the --workdir of a run."
@@ -39,10 +39,10 @@ def source_run(config: Config) -> RunDirectory:
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     """Loads the parameters of config.init_from whose names are in `abstract_params`, with the shardings given there.
 
-    They come from the run's best checkpoint: the moving average if the run keeps one. Stacked layers are unrolled if
-    necessary, and vice versa. `lines` lists the parameters that only one of the two models has. All processes must call
-    this function. Raises UserError if there is no run directory or no intact checkpoint, if a shape differs, if no
-    parameter matches, or if that run has adapters that this model lacks.
+    The parameters, or their moving average if the run keeps one, come from the run's best checkpoint. Stacked layers
+    are unstacked if necessary, and vice versa. `Initial.lines` lists the parameters that only one of the two models
+    has. All processes must call this function. Raises UserError if there is no run directory or no intact checkpoint,
+    if a shape differs, if no parameter matches, or if the run has adapters that this model lacks.
     """
     directory, root = source_run(config), Path(config.init_from)
     try:
@@ -53,7 +53,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     except UserError as error:
         raise UserError(f"config.init_from: {error}") from None
 
-    # Layers are stacked before the comparison, so that a different number of layers shows as a different shape.
+    # Layers are stacked before the comparison, so that a different number of layers shows up as a different shape.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
     found = traverse_util.flatten_dict(stacked, sep="/")
     wanted = traverse_util.flatten_dict(jax.eval_shape(stack_layers, abstract_params), sep="/")
@@ -65,11 +65,13 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     if any(name.endswith("/lora_a") for name in unused):
         raise UserError(
             f"config.init_from: {root} has adapters that this model does not have; merge them first (python -m "
-            f"lm.merge_lora --workdir={root} --output=NEW), or set the model.lora_* settings of that run."
+            f"lm.merge_lora --workdir={root} --output=NEW), or use the model.lora_* settings of that run."
         )
     if not shared:
-        tops = f"{_tops(found)} there, {_tops(wanted)} here"
-        raise UserError(f"config.init_from: no parameter of {root} is in this model ({tops}); use its model settings.")
+        tops = f"{_tops(found)} in that run, {_tops(wanted)} in this one"
+        raise UserError(
+            f"config.init_from: no parameter of {root} is in this model ({tops}); use the model settings of that run."
+        )
     is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
     placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
@@ -79,7 +81,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 
     lines = [
         f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}: "
-        f"{len(shared)} of {len(wanted)} arrays are used."
+        f"used for {len(shared)} of the {len(wanted)} arrays of this model."
     ]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
@@ -93,7 +95,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter of another shape; it names the settings that differ."""
+    """Returns the error message for a parameter of a different shape, including the settings that differ."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
     shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
@@ -102,7 +104,9 @@ def _wrong_shape(
     settings = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
     advice = f"set {settings}" if settings else "use that run's model settings"
     if levels[0] == "classifier" and there[-1] != here[-1]:
-        advice = "its labels are different; use the same labels, or initialise from a run without a classifier"
+        advice = (
+            "the labels of that run are different; use the same labels, or initialise from a run without a classifier"
+        )
     return f"config.init_from: {name} has shape {list(there)} in {root} and {list(here)} here; {advice}."
 
 
@@ -112,7 +116,7 @@ def _differing(theirs: ModelConfig, ours: ModelConfig, names: Sequence[str]) -> 
 
 
 def _listed(names: list[str], is_stacked: bool) -> str:
-    """Formats parameter names grouped by module, named as in the parameter table: "classifier (bias, kernel)"."""
+    """Formats parameter names, grouped by module as in the parameter table: "classifier (bias, kernel)"."""
     groups: dict[str, list[str]] = {}
     for name in names:
         module, _, kind = name.rpartition("/")

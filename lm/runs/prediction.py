@@ -1,4 +1,4 @@
-"""Labels new inputs with a run's model, or turns texts into vectors."""
+"""Uses the model of a run to label new inputs or to turn texts into vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STANDARD_INPUT = "-"
 
 
 def read_texts(config: Config, labeller: Labeller, texts: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
-    """Returns raw examples of texts given on the command line; `given` are settings of the data source."""
+    """Returns the raw examples of texts from the command line. `given` holds settings of the data source."""
     source = input_source(config.data.train, labeller.input_reader, "jsonl", "--text", given)
     return [given_text(source, labeller.input_reader, text) for text in texts]
 
@@ -38,14 +38,14 @@ def read_texts(config: Config, labeller: Labeller, texts: Sequence[str], given: 
 def read_input(
     config: Config, labeller: Labeller, path: str, given: Mapping[str, Any], output: Path | None
 ) -> list[Any]:
-    """Returns the raw examples of a file, glob, pipe or standard input ("-"), in order.
+    """Returns the raw examples in a file, the files of a glob pattern, a pipe or standard input ("-"), in order.
 
-    `given` are settings of the data source. Raises UserError if they are invalid, or if `output` is one of the files.
+    `given` holds settings of the data source. Raises UserError if one is invalid, or if `output` is an input file.
     """
     with as_file(path) as file:
         for each in Files(file).found:
             if output is not None and output.exists() and output.samefile(each):
-                raise UserError(f"--output={output}: is the input; name another file.")
+                raise UserError(f"--output={output}: is the input; choose another file.")
         kind = given.get("kind") or ("text" if path == STANDARD_INPUT else format_of(path))
         rest = {name: value for name, value in given.items() if name != "kind"}
         reader = open_inputs(
@@ -56,7 +56,7 @@ def read_input(
 
 @contextlib.contextmanager
 def as_file(path: str) -> Iterator[str]:
-    """Yields the path, or that of a temporary copy if it is a pipe or standard input, which can be read only once."""
+    """Yields `path`, or the path of a temporary copy of a pipe or standard input, which can be read only once."""
     is_pipe = Path(path).is_fifo()
     if path != STANDARD_INPUT and not is_pipe:
         yield path
@@ -81,10 +81,10 @@ def predictions(
     *,
     unanswerable: bool = False,
 ) -> Iterator[Any]:
-    """Yields the predictions for raw examples of new inputs, in order, a batch at a time.
+    """Yields the predictions for raw examples of new inputs, in order, one batch at a time.
 
-    Notes on the inputs and the progress are shown on stderr. Raises UserError, before the first prediction, if
-    the inputs or the options do not fit the model.
+    Progress and notes on the inputs are printed to stderr. Raises UserError, before the first prediction, if
+    the inputs or the options are not valid for the model.
     """
     config = evaluation_config(directory.root, own, options)
     task, tokenizers = task_of(config), load_tokenizers(config, directory.root)
@@ -107,5 +107,5 @@ def predictions(
 
 
 def without_cache_of_run(config: Config) -> Config:
-    """Returns a config whose cache directory is that of this machine's user, whatever the run directory says."""
+    """Returns the config without data.cache_dir, so that the cache directory of this machine's user is used."""
     return replace_settings(config, {"data.cache_dir": ""})

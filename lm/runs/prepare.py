@@ -1,4 +1,4 @@
-"""Prepares the data of a run: builds its tokenizers and the stores of each split, and checks their sizes."""
+"""Prepares the data of a run: builds its tokenizers and the stores of each split, and checks both."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
 
-ORDER = 1  # increase it when the code builds different batches from the same stores
+ORDER = 1  # increase this when a code change alters the batches built from the same stores
 SIDES = ("source", "target")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run, for training and evaluation."""
+    """The data of a run, ready for training and evaluation."""
 
     config: Config  # with model.vocab_size and data.labels resolved
     tokenizers: Tokenizers
@@ -41,23 +41,23 @@ class Prepared:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the targets, or of all text if there is only one."""
+        """The tokenizer for targets, or for all text if there is only one tokenizer."""
         return self.tokenizers.target
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """Hashes of the training examples, for counting those that an evaluation repeats."""
+        """The hashes of the training examples, used to count evaluation examples that duplicate training examples."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
-        """Returns lines on the validation examples and files that are also trained on, if there are any."""
+        """Returns lines that report validation examples and files that are also trained on, if there are any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
         counted = [f"valid {noun} that are also trained on: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:
-    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks their sizes.
+    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks both.
 
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
@@ -79,9 +79,9 @@ def prepare(config: Config, workdir: Path) -> Prepared:
 
 
 def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
-    """Raises UserError if data.tokenizer.path has changed (a line in `moved`) to a file with another tokenizer.
+    """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer.
 
-    The contents of data sources that have moved are compared by `Prepared.fingerprint`.
+    Data sources that have moved are checked by comparing `Prepared.fingerprint`.
     """
     setting, chosen = "data.tokenizer.path", prepared.config.data.tokenizer
     has_moved = chosen.path and any(line.startswith(f"{setting}:") for line in moved)
@@ -97,9 +97,9 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
-    """Returns the non-empty stores of one split ("train", "valid" or "test") by data source name.
+    """Returns the non-empty stores of one split ("train", "valid" or "test"), keyed by data source name.
 
-    If the config has no data source for `valid`, it is held out from train. Raises UserError if the split is empty.
+    If the config has no validation data, a share of train is held out instead. Raises UserError if the split is empty.
     """
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
@@ -119,14 +119,14 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
 
 
 def check_only_reads(config: Config, split: str) -> None:
-    """Raises UserError if a data source of a split would first have to be written to a directory that it names."""
+    """Raises UserError if a data source of a split must first be prepared in a directory that the config names."""
     for source in split_sources(config.data, split):
         with named_errors(source.label):
             FORMATS[source.config.kind].check_only_reads(source.config)
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Replaces vocabulary sizes of 0 with those of the tokenizers. Raises UserError if another size is too small."""
+    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if any other vocabulary size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -140,10 +140,10 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
 
 
 def cache_directory(config: Config | None = None) -> Path:
-    """Returns `data.cache_dir`, or $LM_CACHE_DIR, or `lm` in the user's cache directory.
+    """Returns data.cache_dir if it is set, else $LM_CACHE_DIR if it is set, else `lm` in the user's cache directory.
 
-    `config` must come from the user: programs compiled earlier are loaded from there. `RunDirectory.load_config` leaves
-    the value in a run directory out.
+    The value in `config` must come from the user, because compiled programs are loaded from this directory.
+    `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
     """
     if chosen := (config and config.data.cache_dir) or os.environ.get("LM_CACHE_DIR"):
         return Path(chosen).expanduser()
@@ -151,7 +151,7 @@ def cache_directory(config: Config | None = None) -> Path:
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:
-    """Copies missing tokenizers from config.init_from, if it is set, or trains them on training examples only."""
+    """Copies missing tokenizers from config.init_from or, if that is empty, trains them on training examples only."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):
@@ -178,8 +178,8 @@ def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
         if not sources or str(error).startswith("config.data.train"):
             raise
         named = ", ".join(f"{each.label}: {each.config.path or 'embedded'}" for each in sources)
-        only = f", its {sides[0]}s only" if config.data.separate_vocabularies else ""
-        raise UserError(f"{error} (The text is {named}{only}.)") from error
+        only = f", but only its {sides[0]}s" if config.data.separate_vocabularies else ""
+        raise UserError(f"{error} (The training text is {named}{only}.)") from error
 
 
 def _fingerprint(config: Config, tokenizers: Tokenizers, stores: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -18,17 +18,17 @@ from lm.training.loop import train
 
 
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
-    """Returns the config of each run by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
+    """Returns the config of each run, keyed by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    Without seeds, the config's seed is used; with 0 folds, its fold. Raises UserError for a repeated or negative seed,
-    or if `folds` is 1 or exceeds data.folds.
+    If `seeds` is empty, the seed of the config is used; if `folds` is 0, the fold of the config is used. Raises
+    UserError for a repeated or negative seed, or if `folds` is 1 or exceeds data.folds.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UserError(f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and not negative.")
+        raise UserError(f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and non-negative.")
     if not 0 <= folds <= config.data.folds:
-        raise UserError(f"--folds={folds}: the config has {config.data.folds} (data.folds).")
+        raise UserError(f"--folds={folds}: the config has {config.data.folds} folds (data.folds).")
     if folds == 1:
-        raise UserError("--folds=1: give 2 or more, or leave it out and set data.fold.")
+        raise UserError("--folds=1: give 2 or more, or omit the flag and set data.fold.")
     found: dict[str, Config] = {}
     for seed in seeds or [config.seed]:
         for fold in range(folds) if folds else [config.data.fold]:
@@ -39,10 +39,11 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 
 
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
-    """Trains or continues each config in its own directory below `workdir`, then evaluates the best step of each.
+    """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates the best steps.
 
-    Results on the test split, or on validation if there is none, are printed with their mean and standard deviation and
-    written to results.{md,csv} in `workdir`. Returns the exit status: that of a run stopped by a signal, else DONE.
+    The results on the test split (or on the validation split if there is no test split) are printed with their mean and
+    standard deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of a run that was stopped
+    by a signal, or DONE if none was.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir}: already holds a single run; use another --workdir for --seeds and --folds.")

@@ -131,11 +131,11 @@ def test_migration_keeps_unknown_settings():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("model.head", "config.model.head: is no longer a setting; it follows from objective.name."),
-        ("model.num_classes", "config.model.num_classes: is no longer a setting; it follows from data.labels."),
+        ("model.head", "config.model.head: is no longer a setting; it is now determined by objective.name."),
+        ("model.num_classes", "config.model.num_classes: is no longer a setting; it is now determined by data.labels."),
         (
             "model.max_hidden",
-            "config.model.max_hidden: is no longer a setting; it follows from objective.noise_density.",
+            "config.model.max_hidden: is no longer a setting; it is now determined by objective.noise_density.",
         ),
         ("model.pair_head", "config.model.pair_head: is no longer a setting; set objective.next_sentence."),
     ],

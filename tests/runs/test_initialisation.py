@@ -101,7 +101,8 @@ def test_moving_average_of_the_best_step_is_taken_with_stacked_and_unrolled_laye
         assert value.sharding == flatten(params)[name].sharding and value.dtype == np.float32
     layers = "layers" if scan else "layer_*"
     assert initial.lines == [
-        f"Parameters of {root}, step 1 (moving average): {len(body(saved))} of {len(body(saved)) + 2} arrays are used.",
+        f"Parameters of {root}, step 1 (moving average): used for {len(body(saved))} of the {len(body(saved)) + 2} "
+        "arrays of this model.",
         "  randomly initialised: classifier (bias, kernel)",
         "  not used: head_norm (bias, scale), head_product (bias, kernel), output_bias (bias)",
     ]
@@ -173,7 +174,10 @@ def test_different_labels_and_adapters_are_refused(tmp_path):
         ({}, "has adapters that this model does not have; merge them first"),
         ({"lora_rank": 2, "lora_targets": ("key",)}, "has adapters that this model does not have"),
         ({"lora_rank": 4}, "lora_a has shape .* set config.model.lora_rank=2 .here 4.\\."),
-        ({"lora_rank": 2, "labels": ("A", "B", "C")}, "classifier/bias has shape .2. in .* its labels are different"),
+        (
+            {"lora_rank": 2, "labels": ("A", "B", "C")},
+            "classifier/bias has shape .2. in .* the labels of that run are different",
+        ),
     ):
         config = tagger(tmp_path / "tuned", **changes)
         with pytest.raises(UserError, match=message):
@@ -191,5 +195,7 @@ def test_directory_without_a_run_and_model_without_common_parameters_are_refused
         load_initial(config, {})
     config = tagger(trained[0])
     leaf = abstract(config)["final_norm"]
-    with pytest.raises(UserError, match=r"no parameter of .* is in this model \(.*layers.* there, other here\)"):
+    with pytest.raises(
+        UserError, match=r"no parameter of .* is in this model \(.*layers.* in that run, other in this one\)"
+    ):
         load_initial(config, {"other": leaf})
