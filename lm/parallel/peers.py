@@ -142,7 +142,7 @@ class Peers(signals.Others):
                 os._exit(SAVED_ON_SIGNAL)
 
     def _lost(self, index: int) -> None:
-        """In process 0: ends all processes because one has died, unless that one gave a reason for its end."""
+        """In process 0: ends all processes because one has died, unless that process has reported its own reason."""
         time.sleep(SECONDS_TO_READ)  # a message from that process takes precedence
         if not self._finished:
             self._end(SAVED_ON_SIGNAL, self._died(index))

@@ -96,7 +96,7 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
             with contextlib.suppress(OSError):
                 each.connection.sendall(f"{problem or GO}\n".encode())
         for each in callers:
-            _receive(each.connection, PATIENCE_SECONDS)  # until it is closed, which frees JAX's port
+            _receive(each.connection, PATIENCE_SECONDS)  # until the other side closes it and JAX's port is free
     if problem:
         raise UserError(problem)
 

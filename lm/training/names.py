@@ -37,7 +37,7 @@ OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps `function` over nested dicts like `jax.tree.map`, passing it the path first; boxed parameters are leaves.
+    """Maps `function` over nested dicts like `jax.tree.map`; its first argument is the path. Boxed values are leaves.
 
     `flax.traverse_util.path_aware_map` takes only one tree, and treats the empty nodes of optax as leaves.
     """

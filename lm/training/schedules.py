@@ -1,8 +1,8 @@
 """The learning rate as a function of the step.
 
-Steps are counted from 0, so step s performs update s + 1. Let w be warmup_steps, p the peak learning rate, and e =
-final_fraction * p the end value. Every schedule starts with the same warm-up, p * (s + 1) / w for s < w, so step 0
-already changes the parameters and step w - 1 is the first at the peak. From step w on, the learning rate is:
+Steps are counted from 0, so step s performs update s + 1. Let w be warmup_steps, p the peak learning rate, and e the
+end value, final_fraction * p. Every schedule starts with the same warm-up, p * (s + 1) / w for s < w, so step 0 already
+changes the parameters and step w - 1 is the first at the peak. From step w on, the learning rate is:
 
     constant              p
     linear                linearly from p at s = w to e at s = decay_steps, then e
