@@ -8,8 +8,8 @@ Each case trains for 20 steps and records the hash and loss of every batch, the 
 of the predictions, and for some cases the text that `lm.generate` writes. With `--compare`, the script names the cases
 that differ from an earlier record, made on the same machine with the same package versions, and exits with status 1
 unless all cases are bitwise equal. `--runs` keeps the run directories in their state after ten steps; `--continue_runs`
-continues directories that another version of the code has kept. To compare two commits, run this script in a checkout
-of each.
+continues directories kept by another version of the code. To compare two commits, run this script in a checkout of
+each.
 """
 
 from __future__ import annotations
