@@ -50,7 +50,7 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for a single data source.")
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
     flags.DEFINE_integer("stride", 0, "Number of tokens between window starts; 0 for the config's eval.stride.")
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.")
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.")
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs; 0 for eval.generation.num_beams.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
     flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size. Affects only memory and speed.")

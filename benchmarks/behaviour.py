@@ -8,8 +8,7 @@ Each case trains for 20 steps and records the hash and loss of every batch, the 
 of the predictions, and for some cases the text that `lm.generate` writes. With `--compare`, the script names the cases
 that differ from an earlier record, made on the same machine with the same package versions, and exits with status 1
 unless all cases are bitwise equal. `--runs` keeps the run directories in their state after ten steps; `--continue_runs`
-continues directories kept by another version of the code. To compare two commits, run this script in a checkout of
-each.
+continues directories kept by another version of the code. To compare commits, run the script in a checkout of each.
 """
 
 from __future__ import annotations
@@ -249,7 +248,7 @@ GENERATED = {
 
 
 def run_case(name: str, values: Any, root: Path, keep: Path | None, old: Path | None) -> dict[str, Any]:
-    """Trains one case and returns its record; training is in two halves if the first one is to be kept."""
+    """Trains one case, in two halves if the state after the first is to be kept, and returns its record."""
     config = Config.from_dict(values.to_dict())
     if name in NOT_CONTINUED:
         keep = old = None

@@ -4,7 +4,7 @@
 
 The argument is cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The test labels are not public, so the validation
 split is reported, as in most papers (for MNLI, both the matched and the mismatched split). The metric of the task
-selects the best checkpoint. The model is the one in bert_mlm. This config has not been run yet.
+selects the best checkpoint. The model is the same as in bert_mlm. This config has not been run yet.
 """
 
 from configs import bert_mlm

@@ -66,7 +66,7 @@ class Output:
 
     logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
     cache: Any = None  # the model's own Cache
-    indices: Any = None  # int32 (B, P): the tokens that have logits, then (B, P, V); None if all tokens do
+    indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
     next_sentence_logits: Any = None  # float32 (B, L, 2): valid at the first token of each pair of texts
     embedding: Any = None  # float32 (B, D): unit vector of each row's text
     paired_embedding: Any = None  # float32 (B, D): unit vector of each row's paired text

@@ -135,7 +135,7 @@ def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int)
 
 
 def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
-    """Compares systems by their scores and by the scores of their resamples, an array (systems, samples)."""
+    """Compares systems by their scores and by their resampled scores, an array of shape (systems, samples)."""
     result, samples = [], resampled.shape[1]
     for number, values in enumerate(resampled):
         ordered, cut = np.sort(values), samples // 40
@@ -211,7 +211,9 @@ def read_system(path: Path, config: Config | None) -> Predictions | None:
     fitting = [each for each in kinds if present >= set(each.keys)]
     if not fitting:
         known = "; ".join(", ".join(each.keys) for each in kinds)
-        raise UserError(f"{path}: its first line is not a prediction written by eval.py (source, reference; {known}).")
+        raise UserError(
+            f"{path}: its first line is not a prediction written by eval.py (keys: source, reference; {known})."
+        )
     kind = max(fitting, key=lambda each: len(each.keys))
     found = _read(kind, [line for _, line in lines], config)
     if found is None:
@@ -229,7 +231,7 @@ def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) 
 
 
 def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """Raises UserError unless all systems have examples with equal attributes `names`, in the same order."""
+    """Raises UserError unless the examples of all systems agree, in order, on the attributes `names`."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             raise UserError(
@@ -252,7 +254,7 @@ def main() -> int:
     metrics = None if FLAGS.metric is None else list(dict.fromkeys(FLAGS.metric))
     for metric in [] if metrics is None else metrics or [""]:
         if metric not in {**TEXT_METRICS, **METRICS}:
-            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}, or a metric of labels.")
+            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}, or a metric for labels.")
     if FLAGS.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={FLAGS.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if files and FLAGS["split"].present:
@@ -301,7 +303,7 @@ def main() -> int:
 def label_scores(
     paths: Sequence[Path], systems: Sequence[Predictions], metrics: Sequence[str] | None
 ) -> dict[str, list[Compared]]:
-    """Compares predicted labels, tags or answers on the given metrics, or on all. Raises UserError if that fails."""
+    """Compares predicted labels, tags or answers on some or all metrics. Raises UserError if that is impossible."""
     examples = [each.raw for each in systems]
     check_same(paths, examples, [field.name for field in dataclasses.fields(examples[0][0])])
     values = [each.metrics() for each in systems]
@@ -309,7 +311,7 @@ def label_scores(
         raise UserError("--bleu_tokenize: is for texts; omit it.")
     for name in metrics or ():
         if name not in values[0]:
-            raise UserError(f"--metric={name}: the predictions in {paths[0]} have {', '.join(values[0])}.")
+            raise UserError(f"--metric={name}: the predictions in {paths[0]} only have {', '.join(values[0])}.")
     for path, each in zip(paths, values, strict=True):
         if each.keys() != values[0].keys() or not all(map(math.isfinite, each.values())):
             raise UserError(f"{path}: not all metrics can be computed (a score is missing or the model has diverged).")

@@ -1,4 +1,4 @@
-"""Estimates of training memory, and the peak speed and memory of each chip. Models count parameters and FLOPs."""
+"""Estimates of training memory, and the peak speed and memory of chips. Models count their own parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Chip:
 
     bfloat16: float | None  # None if the hardware does not support it
     float32: float  # float32 matmuls at JAX's default precision: TF32 on Ampere and later, bfloat16 on TPUs
-    memory_gib: float  # approximate size that a program can use; less than the nominal size
+    memory_gib: float  # approximate memory that a program can use, less than the nominal size
 
 
 # By `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; the dense peaks given here are half as high. No
@@ -110,7 +110,7 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     moments += state.vector * (trained - in_matrices)
     size = 2 if config.model.dtype == "bfloat16" else 4
     copied = held if config.model.dtype == "bfloat16" else 0
-    if fsdp > 1:  # one layer and the output matrix at a time
+    if fsdp > 1:  # one layer and the output matrix are gathered at a time
         copied = (counts.layers / counts.num_layers + counts.token_embedding) / tensor
     rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
     return MemoryEstimate(

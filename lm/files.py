@@ -31,7 +31,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. With `durable`, the replacement is atomic even if the power fails. Raises OSError.
+    created. With `durable`, the replacement is atomic even if the power fails. Raises OSError if the file cannot be
+    written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)

@@ -11,9 +11,9 @@ the same order. Sources are cleaned and prefixed as in training; an empty source
 outputs come from beam search with the settings in eval.generation, which --num_beams and the other beam-search flags
 override. With --temperature but without --num_beams, outputs are sampled. Line breaks within an output become spaces.
 If a source has several outputs, each is a line of three tab-separated columns: source index, score (or sample index),
-text. The file --output is created only when it is complete. Models trained on span corruption, UL2 or infilling read
-and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party". A UL2 source
-starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
+text. The file --output is created only when all outputs are complete. Models trained on span corruption, UL2 or
+infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
+A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
 Each batch is split across all devices of this machine, and every device holds a copy of the model.
 """
@@ -84,7 +84,9 @@ def define_flags() -> None:
         "penalty", None, "Encoder-decoder: kind of length penalty, power or gnmt; see eval.generation.penalty."
     )
     flags.DEFINE_float(
-        "length_penalty", None, "Encoder-decoder: strength of the length penalty; larger values favour longer outputs."
+        "length_penalty",
+        None,
+        "Encoder-decoder: strength of the length penalty, 0 for none; larger values favour longer outputs.",
     )
     flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: minimum number of tokens before the EOS token.")
     flags.DEFINE_integer(

@@ -85,7 +85,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "step", "best", "best (the latest if best_metric was never measured), latest, or a step number."
     )
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.", lower_bound=1)
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 0, "Number of rows per batch; 0 for the run's eval.batch_size.", lower_bound=0)
     flags.DEFINE_bool("unanswerable", False, "For span_qa: predict empty text if a question seems to have no answer.")
     flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")

@@ -54,7 +54,7 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes with status 1 if the block raises an error; each prints a line that names this process.
+    """Ends all processes with status 1 if the block raises an error; each process prints a line that names this one.
 
     Otherwise, the other processes would wait for this one. Use this context manager inside any block that waits for the
     other processes on exit.

@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not the device count."""
+    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not their number."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
@@ -61,7 +61,9 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
         axis, size = "fsdp" if name == "d_model" else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
-            raise UserError(f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change either{hint}.")
+            raise UserError(
+                f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change one of them{hint}."
+            )
 
 
 @contextlib.contextmanager

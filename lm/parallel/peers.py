@@ -89,7 +89,7 @@ class Peers(signals.Others):
                 signals.end_process(status, f"error: {line}")
 
     def _watch_stop(self) -> None:
-        """After a signal to any process, computes the step after which all stop: the first that none has reached."""
+        """On a signal to any process, computes the step after which all stop: the first step that none has reached."""
         if not (reason := self._get(STOP)):
             return
         loop = signals.state.loop

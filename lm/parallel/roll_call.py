@@ -39,7 +39,7 @@ class Expected:
 
     @property
     def bind_address(self) -> str:
-        """The address on which process 0 listens: that of the coordinator alone, or "" for all interfaces.
+        """The address on which process 0 listens: the address of the coordinator, or "" for all interfaces.
 
         All interfaces are needed only if this machine does not know the address at which others reach it: its own name
         may resolve to a loopback address (as on Debian), or the address may be translated on the way (NAT).
@@ -96,7 +96,7 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
             with contextlib.suppress(OSError):
                 each.connection.sendall(f"{problem or GO}\n".encode())
         for each in callers:
-            _receive(each.connection, PATIENCE_SECONDS)  # until the other side closes it and JAX's port is free
+            _receive(each.connection, PATIENCE_SECONDS)  # until the caller closes it, so that the port is free for JAX
     if problem:
         raise UserError(problem)
 
@@ -111,7 +111,10 @@ def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
             )
         if each.process_id in hosts:
             both = f"{hosts[each.process_id]} and {each.host}"
-            return f"two processes were started with --process_id={each.process_id}, on {both}; give each its own."
+            return (
+                f"two processes were started with --process_id={each.process_id}, on {both}; give each process its own "
+                "index."
+            )
         hosts[each.process_id] = each.host
     return ""
 

@@ -19,7 +19,7 @@ from lm.files import remove_temporaries
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # file descriptor
-SECONDS_APART = 0.25  # closer signals count as one, because `timeout` and some launchers send each twice
+SECONDS_APART = 0.25  # closer signals count as one, because `timeout` and some launchers send each one twice
 SECONDS_TO_END = 3.0  # time limit for the last output and clean-up of a process that ends at once
 SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 

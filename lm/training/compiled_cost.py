@@ -28,7 +28,7 @@ ANY_STEPS = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """The cost of the training step compiled for given devices. Memory is in bytes per device."""
+    """The cost of the training step, compiled for the given devices. Memory is in bytes per device."""
 
     devices: str
     mesh: str

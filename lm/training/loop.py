@@ -173,7 +173,7 @@ class Loop:
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
-        """Trains from step `start` on; `request` and `train.patience` may end it. Returns the last state and step."""
+        """Trains from step `start` until the end or an early stop. Returns the last state and the last step."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -239,11 +239,11 @@ class _StepLog:
         self.had_gradient |= math.isfinite(metrics["train/gradient_norm"]) and metrics["train/gradient_norm"] > 0
         bad = int(metrics.pop("bad_in_row"))
         if bad:
-            self._progress.message(f"step {step:,}: loss or gradient is not finite; skipped ({bad} in a row)")
+            self._progress.message(f"step {step:,}: the loss or gradient is not finite; skipped ({bad} in a row)")
         if bad >= self._config.train.max_bad_steps:
             raise UserError(
-                f"step {step}: loss or gradient was not finite for {bad} steps in a row (train.max_bad_steps); none "
-                "of them changed the parameters. Lower optimizer.learning_rate, or check the data of these steps."
+                f"step {step}: the loss or gradient was not finite {bad} times in a row (train.max_bad_steps); none "
+                "of these steps changed the parameters. Lower optimizer.learning_rate, or check the data."
             )
         if step % self._config.log.every_steps and step not in (1, self._config.train.num_steps):
             self._progress.update(step)

@@ -37,8 +37,8 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
     """Returns {"layers/mlp/up/kernel": multiplier, ...} for every parameter of the model.
 
     The multipliers depend on optimizer.layer_decay, freeze_layers and freeze, and on model.lora_rank: with adapters,
-    all other parameters of the body are frozen. Raises UserError if a name in a setting matches no parameter, or if
-    everything is frozen.
+    all other parameters of the body are frozen. Raises UserError if a name in these settings matches no parameter, or
+    if everything is frozen.
     """
     params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     leaves = traverse_util.flatten_dict(params).items()
@@ -72,9 +72,9 @@ def is_frozen(multiplier: Multiplier) -> bool:
 
 
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
-    """Returns the same parameters, but stops the gradients of the frozen ones: they are 0 and cost nothing.
+    """Returns the same parameters, but stops the gradients of frozen ones, which become 0 without being computed.
 
-    If only some layers of a stack are frozen, all its gradients are computed, and those of the frozen layers set to 0.
+    If a stack is only partly frozen, the gradients of all its layers are computed, and the frozen ones are set to 0.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:
@@ -93,8 +93,8 @@ def with_multipliers(
 ) -> optax.GradientTransformation:
     """Wraps an optimizer so that its updates are scaled. The result takes and returns trees of all parameters.
 
-    Frozen parameters have no optimizer state and keep every bit; their gradients are ignored, even in the global norm.
-    If any layer of a stack is trained, the optimizer state covers all layers of the stack.
+    Frozen parameters have no optimizer state and stay bitwise unchanged; their gradients are ignored, even in the
+    global norm. If any layer of a stack is trained, the optimizer state covers all layers of the stack.
     """
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:

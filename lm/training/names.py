@@ -68,7 +68,8 @@ def decayed(path: Path) -> bool:
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the input axes and the output axes of a matrix, counted from the end; any other axes are batch axes.
 
-    A kernel (D, H, K) is a D x HK matrix, and a kernel (H, K, D) an HK x D matrix; N stacked layers are N matrices.
+    A kernel of shape (D, H, K) is a D x HK matrix, and one of shape (H, K, D) is an HK x D matrix; N stacked layers are
+    N matrices.
     """
     parent = path[-2] if len(path) > 1 else ""
     inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)

@@ -10,8 +10,8 @@ changes the parameters and step w - 1 is the first at the peak. From step w on, 
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
 
-A decay that ends at s = num_steps reaches the end value one step after the last, so even if final_fraction is 0, no
-step is wasted. To add a schedule, add an entry to `SCHEDULES`.
+A decay that ends at s = num_steps reaches the end value one step after the last step, so no step is wasted, even if
+final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from lm.config import OptimizerConfig
 
-# optax's schedules are not used, because their float32 values differ in the last bits, even in the warm-up.
+# optax's schedules are not used, because their float32 values differ from ours in the last bits, even in the warm-up.
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Replaces parameters, and their moving average, in the state before the first step.
+    """Replaces some parameters, and their moving average, in the state before the first step.
 
     `values` is nested like the parameters, but may omit some; its arrays must be sharded like the ones they replace.
     The optimizer state is kept, because no optimizer's initial state depends on the values of the parameters.

@@ -119,7 +119,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Returns float32 zeros shaped like `param` without `axes`; boxed with the remaining axis names if `param` is."""
+    """Returns float32 zeros shaped like `param` without `axes`, and keeps the other axis names if `param` is boxed."""
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)
