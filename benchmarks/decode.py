@@ -62,7 +62,7 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "UTF-8 file with one source per line.")
     flags.DEFINE_string("output", "", "JSON file in which to write the record.")
     flags.DEFINE_integer("sentences", 200, "Number of lines to decode from the start; 0 for all.", lower_bound=0)
-    flags.DEFINE_integer("num_beams", 5, "Beam size of beam search.", lower_bound=2)
+    flags.DEFINE_integer("num_beams", 5, "Beam size for beam search.", lower_bound=2)
     flags.DEFINE_integer("batch_size", 32, "Number of sources per batch.", lower_bound=1)
     flags.DEFINE_integer("repetitions", 5, "Number of timed calls of each system after the first call.", lower_bound=1)
 

@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run directory.")
-    flags.DEFINE_string("name", None, "Name of the record, results/NAME.json.")
+    flags.DEFINE_string("name", None, "Name of the record, written to results/NAME.json.")
     flags.DEFINE_string("command", "", "The command that created the run, without data paths.")
     flags.DEFINE_string("reference", "", "A published result to compare with, and its source.")
     flags.DEFINE_string(

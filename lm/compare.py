@@ -218,7 +218,7 @@ def read_system(path: Path, config: Config | None) -> Predictions | None:
     found = _read(kind, [line for _, line in lines], config)
     if found is None:
         number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
-        problem = f"is not an object with valid {', '.join(kind.keys)}, like the first line"
+        problem = f"is not an object with valid {', '.join(kind.keys)}, unlike the first line"
         raise UserError(f"{path}, line {number}: {problem}; write the file again with eval.py.")
     return found
 

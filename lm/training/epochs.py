@@ -21,7 +21,7 @@ def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
     The rows of every epoch are counted separately, since repacking may change their number. The last step may read a
     few rows of the next epoch, but no row is left out.
     """
-    whole, part = divmod(Fraction(repr(epochs)), 1)  # exact for the decimal number in the config
+    whole, part = divmod(Fraction(repr(epochs)), 1)  # exact for the decimal fraction written in the config
     counts = sum(sum(rows.rows_per_epoch(epoch).values()) for epoch in range(whole))
     if part:
         counts += math.ceil(part * sum(rows.rows_per_epoch(whole).values()))
