@@ -1,10 +1,10 @@
-# `make train` and `make test` need only Python 3.11, 3.12 or 3.13: they create .venv, install the exact
-# versions of the lock files into it, and run. To choose the interpreter: make PYTHON=python3.12 ...
+# `make train` and `make test` need only Python 3.11, 3.12 or 3.13: they create .venv and install the exact versions in
+# the lock files. To choose the interpreter: make PYTHON=python3.12 ...
 
 PYTHON =
 TRAIN_ARGS =
 PYTEST_ARGS =
-export PYTHONDONTWRITEBYTECODE = # the install compiles nothing, so the first import must store its bytecode
+export PYTHONDONTWRITEBYTECODE = # the installation compiles nothing, so the first import must store the bytecode
 
 VENV = .venv
 RUN_ENVIRONMENT = @.ci/environment $(VENV) requirements.lock "$(PYTHON)"
@@ -16,9 +16,9 @@ COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 --g
 
 help:
 	@echo "make train      train the quickstart model into runs/quickstart, or continue where it stopped"
-	@echo "make test       run the tests; PYTEST_ARGS='-k packing' for some of them"
-	@echo "make test-all   run the tests and the further variants that are marked exhaustive"
-	@echo "make lint       check format and style"
+	@echo "make test       run the tests; PYTEST_ARGS='-k packing' selects some of them"
+	@echo "make test-all   run the tests, including the variants marked exhaustive"
+	@echo "make lint       check formatting and style"
 	@echo "make types      check types"
 	@echo "make lock       update requirements*.lock to the newest versions within the bounds"
 	@echo "make clean      remove the environment and caches; runs/ stays"
@@ -43,8 +43,8 @@ types:
 	$(DEV_ENVIRONMENT)
 	@$(VENV)/bin/python -m mypy
 
-# uv, unlike pip, writes one file for every Python version and platform. It is not installed into .venv. Its own
-# lock format is not used, since it embeds the address of the package index.
+# uv, unlike pip, writes a single lock file for all Python versions and platforms. It is not installed into .venv. Its
+# own lock format is not used, because that embeds the address of the package index.
 lock:
 	@set -e; directory=$$(mktemp -d); trap 'rm -rf "$$directory"' EXIT; \
 	if ! command -v uv >/dev/null; then \

@@ -9,11 +9,11 @@ python eval.py --workdir=runs/a --config=configs/other.py     the data sources o
 python eval.py --workdir=runs/a --split=test --average=5      the average of the five latest checkpoints
 python eval.py --workdir=runs/a --split=test --num_beams=5    beam-search outputs, written with their references
 
-Besides the data to score, only the run directory is needed; the number and kind of devices may differ from training.
-Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, outputs to
-predictions.jsonl beside them. Options that differ from the defaults (the run's own settings, the validation split) are
-appended to the file names, as in results-test-beams5.json. If the directory is read-only, the table is printed with a
-warning, and the exit status is 0.
+Besides the data to score, only the run directory is needed; the number and kind of devices may differ from those used
+in training. Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md},
+and outputs to predictions.jsonl in the same directory. Options that differ from the defaults (the run's own settings,
+the validation split) are appended to the file names, as in results-test-beams5.json. If the directory is read-only, the
+table is printed with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     define_config_flag()
     flags.DEFINE_list("workdir", [], "Comma-separated run directories, one table row each.")
-    flags.DEFINE_string("step", "best", "best (the latest if no step has the metric), latest, or a step number.")
+    flags.DEFINE_string(
+        "step", "best", "best (the latest if best_metric was never measured), latest, or a step number."
+    )
     flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for a single data source.")
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
-    flags.DEFINE_integer("stride", 0, "Tokens between window starts; 0 for eval.stride of the config.")
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.")
+    flags.DEFINE_integer("stride", 0, "Number of tokens between window starts; 0 for the config's eval.stride.")
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.")
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs; 0 for eval.generation.num_beams.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
-    flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size. Affects memory and speed only.")
+    flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size. Affects only memory and speed.")
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()
 
@@ -84,7 +86,7 @@ def main() -> int:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that are invalid for any run directory."""
+    """Raises UserError for flags that are invalid whatever the run directory."""
     if options.step not in ("best", "latest") and not options.step.isdecimal():
         raise UserError(f"--step={options.step}: must be best, latest or a step number.")
     if options.split.partition("/")[0] not in SPLITS:
@@ -99,7 +101,7 @@ def _check(options: Options) -> None:
 
 
 def _names(roots: list[Path]) -> list[str]:
-    """Returns the last component of each path, or the full paths if those are not distinct."""
+    """Returns the last component of each path, or the full paths if the last components are not distinct."""
     last = [root.absolute().name for root in roots]
     return last if len(set(last)) == len(roots) else [str(root) for root in roots]
 

@@ -4,7 +4,7 @@
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
     python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      three runs and their mean
 
-Exit status: 0 if the run is complete, 1 for an error that you can fix, 75 if stopped by a signal: run it again.
+Exit status: 0 if the run is complete, 1 after an error that you can fix, 75 after a signal: run the command again.
 """
 
 from lm.parallel import signals
@@ -32,7 +32,7 @@ def define_flags() -> None:
     command.define_config_flag()
     flags.DEFINE_string("workdir", None, "Run directory for checkpoints, metrics and all other files of the run.")
     flags.DEFINE_list("seeds", [], "Train once per seed, in subdirectories of --workdir, and print one table.")
-    flags.DEFINE_integer("folds", 0, "Train once for each of the first N of data.folds, and print one table.")
+    flags.DEFINE_integer("folds", 0, "Train once for each of the first N folds of data.folds, and print one table.")
     distributed.define_flags()
 
 

@@ -1,4 +1,4 @@
-"""Records the behaviour of tiny runs of every task, family and data format, to prove that a redesign changes nothing.
+"""Records the behaviour of tiny runs of every task, family and data format, to show that a redesign preserves it.
 
     python -m benchmarks.behaviour --output=before.json [--runs=DIR]
     python -m benchmarks.behaviour --output=after.json --compare=before.json
@@ -6,9 +6,9 @@
 
 Each case trains for 20 steps and records the hash and loss of every batch, the metrics of the final evaluation, a hash
 of the predictions, and for some cases the text that `lm.generate` writes. With `--compare`, the script names the cases
-that differ from an earlier record, made on the same machine with the same versions, and exits with status 1 unless all
-are bitwise equal. `--runs` keeps the run directories in their state after ten steps; `--continue_runs` continues
-directories that another version of the code has kept. To compare two commits, run this script in a checkout of each.
+that differ from an earlier record, made on the same machine with the same package versions, and exits with status 1
+unless all cases are bitwise equal. `--runs` keeps the run directories in their state after ten steps; `--continue_runs`
+continues directories kept by another version of the code. To compare commits, run the script in a checkout of each.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ TIMING = ("train/seconds", "train/tokens_per_second", "train/peak_share")
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("output", None, "JSON file to write the record to.")
-    flags.DEFINE_string("compare", None, "Earlier record that the new one must equal.")
+    flags.DEFINE_string("output", None, "JSON file in which to write the record.")
+    flags.DEFINE_string("compare", None, "Earlier record, which the new record must equal.")
     flags.DEFINE_string("runs", None, "Folder in which to keep the run directories after ten steps.")
-    flags.DEFINE_string("continue_runs", None, "Folder of run directories, kept by --runs, to continue.")
-    flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")
+    flags.DEFINE_string("continue_runs", None, "Folder of run directories to continue, as kept by --runs.")
+    flags.DEFINE_list("only", [], "Names of the cases to run; by default, all cases.")
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ FAMILIES = ("decoder", "encoder", "encoder_decoder")
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yields (name, config) of every case, with all data in `folder`."""
+    """Yields (name, config) for every case; all data is in `folder`."""
 
     def target(values: dict[str, Any]) -> dict[str, Any]:
         return {**values, "target_path": str(folder / "pairs.target")}
@@ -248,7 +248,7 @@ GENERATED = {
 
 
 def run_case(name: str, values: Any, root: Path, keep: Path | None, old: Path | None) -> dict[str, Any]:
-    """Trains one case (in two halves if the first one is to be kept) and returns its record."""
+    """Trains one case, in two halves if the state after the first is to be kept, and returns its record."""
     config = Config.from_dict(values.to_dict())
     if name in NOT_CONTINUED:
         keep = old = None
@@ -318,7 +318,7 @@ def _first_difference(old: Any, new: Any) -> str:
 
 def main() -> int:
     if not FLAGS.output:
-        raise UserError("--output is missing; pass the file to write the record to.")
+        raise UserError("--output is missing; name the file in which to write the record.")
     jax.config.update("jax_default_matmul_precision", "highest")
     data = Path(tempfile.gettempdir()) / "lm-behaviour"  # a fixed path, because paths are part of a config
     shutil.rmtree(data, ignore_errors=True)

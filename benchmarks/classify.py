@@ -1,4 +1,4 @@
-"""Compares classifiers on one data set: logistic regression on n-grams, and our runs with several seeds.
+"""Compares two kinds of classifiers on a data set: logistic regression on n-grams, and our runs with several seeds.
 
     python -m benchmarks.classify --config=configs/classify_mr.py:DIR --runs=scratch=runs/mr,tuned=runs/mr_tuned
 
@@ -27,15 +27,15 @@ from lm.reporting.table import Result, print_table, with_means
 from lm.runs.prepare import prepare_split
 from lm.tasks.task import Tokenizers
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverses of the L2 penalty, compared on the validation examples
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)  # inverse strengths of the L2 penalty, compared on the validation examples
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_list("runs", [], "NAME=DIRECTORY, where the directory contains one run per seed.")
-    flags.DEFINE_string("output", None, "JSON file to write the record to.")
+    flags.DEFINE_list("runs", [], "NAME=DIRECTORY,..., where each directory contains one run per seed.")
+    flags.DEFINE_string("output", None, "JSON file in which to write the record.")
 
 
 def ngram_classifier(config: Config) -> tuple[Result, float]:

@@ -4,13 +4,14 @@
     python -m benchmarks.decode --workdir=runs/multi30k --input=test_2016_flickr.en --output=results/decode.json
 
 Decodes the first --sentences lines of a file with the best checkpoint of a trained encoder-decoder, greedily and by
-beam search, with `lm.decoding.beam.beam_search` and with `model.generate`, in float32 on the CPU. Both get the same
-token ids in the same batches, sorted by length, and return token ids; tokenisation is not timed. The script first
-checks that logits agree within 1e-4. The two systems take turns in alternating order, and the median time is reported;
-the first call, in which ours is compiled, is reported separately.
+beam search, both with `lm.decoding.beam.beam_search` and with `model.generate`, in float32 on the CPU. Both systems get
+the same token ids in the same batches, sorted by length, and return token ids; tokenisation is not timed. The script
+first checks that the logits agree within 1e-4. The systems take turns, in alternating order, and their median times are
+reported; the first call, in which ours is compiled, is reported separately.
 
 A beam search ends when no hypothesis can win any more (our default; early_stopping="never" in `model.generate`), or
-earlier, when none can win at its present length (`exact=False`; early_stopping=False, the default there).
+earlier, when no hypothesis can win at its present length (`exact=False` in ours; early_stopping=False, the default, in
+`model.generate`).
 
 Nothing else should run at the same time. OMP_NUM_THREADS sets the number of PyTorch threads, which is recorded.
 """
@@ -48,7 +49,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import load_tokenizers
 
 OURS = "ours"
-TOLERANCE = 1e-4  # largest difference between logits
+TOLERANCE = 1e-4  # largest allowed difference between logits
 
 FLAGS = flags.FLAGS
 
@@ -59,16 +60,16 @@ Decode = Callable[[Sequence[Ids]], list[Ids]]  # decodes one batch: returns the 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of a trained encoder-decoder.")
     flags.DEFINE_string("input", None, "UTF-8 file with one source per line.")
-    flags.DEFINE_string("output", "", "JSON file to write the record to.")
-    flags.DEFINE_integer("sentences", 200, "Number of lines to decode, from the first; 0 for all.", lower_bound=0)
-    flags.DEFINE_integer("num_beams", 5, "Beam size of beam search.", lower_bound=2)
+    flags.DEFINE_string("output", "", "JSON file in which to write the record.")
+    flags.DEFINE_integer("sentences", 200, "Number of lines to decode from the start; 0 for all.", lower_bound=0)
+    flags.DEFINE_integer("num_beams", 5, "Beam size for beam search.", lower_bound=2)
     flags.DEFINE_integer("batch_size", 32, "Number of sources per batch.", lower_bound=1)
     flags.DEFINE_integer("repetitions", 5, "Number of timed calls of each system after the first call.", lower_bound=1)
 
 
 @dataclass
 class Timed:
-    """A system with its settings, its outputs and the measured times."""
+    """A system with its settings, its outputs and its measured times."""
 
     name: str
     settings: BeamSettings
@@ -78,7 +79,7 @@ class Timed:
     seconds: list[float] = field(default_factory=list)
 
     def metrics(self, reference: Timed) -> dict[str, Any]:
-        """Compares with `reference`, ours with the same settings; it is faster if `speed_of_ours` is above 1."""
+        """Compares this system with `reference`, which is ours; ours is faster if `speed_of_ours` is above 1."""
         median = statistics.median(self.seconds)
         tokens = sum(map(len, self.outputs))
         return {
@@ -96,7 +97,7 @@ class Timed:
 
 
 def in_batches(decode: Decode, sources: Sequence[Ids], batch_size: int) -> list[Ids]:
-    """Decodes in batches, and returns the new tokens of each source, in the order of the sources."""
+    """Decodes the sources in batches, and returns the new tokens of each source, in the original order."""
     outputs: list[Ids] = [[] for _ in sources]
     for numbers in batches_by_length(sources, batch_size):
         for number, tokens in zip(numbers, decode([sources[number] for number in numbers]), strict=True):
@@ -105,7 +106,7 @@ def in_batches(decode: Decode, sources: Sequence[Ids], batch_size: int) -> list[
 
 
 def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Ids], vocabulary: Vocabulary) -> float:
-    """Returns the largest difference between logits, on random targets."""
+    """Returns the largest difference between the two systems' logits on random targets."""
     targets_BL = np.random.default_rng(0).integers(0, vocabulary.size, (len(sources), 16), dtype=np.int32)
     targets_BL[:, 0] = vocabulary.bos_id
     positions_BL = np.broadcast_to(np.arange(16, dtype=np.int32), targets_BL.shape)
@@ -116,7 +117,7 @@ def logits_difference(model: Model, params: Any, peer: Any, sources: Sequence[Id
 
 
 def measure(ways: Sequence[Timed], sources: Sequence[Ids], batch_size: int, repetitions: int) -> None:
-    """Runs all systems in turns, and sets their outputs and seconds."""
+    """Runs the systems in turn, and sets the outputs and seconds of each system."""
 
     def timed(way: Timed) -> tuple[float, list[Ids]]:
         start = time.perf_counter()
@@ -135,7 +136,7 @@ def measure(ways: Sequence[Timed], sources: Sequence[Ids], batch_size: int, repe
 def ways_to_decode(
     model: Model, params: Any, peer: Any, vocabulary: Vocabulary, greedy: BeamSettings, num_beams: int, min_rows: int
 ) -> list[list[Timed]]:
-    """Returns groups of systems to compare with one another, ours first."""
+    """Returns groups of systems to compare with one another; ours comes first in each group."""
 
     def ours(settings: BeamSettings, name: str = OURS) -> Timed:
         def decode(sources: Sequence[Ids]) -> list[Ids]:
@@ -164,7 +165,7 @@ def print_table(figures: Sequence[dict[str, Any]], count: int) -> None:
     for column in ("beams", "system", "sentences/s", "tokens/s", "seconds", "(from, to)", "first call"):
         table.add_column(column, justify="left" if column == "system" else "right")
     table.add_column("time / ours", justify="right")
-    table.add_column(f"same as ours, of {count}", justify="right")
+    table.add_column(f"same as ours (of {count})", justify="right")
     for each in figures:
         seconds = each["seconds"]
         table.add_row(

@@ -1,7 +1,7 @@
 """Models of Hugging Face's `transformers`, in PyTorch, that compute the same function as our encoder-decoders.
 
-They have our weights: `MarianMTModel` serves for norms after the residual sums (Vaswani 2017), and
-`PegasusForConditionalGeneration` for norms before the sublayers.
+The peers get our weights. `MarianMTModel` is used for models with norms after the residual sums (Vaswani 2017), and
+`PegasusForConditionalGeneration` for models with norms before the sublayers.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIXED = {
     "window": 0,
     "dtype": "float32",
 }
-# Our names of modules -> theirs.
+# Our module names -> theirs.
 NORMS = {
     "attention_norm": "self_attn_layer_norm",
     "cross_attention_norm": "encoder_attn_layer_norm",
@@ -48,7 +48,7 @@ MLP = {"up": "fc1", "down": "fc2"}
 
 
 def frameworks() -> tuple[ModuleType, ModuleType]:
-    """Returns the modules (torch, transformers). Raises UserError if either is not installed."""
+    """Returns the modules (torch, transformers). Raises UserError unless both are installed."""
     try:
         import torch
         import transformers
@@ -62,7 +62,7 @@ def frameworks() -> tuple[ModuleType, ModuleType]:
 
 
 def build_peer(config: ModelConfig, params: dict[str, Any], vocabulary: Vocabulary, longest_source: int) -> Any:
-    """Returns their float32 model with our weights, in evaluation mode. Raises UserError for an unsupported config."""
+    """Returns the peer: a float32 model with our weights, in evaluation mode. Raises UserError if there is no peer."""
     torch, transformers = frameworks()
     wrong = [f"{name}={getattr(config, name)!r}" for name, value in FIXED.items() if getattr(config, name) != value]
     if config.num_kv_heads != config.num_heads or config.head_dim * config.num_heads != config.d_model:
@@ -111,7 +111,7 @@ def peer_weights(params: dict[str, Any]) -> Weights:
 
 
 def pad(sources: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
-    """Returns int64 (B, L) tokens, padded to the longest row, and their mask."""
+    """Returns int64 (B, L) tokens, padded to the longest row, and the mask of the tokens."""
     torch, _ = frameworks()
     tokens_BL, mask_BL = pad_rows(sources, (len(sources), max(map(len, sources))), pad_id)
     return torch.tensor(tokens_BL, dtype=torch.int64), torch.tensor(mask_BL, dtype=torch.int64)
@@ -120,7 +120,7 @@ def pad(sources: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
 def peer_logits(
     peer: Any, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], vocabulary: Vocabulary
 ) -> np.ndarray:
-    """Returns float32 (B, L, V) logits; targets must start with bos and have equal lengths."""
+    """Returns float32 (B, L, V) logits; all targets must start with BOS and have the same length."""
     torch, _ = frameworks()
     tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)
     with torch.inference_mode():
@@ -134,7 +134,7 @@ def peer_search(
     vocabulary: Vocabulary,
     early_stopping: bool | str = False,
 ) -> list[list[int]]:
-    """Returns the new tokens of each source, including the EOS token; suppresses tokens that we never choose."""
+    """Returns the new tokens of each source, including the EOS token; suppresses tokens that ours never chooses."""
     torch, _ = frameworks()
     assert settings.penalty == "power" and settings.num_hypotheses == 1 and not settings.no_repeat_ngram
     tokens_BL, mask_BL = pad(sources, vocabulary.pad_id)

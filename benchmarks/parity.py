@@ -3,10 +3,11 @@
     pip install -r requirements-benchmarks.txt
     python -m benchmarks.parity [--write]
 
-A tiny model of each architecture, a preset with smaller sizes, gets random weights (including norms and biases) and
-reads rows of different lengths. The largest difference between logits, computed in float32 on the CPU, is printed; the
-exit status is 1 if it exceeds the tolerance. T5's distance buckets must be equal. The published ModernBERT has no norm
-before its first attention, but ours has; for the comparison, a LayerNorm with random weights is added to theirs.
+For each architecture, a tiny model (a preset with smaller sizes) gets random weights, including those of norms and
+biases, and reads rows of different lengths. The largest difference between the logits, computed in float32 on the CPU,
+is printed; the exit status is 1 if the difference exceeds the tolerance. T5's distance buckets must be equal. Our
+ModernBERT has a norm before its first attention, but the published one does not; for the comparison, a LayerNorm with
+random weights is added to the published model.
 
 With --write, the logits of the published code at some positions of each row are stored in tests/golden/parity_*.json
 for tests/models/test_published_parity.py, which needs neither PyTorch nor `transformers`.
@@ -49,7 +50,7 @@ class Case:
 
     kind: str  # a kind in benchmarks.published_models
     preset: str
-    changes: dict[str, Any]  # mostly smaller sizes
+    changes: dict[str, Any]  # settings to change, mostly to smaller sizes
     head: Head = NextToken()
 
     @property
@@ -71,7 +72,7 @@ CASES = {
     "bert": Case("bert", "bert_base", ENCODER, MaskedTokens()),
     "bert_pairs": Case("bert", "bert_base", ENCODER, MaskedTokens(next_sentence=True)),
     "roberta": Case("roberta", "roberta_base", ENCODER, MaskedTokens()),
-    # Layers 0 and 3 attend to all tokens, layers 1 and 2 to eight on either side.
+    # Layers 0 and 3 attend to all tokens; layers 1 and 2 attend to eight tokens on either side.
     "modernbert": Case("modernbert", "modernbert_base", {**ENCODER, "num_layers": 4, "window": 9}, MaskedTokens()),
 }
 # (bidirectional, num_buckets, max_distance): T5's two settings and others, some with integer bucket boundaries.
@@ -84,10 +85,10 @@ DISTANCES = np.arange(-300, 301)  # key position minus query position
 
 
 def drawn_weights(case: Case) -> dict[str, Any]:
-    """Returns random parameters of the unrolled model, the same on every machine and with every version of NumPy.
+    """Returns random parameters for the unrolled model; they are the same on every machine and NumPy version.
 
-    Each array has its own stream: NumPy's legacy RandomState, whose normal variates never change, seeded with the sum
-    of SEED and the CRC-32 of the path (such as `decoder/layer_0/mlp/up/kernel`). Standard deviations: 1.5 /
+    Each array has its own random stream: NumPy's legacy RandomState, whose normal variates never change, seeded with
+    the sum of SEED and the CRC-32 of the path (such as `decoder/layer_0/mlp/up/kernel`). Standard deviations: 1.5 /
     sqrt(inputs) for linear layers, so that attention is neither uniform nor on a single key (less for queries if scores
     are not scaled); 1 for embeddings, or 0.3 if they are scaled or tied to the output layer; 0.3 for biases and for
     scales of norms, whose mean is 1.
@@ -116,14 +117,14 @@ def drawn_weights(case: Case) -> dict[str, Any]:
 
 
 def drawn_rows(lengths: tuple[int, ...], seed: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens, segments), int32 (rows, longest) each: random tokens, with 0 in both after the end of a row."""
+    """Returns random tokens and their segments, both int32 (rows, longest) and 0 after the end of each row."""
     tokens_BL = np.random.RandomState(seed).randint(4, vocab_size, (len(lengths), max(lengths)))
     segments_BL = np.arange(max(lengths))[None] < np.array(lengths)[:, None]
     return (tokens_BL * segments_BL).astype(np.int32), segments_BL.astype(np.int32)
 
 
 def drawn_batch(config: ModelConfig) -> Batch:
-    """Returns one row per length in LENGTHS, on both sides of an encoder-decoder. A third of each row has type 0."""
+    """Returns one row per length in LENGTHS, on both sides of an encoder-decoder; a third of each row has type 0."""
 
     def positions(segments_BL: np.ndarray) -> np.ndarray:
         return np.broadcast_to(np.arange(segments_BL.shape[1], dtype=np.int32), segments_BL.shape) * segments_BL
@@ -166,7 +167,7 @@ def our_buckets(distances: np.ndarray, bidirectional: bool, num_buckets: int, ma
 
 
 def golden_places(case: Case) -> list[list[int]]:
-    """Returns [row, position] of the first, middle and last token of each row, or only the first for next sentences."""
+    """Returns [row, position] of each row's first, middle and last token, or only its first for next sentences."""
     ends = [int(length) for length in drawn_batch(case.config).segments.sum(axis=1)]
     count = 1 if case.next_sentence else 3
     return [[row, index] for row, end in enumerate(ends) for index in (0, end // 2, end - 1)[:count]]
@@ -177,7 +178,7 @@ def golden_path(name: str) -> Path:
 
 
 def compare(name: str, write: bool) -> float:
-    """Returns the largest difference between the logits of a case; writes its golden file if `write`."""
+    """Returns the largest difference between the logits of a case; writes its golden file if `write` is set."""
     from benchmarks.huggingface_peer import frameworks
     from benchmarks.published_models import build_published, published_logits
 
@@ -200,7 +201,7 @@ def compare(name: str, write: bool) -> float:
 
 
 def compare_buckets(write: bool) -> bool:
-    """Returns whether all buckets are equal; writes the golden file of buckets if `write`."""
+    """Returns whether all buckets are equal; writes the golden file of buckets if `write` is set."""
     from benchmarks.published_models import published_buckets
 
     found = {setting: published_buckets(DISTANCES, *setting) for setting in BUCKETS}

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.renamed import Weights, joined, numbered_layers, single_stack_sizes
 from lm.config import ModelConfig
 
-PADDING = 1  # RoBERTa counts positions from PADDING + 1; for the other models it is an ordinary token
+PADDING = 1  # RoBERTa counts positions from PADDING + 1; in the other models, this id is an ordinary token
 ATTENTION = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -36,11 +36,12 @@ def published_bert(transformers: Any, config: ModelConfig, params: dict[str, Any
 
 
 def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """Returns RobertaForMaskedLM. Ours lacks its two unused positions and single type, which do not affect logits."""
+    """Returns RobertaForMaskedLM. Ours lacks its two unused positions and its only type; they do not affect logits."""
     settings = {**_bert_settings(config), "max_position_embeddings": config.max_length + PADDING + 1}
     model = transformers.RobertaForMaskedLM(transformers.RobertaConfig(**settings, type_vocab_size=1))
     weights = _bert_weights("roberta", params)
-    # Each of our positions is the sum of one of theirs and their only type, so the type is arbitrary.
+    # Each of our position embeddings is the sum of one of theirs and their only type embedding, which may thus be
+    # arbitrary.
     table = np.asarray(params["position_embedding"]["embedding"])
     type_1D = np.random.RandomState(0).standard_normal((1, config.d_model)).astype(np.float32)
     # The row before the padding row must have no influence.
@@ -55,7 +56,7 @@ def published_roberta(transformers: Any, config: ModelConfig, params: dict[str, 
 
 
 def published_modernbert(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tuple[Any, Weights]:
-    """Returns ModernBertForMaskedLM with an added norm before its first attention, as ours has."""
+    """Returns ModernBertForMaskedLM with an extra norm before its first attention, as in our model."""
     from torch import nn
 
     rotary = {
@@ -108,7 +109,7 @@ def _bert_settings(config: ModelConfig) -> dict[str, Any]:
 
 
 def _bert_weights(name: str, params: dict[str, Any]) -> Weights:
-    """Returns all weights except positions, types and heads; `name` is the name of the body."""
+    """Returns all weights except those of positions, types and heads; `name` is the name of the body."""
     weights = Weights({f"{name}.embeddings.word_embeddings.weight": params["token_embedding"]["embedding"]})
     weights.norm(f"{name}.embeddings.LayerNorm", params["embedding_norm"])
     for n, layer in numbered_layers(params):

@@ -21,7 +21,7 @@ from lm.config import ModelConfig
 from lm.decoding.sampling import Vocabulary
 from lm.models.layers import ACTIVATIONS as OUR_ACTIVATIONS
 
-# Ids that their models require; none of them affects the logits.
+# Special token ids that the published models require; none affects the logits.
 VOCABULARY = Vocabulary(size=4, bos_id=2, eos_id=1, pad_id=0)
 SPECIAL = {"pad_token_id": VOCABULARY.pad_id, "bos_token_id": VOCABULARY.bos_id, "eos_token_id": VOCABULARY.eos_id}
 
@@ -32,7 +32,7 @@ def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> A
         return build_peer(config, params, VOCABULARY, config.max_length)
     torch, transformers = frameworks()
     model, weights = MAKERS[kind](transformers, config, params)
-    if not config.tie_embeddings:  # T5 always ties the two
+    if not config.tie_embeddings:  # T5 always ties the output matrix to the embedding
         model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.d_model))
         weights.linear("lm_head", params["output"])
     missing, unknown = model.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
@@ -42,7 +42,7 @@ def build_published(kind: str, config: ModelConfig, params: dict[str, Any]) -> A
 
 
 def published_logits(model: Any, batch: Batch) -> np.ndarray:
-    """Returns float32 (B, L, V) logits, or (B, 1, 2) those of next sentences if the model predicts them."""
+    """Returns float32 (B, L, V) logits, or (B, 1, 2) next-sentence logits if the model predicts next sentences."""
     torch, _ = frameworks()
     read = batch if batch.source is None else batch.source
     real_BL = read.segments > 0
@@ -114,7 +114,7 @@ def _bart(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
     weights = peer_weights(params)
     for tower in ("encoder", "decoder"):
         table = np.asarray(params[tower]["position_embedding"]["embedding"])
-        # The two rows before that of position 0 must have no influence.
+        # The two rows before the row of position 0 must have no influence.
         weights[f"model.{tower}.embed_positions.weight"] = np.concatenate([np.full_like(table[:2], np.nan), table])
         weights.norm(f"model.{tower}.layernorm_embedding", params[tower]["embedding_norm"])
     return model, weights
@@ -150,7 +150,7 @@ def _gpt2(transformers: Any, config: ModelConfig, params: dict[str, Any]) -> tup
         weights.linears(prefix, layer["mlp"], {"up": "mlp.c_fc", "down": "mlp.c_proj"})
     for name, weight in weights.items():
         if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
-            weights[name] = weight.T  # (in, out) in theirs too
+            weights[name] = weight.T  # GPT-2's kernels are (in, out), like ours
     return model, weights
 
 

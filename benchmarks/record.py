@@ -1,11 +1,12 @@
-"""Records the results of a finished run: one small JSON file in results/, and its curves.
+"""Records the results of a finished run in results/: a small JSON file and the training curves.
 
     python -m benchmarks.record --workdir=runs/quickstart --name=quickstart --command="make train" [--note="..."]
 
-Run `python -m benchmarks.table` afterwards to add it to README.md. The record contains the metrics of every split that
-eval.py has written for the latest evaluated step, and the information needed to interpret them: commit, hardware,
-versions, hashes of the data, steps and training time. For the runs of `train.py --seeds` or `--folds`, it contains the
-test metrics of each run with their mean and standard deviation, and otherwise describes the first run.
+Run `python -m benchmarks.table` afterwards to add the record to README.md. The record contains the metrics of every
+split that eval.py has written for the latest evaluated step, and the information needed to interpret them: commit,
+hardware, versions, hashes of the data, steps and training time. For the runs of `train.py --seeds` or `--folds`, the
+record contains the test metrics of each run with their mean and standard deviation; all its other entries describe the
+first run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "The run directory.")
-    flags.DEFINE_string("name", None, "Name of the record, results/NAME.json.")
+    flags.DEFINE_string("name", None, "Name of the record, written to results/NAME.json.")
     flags.DEFINE_string("command", "", "The command that created the run, without data paths.")
     flags.DEFINE_string("reference", "", "A published result to compare with, and its source.")
     flags.DEFINE_string(
@@ -46,7 +47,7 @@ def define_flags() -> None:
 def repeated_results(root: Path) -> list[Result]:
     """Returns the test result of each run that train.py --seeds or --folds created below `root`.
 
-    Raises UserError if there is none.
+    Raises UserError if there is no such run.
     """
     found = []
     for directory in sorted(each for each in root.glob("*_*") if (each / "config.json").exists()):
@@ -111,7 +112,7 @@ def main() -> int:
 
 
 def _training_seconds(run: RunDirectory) -> float:
-    """Returns the time from the first step to the last entry, including evaluations but not interruptions."""
+    """Returns the seconds from the first step to the last record, including evaluations but not interruptions."""
     return max(line.get("train/seconds", 0.0) for line in run.read_metrics())
 
 
@@ -132,7 +133,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the short commit hash of the running code."""
+    """Returns the short hash of the commit of the running code."""
     run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     return run.stdout.strip() or "unknown"
 

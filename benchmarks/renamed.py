@@ -1,6 +1,6 @@
-"""Maps sizes and weights of our models to the names that several of Hugging Face's models share.
+"""Maps the sizes and weights of our models to the names that several Hugging Face models share.
 
-The kernel of a linear layer is (in, out) in ours, with a separate dimension of heads, and (out, in) in theirs.
+The kernel of a linear layer is (in, out) in our models, with a separate heads dimension, and (out, in) in theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
 
 
 def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
-    """Returns settings of BART, Marian and Pegasus."""
+    """Returns the settings of BART, Marian and Pegasus."""
     return {
         "vocab_size": config.vocab_size,
         "encoder_layers": config.num_encoder_layers,
@@ -34,7 +34,7 @@ def encoder_decoder_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
-    """Returns settings of Llama, BERT, RoBERTa and ModernBERT."""
+    """Returns the settings of Llama, BERT, RoBERTa and ModernBERT."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -46,7 +46,7 @@ def single_stack_sizes(config: ModelConfig) -> dict[str, int]:
 
 
 class Weights(dict[str, np.ndarray]):
-    """Arrays by their names in Hugging Face's models; a module without a bias in ours gets none."""
+    """Arrays by their names in Hugging Face's models. A module that has no bias in our model gets no bias."""
 
     def norm(self, name: str, params: Mapping[str, Any]) -> None:
         self._add(name, np.asarray(params["scale"]), params)
@@ -57,7 +57,7 @@ class Weights(dict[str, np.ndarray]):
         self._add(name, kernel.reshape(math.prod(kernel.shape[:input_dims]), -1).T, params)
 
     def linears(self, prefix: str, params: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Adds the linear layers of an attention or an MLP; `names` maps our names to theirs after the prefix."""
+        """Adds the linear layers of an attention or MLP; `names` maps our names to theirs, which follow the prefix."""
         for ours, theirs in names.items():
             self.linear(f"{prefix}.{theirs}", params[ours], 2 if ours == "out" else 1)
 
@@ -68,7 +68,7 @@ class Weights(dict[str, np.ndarray]):
 
 
 def joined(params: Mapping[str, Any], *names: str) -> dict[str, np.ndarray]:
-    """Merges linear layers of the same input into one, with concatenated outputs."""
+    """Merges linear layers with the same input into one layer with concatenated outputs."""
     whole = {"kernel": np.concatenate([params[name]["kernel"] for name in names], axis=1)}
     if "bias" in params[names[0]]:
         whole["bias"] = np.concatenate([params[name]["bias"] for name in names])

@@ -1,10 +1,11 @@
-"""Trains an encoder-decoder on a task that every working one solves: writing words in reverse order.
+"""Trains an encoder-decoder on a task that every working model solves: writing words in reverse order.
 
     python -m benchmarks.reversal --output=results/reversal.json
 
 Writes 20,000 random lines of 3 to 8 words into a temporary directory, trains a small encoder-decoder on them with the
-loop of train.py, and prints the exact match on 1,000 further lines, with the number of these lines that are not in the
-training text (short ones may be). Below 99 %, something is broken. Takes a minute on two CPU cores.
+loop of train.py, and prints the exact match on 1,000 further lines, as well as how many of them are not in the training
+text (short lines may be). An exact match below 99 % means that something is broken. The script takes a minute on two
+CPU cores.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.record import surroundings, write_record
 from lm.config import Config, defaults, source
 from lm.training.loop import train
 
-OUTPUT = flags.DEFINE_string("output", "", "JSON file to write the record to.")
+OUTPUT = flags.DEFINE_string("output", "", "JSON file in which to write the record.")
 WORDS = "amber birch cedar delta ember flint grove heath inlet jetty knoll lotus".split()
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.stories260k [--data=DIRECTORY]
 
-Reads the weights and the vocabulary of 512 pieces, both in llama2.c's formats. Prints the story that greedy decoding
-generates from the BOS token, and the loss on five TinyStories. The directory contains `stories260k` and
-`tinystories_sample`; it defaults to $LM_SHARED_DATA, or else ../shared/data.
+Reads the weights and the vocabulary of 512 pieces, both in the formats of llama2.c. Prints the story that greedy
+decoding generates from the BOS token, and the loss on five TinyStories. The directory must contain `stories260k` and
+`tinystories_sample`; the default is $LM_SHARED_DATA or, if that is not set, ../shared/data.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def data_directory() -> Path:
 
 
 def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
-    """Returns the config and parameters of a llama2.c checkpoint, version 0.
+    """Returns the config and parameters in a llama2.c checkpoint of version 0.
 
     The file has seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len), then row-major
     float32 arrays: token embedding; attention norm, wq, wk, wv, wo, MLP norm, w1 (gate), w2 (down) and w3 (up), each
-    for all layers; final norm; tables of rotary angles, which we recompute. A matrix is (out, in) in the file and
-    (in, out) in ours, with a separate dimension of heads. The output matrix is tied to the embedding; a negative
-    vocab_size, for a separate one, is not supported.
+    for all layers; final norm; tables of rotary angles, which we recompute. A matrix is (out, in) in the file and (in,
+    out) in our models, with a separate heads dimension. The output matrix is tied to the embedding; a negative
+    vocab_size, which announces a separate output matrix, is not supported.
     """
     content = path.read_bytes()
     D, F, N, H, G, V, max_length = struct.unpack("<7i", content[:28])
@@ -107,7 +107,7 @@ def load_model(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 class Pieces:
-    """The vocabulary of `tok512.bin`: int32 longest length, then for each piece float32 score, int32 length, bytes."""
+    """The vocabulary in `tok512.bin`: int32 maximum length, then for each piece float32 score, int32 length, bytes."""
 
     def __init__(self, path: Path, size: int) -> None:
         content, offset = path.read_bytes(), 4
@@ -121,7 +121,7 @@ class Pieces:
         self.ids = {piece: token for token, piece in reversed(list(enumerate(self.pieces)))}
 
     def encode(self, text: str) -> list[int]:
-        """Returns BEGIN, a space and the characters (or their bytes); pairs are merged by best score, then leftmost."""
+        """Returns ids for BEGIN, a space and the text; adjacent pieces are merged by best score, then from the left."""
         tokens: list[int] = []
         for character in " " + text if text else "":
             piece = character.encode()
@@ -144,14 +144,14 @@ class Pieces:
 
 
 def greedy_story(model: Model, params: Any, steps: int) -> list[int]:
-    """Returns `steps` tokens that follow the BOS token by greedy decoding."""
+    """Returns the `steps` tokens that greedy decoding generates after the BOS token."""
     vocabulary = Vocabulary(size=model.vocab_size, bos_id=BEGIN, eos_id=END)
     keys = row_keys(0, np.zeros(1), np.zeros(1))
     return Sampler(model, params, Sampling(temperature=0), vocabulary, steps).generate([[BEGIN]], keys)[0]
 
 
 def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> list[tuple[float, int]]:
-    """Returns (summed negative log-likelihood in nats, number of predicted tokens) of each document."""
+    """Returns (summed negative log-likelihood in nats, number of predicted tokens) for each document."""
 
     @jax.jit
     def sums_of(params: Any, batch: Batch) -> LossSums:
@@ -161,7 +161,9 @@ def losses(model: Model, params: Any, documents: Sequence[Sequence[int]]) -> lis
     for document in documents:
         inputs_T, targets_T = np.array(document[:-1], np.int32), np.array(document[1:], np.int32)
         example = Example(inputs_T, targets_T, np.ones(len(targets_T), np.float32))
-        batch = RowLayout(model.max_length).lay_out([[example]])  # a single length, so that it compiles once
+        batch = RowLayout(model.max_length).lay_out(
+            [[example]]
+        )  # padded to a single length, so that `sums_of` compiles once
         sums = sums_of(params, batch)
         found.append((float(sums.nll), int(sums.weight)))
     return found

@@ -15,12 +15,12 @@ SHOWN = sorted((each for each in METRICS.values() if each.recorded), key=lambda 
 
 
 def results_table() -> str:
-    """Returns a Markdown table with a row per record: its headline split, else the test split, else the first one."""
+    """Returns a Markdown table with one row per record, for its headline, test or first split, in this order."""
     header = ["run", "parameters", "tokens trained", "split", "metrics", "training time", "for comparison"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
-        if "splits" not in record:  # README describes benchmark records in words
+        if "splits" not in record:  # README.md describes benchmark records in words
             continue
         splits = record["splits"]
         tests = [split for split in splits if split.startswith("test")]
@@ -44,7 +44,7 @@ def _name(metric: Metric) -> str:
 
 
 def with_table(readme: str) -> str:
-    """Replaces the table between the two markers in the text of README."""
+    """Returns the text of README.md with the table between the two markers replaced."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{results_table()}\n{END}{after}"

@@ -7,8 +7,8 @@
 DIR holds rt-polarity.pos and rt-polarity.neg, which are encoded in Windows-1252. There is no official split: a hash of
 each sentence assigns a tenth to testing and a tenth to validation; `--config.data.fold=1` selects other tenths.
 Cost: under two minutes on two CPU cores. Measured on the test tenth, from scratch with three seeds: accuracy 76.3 %
-(standard deviation 0.8). For comparison: a convolutional network has 75.9 % in cross-validation (Kim 2014), and an
-n-gram model 78.8 % on the same tenth.
+(standard deviation 0.8). For comparison, a convolutional network reaches 75.9 % in cross-validation (Kim 2014), and an
+n-gram model reaches 78.8 % on the same tenth.
 """
 
 from pathlib import Path

@@ -2,16 +2,16 @@
 
     python train.py --config=configs/glue.py:rte --workdir=runs/rte --config.init_from=runs/bert_mlm --seeds=0,1,2
 
-The argument is cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The test labels are not public, so the
-validation split is reported, as in most papers (for MNLI, both the matched and the mismatched split). The metric of the
-task selects the best checkpoint. The model is that of bert_mlm. Not run yet.
+The argument is cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli. The test labels are not public, so the validation
+split is reported, as in most papers (for MNLI, both the matched and the mismatched split). The metric of the task
+selects the best checkpoint. The model is the same as in bert_mlm. This config has not been run yet.
 """
 
 from configs import bert_mlm
 from lm.config import defaults, source
 from lm.errors import UserError
 
-# Text fields, names of labels 0, 1, ... (none if the label is a number), metric, number of training examples.
+# Two text fields, names of labels 0, 1, ... (none if labels are numbers), metric, number of training examples.
 TASKS = {
     "cola": ("sentence", "", ("unacceptable", "acceptable"), "mcc", 8_551),
     "sst2": ("sentence", "", ("negative", "positive"), "accuracy", 67_349),

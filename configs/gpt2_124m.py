@@ -4,8 +4,9 @@
     python train.py --config=configs/gpt2_124m.py:'DIR/*.txt.gz' --workdir=... (your own text, .jsonl or .parquet files)
 
 For GPT-2's own vocabulary, add --config.data.tokenizer.kind=huggingface --config.data.tokenizer.path=tokenizer.json.
-Otherwise, a BPE vocabulary of the same size is trained on the text. The recipe is nanoGPT's for OpenWebText
-(batch of 0.5 M tokens, peak 6e-4, cosine to a tenth over 600,000 steps, b2 0.95, decay 0.1).
+Otherwise, a BPE vocabulary of the same size is trained on the text. The recipe is nanoGPT's for OpenWebText: batches of
+0.5 M tokens, a peak learning rate of 6e-4, a cosine decay to a tenth of the peak over 600,000 steps, b2 = 0.95 and a
+weight decay of 0.1.
 Cost: nanoGPT reports 4 days on eight A100 GPUs; not measured here. Expected: nanoGPT reports about 2.85 nats/token on
 held-out OpenWebText; we have no score yet.
 """

@@ -3,7 +3,7 @@
     python train.py --config=configs/imdb.py --workdir=runs/imdb --config.init_from=runs/bert_mlm
     python eval.py --workdir=runs/imdb --split=test
 
-The model is that of bert_mlm. Reviews are truncated to 512 tokens. Not run yet.
+The model is the same as in bert_mlm. Reviews are truncated to 512 tokens. This config has not been run yet.
 """
 
 from configs import bert_mlm

@@ -3,7 +3,7 @@
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 Cost: about four minutes on two CPU cores. Expected: about 1.7 bits per byte on the held-out tenth of the documents,
-which `xz -9` compresses to 2.3 (for Python 3.11; the documentation differs between versions). Measurements are in
+compared with 2.3 for `xz -9` (for Python 3.11; the documentation differs between versions). Measurements are in
 results/.
 """
 

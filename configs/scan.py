@@ -3,9 +3,9 @@
     python train.py --config=configs/scan.py:DIR --workdir=runs/scan
     python eval.py --workdir=runs/scan --split=test
 
-DIR holds tasks_train_simple.txt and tasks_test_simple.txt, with lines `IN: command OUT: ACTION ACTION ...`.
-Cost: minutes on two CPU cores. Expected: at least 99 % exact match (published for an LSTM: 99.8 %). A lower
-score points to an error in masks or decoding. Measurements are in results/.
+DIR holds tasks_train_simple.txt and tasks_test_simple.txt, with lines of the form `IN: command OUT: ACTION ACTION ...`.
+Cost: a few minutes on two CPU cores. Expected: at least 99 % exact match (99.8 % has been published for an LSTM). A
+lower score points to an error in the masks or the decoding. Measurements are in results/.
 """
 
 from pathlib import Path

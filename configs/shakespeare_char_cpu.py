@@ -2,10 +2,10 @@
 
     python train.py --config=configs/shakespeare_char_cpu.py:PATH/input.txt --workdir=runs/shakespeare_char_cpu
 
-The peak learning rate is four times nanoGPT's, which is better for so small a model; all other settings are the same.
+The peak learning rate is four times nanoGPT's, which is better for such a small model; all other settings are the same.
 Cost: about three minutes on two CPU cores. Expected: 1.77 nats/character on the whole held-out tenth. With nanoGPT's
-learning rates (--config.optimizer.learning_rate=1e-3 --config.optimizer.final_fraction=0.1) it is 1.90; nanoGPT's
-README reports 1.88 on a sample of that text. Measurements are in results/.
+learning rates (--config.optimizer.learning_rate=1e-3 --config.optimizer.final_fraction=0.1), the loss is 1.90;
+nanoGPT's README reports 1.88 on a sample of that text. Measurements are in results/.
 """
 
 from configs import shakespeare_char

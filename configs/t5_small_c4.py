@@ -4,8 +4,8 @@
     python train.py --config=configs/t5_small_c4.py:/data/tfds --workdir=runs/t5_small
 
 The text comes from TFDS (`c4/en`, which must first be prepared on a cluster; the argument is the TFDS data directory).
-As in Raffel 2020: rows of 512 source tokens with 15 % masked in spans of mean length 3, batches of 128 rows, 524,288
-steps, and Adafactor with an inverse square-root schedule from step 10,000. Cost: not run here.
+The settings are those of Raffel 2020: rows of 512 source tokens with 15 % masked in spans of mean length 3, batches of
+128 rows, 524,288 steps, and Adafactor with an inverse square-root schedule from step 10,000. Cost: not run here.
 Expected: there is no published loss; the paper reports scores of fine-tuned models.
 """
 

@@ -3,9 +3,11 @@
     python train.py --config=configs/wikitext2.py:DIR --workdir=runs/wikitext2
     python eval.py --workdir=runs/wikitext2 --split=test --stride=32
 
-DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each file is one stream.
-Cost: about 20 minutes on two CPU cores, two thirds of an epoch. Expected: see the measurements in results/; the
-AWD-LSTM (750 epochs) has a test perplexity of 65.6 per word, counting end-of-line marks, as `word_perplexity` does.
+DIR holds train.txt.gz (or train.txt), valid.txt and test.txt, tokenised as published. Each file is one stream of
+tokens.
+Cost: about 20 minutes on two CPU cores, for two thirds of an epoch. Expected: see the measurements in results/; the
+AWD-LSTM (750 epochs) has a test perplexity of 65.6 per word, where end-of-line marks count as words, as in
+`word_perplexity`.
 """
 
 from pathlib import Path

@@ -6,9 +6,9 @@
 
 DIR holds xquad.en.json: 1,190 questions on 48 articles, and no training split. A fifth of the articles is used for
 testing, a fifth for validation, and the rest for training; --folds=5 trains once per fold. Cost: three minutes per fold
-on two CPU cores. Measured, mean of five folds: F1 6.1 (standard deviation 1.7), exact match 0.6. About 700 questions
-are too few to learn English: multilingual BERT, pre-trained and fine-tuned on 88,000 other questions, has an F1 of
-83.5.
+on two CPU cores. Measured as the mean of five folds: F1 6.1 (standard deviation 1.7), exact match 0.6. About 700
+questions are too few to learn English: multilingual BERT, pre-trained and fine-tuned on 88,000 other questions, reaches
+an F1 of 83.5.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, or on all hosts of a slice, and recreates it when it is preempted. It asks before it deletes
-# a TPU that was stopped.
+# Trains on a Cloud TPU VM, or on all hosts of a slice, and recreates the TPU when it is preempted. The script asks
+# before it deletes a TPU that was stopped.
 #   SPOT=--spot launch/tpu_vm.sh NAME ZONE TYPE RUNTIME CONFIG WORKDIR
 #   SPOT=--spot launch/tpu_vm.sh lm us-west4-a v5litepod-16 v2-alpha-tpuv5-lite configs/lm1b.py /mnt/runs/lm1b
-# It runs on your machine as long as the training does (for example in tmux), needs gcloud, and copies the commit
-# that is checked out. With several hosts WORKDIR must be on a file system that they share: mount it at
-# MOUNT_HERE below.
+# The script runs on your machine for as long as the training takes (for example in tmux), needs gcloud, and copies the
+# commit that is checked out to the TPU. With several hosts, WORKDIR must be on a file system that the hosts share:
+# mount that file system at MOUNT_HERE below.
 set -euo pipefail
 [ $# -eq 6 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 1; }
 name=$1 zone=$2 type=$3 runtime=$4 config=$5 workdir=$6
@@ -14,7 +14,7 @@ tpu() { gcloud compute tpus tpu-vm "$1" "$name" --zone="$zone" --quiet "${@:2}";
 everywhere() { tpu ssh --worker=all --command="$1"; }
 state() { tpu describe --format='value(state)' 2>/dev/null || true; }
 fail() { echo "$1" >&2; exit 1; }
-# After a failed command: goes on if the TPU is lost, and ends with a message if it is still there.
+# Call this after a failed command: it returns if the TPU is lost, and fails with the message if the TPU is still there.
 lost_or() {
     sleep 30 # a TPU that is being preempted is still READY for a moment
     [ "$(state)" != READY ] || fail "$1"
@@ -39,7 +39,7 @@ pip install --quiet --user uv
 .venv/bin/pip install --quiet --require-hashes -r requirements-tpu.lock
 REMOTE
 
-# Each host reads its own number and the address of the first host from the metadata of the TPU.
+# Each host reads its own index and the address of the first host from the metadata of the TPU.
 read -r -d '' train <<'REMOTE' || true
 cd ~/lm && . .venv/bin/activate
 attribute() { curl -sf -H 'Metadata-Flavor: Google' "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"; }

@@ -2,12 +2,12 @@
 
     python -m lm.aot --config=configs/NAME.py --topology=v5e:8x8 [--config.mesh.fsdp=64 ...]
 
-TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1; they need
-`pip install -r requirements-tpu.txt` on any Linux machine. `--num_slices=2` joins two slices over the data-centre
-network. For NVIDIA GPUs, the topology is cuda:HOSTSxGPUS, e.g. cuda:2x8. This needs `pip install -r
-requirements-cuda.txt` and --gpu_target=FILE, XLA's text description of the chip
-(xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the config must set model.vocab_size. The exit
-status is 0 if the step fits in the memory of the chip, 1 if not.
+TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1; they need `pip install -r
+requirements-tpu.txt` on any Linux machine. `--num_slices=2` joins two slices over the data-centre network. For NVIDIA
+GPUs, the topology is cuda:HOSTSxGPUS, e.g. cuda:2x8. This needs `pip install -r requirements-cuda.txt` and
+--gpu_target=FILE, XLA's text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read,
+so the config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0
+otherwise.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
-    """Returns (devices, platform) for a topology. Raises UserError if its compiler is missing or does not know it."""
+    """Returns (devices, platform) for a topology. Raises UserError if its compiler is missing or rejects it."""
     family, _, shape = topology.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*", shape):
         raise UserError(f"--topology={topology}: must have the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs).")
@@ -51,7 +51,7 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
     else:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(f"--topology={topology}: needs libtpu; pip install -r requirements-tpu.txt.")
-        # Without these, libtpu queries a metadata server that exists only on Google Cloud.
+        # Without these variables, libtpu queries a metadata server that exists only on Google Cloud.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -77,7 +77,7 @@ def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     command.define_config_flag()
-    flags.DEFINE_string("topology", "", "Chips to compile for: v5e:8x8, v5p:4x4x4, ..., or cuda:1x8.")
+    flags.DEFINE_string("topology", "", "Chips to compile for, such as v5e:8x8, v5p:4x4x4 or cuda:1x8.")
     flags.DEFINE_integer("num_slices", 1, "Number of TPU slices with this topology.", lower_bound=1)
     flags.DEFINE_string("gpu_target", "", "For cuda: file with XLA's description of the chip.")
     command.run(main)

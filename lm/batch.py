@@ -19,7 +19,7 @@ Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruc
 
 
 def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
-    """Returns a mask, bool (B, L, S), of the pairs of tokens in the same segment; padding has no segment."""
+    """Returns a bool (B, L, S) mask that is True for tokens in the same segment; padding belongs to no segment."""
     others_B1S = other_segments_BS[:, None, :]
     return (segments_BL[:, :, None] == others_B1S) & (others_B1S > 0)
 
@@ -37,13 +37,14 @@ class Source:
 class Batch:
     """The input that all tasks produce for all models: a pytree of (B, L) arrays.
 
-    A row may hold several documents ("packing"). Segments number them from 1 within the row; 0 is padding. Tokens
-    attend only to their own segment, so documents do not affect each other.
+    A row may hold several documents ("packing"). Within a row, `segments` numbers the documents from 1; 0 is padding.
+    Tokens attend only to their own segment, so documents do not affect each other.
 
-    The label of a whole text is the target of its first or last token; all its other tokens have weight 0. A word's tag
-    is the target of its first token. For question answering (span_qa), the target is 1 at the first token of the
-    answer, 2 at its last token, and 3 if it is a single token. For next-sentence prediction, the target of the first
-    token is 1 if the second text follows the first and 0 otherwise; its weight is 0, as that token is not masked.
+    The label of a whole text is the target at its first or last token; the other tokens of the text have weight 0. The
+    tag of a word is the target at its first token. For question answering (span_qa), the target is 1 at the first token
+    of the answer, 2 at its last token, and 3 if the answer is a single token. For next-sentence prediction, the target
+    at the first token is 1 if the second text follows the first, and 0 otherwise; the weight of this target is 0,
+    because the token is not masked.
     """
 
     tokens: Array  # int32 (B, L): model input
@@ -61,11 +62,11 @@ class Batch:
 
 @flax.struct.dataclass
 class Output:
-    """The output of a model. Fields that its head does not compute are None."""
+    """The output of a model. Fields that the head does not compute are None."""
 
     logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
     cache: Any = None  # the model's own Cache
-    indices: Any = None  # int32 (B, P): tokens that have logits (B, P, V); None if all tokens have them
+    indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
     next_sentence_logits: Any = None  # float32 (B, L, 2): valid at the first token of each pair of texts
     embedding: Any = None  # float32 (B, D): unit vector of each row's text
     paired_embedding: Any = None  # float32 (B, D): unit vector of each row's paired text

@@ -1,7 +1,7 @@
 """Tests whether one system scores significantly better than another.
 
 python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs written by eval.py
-python -m lm.compare --workdir=runs/a,runs/b --split=test             predictions of labels, tags or answers too
+python -m lm.compare --workdir=runs/a,runs/b --split=test             also predicted labels, tags or answers
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws sources with replacement and scores all systems on
@@ -56,23 +56,23 @@ class Compared:
 
 
 def define_flags() -> None:
-    flags.DEFINE_list("workdir", [], "Comma-separated run directories; each is compared with the first.")
+    flags.DEFINE_list("workdir", [], "Comma-separated run directories; each one is compared with the first.")
     flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
     flags.DEFINE_string(
-        "step", "best", "With --workdir: best (the latest if no step has the metric), latest, or a step number."
+        "step", "best", "With --workdir: best (the latest if best_metric was never measured), latest, or a step number."
     )
     flags.DEFINE_string("split", "valid", "With --workdir: valid, test or train; SPLIT/SOURCE for one data source.")
     flags.DEFINE_list(
         "metric",
         None,
-        f"Comma-separated metrics: of texts, {', '.join(TEXT_METRICS)}, by default bleu; of labels, tags and answers, "
-        "those that eval.py prints, by default all.",
+        f"Comma-separated metrics. For texts: {', '.join(TEXT_METRICS)}; by default bleu. For labels, tags and "
+        "answers: those that eval.py prints; by default, all of them.",
     )
     flags.DEFINE_enum(
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU; by default as in the first run, or auto with --predictions.",
+        "sacrebleu's tokenisation for BLEU; by default, that of the first run, or auto with --predictions.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".
@@ -85,7 +85,7 @@ def compare(
     """Compares all systems on each score of a metric (such as rouge1 of rouge); also returns the metric's signature.
 
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
-    draw the same examples; both define mean, interval and p-value in the same way.
+    draw the same examples; both define the mean, the interval and the p-value in the same way.
     """
     scorer = TEXT_METRICS[metric]
     tokens = Tokenisation.of([each.references for each in systems[0]], bleu_tokenize)
@@ -112,11 +112,11 @@ def compare(
 
 
 def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Compared]:
-    """Applies the paired bootstrap to the score `percent` of each system, as sacrebleu's PairedTest does.
+    """Applies the paired bootstrap to the `percent` score of each system, as sacrebleu's PairedTest does.
 
     p = (1 + #(|resampled difference| - mean |resampled difference| > |real difference|)) / (1 + samples)
 
-    `counts` holds, for each system, an array (examples, 2) from `CountedMetric.counts`.
+    `counts` holds one array (examples, 2) per system, from `CountedMetric.counts`.
     """
     drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
     resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
@@ -124,7 +124,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
 
 
 def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int) -> dict[str, list[Compared]]:
-    """Applies the paired bootstrap to each metric of predicted labels, tags or answers to the same examples."""
+    """Applies the paired bootstrap to each metric of systems that predicted labels, tags or answers."""
     drawn = itertools.chain.from_iterable(resamples(len(systems[0].raw), samples, seed))
     found = [[each.metrics(indices_E) for each in systems] for indices_E in drawn]
     real, results = [each.metrics() for each in systems], {}
@@ -135,7 +135,7 @@ def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int)
 
 
 def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
-    """Returns the comparison of systems from their scores and from those of the resamples, (systems, samples)."""
+    """Compares systems by their scores and by their resampled scores, an array of shape (systems, samples)."""
     result, samples = [], resampled.shape[1]
     for number, values in enumerate(resampled):
         ordered, cut = np.sort(values), samples // 40
@@ -148,7 +148,7 @@ def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
 
 
 def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
-    """Sets p to 1 for equal scores: the formula counts only larger differences, so a copy would seem significant."""
+    """Sets p to 1 for equal scores, which would seem significant because the formula counts only larger differences."""
     first, *others = results
     return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
 
@@ -200,7 +200,7 @@ def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
 def read_system(path: Path, config: Config | None) -> Predictions | None:
     """Reads predicted labels, tags or answers; returns None if the file holds texts.
 
-    `config` is that of the run, if known. Raises UserError if the file is invalid or of no known kind.
+    `config` is the config of the run, if known. Raises UserError if the file is invalid or its kind is unknown.
     """
     lines = read_objects(path)
     _, first = lines[0]
@@ -211,12 +211,14 @@ def read_system(path: Path, config: Config | None) -> Predictions | None:
     fitting = [each for each in kinds if present >= set(each.keys)]
     if not fitting:
         known = "; ".join(", ".join(each.keys) for each in kinds)
-        raise UserError(f"{path}: its first line is not a prediction written by eval.py (source, reference; {known}).")
+        raise UserError(
+            f"{path}: its first line is not a prediction written by eval.py (keys: source, reference; {known})."
+        )
     kind = max(fitting, key=lambda each: len(each.keys))
     found = _read(kind, [line for _, line in lines], config)
     if found is None:
         number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
-        problem = f"is not an object with valid {', '.join(kind.keys)}, like the first line"
+        problem = f"is not an object with valid {', '.join(kind.keys)}, unlike the first line"
         raise UserError(f"{path}, line {number}: {problem}; write the file again with eval.py.")
     return found
 
@@ -229,7 +231,7 @@ def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) 
 
 
 def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """Raises UserError unless all systems have the same examples in the same order; `names` are their attributes."""
+    """Raises UserError unless the examples of all systems agree, in order, on the attributes `names`."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             raise UserError(
@@ -252,7 +254,7 @@ def main() -> int:
     metrics = None if FLAGS.metric is None else list(dict.fromkeys(FLAGS.metric))
     for metric in [] if metrics is None else metrics or [""]:
         if metric not in {**TEXT_METRICS, **METRICS}:
-            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}, or a metric of labels.")
+            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}, or a metric for labels.")
     if FLAGS.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={FLAGS.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if files and FLAGS["split"].present:
@@ -262,7 +264,7 @@ def main() -> int:
     if files and FLAGS["step"].present:
         raise UserError("--step: has no effect, because --predictions names the files; leave it out.")
     if FLAGS["bleu_tokenize"].present and "bleu" not in (metrics or ["bleu"]):
-        raise UserError("--bleu_tokenize: has no effect, because --metric names no bleu; leave it out.")
+        raise UserError("--bleu_tokenize: has no effect, because --metric does not include bleu; leave it out.")
     paths = files or [predictions_of(root, FLAGS.step, FLAGS.split) for root in roots]
     configs = [RunDirectory.existing(root).load_config() for root in roots]
     known: list[Config | None] = [*configs] or [None] * len(files)
@@ -301,7 +303,7 @@ def main() -> int:
 def label_scores(
     paths: Sequence[Path], systems: Sequence[Predictions], metrics: Sequence[str] | None
 ) -> dict[str, list[Compared]]:
-    """Compares predicted labels, tags or answers on the given metrics, or on all. Raises UserError if it cannot."""
+    """Compares predicted labels, tags or answers on some or all metrics. Raises UserError if that is impossible."""
     examples = [each.raw for each in systems]
     check_same(paths, examples, [field.name for field in dataclasses.fields(examples[0][0])])
     values = [each.metrics() for each in systems]
@@ -309,7 +311,7 @@ def label_scores(
         raise UserError("--bleu_tokenize: is for texts; omit it.")
     for name in metrics or ():
         if name not in values[0]:
-            raise UserError(f"--metric={name}: the predictions in {paths[0]} have {', '.join(values[0])}.")
+            raise UserError(f"--metric={name}: the predictions in {paths[0]} only have {', '.join(values[0])}.")
     for path, each in zip(paths, values, strict=True):
         if each.keys() != values[0].keys() or not all(map(math.isfinite, each.values())):
             raise UserError(f"{path}: not all metrics can be computed (a score is missing or the model has diverged).")

@@ -1,4 +1,4 @@
-"""Estimates of training memory, and the peak speed and memory of each chip. Models count their parameters and FLOPs."""
+"""Estimates of training memory, and the peak speed and memory of chips. Models count their own parameters and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class Chip:
 
     bfloat16: float | None  # None if the hardware does not support it
     float32: float  # float32 matmuls at JAX's default precision: TF32 on Ampere and later, bfloat16 on TPUs
-    memory_gib: float  # approximately usable by a program, which is less than the nominal size
+    memory_gib: float  # approximate memory that a program can use, less than the nominal size
 
 
-# By `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; these are the dense peaks, half of that. No peak
-# is assumed for an unknown chip: add a line and cite its source. GPU memory is approximately the "total capacity" that
-# PyTorch reports. The comments name each third-party table that a number was taken from: "Marin" is
-# lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
+# By `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; the dense peaks given here are half as high. No
+# peak is assumed for an unknown chip: to support it, add a line and cite the source. GPU memory is approximately the
+# "total capacity" that PyTorch reports. The comments name any third-party table from which a number was taken: "Marin"
+# is lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except
-    # on v3 and tpu7x, where it is one of two cores. This and the names are from jax/_src/pallas/mosaic/tpu_info.py.
+    # on v3 and tpu7x, where it is one of two cores. This fact and the names are from
+    # jax/_src/pallas/mosaic/tpu_info.py.
     "TPU v3": Chip(123 / 2, 123 / 2, 16),
     "TPU v4": Chip(275, 275, 32),
     "TPU v5 lite": Chip(197, 197, 16),
@@ -48,8 +49,8 @@ CHIPS: dict[str, Chip] = {
     "NVIDIA A100-SXM4-80GB": Chip(312, 156, 79),
     "NVIDIA A100-PCIE-40GB": Chip(312, 156, 39),
     "NVIDIA A100 80GB PCIe": Chip(312, 156, 79),
-    # NVIDIA A10 data sheet (via Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 is
-    # from baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; others, including Marin, list the A10's numbers.
+    # NVIDIA A10 data sheet (via Marin): BF16 125, TF32 62.5. The A10G (AWS g5) has no public data sheet: 70 is from
+    # baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference; other tables, including Marin, list the A10's numbers.
     "NVIDIA A10": Chip(125, 62.5, 22),
     "NVIDIA A10G": Chip(70, 35, 22),
     # NVIDIA L4 and L40S data sheets (via resellers; L40S also via Marin), halved: BF16 242 and 733, TF32 120 and 366.
@@ -76,13 +77,13 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes per device. Parameters and optimizer state are computed from the shapes; the rest is approximate."""
+    """Estimated bytes per device. Parameters and optimizer state follow from the shapes; the rest is approximate."""
 
     parameters: int  # float32, including their moving average if there is one
     optimizer: int
     gradients: int
-    copies: int  # of weights in the compute dtype, gathered if fsdp splits them
-    logits: int  # and their gradients
+    copies: int  # copies of the weights in the compute dtype, gathered if fsdp splits them
+    logits: int  # the logits and their gradients
     activations: int  # kept from the forward pass for the backward pass
 
     @property
@@ -109,7 +110,7 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     moments += state.vector * (trained - in_matrices)
     size = 2 if config.model.dtype == "bfloat16" else 4
     copied = held if config.model.dtype == "bfloat16" else 0
-    if fsdp > 1:  # one layer and the output matrix at a time
+    if fsdp > 1:  # one layer and the output matrix are gathered at a time
         copied = (counts.layers / counts.num_layers + counts.token_embedding) / tensor
     rows = config.train.batch_size / (mesh["data"] * fsdp * config.train.accumulation)
     return MemoryEstimate(

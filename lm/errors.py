@@ -9,10 +9,10 @@ class UserError(Exception):
     The message is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback
     and exit with status 1 (see `lm/config/command.py`). Bugs raise other exceptions.
 
-    Of a message longer than LONGEST characters (it may quote a file), the middle is left out.
+    If a message is longer than LONGEST characters (it may quote a file), its middle is left out.
     """
 
-    LONGEST = 480  # commands put a few words before it; 500 in all
+    LONGEST = 480  # commands prepend a few words, up to 500 characters in all
 
     def __init__(self, message: str):
         if len(message) > self.LONGEST:

@@ -1,7 +1,7 @@
-"""Atomic writing of files and directories, which appear complete or not at all, and parsing of their content.
+"""Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
 
-A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. Such a file
-is removed when the same name is written again, and both are removed by `remove_leftovers`.
+A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. The file is
+removed when a file NAME is next written in the same directory; `remove_leftovers` removes both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEMPORARY_FILE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
 TEMPORARY_DIRECTORY = re.compile(r"(?P<name>.+)\.tmp-(?P<pid>\d+)-\w{8}(-removed)?")
 DEEPEST_JSON = 100  # levels of nesting; Python's recursion limit allows a few hundred
 TOO_DEEP = f"it is nested more than {DEEPEST_JSON} levels deep"
-_temporaries: set[Path] = set()  # of this process
+_temporaries: set[Path] = set()  # those of this process
 
 
 @contextmanager
@@ -31,7 +31,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. With `durable`, the replacement is atomic even in a power failure. Raises OSError.
+    created. With `durable`, the replacement is atomic even if the power fails. Raises OSError if the file cannot be
+    written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
@@ -49,7 +50,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_texts(contents: Mapping[Path, str]) -> None:
-    """Writes UTF-8 files, replacing old ones; if one cannot be written, all old ones stay. Raises OSError."""
+    """Writes UTF-8 files, replacing old ones. If a file cannot be written, raises OSError and keeps all old files."""
     with ExitStack() as stack:
         for path, content in contents.items():
             stack.enter_context(replacing(path)).write_text(content, encoding="utf-8")
@@ -84,7 +85,7 @@ def remove_temporaries() -> None:
     for path in tuple(_temporaries):
         with suppress(OSError):
             if path.is_dir():
-                # Another thread may be about to give it its final name, which must not succeed any more.
+                # Another thread may be about to rename the directory to its final name; that must fail now.
                 os.rename(path, gone := path.with_name(f"{path.name}-removed"))
                 shutil.rmtree(gone, ignore_errors=True)
             else:
@@ -94,8 +95,8 @@ def remove_temporaries() -> None:
 def remove_leftovers(directory: Path, name: str = "") -> None:
     """Removes the temporary files and directories left by killed processes: all of them, or those for one `name`.
 
-    A process on another machine that shares the file system is not recognised as running. It fails if its temporary
-    file is removed, but nothing is damaged.
+    A process on another machine that shares the file system is not recognised as running. The removal of its temporary
+    file makes that process fail, but damages nothing.
     """
     for each in directory.iterdir() if directory.is_dir() else ():
         is_directory = each.is_dir() and not each.is_symlink()
@@ -108,8 +109,8 @@ def remove_leftovers(directory: Path, name: str = "") -> None:
 
 
 def _is_running(pid: int) -> bool:
-    """Returns whether another process of this machine has the id."""
-    if pid == os.getpid():  # a process in an earlier container may have had the same one
+    """Returns whether another process on this machine has this ID."""
+    if pid == os.getpid():  # a process in an earlier container may have had the same ID
         return False
     try:
         os.kill(pid, 0)
@@ -121,7 +122,7 @@ def _is_running(pid: int) -> bool:
 
 
 def check_below(path: Path, root: Path) -> None:
-    """Raises OSError if a symbolic link leads from `path`, which lies below `root`, to somewhere else."""
+    """Raises OSError if a symbolic link in `path`, a path below `root`, leads outside `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise OSError(errno.EPERM, "a symbolic link leads out of the run directory", str(path))
 
@@ -133,8 +134,8 @@ def storing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}. What was there before is intact; free some space "
-            "or give access, then run again."
+            f"{path}: cannot be written: {error.strerror or error}. The previous content is intact; free some space "
+            "or grant access, then run again."
         ) from error
 
 
@@ -148,7 +149,7 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Returns a parsed JSON value. Raises ValueError if it is invalid or nested more than DEEPEST_JSON levels deep."""
+    """Parses a JSON value. Raises ValueError if it is invalid or nested more than DEEPEST_JSON levels deep."""
     try:
         value = json.loads(content)
     except RecursionError:
@@ -176,7 +177,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def well_formed(text: str) -> str:
-    """Returns the text with each surrogate pair as one character and each lone surrogate replaced by U+FFFD."""
+    """Returns the text with surrogate pairs joined into characters and lone surrogates replaced by U+FFFD."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

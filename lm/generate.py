@@ -4,18 +4,18 @@ python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --te
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
 A single continuation is printed as it is generated. The sampling flags apply in the order documented in
-lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are spelled out.
+lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are escaped.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
-the same order. Sources are cleaned and prefixed as in training; an empty source has an empty output. Outputs come from
-beam search with the settings in eval.generation, which --num_beams and the flags listed after it override; with
---temperature and no --num_beams, outputs are sampled. Line breaks within an output become spaces. If a source has
-several outputs, each is a line of three tab-separated columns: source index, score (or sample index), text. The file
---output is created only when it is complete. Models trained on span corruption, UL2 or infilling read and write
-<extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party". A UL2 source starts with
-the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
+the same order. Sources are cleaned and prefixed as in training; an empty source has an empty output. By default,
+outputs come from beam search with the settings in eval.generation, which --num_beams and the other beam-search flags
+override. With --temperature but without --num_beams, outputs are sampled. Line breaks within an output become spaces.
+If a source has several outputs, each is a line of three tab-separated columns: source index, score (or sample index),
+text. The file --output is created only when all outputs are complete. Models trained on span corruption, UL2 or
+infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
+A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
-Each batch is split across all devices of this machine, and the model is replicated on each.
+Each batch is split across all devices of this machine, and every device holds a copy of the model.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. If empty, starts a new text.")
+    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. An empty prompt starts a new text.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
-    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
+    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
     flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(
         "max_new_tokens",
         None,
-        f"Maximum number of new tokens; by default as many as fit, up to {LONGEST_DEFAULT} (encoder-decoder: "
+        f"Maximum number of new tokens; by default, as many as fit, up to {LONGEST_DEFAULT} (encoder-decoder: "
         "eval.generation.max_new_tokens).",
     )
     flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits; 0 always picks the top token.")
@@ -63,28 +63,36 @@ def define_flags() -> None:
         "top_p", DEFAULTS.top_p, "Sample from the fewest top tokens whose total probability reaches p; 1 for all."
     )
     flags.DEFINE_float(
-        "min_p", DEFAULTS.min_p, "Drop tokens less probable than min_p times the most probable one; 0 for none."
+        "min_p", DEFAULTS.min_p, "Drop tokens with less than min_p times the probability of the top token; 0 for none."
     )
-    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Above 1, makes repetition less likely.")
+    flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Values above 1 make repetition less likely.")
     flags.DEFINE_integer(
         "batch_size",
         None,
-        f"Number of texts per batch; by default {BATCH_SIZE_DEFAULT} (encoder-decoder: eval.generation.batch_size). "
-        "Affects memory and speed, not the texts.",
+        f"Number of texts per batch; by default, {BATCH_SIZE_DEFAULT} (encoder-decoder: eval.generation.batch_size). "
+        "Affects only memory and speed.",
         lower_bound=1,
     )
     flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with one source per line.")
-    flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default the outputs are printed.")
-    flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default as in training.")
+    flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default, the outputs are printed.")
+    flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default, as in training.")
     flags.DEFINE_string(
         "output_prefix", "", "Encoder-decoder: forced start of every output; counts towards --max_new_tokens."
     )
-    flags.DEFINE_integer("num_beams", None, "Encoder-decoder: beam size; 1 is greedy.")
-    flags.DEFINE_string("penalty", None, "Encoder-decoder: power or gnmt; see eval.generation.penalty.")
-    flags.DEFINE_float("length_penalty", None, "Encoder-decoder: 0 for none; larger values favour longer outputs.")
+    flags.DEFINE_integer("num_beams", None, "Encoder-decoder: beam size; 1 for greedy decoding.")
+    flags.DEFINE_string(
+        "penalty", None, "Encoder-decoder: kind of length penalty, power or gnmt; see eval.generation.penalty."
+    )
+    flags.DEFINE_float(
+        "length_penalty",
+        None,
+        "Encoder-decoder: strength of the length penalty, 0 for none; larger values favour longer outputs.",
+    )
     flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: minimum number of tokens before the EOS token.")
     flags.DEFINE_integer(
-        "no_repeat_ngram", None, "Encoder-decoder: never repeat an n-gram of this length; 0 for no limit."
+        "no_repeat_ngram",
+        None,
+        "Encoder-decoder: length of the n-grams that an output must not repeat; 0 for no limit.",
     )
     flags.DEFINE_bool("exact", None, "Encoder-decoder: whether to search exhaustively; see eval.generation.exact.")
     flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write per source.")
@@ -119,14 +127,14 @@ def refuse(names: tuple[str, ...], because: str) -> None:
 
 
 def report_unused(names: tuple[str, ...], because: str) -> None:
-    """Prints a line for each of the given flags that has no effect."""
+    """Prints a note for each flag in `names` that was given, although it has no effect."""
     for name in names:
         if FLAGS[name].present:
             print(f"note: --{name}={FLAGS[name].value} has no effect: {because}.", file=sys.stderr)
 
 
 def report_unused_sampling(sampling: Sampling) -> None:
-    """Prints the given sampling flags that have no effect because --temperature=0 chooses the most probable token."""
+    """Prints a note for each sampling flag that was given, but has no effect because of --temperature=0."""
     if sampling.greedy:
         because = "--temperature=0 always chooses the most probable token"
         report_unused(("top_k", "top_p", "min_p", "seed", "num_samples"), because)
@@ -143,7 +151,7 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
 
 
 def show(text: str) -> None:
-    """Prints text as it is to a file or a pipe, but with control characters spelled out to a terminal."""
+    """Prints text, unchanged if stdout is a file or a pipe, but with control characters escaped on a terminal."""
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
@@ -165,7 +173,7 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
         refuse(SEARCH, "is for beam search, but --temperature samples; omit one of them, or give --num_beams too.")
         report_unused_sampling(sampling)
     else:
-        report_unused(("seed",), "beam search draws nothing at random")
+        report_unused(("seed",), "beam search involves no randomness")
         refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no beam-search flag.")
         # Flags override eval.generation.
         names = [each.name for each in dataclasses.fields(BeamSettings)]

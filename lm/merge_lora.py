@@ -5,8 +5,8 @@ python -m lm.merge_lora --workdir=runs/tuned --adapters=tuned.safetensors
 
 --output is a new run directory, created atomically, for use by eval.py, lm.generate and config.init_from. It holds the
 config with lora_rank=0, the tokenizer, and one checkpoint of the parameters (their moving average, if the run keeps
-one). It holds no optimizer state, so its training cannot be continued. --adapters is a file of the adapter tensors,
-keyed by parameter name, with the config and the step as metadata; it omits the head, although that was trained too.
+one). It holds no optimizer state, so the run cannot be continued. --adapters is a file of the adapter tensors,
+keyed by parameter name, with the config and the step as metadata; it omits the head, although the head was trained too.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of a model with adapters.")
     flags.DEFINE_string("output", None, "Run directory to create for the merged model.")
-    flags.DEFINE_string("adapters", None, "File for the adapters alone, NAME.safetensors.")
-    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
+    flags.DEFINE_string("adapters", None, "File to write with the adapters alone, NAME.safetensors.")
+    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
 
 
 def main() -> int:

@@ -1,30 +1,30 @@
-"""Labels new text with a trained model, or writes vectors of texts.
+"""Labels new text with a trained model, or turns it into vectors.
 
-python -m lm.predict --workdir=runs/imdb --input=reviews.txt --output=labels.jsonl      a text per line
+python -m lm.predict --workdir=runs/imdb --input=reviews.txt --output=labels.jsonl      one text per line
 python -m lm.predict --workdir=runs/nli --input=pairs.tsv --output=labels.jsonl         the columns of the training data
-python -m lm.predict --workdir=runs/ner --input=news.conll --output=tags.jsonl          a word per line
+python -m lm.predict --workdir=runs/ner --input=news.conll --output=tags.jsonl          one word per line
 python -m lm.predict --workdir=runs/imdb --text="A wonderful film."
 python -m lm.predict --workdir=runs/squad --text='{"question": "Who?", "context": "Ann sang."}'
 zcat reviews.gz | python -m lm.predict --workdir=runs/imdb --input=- | head
 python -m lm.predict --workdir=runs/gpt --input=texts.txt --output=vectors.npy --pooling=mean
 
-The output has one JSON object per input, in the same order: the input, its prediction and
+The output has one JSON object per input, in the same order. Each object holds the input, its prediction and
 
     classification   score (the probability of the prediction) and the probabilities of all labels
-    regression       nothing more: the prediction is a number
-    tagging          nothing more: the prediction is a list with a tag for each word
-    span_qa          score, start and end (character offsets in the context) and the score of having no answer
+    regression       nothing else; the prediction is a number
+    tagging          nothing else; the prediction is a list with a tag for each word
+    span_qa          score, start and end (character offsets in the context) and the no-answer score
     multiple_choice  scores and probabilities of the candidates; the prediction is an index from 0
-    contrastive      in place of a prediction, the vector of the text, of length 1
+    contrastive      the unit vector of the text, in place of a prediction
 
-Inputs are read, cleaned and encoded as in evaluations, so predictions equal those of eval.py. Labels in the input are
-ignored. The batch size affects memory and speed only. The ending of the file name determines the format, and fields
-have the names that they have in the training data; --format, --field and --pair_field say otherwise. Standard input
-("-") holds a text per line unless --format says otherwise.
+Inputs are read, cleaned and encoded as in evaluations, so the predictions equal those of eval.py. Labels in the input
+are ignored. The batch size affects only memory and speed. By default, the format is inferred from the file extension,
+and the fields have the same names as in the training data; --format, --field and --pair_field override these defaults.
+Standard input ("-") is read as one text per line unless --format is given.
 
-With --pooling, any model turns texts into vectors: an encoder-decoder with its encoder. --layer chooses the layer
-whose vectors are pooled over all tokens of the text, including BOS and EOS. An --output that ends in .npy is an array
-of NumPy, float32 (texts, width).
+With --pooling, any model can turn texts into vectors; an encoder-decoder uses its encoder. --layer selects the layer
+whose vectors are pooled over all tokens of the text, including BOS and EOS. If --output ends in .npy, the file is a
+NumPy array, float32 (texts, width).
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ from lm.tasks.vectors import POOLINGS, TextVectors
 
 FLAGS = flags.FLAGS
 STANDARD_OUTPUT = "-"
-# Flags that describe the input, by the settings of a data source that they stand for.
+# The flags that describe the input, each under the data-source setting that it overrides.
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Control characters that JSON allows in a string but a terminal may obey, and marks that change the direction of text.
+# Escapes for control characters that JSON allows in a string but a terminal may interpret, and for marks that change
+# the direction of text.
 VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
@@ -72,25 +73,27 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "text",
         [],
-        "Text to label, instead of --input; may be repeated. A JSON object if the model needs several fields.",
+        "Text to label, instead of --input; may be repeated. Must be a JSON object if the model needs several fields.",
     )
-    flags.DEFINE_string("output", STANDARD_OUTPUT, "File to write, created when it is complete; - for standard output.")
-    flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input; by default as its name ends.")
-    flags.DEFINE_string("field", None, "Field or column that holds the text; by default as in the training data.")
-    flags.DEFINE_string("pair_field", None, "Field of the second text or of the candidates; by default as in training.")
-    flags.DEFINE_string("columns", None, "tsv, csv: comma-separated column names, if the file has no header row.")
-    flags.DEFINE_enum("document", "line", DOCUMENTS, "text: the unit that is one input.")
+    flags.DEFINE_string("output", STANDARD_OUTPUT, "File to write, created only when complete; - for standard output.")
+    flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input; by default, inferred from the extension.")
+    flags.DEFINE_string("field", None, "Field or column that holds the text; by default, as in training.")
+    flags.DEFINE_string("pair_field", None, "Field of the second text or the candidates; by default, as in training.")
+    flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
+    flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit that is one input.")
     flags.DEFINE_string("encoding", "utf-8", "Text encoding of the input.")
-    flags.DEFINE_string("step", "best", "best (the latest if no step has the metric), latest, or a step number.")
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size of the run.", lower_bound=0)
-    flags.DEFINE_bool("unanswerable", False, "span_qa: predict an empty text if a question seems to have no answer.")
-    flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write vectors of texts, pooled from those of their tokens.")
+    flags.DEFINE_string(
+        "step", "best", "best (the latest if best_metric was never measured), latest, or a step number."
+    )
+    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 0, "Number of rows per batch; 0 for the run's eval.batch_size.", lower_bound=0)
+    flags.DEFINE_bool("unanswerable", False, "For span_qa: predict empty text if a question seems to have no answer.")
+    flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")
     flags.DEFINE_integer(
-        "layer", None, "With --pooling: layer of the vectors, from 0 (embedding); by default the last."
+        "layer", None, "With --pooling: layer that computes the vectors, from 0 (embedding); by default, the last."
     )
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
-    flags.DEFINE_string("prefix", "", "With --pooling: text before every text, e.g. as in the training of a T5.")
+    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. one used to train a T5.")
 
 
 def main() -> int:
@@ -132,7 +135,7 @@ def main() -> int:
 
 
 def choose_labeller(config: Config) -> Labeller:
-    """Returns the labeller of the task, or one that makes vectors. Raises UserError for flags that it does not read."""
+    """Returns the labeller of the task, or one that computes vectors. Raises UserError for flags without effect."""
     task = task_of(config)
     if FLAGS.pooling is not None:
         unit_length = FLAGS.normalize
@@ -151,7 +154,7 @@ def choose_labeller(config: Config) -> Labeller:
             f"write vectors with --pooling=mean{text}."
         )
     if labeller.may_lack_answers and not FLAGS["unanswerable"].present:
-        print("note: every question gets an answer; with --unanswerable, it may have none.", file=sys.stderr)
+        print("note: every question gets an answer; pass --unanswerable to allow empty answers.", file=sys.stderr)
     if FLAGS.unanswerable and not labeller.may_lack_answers:
         raise UserError("--unanswerable: is for models that answer questions; omit it.")
     return labeller
@@ -166,13 +169,13 @@ def lines_of(parts: Iterator[Any]) -> Iterator[str]:
 
 
 def print_lines(lines: Iterator[str]) -> None:
-    """Prints lines as UTF-8, whatever the terminal's encoding is, until the reader (such as `head`) has enough."""
+    """Prints lines as UTF-8, whatever the terminal's encoding, until the reader (such as `head`) closes the pipe."""
     try:
         for line in lines:
             sys.stdout.buffer.write(line.encode() + b"\n")
             sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the exit would fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise, the flush at exit fails
 
 
 if __name__ == "__main__":

@@ -304,7 +304,7 @@ def test_predictions_that_cannot_be_compared_are_refused(command, tmp_path, chan
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--metric=bleu", "--metric=bleu: the predictions in .* have accuracy, f1_macro"),
+        ("--metric=bleu", "--metric=bleu: the predictions in .* only have accuracy, f1_macro"),
         ("--bleu_tokenize=char", "--bleu_tokenize: is for texts"),
         ("--split=test", "--split: is for --workdir"),
     ],

@@ -70,7 +70,7 @@ def test_config_documents_its_command_cost_and_score(name):
     doc = importlib.import_module(f"configs.{name}").__doc__
     assert f"--config=configs/{name}.py" in doc
     measured = "Cost: " in doc and ("Expected" in doc or "Measured" in doc)
-    assert measured or "Not run yet" in doc
+    assert measured or "has not been run yet" in doc
 
 
 def test_every_setting_is_documented():

@@ -328,7 +328,7 @@ def test_flags_without_effect_are_reported(pairs_run, command, monkeypatch):
     assert sys.stderr.getvalue() == f"note: --top_k=3 {because}\n"
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     command("--prompt=a b", "--seed=3", root=pairs_run[0])
-    assert sys.stderr.getvalue().startswith("note: --seed=3 has no effect: beam search draws nothing at random.\n")
+    assert sys.stderr.getvalue().startswith("note: --seed=3 has no effect: beam search involves no randomness.\n")
 
 
 def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path):

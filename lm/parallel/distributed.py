@@ -21,13 +21,13 @@ from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
 from lm.parallel.signals import end_process, state
 
-SECONDS_UNTIL_NOTICED = 5.0  # between the death of a process and the end of all
+SECONDS_UNTIL_NOTICED = 5.0  # from the death of a process to the end of all others
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("coordinator", "", "To run several processes: HOST:PORT of process 0.")
-    flags.DEFINE_integer("num_processes", 1, "With --coordinator: number of processes.", lower_bound=1)
-    flags.DEFINE_integer("process_id", 0, "With --coordinator: index of this process, from 0.")
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for running several processes.")
+    flags.DEFINE_integer("num_processes", 1, "With --coordinator: the number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", 0, "With --coordinator: the index of this process, from 0.")
     flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1)
 
 
@@ -38,7 +38,7 @@ def initialize_from_flags() -> None:
 
 
 def together(main: Callable[[], int]) -> Callable[[], int]:
-    """Wraps the main function of a command, so that it ends in all processes if it fails in one."""
+    """Wraps the main function of a command so that a failure in one process ends all processes."""
 
     def wrapped() -> int:
         with failing_together():
@@ -54,9 +54,10 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """If the block raises an error, ends all processes with status 1, each with a line that names this one.
+    """Ends all processes with status 1 if the block raises an error; each process prints a line that names this one.
 
-    Without it, the others would wait for this one. Use it inside any block that waits for the others when it is left.
+    Otherwise, the other processes would wait for this one. Use this context manager inside any block that waits for the
+    other processes on exit.
     """
     try:
         yield
@@ -65,7 +66,7 @@ def failing_together() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         if not isinstance(error, UserError):
-            # The death of another process also makes operations fail here, which is no error of this process.
+            # The death of another process also makes operations fail here, although this process is not at fault.
             time.sleep(SECONDS_UNTIL_NOTICED)
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason[:200]}"
@@ -73,11 +74,11 @@ def failing_together() -> Iterator[None]:
 
 
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
-    """Joins the other processes, if there are any; must run before JAX touches a device.
+    """Joins the other processes, if there are any; must be called before JAX touches a device.
 
-    With a `coordinator` (host:port of process 0), the values are used as given. Without one, Slurm jobs of several
-    tasks and multi-host Cloud TPUs are detected from the environment; otherwise, this is the only process. Raises
-    UserError if the others do not join within `timeout_seconds`.
+    With a `coordinator` (host:port of process 0), the arguments are used as given. Without one, Slurm jobs with several
+    tasks and multi-host Cloud TPUs are detected from the environment; elsewhere, this process runs alone. Raises
+    UserError if the other processes do not join within `timeout_seconds`.
     """
     values: dict[str, Any] = {}
     bind_address = ""
@@ -96,7 +97,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
             if num_processes > 1:
                 raise UserError(f"--num_processes={num_processes}: also needs --coordinator=HOST:PORT of process 0.")
             return
-    # Its handler of SIGTERM would replace ours.
+    # This service would replace our SIGTERM handler with its own.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _time_limit(timeout_seconds):
@@ -116,7 +117,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
     def give_up() -> None:
         advice = "check that all were started and can reach each other."
         print(f"error: not all processes joined within {seconds} s; {advice}", file=sys.stderr, flush=True)
-        os._exit(1)  # the main thread waits within JAX, where no exception can reach it
+        os._exit(1)  # the main thread is waiting inside JAX, where no exception can reach it
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
@@ -132,6 +133,6 @@ def is_first() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has reached the barrier of this name."""
+    """Waits until every process has reached the barrier with this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

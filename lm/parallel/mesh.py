@@ -1,7 +1,7 @@
 """The device mesh, the table that maps logical axes to mesh axes, and global batches.
 
-The axis `data` is for data parallelism; `fsdp` splits parameters, optimizer state and batch (Rajbhandari 2020, ZeRO-3);
-`tensor` splits heads, MLP and vocabulary (Shoeybi 2019, Megatron).
+The axis `data` is for data parallelism; `fsdp` splits the parameters, the optimizer state and the batch (Rajbhandari
+2020, ZeRO-3); `tensor` splits the heads, the MLP and the vocabulary (Shoeybi 2019, Megatron).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size differs from their number."""
+    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not their number."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
@@ -41,7 +41,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if math.prod(sizes) != len(devices):
         given = f"data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}"
         raise UserError(f"config.mesh: {given} does not match the {len(devices)} devices; change the sizes.")
-    # Auto axes, because Linen's sharding constraints fail with JAX's default, Explicit.
+    # The axes are Auto, because Linen's sharding constraints fail with Explicit, JAX's default.
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -61,27 +61,29 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
         axis, size = "fsdp" if name == "d_model" else "tensor", getattr(config.model, name)
         if size % (count := mesh.shape[axis]):
             hint = " (set model.vocab_multiple)" if name.endswith("vocab_size") else ""
-            raise UserError(f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change either{hint}.")
+            raise UserError(
+                f"config.mesh.{axis}: {count} does not divide model.{name}={size}; change one of them{hint}."
+            )
 
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Provides the mesh and RULES to functions traced inside. (`with mesh:` would silently ignore constraints.)"""
+    """Provides the mesh and RULES to functions traced inside it. (`with mesh:` would silently ignore constraints.)"""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
-    """Returns the shardings of a real or abstract tree of parameters boxed with logical axes."""
+    """Returns the shardings of parameters, real or abstract, that are boxed with their logical axes."""
     return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
 
 
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns the shardings of a tree whose leaves mirror parameters: a train state or an optimizer's state.
 
-    A leaf whose path ends in that of a parameter of the same shape (Adam's moments) is laid out like that parameter;
-    all others (counters, factored moments) are replicated. (optax.tree_utils.tree_map_params handles only the state of
-    the optimizer, not the moving average of the parameters.)
+    A leaf whose path ends with the path of a parameter of the same shape (e.g. one of Adam's moments) is sharded like
+    that parameter; all other leaves (counters, factored moments) are replicated. (optax.tree_utils.tree_map_params
+    handles only the state of the optimizer, not the moving average of the parameters.)
     """
 
     def names_of(path: tuple) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding that splits rows over data and fsdp, but not the length."""
+    """Returns the sharding of a batch, which splits the rows over data and fsdp, but does not split the length."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))
 
 
@@ -113,7 +115,7 @@ def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
 
 
 def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
-    """Assembles a batch of global arrays from the rows `row_ids` of each process."""
+    """Assembles a batch of global arrays, to which each process contributes the rows `row_ids`."""
 
     def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""The processes of one program: they end together if one of them fails, dies or gets a signal.
+"""The processes of one program: they end together if one of them fails, dies or receives a signal.
 
-Messages are values in the store of JAX's coordination service, which runs in process 0. A connection between process 0
-and each of the others shows that both are alive: the system closes it when one of them dies. JAX itself would notice
-that much later, and abort with a native stack trace.
+Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
+also holds a connection to process 0, which the operating system closes when either of the two dies. JAX itself would
+notice a death much later, and abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ END, STOP, POSITIONS, PORT = "lm/end", "lm/stop", "lm/positions/", "lm/port"
 WAIT_MS = 60_000
 DAY_MS = 24 * 3600 * 1000
 POLL_SECONDS = 0.05
-SECONDS_TO_READ = 1.0  # within which every process has received a message, and ends
-SECONDS_TO_SEND = 5.0  # after which a new connection that has sent nothing is not one of ours
-# Of an unused connection, so that the death of a machine is noticed after 20 seconds.
+SECONDS_TO_READ = 1.0  # time for every process to receive a message and end
+SECONDS_TO_SEND = 5.0  # a new connection that sends nothing within this time is not one of ours
+# Settings of idle connections, with which the death of a machine is noticed after 20 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
@@ -35,7 +35,8 @@ class Peers(signals.Others):
 
     Args:
         client: JAX's distributed runtime client.
-        index: the index of this process, among `count`.
+        index: the index of this process, from 0.
+        count: the number of processes.
         host: the host of process 0.
         bind_address: the address on which process 0 listens; "" for all interfaces.
     """
@@ -63,12 +64,12 @@ class Peers(signals.Others):
         self._set(STOP, f"{name} in {self.name}")
 
     def finish(self) -> None:
-        """Waits until every process has finished. Until then, any of them may still end all."""
+        """Waits until every process has finished. Until then, any process may still end all of them."""
         self._client.wait_at_barrier("lm/finished", DAY_MS)
         self._finished = True
         for key in (END, STOP):
             self._set(key, "")
-        for thread in self._listeners:  # none may return from JAX while Python is shutting down
+        for thread in self._listeners:  # no thread may return from JAX while Python is shutting down
             thread.join(WAIT_MS / 1000)
 
     def _end(self, status: int, line: str) -> None:
@@ -88,7 +89,7 @@ class Peers(signals.Others):
                 signals.end_process(status, f"error: {line}")
 
     def _watch_stop(self) -> None:
-        """After a signal to any process, computes the step after which all stop: the next one that none has passed."""
+        """On a signal to any process, computes the step after which all stop: the first step that none has reached."""
         if not (reason := self._get(STOP)):
             return
         loop = signals.state.loop
@@ -100,15 +101,15 @@ class Peers(signals.Others):
             with contextlib.suppress(Exception):
                 found = self._client.key_value_dir_get(POSITIONS)
         steps = [json.loads(value) for _, value in found]
-        if loop is None or None in steps:  # a process is not in the training loop yet, or has left it
+        if loop is None or None in steps:  # some process has not entered the training loop yet, or has left it
             signals.end_process(SAVED_ON_SIGNAL, f"stopped by {reason}; run the same command again.")
         loop.stop_after(max(steps) + 1)
 
     def _watch_deaths(self) -> None:
-        """In process 0: accepts a connection from each other process, and waits until one of them is closed."""
+        """In process 0: accepts a connection from each other process, and waits until a connection is closed."""
         with contextlib.ExitStack() as stack, selectors.DefaultSelector() as waiting:
             server = stack.enter_context(listen(self._bind_address, 0))
-            token = secrets.token_hex(8)  # so that no other program passes for a process
+            token = secrets.token_hex(8)  # so that no other program can pose as one of the processes
             self._set(PORT, f"{server.getsockname()[1]} {token}")
             waiting.register(server, selectors.EVENT_READ)
             while not self._finished:
@@ -129,20 +130,20 @@ class Peers(signals.Others):
             connection = socket.create_connection((self._host, int(port or 0)), timeout=WAIT_MS / 1000)
         except OSError as error:
             where = f"port {port} of process 0 cannot be reached ({error.strerror or error})"
-            signals.write_line(f"warning: {self.name} will not notice the death of others, because {where}.")
+            signals.write_line(f"warning: {self.name} will not notice if another process dies, because {where}.")
             return
         with _kept_alive(connection):
             connection.sendall(f"{token} {self._index}".encode())
             connection.settimeout(None)
             _received(connection)
-            # At once, because JAX notices it too some milliseconds later, and aborts.
+            # Exits at once, because JAX also notices the death some milliseconds later, and aborts.
             if not self._finished:
                 signals.write_line(f"error: {self._died(0)}")
                 os._exit(SAVED_ON_SIGNAL)
 
     def _lost(self, index: int) -> None:
-        """In process 0: ends all processes because one has died, unless it had a reason to end."""
-        time.sleep(SECONDS_TO_READ)  # its own message comes first
+        """In process 0: ends all processes because one has died, unless that process has reported its own reason."""
+        time.sleep(SECONDS_TO_READ)  # a message from that process takes precedence
         if not self._finished:
             self._end(SAVED_ON_SIGNAL, self._died(index))
             signals.end_process(SAVED_ON_SIGNAL, f"error: {self._died(index)}")
@@ -166,7 +167,7 @@ class Peers(signals.Others):
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Returns a socket that listens on one address, or for "" on all interfaces. Raises OSError."""
+    """Returns a socket that listens on `address`, or on all interfaces if it is "". Raises OSError."""
     dual = not address and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual or ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family, dualstack_ipv6=dual)
@@ -182,7 +183,7 @@ def _kept_alive(connection: socket.socket) -> socket.socket:
 
 
 def _received(connection: Any) -> str:
-    """Returns what the other side has sent, or "" if the connection is closed."""
+    """Returns the text that the other side has sent, or "" if the connection is closed."""
     try:
         return str(connection.recv(100), "ascii", "replace")
     except OSError:

@@ -2,7 +2,7 @@
 
 JAX also waits for all processes, but aborts with a stack trace that does not name the missing ones. So process 0 first
 calls the roll on the coordinator's port, which JAX's own service uses afterwards: each process connects and sends its
-index, and process 0 answers that all are present, or with an error that names the missing processes.
+index, and process 0 replies either that all are present or with an error that names the missing processes.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Expected:
 
     @property
     def bind_address(self) -> str:
-        """The address on which process 0 listens: that of the coordinator alone, or "" for all interfaces.
+        """The address on which process 0 listens: the address of the coordinator, or "" for all interfaces.
 
-        All interfaces are needed only if this machine does not know the address under which others reach it: its own
-        name may stand for a loopback address here (as on Debian), or the address is translated on the way.
+        All interfaces are needed only if this machine does not know the address at which others reach it: its own name
+        may resolve to a loopback address (as on Debian), or the address may be translated on the way (NAT).
         """
         host, _ = self.address
         try:
             several = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise _no_such_host(self, error) from None
-        # The others try every address of a name, so one is enough.
+        # The other processes try every address of a name, so listening on one is enough.
         address = str(min(several, key=lambda each: each[0] != socket.AF_INET)[4][0])
         if _is_loopback(address) and not _is_loopback(host):
             return ""
@@ -61,7 +61,7 @@ class Expected:
 
 
 class _Caller(NamedTuple):
-    """A process that has reported to process 0 and waits for the answer."""
+    """A process that has reported to process 0 and is waiting for the answer."""
 
     process_id: int
     num_processes: int  # according to its own flags
@@ -70,7 +70,7 @@ class _Caller(NamedTuple):
 
 
 def call_roll(expected: Expected, timeout_seconds: float) -> None:
-    """Waits until all processes are present. When time is up, raises UserError in those that are."""
+    """Waits until all processes are present. When time is up, every process that is present raises UserError."""
     if expected.process_id != 0:
         _answer(expected, timeout_seconds)
         return
@@ -96,7 +96,7 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
             with contextlib.suppress(OSError):
                 each.connection.sendall(f"{problem or GO}\n".encode())
         for each in callers:
-            _receive(each.connection, PATIENCE_SECONDS)  # until it is closed, which frees the port for JAX
+            _receive(each.connection, PATIENCE_SECONDS)  # until the caller closes it, so that the port is free for JAX
     if problem:
         raise UserError(problem)
 
@@ -107,11 +107,14 @@ def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
         if each.num_processes != expected.num_processes:
             return (
                 f"process {each.process_id} on {each.host} was started with --num_processes={each.num_processes}, "
-                f"process 0 with {expected.num_processes}; use the same value for all."
+                f"but process 0 with {expected.num_processes}; use the same value for all."
             )
         if each.process_id in hosts:
             both = f"{hosts[each.process_id]} and {each.host}"
-            return f"two processes were started with --process_id={each.process_id}, on {both}; give each its own."
+            return (
+                f"two processes were started with --process_id={each.process_id}, on {both}; give each process its own "
+                "index."
+            )
         hosts[each.process_id] = each.host
     return ""
 
@@ -124,7 +127,7 @@ def _absence(expected: Expected, callers: list[_Caller], timeout_seconds: float)
     return (
         f"{len(missing)} of {expected.num_processes} processes did not join within {timeout_seconds:g} s: missing "
         f"--process_id={some}; present {present}. Start the missing ones with --coordinator={expected.coordinator}, or "
-        "give all more time with --startup_timeout."
+        "give all processes more time with --startup_timeout."
     )
 
 
@@ -136,7 +139,7 @@ def _answer(expected: Expected, timeout_seconds: float) -> None:
         try:
             with socket.create_connection(expected.address, timeout=left) as connection:
                 connection.sendall(f"{GREETING} {expected.process_id} {expected.num_processes}\n".encode())
-                # Process 0 may have started later, so its time is up later.
+                # Process 0 may have started later, so its time limit may end later.
                 result = _receive(connection, timeout_seconds + PATIENCE_SECONDS)
         except socket.gaierror as error:
             raise _no_such_host(expected, error) from None
@@ -175,7 +178,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """Returns one line without its line ending, or a shorter text if the other side closes or sends nothing in time."""
+    """Returns one line without its line ending, or only a part of it if the other side closes or is too slow."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the process ends with status 75, either at once or, in the training loop, after the current step.
+"""Handles SIGTERM and Ctrl-C: the process ends with status 75, at once or, while training, after the current step.
 
 This file imports nothing slow, because train.py and eval.py call `catch` before their own imports.
 """
@@ -19,28 +19,28 @@ from lm.files import remove_temporaries
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # file descriptor
-SECONDS_APART = 0.25  # `timeout` and some launchers send a signal twice; within this time, that counts as one
-SECONDS_TO_END = 3.0  # for the last words of a process that ends at once
-SHOW_CURSOR = "\x1b[?25h"  # a progress line hides it
+SECONDS_APART = 0.25  # closer signals count as one, because `timeout` and some launchers send each one twice
+SECONDS_TO_END = 3.0  # time limit for the last output and clean-up of a process that ends at once
+SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 
 
 class Others:
     """The other processes of the program. There are none unless `lm.parallel.peers` replaces this object."""
 
     def stop(self, name: str) -> None:
-        """Agrees with them on the step after which all stop, and passes it on to the training loop."""
+        """Agrees with the other processes on the step after which all stop, and passes it to the training loop."""
         if state.loop is not None:
             state.loop.stop_after(0)
 
     def end(self, status: int, reason: str) -> None:
-        """Ends them with the same status."""
+        """Ends the other processes with the same status."""
 
 
 class _State:
-    loop: StopRequest | None = None  # of the training loop, while it runs
-    status: int | None = None  # of the command, once it is complete
+    loop: StopRequest | None = None  # the request of the training loop, while the loop runs
+    status: int | None = None  # exit status of the command, once it is complete
     others = Others()
-    last_signal, signals = -SECONDS_APART, 0  # time of the last one, and their number
+    last_signal, signals = -SECONDS_APART, 0  # time of the last signal, and number of signals
     wakeup: int | None = None  # file descriptor to which Python writes the number of each signal
 
 
@@ -49,9 +49,9 @@ _ending = threading.Lock()  # held by the thread that ends the process
 
 
 def catch() -> None:
-    """From now on, SIGTERM and Ctrl-C end the process with status 75, whatever it is doing (but see `StopRequest`).
+    """Makes SIGTERM and Ctrl-C end the process with status 75, whatever it is doing (but see `StopRequest`).
 
-    A thread handles the signals, since the main thread may be inside a library for minutes, e.g. when it compiles.
+    A thread handles the signals, since the main thread may be inside a library for minutes, e.g. while compiling.
     """
     if state.wakeup is None:
         reader, state.wakeup = os.pipe()
@@ -72,20 +72,20 @@ class StopRequest:
 
     def __init__(self, step: int = 0) -> None:
         self._changed = threading.Condition()
-        self.name = ""  # of the signal, or "" if the loop need not stop
+        self.name = ""  # name of the signal, or "" if the loop need not stop
         self._step = step  # the last step for which `at` was called
-        self._last = -1  # the last step to be taken; -1 while it is unknown
+        self._last = -1  # the last step to take; -1 while it is unknown
 
     def at(self, step: int) -> str:
         """Returns the signal's name if the run must stop after `step`, else ''; all processes get the same answer."""
         with self._changed:
             self._step = step
-            # Without a last step, the processes are agreeing on it, so this one must not go on.
+            # Until the processes have agreed on the last step, this one must not go on.
             self._changed.wait_for(lambda: not self.name or self._last >= 0)
             return self.name if self.name and step >= self._last else ""
 
     def request(self, name: str) -> int:
-        """Asks the loop to stop. Returns its step; `at` does not return for a later one before `stop_after`."""
+        """Asks the loop to stop, and returns its step; at any later step, `at` waits for `stop_after`."""
         with self._changed:
             self.name = self.name or name
             return self._step
@@ -110,11 +110,11 @@ class StopRequest:
 def end_process(status: int, line: str, reason: str = "") -> NoReturn:
     """Ends this process at once, from any thread, with a line on stderr; nothing is left half-written.
 
-    With several processes, the others end with the same status and print `reason`, if there is one.
+    If `reason` is given, the other processes end with the same status and print it.
     """
     _ending.acquire()
 
-    def last_words() -> None:  # in a thread of its own, because any of this may block
+    def last_words() -> None:  # in a thread of its own, because any of these calls may block
         write_line(line)
         if reason:
             state.others.end(status, reason)
@@ -129,13 +129,13 @@ def end_process(status: int, line: str, reason: str = "") -> NoReturn:
 
 
 def write_line(text: str) -> None:
-    """Writes to stderr directly: a print may be interrupted here, and sys.stderr is replaced during a save."""
+    """Writes a line directly to stderr: a print may be under way, and sys.stderr is replaced during a save."""
     with contextlib.suppress(OSError):
         os.write(STDERR, f"{SHOW_CURSOR if os.isatty(STDERR) else ''}{text}\n".encode())
 
 
 def _handled_in_thread(number: int, frame: FrameType | None) -> None:
-    """The handler in the main thread, which need do nothing: `_watch` has been woken up."""
+    """Does nothing in the main thread, because `_watch` has already been woken up."""
 
 
 def _watch(reader: int) -> None:
@@ -162,7 +162,7 @@ def _take(name: str) -> None:
 
 
 def _release() -> None:
-    """Gives a forked process back the usual handlers; it must not write to the pipe of its parent."""
+    """Restores the default handlers in a forked process, which must not write to its parent's pipe."""
     if signal.getsignal(signal.SIGTERM) is _handled_in_thread:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

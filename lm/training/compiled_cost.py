@@ -1,4 +1,4 @@
-"""Memory, FLOPs and collectives of the compiled training step, for devices that need not be attached."""
+"""Memory, FLOPs and collectives of the training step, compiled for devices that need not be attached."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ANY_STEPS = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """The cost of the training step compiled for given devices. Memory is in bytes per device."""
+    """The cost of the training step, compiled for the given devices. Memory is in bytes per device."""
 
     devices: str
     mesh: str
@@ -58,10 +58,10 @@ class Report:
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for `devices`, attached or not. Raises UserError if the config does not suit them."""
+    """Compiles the training step for `devices`, attached or not. Raises UserError for an unsuitable config."""
     if config.model.vocab_size == 0:
         raise UserError("config.model.vocab_size: is 0, but no tokenizer is built here; set it, e.g. to 32768.")
-    if config.train.num_steps < 1:  # train.num_epochs needs data, and the cost of a step does not depend on it
+    if config.train.num_steps < 1:  # train.num_epochs needs data, and does not affect the cost of a step
         config = config.with_num_steps(ANY_STEPS)
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
@@ -108,7 +108,7 @@ def count_collectives(program: str) -> dict[str, int]:
 
 
 def table(report: Report) -> str:
-    """Formats the report as a table with one name and value per line."""
+    """Formats the report as a table with a name and a value on each line."""
 
     def gib(size: float | None) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"

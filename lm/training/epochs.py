@@ -1,4 +1,4 @@
-"""The length of a run in epochs, passes over its training data (`train.num_epochs`), and in steps."""
+"""The length of a run in steps and in epochs (`train.num_epochs`), i.e. passes over the training data."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from lm.data.packing.rows import TrainRows
 
 
 def with_epochs(config: Config, rows: TrainRows) -> Config:
-    """Returns the config with the steps, warm-up and decay that follow from train.num_epochs, if that is set."""
+    """Returns the config with its steps, warm-up and decay derived from train.num_epochs, if that is set."""
     epochs = config.train.num_epochs
     return config.with_num_steps(steps_in(epochs, rows, config.train.batch_size)) if epochs else config
 
 
 def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
-    """Returns the number of steps, at least 1, that read the first `epochs` epochs of all data sources.
+    """Returns the number of steps (at least 1) needed to read the first `epochs` epochs of all data sources.
 
-    The rows of each epoch are counted, since an epoch that is packed anew may have more or fewer of them. The last
-    step may therefore read a few rows of the next epoch, but no row is left out.
+    The rows of every epoch are counted separately, since repacking may change their number. The last step may read a
+    few rows of the next epoch, but no row is left out.
     """
-    whole, part = divmod(Fraction(repr(epochs)), 1)  # exact for the decimal number in the config
+    whole, part = divmod(Fraction(repr(epochs)), 1)  # exact for the decimal fraction written in the config
     counts = sum(sum(rows.rows_per_epoch(epoch).values()) for epoch in range(whole))
     if part:
         counts += math.ceil(part * sum(rows.rows_per_epoch(whole).values()))
@@ -29,7 +29,7 @@ def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
 
 
 def describe_epochs(config: Config, rows: TrainRows) -> str:
-    """Describes the length of a run in epochs and, if its steps follow from them, its warm-up."""
+    """Describes the length of a run in epochs and, if train.num_epochs is set, also its warm-up."""
     if config.train.num_epochs:
         return (
             f"{config.train.num_epochs:g} epochs (train.num_epochs), warm-up of {config.optimizer.warmup_steps:,} steps"

@@ -46,7 +46,7 @@ def train(config: Config, workdir: Path) -> int:
     """Starts or continues the run in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
-        source_run(config)  # raises UserError before anything is written; not needed to continue a run
+        source_run(config)  # raises UserError before anything is written; a continued run does not need the source
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
@@ -66,7 +66,7 @@ def train(config: Config, workdir: Path) -> int:
         model = build_model(config.model, task.head(config), platform)
         console.print(describe_run(config, prepared, rows, mesh, model.kernel))
         for line in run.moved:
-            console.print(f"Moved, with the same contents: {line}")
+            console.print(f"Data moved, contents unchanged: {line}")
 
         console.banner("Model")
         multipliers = learning_rate_multipliers(config, model)
@@ -122,7 +122,7 @@ def train(config: Config, workdir: Path) -> int:
         if skipped == end:
             reason = f"all {end:,} steps were skipped, because their loss or gradient was not finite"
         if reason:
-            advice = "Check labels, loss weights and optimizer.learning_rate, and start in another --workdir."
+            advice = "Check labels, loss weights and optimizer.learning_rate, and start again in another --workdir."
             raise UserError(f"{run.root}: nothing was learnt: {reason}. {advice}")
 
         console.banner("Result")
@@ -133,7 +133,7 @@ def train(config: Config, workdir: Path) -> int:
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
     """Returns whether none of the last `patience` evaluations improved on the best earlier one.
 
-    A value that is not finite never counts as an improvement. With patience 0, a run is never stopped early.
+    A value that is not finite never counts as an improvement. With a patience of 0, a run never stops early.
     """
     sign = 1.0 if highest_is_best else -1.0
     scores = [sign * value if math.isfinite(value) else -math.inf for value in values]
@@ -142,7 +142,7 @@ def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) 
 
 @dataclass
 class Loop:
-    """The training loop: takes the steps and, between them, logs, evaluates, saves checkpoints or stops."""
+    """The training loop: takes the steps and, in between, logs metrics, evaluates the model and saves checkpoints."""
 
     config: Config
     prepared: Prepared
@@ -163,17 +163,17 @@ class Loop:
         self._log: _StepLog | None = None
 
     def is_out_of_patience(self) -> bool:
-        """Returns whether `checkpoint.best_metric` has stopped improving, as `train.patience` defines it."""
+        """Returns whether `checkpoint.best_metric` has stopped improving, according to `train.patience`."""
         return is_exhausted(self._measured, self.config.train.patience, self.config.checkpoint.highest_is_best)
 
     def had_gradient(self) -> bool:
-        """Returns whether `run` took a step whose gradient was finite and not 0."""
+        """Returns whether `run` took a step with a finite, nonzero gradient."""
         return self._log is not None and self._log.had_gradient
 
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
-        """Trains from step `start` until the end, `request` or `train.patience`. Returns the last state and step."""
+        """Trains from step `start` until the end or an early stop. Returns the last state and the last step."""
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -215,7 +215,7 @@ class Loop:
 
 
 class _StepLog:
-    """Displays and records the metrics of each step, one step late; ends the run after too many bad steps."""
+    """Displays and records the metrics of each step, delayed by one step; ends the run after too many bad steps."""
 
     def __init__(
         self, config: Config, model: Model, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
@@ -239,11 +239,11 @@ class _StepLog:
         self.had_gradient |= math.isfinite(metrics["train/gradient_norm"]) and metrics["train/gradient_norm"] > 0
         bad = int(metrics.pop("bad_in_row"))
         if bad:
-            self._progress.message(f"step {step:,}: loss or gradient is not finite; skipped ({bad} in a row)")
+            self._progress.message(f"step {step:,}: the loss or gradient is not finite; skipped ({bad} in a row)")
         if bad >= self._config.train.max_bad_steps:
             raise UserError(
-                f"step {step}: loss or gradient was not finite for {bad} steps in a row (train.max_bad_steps); none "
-                "of them changed the parameters. Lower optimizer.learning_rate, or check the data of these steps."
+                f"step {step}: the loss or gradient was not finite {bad} times in a row (train.max_bad_steps); none "
+                "of these steps changed the parameters. Lower optimizer.learning_rate, or check the data."
             )
         if step % self._config.log.every_steps and step not in (1, self._config.train.num_steps):
             self._progress.update(step)

@@ -1,10 +1,10 @@
 """Learning-rate multipliers: layer-wise learning-rate decay, frozen parameters, and adapter-only training.
 
 A multiplier scales the whole update of a parameter, including weight decay. Layer 0 holds the embeddings (of tokens,
-types and positions), their norm and the relative position bias; layer n + 1 is block n; everything after the blocks is
-the top. The multiplier is 1 at the top, and each layer below has `layer_decay` times the multiplier of the layer above
-(Clark 2020, ELECTRA). In an encoder-decoder, each stack numbers its own blocks; an embedding that both stacks share
-lies below the deeper one.
+types and positions), their norm and the relative position bias; layer n + 1 is block n; everything after the last block
+is the top. The multiplier is 1 at the top, and each lower layer has `layer_decay` times the multiplier of the layer
+above it (Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately; an embedding
+that both stacks share counts as layer 0 of the deeper stack.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ NO_UPDATE = -0.0  # adding it leaves every bit of a parameter unchanged; adding 
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
     """Returns {"layers/mlp/up/kernel": multiplier, ...} for every parameter of the model.
 
-    They are determined by optimizer.layer_decay, freeze_layers and freeze, and by model.lora_rank: with adapters, the
-    other parameters of the body are frozen. Raises UserError if a name matches no parameter or everything is frozen.
+    The multipliers depend on optimizer.layer_decay, freeze_layers and freeze, and on model.lora_rank: with adapters,
+    all other parameters of the body are frozen. Raises UserError if a name in these settings matches no parameter, or
+    if everything is frozen.
     """
     params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     leaves = traverse_util.flatten_dict(params).items()
@@ -71,9 +72,9 @@ def is_frozen(multiplier: Multiplier) -> bool:
 
 
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
-    """Returns the same parameters, but stops the gradients of frozen ones, which are then 0 and not computed.
+    """Returns the same parameters, but stops the gradients of frozen ones, which become 0 without being computed.
 
-    If only some of the stacked layers are frozen, all gradients are computed, and those of frozen layers are set to 0.
+    If a stack is only partly frozen, the gradients of all its layers are computed, and the frozen ones are set to 0.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:
@@ -90,14 +91,14 @@ def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
 def with_multipliers(
     optimizer: optax.GradientTransformation, multipliers: Mapping[str, Multiplier]
 ) -> optax.GradientTransformation:
-    """Wraps an optimizer to scale its updates; the result takes and returns trees of all parameters.
+    """Wraps an optimizer so that its updates are scaled. The result takes and returns trees of all parameters.
 
-    Frozen parameters have no optimizer state, their gradients are ignored even in the global norm, and their updates
-    leave every bit unchanged. Stacked layers have state for all layers if any of them is trained.
+    Frozen parameters have no optimizer state and stay bitwise unchanged; their gradients are ignored, even in the
+    global norm. If any layer of a stack is trained, the optimizer state covers all layers of the stack.
     """
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:
-        """Returns, by name, the parameters of a tree (boxed or not) that are trained in at least one layer."""
+        """Returns {name: leaf} for the parameters that are trained in at least one layer; leaves may be boxed."""
         leaves = traverse_util.flatten_dict(tree, sep="/").items()
         return {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
 
@@ -120,7 +121,7 @@ def with_multipliers(
 
 
 def describe_multipliers(multipliers: list[Multiplier]) -> str:
-    """Summarises the multipliers of the parameters in one table row: "0.8", "0.41 to 0.8", "2 frozen, 1"."""
+    """Summarises multipliers for one table row, e.g. as "0.8", "0.41 to 0.8" or "2 frozen, 1"."""
     values = np.concatenate([np.atleast_1d(np.asarray(each, np.float32)) for each in multipliers])
     trained = values[values > 0]
     if not trained.size:
@@ -162,10 +163,10 @@ def _matches(part: str, name: str) -> bool:
 
 
 def _without_frozen(x: jax.Array, multiplier: Multiplier) -> jax.Array:
-    """Replaces frozen layers of `x` with NO_UPDATE."""
+    """Replaces the frozen layers of `x` with NO_UPDATE."""
     return x if np.all(multiplier) else jnp.where(_by_layer(multiplier, x) > 0, x, NO_UPDATE)
 
 
 def _by_layer(multiplier: Multiplier, x: Any) -> np.ndarray:
-    """Reshapes (N,) to (N, 1, ...), or a scalar to (1, 1, ...), to broadcast against the parameter `x`."""
+    """Reshapes a multiplier from (N,) to (N, 1, ...), or a scalar to (1, 1, ...), to broadcast against `x`."""
     return np.asarray(multiplier, np.float32).reshape(-1, *[1] * (x.ndim - 1))

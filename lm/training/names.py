@@ -1,4 +1,4 @@
-"""Properties of a parameter that follow from its name: its kind, block and matrix axes, and whether it decays.
+"""Derives the properties of a parameter from its name: its kind, block, matrix axes and weight decay.
 
 Optimizers rely on names, never on the number of dimensions: scanned models stack their layers, so a stacked bias has as
 many dimensions as a single matrix. Every model in `lm/models` uses these names:
@@ -9,7 +9,7 @@ many dimensions as a single matrix. Every model in `lm/models` uses these names:
     .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...
     .../layers/...  or  .../layer_3/...  inside blocks: all layers stacked on a leading axis N, or a single layer
 
-A model with another kind of parameter must add it to `DECAYS`.
+If a model has another kind of parameter, add that kind to `DECAYS`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether a parameter decays, by its kind (the last part of its name). Adapters do not decay: they start without effect,
-# and decay would pull them back towards having none. Of the embeddings, only those in VOCABULARIES decay.
+# Whether weight decay applies to a kind of parameter (the last part of its name). It does not apply to adapters: they
+# start without effect, and decay would pull them back towards that state. Of the embeddings, only those in VOCABULARIES
+# decay.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
@@ -36,7 +37,7 @@ OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps over nested dicts like `jax.tree.map`, passing the path as the first argument; boxed parameters are leaves.
+    """Maps `function` over nested dicts like `jax.tree.map`; its first argument is the path. Boxed values are leaves.
 
     `flax.traverse_util.path_aware_map` takes only one tree, and treats the empty nodes of optax as leaves.
     """
@@ -65,9 +66,10 @@ def decayed(path: Path) -> bool:
 
 
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the input and the output axes of a matrix, counted from the end; any other axes are batch axes.
+    """Returns the input axes and the output axes of a matrix, counted from the end; any other axes are batch axes.
 
-    (D, H, K) is a matrix of D x HK, and (H, K, D) one of HK x D; stacked layers are N such matrices.
+    A kernel of shape (D, H, K) is a D x HK matrix, and one of shape (H, K, D) is an HK x D matrix; N stacked layers are
+    N matrices.
     """
     parent = path[-2] if len(path) > 1 else ""
     inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)

@@ -1,4 +1,4 @@
-"""Evaluates the model and samples text during a run, and reports the results at its end."""
+"""Evaluates the model and samples text during a run, and reports the results at the end."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 
 
 class Reporter:
-    """Evaluates the validation split, then prints and writes the results.
+    """Evaluates the model on the validation split, and prints and writes the results.
 
-    Raises UserError at construction if a prompt is too long, and later if the results cannot be written.
+    The constructor raises UserError if a prompt is too long or the best metric is not measured; the methods raise
+    UserError if the results cannot be written.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Reporter:
         self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Returns the metrics of the validation split, or of its first rows; prints some of them and sample text.
+        """Returns the metrics on the validation split, or on its first rows; prints some metrics and sample text.
 
-        Results of different steps are comparable, because all evaluations use the same rows and number of beams.
+        Results of different steps are comparable, because every evaluation uses the same rows and the same number of
+        beams.
         """
         if self._during is self._whole:
             values = self._evaluate_whole(state, step)[0]
@@ -107,7 +109,7 @@ class Reporter:
         self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
 
     def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
-        """Returns the metrics of the whole split and the seconds that they took, without evaluating a step twice."""
+        """Returns the metrics on the whole split and the evaluation time in seconds; never evaluates a step twice."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(_evaluated_params(state), step)
@@ -125,7 +127,7 @@ class Reporter:
         return self._task.evaluation(EvaluationSetup(*where, self._rows, self._references, in_training=in_training))
 
     def _samples(self, state: TrainState) -> list[tuple[str, str]]:
-        """Returns (prompt, continuation) for each prompt of the config."""
+        """Returns (prompt, continuation) for each prompt in the config."""
         prompts, length = self._task.sample_prompts(self._config), self._config.eval.sample_tokens
         if not prompts:
             return []

@@ -1,17 +1,17 @@
 """The learning rate as a function of the step.
 
-Steps are counted from 0, so step s makes update s + 1. With w = warmup_steps, peak p and end value
-e = final_fraction * p, every schedule starts with the same warm-up, p * (s + 1) / w for s < w: step 0 already
-changes the parameters, and step w - 1 is the first at the peak. From step w on:
+Steps are counted from 0, so step s performs update s + 1. Let w be warmup_steps, p the peak learning rate, and e the
+end value, final_fraction * p. Every schedule starts with the same warm-up, p * (s + 1) / w for s < w, so step 0 already
+changes the parameters and step w - 1 is the first at the peak. From step w on, the learning rate is:
 
     constant              p
     linear                linearly from p at s = w to e at s = decay_steps, then e
-    cosine                the same endpoints along half a cosine (Loshchilov and Hutter 2017, without restarts)
+    cosine                as linear, but along half a cosine (Loshchilov and Hutter 2017, without restarts)
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
 
-The end value is thus reached one step after the last (at s = num_steps, if decay_steps is num_steps), so the last step
-of a run is not wasted when final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
+A decay that ends at s = num_steps reaches the end value one step after the last step, so no step is wasted, even if
+final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ import jax.numpy as jnp
 
 from lm.config import OptimizerConfig
 
-# The schedules of optax are not used: their float32 values differ from these in the last bits, even in the warm-up.
+# optax's schedules are not used, because their float32 values differ from ours in the last bits, even in the warm-up.
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The part of a schedule after the warm-up."""
 
-    # (config, num_steps, step) -> the learning rate of the int32 `step` as a fraction of the peak
+    # (config, num_steps, step) -> the learning rate at the int32 `step`, as a fraction of the peak
     fraction: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
-    has_end: bool = True  # uses decay_steps and final_fraction; without an end, training can continue indefinitely
-    decays_last: bool = False  # decay_steps is the length of the final decay, not the step at which the decay ends
+    has_end: bool = True  # whether it uses decay_steps and final_fraction; if not, training can go on forever
+    decays_last: bool = False  # whether decay_steps is the length of the final decay, not its last step
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Those of the settings that not all schedules read."""
+        """The settings that this schedule reads and some other schedules do not."""
         return ("decay_steps", "final_fraction") if self.has_end else ()
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
-    """Returns a function from the step (an int, or an int32 scalar in jit) to the learning rate, a float32 scalar."""
+    """Returns a function that maps a step (int, or int32 scalar under jit) to the learning rate, a float32 scalar."""
     entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
     assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 must be resolved by Config.from_dict"
     assert warmup >= 0, "warmup_steps=-1 must be resolved by Config.from_dict"

@@ -63,7 +63,8 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
     """Returns a table of abstract parameters: shape, layout on the mesh, and whether weight decay applies.
 
-    Corresponding parameters of unrolled layers share a row. A column shows the multipliers unless all of them are 1.
+    Corresponding parameters of unrolled layers share a row. An extra column shows the multipliers unless all of them
+    are 1.
     """
     columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
     kinds: dict[str, list[tuple[str, Any]]] = {}
@@ -86,7 +87,7 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
 
 
 def estimate_line(config: Config, model: Model, mesh: Mesh) -> str:
-    """Returns one line with the estimated memory per device that a step needs, by purpose."""
+    """Returns a line with the estimated memory that a step needs on each device, broken down by purpose."""
     estimate = estimate_memory(config, model, mesh.shape)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Estimated memory per device: {short_number(estimate.total)}B ({parts})"

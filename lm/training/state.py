@@ -27,7 +27,7 @@ class TrainState:
     params: Any  # float32
     opt_state: Any
     ema: Any  # moving average of the parameters, or None
-    bad_steps: Array  # int32: steps skipped because loss or gradient was not finite
+    bad_steps: Array  # int32: steps skipped because the loss or gradient was not finite
     bad_in_row: Array  # int32: steps skipped since the last good one
 
 
@@ -64,15 +64,15 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Replaces parameters and their moving average in a state before the first step.
+    """Replaces some parameters, and their moving average, in the state before the first step.
 
-    `values` is nested like the parameters and may lack some; its arrays must have the shardings of the parameters.
+    `values` is nested like the parameters, but may omit some; its arrays must be sharded like the ones they replace.
     The optimizer state is kept, because no optimizer's initial state depends on the values of the parameters.
     """
     old, new = traverse_util.flatten_dict(state.params), traverse_util.flatten_dict(values)
     params = traverse_util.unflatten_dict(old | new)
     if state.ema is None:
         return dataclasses.replace(state, params=params)
-    # The average is a copy, because the training step donates the buffers of both.
+    # The moving average is a copy of the parameters, because the training step donates the buffers of both.
     ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=jax.tree.map(lambda x: x.sharding, params))
     return dataclasses.replace(state, params=params, ema=ema(params))

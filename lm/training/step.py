@@ -1,4 +1,4 @@
-"""The training step: loss, gradient over microbatches, update, and the guard against non-finite values."""
+"""The training step: loss, gradient accumulation, update, and the guard against non-finite values."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Takes one optimizer step on a global batch. Returns the new state and scalar metrics.
 
-    The loss is a sum over tokens, divided once by the weight of the whole batch, so it is the same for any number of
-    microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so each device splits its own
-    rows and no row moves to another device. If the loss or the gradient is not finite, parameters, optimizer state
-    and moving average are left unchanged, and the step counts as bad.
+    The loss is a sum over tokens, divided once by the total weight of the batch, so it is the same for any number of
+    microbatches and devices. Microbatch j of k takes the rows j, j + k, j + 2k, ..., so each device splits its own rows
+    and no row moves to another device. If the loss or the gradient is not finite, the parameters, optimizer state and
+    moving average stay unchanged, and the step counts as bad.
     """
     key = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
     task = task_of(config)
@@ -94,16 +94,16 @@ def train_step(
 def batch_hash(batch: Batch) -> Array:
     """Returns a uint32 hash of a batch (its tokens, targets, source and types), for comparing runs.
 
-    It is the sum, modulo 2^32, of each value times an odd factor that depends on its index in the global batch. The
-    order of summation does not matter, so the hash is the same on every mesh. Changing a single value always changes
-    the hash, because odd factors are invertible.
+    The hash is the sum, modulo 2^32, of all values, each multiplied by an odd factor that depends on the index of the
+    value in the global batch. The order of summation does not matter, so the hash is the same on every mesh. Changing a
+    single value always changes the hash, because odd factors are invertible modulo 2^32.
     """
 
     def weighted_sum(x_BL: Array, start: int) -> Array:
         row_BL, column_BL = (jax.lax.broadcasted_iota(jnp.uint32, x_BL.shape, axis) for axis in (0, 1))
         index_BL = start + row_BL * x_BL.shape[1] + column_BL
-        # Multiplies by Knuth's constant, then folds: if the factor were the index itself, changes to neighbouring
-        # values could cancel out.
+        # Multiplies the index by Knuth's constant, then folds the product: if the factor were the index itself, changes
+        # to neighbouring values could cancel out.
         mixed_BL = index_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
 
@@ -137,14 +137,14 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 
 def moving_average(average: Any, params: Any, decay: float) -> Any:
-    """Returns decay * average + (1 - decay) * params; an average that equals its parameter stays exactly equal."""
+    """Returns decay * average + (1 - decay) * params, which is exactly `average` where the two are equal."""
     return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 
 def compile_train_step(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> jax.stages.Compiled:
-    """Compiles the training step for these shapes and this mesh. The step donates the buffers of its input state.
+    """Compiles the training step for the given config and mesh. The step donates the buffers of its input state.
 
     The result is an executable, not a jitted function, so a batch of another shape raises an error.
     """

@@ -1,9 +1,10 @@
-"""Turns gradients into updates with one optax chain, in which only the direction depends on the optimizer.
+"""Turns gradients into updates with an optax chain, in which only the update direction depends on the optimizer.
 
 The chain casts gradients to float32, clips their global norm, computes the optimizer's direction, adds decoupled weight
-decay where `decayed` is true, and multiplies by minus the learning rate. Parameters are distinguished by name
-(`lm/training/names.py`), so stacked and unrolled layers get equal updates. Learning-rate multipliers and freezing
-are implemented in `lm/training/multipliers.py`. To add an optimizer, from optax or your own, add it to `OPTIMIZERS`.
+decay where `decayed` is true, and multiplies the result by minus the learning rate. Parameters are distinguished by
+name (`lm/training/names.py`), so stacked and unrolled layers get equal updates. Learning-rate multipliers and freezing
+are implemented in `lm/training/multipliers.py`. To add an optimizer (from optax or your own), add an entry to
+`OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ class StateSize(NamedTuple):
     vector: float  # biases and scales
 
 
-# A parameter of each kind, large enough for counters and factored moments to round to 0.
+# One parameter of each kind, large enough that counters and factored moments round to 0 values per parameter.
 EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (4096, 4096), "final_norm/scale": (4096,)}
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer's update direction, given clipped float32 gradients. `make_optimizer` adds the rest."""
+    """An optimizer's update direction, given clipped float32 gradients. `make_optimizer` adds the rest of the chain."""
 
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
-    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # of the settings that not all optimizers read
+    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # settings that some other optimizers do not read
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
         """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
@@ -65,7 +66,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2), ("b2",)),
     # Chen et al. 2023
     "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2), ("b1", "b2")),
-    # Jordan 2024; b2 and epsilon are those of AdamW, which updates everything except the matrices of the blocks
+    # Jordan 2024; b2 and epsilon are for AdamW, which updates everything except the matrices of the blocks
     "muon": Optimizer(scale_by_muon_or_adam),
     # Polyak 1964; b1 is the momentum (heavy ball)
     "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity(), ("b1",)),
@@ -77,10 +78,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a run of `num_steps` steps.
 
-    `init(params)` takes float32 parameters, named as in `lm/training/names.py`, plain or boxed with their logical
-    axes; the state mirrors them, boxes included. `update(grads, state, params)` takes plain trees and returns float32
-    updates, whatever the dtype of the gradients. `config` must have been resolved by `Config.from_dict`. `multipliers`
-    come from `learning_rate_multipliers`; None means that all are 1.
+    `init(params)` takes float32 parameters, named as in `lm/training/names.py`, plain or boxed with their logical axes;
+    the state mirrors the parameters, including any boxes. `update(grads, state, params)` takes plain trees and returns
+    float32 updates, whatever the dtype of the gradients. `config` must have been resolved by `Config.from_dict`.
+    `multipliers` come from `learning_rate_multipliers`; None means that all are 1.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:

@@ -17,7 +17,8 @@ from lm.training.names import Path, block_of, map_with_path, matrix_axes
 FACTORED_EPSILON = 1e-30  # Shazeer and Stern's epsilon_1, added to squared gradients
 # Factoring a smaller matrix would save hardly any memory. T5 and optax use the same bound.
 MIN_FACTORED_SIZE = 128
-# AdamW's updates have a root mean square of about 0.2; orthogonal ones are scaled to match (Liu et al. 2025, sec. 2.2).
+# AdamW's updates have a root mean square of about 0.2; orthogonal updates are scaled to match it (Liu et al. 2025, sec.
+# 2.2).
 UPDATE_RMS = 0.2
 
 
@@ -30,7 +31,7 @@ class Factored(NamedTuple):
 
 class FactoredState(NamedTuple):
     count: Array  # int32 scalar
-    moments: Any  # for each parameter, a Factored or an array of its shape
+    moments: Any  # for each parameter, a Factored or an array of the parameter's shape
 
 
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
@@ -39,7 +40,7 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
     This is algorithm 4 of Shazeer and Stern 2018 without the relative step size (the learning rate comes from the
     schedule alone) and without a first moment. The decay at update t is 1 - t^-0.8, as in the paper, but at most `b2`.
 
-    `optax.scale_by_factored_rms` factors the two largest axes of a shape, so it may mix layers or split heads. Here
+    `optax.scale_by_factored_rms` factors the two largest axes of a shape, so it may mix layers or split heads. Here,
     each matrix of each layer (`matrix_axes`) is factored and clipped separately. Matrices with a side below `min_size`,
     biases and scales keep a full second moment.
     """
@@ -118,7 +119,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Returns float32 zeros shaped like `param` without `axes`, and boxed like it with the remaining axis names."""
+    """Returns float32 zeros shaped like `param` without `axes`, and keeps the other axis names if `param` is boxed."""
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)
