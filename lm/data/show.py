@@ -72,7 +72,7 @@ def stores_table(prepared: Prepared) -> Table:
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
     """Returns the lines that show a row, token by token: the source (if there is one), the inputs and the targets.
 
-    Each of the three takes at most `most_lines` lines, followed by a line with the number of tokens not shown.
+    Each of the three takes at most `most_lines` lines; if tokens are left over, another line gives their number.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:

@@ -1,4 +1,4 @@
-"""Question-answering examples `bos question eos context eos`: the answer is a span of the context (Devlin 2019).
+"""Question-answering examples, `bos question eos context eos`: the answer is a span of the context (Devlin 2019).
 
 Shape letters: E examples (windows), T tokens of an example, X questions, U distinct contexts, N tokens of all contexts.
 """
@@ -18,7 +18,7 @@ from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
 STARTS, ENDS = 1, 2  # targets at the first and last token of an answer; 3 if they are the same token
-UNANSWERABLE, UNKNOWN = -1, -2  # instead of token indices, if there is no answer or it was not found
+UNANSWERABLE, UNKNOWN = -1, -2  # used instead of token indices: no answer; answer not found
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class AnswerExamples(LabelledExamples):
             self._note_cut(lost, total, "questions are omitted because no window contains their whole answer")
 
     def _answer_of(self, number: int, example: Question) -> tuple[int, int]:
-        """Returns the indices, within the context, of the first and last token of the answer used as the target."""
+        """Returns the indices, within the context, of the first and last tokens of the answer that is the target."""
         if not example.answers:
             return UNANSWERABLE, UNANSWERABLE
         _, offsets_T2 = self._tokens.context(number)
@@ -113,9 +113,9 @@ class AnswerExamples(LabelledExamples):
     def most_context(self, index: int) -> np.ndarray:
         """Returns whether each token has more context here than in any other window that contains it, bool (T,).
 
-        As in the code of Devlin 2019, a window has more context if its score is higher: the number of context tokens to
-        the left or to the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to
-        the first window. The result is False for tokens outside the context.
+        As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
+        the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first
+        window. The result is False for tokens outside the context.
         """
         example = self.example_of[index]
         capacity, stride = int(self._capacity_X[example]), int(self._stride_X[example])
@@ -148,7 +148,7 @@ class AnswerExamples(LabelledExamples):
 
 
 def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Returns the offsets of text[begin:end] without leading and trailing white space; unchanged if it is all space."""
+    """Returns the offsets of text[begin:end] without white space at its ends, unless it is all white space."""
     part = text[begin:end]
     if not part or part.isspace():
         return begin, end
@@ -156,7 +156,7 @@ def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def covering(offsets_T2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
-    """Returns the indices of the first and last token that overlap text[begin:end], or None if there are none."""
+    """Returns the indices of the first and last tokens that overlap text[begin:end], or None if there are none."""
     holds = (offsets_T2[:, 0] < end) & (offsets_T2[:, 1] > begin) & (offsets_T2[:, 0] < offsets_T2[:, 1])
     indices = np.flatnonzero(holds)
     return (int(indices[0]), int(indices[-1])) if len(indices) else None

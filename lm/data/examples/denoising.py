@@ -32,7 +32,7 @@ def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tup
     """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
     round(n * density) tokens are masked, but at least one and not all. They form round(masked / mean_span) spans, but
-    at least one and at most as many as there are kept tokens. Halves are rounded to even, as in T5.
+    at least one span and at most as many as there are kept tokens. Halves are rounded to even, as in T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -75,11 +75,11 @@ def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
 
 
 class Denoiser(abc.ABC):
-    """Base class of methods that corrupt chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
+    """Base class of the methods that corrupt chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Returns whether every example made from a chunk of each given length fits a row, bool (E,)."""
+        """Returns, for each chunk length, whether all examples made from such chunks fit a row, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
@@ -99,12 +99,12 @@ class Denoiser(abc.ABC):
         For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have 568 tokens
         if rows have 512 source tokens.
         """
-        lengths = np.arange(2, source_length + target_length + 1)  # a chunk is at most as long as both sides
+        lengths = np.arange(2, source_length + target_length + 1)  # a chunk has no more tokens than both sides
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(
                 f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
-                "too short for any example; increase it (or data.source_length)."
+                "too short for any example; increase it or data.source_length."
             )
         return fitting + 1
 
@@ -197,8 +197,8 @@ class Infilling(Denoiser):
 
     The sizes depend only on the number of spans k, which has a closed form. Cut a Poisson process of rate 1 into
     intervals of length lambda: the number of events in each interval is the length of a span. The last of the m masked
-    tokens is an event at time G, drawn from Gamma(m), in interval k = ceil(G / lambda). Given G, the times of the other
-    m - 1 events are uniformly distributed between 0 and G.
+    tokens is the event at time G, drawn from Gamma(m). It falls into interval k = ceil(G / lambda). Given G, the times
+    of the other m - 1 events are uniformly distributed between 0 and G.
 
     If `ends_sentence`, bool (V,), is given, the sentences of the source are shuffled first. The array is True for
     tokens that end a sentence.
@@ -250,7 +250,7 @@ def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.ran
 
 
 class DenoisingExamples(ChunkExamples):
-    """Corrupted chunks of documents, of at most `denoiser.longest_chunk` tokens; single tokens are omitted."""
+    """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens; one-token chunks are omitted."""
 
     def __init__(
         self,

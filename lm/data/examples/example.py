@@ -29,7 +29,7 @@ class Example:
 
 
 class Examples(abc.ABC):
-    """The indexed examples of one data source. Their sizes are known before they are made. Can be pickled.
+    """The indexed examples of one data source, whose sizes are known before the examples are made. Can be pickled.
 
     Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is requested.
     Every random draw is keyed by (seed, source name, epoch, example index), so all processes draw the same values, and
@@ -48,7 +48,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns an array for each of `RowLayout.capacities`: how much of it each example uses, int64 (E,)."""
+        """Returns, for each of `RowLayout.capacities`, how much of this capacity each example uses, int64 (E,)."""
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
@@ -57,7 +57,7 @@ class Examples(abc.ABC):
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """The text counts of all targets (see `token_store`); `bytes` and `words` are 0 if some text is no target."""
+        """The text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all text is a target."""
 
     def num_targets(self) -> int:
         """Counts the targets of epoch 0 that have a positive weight, by making every example once."""
@@ -69,7 +69,7 @@ class Examples(abc.ABC):
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
-    """Returns an example in which the decoder reads BOS and the target, shifted right, and predicts the target."""
+    """Returns an example whose targets are `target_T` and whose decoder input is BOS followed by `target_T[:-1]`."""
     target_T = np.asarray(target_T, np.int32)
     inputs_T = np.concatenate([[bos_id], target_T[:-1]]).astype(np.int32)
     return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=np.asarray(source_S, np.int32))

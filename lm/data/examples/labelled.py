@@ -93,7 +93,7 @@ class LabelledExamples(Examples):
         return (self._sizes,)
 
     def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
-        """Returns an example of one or two texts, whose weights are all 0; `targets` is the dtype of the targets."""
+        """Returns an example of one or two texts with all weights 0; `targets` is the dtype of its targets."""
         tokens_T, types_T = framed(self._bos, self._eos, *texts)
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
@@ -113,8 +113,8 @@ def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tupl
 def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarray:
     """Returns the weight of each label in data.labels, float32 (C,).
 
-    The balanced weight of label c is n / (C * n_c) if c is n_c of the n labels of the whole split, or 1 if it does not
-    occur.
+    The balanced weight of label c is n / (C * n_c), where n_c of the n labels in the whole split are c, or 1 if c
+    does not occur.
     """
     labels, counts = config.data.labels, store.label_counts
     if train and config.objective.class_weights:
@@ -126,7 +126,7 @@ def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarra
 
 
 def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
-    """Returns the index of each label in data.labels, int32. `example_store.check_labels` ensures that all exist."""
+    """Returns the index of each label in data.labels, int32; `example_store.check_labels` has checked the labels."""
     numbers = {label: number for number, label in enumerate(config.data.labels)}
     return np.array([numbers[label] for label in labels], np.int32)
 
@@ -153,8 +153,8 @@ class TextTokens:
 class TextExamples(LabelledExamples):
     """Examples for classification, or for regression if the labels are `real` numbers.
 
-    The label is the target of the last token if `pooling` is "last", otherwise of the first. A text that is too long is
-    cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that is
+    The label is the target of the last token if `pooling` is "last", otherwise of the first token. A text that is too
+    long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that is
     currently longer.
     """
 
@@ -284,7 +284,7 @@ class TaggingExamples(LabelledExamples):
 
 
 def _space_before_words(tokenizer: Tokenizer) -> str:
-    """Returns the space to insert before words within a text, or "" if the tokenizer inserts it by itself."""
+    """Returns the space to insert before words within a text, or "" if the tokenizer inserts the space itself."""
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")
     return "" if by_itself else " "

@@ -27,7 +27,7 @@ class Masking:
     or left unchanged (10 %).
 
     With `word_starts`, whole words are masked, as in BERT's later release. Words are visited in random order; a word is
-    masked unless this would exceed the number of tokens above, so fewer tokens may be masked. If no word fits, one of
+    masked unless the total would exceed the number above, so fewer tokens may be masked. If no word fits, one of
     the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the first token of the
     text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a word, both parts are
     masked or neither is. Raises UserError if no token starts a word.
@@ -47,11 +47,11 @@ class Masking:
         self._text_ids = np.asarray(text_ids[text_ids != mask_id], np.int32)
 
     def number(self, texts_E: np.ndarray) -> np.ndarray:
-        """Returns the number of tokens to mask in texts of these lengths, int64 (E,); an estimate for whole words."""
+        """Returns the number of tokens to mask in texts of these lengths, int64 (E,); for whole words, an estimate."""
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
-        """Masks some tokens for which `is_text_T` is True. The original tokens become targets of weight 1."""
+        """Masks some of the tokens for which `is_text_T` is True. The original tokens become targets of weight 1."""
         read_T = np.array(tokens_T, np.int32)
         targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
         text_n = np.flatnonzero(is_text_T)
@@ -113,7 +113,7 @@ class MaskedExamples(ChunkExamples):
         if longest < self._least:
             raise UserError(
                 f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
-                "tokens; increase it."
+                "tokens; use longer rows."
             )
         super().__init__(store, longest, self._least, seed, name)
         self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked
@@ -152,7 +152,7 @@ class NextSentenceExamples(MaskedExamples):
     Both labels have probability 1/2. A is the part of a chunk before a random index. B is either the rest of the chunk
     or the same number of consecutive tokens from another document (fewer if that document is shorter). The other
     document is the one that contains a token drawn uniformly from all other documents. Each document therefore serves
-    as B about equally often under both labels, and B is rarely short, which would reveal the label. Raises UserError if
+    as B about equally often under both labels, and B is rarely short enough to reveal the label. Raises UserError if
     there is only one document.
     """
 

@@ -55,13 +55,13 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        # Without BOS: a source has none, and `from_pair` puts one in front of the target.
+        # BOS is removed: a source has none, and `from_pair` puts one in front of the target.
         source_S = _cut(self._source.document(pair)[1:], self._source_length)
         return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 
 
 class PairedTexts(Examples):
-    """Pairs of texts with similar meaning, each of the form `bos text eos`. Long texts are cut before EOS.
+    """Pairs of texts with similar meaning, each of the form `bos text eos`. If too long, a text is cut before EOS.
 
     A pair occupies a whole row of `length` tokens. Only the first token of its target has a positive weight.
     """

@@ -5,7 +5,7 @@ a row in a given order; an example that would exceed a capacity starts a new row
 one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream, and each part of a document in the window is an example. The start of a row is therefore enough to compute it.
+stream, and each part of a document in the window is an example. A row can therefore be computed from its start alone.
 
 The training rows of a data source are the rows of epoch 0, followed by those of epoch 1, and so on without end. Element
 i of the mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element
@@ -38,11 +38,11 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
     """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r contains order_E[bounds[r]:bounds[r + 1]].
 
     Args:
-        sizes: an int array (E,) per capacity: how much of it each example uses. Every example must fit in an empty row.
+        sizes: for each capacity, how much of it each example uses, int (E,). Every example must fit in an empty row.
         order_E: indices of the examples to pack, in order.
     """
     count = len(order_E)
-    reach_E = np.full(count, count, np.int64)  # where a row would end that begins with this example
+    reach_E = np.full(count, count, np.int64)  # end of the row that would begin with this example
     for sizes_E, capacity in zip(sizes, capacities, strict=True):
         assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or does not fit a row"
         ends_E = np.concatenate([[0], np.cumsum(sizes_E[order_E], dtype=np.int64)])
@@ -94,9 +94,9 @@ class RowLayout:
 
 
 class _Side:
-    """One side (inputs or source) of rows of `length` tokens, which contain the `tokens` of all examples in order.
+    """One side (inputs or source) of rows that have `length` tokens each.
 
-    `segments` contains the lengths of the segments in each row, in the same order.
+    `tokens` contains the tokens of all examples, in order; `segments`, the lengths of the segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
@@ -111,7 +111,7 @@ class _Side:
         positions_T = np.arange(int(sizes_E.sum())) - np.repeat(begins_E, sizes_E)
         self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
         self.tokens = self.spread(tokens)
-        self.positions = self.spread([positions_T])  # within the segment, int32 (R, length)
+        self.positions = self.spread([positions_T])  # positions within the segment, int32 (R, length)
         self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
@@ -124,7 +124,7 @@ class _Side:
 class RowSource(abc.ABC):
     """The training rows of one data source. Can be pickled."""
 
-    kind: str  # the name of a row in messages
+    kind: str  # what a row is called in messages
     notes: Sequence[str] = ()  # messages about how the examples were made
 
     @abc.abstractmethod
@@ -285,7 +285,8 @@ class TrainRows:
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]
-        # Element i is (source name, row index). Every stretch mixes the sources in proportion to their weights.
+        # Element i is (source name, row index). In any stretch of elements, the frequency of each source is
+        # proportional to its weight.
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
@@ -314,7 +315,7 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
 class EvalRows:
     """All examples of one source, packed in order into rows; rows past the end are all padding.
 
-    Random examples are those of epoch 0, so every evaluation scores the same examples.
+    Examples that depend on random draws are those of epoch 0, so every evaluation scores the same examples.
     """
 
     def __init__(self, examples: Examples, layout: RowLayout):

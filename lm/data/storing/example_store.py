@@ -18,7 +18,7 @@ from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values, text_h
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
-FORMAT = 1  # increment this when the same inputs would produce a different store
+FORMAT = 1  # increment this when a change to the code produces a different store from the same inputs
 FEW = 10  # up to this number of examples, all labels may be distinct
 MOST_LABELS = 6  # maximum number of labels shown with their counts
 
@@ -106,7 +106,7 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 
 
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
-    """Returns the sorted labels of a split (integers by value).
+    """Returns the sorted labels of a split; integer labels are sorted by value.
 
     Raises UserError if all examples have the same label or if each example has a different label.
     """
@@ -136,8 +136,8 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
             shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(
                 f"config.data.{split if getattr(config.data, split) else 'train'}.{name}: label {unknown[0]!r} is not "
-                f"one of {shown} (from data.labels or, if that is empty, from train); the first example with it is "
-                f"{at.key!r:.60}."
+                f"one of {shown} (from data.labels or, if that is empty, from train); its first "
+                f"example is {at.key!r:.60}."
             )
 
 

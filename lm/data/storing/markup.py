@@ -14,7 +14,7 @@ from lxml import etree
 
 from lm.files import well_formed
 
-VERSION = 2  # part of the fingerprints of cleaned data; increment this when the same text would give another result
+VERSION = 2  # part of the fingerprints of cleaned data; increment this when the result for the same text changes
 
 ELEMENTS = frozenset(
     "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
@@ -31,7 +31,7 @@ UNMISTAKABLE = frozenset(
     "blockquote body br colgroup dd del div dl dt em font h1 h2 h3 h4 h5 h6 head hr html iframe img li nobr "
     "noscript ol p pre script span strong style tbody td textarea tfoot th thead tr tt ul wbr o:p".split()
 )
-HIDDEN = frozenset("script style iframe noframes noembed".split())  # their content is not text and has no tags
+HIDDEN = frozenset("script style iframe noframes noembed".split())  # elements whose content is neither text nor tags
 BLOCKS = frozenset(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
     "footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html legend li main menu nav noscript ol optgroup "
@@ -39,7 +39,7 @@ BLOCKS = frozenset(
 )
 SPACED = frozenset("applet audio button canvas embed iframe img input object select svg td textarea th video".split())
 # Attributes that take no value. If a supposed tag contains other words without a value, as in "a<b and c>d", it counts
-# as HTML only if its name is UNMISTAKABLE and longer than one letter.
+# as HTML only if its name is in UNMISTAKABLE and longer than one letter.
 _FLAGS = re.compile(
     r"(?:[\s/]*+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden|"
     r"inert|ismap|itemscope|loop|multiple|muted|nohref|nomodule|noresize|noshade|novalidate|nowrap|open|playsinline|"
@@ -68,9 +68,9 @@ _END = re.compile(r"</([a-z][\w:-]*+)\s*+>", re.IGNORECASE | re.ASCII)
 def strip_html(text: str) -> str:
     """Removes tags, comments, scripts and styles from a text, and decodes character references.
 
-    Where only a tag separates two words, a line break replaces the tag of a block element or <br>, and a space replaces
-    the tag of a table cell, an image or a form element. Inline tags are removed without a replacement, and existing
-    white space is kept.
+    Where only a tag separates two words, it is replaced: by a line break for a block element or <br>, and by a space
+    for a table cell, an image or a form element. Inline tags are removed without a replacement, and existing white
+    space is kept.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -184,8 +184,8 @@ _LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")
 def strip_control(text: str) -> str:
     """Removes all control characters except newline and tab.
 
-    Because some control characters separate fields or words, a run of them between two characters that are not white
-    space is replaced: by a line break if one of the control characters ends a line or a page, otherwise by a space.
+    Some control characters separate fields or words. A run of control characters between two characters that are not
+    white space is therefore replaced: by a line break if one of the run ends a line or a page, otherwise by a space.
     """
     return _CONTROL.sub(_separator, text)
 

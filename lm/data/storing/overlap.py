@@ -58,7 +58,7 @@ class Hashes:
         return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
 
     def overlap(self, stores: Mapping[str, Any]) -> Overlap:
-        """Counts the examples of an evaluation split that are also in this split, including repeated ones."""
+        """Counts the examples of an evaluation split that also occur in this split. Repeated ones count each time."""
         inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
         same_E = np.isin(examples_E, self.examples)
         same_input_E = np.isin(inputs_E, self.inputs) & ~same_E
@@ -80,10 +80,10 @@ class Hashes:
 
 
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
-    """Returns a line for each evaluation source and training source that read a file as different examples.
+    """Returns a line for each pair of evaluation and training sources that read a file as different examples.
 
-    Hashes cannot find this overlap: for example, a file may be one training document, but each of its lines an
-    evaluation document.
+    Hashes cannot find this overlap: for example, a file may be a single training document, while each of its lines
+    is an evaluation document.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []
@@ -97,7 +97,7 @@ def files_read_differently(data: DataConfig, split: str) -> list[str]:
 
 
 def _files_of(source: SourceConfig) -> set[Path]:
-    """Returns the files of a data source; an empty set if they are missing, since eval.py needs no training data."""
+    """Returns the files of a data source, or none if they are missing, since eval.py does not need training data."""
     if issubclass(FORMATS[source.kind], FileFormat):
         with contextlib.suppress(UserError):
             return {path.resolve() for path in Files(source.path).found}
@@ -105,13 +105,13 @@ def _files_of(source: SourceConfig) -> set[Path]:
 
 
 def _how_read(source: SourceConfig) -> SourceConfig:
-    """Returns the config of a source, with the settings that do not affect how a file is read at their defaults."""
+    """Returns the config of a source with default values for the settings that do not affect how a file is read."""
     usual = SourceConfig()
     others = {name: getattr(usual, name) for name in ("path", "target_path", "part", "weight")}
     return dataclasses.replace(source, **others)
 
 
 def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns two lists, with an array per store: the hashes of the inputs and of the whole examples."""
+    """Returns the hashes of the inputs and the hashes of the whole examples, as two lists with one array per store."""
     found = [store.hashes_of_examples() for store in stores.values()]
     return [inputs_E for inputs_E, _ in found], [examples_E for _, examples_E in found]

@@ -29,7 +29,8 @@ from lm.errors import UserError
 HASHES = 1 << 64
 FINEST = 10**6  # largest denominator of a subset bound, so that bounds with up to six decimals are exact
 
-_TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)  # starts where white space starts: linear time
+# A match can only start where white space starts, so the search takes linear time.
+_TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -37,7 +38,7 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 class Subset:
     """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high.
 
-    The arithmetic is exact. Over all folds, the range [0, 1 / folds) contains each example exactly once.
+    The arithmetic is exact. Across all folds, the range [0, 1 / folds) contains each example exactly once.
     """
 
     low: Fraction = Fraction(0)
@@ -92,7 +93,7 @@ class SplitSource:
         """Yields each example of the split in two versions: as read by the model (cleaned, with the prefix) and raw."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
-                # The first pass counts the characters. It needs its own copy of the rules, which remember seen texts.
+                # The first pass counts the characters. It needs its own copy of the rules, which remember past texts.
                 characters = sum(map(len, self._kept(reader, copy.deepcopy(rules))))
                 boundary = int((1 - self.data.holdout_fraction) * characters)
                 yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
@@ -147,7 +148,7 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
 
 
 def nothing_in(data: DataConfig, split: str, what: str) -> str:
-    """Returns the error message for a split without examples; `what` is their plural noun, such as "documents"."""
+    """Returns the error message for a split without examples; `what` names the kind of example, e.g. "documents"."""
     if split == "test" and not data.test:
         return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
     sources = split_sources(data, split)
@@ -167,7 +168,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with the name of the data source, unless it already begins with a setting."""
+    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
     try:
         yield
     except UserError as error:
@@ -177,7 +178,7 @@ def named_errors(label: str) -> Iterator[None]:
 
 
 def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
-    """Yields the text before character `boundary` (train) or from there on (valid); a document may be split."""
+    """Yields the text before offset `boundary` (train) or from there on (valid), splitting a document if necessary."""
     end = 0
     for text in texts:
         begin, end = end, end + len(text)
@@ -259,7 +260,7 @@ class Cleaner:
 
 
 class PairCleaner(Cleaner):
-    """Cleans both sides of a pair like documents. Only its source and first reference can cause it to be dropped."""
+    """Cleans both sides of a pair like documents. Only the source and first reference can cause it to be dropped."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
     train_only = True
@@ -289,7 +290,10 @@ class PairCleaner(Cleaner):
 
 
 class LabelledCleaner(Cleaner):
-    """Cleans labelled texts. Tagged words and questions stay unchanged, since their labels refer to characters."""
+    """Cleans labelled texts.
+
+    Tagged words and questions are left unchanged, since their labels refer to the original characters.
+    """
 
     train_only = True
 
@@ -312,7 +316,7 @@ class Script:
 
     def __init__(self, name: str, setting: str):
         prefix = name.strip().upper() + " "
-        # Cached by letter, because looking up names is slow.
+        # Looking up Unicode names is slow, so the result is cached for each letter.
         self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
         if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
             raise UserError(

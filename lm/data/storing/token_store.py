@@ -1,4 +1,4 @@
-"""Stores the tokens of documents in memory-mapped files that a manifest describes; pairs use two stores.
+"""Stores tokenised documents in memory-mapped files with a manifest; pairs of texts use two stores.
 
 A store is a directory in the cache with four files: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after
 another, uint16 or uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash
@@ -37,7 +37,7 @@ from lm.data.tokenizing.pieces import PIECE, encode_long
 from lm.errors import UserError
 from lm.files import new_directory, parse_json
 
-FORMAT = 2  # increment this when the same inputs would produce a different store
+FORMAT = 2  # increment this when a change to the code produces a different store from the same inputs
 BATCH_CHARACTERS = 1 << 20  # number of characters tokenised at a time
 BATCH_DOCUMENTS = 1024
 FILES = ("tokens.bin", "starts.bin", "hashes.bin")
@@ -169,7 +169,7 @@ def open_or_build(
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{key}.lock") as exclusive:
-            if exclusive:  # then any leftovers come from builders that were killed
+            if exclusive:  # while the lock is held, any leftovers come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             if store := _open(directory, label):
@@ -196,7 +196,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds a file lock, which is released even if this process is killed; yields False without file locks."""
+    """Holds a file lock, which is released even if the process is killed; yields whether the file system has locks."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
