@@ -8,7 +8,7 @@ A document passes through these steps, one sub-package each:
                one side of a holdout. token_store.py caches the token ids of documents and pairs in memory-mapped
                files with a fingerprint; example_store.py keeps labelled examples in memory.
 3. tokenizing/ a tokenizer turns text into ids when a store is built.
-4. examples/   indexed examples of known size, built on demand: (tokens, targets, weights, types, source).
+4. examples/   indexed examples (tokens, targets, weights, types, source) of known size, built on demand.
 5. packing/    rows.py makes each row from its index, by cutting a window from a token stream or by packing examples;
                prefetch.py prepares batches in advance.
 

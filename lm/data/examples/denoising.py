@@ -31,8 +31,9 @@ Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) eac
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
-    round(n * density) tokens are masked, but at least one and not all. They form round(masked / mean_span) spans, but
-    at least one span and at most as many as there are kept tokens. Halves are rounded to even, as in T5.
+    The number of masked tokens is round(n * density), but at least 1 and at most n - 1. The number of spans is
+    round(masked / mean_span), but at least 1 and at most the number of kept tokens. Halves are rounded to even, as in
+    T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -104,7 +105,7 @@ class Denoiser(abc.ABC):
         if not fitting:
             raise UserError(
                 f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
-                "too short for any example; increase it or data.source_length."
+                "too short for any example; increase data.sequence_length or data.source_length."
             )
         return fitting + 1
 

@@ -35,7 +35,7 @@ class Ragged:
     """Rows of different lengths in two flat arrays, which are cheap to send to another process."""
 
     flat_N: np.ndarray  # int32, all rows, one after another
-    starts: np.ndarray  # int64 (rows + 1,)
+    starts: np.ndarray  # the first index of each row, and the total length, int64 (rows + 1,)
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:

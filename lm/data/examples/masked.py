@@ -165,7 +165,7 @@ class NextSentenceExamples(MaskedExamples):
         if np.count_nonzero(store.text_lengths) == 1:
             raise UserError(
                 f"config.data: source {self._key[1]} has only one document, but objective.next_sentence needs text "
-                "from another document; set it to False, or split the text into documents (see `document`)."
+                "from another one; set next_sentence to False, or split the text into documents (see `document`)."
             )
 
     def _token_counts(self, epoch: int) -> np.ndarray:

@@ -66,7 +66,7 @@ def build(
     encode: Callable[[Sequence[Any], Tokenizer], Any],
     identity: Sequence[str],
 ) -> ExampleStore | None:
-    """Builds the store of one data source in a split; returns None if no example of the source is in the split.
+    """Builds the store of one data source in a split; returns None if the split contains no example of it.
 
     `identity` lists everything that determines the examples and tokens except the source, tokenizer and subset.
     """
