@@ -100,7 +100,7 @@ class Denoiser(abc.ABC):
         For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have 568 tokens
         if rows have 512 source tokens.
         """
-        lengths = np.arange(2, source_length + target_length + 1)  # a chunk has no more tokens than both sides
+        lengths = np.arange(2, source_length + target_length + 1)  # the longest possible chunk fills both sides
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(

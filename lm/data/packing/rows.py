@@ -290,7 +290,7 @@ class TrainRows:
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
-        """Returns the number of rows in an epoch by source. It may vary slightly if each epoch is packed anew."""
+        """Returns the number of rows in an epoch by source, which may vary slightly between epochs."""
         return {name: source.num_rows(epoch) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
