@@ -1,4 +1,4 @@
-"""Random draws determined by a key, and a per-epoch cache.
+"""Random draws that depend only on a key, and a per-epoch cache.
 
 A key is a sequence of plain values such as ("offset", seed, source name, epoch). The same key gives the same draw in
 every process, so there is no random state to save or send.
@@ -21,7 +21,7 @@ def number(*key: Any, below: int) -> int:
 
 
 def generator(*key: Any) -> np.random.Generator:
-    """Returns a new generator seeded by this key. Philox is cheap to create: about 15 microseconds."""
+    """Returns a new generator seeded with this key. Creating a Philox generator takes only about 15 microseconds."""
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(key)[:16], "big")))
 
 
@@ -30,7 +30,10 @@ def _digest(key: tuple[Any, ...]) -> bytes:
 
 
 class EpochCache(Generic[T]):
-    """Caches the values of two epochs, since prefetched batches may belong to the next one. Pickling drops them."""
+    """Caches the values of two epochs, since prefetched batches may already belong to the next epoch.
+
+    Pickling drops the cached values.
+    """
 
     def __init__(self) -> None:
         self._values: dict[int, T] = {}
@@ -39,7 +42,7 @@ class EpochCache(Generic[T]):
         return {"_values": {}}
 
     def get(self, epoch: int, make: Callable[[int], T]) -> T:
-        """Returns the value of this epoch, computed by `make(epoch)` if it is not cached."""
+        """Returns the value of this epoch, calling `make(epoch)` if the value is not cached."""
         if epoch not in self._values:
             self._values = dict([*self._values.items()][-1:]) | {epoch: make(epoch)}
         return self._values[epoch]

@@ -2,13 +2,15 @@
 
     python -m lm.data.show --config=configs/quickstart.py --n=5
 
-prints a table of the token stores and the first n batches, token by token: the model's inputs above its targets, and
-the source, if there is one, above both. Each document begins with "|" and has its own colour, the same in source and
-target. A dot marks a target that is not scored; padding at the end of a row is omitted.
+This command prints a table of the token stores, followed by the first n batches, token by token. The model's inputs are
+shown above its targets, and the source, if there is one, above both. Each document begins with "|" and has its own
+colour, which is the same in the source and the target. A dot marks a target that is not scored. Padding at the end of a
+row is omitted.
 
-A masked token is shown below the <mask> (or other token) that replaces it. A label is shown below the token that
-predicts it (the first one for next-sentence prediction), "start" and "end" below the first and last tokens of an
-answer, and paired texts one above the other. --workdir selects a run's tokenizer; without it, a temporary one is made.
+A masked token is shown below the <mask> token (or other token) that replaces it. A label is shown below the token that
+predicts it, which is the first one for next-sentence prediction. "start" and "end" are shown below the first and last
+tokens of an answer. Paired texts are shown one above the other. --workdir selects the run whose tokenizer is used;
+without this flag, a temporary tokenizer is made.
 """
 
 from __future__ import annotations
@@ -39,15 +41,15 @@ def define_flags() -> None:
     flags.DEFINE_integer("n", 5, "Number of batches to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 3, "Number of rows to show per batch.", lower_bound=1)
     flags.DEFINE_integer("lines", 4, "Maximum number of lines to show per row.", lower_bound=1)
-    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer to use.")
+    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used.")
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
-MARGIN = 9  # columns for the line labels
+MARGIN = 9  # width of the line labels, in columns
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """Returns a table with one line per store, or per side of a store: its size and what was dropped from its data."""
+    """Returns a table of the stores (or of their sides) with their sizes and the number of examples dropped."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
         left = name in ("split", "source", "dropped")
@@ -68,9 +70,9 @@ def stores_table(prepared: Prepared) -> Table:
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """Returns the lines that show a row, token by token: the source, if there is one, the inputs and the targets.
+    """Returns the lines that show a row, token by token: the source (if there is one), the inputs and the targets.
 
-    At most `most_lines` lines of each are returned, followed by the number of tokens that were left out.
+    Each of the three takes at most `most_lines` lines; if tokens are left over, another line gives their number.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:
@@ -155,11 +157,14 @@ def _summary(batch: Batch) -> str:
 def main() -> int:
     config = command.config_from_flags()
     if config is None:
-        raise UserError("--config=FILE.py is missing; it determines the data to show.")
+        raise UserError("--config=FILE.py is missing; the config determines which data is shown.")
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(flags.FLAGS.workdir or folder)
         if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():
-            raise UserError(f"--workdir={flags.FLAGS.workdir}: it contains no tokenizer; omit the flag to make one.")
+            raise UserError(
+                f"--workdir={flags.FLAGS.workdir}: the directory contains no tokenizer; omit the flag to make a "
+                "temporary one."
+            )
         console = Console(width=None if sys.stdout.isatty() else 120)
         show(console, prepare(config, workdir), flags.FLAGS.n, flags.FLAGS.rows, flags.FLAGS.lines)
     return command.DONE

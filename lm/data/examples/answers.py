@@ -1,4 +1,4 @@
-"""Question-answering examples: the answer is a span of a context, `bos question eos context eos` (Devlin 2019).
+"""Question-answering examples, `bos question eos context eos`: the answer is a span of the context (Devlin 2019).
 
 Shape letters: E examples (windows), T tokens of an example, X questions, U distinct contexts, N tokens of all contexts.
 """
@@ -17,8 +17,8 @@ from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
-STARTS, ENDS = 1, 2  # targets at an answer's first and last token; 3 if they are the same token
-UNANSWERABLE, UNKNOWN = -1, -2  # in place of token indices: the question has no answer; its answer was not found
+STARTS, ENDS = 1, 2  # targets at the first and last token of an answer; 3 if they are the same token
+UNANSWERABLE, UNKNOWN = -1, -2  # used instead of token indices: no answer; answer not found
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class AnswerTokens:
 
     questions: Ragged  # X rows
     contexts: Ragged  # U rows
-    offsets_N2: np.ndarray  # int32: character offsets of each context token, without white space at its ends
-    context_of_X: np.ndarray  # int64
+    offsets_N2: np.ndarray  # int32: character offsets of each context token, excluding white space at its ends
+    context_of_X: np.ndarray  # int64: index of each question's context
 
     @classmethod
     def encode(cls, examples: Sequence[Question], tokenizer: Tokenizer) -> AnswerTokens:
@@ -54,13 +54,13 @@ class AnswerTokens:
 
 
 class AnswerExamples(LabelledExamples):
-    """Examples of question answering, which split a long context into overlapping windows.
+    """Question-answering examples. A long context is split into overlapping windows, one per example.
 
-    A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, at most half of a
-    window. Targets, with weight 1, are 1 at the first token of the answer and 2 at its last (3 if they are the same); a
-    question without an answer has target 3 at the BOS token of every window. A window that does not contain the whole
-    answer has no target and is left out in training. If there are several answers, the target is the first one found in
-    the context.
+    A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, but at most half of
+    a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if they are the same token.
+    A question without an answer has target 3 at the BOS token of every window. These targets have weight 1. A window
+    that does not contain the whole answer has no target and is omitted in training. If a question has several answers,
+    the target is the first one found in the context.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -88,10 +88,10 @@ class AnswerExamples(LabelledExamples):
         self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
         if train:
             lost = total - len(np.unique(self.example_of))
-            self._note_cut(lost, total, "questions are left out because no window has the whole of their answer")
+            self._note_cut(lost, total, "questions are omitted because no window contains their whole answer")
 
     def _answer_of(self, number: int, example: Question) -> tuple[int, int]:
-        """Returns the indices in the context of the first and last token of the answer to learn."""
+        """Returns the indices, within the context, of the first and last tokens of the answer that is the target."""
         if not example.answers:
             return UNANSWERABLE, UNANSWERABLE
         _, offsets_T2 = self._tokens.context(number)
@@ -101,9 +101,9 @@ class AnswerExamples(LabelledExamples):
         return UNKNOWN, UNKNOWN
 
     def offsets(self, index: int) -> np.ndarray:
-        """Returns the character offsets of each token in the context, without white space at its ends, int64 (T, 2).
+        """Returns the character offsets of each token in the context, excluding white space at its ends, int64 (T, 2).
 
-        They are (-1, -1) outside the context. Tokens i to j stand for context[offsets[i, 0] : offsets[j, 1]].
+        Tokens outside the context have offsets (-1, -1). Tokens i to j are context[offsets[i, 0] : offsets[j, 1]].
         """
         offsets_T2 = np.full((int(self._sizes[index]), 2), -1, np.int64)
         _, of_context = self._tokens.context(int(self.example_of[index]))
@@ -113,8 +113,9 @@ class AnswerExamples(LabelledExamples):
     def most_context(self, index: int) -> np.ndarray:
         """Returns whether each token has more context here than in any other window that contains it, bool (T,).
 
-        As in the code of Devlin 2019, the score of a window is the smaller of the numbers of tokens to the left and to
-        the right, plus 0.01 times the size of the window; ties go to the first window. False outside the context.
+        As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
+        the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first
+        window. The result is False for tokens outside the context.
         """
         example = self.example_of[index]
         capacity, stride = int(self._capacity_X[example]), int(self._stride_X[example])
@@ -147,7 +148,7 @@ class AnswerExamples(LabelledExamples):
 
 
 def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Returns the character offsets of text[begin:end] stripped of white space; unchanged if that is all it has."""
+    """Returns the offsets of text[begin:end] without white space at its ends, unless it is all white space."""
     part = text[begin:end]
     if not part or part.isspace():
         return begin, end
@@ -155,7 +156,7 @@ def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
 
 
 def covering(offsets_T2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
-    """Returns the indices of the first and last token that overlap characters [begin, end); None if no token does."""
+    """Returns the indices of the first and last tokens that overlap text[begin:end], or None if there are none."""
     holds = (offsets_T2[:, 0] < end) & (offsets_T2[:, 1] > begin) & (offsets_T2[:, 0] < offsets_T2[:, 1])
     indices = np.flatnonzero(holds)
     return (int(indices[0]), int(indices[-1])) if len(indices) else None

@@ -1,7 +1,8 @@
-"""Denoising: in each epoch, every chunk of text is corrupted anew into a source and a target for the decoder.
+"""Denoising examples: each epoch corrupts every chunk of text anew into a source and a target for the decoder.
 
 The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
-for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` then draws the rest.
+for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the rest of the
+random numbers.
 
 Shape letters: n tokens of a chunk, E examples, D random numbers per example.
 """
@@ -18,9 +19,10 @@ from lm.data.examples.example import ChunkExamples, Example, from_pair
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
-UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))  # mean length, fraction of the tokens
-UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # of each of UL2_SPANS, and of the prefix LM
-UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # extra ids, after the 100 for spans
+# Mean length of the spans, and fraction of the tokens that are masked.
+UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))
+UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # the modes of UL2_SPANS, then that of the prefix LM
+UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # indices of extra ids; the first 100 are the sentinels of spans
 
 Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each ending with the EOS token
 Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) each
@@ -29,8 +31,9 @@ Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) eac
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
-    round(n * density) tokens are masked, at least one but not all, in round(masked / mean_span) spans, at least one
-    but no more than there are kept tokens. Halves are rounded to even, as in T5.
+    The number of masked tokens is round(n * density), but at least 1 and at most n - 1. The number of spans is
+    round(masked / mean_span), but at least 1 and at most the number of kept tokens. Halves are rounded to even, as in
+    T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -44,19 +47,19 @@ def random_segments(total: int, parts: int, rng: np.random.Generator) -> np.ndar
 
 
 def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns T5's random mask, bool (n,): kept and masked spans alternate, from a kept one to a masked one."""
+    """Returns T5's random mask, bool (n,): kept and masked spans alternate, and the first span is kept."""
     noise, spans = map(int, noise_counts(np.array(length), density, mean_span))
     kept, masked = random_segments(length - noise, spans, rng), random_segments(noise, spans, rng)
     return np.repeat(np.tile([False, True], spans), np.stack([kept, masked], axis=1).reshape(-1))
 
 
 def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Corrupted:
-    """Returns T5's source and target (Raffel 2020, figure 2): masked span i becomes sentinel i, counted from 0.
+    """Returns T5's source and target (Raffel 2020, figure 2): sentinel i replaces masked span i, counted from 0.
 
-    Source: the text with each masked span replaced by its sentinel, then eos. Target: sentinel 0, the tokens of
-    span 0, sentinel 1, the tokens of span 1, ..., then eos. If the last token of the text is not masked, the target has
-    a final sentinel before its eos, as in the figure; it stands for the kept text at the end. Masks from `noise_mask`,
-    like those of T5's code, end with a masked token and need no final sentinel.
+    The source is the text with each masked span replaced by its sentinel, followed by EOS. The target is sentinel 0,
+    the tokens of span 0, sentinel 1, the tokens of span 1, ..., followed by EOS. If the last token of the text is not
+    masked, the target has a final sentinel before its EOS, as in the figure; this sentinel stands for the kept text at
+    the end. Masks from `noise_mask`, like those from T5's code, end with a masked token and need no final sentinel.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])
     spans, closing = int(begins.sum()), int(not mask[-1])
@@ -73,41 +76,42 @@ def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
 
 
 class Denoiser(abc.ABC):
-    """A way to corrupt chunks, which have at least 2 tokens and neither BOS nor EOS tokens."""
+    """Base class of the methods that corrupt chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Returns whether an example made from a chunk of each length always fits a row, bool (E,)."""
+        """Returns, for each chunk length, whether all examples made from such chunks fit a row, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
-        """Returns the numbers of source and target tokens, int64 (E,) each, including the EOS token."""
+        """Returns the numbers of source and target tokens, int64 (E,) each, including EOS."""
 
     @abc.abstractmethod
     def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
         """Returns the source and target made from a chunk (n,). Their lengths are exactly those given by `sizes`."""
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the random numbers that determine the sizes, (E, D). By default there are none."""
+        """Returns the random numbers that determine the sizes, (E, D). By default, D is 0."""
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
-        """Returns the length up to which every chunk fits a row. Raises UserError if no chunk fits.
+        """Returns the largest length up to which every chunk fits a row. Raises UserError if no chunk fits.
 
-        For span corruption this is T5's rule: at 15 % and a mean span of 3, 512 source tokens fit chunks of 568.
+        For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have 568 tokens
+        if rows have 512 source tokens.
         """
-        lengths = np.arange(2, source_length + target_length + 1)  # at most, all tokens of a row come from the text
+        lengths = np.arange(2, source_length + target_length + 1)  # the longest possible chunk fills both sides
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(
                 f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
-                "too short for any example; lengthen them (or data.source_length)."
+                "too short for any example; increase data.sequence_length or data.source_length."
             )
         return fitting + 1
 
 
 class SpanCorruption(Denoiser):
-    """T5's span corruption (see `corrupt`): the decoder writes the masked spans."""
+    """T5's span corruption (see `corrupt`): the decoder predicts the masked spans."""
 
     def __init__(self, density: float, mean_span: float, sentinels: Sequence[int], eos_id: int):
         self._density, self._mean_span, self._eos_id = density, mean_span, eos_id
@@ -129,13 +133,13 @@ class SpanCorruption(Denoiser):
 
 
 class PrefixLm(Denoiser):
-    """Cuts the text at a uniformly random index into two non-empty parts; the decoder writes the second one."""
+    """Cuts the text into two non-empty parts at a uniformly random index; the decoder predicts the second part."""
 
     def __init__(self, eos_id: int):
         self._eos_id = eos_id
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        return lengths_E <= min(source_length, target_length)  # up to n - 1 tokens on either side, plus eos
+        return lengths_E <= min(source_length, target_length)  # up to n - 1 tokens on either side, plus EOS
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns the index of the cut, int64 (E, 1), from 1 to n - 1."""
@@ -152,9 +156,10 @@ class PrefixLm(Denoiser):
 class Ul2(Denoiser):
     """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), with a mode token before the source.
 
-    R: spans of mean length 3 and 8 over 15 % of the tokens. X: spans of mean length 3 and 8 over 50 %, and of mean
-    length 64 over 15 % and 50 %. S: a prefix LM, cut anywhere, as in the code of the paper's appendix. Extra ids 100,
-    101 and 102 are the modes R, S and X; the first 100 are the sentinels of spans.
+    Mode R masks 15 % of the tokens in spans of mean length 3 or 8. Mode X masks 50 % of the tokens in spans of mean
+    length 3, 8 or 64, or 15 % in spans of mean length 64. Mode S is a prefix LM that may cut the text anywhere, as in
+    the code in the paper's appendix. Extra ids 100, 101 and 102 are the mode tokens of R, S and X; the first 100 extra
+    ids are the sentinels of spans.
     """
 
     def __init__(self, extra_ids: Sequence[int], eos_id: int):
@@ -166,7 +171,7 @@ class Ul2(Denoiser):
         return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the index of the denoiser and the index at which a prefix LM would cut, int64 (E, 2)."""
+        """Returns the index of the denoiser and the index at which a prefix LM would cut the text, int64 (E, 2)."""
         which_E = rng.integers(0, len(self._denoisers), len(lengths_E))
         return np.concatenate([which_E[:, None], self._denoisers[-1].draw(lengths_E, rng)], axis=1)
 
@@ -184,18 +189,20 @@ class Ul2(Denoiser):
 
 
 class Infilling(Denoiser):
-    """BART's text infilling (Lewis 2020): each span, of Poisson length, becomes one mask; the decoder writes all text.
+    """BART's text infilling (Lewis 2020): one mask replaces each span; the decoder predicts the whole text.
 
-    Spans are drawn until they contain round(n * density) tokens (at least one but not all); the last span is shortened
-    to reach this number exactly. Spans of length 0 are masks that replace nothing. Spans may be anywhere in the text,
-    even adjacent. There are never more spans than masked tokens, so a source is never longer than its target.
+    Spans, whose lengths follow a Poisson distribution, are drawn until they contain round(n * density) tokens (at least
+    one but not all); the last span is shortened to reach this number exactly. A span of length 0 inserts a mask that
+    replaces nothing. Spans may be anywhere in the text, even next to each other. There are never more spans than masked
+    tokens, so a source is never longer than its target.
 
-    Sizes depend only on the number of spans k, which has a closed form: cut a Poisson process of rate 1 into intervals
-    of length lambda. The counts of the intervals are the span lengths, and the last of m tokens falls at time G, drawn
-    from Gamma(m), into interval k = ceil(G / lambda). Given G, the other m - 1 tokens fall uniformly before it.
+    The sizes depend only on the number of spans k, which has a closed form. Cut a Poisson process of rate 1 into
+    intervals of length lambda: the number of events in each interval is the length of a span. The last of the m masked
+    tokens is the event at time G, drawn from Gamma(m). It falls into interval k = ceil(G / lambda). Given G, the times
+    of the other m - 1 events are uniformly distributed between 0 and G.
 
-    If `ends_sentence`, bool (V,), is given, the sentences of the source are shuffled first; it is True for the tokens
-    that end a sentence.
+    If `ends_sentence`, bool (V,), is given, the sentences of the source are shuffled first. The array is True for
+    tokens that end a sentence.
     """
 
     def __init__(
@@ -244,7 +251,7 @@ def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.ran
 
 
 class DenoisingExamples(ChunkExamples):
-    """Documents cut into chunks of up to `denoiser.longest_chunk` tokens and corrupted; single tokens are left out."""
+    """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens; one-token chunks are omitted."""
 
     def __init__(
         self,
@@ -258,7 +265,7 @@ class DenoisingExamples(ChunkExamples):
     ):
         super().__init__(store, denoiser.longest_chunk(source_length, target_length), 2, seed, name)
         self._denoiser, self._bos_id = denoiser, bos_id
-        self._kept = order.EpochCache[np.ndarray]()  # draws
+        self._kept = order.EpochCache[np.ndarray]()  # random draws by epoch
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         source_sizes_E, target_sizes_E = self._denoiser.sizes(self._chunks.length_E, self._draws(epoch))

@@ -1,4 +1,4 @@
-"""The example type, for one or two texts, and the base classes of indexed sets of examples.
+"""The `Example` type, for one or two texts, and the base classes of indexed examples.
 
 Shape letters: E examples, T tokens of an example, S tokens of its source.
 """
@@ -18,22 +18,22 @@ from lm.data.storing.token_store import TokenStore
 
 @dataclass(frozen=True)
 class Example:
-    """One segment of a row, or several that cannot attend to each other. `lm.batch.Batch` explains its arrays."""
+    """One or several segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
 
     tokens_T: np.ndarray  # int32: the input of the decoder or of the only stack
     targets_T: np.ndarray  # int32; float32 for regression
     weights_T: np.ndarray  # float32
-    types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None: all 0
+    types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None if all are 0
     source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
     segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
 
 
 class Examples(abc.ABC):
-    """The indexed examples of one data source, whose sizes are known before they are made. Picklable.
+    """The indexed examples of one data source, whose sizes are known before the examples are made. Can be pickled.
 
     Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is requested.
-    Every random draw is keyed by (seed, source name, epoch, example index), so all processes make the same examples,
-    and each epoch has new ones.
+    Every random draw is keyed by (seed, source name, epoch, example index), so all processes draw the same values, and
+    each epoch draws new ones.
     """
 
     notes: Sequence[str] = ()  # messages about how the examples were made, e.g. how many were cut
@@ -48,7 +48,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns the size of each example with respect to each of `RowLayout.capacities`, int64 (E,) each."""
+        """Returns, for each of `RowLayout.capacities`, how much of this capacity each example uses, int64 (E,)."""
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
@@ -57,10 +57,10 @@ class Examples(abc.ABC):
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """Text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all text is a target."""
+        """The text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all text is a target."""
 
     def num_targets(self) -> int:
-        """Returns the number of targets of epoch 0 with a positive weight, by making every example once."""
+        """Counts the targets of epoch 0 that have a positive weight, by making every example once."""
         return sum(int(np.count_nonzero(self.make(0, i).weights_T)) for i in range(len(self)))
 
     def has_targets(self) -> bool:
@@ -69,14 +69,14 @@ class Examples(abc.ABC):
 
 
 def from_pair(source_S: np.ndarray, target_T: np.ndarray, bos_id: int) -> Example:
-    """Returns an example whose decoder predicts the target and reads it shifted right, with bos in front."""
+    """Returns an example whose targets are `target_T` and whose decoder input is BOS followed by `target_T[:-1]`."""
     target_T = np.asarray(target_T, np.int32)
     inputs_T = np.concatenate([[bos_id], target_T[:-1]]).astype(np.int32)
     return Example(inputs_T, target_T, np.ones(len(target_T), np.float32), source_S=np.asarray(source_S, np.int32))
 
 
 class Chunks(NamedTuple):
-    """Documents of a store, without bos and eos, cut into chunks that fit a row. All int64 (E,)."""
+    """The documents of a store, without BOS and EOS, cut into chunks that fit a row. All arrays are int64 (E,)."""
 
     first_E: np.ndarray  # first token, as an index into the store
     length_E: np.ndarray
@@ -84,7 +84,7 @@ class Chunks(NamedTuple):
 
 
 class ChunkExamples(Examples):
-    """Base class of examples that are each made from one chunk, anew in each epoch."""
+    """Base class of examples that are made anew in each epoch, each from one chunk."""
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
         self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
@@ -107,9 +107,9 @@ class ChunkExamples(Examples):
 
 
 def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:
-    """Cuts each document into chunks of `longest` tokens and a remainder, none shorter than `shortest` (1 or 2).
+    """Cuts each document into chunks of `longest` tokens and a remainder of at least `shortest` (1 or 2) tokens.
 
-    A remainder that is too short takes a token from the chunk before it, or is left out if that one cannot spare any.
+    A remainder that is too short takes a token from the chunk before it, or is omitted if that chunk has none to spare.
     """
     assert 1 <= shortest <= min(2, longest), (shortest, longest)
     lengths = store.text_lengths

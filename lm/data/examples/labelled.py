@@ -1,7 +1,7 @@
-"""Labelled examples: texts and pairs of texts with one label each, and sentences with a tag for each word.
+"""Labelled examples: texts or pairs of texts that have one label, and sentences that have a tag for each word.
 
-They are the same in every epoch. Training weighs them by label (objective.class_weights or balance_classes); in
-evaluations all weights are 1, so that the loss is the mean over the examples.
+The examples are the same in every epoch. Training weights them by label (objective.class_weights or balance_classes).
+In evaluations, all weights are 1, so the loss is the mean over the examples.
 
 Shape letters: E examples, T tokens of an example, C labels, N tokens of all texts, X sentences, W words of all
 sentences.
@@ -24,7 +24,7 @@ from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
-SHORTEST = 8  # tokens: enough for the special tokens of a pair and a little of each text
+SHORTEST = 8  # minimum number of tokens per row: the special tokens of a pair and a few tokens of each text
 TEXTS_AT_ONCE = 1024
 # Scripts without spaces between words: ideographs, kana, their punctuation and full-width letters.
 _UNSPACED = ((0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0xFE30, 0xFE4F), (0xFF00, 0xFFEF), (0x20000, 0x3FFFF))
@@ -35,7 +35,7 @@ class Ragged:
     """Rows of different lengths in two flat arrays, which are cheap to send to another process."""
 
     flat_N: np.ndarray  # int32, all rows, one after another
-    starts: np.ndarray  # int64 (rows + 1,)
+    starts: np.ndarray  # the first index of each row, and the total length, int64 (rows + 1,)
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:
@@ -57,12 +57,12 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 (rows,)."""
+        """The length of each row, int64 (rows,)."""
         return np.diff(self.starts)
 
 
 class LabelledExamples(Examples):
-    """Base class of the examples of all labelled tasks. Pickled without the texts of the store."""
+    """Base class of the examples of all labelled tasks. Pickling omits the texts of the store."""
 
     example_of: np.ndarray  # int64 (E,): index of the raw example from which each example is made
 
@@ -93,7 +93,7 @@ class LabelledExamples(Examples):
         return (self._sizes,)
 
     def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
-        """Returns an example of one or two texts, with all weights still 0; `targets` is the dtype of its targets."""
+        """Returns an example of one or two texts with all weights 0; `targets` is the dtype of its targets."""
         tokens_T, types_T = framed(self._bos, self._eos, *texts)
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
@@ -103,7 +103,7 @@ class LabelledExamples(Examples):
 
 
 def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the tokens `bos A eos`, or `bos A eos B eos`, and their types: 0 up to the first eos, then 1; int32."""
+    """Returns the tokens `bos A eos`, or `bos A eos B eos`, and their types (0 up to the first eos, then 1), int32."""
     tokens_T = np.concatenate([[bos_id], *(each for text in texts for each in (text, [eos_id]))]).astype(np.int32)
     types_T = np.zeros(len(tokens_T), np.int32)
     types_T[len(texts[0]) + 2 :] = 1
@@ -113,7 +113,8 @@ def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tupl
 def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarray:
     """Returns the weight of each label in data.labels, float32 (C,).
 
-    The balanced weight of label c is n / (C * n_c), counted over the whole split, or 1 for a label that does not occur.
+    The balanced weight of label c is n / (C * n_c), where n_c of the n labels in the whole split are c, or 1 if c
+    does not occur.
     """
     labels, counts = config.data.labels, store.label_counts
     if train and config.objective.class_weights:
@@ -125,7 +126,7 @@ def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarra
 
 
 def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
-    """Returns the index of each label in data.labels, int32. `example_store.check_labels` ensures that all exist."""
+    """Returns the index of each label in data.labels, int32; `example_store.check_labels` has checked the labels."""
     numbers = {label: number for number, label in enumerate(config.data.labels)}
     return np.array([numbers[label] for label in labels], np.int32)
 
@@ -135,13 +136,13 @@ class TextTokens:
     """The tokens of texts, or of pairs of texts."""
 
     texts: Ragged  # E rows
-    pairs: Ragged | None  # E rows
+    pairs: Ragged | None  # the second text of each pair, E rows
 
     @classmethod
     def encode(cls, examples: Sequence[Labelled], tokenizer: Tokenizer) -> TextTokens:
         texts = Ragged.encode(tokenizer, [each.text for each in examples])
         seconds = [each.pair for each in examples if each.pair is not None]
-        assert len(seconds) in (0, len(examples)), "either all are pairs or none"
+        assert len(seconds) in (0, len(examples)), "either all examples must be pairs or none"
         return cls(texts, Ragged.encode(tokenizer, seconds) if seconds else None)
 
     @property
@@ -150,10 +151,11 @@ class TextTokens:
 
 
 class TextExamples(LabelledExamples):
-    """Examples for classification, and for regression, where labels are `real` numbers.
+    """Examples for classification, or for regression if the labels are `real` numbers.
 
-    The label is the target of the last token if `pooling` is "last", otherwise of the first. A text that is too long is
-    cut at its end. A pair that is too long loses tokens one by one, each from the end of the currently longer text.
+    The label is the target of the last token if `pooling` is "last", otherwise of the first token. A text that is too
+    long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that is
+    currently longer.
     """
 
     def __init__(
@@ -199,11 +201,11 @@ class WordTokens:
 
     words: Ragged  # W rows
     firsts_W: np.ndarray  # int32: index of the first token that contains a character of the word; -1 if none does
-    starts: np.ndarray  # int64 (X + 1,): first word of each sentence
+    starts: np.ndarray  # int64 (X + 1,): index of the first word of each sentence
 
     @classmethod
     def encode(cls, examples: Sequence[Tagged], tokenizer: Tokenizer) -> WordTokens:
-        """Encodes each word with the space that precedes it in a text (none between ideographs)."""
+        """Encodes each word with the space that precedes it in a text (there is none between ideographs)."""
         space = _space_before_words(tokenizer)
         known: dict[tuple[bool, str], tuple[list[int], int]] = {}
         found = []
@@ -242,11 +244,11 @@ class TaggingExamples(LabelledExamples):
         self._sizes_W = np.minimum(self._tokens.words.lengths, self._capacity)
         cuts = [self._cut(*bounds) for bounds in pairwise(self._tokens.starts.tolist())]
         self.example_of = np.repeat(np.arange(len(cuts)), list(map(len, cuts)))
-        self._bounds_E2 = np.array(list(chain.from_iterable(cuts)), np.int64)  # first word, and the one after the last
+        self._bounds_E2 = np.array(list(chain.from_iterable(cuts)), np.int64)  # word indices [begin, end)
         ends_W = np.concatenate([[0], np.cumsum(self._sizes_W)])
         self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
         several = sum(len(cut) > 1 for cut in cuts)
-        self._note_cut(several, len(cuts), "sentences are cut into several examples")
+        self._note_cut(several, len(cuts), "sentences are split into several examples")
         too_long = int(np.sum(self._tokens.words.lengths > self._capacity))
         self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
         if without := int(np.sum(self._tokens.firsts_W < 0)):
@@ -254,7 +256,7 @@ class TaggingExamples(LabelledExamples):
             self.notes.append(f"{without:,} of {len(self._sizes_W):,} words have no tokens; they {counted}")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """Splits a sentence into examples of as many words as fit, and returns the bounds of each."""
+        """Splits a sentence into examples of as many words as fit; returns the word bounds of each example."""
         bounds, first, used = [], begin, 0
         for word in range(begin, end):
             size = int(self._sizes_W[word])
@@ -282,7 +284,7 @@ class TaggingExamples(LabelledExamples):
 
 
 def _space_before_words(tokenizer: Tokenizer) -> str:
-    """Returns the space to insert before words within a text: "" if the tokenizer inserts one before every text."""
+    """Returns the space to insert before words within a text, or "" if the tokenizer inserts the space itself."""
     whole, first = tokenizer.encode("b a"), tokenizer.encode("b")
     by_itself = whole != first + tokenizer.encode(" a") and whole == first + tokenizer.encode("a")
     return "" if by_itself else " "

@@ -1,4 +1,4 @@
-"""Masked language modelling (Devlin 2019, section 3.1): choosing the masked tokens, and the examples.
+"""Masked language modelling (Devlin 2019, section 3.1): the choice of the masked tokens, and the examples.
 
 Shape letters: E examples, T tokens of an example, n text tokens (not special) among them, k masked tokens, W words.
 """
@@ -15,42 +15,43 @@ from lm.data.examples.labelled import framed
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
-MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens; the others are left unchanged
+MASK, RANDOM = 0.8, 0.1  # fractions of the masked tokens replaced by the mask or a random token; the others are kept
 
-MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens read int32, targets int32, weights float32: (T,) each
+MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # int32 inputs, int32 targets, float32 weights, (T,) each
 
 
 class Masking:
-    """Masks max(1, round(density * n)) tokens of the text, with halves rounded to even; never a special token.
+    """Masks max(1, round(density * n)) tokens of the text. Special tokens are never masked.
 
-    Each masked token is independently replaced by the mask (80 %) or a random token (10 %), or left unchanged (10 %).
+    Halves are rounded to even. Each masked token is independently replaced by the mask (80 %) or a random token (10 %),
+    or left unchanged (10 %).
 
-    With `word_starts`, whole words are masked, as in BERT's later release: in random order, each word that still fits
-    into that number of tokens is masked, so the number may not be reached exactly. If no word fits, one of the shortest
-    is masked. A word begins at a token that starts one, or at the first token of the text, and extends to the next
-    start. Special tokens do not end words: if [SEP] splits a word, both parts are masked or neither. Raises UserError
-    if no token starts a word.
+    With `word_starts`, whole words are masked, as in BERT's later release. Words are visited in random order; a word is
+    masked unless the total would exceed the number above, so fewer tokens may be masked. If no word fits, one of
+    the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the first token of the
+    text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a word, both parts are
+    masked or neither is. Raises UserError if no token starts a word.
 
     Args:
-        text_ids: int32, the tokens from which random replacements are drawn uniformly; the mask is excluded.
-        word_starts: bool (V,), whether each token begins a word; None to mask single tokens.
+        text_ids: the token ids from which random replacements are drawn uniformly, int32; the mask is excluded.
+        word_starts: whether each token of the vocabulary begins a word, bool (V,); None to mask single tokens.
     """
 
     def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
         if word_starts is not None and not word_starts.any():
             raise UserError(
                 "config.objective.whole_words: no token of this vocabulary begins with white space or is marked as the "
-                "beginning of a word, so words cannot be recognised; set it to False."
+                "beginning of a word, so words cannot be recognised; set whole_words to False."
             )
         self._density, self._mask_id, self._word_starts = density, mask_id, word_starts
         self._text_ids = np.asarray(text_ids[text_ids != mask_id], np.int32)
 
     def number(self, texts_E: np.ndarray) -> np.ndarray:
-        """Returns the number of tokens to mask in texts of these lengths, int64 (E,); approximate for whole words."""
+        """Returns the number of tokens to mask in texts of these lengths, int64 (E,); for whole words, an estimate."""
         return np.where(texts_E > 0, np.maximum(1, np.rint(self._density * texts_E)), 0).astype(np.int64)
 
     def mask(self, tokens_T: np.ndarray, is_text_T: np.ndarray, rng: np.random.Generator) -> MaskedText:
-        """Masks tokens where `is_text_T` is True. The original tokens at masked positions are targets of weight 1."""
+        """Masks some of the tokens for which `is_text_T` is True. The original tokens become targets of weight 1."""
         read_T = np.array(tokens_T, np.int32)
         targets_T, weights_T = np.zeros_like(read_T), np.zeros(len(read_T), np.float32)
         text_n = np.flatnonzero(is_text_T)
@@ -88,13 +89,13 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 
 
 class MaskedExamples(ChunkExamples):
-    """Examples of the form `bos chunk eos`, at most `length` tokens, some of which are masked.
+    """Examples of the form `bos chunk eos`, at most `length` tokens long, in which some tokens are masked.
 
-    With `count_masked`, `sizes` includes the number of masked tokens; with whole words, it is not known in advance.
+    With `count_masked`, `sizes` includes the number of masked tokens, which is only approximate for whole words.
     """
 
     _specials = 2  # special tokens per example
-    _least = 1  # tokens per chunk
+    _least = 1  # minimum number of tokens per chunk
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class MaskedExamples(ChunkExamples):
         if longest < self._least:
             raise UserError(
                 f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
-                "tokens; lengthen them."
+                "tokens; use longer rows."
             )
         super().__init__(store, longest, self._least, seed, name)
         self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked
@@ -137,21 +138,22 @@ class MaskedExamples(ChunkExamples):
 
 
 class _Pairs(NamedTuple):
-    """The random choices of an epoch: (E,) each."""
+    """The random choices of an epoch, as arrays (E,)."""
 
     follows_E: np.ndarray  # bool
-    cut_E: np.ndarray  # tokens of A
+    cut_E: np.ndarray  # number of tokens in A
     first_E: np.ndarray  # first token of B, as an index into the store
-    length_E: np.ndarray  # tokens of B
+    length_E: np.ndarray  # number of tokens in B
 
 
 class NextSentenceExamples(MaskedExamples):
-    """Examples of the form `bos A eos B eos`; the first token has target 1 if B follows A, else 0, with weight 0.
+    """Examples of the form `bos A eos B eos`; the first token, of weight 0, has target 1 if B follows A, otherwise 0.
 
-    Both labels have probability 1/2. A is a chunk up to a random index, and B is either the rest of the chunk or as
-    many consecutive tokens from another document (fewer if that is shorter). The other document is that of a token
-    drawn uniformly from all other documents, so each document serves as B about equally often under both labels, and
-    few Bs are short, which would reveal the label. Raises UserError if there is only one document.
+    Both labels have probability 1/2. A is the part of a chunk before a random index. B is either the rest of the chunk
+    or the same number of consecutive tokens from another document (fewer if that document is shorter). The other
+    document is the one that contains a token drawn uniformly from all other documents. Each document therefore serves
+    as B about equally often under both labels, and B is rarely short enough to reveal the label. Raises UserError if
+    there is only one document.
     """
 
     _specials = 3
@@ -162,8 +164,8 @@ class NextSentenceExamples(MaskedExamples):
         self._kept = order.EpochCache[_Pairs]()
         if np.count_nonzero(store.text_lengths) == 1:
             raise UserError(
-                f"config.data: source {self._key[1]} has only one document, and objective.next_sentence needs text "
-                "from another one; set it to False, or separate the documents of the text (`document`)."
+                f"config.data: source {self._key[1]} has only one document, but objective.next_sentence needs text "
+                "from another one; set next_sentence to False, or split the text into documents (see `document`)."
             )
 
     def _token_counts(self, epoch: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Examples made from pairs: a source and target for an encoder-decoder, or two texts with similar meaning.
+"""Examples made from pairs: a source and a target for an encoder-decoder, or two texts with similar meaning.
 
 Shape letters: E examples.
 """
@@ -16,17 +16,17 @@ from lm.data.storing.token_store import PairStore
 class PairExamples(Examples):
     """The pairs of a store, the same in every epoch; each side is `tokens eos`.
 
-    With `drop`, pairs that are longer than a row are left out; otherwise they are cut before the EOS token.
+    With `drop`, pairs with a side that does not fit a row are omitted; otherwise, such a side is cut before its EOS.
     """
 
     def __init__(self, pairs: PairStore, source_length: int, target_length: int, bos_id: int, *, drop: bool = False):
-        assert pairs.source.num_documents == pairs.target.num_documents, "sides of different length"
+        assert pairs.source.num_documents == pairs.target.num_documents, "the sides have different numbers of documents"
         self._source, self._target, self._bos_id = pairs.source, pairs.target, bos_id
         self._source_length, self._target_length, self._drop = source_length, target_length, drop
 
     @cached_property
     def _kept_E(self) -> np.ndarray:
-        """Indices of the pairs that are kept."""
+        """The indices of the pairs that are kept."""
         if not self._drop:
             return np.arange(self._source.num_documents)
         fits = self._source.text_lengths < self._source_length
@@ -55,15 +55,15 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        # Without bos: sources have none, and `from_pair` puts it in front of the target.
+        # BOS is removed: a source has none, and `from_pair` puts one in front of the target.
         source_S = _cut(self._source.document(pair)[1:], self._source_length)
         return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 
 
 class PairedTexts(Examples):
-    """Pairs of texts with similar meaning, each `bos text eos`; a text that is too long is cut before its eos.
+    """Pairs of texts with similar meaning, each of the form `bos text eos`. If too long, a text is cut before EOS.
 
-    A pair occupies a whole row of `length` tokens. Only the first token of its target has a weight.
+    A pair occupies a whole row of `length` tokens. Only the first token of its target has a positive weight.
     """
 
     def __init__(self, pairs: PairStore, length: int):
@@ -91,7 +91,7 @@ class PairedTexts(Examples):
 
 
 def _cut(document: np.ndarray, length: int) -> np.ndarray:
-    """Cuts a document to at most `length` tokens, and keeps its last token."""
+    """Cuts a document to at most `length` tokens, but keeps its last token."""
     tokens = np.array(document[:length], np.int32)
     tokens[-1] = document[-1]
     return tokens

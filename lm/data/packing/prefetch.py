@@ -1,4 +1,4 @@
-"""Batches computed ahead of the training step, in a thread or in worker processes."""
+"""Computes batches ahead of the training step, in a thread or in worker processes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ SECONDS_AFTER_SIGTERM = 20.0
 def prefetch(
     make: Callable[[int], T], start: int, stop: int, workers: int = 0, depth: int = 4
 ) -> contextlib.closing[grain.DatasetIterator[T]]:
-    """Returns a context manager for an iterator over make(start), ..., make(stop - 1), computed `depth` results ahead.
+    """Returns a context manager that yields an iterator over make(start), ..., make(stop - 1).
 
-    Results are computed in a thread, or in `workers` processes, for which `make` must be picklable. The results and
-    their order do not depend on the number of workers. An error in `make` is raised by the call of `next` that would
-    have returned its result. Closing the iterator ends the thread or the processes.
+    The iterator computes up to `depth` results ahead, in a thread if `workers` is 0, otherwise in `workers` processes
+    (then `make` must be picklable). The results and their order do not depend on the number of workers. An error in
+    `make` is raised by the call to `next` that would have returned the result. Closing the iterator ends the thread or
+    the processes.
     """
     if not flags.FLAGS.is_parsed():  # Grain reads its flags in each worker
         flags.FLAGS.mark_as_parsed()
@@ -50,7 +51,7 @@ def prefetch(
 
 
 def _begin_worker(parent: int, index: int, count: int) -> None:
-    """Initialises a worker process, so that it uses no accelerator and never outlives its parent."""
+    """Initialises a worker process so that it uses no accelerator and never outlives its parent."""
     jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
 

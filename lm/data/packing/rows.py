@@ -1,14 +1,14 @@
-"""Packs examples into rows, and rows into batches: `batch = f(config, step)`.
+"""Packs examples into rows and rows into batches; a batch depends only on the config and the step.
 
-A row has one or more capacities: tokens, source tokens, masked tokens. Examples are added to a row in a given order
-until the next one would exceed a capacity and starts a new row (next-fit). Each example is in exactly one row, is never
-cut, and attends to no other. The segments of each side of a row are numbered from 1, in order.
+A row has one or more capacities: the maximum numbers of tokens, source tokens and masked tokens. Examples are added to
+a row in a given order; an example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
+one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
-For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`, and a row is a window of
-that stream; each part of a document in the window is an example. A row is therefore computed from its start alone.
+For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
+stream, and each part of a document in the window is an example. A row can therefore be computed from its start alone.
 
-The training rows of a data source are those of epoch 0, then of epoch 1, and so on without end. Element i of the
-mixture of all sources depends on (seed, i) alone, and row r of the global batch of step s is element
+The training rows of a data source are the rows of epoch 0, followed by those of epoch 1, and so on without end. Element
+i of the mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element
 s * batch_size + r. Each host therefore computes only its own rows, and there is no iterator state to save.
 
 Shape letters: E examples, R rows, W windows, T tokens of one side of all examples.
@@ -38,13 +38,13 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
     """Returns the bounds of the rows in `order_E`, int64 (R + 1,): row r contains order_E[bounds[r]:bounds[r + 1]].
 
     Args:
-        sizes: how much of each capacity each example uses, int (E,) each. Every example must fit in an empty row.
+        sizes: for each capacity, how much of it each example uses, int (E,). Every example must fit in an empty row.
         order_E: indices of the examples to pack, in order.
     """
     count = len(order_E)
-    reach_E = np.full(count, count, np.int64)  # the end of a row that would begin with this example
+    reach_E = np.full(count, count, np.int64)  # end of the row that would begin with this example
     for sizes_E, capacity in zip(sizes, capacities, strict=True):
-        assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or exceeds a row"
+        assert count == 0 or 0 < sizes_E.min() <= sizes_E.max() <= capacity, "an example is empty or does not fit a row"
         ends_E = np.concatenate([[0], np.cumsum(sizes_E[order_E], dtype=np.int64)])
         reach_E = np.minimum(reach_E, np.searchsorted(ends_E, ends_E[:-1] + capacity, side="right") - 1)
     next_row, bounds, begin = reach_E.tolist(), [0], 0
@@ -58,8 +58,8 @@ def plan(sizes: Sequence[np.ndarray], order_E: np.ndarray, capacities: Sequence[
 class RowLayout:
     """The layout of the rows of a task, and thus of its batches."""
 
-    length: int  # tokens
-    source_length: int = 0  # tokens of the source side; 0 if there is none
+    length: int  # number of tokens per row
+    source_length: int = 0  # number of source tokens per row; 0 without a source
     max_masked: int = 0  # maximum number of masked tokens; 0 for no limit
     with_types: bool = False  # whether batches have token types
     real_targets: bool = False  # whether targets are float32 instead of int32
@@ -69,7 +69,7 @@ class RowLayout:
         return tuple(each for each in (self.length, self.source_length, self.max_masked) if each)
 
     def lay_out(self, rows: Sequence[Sequence[Example]]) -> Batch:
-        """Returns rows of examples as NumPy arrays (R, length) and (R, source_length). Empty rows are all padding."""
+        """Arranges rows of examples in NumPy arrays (R, length) and (R, source_length). Empty rows are all padding."""
         examples = [example for row in rows for example in row]
         segments = [[n for each in row for n in each.segments or (len(each.tokens_T),)] for row in rows]
         side = _Side([each.tokens_T for each in examples], segments, self.length)
@@ -80,7 +80,7 @@ class RowLayout:
             )
         if self.source_length:
             tokens = [example.source_S for example in examples if example.source_S is not None]
-            assert len(tokens) == len(examples), "an example without a source in rows that have one"
+            assert len(tokens) == len(examples), "an example has no source, but the rows need one"
             segments = [[len(each.source_S) for each in row if each.source_S is not None] for row in rows]
             source_side = _Side(tokens, segments, self.source_length)
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
@@ -94,9 +94,9 @@ class RowLayout:
 
 
 class _Side:
-    """One side of the rows, of `length` tokens each: the `tokens` of all examples, in order.
+    """One side (inputs or source) of rows that have `length` tokens each.
 
-    `segments` contains the lengths of the segments of each row, in the same order.
+    `tokens` contains the tokens of all examples, in order; `segments`, the lengths of the segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
@@ -104,14 +104,14 @@ class _Side:
         counts_R = np.array([len(row) for row in segments], np.int64)
         self._shape = (len(counts_R), length)
         row_of_E = np.repeat(np.arange(len(counts_R)), counts_R)
-        first_E = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)  # the first segment of the same row
+        first_E = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)  # index of the first segment in the same row
         begins_E = np.cumsum(sizes_E) - sizes_E
         columns_E = begins_E - begins_E[first_E]
         assert np.all(columns_E + sizes_E <= length), "the examples of a row are longer than the row"
         positions_T = np.arange(int(sizes_E.sum())) - np.repeat(begins_E, sizes_E)
         self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
         self.tokens = self.spread(tokens)
-        self.positions = self.spread([positions_T])  # within the segment, int32 (R, length)
+        self.positions = self.spread([positions_T])  # positions within the segment, int32 (R, length)
         self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
@@ -122,9 +122,9 @@ class _Side:
 
 
 class RowSource(abc.ABC):
-    """The training rows of one data source. Picklable."""
+    """The training rows of one data source. Can be pickled."""
 
-    kind: str  # the name of a row in messages
+    kind: str  # what a row is called in messages
     notes: Sequence[str] = ()  # messages about how the examples were made
 
     @abc.abstractmethod
@@ -132,7 +132,7 @@ class RowSource(abc.ABC):
 
     @abc.abstractmethod
     def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row within the epoch) of row `index`, counted through all epochs."""
+        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
 
     @abc.abstractmethod
     def row(self, epoch: int, row: int) -> list[Example]: ...
@@ -141,8 +141,8 @@ class RowSource(abc.ABC):
 class PackedRows(RowSource):
     """Rows of examples that are shuffled and packed anew in each epoch.
 
-    The number of rows of an epoch is known only once it is packed, so starting at a late step packs all earlier epochs
-    once (about a second for five million examples). Resuming has no other cost.
+    The number of rows in an epoch is known only after packing, so starting at a late step packs all earlier epochs once
+    (about a second for five million examples). Resuming has no other cost.
     """
 
     kind = "packed row"
@@ -151,7 +151,7 @@ class PackedRows(RowSource):
         assert len(examples), f"{name} has no examples"
         self._examples, self._key, self._capacities = examples, (seed, name), layout.capacities
         self.notes = examples.notes
-        self._ends: list[int] = []  # number of rows up to the end of each epoch
+        self._ends: list[int] = []  # total number of rows up to the end of each epoch
         self._kept = order.EpochCache[tuple[np.ndarray, np.ndarray]]()
 
     def locate(self, index: int) -> tuple[int, int]:
@@ -174,9 +174,9 @@ class PackedRows(RowSource):
 
 
 def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
-    """Returns tokens [begin, end) of one document with the next tokens as targets.
+    """Returns tokens [begin, end) of one document, each with the next token as its target.
 
-    The last token of a document has no target, so the BOS token is never predicted from the previous document.
+    The last token of a document has no target, so a BOS token is never predicted from the previous document.
     """
     tokens_T = np.array(store.tokens[begin:end], np.int32)
     targets_T, weights_T = np.zeros_like(tokens_T), np.zeros(len(tokens_T), np.float32)
@@ -191,8 +191,8 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
 class WindowRows(RowSource):
     """Windows of one data source, shuffled anew in each epoch.
 
-    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so that
-    rows are not cut at the same tokens; the last window may wrap around to the beginning of the stream.
+    An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so
+    its rows are cut at different tokens; the last window may wrap around to the beginning of the stream.
     """
 
     kind = "window"
@@ -232,7 +232,7 @@ class WindowExamples(Examples):
     """The parts of documents in all windows of a store; each target is scored exactly once.
 
     Window i begins at token i * stride. A target that an earlier window has scored has weight 0. All windows except the
-    last have `length` tokens, so no two share a row.
+    last have `length` tokens, so no two windows share a row.
     """
 
     def __init__(self, store: TokenStore, length: int, stride: int):
@@ -266,18 +266,18 @@ class WindowExamples(Examples):
         return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown", "changed")}
 
     def num_targets(self) -> int:
-        """Returns the number of tokens except the BOS token of each document."""
+        """Returns the number of all tokens except the BOS token of each document."""
         return self._store.num_tokens - self._store.num_documents
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows, one every `stride` tokens, needed to predict every token of the stream."""
+    """Returns the number of windows needed to predict every token of the stream; one begins every `stride` tokens."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)
 
 
 class TrainRows:
-    """The endless rows of training batches. Picklable, so that worker processes can make them too."""
+    """The endless sequence of training rows. It can be pickled, so worker processes can make batches too."""
 
     def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
@@ -285,11 +285,12 @@ class TrainRows:
         one = grain.MapDataset.range(1)
         orders = [one.map_with_index(partial(_number_row, name)).repeat() for name in sources]
         weights = [config.data.train[name].weight for name in sources]
-        # Element i is (source name, row index). In every stretch, sources occur in proportion to their weights.
+        # Element i is (source name, row index). In any stretch of elements, the frequency of each source is
+        # proportional to its weight.
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
-        """Returns the number of rows in an epoch by source; epochs that are packed anew may differ slightly."""
+        """Returns the number of rows in an epoch by source, which may vary slightly between epochs."""
         return {name: source.num_rows(epoch) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
@@ -312,9 +313,9 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
 
 
 class EvalRows:
-    """All examples of one source, packed in order into rows; row ids past the end give padding.
+    """All examples of one source, packed in order into rows; rows past the end are all padding.
 
-    Randomised examples are those of epoch 0, so every evaluation scores the same ones.
+    Examples that depend on random draws are those of epoch 0, so every evaluation scores the same examples.
     """
 
     def __init__(self, examples: Examples, layout: RowLayout):
@@ -326,7 +327,7 @@ class EvalRows:
 
     @cached_property
     def totals(self) -> dict[str, int]:
-        """The divisors of the losses: `targets`, the number of those with a positive weight, and the text counts."""
+        """The divisors of the losses: `targets`, the number of targets with a positive weight, and the text counts."""
         return {"targets": self.examples.num_targets(), **self.examples.text}
 
     def _examples_of(self, row: int) -> range:
@@ -334,7 +335,7 @@ class EvalRows:
         return range(*map(int, self._bounds[row : row + 2])) if row < self.num_rows else range(0)
 
     def starts(self, row: int) -> list[tuple[int, int]]:
-        """Returns (example index, first column) for each example of a row."""
+        """Returns (example index, first column) for each example in a row."""
         numbers = self._examples_of(row)
         sizes = self._sizes_E[numbers.start : numbers.stop]
         return list(zip(numbers, (np.cumsum(sizes) - sizes).tolist(), strict=True))

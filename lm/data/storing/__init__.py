@@ -1,16 +1,17 @@
-"""Stores of the tokenised examples that a split takes from its data sources, on disk or in memory."""
+"""Stores, on disk or in memory, of the tokenised examples that a split takes from its data sources."""
 
 from typing import TypeAlias
 
 from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.token_store import PairStore, TokenStore
 
-# The tokenised examples of one data source in a split. Every store has
-# - `fingerprint`: a hash of everything that determines the tokens and labels,
-# - `counts`: for pairs, those of the target,
-# - `describe`: summarises the amount of data in a few words, given a function that shortens large numbers,
-# - `record`: returns JSON that identifies the data in results,
-# - `hashes_of_examples`: returns hashes of the inputs and of the whole examples (`overlap.py`), uint64 (E,) each,
-# - `sides`: returns the sides by name (just "" if there is only one); each has `num_tokens_of_text`, which excludes the
-#   special tokens around a document, and `notes` on the dropped examples and the reasons.
+# A store holds the tokenised examples of one data source in a split. Every store has these attributes:
+# - `fingerprint`: a hash of everything that determines the tokens and labels.
+# - `counts`: the numbers of documents, tokens, bytes and so on; for pairs, the counts of the target side.
+# Every store has these methods:
+# - `describe` summarises the amount of data in a few words, using the given function to shorten large numbers.
+# - `record` returns JSON values that identify the data in results.
+# - `hashes_of_examples` returns the hashes of the inputs and of the whole examples (`overlap.py`), uint64 (E,) each.
+# - `sides` returns the sides by name (a single side is named ""). Each side has `num_tokens_of_text`, which excludes
+#   the special tokens around a document, and `notes`, which give the number of dropped examples by reason.
 Store: TypeAlias = TokenStore | PairStore | ExampleStore

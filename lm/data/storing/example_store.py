@@ -1,4 +1,4 @@
-"""Labelled examples of one data source in memory: read, cleaned, restricted to the split, tokenised once."""
+"""Keeps the labelled examples of one data source in memory: cleaned, restricted to the split and tokenised once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lm.data.storing.splits import Cleaner, SplitSource, cleaning_values, text_h
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 
-FORMAT = 1  # raise it when the same inputs would give a different store
-FEW = 10  # with at most this many examples, all labels may be different
-MOST_LABELS = 6  # shown with their counts
+FORMAT = 1  # increment this when a change to the code produces a different store from the same inputs
+FEW = 10  # up to this number of examples, all labels may be distinct
+MOST_LABELS = 6  # maximum number of labels shown with their counts
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class ExampleStore:
     """The examples of one data source in a split, in a fixed order, and their tokens."""
 
     name: str
-    raw: list[Any]  # Labelled (cleaned, as the model reads them), Tagged or Question
-    tokens: Any  # in the form that the task needs; `tokens.flat` has all of them, without special tokens
+    raw: list[Any]  # of type Labelled (cleaned, as the model reads it), Tagged or Question
+    tokens: Any  # in the form that the task needs; `tokens.flat` contains all tokens except special ones
     fingerprint: str  # hash of everything that determines the examples and tokens
-    counts: dict[str, int]  # examples, documents, tokens (without special ones), bytes (UTF-8), words, unknown
+    counts: dict[str, int]  # examples, documents, tokens (except special ones), bytes (UTF-8), words, unknown tokens
     label_counts: dict[str, int]  # over all sources of the split; empty if there are no classes
     notes: list[str]
 
@@ -66,7 +66,7 @@ def build(
     encode: Callable[[Sequence[Any], Tokenizer], Any],
     identity: Sequence[str],
 ) -> ExampleStore | None:
-    """Builds the store of one data source in a split; returns None if the split has none of its examples.
+    """Builds the store of one data source in a split; returns None if the split contains no example of it.
 
     `identity` lists everything that determines the examples and tokens except the source, tokenizer and subset.
     """
@@ -75,7 +75,7 @@ def build(
     if not raw:
         return None
     tokens = encode(raw, tokenizer)
-    dropped = [f"{count:,} texts are left out: {reason}" for reason, count in rules.dropped.items() if count]
+    dropped = [f"texts dropped ({reason}): {count:,}" for reason, count in rules.dropped.items() if count]
     of_data = (reader.fingerprint(), tokenizer.fingerprint, source.spelled_subset)
     return ExampleStore(
         name=source.name,
@@ -89,12 +89,12 @@ def build(
 
 
 def of_inputs(raw: Sequence[Any], tokens: Any, tokenizer: Tokenizer) -> ExampleStore:
-    """Returns the store of new inputs, which have no labels and belong to no split."""
+    """Returns a store of new inputs, which have no labels and belong to no split."""
     return ExampleStore("inputs", list(raw), tokens, "", _counts(raw, tokens, tokenizer), {}, [])
 
 
 def cleaning_identity(config: Config) -> list[str]:
-    """Returns the settings, and the Unicode version, that determine how texts are cleaned."""
+    """Returns the settings and the Unicode version that determine how texts are cleaned."""
     cleaning = config.data.cleaning
     return [str(sorted(cleaning_values(cleaning).items())), unicodedata.unidata_version if cleaning.unicode else ""]
 
@@ -106,13 +106,16 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 
 
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
-    """Returns the sorted labels of a split (integers by value). Raises UserError if all are equal or all distinct."""
+    """Returns the sorted labels of a split; integer labels are sorted by value.
+
+    Raises UserError if all examples have the same label or if each example has a different label.
+    """
     counts = next(iter(stores.values())).label_counts
     total = sum(counts.values())
     if len(counts) == 1:
         raise UserError(
             f"config.data.train: all {total:,} labels are {next(iter(counts))!r}, so there is nothing to distinguish; "
-            "check label_field or label_pattern, or name data.labels."
+            "check label_field or label_pattern, or list the labels in data.labels."
         )
     if counts and total > FEW and len(counts) == total:
         raise UserError(
@@ -133,12 +136,13 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
             shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(
                 f"config.data.{split if getattr(config.data, split) else 'train'}.{name}: label {unknown[0]!r} is not "
-                f"one of {shown} (from data.labels, otherwise from train); its first example is {at.key!r:.60}."
+                f"one of {shown} (from data.labels or, if that is empty, from train); its first "
+                f"example is {at.key!r:.60}."
             )
 
 
 def texts_of(examples: Iterable[Any]) -> Iterator[str]:
-    """Yields every text of the examples; a context shared by several questions is yielded once."""
+    """Yields every text of the examples; a context that several questions share is yielded only once."""
     seen: set[str] = set()
     for example in examples:
         yield from example.texts

@@ -1,7 +1,7 @@
-"""Text from HTML, and from text with control characters: what separated two words still separates them.
+"""Extracts text from HTML and removes control characters; words that were separated stay separated.
 
-A regular expression decides which `<` and `&` are HTML; the others stay as they are. lxml parses the HTML, without a
-tree. Both take linear time for any text.
+A regular expression decides which `<` and `&` belong to HTML; all others are left unchanged. lxml then parses the HTML
+without building a tree. Both steps take linear time for any text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lxml import etree
 
 from lm.files import well_formed
 
-VERSION = 2  # part of the fingerprints of cleaned data; raise it when the same text would give another result
+VERSION = 2  # part of the fingerprints of cleaned data; increment this when the result for the same text changes
 
 ELEMENTS = frozenset(
     "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
@@ -25,27 +25,28 @@ ELEMENTS = frozenset(
     "rt ruby s samp script section select slot small source span strike strong style sub summary sup svg table "
     "tbody td template textarea tfoot th thead time title tr track tt u ul var video wbr xmp o:p".split()
 )
-# Names that nothing but HTML uses. A start tag of another element, such as <title> or the <b> of "a <b> c", counts only
-# if it has an attribute or the text also has the end tag.
+# Names that are used only in HTML. The start tag of any other element, such as <title> or the <b> in "a <b> c", counts
+# as HTML only if it has an attribute or if the text also contains the end tag.
 UNMISTAKABLE = frozenset(
     "blockquote body br colgroup dd del div dl dt em font h1 h2 h3 h4 h5 h6 head hr html iframe img li nobr "
     "noscript ol p pre script span strong style tbody td textarea tfoot th thead tr tt ul wbr o:p".split()
 )
-HIDDEN = frozenset("script style iframe noframes noembed".split())  # their content is not text and holds no tags
+HIDDEN = frozenset("script style iframe noframes noembed".split())  # elements whose content is neither text nor tags
 BLOCKS = frozenset(
     "address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure "
     "footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html legend li main menu nav noscript ol optgroup "
     "option p pre section summary table tbody tfoot thead title tr ul xmp".split()
 )
 SPACED = frozenset("applet audio button canvas embed iframe img input object select svg td textarea th video".split())
-# Attributes without a value. In another tag of a short name, as in "a<b and c>d", such words are not attributes.
+# Attributes that take no value. If a supposed tag contains other words without a value, as in "a<b and c>d", it counts
+# as HTML only if its name is in UNMISTAKABLE and longer than one letter.
 _FLAGS = re.compile(
     r"(?:[\s/]*+(?:allowfullscreen|async|autofocus|autoplay|checked|compact|controls|default|defer|disabled|download|hidden|"
     r"inert|ismap|itemscope|loop|multiple|muted|nohref|nomodule|noresize|noshade|novalidate|nowrap|open|playsinline|"
     r"readonly|required|reversed|selected|data-[\w-]+)(?=[\s/]|$))+[\s/]*",
     re.IGNORECASE,
 )
-# Quoted values hold at most four "<" and tags at most 100 attributes, so that the time stays linear.
+# A quoted value may contain at most four "<", and a tag at most 100 attributes, so that matching takes linear time.
 _VALUE = r""""[^"<]*+(?:<[^"<]*+){0,4}+"|'[^'<]*+(?:<[^'<]*+){0,4}+'|[^\s"'<>`]++"""
 _ATTRIBUTE = rf"""[\s/]*+[^\s"'<>/=]++(?:\s*+=\s*+(?:{_VALUE}))?+"""
 _MARKUP = re.compile(
@@ -65,10 +66,11 @@ _END = re.compile(r"</([a-z][\w:-]*+)\s*+>", re.IGNORECASE | re.ASCII)
 
 
 def strip_html(text: str) -> str:
-    """Returns the text without tags, comments, scripts and styles, and with character references decoded.
+    """Removes tags, comments, scripts and styles from a text, and decodes character references.
 
-    Words that only tags separate are separated by a line break for block elements and <br>, and by a space for table
-    cells, images and form elements. Inline elements separate nothing, and existing white space stays as it is.
+    Where only a tag separates two words, it is replaced: by a line break for a block element or <br>, and by a space
+    for a table cell, an image or a form element. Inline tags are removed without a replacement, and existing white
+    space is kept.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -76,28 +78,28 @@ def strip_html(text: str) -> str:
     if not marked.num_tags:
         return _MARKUP.sub(lambda match: _decoded(match) if match["reference"] else match[0], text)
     parser = etree.HTMLParser(target=_Words(), huge_tree=True)
-    parser.feed(f"<body><span>{marked.html}")  # in an open element, leading white space is content
+    parser.feed(f"<body><span>{marked.html}")  # inside an open element, leading white space counts as content
     return parser.close()
 
 
 def _decoded(match: re.Match[str]) -> str:
-    """Returns the text of a character reference, or the match itself if there is no such character."""
+    """Decodes a character reference; returns it unchanged if there is no such character."""
     name = match["reference"]
     return html.unescape(match[0]) if name.startswith("#") or f"{name};" in html5 else match[0]
 
 
 class _Marked:
-    """A text as flat, valid HTML, in attribute `html`, for a parser that only has to find the text between tags.
+    """Converts a text to flat, valid HTML (attribute `html`), so that a parser only has to find the text between tags.
 
-    Tags that separate words become <br>, <hr> and <img>, which cannot be nested; the others are left out, except those
-    of hidden elements. Every `<` and `&` that is not HTML is escaped.
+    Tags that separate words become <br>, <hr> or <img>, which cannot be nested. Other tags are removed, except those of
+    hidden elements. Every `<` and `&` that does not belong to HTML is escaped.
     """
 
     def __init__(self, text: str):
-        self.num_tags = 0  # and comments
+        self.num_tags = 0  # including comments and declarations
         self._last_end = {match[1].lower(): match.start() for match in _END.finditer(text)}
         self._last_comment_end = text.rfind("-->")
-        self._foreign: set[str] = set()  # elements that are not in ELEMENTS
+        self._foreign: set[str] = set()  # names of elements that are not in ELEMENTS
         self.html = _MARKUP.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
@@ -108,7 +110,7 @@ class _Marked:
         return tag
 
     def _tag(self, match: re.Match[str]) -> str | None:
-        """Returns the replacement of a tag, or None if the match is not one."""
+        """Returns the replacement for a tag or comment, or None if the match is neither."""
         if match["comment"]:
             return match[0] if match.start() < self._last_comment_end else None
         if match["declaration"]:
@@ -133,20 +135,20 @@ class _Marked:
 
 
 def _replacement(name: str, tag: str) -> str:
-    """Returns the HTML for a tag of an element; `tag` itself if the element is hidden."""
+    """Returns the HTML that replaces the tag of an element; a hidden element keeps its `tag`."""
     if name in HIDDEN:
         return tag
     return "<br>" if name == "br" else "<hr>" if name in BLOCKS else "<img>" if name in SPACED else ""
 
 
 class _Words:
-    """Collects text as lxml parses HTML."""
+    """Collects the text while lxml parses the HTML."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._is_hidden = False
         self._line_breaks = 0  # <br> elements since the last text
-        self._separator = ""  # due to the other elements since then
+        self._separator = ""  # required by the other elements since the last text
 
     def start(self, tag: str, attributes: object) -> None:
         self._is_hidden = tag in HIDDEN
@@ -154,7 +156,7 @@ class _Words:
         self._separate(tag)
 
     def end(self, tag: str) -> None:
-        self._is_hidden = False  # hidden elements hold no others
+        self._is_hidden = False  # hidden elements contain no other elements
         self._separate(tag)
 
     def _separate(self, tag: str) -> None:
@@ -180,10 +182,10 @@ _LINE_ENDS = frozenset("\r\v\f\x1c\x1d\x1e\x85")
 
 
 def strip_control(text: str) -> str:
-    """Returns the text without control characters other than newline and tab.
+    """Removes all control characters except newline and tab.
 
-    Between two characters that are not white space, a run of them becomes a line break if one of them ends a line or a
-    page, otherwise a space, because some separate fields or words.
+    Some control characters separate fields or words. A run of control characters between two characters that are not
+    white space is therefore replaced: by a line break if one of the run ends a line or a page, otherwise by a space.
     """
     return _CONTROL.sub(_separator, text)
 

@@ -1,4 +1,4 @@
-"""Counts the evaluation examples that training reads too: exact duplicates, found by hashes of what the model reads.
+"""Counts the evaluation examples that also occur in the training data: exact duplicates after cleaning, found by hash.
 
 Shape letters: E examples.
 """
@@ -22,24 +22,24 @@ from lm.data.storing.splits import split_sources
 from lm.errors import UserError
 from lm.files import replacing
 
-MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so multiplying by it is invertible
+MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication by it is invertible
 
 
 def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
-    """Returns the hash of each pair from the hashes of its sides, uint64 (E,); the order of the sides matters."""
+    """Returns a hash of each pair, uint64 (E,), from the hashes of its two sides; the order of the sides matters."""
     return np.asarray(first_E) * MIX + (np.asarray(second_E) ^ MIX)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """The number of evaluation examples that training reads too."""
+    """The numbers of evaluation examples that also occur in the training data."""
 
-    total: int  # of all evaluation examples
+    total: int  # all evaluation examples
     same: int  # exact duplicates of training examples
-    same_input: int  # others of which only the input is in the training data; its target or label is another
+    same_input: int  # examples whose input is in the training data, but with another target or label
 
     def __str__(self) -> str:
-        more = f"; of {self.same_input:,} others, the input is too, with another target" if self.same_input else ""
+        more = f"; {self.same_input:,} with the same input but another target" if self.same_input else ""
         return f"{self.same:,} of {self.total:,} (exact duplicates){more}"
 
     def __bool__(self) -> bool:
@@ -48,9 +48,9 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Hashes:
-    """The hashes of the examples of a split, both uint64, sorted and without repetition."""
+    """The hashes of a split's examples, as two sorted uint64 arrays without repeated values."""
 
-    inputs: np.ndarray  # of texts without a target: the documents, sources of pairs, texts without their labels
+    inputs: np.ndarray  # of inputs alone: documents, sources of pairs, texts without their labels
     examples: np.ndarray  # of whole examples
 
     @classmethod
@@ -58,20 +58,20 @@ class Hashes:
         return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
 
     def overlap(self, stores: Mapping[str, Any]) -> Overlap:
-        """Counts the examples of an evaluation split that are in this one. Repeated examples count each time."""
+        """Counts the examples of an evaluation split that also occur in this split. Repeated ones count each time."""
         inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
         same_E = np.isin(examples_E, self.examples)
         same_input_E = np.isin(inputs_E, self.inputs) & ~same_E
         return Overlap(len(examples_E), int(same_E.sum()), int(same_input_E.sum()))
 
     def save(self, path: Path) -> None:
-        """Writes the hashes, atomically. May raise OSError."""
+        """Writes the hashes to a file atomically. May raise OSError."""
         with replacing(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, inputs=self.inputs, examples=self.examples)
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """Reads a file written by `save`; returns None if it is missing (as in older runs) or damaged."""
+        """Reads a file written by `save`; returns None if the file is missing (as in older runs) or damaged."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["inputs"], arrays["examples"])
@@ -80,9 +80,10 @@ class Hashes:
 
 
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
-    """Returns a line for each source of an evaluation split with files that a training source reads as other examples.
+    """Returns a line for each pair of evaluation and training sources that read a file as different examples.
 
-    Hashes cannot find those: a file that is one training document, for example, and whose lines are scored.
+    Hashes cannot find this overlap: for example, a file may be a single training document, while each of its lines
+    is an evaluation document.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []
@@ -91,12 +92,12 @@ def files_read_differently(data: DataConfig, split: str) -> list[str]:
             both = sorted(_files_of(source.config) & trained)
             if both and _how_read(source.config) != _how_read(other.config):
                 more = f" and {len(both) - 1:,} more files" if len(both) > 1 else ""
-                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but not as the same examples")
+                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but as different examples")
     return lines
 
 
 def _files_of(source: SourceConfig) -> set[Path]:
-    """Returns the files of a data source; none if they are not here, as training data need not be for eval.py."""
+    """Returns the files of a data source, or none if they are missing, since eval.py does not need training data."""
     if issubclass(FORMATS[source.kind], FileFormat):
         with contextlib.suppress(UserError):
             return {path.resolve() for path in Files(source.path).found}
@@ -104,13 +105,13 @@ def _files_of(source: SourceConfig) -> set[Path]:
 
 
 def _how_read(source: SourceConfig) -> SourceConfig:
-    """Returns the settings that determine the examples of a file, with the others at their defaults."""
+    """Returns the config of a source with default values for the settings that do not affect how a file is read."""
     usual = SourceConfig()
     others = {name: getattr(usual, name) for name in ("path", "target_path", "part", "weight")}
     return dataclasses.replace(source, **others)
 
 
 def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the hashes of the inputs and of the whole examples, of each store."""
+    """Returns the hashes of the inputs and the hashes of the whole examples, as two lists with one array per store."""
     found = [store.hashes_of_examples() for store in stores.values()]
     return [inputs_E for inputs_E, _ in found], [examples_E for _, examples_E in found]

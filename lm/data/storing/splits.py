@@ -1,9 +1,9 @@
 """Selects the examples that a split takes from each data source, and cleans them.
 
-A split takes all of a data source, a subset, a fold, or one side of the holdout, except the examples that cleaning
-drops. The hash of an example's key (the document itself, the source text of a pair, the text of a labelled example,
-...) determines its split. Equal texts are therefore always on the same side, disjoint subsets share no example, and
-adding data moves no example from one side to the other.
+A split takes a whole data source, a subset of it, a fold, or one side of the holdout, without the examples that
+cleaning drops. The hash of an example's key (the document itself, the source text of a pair, the text of a labelled
+example, ...) determines which split contains the example. Equal texts are therefore always on the same side, disjoint
+subsets share no example, and adding data never moves an example from one side to the other.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from lm.data.storing import markup
 from lm.errors import UserError
 
 HASHES = 1 << 64
-FINEST = 10**6  # subset bounds have at most six decimals, or are fractions with small denominators
+FINEST = 10**6  # largest denominator of a subset bound, so that bounds with up to six decimals are exact
 
-_TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)  # begins where white space does: linear time
+# A match can only start where white space starts, so the search takes linear time.
+_TRAILING_SPACE = re.compile(r"(?<![^\S\n])[^\S\n]++$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high, in exact arithmetic.
+    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high.
 
-    Over all folds, the range [0, 1 / folds) contains each example exactly once.
+    The arithmetic is exact. Across all folds, the range [0, 1 / folds) contains each example exactly once.
     """
 
     low: Fraction = Fraction(0)
@@ -50,7 +51,7 @@ class Subset:
         return cls(exact(source.part[0]), exact(source.part[1]), data.fold, data.folds)
 
     def narrow(self, begin: Fraction | float, end: Fraction | float) -> Subset:
-        """Returns the part of this subset from `begin` to `end`, given as fractions of its range."""
+        """Returns the part of this subset from `begin` to `end`, which are fractions of its range."""
         size = self.high - self.low
         return Subset(self.low + size * exact(begin), self.low + size * exact(end), self.fold, self.folds)
 
@@ -70,7 +71,7 @@ def exact(number: float | Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One data source of a split, with the subset of it that the split takes."""
+    """One data source of a split, and the subset of this source that the split takes."""
 
     split: str
     section: str  # "train", "valid" or "test": the section of config.data that names the source
@@ -89,10 +90,10 @@ class SplitSource:
         return self.label if self.side == "all" else f"{self.label} ({self.side} side)"
 
     def read(self, reader: Reader, rules: Cleaner) -> Iterator[tuple[Any, Any]]:
-        """Yields each example of the split twice: as the model reads it (cleaned, with the prefix), and raw."""
+        """Yields each example of the split in two versions: as read by the model (cleaned, with the prefix) and raw."""
         with named_errors(self.label):
             if self.side != "all" and self.data.holdout == "tail":
-                # A first pass counts the characters, with its own copy of the rules, since they remember seen texts.
+                # The first pass counts the characters. It needs its own copy of the rules, which remember past texts.
                 characters = sum(map(len, self._kept(reader, copy.deepcopy(rules))))
                 boundary = int((1 - self.data.holdout_fraction) * characters)
                 yield from ((text, text) for text in _cut_tail(self._kept(reader, rules), boundary, self.side))
@@ -110,7 +111,7 @@ class SplitSource:
             yield from (getattr(example, side) for side in sides) if sides else (example,)
 
     def _kept(self, reader: Reader, rules: Cleaner) -> Iterator[str]:
-        """Yields the documents of the subset, on both sides of the holdout."""
+        """Yields the documents of the subset that cleaning keeps, from both sides of the holdout."""
         return (text for text in map(rules.clean, reader.iterate()) if self.subset.holds(text) and rules.keeps(text))
 
     def identity(self) -> Any:
@@ -121,15 +122,16 @@ class SplitSource:
 
     @property
     def spelled_subset(self) -> str:
-        """The subset as text. Fingerprints of run directories contain it, so its format must not change."""
+        """The subset as text. The fingerprints of run directories contain this text, so its format must not change."""
         bounds = self.config.part if self.side == "all" else (self.subset.low, self.subset.high)
         return f"{[str(each) for each in bounds]} {self.data.fold} {self.data.folds}"
 
 
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
-    """Returns the data sources of "train", "valid" or "test", sorted by name.
+    """Returns the data sources of a split ("train", "valid" or "test"), sorted by name.
 
-    `valid` is held out from train if it names no source. Training sources with weight 0 are left out.
+    If `valid` names no source, its examples are held out from those of `train`. Training sources with weight 0 are
+    omitted.
     """
     section = split if split == "test" or data.valid else "train"
     held_out = section == "train" and not data.valid
@@ -146,16 +148,17 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
 
 
 def nothing_in(data: DataConfig, split: str, what: str) -> str:
-    """Returns the error message for a split without examples; `what` names them, such as "documents"."""
+    """Returns the error message for a split without examples; `what` names the kind of example, e.g. "documents"."""
     if split == "test" and not data.test:
-        return "config.data.test: names no source, so there is no test split; add one, or use --split=valid."
+        return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
     sources = split_sources(data, split)
     named = ", ".join(f"{each.name} ({each.config.path or each.config.kind})" for each in sources)
     if split == "valid" and not data.valid:
         return (
-            f"config.data.holdout_fraction: with holdout={data.holdout!r} and {data.holdout_fraction} no {what} of "
-            f"{named} are held out for validation; there are too few (a text file is one document unless `document` "
-            "says otherwise). Raise it, use holdout='tail' for plain text, or name validation sources."
+            f"config.data.holdout_fraction: with holdout={data.holdout!r} and fraction {data.holdout_fraction}, no "
+            f"{what} of {named} are held out for validation; there are too few (a text file is one document unless "
+            "`document` says otherwise). Raise the fraction, use holdout='tail' for plain text, or name sources in "
+            "data.valid."
         )
     return (
         f"config.data.{split}: no {what} of {named or 'any source'} are left for {split}; check `part`, data.fold, "
@@ -165,7 +168,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes UserErrors with the name of the data source unless their message already begins with a setting."""
+    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
     try:
         yield
     except UserError as error:
@@ -175,7 +178,7 @@ def named_errors(label: str) -> Iterator[None]:
 
 
 def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
-    """Yields the text before character `boundary` (train) or after it (valid), splitting the document that spans it."""
+    """Yields the text before offset `boundary` (train) or from there on (valid), splitting a document if necessary."""
     end = 0
     for text in texts:
         begin, end = end, end + len(text)
@@ -187,12 +190,12 @@ def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
 def cleaning_values(config: CleaningConfig) -> dict[str, Any]:
     """Returns the JSON values that determine how a text is cleaned."""
     values = dataclasses.asdict(config)
-    # Added only where it applies, so that stores made before this version are still found.
+    # The version is added only if it applies, so that stores made before it was introduced are still found.
     return values | ({"markup": markup.VERSION} if config.strip_html or config.strip_control else {})
 
 
 def clean_text(config: CleaningConfig, text: str) -> str:
-    """Applies the cleaning steps that the config enables to a text."""
+    """Cleans a text with the steps that the config enables."""
     if config.unicode:
         text = unicodedata.normalize(config.unicode, text)  # type: ignore[arg-type]
     if config.strip_html:
@@ -211,7 +214,7 @@ def clean_text(config: CleaningConfig, text: str) -> str:
 def text_hash(*texts: str) -> int:
     """Returns a 64-bit hash of a text, or of several texts in order.
 
-    The probability that a text has the hash of one of 10^7 others is about 10^-12.
+    The probability that a text has the same hash as one of 10^7 other texts is about 10^-12.
     """
     content = texts[0] if len(texts) == 1 else repr(texts)
     digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -226,14 +229,14 @@ class Cleaner:
 
     def __init__(self, config: CleaningConfig):
         self.config = config
-        self.dropped = dict.fromkeys(self.reasons, 0)  # number of examples by reason
+        self.dropped = dict.fromkeys(self.reasons, 0)  # number of dropped examples by reason
         self._seen: set[bytes] = set()
 
     def clean(self, example: Any) -> Any:
         return clean_text(self.config, example)
 
     def keeps(self, example: Any) -> bool:
-        """Returns whether a cleaned example is kept, and counts it in `dropped` if not."""
+        """Returns whether a cleaned example is kept; if not, counts it in `dropped`."""
         reason = self._reason_to_drop((example,) if isinstance(example, str) else (example.source, example.target))
         if reason:
             self.dropped[reason] += 1
@@ -246,7 +249,7 @@ class Cleaner:
             return "too_long"
         if reason := self._mismatch(*texts):
             return reason
-        if self.config.deduplicate:  # about 100 bytes of memory per text
+        if self.config.deduplicate:  # takes about 100 bytes of memory per text
             size = len(self._seen)
             self._seen.add(hashlib.blake2b(repr(texts).encode("utf-8"), digest_size=16).digest())
             return "duplicate" if len(self._seen) == size else None
@@ -257,7 +260,7 @@ class Cleaner:
 
 
 class PairCleaner(Cleaner):
-    """Cleans both sides of pairs as documents. Only the first reference can cause a pair to be dropped."""
+    """Cleans both sides of a pair like documents. Only the source and first reference can cause it to be dropped."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
     train_only = True
@@ -287,7 +290,10 @@ class PairCleaner(Cleaner):
 
 
 class LabelledCleaner(Cleaner):
-    """Cleans labelled texts. Tagged words and questions are left unchanged, since their labels refer to characters."""
+    """Cleans labelled texts.
+
+    Tagged words and questions are left unchanged, since their labels refer to the original characters.
+    """
 
     train_only = True
 
@@ -298,25 +304,28 @@ class LabelledCleaner(Cleaner):
         return Labelled(clean_text(self.config, example.text), pair, example.label)
 
     def keeps(self, example: Any) -> bool:
-        """Returns whether an example is kept; the two texts of a pair are checked as one."""
+        """Returns whether an example is kept; the two texts of a pair are checked as one text."""
         return not isinstance(example, Labelled) or super().keeps("\n".join(example.texts))
 
 
 class Script:
-    """The letters whose Unicode names begin with `name`, such as LATIN or CJK. Raises UserError if there are none."""
+    """The letters whose Unicode names begin with `name`, such as LATIN or CJK.
+
+    Raises UserError if there are no such letters.
+    """
 
     def __init__(self, name: str, setting: str):
         prefix = name.strip().upper() + " "
-        # Cached by letter, because looking up names is slow.
+        # Looking up Unicode names is slow, so the result is cached for each letter.
         self._has = functools.cache(lambda letter: unicodedata.name(letter, "").startswith(prefix))
         if not any(self._has(chr(code)) for code in range(0x110000) if chr(code).isalpha()):
             raise UserError(
-                f"config.data.pairs.{setting}: {name!r} does not begin the Unicode name of any letter; "
-                "write e.g. LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
+                f"config.data.pairs.{setting}: {name!r} is not the beginning of any letter's Unicode name; "
+                "use a name such as LATIN, CYRILLIC, GREEK, ARABIC, DEVANAGARI, HIRAGANA, HANGUL or CJK."
             )
         self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
-        """Returns whether more than half of the letters belong to the script; True for a text without letters."""
+        """Returns whether more than half of the letters belong to the script, or the text has no letters."""
         letters = [character for character in text if character.isalpha()]
         return not letters or 2 * sum(map(self._has, letters)) > len(letters)

@@ -1,14 +1,14 @@
-"""Memory-mapped tokens of documents on disk, with a manifest that describes them; pairs use two stores.
+"""Stores tokenised documents in memory-mapped files with a manifest; pairs of texts use two stores.
 
-A store is a directory in the cache: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after another, uint16 or
-uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash of each document's
-text) and `manifest.json`. Its name is a hash of everything that determines its content, so a store can be absent but
-never outdated. It is created atomically.
+A store is a directory in the cache with four files: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after
+another, uint16 or uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash
+of each document's text) and `manifest.json`. The name of the directory is a hash of everything that determines its
+content, so a store may be missing but is never outdated. Stores are created atomically.
 
 Counts in the manifest: `bytes` is the UTF-8 size of the cleaned text; `words` is the number of words separated by
 white space plus the number of line breaks (the convention of WikiText's published perplexities); `unknown` is the
-number of unknown tokens, whose text cannot be recovered; `changed` is the number of documents that differ from what
-decoding their tokens gives.
+number of unknown tokens, whose text cannot be recovered; `changed` is the number of documents that differ from the
+text decoded from their tokens.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from lm.data.tokenizing.pieces import PIECE, encode_long
 from lm.errors import UserError
 from lm.files import new_directory, parse_json
 
-FORMAT = 2  # raise it when the same inputs would give a different store
-BATCH_CHARACTERS = 1 << 20  # tokenised at a time
+FORMAT = 2  # increment this when a change to the code produces a different store from the same inputs
+BATCH_CHARACTERS = 1 << 20  # number of characters tokenised at a time
 BATCH_DOCUMENTS = 1024
 FILES = ("tokens.bin", "starts.bin", "hashes.bin")
 COUNTS = ("documents", "tokens", "characters", "bytes", "words", "unknown", "changed")
@@ -49,9 +49,9 @@ class DamagedStore(Exception):
 
 
 class TokenStore:
-    """A finished store: `manifest` (a dict), `tokens` (num_tokens,) and `starts` (num_documents,).
+    """A finished store with a `manifest` (a dict), `tokens` (num_tokens,) and `starts` (num_documents,).
 
-    Only its directory is pickled, so worker processes map the same memory.
+    Only the directory name is pickled, so worker processes map the same memory.
     """
 
     def __init__(self, directory: Path | str):
@@ -61,7 +61,7 @@ class TokenStore:
             for name, size in self.manifest["files"].items():
                 found = (self.directory / name).stat().st_size
                 if found != size:
-                    raise DamagedStore(f"{name} has {found} bytes where the manifest says {size}")
+                    raise DamagedStore(f"{name} has {found} bytes, but the manifest says {size}")
             self.counts: dict[str, int] = self.manifest["counts"]
             self.num_documents, self.num_tokens = self.counts["documents"], self.counts["tokens"]
             self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # without bos and eos
@@ -80,12 +80,12 @@ class TokenStore:
 
     @property
     def text_lengths(self) -> np.ndarray:
-        """The number of tokens of each document without bos and eos, int64 (num_documents,)."""
+        """The number of tokens of each document, excluding BOS and EOS, int64 (num_documents,)."""
         return np.diff(np.append(self.starts, self.num_tokens)) - 2
 
     @property
     def notes(self) -> list[str]:
-        """The number of dropped documents by reason."""
+        """Notes on the dropped documents: the number of documents for each reason."""
         return [f"{number:,} {reason}" for reason, number in self.manifest["dropped"].items() if number]
 
     def sides(self) -> dict[str, TokenStore]:
@@ -102,7 +102,7 @@ class TokenStore:
         return self.hashes, self.hashes
 
     def document(self, index: int) -> np.ndarray:
-        """Returns the tokens of one document, bos and eos included."""
+        """Returns the tokens of one document, including BOS and EOS."""
         end = self.starts[index + 1] if index + 1 < self.num_documents else self.num_tokens
         return self.tokens[self.starts[index] : end]
 
@@ -114,7 +114,10 @@ def _map(path: Path, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairStore:
-    """Two stores: document i of `source` and document i of `target` form pair i. Pickled as cheaply as they are."""
+    """Two stores; document i of `source` and document i of `target` form pair i.
+
+    Pickling keeps only the names of their directories.
+    """
 
     source: TokenStore
     target: TokenStore
@@ -149,15 +152,15 @@ class PairStore:
 def open_or_build(
     cache: Path, identity: dict[str, Any], label: str, tokenizer: Tokenizer, texts: Iterable[str], rules: Cleaner
 ) -> TokenStore:
-    """Returns the store of `identity` in `cache`, built from `texts` if it is absent or damaged.
+    """Returns the store for `identity` in `cache`; builds it from `texts` if it is missing or damaged.
 
-    If several processes request the same store at once, one builds it and the others wait for it. Raises UserError if
-    the cache cannot be written; errors from reading the texts are passed on.
+    If several processes request the same store at once, one builds it and the others wait. Raises UserError if the
+    cache cannot be written; errors raised while reading the texts are propagated.
 
     Args:
-        label: the name of the store in messages.
+        label: the name used for the store in messages.
         texts: the documents; pass a generator, so that they are read only if the store is built.
-        rules: the cleaner of `texts`, which counts the dropped documents.
+        rules: the cleaner that `texts` uses; it counts the dropped documents.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -166,7 +169,7 @@ def open_or_build(
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{key}.lock") as exclusive:
-            if exclusive:  # then any leftovers are from killed builders
+            if exclusive:  # while the lock is held, any leftovers come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             if store := _open(directory, label):
@@ -193,7 +196,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds a file lock; yields False if the file system has no locks. It is released even if the holder is killed."""
+    """Holds a file lock, which is released even if the process is killed; yields whether the file system has locks."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -258,9 +261,9 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
     """Tokenises documents.
 
     Returns:
-        The number of tokens of each document, BOS and EOS included.
+        The number of tokens of each document, including BOS and EOS.
         The tokens of all documents.
-        The number of documents that decoding does not restore.
+        The number of documents that decoding does not restore exactly.
     """
     bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
     if max(map(len, texts)) <= PIECE:
@@ -281,16 +284,16 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
 
 
 def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
-    """Counts the texts that decoding does not restore, given the ids that `encode_batch` returned for them.
+    """Counts the texts that decoding does not restore exactly, given the ids that `encode_batch` returned for them.
 
-    Such a text does not follow from its tokens, so the probability of its tokens is not that of the text: case,
-    accents, white space or unknown words were lost.
+    Encoding such a text loses case, accents, white space or unknown words. The probability of the tokens is therefore
+    not the probability of the text.
     """
     return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
 
 
 def _count_words(text: str) -> int:
-    """Returns the number of words between white space, without a list of all of them."""
+    """Counts the words separated by white space without building a list of all words."""
     count = 0
     for begin in range(0, len(text), PIECE):
         joined = begin > 0 and not (text[begin].isspace() or text[begin - 1].isspace())

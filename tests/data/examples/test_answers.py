@@ -90,7 +90,7 @@ def test_answers_that_cannot_be_learnt_are_left_out_of_training_and_counted():
     assert train.example_of.tolist() == [0, 3]
     assert [(target, at) for at, target, _ in weighted(train.make(0, 0))] == [(1, 5), (2, 6)]
     assert train.notes == [
-        "2 of 4 questions are left out because no window has the whole of their answer (data.sequence_length=26)"
+        "2 of 4 questions are omitted because no window contains their whole answer (data.sequence_length=26)"
     ]
     assert sorted(set(every.example_of.tolist())) == [0, 1, 2, 3] and every.notes == []
     assert not any(every.make(0, i).weights_T.any() for i in np.flatnonzero(every.example_of == 1))

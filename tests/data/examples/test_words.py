@@ -62,7 +62,7 @@ def test_a_long_sentence_is_cut_between_words_and_a_long_word_is_cut():
     assert [first_word(examples, i) for i in range(5)] == [0, 2, 3, 4, 0]
     assert [examples.word_indices(i).tolist() for i in range(5)] == [[1, 4], [2], [2], [2], [1]]
     assert examples.notes == [
-        "1 of 2 sentences are cut into several examples (data.sequence_length=11)",
+        "1 of 2 sentences are split into several examples (data.sequence_length=11)",
         "1 of 6 words are longer than a row and were cut (data.sequence_length=11)",
     ]
 

@@ -194,5 +194,5 @@ def test_script_of_most_letters_decides():
     left, dropped = kept(raw, source_script="latin", target_script="CJK")
     assert left == pairs(("Hi.", "嗨。"), ("123!", "?"))  # a text without letters is kept
     assert dropped == {"source_script": 3, "target_script": 1}  # exactly half of the letters is not most
-    with pytest.raises(UserError, match=r"pairs\.source_script: 'KLINGON' does not begin the Unicode name of any"):
+    with pytest.raises(UserError, match=r"pairs\.source_script: 'KLINGON' is not the beginning of any letter"):
         PairCleaner(CleaningConfig(), PairsConfig(source_script="KLINGON"))

@@ -116,7 +116,7 @@ def test_texts_are_cleaned_and_only_those_of_training_are_dropped(make):
     config = make(train={"s": records}, valid={"s": records}, cleaning=cleaning, options={"pair_field": "pair"})
     train, valid = (stores_of(config, split)["s"] for split in ("train", "valid"))
     assert [(each.text, each.pair) for each in train.raw] == [("x y", "p"), ("z", "q")]
-    assert train.notes == ["1 texts are left out: too_short", "1 texts are left out: duplicate"]
+    assert train.notes == ["texts dropped (too_short): 1", "texts dropped (duplicate): 1"]
     assert [(each.text, each.pair) for each in valid.raw] == [("x y", "p"), ("x y", "p"), ("", ""), ("z", "q")]
     assert valid.notes == [] and BYTES.decode(valid.tokens.pairs[3]) == "q"
 
@@ -163,11 +163,11 @@ def test_errors_name_the_source(make):
     config = make(train={"s": [{"text": "a"}]}, valid={"s": texts(2)})
     with pytest.raises(UserError, match=r"^config\.data\.train\.s: .*line 1: there is no field 'label'"):
         stores_of(config, "train")
-    with pytest.raises(UserError, match=r"config\.data\.test: names no source"):
+    with pytest.raises(UserError, match=r"config\.data\.test: no source is named"):
         stores_of(config, "test")
     config = make(train={"s": texts(2)}, data={"holdout_fraction": 1e-9})
     with pytest.raises(
-        UserError, match=r"holdout_fraction: with holdout='hash' and 1e-09 no examples of s .* are held out"
+        UserError, match=r"holdout_fraction: with holdout='hash' and fraction 1e-09, no examples of s .* are held out"
     ):
         stores_of(config, "valid")
 
