@@ -1,7 +1,7 @@
 """Base classes of formats (files to records) and readers (records to raw examples), and text files.
 
-This is the only place where bytes become text. Byte-order marks at the beginning of lines are dropped, and line ends of
-CR alone are refused. Text is read in blocks, so memory is bounded by the longest line. Errors name their position.
+This is the only place where bytes become text. Byte-order marks that begin a line are dropped; lone CRs are refused.
+Text is read in blocks, so memory is bounded by the longest line. Errors name their position.
 """
 
 from __future__ import annotations
@@ -156,11 +156,9 @@ class Reader(abc.ABC):
         self.fields = {
             role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
         }
-        self._noted: list[str] = []  # positions or ids of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
         """Yields all raw examples. Raises UserError at the first one that cannot be read."""
-        self._noted.clear()
         for record, where in self.source.records(list(self.fields.values())):
             if (example := self.example(record, where)) is not None:
                 yield example
@@ -176,8 +174,12 @@ class Reader(abc.ABC):
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns remarks about the examples to show to the user, once `iterate` has read them."""
+        """Returns remarks about the whole data source to show to the user, once `iterate` has read it."""
         return self.source.notes()
+
+    def notes_on(self, examples: Sequence[Any]) -> list[str]:
+        """Returns remarks about the raw examples of a split."""
+        return []
 
 
 class DocumentReader(Reader):
