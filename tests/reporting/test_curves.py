@@ -1,5 +1,6 @@
 """The picture of a run: what is drawn, and that it is written whole."""
 
+import itertools
 import math
 import struct
 import sys
@@ -103,7 +104,7 @@ def test_the_metric_of_the_best_step_always_has_a_panel(tmp_path, drawn, name, l
 
 @pytest.mark.parametrize("steps", [100, 20_000])
 def test_labels_do_not_overlap(tmp_path, drawn, steps):
-    records = translating(range(1, 101)) + [{"step": steps, "valid/loss": 2.1, "valid/token_accuracy": 0.5}]
+    records = [*translating(range(1, 101)), {"step": steps, "valid/loss": 2.1, "valid/token_accuracy": 0.5}]
     draw_curves(records, tmp_path / "curves.png", "a run with a long name", best_metric="valid/token_accuracy")
     (figure,) = drawn
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -113,7 +114,7 @@ def test_labels_do_not_overlap(tmp_path, drawn, steps):
             box = legend.get_window_extent(renderer)
             assert box.y0 >= axes.get_window_extent(renderer).y1 - 1 and box.x1 <= figure.bbox.x1
         ticks = [each.get_window_extent(renderer) for each in axes.get_xticklabels() if each.get_text()]
-        assert all(a.x1 < b.x0 for a, b in zip(ticks, ticks[1:], strict=False))
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(ticks))
 
 
 def test_one_spike_does_not_flatten_the_rest(tmp_path, drawn):
