@@ -114,7 +114,7 @@ def printed(folder):
 def test_several_runs_are_rows_of_one_table(printed):
     done, _ = printed
     lines = done.stdout.splitlines()
-    assert lines[0] == "one: step 4 (best), valid, 101 tokens in 12 windows of 16, stride 8, on 1 x cpu"
+    assert lines[0] == "one: step 4 (best valid/loss), valid, 101 tokens in 12 windows of 16, stride 8, on 1 x cpu"
     rows = [line.split() for line in lines if line.startswith(("one ", "trained ", "closed "))]
     assert [row[:3] for row in rows] == [[name, "4", "valid"] for name in ("one", "trained", "closed")]
     assert all(row[-3:] == ["8", "of", "16"] for row in rows)
@@ -291,7 +291,7 @@ def test_outputs_of_a_run_with_pairs_are_written_and_scored(pairs_run, call):
         "predictions-test-beams2.jsonl",
         *(f"results-test-beams2.{suffix}" for suffix in ("json", "csv", "md")),
     }
-    assert "predictions-test-beams2.jsonl" in outcome.stdout and "step 8 (best), test" in outcome.stdout
+    assert "predictions-test-beams2.jsonl" in outcome.stdout and "step 8 (best valid/loss), test" in outcome.stdout
     lines = [json.loads(line) for line in (where / "predictions-test-beams2.jsonl").read_text().splitlines()]
     assert [set(line) for line in lines] == [{"source", "reference", "prediction", "score"}] * len(PAIRS["test"])
     assert [(line["source"], line["reference"]) for line in lines] == [("do: " + a, b) for a, b in PAIRS["test"]]

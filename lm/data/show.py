@@ -127,9 +127,12 @@ def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, 
             labels = ", ".join(f"{label} {counts.get(label, 0):,}" for label in config.data.labels)
             console.print(f"{split} labels: {labels}", highlight=False, markup=False)
     rows = task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
-    for name, notes in rows.notes().items():
-        for note in notes:
-            console.print(f"{name}: {note}", highlight=False, markup=False)
+    evaluated = task_of(config).eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
+    of_valid = {name: each.examples.notes for name, each in evaluated.items()}
+    for split, named in (("train", rows.notes()), ("valid", of_valid)):
+        for name, notes in named.items():
+            for note in notes:
+                console.print(f"{split}/{name}: {note}", highlight=False, markup=False)
     for step in range(num_batches):
         batch = rows.rows(step, range(config.train.batch_size))
         console.print()

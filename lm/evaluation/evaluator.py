@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lm.config import Config
 from lm.data.tokenizing.base import Tokenizers
 
-Report = Callable[[int, int], None]  # called with (done, total) after each batch
+Report = Callable[..., None]  # called with (done, total) after each batch, and with the `noun` unless it counts rows
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class EvaluationSetup:
     references: Mapping[str, Sequence[Any]]  # the pairs whose outputs are scored, by data source; may be empty
     name: str = "valid"
     in_training: bool = False  # whether the config's limits for evaluations during training apply
-    report: Report | None = None
 
 
 class Evaluator(abc.ABC):
@@ -38,7 +37,7 @@ class Evaluator(abc.ABC):
     name: str  # the name of the split
 
     @abc.abstractmethod
-    def evaluate(self, params: Any, step: int) -> dict[str, float]:
+    def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
         """Returns the metrics of a model with these parameters under names of the form `NAME/metric`.
 
         All processes must call this method, and all of them get the same values.
@@ -59,8 +58,8 @@ class Evaluator(abc.ABC):
         """The exact definition used in the last evaluation, for each metric that can be defined in several ways."""
         return {}
 
-    def previews(self, count: int) -> list[tuple[str, ...]]:
-        """Returns the text, model output and reference output of the first examples of the last evaluation."""
+    def previews(self, count: int) -> list[dict[str, str]]:
+        """Returns the text, model output and reference output, by name, of the first examples last evaluated."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
@@ -75,8 +74,8 @@ class SplitEvaluation(Evaluator):
         self.name, self._evaluators = name, evaluators
         self.num_rows, self.batch_size = evaluators[0].num_rows, evaluators[0].batch_size
 
-    def evaluate(self, params: Any, step: int) -> dict[str, float]:
-        return {name: value for each in self._evaluators for name, value in each.evaluate(params, step).items()}
+    def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
+        return {name: value for each in self._evaluators for name, value in each.evaluate(params, step, report).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
         """Removes the split's name from the metric names."""
@@ -94,7 +93,7 @@ class SplitEvaluation(Evaluator):
     def signatures(self) -> dict[str, str]:
         return {name: text for each in self._evaluators for name, text in each.signatures.items()}
 
-    def previews(self, count: int) -> list[tuple[str, ...]]:
+    def previews(self, count: int) -> list[dict[str, str]]:
         return [preview for each in self._evaluators for preview in each.previews(count)][:count]
 
     def write(self, directory: Path, stem: str) -> list[Path]:

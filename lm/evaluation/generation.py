@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from lm.data.reading.readers import Pair
 from lm.decoding.beam import BeamSettings
 from lm.decoding.text import generate_texts
-from lm.evaluation.evaluator import EvaluationSetup, Evaluator, choose, named_metrics
+from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score
 from lm.parallel.mesh import on_mesh
@@ -50,18 +51,21 @@ class Generation(Evaluator):
         parts = {f"{source}/{name}": text for source, each in self._signatures.items() for name, text in each.items()}
         return whole | {name: text for name, text in parts.items() if whole.get(name.partition("/")[2]) != text}
 
-    def previews(self, count: int) -> list[tuple[str, ...]]:
-        return [(each.source, each.prediction, each.references[0]) for each in self.examples[:count]]
+    def previews(self, count: int) -> list[dict[str, str]]:
+        return [
+            {"source": each.source, "output": each.prediction, "reference": each.references[0]}
+            for each in self.examples[:count]
+        ]
 
     def write(self, directory: Path, stem: str) -> list[Path]:
         path = directory / f"{stem}.jsonl"
         write_predictions(path, self.examples)
         return [path]
 
-    def evaluate(self, params: Any, step: int) -> dict[str, float]:
+    def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
         # All data sources are decoded together, so that each batch holds source texts of similar length.
         pairs = [pair for each in self._pairs.values() for pair in each]
-        decoded = self._decode(params, pairs)
+        decoded = self._decode(params, pairs, report)
         assert len(decoded) == len(pairs) and all(decoded), "an output for every source"
         self.examples = [
             Example(pair.source, pair.references, prediction, float(value))
@@ -75,7 +79,7 @@ class Generation(Evaluator):
             result[f"{self.name}/examples"] = float(self.num_examples)
         return result
 
-    def _decode(self, params: Any, pairs: Sequence[Pair]) -> list[list[tuple[str, float]]]:
+    def _decode(self, params: Any, pairs: Sequence[Pair], report: Report | None) -> list[list[tuple[str, float]]]:
         """Returns the outputs for each source text with their scores, best first."""
         setup, settings = self._setup, self._settings
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
@@ -91,7 +95,7 @@ class Generation(Evaluator):
                 BeamSettings(**values),
                 settings.batch_size,
                 setup.config.data.source_length,
-                setup.report,
+                None if report is None else functools.partial(report, noun="outputs"),
             )
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:

@@ -32,8 +32,12 @@ class Metric:
     drawn: bool = False
     recorded: bool = False
 
+    @property
+    def is_percentage(self) -> bool:
+        return self.show in (points, share)
+
     def percent(self, values: Any) -> Any:
-        """Converts values (a number or an array) of a `drawn` metric to percent."""
+        """Converts values (a number or an array) to percent if the metric is a percentage."""
         return 100.0 * values if self.show is share else values
 
 

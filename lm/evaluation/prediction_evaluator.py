@@ -53,8 +53,8 @@ class Predictions(abc.ABC):
         """Concatenates these predictions with those of other data sources of the same task."""
 
     @abc.abstractmethod
-    def preview(self, index: int) -> tuple[str, ...]:
-        """Returns the text, prediction and correct output of an example, to be printed on one line."""
+    def preview(self, index: int) -> dict[str, str]:
+        """Returns the text, prediction and correct output of an example by name, to be printed on one line."""
 
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class PredictionEvaluator(RowEvaluator):
         texts = [f"{metric.heading} {metric.show(low)} to {metric.show(high)}" for metric, (low, high) in found]
         return self.whole.signatures | ({"95 % intervals": ", ".join(texts)} if texts else {})
 
-    def previews(self, count: int) -> list[tuple[str, ...]]:
+    def previews(self, count: int) -> list[dict[str, str]]:
         return [self.whole.preview(index) for index in range(min(count, len(self.whole.raw)))]
 
     def write(self, directory: Path, stem: str) -> list[Path]:

@@ -18,7 +18,7 @@ from lm.batch import Array, Batch
 from lm.config import ObjectiveConfig
 from lm.data.packing.prefetch import prefetch
 from lm.data.packing.rows import EvalRows
-from lm.evaluation.evaluator import EvaluationSetup, Evaluator, choose, named_metrics
+from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.token_metrics import Sums
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums
@@ -57,7 +57,8 @@ class RowEvaluator(Evaluator):
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         config, mesh = setup.config, setup.mesh
         assert setup.rows, "a split has at least one data source"
-        self.name, self._rows, self._report = setup.name, dict(setup.rows), setup.report
+        self.name, self._rows = setup.name, dict(setup.rows)
+        self._report: Report | None = None  # of the current evaluation
         max_rows = config.eval.max_rows if setup.in_training else 0
         self._row_ids = choose({source: each.num_rows for source, each in setup.rows.items()}, max_rows)
         self.num_rows = sum(len(ids) for ids in self._row_ids.values())
@@ -69,7 +70,8 @@ class RowEvaluator(Evaluator):
         self.batch_size = shards * -(-min(config.eval.batch_size, largest) // shards)
         self._mine = local_rows(self._sharding, self.batch_size)
 
-    def evaluate(self, params: Any, step: int) -> dict[str, float]:
+    def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
+        self._report = report
         parts, done = {}, 0
         for source, row_ids in self._row_ids.items():
             if len(row_ids):

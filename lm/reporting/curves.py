@@ -16,29 +16,40 @@ from lm.files import replacing
 # Both losses are the plain cross-entropy, without the label smoothing and z-loss that only training may add.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
+COLUMNS = 6  # which one, two or three panels can share equally
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
 COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss") -> None:
+def draw_curves(
+    records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss", best_metric: str = VALID
+) -> None:
     """Plots the records of metrics.jsonl (dicts with `step`) as a PNG, written atomically.
 
     Metrics that no record has are left out; missing and null values are skipped. If the records have `train/seconds`,
-    the first score is also plotted over minutes of training. `loss` is the metric whose heading labels the loss axis.
+    the first score is also plotted over minutes of training.
+
+    Args:
+        loss: the metric whose heading labels the loss axis.
+        best_metric: `valid/NAME`, the metric that determines the best step. It is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 
     scores = [each for each in METRICS.values() if each.drawn and len(series(records, f"valid/{each.name}")[0])]
     above = ["loss", "scores"] if scores else ["loss"]
+    if best_metric not in (VALID, *(f"valid/{each.name}" for each in scores)) and len(series(records, best_metric)[0]):
+        above.append("best")
     below = [name for name in (RATE, SPEED) if len(series(records, name)[0])]
     below += ["minutes"] if scores and len(series(records, SECONDS)[0]) else []
-    figure = Figure(figsize=(9, 6.4 if below else 4.6), layout="constrained")
-    # Six columns can be divided equally among one, two or three panels.
-    rows: list[Any] = [[name for name in row for _ in range(6 // len(row))] for row in (above, below) if row]
+    figure = Figure(figsize=(9, 6.8 if below else 5.0), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    rows: list[Any] = [[name for name in row for _ in range(COLUMNS // len(row))] for row in (above, below) if row]
     axes = figure.subplot_mosaic(rows, height_ratios=[3, 1] if below else [1])
-    _draw_loss(axes["loss"], records, title, metric_of(loss).heading)
+    _draw_loss(axes["loss"], records, metric_of(loss).heading)
     if scores:
         _draw_scores(axes["scores"], records, scores)
+    if "best" in above:
+        _draw_best(axes["best"], *series(records, best_metric), metric_of(best_metric.rpartition("/")[2]))
     for name, label in ((RATE, "learning rate"), (SPEED, "tokens/s")):
         if name in below:
             _draw_small(axes[name], *series(records, name), label)
@@ -69,7 +80,7 @@ def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
 
 
-def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str, label: str) -> None:
+def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], label: str) -> None:
     steps, losses = series(records, TRAIN)
     valid_steps, valid_losses = series(records, VALID)
     if len(steps) >= 20:
@@ -79,26 +90,15 @@ def _draw_loss(axes: Any, records: Sequence[Mapping[str, Any]], title: str, labe
     elif len(steps):
         axes.plot(steps, losses, color=BLUE, linewidth=1.5, marker="o", markersize=3, label="training")
     if len(valid_steps):
-        axes.plot(
-            valid_steps, valid_losses, color=ORANGE, linewidth=1.5, marker="o", markersize=4.5, label="validation"
-        )
         best = int(np.argmin(valid_losses))
-        axes.annotate(
-            f"best {valid_losses[best]:.4f}\nat step {valid_steps[best]:,}",
-            (valid_steps[best], valid_losses[best]),
-            xytext=(-4, 16),
-            textcoords="offset points",
-            ha="right" if valid_steps[best] > np.mean([*steps, *valid_steps]) else "left",
-            color=ORANGE,
-            fontsize=9,
-        )
+        named = f"validation, best {valid_losses[best]:.4f} at step {valid_steps[best]:,}"
+        axes.plot(valid_steps, valid_losses, color=ORANGE, linewidth=1.5, marker="o", markersize=4.5, label=named)
     _frame(axes)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     axes.set_ylabel(label)
     axes.set_xlabel("step")
     _limit_spikes(axes, np.concatenate([losses, valid_losses]))
     if len(steps) or len(valid_steps):
-        axes.legend(frameon=False, loc="upper right")
+        _legend_above(axes)
     else:
         axes.text(0.5, 0.5, "no loss was recorded", transform=axes.transAxes, ha="center", color=GREY)
 
@@ -113,8 +113,23 @@ def _draw_scores(axes: Any, records: Sequence[Mapping[str, Any]], scores: Sequen
     _frame(axes)
     axes.set_ylabel("score on validation (%)")
     axes.set_xlabel("step")
-    axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # space for the legend
-    axes.legend(frameon=False, fontsize=9)
+    axes.set_ylim(bottom=0)
+    _legend_above(axes)
+
+
+def _draw_best(axes: Any, steps: np.ndarray, values: np.ndarray, metric: Metric) -> None:
+    best = int(np.argmax(values) if metric.higher_is_better else np.argmin(values))
+    label = f"best {metric.show(values[best])} at step {steps[best]:,}"
+    axes.plot(steps, metric.percent(values), color=ORANGE, linewidth=1.5, marker="o", markersize=3.5, label=label)
+    _frame(axes)
+    axes.set_ylabel(f"{metric.heading} on validation{' (%)' if metric.is_percentage else ''}")
+    axes.set_xlabel("step")
+    _legend_above(axes)
+
+
+def _legend_above(axes: Any) -> None:
+    """Puts the legend above the axes, where it covers no curve."""
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
 def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
@@ -141,11 +156,14 @@ def _draw_small(axes: Any, steps: np.ndarray, values: np.ndarray, label: str) ->
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     else:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    _frame(axes, ticks=5)
+    _frame(axes)
 
 
-def _frame(axes: Any, ticks: int = 8) -> None:
+def _frame(axes: Any) -> None:
+    """Gives the axes a grid, and as many ticks as leave space between their labels."""
     from matplotlib.ticker import MaxNLocator
+
+    ticks = max(4, round(8 * len(axes.get_subplotspec().colspan) / COLUMNS))
 
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25, linewidth=0.7)

@@ -70,6 +70,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._live = _live(Line(self._state), console)
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._metrics: dict[str, float] = {}
+        self._evaluation = ""  # how far an evaluation is, if one is going on
         self._first: tuple[int, float] | None = None  # step and time from which the time left is estimated
         self._drawn_at = -math.inf
         self._undrawn = False  # whether the state has changed since the last line
@@ -81,6 +82,7 @@ class Progress(AbstractContextManager["Progress"]):
         """
         assert metrics.keys() <= SHOWN.keys(), metrics
         self._metrics |= {name: value for name, value in metrics.items() if value is not None}
+        self._evaluation = ""
         now, self._step = self._clock(), step
         if self._first is None:
             self._first = (step, now)
@@ -89,6 +91,12 @@ class Progress(AbstractContextManager["Progress"]):
         self._undrawn = True
         wait = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
         if now - self._drawn_at >= wait or (self._is_live and step >= self._total):
+            self._draw(now)
+
+    def evaluating(self, done: int, total: int, noun: str = "rows") -> None:
+        """Shows that an evaluation has processed `done` of `total` rows, until the next `update`."""
+        self._evaluation, self._undrawn, now = f"evaluated {done:,} of {total:,} {noun}", True, self._clock()
+        if now - self._drawn_at >= (REDRAW_SECONDS if self._is_live else PLAIN_SECONDS):
             self._draw(now)
 
     def message(self, text: str) -> None:
@@ -119,6 +127,8 @@ class Progress(AbstractContextManager["Progress"]):
 
     def _state(self) -> State:
         parts = [(0, f"step {self._step:,}/{self._total:,}")]
+        if self._evaluation:
+            parts.append((1, self._evaluation))
         for name, (importance, form) in SHOWN.items():
             if name in self._metrics:
                 parts.append((importance, form(self._metrics[name])))
@@ -149,30 +159,39 @@ class Console:
 
 @contextmanager
 def counting(
-    total: int, noun: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[int, int], None] | None]:
+    total: int,
+    noun: str,
+    *,
+    enabled: bool = True,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[..., None] | None]:
     """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
 
-    The line is erased at the end of the block. `stream` defaults to stderr.
+    Called with another `noun`, the function starts to count those, from 0. The line is erased at the end of the block.
+    `stream` defaults to stderr.
     """
     console = rich_console(stream or sys.stderr)
-    if not total or not console.is_terminal or console.is_dumb_terminal:
+    if not enabled or not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    done, first = 0, (0, 0.0)  # number and time at the first call, so that compilation does not count
+    # The noun that is being counted; and the number and time at its first call, so that compilation does not count.
+    done, first, counted = 0, (0, 0.0), noun
 
     def state() -> State:
-        parts = [(0, f"{done:,} of {total:,} {noun}")]
+        parts = [(0, f"{done:,} of {total:,} {counted}")]
         if done > first[0]:
             speed = (done - first[0]) / max(clock() - first[1], 1e-9)
-            parts += [(2, f"{speed:.1f} {noun}/s"), (1, f"{duration((total - done) / speed)} left")]
+            parts += [(2, f"{speed:.1f} {counted}/s"), (1, f"{duration((total - done) / speed)} left")]
         return parts, done / total
 
     with _live(Line(state), console, transient=True) as live:
 
-        def report(number: int, _: int) -> None:
-            nonlocal done, first
-            done, first = number, first if first[0] else (number, clock())
+        def report(number: int, of: int, noun: str = noun) -> None:
+            nonlocal counted, done, total, first
+            if noun != counted:
+                counted, first = noun, (0, 0.0)
+            done, total, first = number, of, first if first[0] else (number, clock())
             live.refresh()
 
         yield report

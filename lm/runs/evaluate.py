@@ -27,6 +27,7 @@ from lm.models import build_model
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import check_divisible, make_mesh
+from lm.reporting.progress import counting
 from lm.reporting.table import Result, write_results
 from lm.runs.directory import RunDirectory
 from lm.runs.prepare import check_only_reads, load_tokenizers, prepare_split
@@ -94,10 +95,7 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     mesh = choose_mesh(config)
     params, step, parameters, is_best = read_params(directory, config, model, mesh, options)
     rows = task.eval_rows(config, tokenizers.target, stores)
-    report = _report if is_first() and sys.stderr.isatty() else None
-    evaluation = task.evaluation(
-        EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split, report=report)
-    )
+    evaluation = task.evaluation(EvaluationSetup(config, model, mesh, tokenizers, rows, references, options.split))
     devices = f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}"
     noun, counted = ("examples", "documents") if task.counts_examples else ("tokens", "targets")
     count = sum(each.totals[counted] for each in rows.values())
@@ -105,14 +103,16 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     length, stride = config.data.sequence_length, config.eval.stride
     windows = f"windows of {length}, stride {stride}" if task.windowed else "rows"
     outputs = f", {sum(map(len, references.values())):,} outputs" if references else ""
+    best = f" (best {own.checkpoint.best_metric})" if is_best else ""
     if is_first():
         print(
-            f"{name or root}: step {step:,}{' (best)' if is_best else ''}, {split}, {count:,} {noun} in "
+            f"{name or root}: step {step:,}{best}, {split}, {count:,} {noun} in "
             f"{evaluation.num_rows:,} {windows}{outputs}, on {devices}",
             flush=True,
         )
     began = time.monotonic()
-    values = evaluation.evaluate(params, step)
+    with counting(evaluation.num_rows, "rows", enabled=is_first()) as report:
+        values = evaluation.evaluate(params, step, report)
     seconds = time.monotonic() - began
     details = {
         "parameters": parameters,
@@ -126,13 +126,14 @@ def evaluate_run(root: Path, options: Options, name: str = "") -> Evaluated:
     labels: dict[str, Any] = {"run": name or str(root), "step": step, "split": split}
     of_training = options.split.partition("/")[0] == "train" and options.config is None
     trained = None if of_training else Hashes.load(directory.train_hashes_path)
-    result = make_result(config, evaluation, values, stores, tokenizers, seconds, details, trained, **labels)
+    result = make_result(config, evaluation, rows, values, stores, tokenizers, seconds, details, trained, **labels)
     return Evaluated(result, directory.root, directory.eval_dir(step), _stem(options, own, config), evaluation)
 
 
 def make_result(
     config: Config,
     evaluation: SplitEvaluation,
+    rows: Mapping[str, Any],
     values: Mapping[str, float],
     stores: Mapping[str, Any],
     tokenizers: Tokenizers,
@@ -146,6 +147,7 @@ def make_result(
     Raises UserError if the loss is not finite or a metric is NaN, since the result would be meaningless.
 
     Args:
+        rows: the EvalRows of each data source.
         trained: the hashes of the training examples, or None to omit the overlap with them from the result.
     """
     task, undefined = task_of(config), evaluation.undefined
@@ -156,6 +158,9 @@ def make_result(
         metrics |= task.yardsticks(config, stores, tokenizers.target, metrics)
     windowed = task.windowed
     signatures = evaluation.signatures
+    for source, each in rows.items():
+        if notes := each.examples.notes:
+            signatures[f"note on {source}" if len(rows) > 1 else "note on the data"] = "; ".join(notes)
     if trained is not None:
         overlap = trained.overlap(stores)
         details = details | {"also_trained_on": dataclasses.asdict(overlap)}
@@ -303,9 +308,3 @@ def _stem(options: Options, own: Config, config: Config) -> str:
     ):
         parts += [f"{name}{value:g}"] if value != usual else []
     return "-".join(parts)
-
-
-def _report(done: int, total: int) -> None:
-    """Shows the progress of an evaluation on a terminal."""
-    end = "\r\x1b[K" if done == total else ""
-    print(f"\r  {done:,} of {total:,} windows", end=end, file=sys.stderr, flush=True)

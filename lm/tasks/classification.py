@@ -110,9 +110,12 @@ class Classified(Predictions):
         probabilities_EC = np.concatenate([each._probabilities_EC for each in (self, *others)])
         return Classified(self._all_raw(others), self._labels, probabilities_EC)
 
-    def preview(self, index: int) -> tuple[str, ...]:
+    def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
-        return example.text, self._labels[int(self._predicted_E[index])], example.label
+        return texts_of(example) | {
+            "predicted": self._labels[int(self._predicted_E[index])],
+            "label": example.label,
+        }
 
 
 def check_pooling(config: Config, refuse: Refuse) -> None:

@@ -270,6 +270,7 @@ class Chosen(Predictions):
     def joined(self, others: Sequence[Chosen]) -> Chosen:
         return Chosen(self._all_raw(others), [scores for each in (self, *others) for scores in each._scores])
 
-    def preview(self, index: int) -> tuple[str, ...]:
+    def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
-        return example.question, example.candidates[self._chosen_E[index]], example.candidates[example.right]
+        chosen, right = example.candidates[self._chosen_E[index]], example.candidates[example.right]
+        return {"question": example.question, "predicted": chosen, "right": right}

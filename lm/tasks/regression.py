@@ -79,5 +79,6 @@ class Regressed(Predictions):
         predicted_E = np.concatenate([each._predicted_E for each in (self, *others)])
         return Regressed(self._all_raw(others), predicted_E)
 
-    def preview(self, index: int) -> tuple[str, ...]:
-        return self.raw[index].text, f"{self._predicted_E[index]:.3g}", self.raw[index].label
+    def preview(self, index: int) -> dict[str, str]:
+        example = self.raw[index]
+        return texts_of(example) | {"predicted": f"{self._predicted_E[index]:.3g}", "label": example.label}

@@ -159,6 +159,8 @@ class Answered(Predictions):
         signatures = [text for each in parts for text in each._signatures]
         return Answered(self._all_raw(others), answers, np.concatenate([each._scores_E2 for each in parts]), signatures)
 
-    def preview(self, index: int) -> tuple[str, ...]:
+    def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
-        return example.question, self._answers[index].text, example.answers[0][0] if example.answers else ""
+        right = example.answers[0][0] if example.answers else ""
+        predicted = self._answers[index].text
+        return {"question": example.question, "predicted": predicted or NO_ANSWER, "answer": right or NO_ANSWER}

@@ -149,7 +149,8 @@ class TaggedWords(Predictions):
         predicted = [tags for each in (self, *others) for tags in each._predicted]
         return TaggedWords(self._all_raw(others), self._scheme, predicted)
 
-    def preview(self, index: int) -> tuple[str, ...]:
+    def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
         predicted = [tag or NOT_SCORED for tag in self._predicted[index]]
-        return tuple(" ".join(each) for each in (example.words, predicted, example.tags))
+        named = {"words": example.words, "predicted": predicted, "tags": example.tags}
+        return {name: " ".join(each) for name, each in named.items()}

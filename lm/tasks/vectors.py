@@ -19,7 +19,7 @@ import numpy as np
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.config.experiment import replace_settings
-from lm.data.examples.example import Example
+from lm.data.examples.example import Example, cut_notes
 from lm.data.examples.labelled import TextExamples, TextTokens
 from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading.inputs import TextInput
@@ -157,8 +157,7 @@ class SourceTexts(WholeTexts):
         self._sizes = self._sizes - 1
 
     def _note_cut(self, number: int, total: int, what: str) -> None:
-        if number:
-            self.notes.append(f"{number:,} of {total:,} {what} (data.source_length={self._length - 1})")
+        self.notes += cut_notes(number, total, what, "source_length", self._length - 1)
 
     def make(self, epoch: int, index: int) -> Example:
         example = super().make(epoch, index)

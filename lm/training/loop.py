@@ -64,7 +64,8 @@ def train(config: Config, workdir: Path) -> int:
         rows = task.train_rows(config, prepared.tokenizer, prepared.stores["train"])
         config = with_epochs(config, rows)
         model = build_model(config.model, task.head(config), platform)
-        console.print(describe_run(config, prepared, rows, mesh, model.kernel))
+        reporter = Reporter(config, prepared, model, mesh, run, console)
+        console.print(describe_run(config, prepared, rows, reporter.notes(), mesh, model.kernel))
         for line in run.moved:
             console.print(f"Data moved, contents unchanged: {line}")
 
@@ -74,7 +75,6 @@ def train(config: Config, workdir: Path) -> int:
         abstract = abstract_state(config, model, optimizer, mesh)
         console.print(parameter_table(abstract.params, multipliers))
         console.print(estimate_line(config, model, mesh))
-        reporter = Reporter(config, prepared, model, mesh, run, console)
         checkpoints = stack.enter_context(Checkpoints(run.checkpoints_dir, config.checkpoint))
         stack.enter_context(failing_together())  # because closing the checkpoints waits for the other processes
         if checkpoints.steps():
@@ -126,7 +126,7 @@ def train(config: Config, workdir: Path) -> int:
             raise UserError(f"{run.root}: nothing was learnt: {reason}. {advice}")
 
         console.banner("Result")
-        loop.reporter.final(state, end)
+        loop.reporter.final(state, end, checkpoints)
         return DONE
 
 
@@ -202,7 +202,7 @@ class Loop:
                 with log.paused():
                     values: dict[str, float] = {}
                     if evaluating:
-                        values = self.reporter.evaluate(state, done)
+                        values = self.reporter.evaluate(state, done, progress.evaluating)
                         log.evaluated(done, values)
                         if config.checkpoint.best_metric in values:
                             self._measured.append(values[config.checkpoint.best_metric])
@@ -260,7 +260,7 @@ class _StepLog:
             self._writer.write(step, metrics)
         self._progress.update(
             step,
-            loss=metrics["train/loss"],
+            loss=metrics["train/nll"],  # as in `valid_loss`, without label smoothing and z-loss
             learning_rate=metrics["train/learning_rate"],
             tokens_per_second=speed,
             peak_share=metrics.get("train/peak_share"),

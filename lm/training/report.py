@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
+from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
 from lm.decoding.loop import check_fits
 from lm.decoding.sampling import Sampling
 from lm.decoding.text import encode_prompts, sample_many
 from lm.errors import UserError
 from lm.evaluation import metric_of
-from lm.evaluation.evaluator import SplitEvaluation
+from lm.evaluation.evaluator import EvaluationSetup, Report, SplitEvaluation
 from lm.files import storing
 from lm.models.protocol import Model
 from lm.parallel.distributed import is_first
 from lm.parallel.mesh import on_mesh
 from lm.reporting.curves import draw_curves
-from lm.reporting.progress import Console
-from lm.reporting.table import print_table, write_results
+from lm.reporting.progress import Console, counting
+from lm.reporting.table import Result, print_table, write_results
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import make_result
 from lm.runs.prepare import Prepared
 from lm.tasks import task_of
-from lm.tasks.task import EvaluationSetup
 from lm.training.state import TrainState
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repetitive
@@ -60,16 +63,16 @@ class Reporter:
             raise UserError(f"config.checkpoint.best_metric: {best!r} is not measured: {reason}; use 'valid/loss'.")
         self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
 
-    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+    def evaluate(self, state: TrainState, step: int, report: Report | None = None) -> dict[str, float]:
         """Returns the metrics on the validation split, or on its first rows; prints some metrics and sample text.
 
         Results of different steps are comparable, because every evaluation uses the same rows and the same number of
         beams.
         """
         if self._during is self._whole:
-            values = self._evaluate_whole(state, step)[0]
+            values = self._evaluate_whole(_evaluated_params(state), step, report)[0]
         else:
-            values = self._during.evaluate(_evaluated_params(state), step)
+            values = self._during.evaluate(_evaluated_params(state), step, report)
         if not math.isfinite(values.get(best := self._config.checkpoint.best_metric, math.nan)):
             self._console.print(f"step {step:,}: {best} has no finite value, so this step cannot be the best.")
         if step == self._config.train.num_steps:  # `final` prints everything
@@ -83,36 +86,80 @@ class Reporter:
         for prompt, text in self._samples(state):
             self._console.print(f"step {step:,} sample: {_in_one_line(prompt + text)}")
         for each in self._during.previews(1):
-            self._console.print(f"step {step:,} output: {_in_one_line(*each)}")
+            parts = [f"{name}: {_in_one_line(text)}" for name, text in each.items()]
+            self._console.print(f"step {step:,} {' | '.join(parts)}")
         return values
 
-    def final(self, state: TrainState, step: int) -> None:
-        """Prints the metric table and sample text; writes the results into eval/<step>/ and draws the curves."""
-        directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
-        values, seconds = self._evaluate_whole(state, step)
-        trained = self._prepared.trained
-        labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
-        result = make_result(self._config, self._whole, values, stores, tokenizers, seconds, {}, trained, **labels)
-        samples = self._samples(state)
+    def notes(self) -> dict[str, Sequence[str]]:
+        """Returns the notes on the validation rows of each data source, e.g. how many texts are cut."""
+        return {name: each.examples.notes for name, each in self._rows.items()}
+
+    def final(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
+        """Prints the metrics of the last step and of the best, which other commands use, and sample text.
+
+        The results of both are written into eval/<step>/, and the curves are drawn.
+        """
+        params = _evaluated_params(state)
+        results, written = [], []
+        result, paths = self._result(params, step)
+        results.append(result)
+        written += paths
+        samples, previews = self._samples(state), self._whole.previews(3)
+        metric, best = self._config.checkpoint.best_metric, checkpoints.best()
+        if best is not None and best != step:
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params)
+            self._console.print(f"Evaluating step {best:,}, which has the best {metric} ...")
+            params, best = checkpoints.restore_params(abstract, step="best", ema=True)
+            if best != step:
+                result, paths = self._result(params, best)
+                results.append(result)
+                written += paths
         if not is_first():
             return
-        print_table([result])
+        if len(results) > 1:
+            self._console.print(f"Step {step:,} is the last; step {best:,} has the best {metric}, so eval.py and the")
+            self._console.print("other commands use it unless --step names another.\n")
+        else:
+            self._console.print(f"Step {step:,} is the last{f' and has the best {metric}' if best == step else ''}.\n")
+        print_table(results)
         for prompt, text in samples:
             lines = [f"    {_printable(line)}" for line in (prompt + text).strip("\n").split("\n")]
             self._console.print(f"Sample{f' after {prompt!r}' if prompt else ''}:", "\n".join(lines))
-        for each in self._whole.previews(3):
-            self._console.print(f"Output: {_in_one_line(*each)}")
-        with storing(directory.eval_dir(step)):
-            written = write_results(directory.eval_dir(step), "results", result)
-            written += self._whole.write(directory.eval_dir(step), "predictions")
+        for each in previews:
+            self._console.print("\n" + "\n".join(f"{name:>10}: {_in_one_line(text)}" for name, text in each.items()))
         self.draw_curves()
-        self._console.print(f"\nWritten: {', '.join(str(path) for path in [*written, directory.curves_path])}")
+        written.append(self._directory.curves_path)
+        self._console.print(f"\nWritten: {', '.join(map(str, written))}")
 
-    def _evaluate_whole(self, state: TrainState, step: int) -> tuple[dict[str, float], float]:
+    def _result(self, params: Any, step: int) -> tuple[Result, list[Path]]:
+        """Evaluates the whole split and writes the results. Returns them and the paths of the files."""
+        directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
+        with counting(self._whole.num_rows, "rows", enabled=is_first()) as report:
+            values, seconds = self._evaluate_whole(params, step, report)
+        labels: dict[str, Any] = {"run": directory.root.absolute().name, "step": step, "split": "valid"}
+        result = make_result(
+            self._config,
+            self._whole,
+            self._rows,
+            values,
+            stores,
+            tokenizers,
+            seconds,
+            {},
+            self._prepared.trained,
+            **labels,
+        )
+        if not is_first():
+            return result, []
+        folder = directory.eval_dir(step)
+        with storing(folder):
+            return result, write_results(folder, "results", result) + self._whole.write(folder, "predictions")
+
+    def _evaluate_whole(self, params: Any, step: int, report: Report | None) -> tuple[dict[str, float], float]:
         """Returns the metrics on the whole split and the evaluation time in seconds; never evaluates a step twice."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
-            values = self._whole.evaluate(_evaluated_params(state), step)
+            values = self._whole.evaluate(params, step, report)
             self._last = step, values, time.monotonic() - began
         return self._last[1:]
 
@@ -120,7 +167,9 @@ class Reporter:
         if is_first():
             directory = self._directory
             with storing(directory.curves_path):
-                draw_curves(directory.read_metrics(), directory.curves_path, directory.root.name, self._task.loss_name)
+                best = self._config.checkpoint.best_metric
+                title, loss = directory.root.name, self._task.loss_name
+                draw_curves(directory.read_metrics(), directory.curves_path, title, loss, best)
 
     def _evaluation(self, in_training: bool = False) -> SplitEvaluation:
         where = self._config, self._model, self._mesh, self._prepared.tokenizers
@@ -143,9 +192,8 @@ def _evaluated_params(state: TrainState) -> Any:
     return state.params if state.ema is None else state.ema
 
 
-def _in_one_line(*texts: str) -> str:
-    """Joins texts, e.g. source, output and reference, into one line."""
-    return " | ".join(_printable(" ".join(text.split())) for text in texts)
+def _in_one_line(text: str) -> str:
+    return _printable(" ".join(text.split()))
 
 
 def _printable(line: str) -> str:

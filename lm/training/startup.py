@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,8 +34,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh, kernel: str) -> Table:
-    """Returns a table of the versions, the devices, the data and the length of the run."""
+def describe_run(
+    config: Config, prepared: Prepared, rows: TrainRows, evaluated: Mapping[str, Sequence[str]], mesh: Mesh, kernel: str
+) -> Table:
+    """Returns a table of the versions, the devices, the data and the length of the run.
+
+    `evaluated` are the notes on the validation rows of each data source.
+    """
     table = Table.grid(padding=(0, 2))
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     if jax.process_count() > 1:
@@ -44,11 +49,11 @@ def describe_run(config: Config, prepared: Prepared, rows: TrainRows, mesh: Mesh
     table.add_row("versions", "  ".join(f"{name} {version}" for name, version in versions().items()))
     table.add_row("devices", f"{devices}; mesh {shape}; attention {kernel}; compute {config.model.dtype}")
     for split, stores in prepared.stores.items():
+        notes = rows.notes() if split == "train" else evaluated
         for name, store in stores.items():
             table.add_row(f"{split} data", f"{name}: {store.describe(short_number)}")
-    for name, notes in rows.notes().items():
-        for note in notes:
-            table.add_row("", f"{name}: {note}")
+            for note in notes.get(name, []):
+                table.add_row("", f"  {note}")
     for line in prepared.overlap_lines():
         table.add_row("", line)
     step_tokens = config.train.batch_size * (config.data.sequence_length + config.data.source_length)

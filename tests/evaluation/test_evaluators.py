@@ -171,8 +171,8 @@ def test_later_evaluations_reuse_the_compiled_forward_pass(model, params):
 def test_limited_rows_are_spread_over_the_split_and_reported(model, params):
     rows = window_rows(store([500]), LENGTH, LENGTH)
     seen = []
-    part = evaluator(model, rows, max_rows=10, report=lambda done, total: seen.append((done, total)))
-    got = part.evaluate(params, 0)
+    part = evaluator(model, rows, max_rows=10)
+    got = part.evaluate(params, 0, lambda done, total: seen.append((done, total)))
     assert got["valid/rows"] == part.num_rows == 10
     assert got["valid/tokens"] == 160
     per_token = got["valid/loss"] / math.log(2)

@@ -58,8 +58,8 @@ def evaluator(pairs, settings=SETTINGS, **options):
 def test_metrics_examples_and_settings(translator):
     translator.answers["b c d e"] = "wrong"
     seen = []
-    each = evaluator({"text": pairs("a b c d", "b c d e", "f g h i")}, report=lambda *counts: seen.append(counts))
-    got = each.evaluate("parameters", 7)
+    each = evaluator({"text": pairs("a b c d", "b c d e", "f g h i")})
+    got = each.evaluate("parameters", 7, lambda *counts, noun: seen.append((*counts, noun)))
     predictions, references = ["A B C D", "wrong", "F G H I"], [("A B C D",), ("B C D E",), ("F G H I",)]
     expected = score(METRICS, predictions, references, bleu_tokenize="13a")
     assert got == {f"valid/{name}": value for name, value in expected.metrics.items()}
@@ -69,7 +69,7 @@ def test_metrics_examples_and_settings(translator):
     ((params, texts, settings, batch_size, source_length),) = translator.calls
     assert (params, batch_size, source_length) == ("parameters", 2, 30) and texts == ["a b c d", "b c d e", "f g h i"]
     assert settings == BeamSettings(num_beams=5, length_penalty=0.6, max_new_tokens=20, num_hypotheses=1)
-    assert seen == [(2, 3), (3, 3)]
+    assert seen == [(2, 3, "outputs"), (3, 3, "outputs")]
 
 
 def test_every_setting_of_the_search_is_passed_on(translator):

@@ -155,7 +155,8 @@ def test_classification_equals_loop_over_examples(tmp_path, pooling, ahead, pair
     right = np.array([example.label == name for example, (name, _) in zip(raw, predicted, strict=True)], float)
     drawn = [right[places_E].mean() for block in resamples(len(right), 40, config.seed) for places_E in block]
     assert each.intervals()["accuracy"] == tuple(np.percentile(drawn, (2.5, 97.5)))
-    assert each.whole.preview(4) == (raw[4].text, predicted[4][0], raw[4].label)
+    assert each.whole.preview(4)["predicted"] == predicted[4][0]
+    assert list(each.whole.preview(4).values()) == [*raw[4].texts, predicted[4][0], raw[4].label]
 
     lines, picture = each.write(tmp_path, "predictions")
     assert (lines.name, picture.name) == ("predictions.jsonl", "predictions-confusion.png")
@@ -182,7 +183,11 @@ def test_regression_equals_loop_over_examples(tmp_path):
     (path,) = each.write(tmp_path, "predictions")
     for example, number, line in zip(raw, predicted, read(path), strict=True):
         assert line == {"text": example.text, "label": float(example.label), "prediction": pytest.approx(number)}
-    assert each.whole.preview(0) == (raw[0].text, f"{predicted[0]:.3g}", raw[0].label)
+    assert each.whole.preview(0) == {
+        "text": raw[0].text,
+        "predicted": f"{predicted[0]:.3g}",
+        "label": raw[0].label,
+    }
 
 
 # --- a tag for a word -----------------------------------------------------------------------------------------
@@ -262,7 +267,9 @@ def test_a_word_without_tokens_is_outside_only_if_the_task_has_an_outside(labels
     assert found["valid/token_accuracy"] == (0.5 if tag is None else 1.0)
     (path,) = each.write(tmp_path, "predictions")
     assert [line["prediction"] for line in read(path)] == [[labels[0], tag, labels[0]], [tag]]
-    assert each.previews(1) == [("a  b", f"{labels[0]} {tag or '·'} {labels[0]}", " ".join(raw[0].tags))]
+    assert each.previews(1) == [
+        {"words": "a  b", "predicted": f"{labels[0]} {tag or '·'} {labels[0]}", "tags": " ".join(raw[0].tags)}
+    ]
     (note,) = each._rows["s"].examples.notes
     assert note.startswith("2 of 4 words have no tokens; they ") and ("count as O" in note) == (tag == "O")
 
@@ -323,7 +330,8 @@ def test_answers_in_contexts_of_several_windows(tmp_path, devices):
         (question.id, answer) for question, answer in zip(raw, predicted, strict=True)
     ]
     assert [line["answers"] for line in lines] == [[text for text, _ in each.answers] for each in raw]
-    assert each.whole.preview(1) == ("who?", predicted[1], predicted[1]) and each.whole.preview(0) == ("who?", "", "")
+    assert each.whole.preview(1) == {"question": "who?", "predicted": predicted[1], "answer": predicted[1]}
+    assert each.whole.preview(0) == {"question": "who?", "predicted": "no answer", "answer": "no answer"}
 
 
 def test_each_source_of_questions_has_its_own_rules():
@@ -350,8 +358,8 @@ def test_data_sources_are_scored_apart_and_together(tmp_path):
     sources = {"one": texts(11, seed=5), "two": texts(30, seed=6)}
     config, params = config_of("classification"), {"table": random_table(3)}
     seen = []
-    each = evaluation(config, sources, 1, name="test", report=lambda done, total: seen.append((done, total)))
-    found = each.evaluate(params, 0)
+    each = evaluation(config, sources, 1, name="test")
+    found = each.evaluate(params, 0, lambda done, total: seen.append((done, total)))
     for name, raw in sources.items():
         alone = evaluation(config, raw, 1, name="test").evaluate(params, 0)
         assert {f"test/{name}/{key.removeprefix('test/')}": value for key, value in alone.items()}.items() <= (

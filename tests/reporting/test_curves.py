@@ -1,11 +1,13 @@
 """The picture of a run: what is drawn, and that it is written whole."""
 
+import itertools
 import math
 import struct
 import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lm.reporting.curves import draw_curves, running_median, series
@@ -42,10 +44,9 @@ def test_panels_labels_and_data(tmp_path, drawn):
     panels = {axes.get_ylabel(): axes for axes in drawn[0].axes}
     assert set(panels) == {"loss (nats/token)", "learning rate", "tokens/s"}
     loss = panels["loss (nats/token)"]
-    assert loss.get_xlabel() == "step" and loss.get_title(loc="left") == "my run"
+    assert loss.get_xlabel() == "step" and drawn[0].get_suptitle() == "my run"
     lines = {line.get_label(): line for line in loss.get_lines()}
-    assert lines["validation"].get_xdata().tolist() == list(range(10, 101, 10))
-    assert any("best 2.2300" in text.get_text() and "step 100" in text.get_text() for text in loss.texts)
+    assert lines["validation, best 2.2300 at step 100"].get_xdata().tolist() == list(range(10, 101, 10))
 
 
 def test_loss_has_the_heading_of_the_task(tmp_path, drawn):
@@ -78,6 +79,42 @@ def test_scores_are_drawn_beside_the_loss_and_the_first_also_by_time(tmp_path, d
 def test_scores_without_times_have_no_panel_by_time(tmp_path, drawn):
     draw_curves([{"step": 5, "valid/bleu": 0.0}], tmp_path / "curves.png", "one point")
     assert {axes.get_ylabel() for axes in drawn[0].axes} == {"loss (nats/token)", "score on validation (%)"}
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values", "best"),
+    [
+        ("token_accuracy", "token accuracy on validation (%)", [50, 75], "best 75.00% at step 10"),
+        ("reviews/mcc", "MCC on validation", [0.5, 0.75], "best 0.7500 at step 10"),
+        ("perplexity", "perplexity on validation", [0.5, 0.75], "best 0.50 at step 5"),
+        ("loss", "", [], ""),
+        ("bleu", "", [], ""),
+    ],
+)
+def test_the_metric_of_the_best_step_always_has_a_panel(tmp_path, drawn, name, label, values, best):
+    """It needs none of its own if it is drawn anyway."""
+    records = [{"step": 5, f"valid/{name}": 0.5, "valid/bleu": 1.0}, {"step": 10, f"valid/{name}": 0.75}]
+    draw_curves(records, tmp_path / "curves.png", "a run", best_metric=f"valid/{name}")
+    panels = {axes.get_ylabel(): axes for axes in drawn[0].axes}
+    assert set(panels) == {"loss (nats/token)", "score on validation (%)"} | ({label} if label else set())
+    if label:
+        (line,) = panels[label].get_lines()
+        assert line.get_ydata().tolist() == values and line.get_label() == best
+
+
+@pytest.mark.parametrize("steps", [100, 20_000])
+def test_labels_do_not_overlap(tmp_path, drawn, steps):
+    records = [*translating(range(1, 101)), {"step": steps, "valid/loss": 2.1, "valid/token_accuracy": 0.5}]
+    draw_curves(records, tmp_path / "curves.png", "a run with a long name", best_metric="valid/token_accuracy")
+    (figure,) = drawn
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        if legend is not None:
+            box = legend.get_window_extent(renderer)
+            assert box.y0 >= axes.get_window_extent(renderer).y1 - 1 and box.x1 <= figure.bbox.x1
+        ticks = [each.get_window_extent(renderer) for each in axes.get_xticklabels() if each.get_text()]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(ticks))
 
 
 def test_one_spike_does_not_flatten_the_rest(tmp_path, drawn):

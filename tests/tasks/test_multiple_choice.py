@@ -137,7 +137,11 @@ def test_predictions_are_written_and_diverged_models_have_no_accuracy(tmp_path):
     lines = [json.loads(line) for line in chosen.write(tmp_path, "predictions")[0].read_text().splitlines()]
     assert lines[0] == {"question": "a?", "candidates": ["b", "c"], "label": 1, "prediction": 1, "scores": [0.5, 2.0]}
     assert lines[1]["scores"] == [0.0, 1.0, None] and np.isnan(chosen.metrics()["accuracy"])
-    assert chosen.metrics(np.array([0, 0])) == {"accuracy": 1.0} and chosen.preview(0) == ("a?", "c", "c")
+    assert chosen.metrics(np.array([0, 0])) == {"accuracy": 1.0} and list(chosen.preview(0).values()) == [
+        "a?",
+        "c",
+        "c",
+    ]
     assert chosen.joined([chosen]).raw == raw * 2
 
 

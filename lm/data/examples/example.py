@@ -28,6 +28,11 @@ class Example:
     segments: Sequence[int] = ()  # the length of each segment; empty if the example is one segment
 
 
+def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
+    """Returns a note that `number` of `total` texts are longer than a setting allows, or nothing if none is."""
+    return [f"{number:,} of {total:,} {what} (data.{setting}={length})"] if number else []
+
+
 class Examples(abc.ABC):
     """The indexed examples of one data source, whose sizes are known before the examples are made. Can be pickled.
 
@@ -36,7 +41,7 @@ class Examples(abc.ABC):
     each epoch draws new ones.
     """
 
-    notes: Sequence[str] = ()  # messages about how the examples were made, e.g. how many were cut
+    notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were cut
 
     def __getstate__(self) -> dict[str, Any]:
         # Cached properties are large, and another process recomputes them quickly.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.example import Example, Examples
+from lm.data.examples.example import Example, Examples, cut_notes
 from lm.data.reading.readers import Labelled, Tagged
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
@@ -98,8 +98,7 @@ class LabelledExamples(Examples):
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
     def _note_cut(self, number: int, total: int, what: str) -> None:
-        if number:
-            self.notes.append(f"{number:,} of {total:,} {what} (data.sequence_length={self._length})")
+        self.notes += cut_notes(number, total, what, "sequence_length", self._length)
 
 
 def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lm.data.examples.example import Example, Examples, from_pair
+from lm.data.examples.example import Example, Examples, cut_notes, from_pair
 from lm.data.storing.token_store import PairStore
 
 
@@ -23,6 +23,15 @@ class PairExamples(Examples):
         assert pairs.source.num_documents == pairs.target.num_documents, "the sides have different numbers of documents"
         self._source, self._target, self._bos_id = pairs.source, pairs.target, bos_id
         self._source_length, self._target_length, self._drop = source_length, target_length, drop
+        fate = "are too long, so their pairs are dropped" if drop else "are cut"
+        self.notes = [
+            note
+            for side, length, name, setting in (
+                (pairs.source, source_length, "sources", "source_length"),
+                (pairs.target, target_length, "targets", "sequence_length"),
+            )
+            for note in _count_long(side.text_lengths + 1, f"{name} {fate}", setting, length)
+        ]
 
     @cached_property
     def _kept_E(self) -> np.ndarray:
@@ -68,6 +77,8 @@ class PairedTexts(Examples):
 
     def __init__(self, pairs: PairStore, length: int):
         self._source, self._target, self._length = pairs.source, pairs.target, length
+        lengths = np.concatenate([pairs.source.text_lengths, pairs.target.text_lengths])
+        self.notes = _count_long(lengths + 2, "texts are cut", "sequence_length", length)
 
     @property
     def text(self) -> dict[str, int]:
@@ -88,6 +99,10 @@ class PairedTexts(Examples):
         weights_T = np.zeros(len(tokens_T), np.float32)
         weights_T[0] = 1.0
         return Example(tokens_T, np.zeros_like(tokens_T), weights_T, source_S=source_S)
+
+
+def _count_long(lengths: np.ndarray, what: str, setting: str, longest: int) -> list[str]:
+    return cut_notes(int(np.sum(lengths > longest)), len(lengths), what, setting, longest)
 
 
 def _cut(document: np.ndarray, length: int) -> np.ndarray:

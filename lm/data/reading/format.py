@@ -156,11 +156,9 @@ class Reader(abc.ABC):
         self.fields = {
             role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
         }
-        self._noted: list[str] = []  # positions or ids of the records that `notes` counts
 
     def iterate(self) -> Iterator[Any]:
         """Yields all raw examples. Raises UserError at the first example that cannot be read."""
-        self._noted.clear()
         for record, where in self.source.records(list(self.fields.values())):
             if (example := self.example(record, where)) is not None:
                 yield example
@@ -176,8 +174,12 @@ class Reader(abc.ABC):
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns notes for the user about the examples, once `iterate` has read all of them."""
+        """Returns notes for the user about the whole data source, once `iterate` has read it."""
         return self.source.notes()
+
+    def notes_on(self, examples: Sequence[Any]) -> list[str]:
+        """Returns notes for the user about the raw examples of a split."""
+        return []
 
 
 class DocumentReader(Reader):
@@ -220,10 +222,8 @@ class Files:
             raise UserError(f"{self.path}: it contains no documents (is the file empty?).")
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
-        """Returns one string per file: a hash of its content, and whether the file is compressed.
-
-        For text files, the string also says whether there are byte-order marks, which earlier versions kept as content.
-        """
+        """Returns a hash for each file: of its content, of whether it is compressed and, for text, of whether it has
+        byte-order marks (which were content in earlier versions)."""
         hashes = []
         for path in self.found:
             with read_errors(path), path.open("rb") as file:

@@ -7,7 +7,7 @@ Documents are plain strings, read by `format.DocumentReader`. The hash of an exa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -221,13 +221,17 @@ class TagReader(ClassReader):
     settings = ("label_field",)
     roles: ClassVar = {"words": "field", "tags": "label_field"}
 
+    def iterate(self) -> Iterator[Any]:
+        self._without_words = 0
+        yield from super().iterate()
+
     def example(self, record: Record, where: str) -> Tagged | None:
         words, tags = (as_list(field.value(record, where), field.spec, where) for field in self.fields.values())
         name, tag = (field.spec for field in self.fields.values())
         if len(words) != len(tags):
             raise UserError(f"{where}: there are {len(words)} words in {name!r} but {len(tags)} tags.")
         if not words:
-            self._noted.append(where)
+            self._without_words += 1
             return None
         return Tagged(
             tuple(as_text(word, name, where) for word in words),
@@ -235,7 +239,7 @@ class TagReader(ClassReader):
         )
 
     def notes(self) -> list[str]:
-        left_out = [f"{len(self._noted):,} records without words are skipped"] if self._noted else []
+        left_out = [f"{self._without_words:,} records without words are skipped"] if self._without_words else []
         return left_out + super().notes()
 
 
@@ -244,8 +248,8 @@ class QuestionReader(Reader):
     is_impossible. Each answer has a text and an answer_start.
 
     Texts are left unchanged, since answer_start is a character offset in the context (-1 if unknown). Answers that do
-    not occur at this offset are kept for scoring but are never training targets; `notes` counts them. The answers to an
-    impossible question are merely plausible, so they are omitted.
+    not occur at this offset are kept for scoring but are never training targets; `notes_on` counts them. The answers to
+    an impossible question are merely plausible, so they are omitted.
     """
 
     kind = "questions"
@@ -259,16 +263,15 @@ class QuestionReader(Reader):
         answers = () if impossible else _answers(given, where)
         named = {role: as_name(values.pop(role), role, where) for role in ("id", "title")}
         texts = named | {role: as_text(value, role, where) for role, value in values.items()}
-        question = Question(**texts, answers=answers)
-        self._noted += [question.id] * (len(answers) - len(question.placed))
-        return question
+        return Question(**texts, answers=answers)
 
-    def notes(self) -> list[str]:
-        if not self._noted:
+    def notes_on(self, examples: Sequence[Question]) -> list[str]:
+        misplaced = [each.id for each in examples for _ in range(len(each.answers) - len(each.placed))]
+        if not misplaced:
             return []
         return [
-            f"{len(self._noted):,} answers do not match the context at answer_start (first: question "
-            f"{self._noted[0]!r}); they are used for scoring but not as training targets"
+            f"{len(misplaced):,} answers do not match the context at answer_start (first: question "
+            f"{misplaced[0]!r}); they are used for scoring but not as training targets"
         ]
 
 

@@ -76,6 +76,8 @@ def build(
         return None
     tokens = encode(raw, tokenizer)
     dropped = [f"texts dropped ({reason}): {count:,}" for reason, count in rules.dropped.items() if count]
+    where = "" if source.is_whole else " (in the whole data source)"
+    of_source = [f"{note}{where}" for note in reader.notes()]
     of_data = (reader.fingerprint(), tokenizer.fingerprint, source.spelled_subset)
     return ExampleStore(
         name=source.name,
@@ -84,7 +86,7 @@ def build(
         fingerprint=hash_of(f"labelled {FORMAT} {identity[0]} {train}", *of_data, *identity[1:]),
         counts=_counts(raw, tokens, tokenizer),
         label_counts={},
-        notes=[*reader.notes(), *dropped],
+        notes=[*reader.notes_on(raw), *of_source, *dropped],
     )
 
 

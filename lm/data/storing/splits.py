@@ -117,8 +117,16 @@ class SplitSource:
     def identity(self) -> Any:
         """Returns the JSON values that determine which examples of the source belong to the split."""
         side = self.side if self.side == "all" else [self.side, self.data.holdout, self.data.holdout_fraction]
-        is_whole = exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
-        return side if is_whole else [side, self.spelled_subset]
+        return side if self._has_all_parts else [side, self.spelled_subset]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the split takes all examples of the data source, except those that are dropped."""
+        return self.side == "all" and self._has_all_parts
+
+    @property
+    def _has_all_parts(self) -> bool:
+        return exact(self.config.part[0]) == 0 and exact(self.config.part[1]) == 1 and self.data.folds == 1
 
     @property
     def spelled_subset(self) -> str:
@@ -314,6 +322,7 @@ class Script:
     Raises UserError if there are no such letters.
     """
 
+    # Unicode's Script property, which `regex` knows, would be no replacement: CJK, for example, is not a script.
     def __init__(self, name: str, setting: str):
         prefix = name.strip().upper() + " "
         # Looking up Unicode names is slow, so the result is cached for each letter.

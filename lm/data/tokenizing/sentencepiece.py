@@ -7,6 +7,7 @@ import heapq
 import io
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.errors import UserError
 
 LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
+LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece message
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -46,37 +48,28 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
-        """Trains a lossless model. Raises UserError if the vocabulary size is too small or too large for the text."""
-        import sentencepiece
+        """Trains a lossless model.
 
+        If the text has too few pieces for config.vocab_size, the vocabulary is as large as possible, and a note says
+        so. Raises UserError if the vocabulary would be too small for the characters of the text.
+        """
         sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
         if not sample:
             raise UserError("config.data.tokenizer: there is no training text for the vocabulary.")
-        model = io.BytesIO()
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sample),
-                model_writer=model,
-                model_type=config.algorithm,
-                vocab_size=config.vocab_size,
-                # With these options, decoding restores the exact text:
-                normalization_rule_name="identity",
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                allow_whitespace_only_pieces=True,
-                byte_fallback=True,
-                user_defined_symbols=["\n"],
-                pad_id=0,
-                bos_id=1,
-                eos_id=2,
-                unk_id=3,
-                max_sentence_length=4 * LONGEST_LINE,  # in bytes
-                num_threads=THREADS,
-                minloglevel=2,
-            )
+            return cls(_train(config.algorithm, config.vocab_size, sample))
+        except RuntimeError as error:
+            if not (largest := LARGEST_SIZE.search(str(error))):
+                raise UserError(_explain(config, str(error))) from error
+        print(
+            f"note: config.data.tokenizer.vocab_size: {config.vocab_size} is more than this training text allows; the "
+            f"vocabulary has {largest[1]} pieces.",
+            file=sys.stderr,
+        )
+        try:
+            return cls(_train(config.algorithm, int(largest[1]), sample))
         except RuntimeError as error:
             raise UserError(_explain(config, str(error))) from error
-        return cls(model.getvalue())
 
     def _find_joints(self) -> dict[str, list[int]]:
         """Returns the joints (characters at which text can be split and encoded in parts) and the ids of each joint.
@@ -165,11 +158,37 @@ class SentencePieceTokenizer(Tokenizer):
         return self._model
 
 
+def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
+    """Trains a model. May raise RuntimeError."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=model,
+        model_type=algorithm,
+        vocab_size=vocab_size,
+        # With these options, decoding restores the exact text:
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        byte_fallback=True,
+        user_defined_symbols=["\n"],
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        max_sentence_length=4 * LONGEST_LINE,  # in bytes
+        num_threads=THREADS,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
 def _explain(config: TokenizerConfig, message: str) -> str:
     """Converts a SentencePiece error into a message that names the setting to change and a suitable value."""
     where = f"config.data.tokenizer.vocab_size: {config.vocab_size}"
-    if found := re.search(r"too high \(\d+\)\. Please set it to a value <= (\d+)", message):
-        return f"{where} is too large for this training text; set it to {found[1]} or less, or add text."
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return f"{where} cannot hold the characters of this training text; set it to more than {found[1]}."
     return f"{where}: SentencePiece could not be trained on this text ({message.splitlines()[0]})."

@@ -247,7 +247,9 @@ def test_squad_keeps_every_character_of_the_context(write):
     assert questions[0].placed == questions[0].answers
     assert questions[1].answers == () and questions[2].placed == (("b", 0),)
     assert len(questions[3].answers) == 3 and questions[3].placed == ()
-    assert found.notes()[0].startswith("3 answers do not match the context at answer_start (first: question '4')")
+    assert found.notes_on(questions)[0].startswith(
+        "3 answers do not match the context at answer_start (first: question '4')"
+    )
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,9 @@ def test_answers_without_an_offset_are_counted_and_never_found_from_the_end(writ
     reader = open_reader(SourceConfig(kind="squad", path=path), READERS["questions"])
     (found,) = reader.iterate()
     assert [start for _, start in found.answers] == [-1, 2, 9] and found.placed == (("b", 2),)
-    assert reader.notes()[0].startswith("2 answers do not match the context at answer_start (first: question 'q1')")
+    assert reader.notes_on([found])[0].startswith(
+        "2 answers do not match the context at answer_start (first: question 'q1')"
+    )
 
 
 @EVERY
