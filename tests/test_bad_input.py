@@ -99,10 +99,7 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
         ),
         (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective"),
         (TWO_SIDED, "config.data.tokenizer.extra_ids: objective.name='span_corruption' needs tokens for masked spans"),
-        (
-            [*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"],
-            "extra_ids: objective.name='ul2' needs 103",
-        ),
+        ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "objective.name='ul2' needs 103"),
         ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file with the targets"),
         ([*TWO_SIDED, "objective.name=infiling"], "did you mean infilling"),
     ],

@@ -67,11 +67,11 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         ),
         (
             ["objective.class_weights=(1.0, 2.0, 3.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: needs a weight",
+            "config.objective.class_weights: give each label in data.labels a weight",
         ),
         (
             ["objective.class_weights=(1.0, -1.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: needs a weight",
+            "config.objective.class_weights: give each label in data.labels a weight",
         ),
         (
             ["objective.class_weights=(0.0, 0.0)", "data.labels=('is_x', 'is_y')"],
@@ -130,7 +130,7 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
     [
         (
             ["model.family=encoder", "objective.name=masked"],
-            "extra_ids: objective.name='masked' needs a mask token; set extra_ids to 1",
+            "objective.name='masked' needs a mask token; set extra_ids",
         ),
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
         ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: the overlap must be less than half"),
