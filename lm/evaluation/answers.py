@@ -1,6 +1,6 @@
 """Extractive question answering: finds the best answer, and scores answers by exact match and F1.
 
-Both metrics are in percent. For SQuAD and CMRC 2018, they equal the results of the official scripts.
+Exact match and F1 are in percent. For SQuAD and CMRC 2018, they equal the results of the official scripts.
 
 E is the number of questions, T the number of tokens per window, and A the maximum length of an answer in tokens.
 """
@@ -37,9 +37,9 @@ PUNCTUATION = regex.compile(rf"[\p{{P}}{re.escape(string.punctuation)}]")
 class Window:
     """The part of a question's context that fits into one row, and the model's scores for its tokens."""
 
-    start_T: np.ndarray  # float32: score of each token as the start of the answer
-    end_T: np.ndarray  # float32: score of each token as the end of the answer
-    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) outside the context
+    start_T: np.ndarray  # float32: the score that each token gets as the start of the answer
+    end_T: np.ndarray  # float32: the score that each token gets as the end of the answer
+    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) for other tokens
     most_context_T: np.ndarray  # bool: whether the token has at least as much context as in any other window
 
 
@@ -62,8 +62,8 @@ def best_answer(
     to the earliest start, then to the earliest end. White space around the answer is removed.
 
     Args:
-        may_lack: whether some questions have no answer (SQuAD 2.0). If so, "no answer" is returned unless an answer
-            has a higher score. The score of "no answer" in a window is the sum of the start and end scores of the
+        may_lack: whether some questions have no answer (SQuAD 2.0). "No answer" is then returned unless an answer has
+            a higher score. The score of "no answer" in a window is the sum of the start and end scores of the
             window's first token; the lowest score of all windows is used.
     """
     best, where = -math.inf, (0, 0)
@@ -79,7 +79,7 @@ def best_answer(
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
-    """Returns the score, first token and last token of a window's best answer; the score is -inf if it has none."""
+    """Returns the score, first token and last token of a window's best answer; the score is -inf if none exists."""
     size = len(window.start_T)
     inside_T = window.offsets_T2[:, 0] >= 0
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)
@@ -92,7 +92,7 @@ def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Averages `answer_scores` and converts the means to percent; adds in the same order as the official scripts."""
+    """Returns the means of `answer_scores` in percent. The official scripts add the scores in the same order."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
@@ -133,16 +133,16 @@ def answer_scores(
       F1 compares the texts as bags of words.
     - cmrc, for Chinese (CMRC 2018; Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
       longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's
-      tokenizer splits other text into words. The official script first splits other text into sentences with a model
-      that must be downloaded. It may therefore treat a full stop within Latin text differently.
+      tokenizer splits other text into words. The official script may treat a full stop within Latin text differently,
+      because it first splits the text into sentences with a model that must be downloaded.
     - characters, for other scripts without spaces, such as Japanese and Thai: case, all punctuation and white space
       are ignored. F1 compares bags of tokens. As in MLQA (Lewis 2020), the tokens are single characters in scripts
       without spaces, and words in all other scripts.
 
     Args:
         answers: the reference answers to each question, or an empty sequence if the question has no answer.
-        may_lack: whether some questions of the data set have no answer, so that the prediction "" may be correct. If
-            so, the rules of SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty after normalisation means
+        may_lack: whether some questions of the data set have no answer, so that the prediction "" may be correct. Then
+            the rules of SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty after normalisation means
             "no answer", and references that are empty after normalisation are ignored. In SQuAD 1.1, an empty text
             has an F1 of 0.
     """
@@ -190,7 +190,7 @@ def _read_chinese(text: str) -> tuple[str, list[str]]:
 
 
 def _read_characters(text: str) -> tuple[str, list[str]]:
-    """Returns the tokens of the normalised text twice: joined by spaces, and as a list."""
+    """Returns the normalised text, in which spaces separate the tokens, and the list of tokens."""
     tokens = scripts.tokens(PUNCTUATION.sub("", text.lower()))
     return " ".join(tokens), tokens
 

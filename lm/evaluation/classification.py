@@ -1,6 +1,6 @@
 """Metrics for predicted labels and numbers, computed with scikit-learn and SciPy.
 
-Both libraries are slow to import, so they are imported on first use.
+Because the two libraries are slow to import, they are imported on first use.
 
 E is the number of examples, and C the number of labels.
 """
@@ -35,10 +35,10 @@ def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> 
 
     The prediction is the most probable label; ties go to the first label. The definitions are those of scikit-learn.
 
-    `f1_macro` is the mean F1 of all labels that occur, whether as true or predicted labels. A label that is never
-    predicted correctly has an F1 of 0. `f1_micro` pools the counts of all labels, so it equals the accuracy. `mcc` is
-    the Matthews correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). It is 0
-    if all predictions, or all true labels, are the same.
+    `f1_macro` is the mean F1 over all labels that occur as a true or predicted label. A label that is never
+    predicted correctly has an F1 of 0. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is
+    the Matthews correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). MCC
+    is 0 if all predictions, or all true labels, are the same.
 
     All metrics are NaN if a probability is not finite, which means that the model has diverged.
     """

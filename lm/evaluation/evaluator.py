@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from lm.config import Config
 from lm.data.tokenizing.base import Tokenizers
 
-Report = Callable[..., None]  # called after each batch with (done, total), plus `noun` unless rows are counted
+Report = Callable[..., None]  # called after each batch as report(done, total) or report(done, total, noun=noun)
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Evaluator(abc.ABC):
 
     @property
     def undefined(self) -> set[str]:
-        """The metrics that were NaN in the last evaluation only because no example has a target. Tables omit them."""
+        """The metrics that tables omit, because they were NaN in the last evaluation for lack of targets."""
         return set()
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Maps each metric with several possible definitions to the exact one used in the last evaluation."""
+        """Maps each metric that can be defined in several ways to the definition used in the last evaluation."""
         return {}
 
     def previews(self, count: int) -> list[dict[str, str]]:
-        """Returns the named texts (input, model output and reference) of the first examples of the last evaluation."""
+        """Returns the input, output and reference, keyed by name, of the first examples of the last evaluation."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
@@ -68,7 +68,7 @@ class Evaluator(abc.ABC):
 
 
 class SplitEvaluation(Evaluator):
-    """Combines the evaluators of a split. The first must be a RowEvaluator: it has `num_rows` and `batch_size`."""
+    """Combines the evaluators of a split. The first one must be a RowEvaluator, which determines the batch size."""
 
     def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
         self.name, self._evaluators = name, evaluators

@@ -18,7 +18,7 @@ DRAWN_AT_ONCE = 2**20
 
 
 def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields all resamples in blocks of example indices, int64 (resamples in the block, E).
+    """Yields all resamples in blocks. A block holds indices of examples, int64 (number of resamples, E).
 
     The concatenated blocks equal `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
     """

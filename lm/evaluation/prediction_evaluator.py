@@ -45,7 +45,7 @@ class Predictions(abc.ABC):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Maps each metric with several possible definitions to the exact one used."""
+        """Maps each metric that can be defined in several ways to the definition that is used."""
         return {}
 
     @abc.abstractmethod
@@ -54,7 +54,7 @@ class Predictions(abc.ABC):
 
     @abc.abstractmethod
     def preview(self, index: int) -> dict[str, str]:
-        """Returns the named texts of an example (input, prediction and correct output), to be printed on one line."""
+        """Returns the input, prediction and correct output of an example, keyed by name, for display."""
 
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class PredictionEvaluator(RowEvaluator):
     """Computes metrics of predictions against labels, counting each example once.
 
     The metrics of the whole split are computed from the predictions for all data sources together. If only some rows
-    are scored, only the examples that lie entirely in scored rows count. Raises UserError if a data source has no such
-    example.
+    are scored, only the examples that lie entirely in scored rows count. Raises UserError if a data source has no
+    example that counts.
     """
 
     with_logits = True

@@ -29,7 +29,7 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Scored:
-    """The results of one batch, identical in every process."""
+    """The results of one batch, which are the same in every process."""
 
     row_ids: np.ndarray  # the rows of the batch, without padding rows
     sums: Sums
@@ -136,7 +136,8 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics from sums over the target tokens, such as loss, perplexity and accuracy.
 
-    If only some rows are scored, their numbers of bytes and words are estimated from their share of the targets.
+    If only some rows are scored, the numbers of bytes and words are estimated from the share of the targets that these
+    rows contain.
 
     Args:
         metrics: a function that computes the metrics from `Sums`.
@@ -174,7 +175,7 @@ def _text(rows: EvalRows, targets: float) -> Sums:
     """Returns the size of the scored text, which is an estimate unless `targets` includes all target tokens."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
-    # `changed` is counted only for windows over whole documents, because only they account for every byte of text.
+    # `changed` is counted only for windows over whole documents; other rows do not cover every byte of the text.
     return Sums(**sizes, unknown=rows.totals["unknown"], changed=rows.totals.get("changed", 0))
 
 
@@ -182,7 +183,7 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the stacked `LossSums` and, if `with_logits`, the logits of a batch, replicated over all devices.
+    """Returns the stacked `LossSums` of a batch and, if `with_logits`, the logits; both are replicated on all devices.
 
     All evaluators of the same model and task share one compiled program.
     """

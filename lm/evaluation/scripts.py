@@ -42,8 +42,8 @@ class Writing:
 
     Attributes:
         kind: CHINESE, JAPANESE, UNSPACED, KOREAN or SPACED.
-        unspaced: the share of tokens that are single characters of scripts without spaces. It exceeds one half in
-            Chinese, Japanese and other text without spaces.
+        unspaced: the share of tokens that are single characters of scripts without spaces. For the first three kinds,
+            `unspaced` exceeds one half.
         not_ascii: the share of letters and digits that are not ASCII characters.
     """
 

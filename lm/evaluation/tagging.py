@@ -81,7 +81,7 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the SCHEMES that have all prefixes of the labels. A label without a prefix (ADJ) fits no scheme."""
+    """Returns the SCHEMES that have all prefixes of the labels. A label without a prefix, such as ADJ, fits none."""
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
     return [name for name, scheme in SCHEMES.items() if all(found) and prefixes <= set(scheme.prefixes)]
@@ -115,11 +115,15 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
     labels = set(itertools.chain.from_iterable(sentences))
     inferred = infer_schemes(sentences, labels)
     if scheme == NO_SCHEME:
-        reason = ": not every tag is O or begins with a prefix such as B-" if inferred == (NO_SCHEME,) else ""
+        reason = ": some tags are not O and have no prefix such as B-" if inferred == (NO_SCHEME,) else ""
         return f"none, so no entities are counted{reason}"
     broken = count_broken(sentences, {scheme, *inferred})
     count, least = broken[scheme], broken[inferred[0]]
-    notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it, so entities may be lost"] if count else []
+    notes = (
+        [f"{count:,} of {sum(map(len, sentences)):,} tags contradict the scheme, so entities may be lost"]
+        if count
+        else []
+    )
     if count > least:
         notes.append(
             f"{inferred[0]} fits better ({least:,} contradict it); if it is the right scheme, set eval.tag_scheme to it"
@@ -159,7 +163,7 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
 
 def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
-    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`. The value of 0 / 0 is taken to be 0."""
+    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`. 0 / 0 is taken to be 0."""
     correct, found, right = map(int, counts_3)
     precision, recall = correct / max(1, found), correct / max(1, right)
     f1 = 2 * precision * recall / (precision + recall) if correct else 0.0

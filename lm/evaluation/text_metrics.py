@@ -26,7 +26,7 @@ MANY_UNSPACED = 0.1  # minimum value of `Writing.unspaced` for which a note is a
 @dataclass(frozen=True)
 class TextScores:
     metrics: dict[str, float]
-    signatures: dict[str, str]  # maps metric names to exact definitions; also holds notes
+    signatures: dict[str, str]  # exact definitions of metrics, and notes on their limitations
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def joined(*signatures: str) -> str:
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Converts references to sacrebleu's format: list i holds the i-th reference of each example, or None."""
+    """Converts references to sacrebleu's format: list i holds the i-th reference (or None) of each example."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
@@ -115,8 +115,8 @@ def score(
     """Scores a corpus with the given TEXT_METRICS.
 
     Args:
-        whole: the references of the whole corpus, which determine the tokenisation. They may be omitted if the whole
-            corpus is scored.
+        whole: all references of the corpus, which determine the tokenisation. If `whole` is empty, `references` is
+            used instead.
     """
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
     if any(isinstance(each, str) for each in references):  # each letter of a string would count as a reference
@@ -171,7 +171,7 @@ def _rouge_scorer() -> Any:
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the F1 of each ROUGE metric, for the reference with the highest F1. ROUGE-Lsum works line by line."""
+    """Returns the F1 of each ROUGE metric, for the reference with the highest F1. ROUGE-Lsum compares lines."""
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 

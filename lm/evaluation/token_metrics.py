@@ -87,10 +87,10 @@ def token_metrics(sums: Sums) -> dict[str, float]:
 
 
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
-    """Maps each metric that cannot be computed, for example because the tokenizer loses text, to the reason.
+    """Maps each metric that cannot be computed to the reason, for example that the tokenizer loses text.
 
-    If `with_xz` is true, the metric xz_bits_per_byte is checked too. It needs a lossless tokenizer, as bits_per_byte
-    does, because the text to be compressed is decoded from the tokens.
+    If `with_xz` is true, the metric xz_bits_per_byte is checked too. Like bits_per_byte, xz_bits_per_byte needs a
+    lossless tokenizer, because the text to be compressed is decoded from the tokens.
     """
     lost = ""
     if sums.unknown > 0:
@@ -122,7 +122,7 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
     """Computes the contrastive loss and the retrieval accuracy.
 
-    The accuracy is the share of texts whose nearest neighbour in the batch is the other text of the same pair. It is
+    The accuracy is the share of texts whose nearest neighbour in the batch is the other text of the same pair,
     averaged over both directions.
     """
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}

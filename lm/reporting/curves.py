@@ -13,7 +13,7 @@ from lm.evaluation import METRICS, metric_of
 from lm.evaluation.metric import Metric
 from lm.files import replacing
 
-# Both losses are the plain cross-entropy, without the label smoothing and z-loss that training may add.
+# The training loss and the validation loss are both the plain cross-entropy, without label smoothing or z-loss.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
 COLUMNS = 6  # a multiple of 2 and 3, so that one, two or three panels get equal widths
@@ -31,7 +31,7 @@ def draw_curves(
 
     Args:
         loss: the name of the metric whose heading labels the axis of the loss.
-        best_metric: the metric that determines the best step, such as `valid/loss`. It is always plotted.
+        best_metric: the metric that determines the best step, such as `valid/loss`, and that is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 
@@ -64,7 +64,7 @@ def draw_curves(
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps and finite values of a metric, ordered by step. Of a repeated step, the last value counts."""
+    """Returns the steps and finite values of a metric, ordered by step. For a repeated step, the last value is used."""
     found = ((int(record["step"]), record.get(name)) for record in records)
     values = {step: value for step, value in found if isinstance(value, (int, float)) and math.isfinite(value)}
     steps = sorted(values)
@@ -173,7 +173,7 @@ def _frame(axes: Any) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """Cuts off the y axis if a few very high losses would flatten the rest of the curve."""
+    """Limits the y axis if a few very high losses would flatten the rest of the curve."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))

@@ -66,7 +66,7 @@ class MetricsWriter:
 
 
 class _Events:
-    """Writes an event file for TensorBoard. The writer of tensorboardX is not used, because it hangs on a full disk."""
+    """Writes an event file for TensorBoard. The writer of tensorboardX would hang on a full disk."""
 
     FLUSH_SECONDS = 30
 

@@ -26,7 +26,7 @@ BAR_WIDTHS = 6, 24  # the minimum and maximum width in columns
 
 # The texts of a line from left to right, each with its rank (0 is the most important), and the fraction done.
 State = tuple[list[tuple[int, str]], float]
-# Maps each metric that `Progress.update` accepts to its rank and format, in the order from left to right.
+# Maps the metrics that `Progress.update` accepts to their ranks and formats. The order is from left to right.
 SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
     "loss": (1, "loss {:.4f}".format),
     "valid_loss": (3, "valid {:.4f}".format),
@@ -37,7 +37,7 @@ SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
-    """Builds a console that prints text unchanged. `stream` defaults to stdout; a disabled console is silent."""
+    """Builds a console that prints text unchanged to `stream` or stdout. A disabled console prints nothing."""
     terminal = (stream or sys.stdout).isatty()
     return rich.console.Console(
         file=stream,
@@ -141,7 +141,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class Console:
-    """Prints text and rich tables, above any progress line. If `enabled` is false, the console prints nothing."""
+    """Prints text and rich tables above the progress line, if any. If `enabled` is false, nothing is printed."""
 
     def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
         self._console = rich_console(stream, enabled=enabled)

@@ -37,7 +37,7 @@ class Result:
     missing: dict[str, str] = field(default_factory=dict)  # maps missing metrics to the reasons
     signatures: dict[str, str] = field(
         default_factory=dict
-    )  # maps metrics with several possible definitions to the exact one used
+    )  # maps metrics that can be defined in several ways to the definition used
     details: dict[str, Any] = field(default_factory=dict)  # other JSON values: data, parameters, devices, versions
 
     def to_json(self) -> str:
@@ -61,7 +61,7 @@ class Result:
 
     @property
     def windowed(self) -> bool:
-        """Whether windows overlap, which gives the first scored tokens of each row some context."""
+        """Whether consecutive windows overlap, so that all scored tokens have earlier tokens as context."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
@@ -117,7 +117,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """Formats results as CSV, one line per result and data source. Numbers have all digits; missing ones are empty."""
+    """Formats results as CSV, one line per result and data source. Numbers are not rounded."""
     names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -85,7 +85,7 @@ class Classified(Predictions):
 
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Classified:
-        """Restores the probability of each predicted label; the other labels share the rest equally."""
+        """Restores the probabilities of the predicted labels. The other labels get equal shares of the remainder."""
         raw = [labelled_of(line) for line in lines]
         found = {label for line in lines for label in (line["label"], line["prediction"])}
         labels = list(config.data.labels) if config else sorted(found)

@@ -45,7 +45,7 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "texts are compared with the whole batch, so it cannot be split; use 1.")
+            refuse("train.accumulation", "accumulation would split the batch, whose texts must be compared; use 1.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
                 refuse(

@@ -23,7 +23,7 @@ class Denoising(DocumentTask, PackedTask):
 
     Attributes:
         needed_ids: the number of <extra_id_N> tokens that the tokenizer must have.
-        ids_advice: the end of the error message for a data.tokenizer.extra_ids that is too low.
+        ids_advice: the end of the error message that is shown if data.tokenizer.extra_ids is too low.
     """
 
     families = ("encoder_decoder",)
@@ -104,5 +104,5 @@ class PrefixLmTask(Denoising):
 
 
 def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns whether each token ends a sentence, bool (V,), for BART's sentence shuffling."""
+    """Returns a mask of the tokens that end a sentence, bool (V,), for BART's sentence shuffling."""
     return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

@@ -22,7 +22,7 @@ from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, PackedTask, Refus
 from lm.tasks.texts import DocumentTask
 
 MASK = "<mask>"
-FOLLOWS = ("other text", "follows")  # the preview shows one of them at the first token of a pair
+FOLLOWS = ("other text", "follows")  # shown in the preview at the first token of a pair of texts
 
 
 class Masked(DocumentTask, PackedTask):
@@ -39,8 +39,8 @@ class Masked(DocumentTask, PackedTask):
     def max_masked(self, config: Config) -> int:
         """Returns the maximum number of masked tokens in a row, which packing never exceeds. 0 means no limit.
 
-        The maximum is slightly above the mean. If whole words are masked, there is no limit, because the number of
-        masked tokens depends on which words are drawn.
+        The maximum is slightly above the expected number. If whole words are masked, there is no limit, because the
+        number of masked tokens depends on which words are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))

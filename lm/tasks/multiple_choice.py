@@ -35,7 +35,8 @@ from lm.tasks.classification import check_pooling
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
-CANDIDATE, FIRST = 1, 2  # target flags: the token carries a score; the candidate is a question's first
+# Bit flags in targets: CANDIDATE marks tokens that carry scores, and FIRST marks the first candidate of each question.
+CANDIDATE, FIRST = 1, 2
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,10 @@ class ChoiceTokens:
 
 
 class ChoiceExamples(LabelledExamples):
-    """Questions with one segment per candidate. Only the segment of the correct candidate has a weight.
+    """Questions with one segment per candidate. Only the correct candidate has a loss weight above 0.
 
-    If a question does not fit into a row, its segments get equal shares of the row. Long candidates lose their end, and
-    a long question loses its beginning. The question is cut by the same amount in every segment.
+    If a question does not fit into a row, its segments get equal shares of the row. Candidates are cut at the end,
+    and the question is cut at the beginning. All segments contain the same part of the question.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, pooling: str):
@@ -150,7 +151,7 @@ class ChoiceExamples(LabelledExamples):
         self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
 
     def _lengths(self, index: int) -> tuple[int, np.ndarray]:
-        """Returns the number of tokens to keep of the question and of each candidate, (N,)."""
+        """Returns the lengths in tokens of the question and of each candidate, (N,), after cutting."""
         first, end = self._tokens.firsts[index : index + 2]
         question, candidates_N = int(self._tokens.questions.lengths[index]), self._tokens.candidates.lengths[first:end]
         if (question + 3) * len(candidates_N) + candidates_N.sum() <= self._length:
@@ -170,7 +171,7 @@ class ChoiceExamples(LabelledExamples):
         return (question + candidates_N + 3).tolist()
 
     def label_indices(self, index: int) -> np.ndarray:
-        """Returns the position of the token that carries each candidate's score, (N,), within the example."""
+        """Returns the position of each candidate's score in the example, (N,)."""
         ends_N = np.cumsum(self.segments(index))
         return ends_N - 1 if self._at_end else np.concatenate([[0], ends_N[:-1]])
 

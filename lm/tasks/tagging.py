@@ -80,7 +80,7 @@ class Tagging(LabelledTask):
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
-        # The configs of older runs do not name the scheme; it is then inferred from all tags of the split.
+        # Older runs have configs without a scheme; the scheme is then inferred from all tags of the split.
         scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
         if "/entity_" in metric and scheme == NO_SCHEME:
             raise UserError(
@@ -98,7 +98,7 @@ def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
 def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
     """Returns eval.tag_scheme or, if it is "auto", the scheme inferred from the tags.
 
-    Raises UserError if a label does not fit eval.tag_scheme.
+    Raises UserError if eval.tag_scheme does not allow one of the labels.
     """
     named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
@@ -133,7 +133,7 @@ class TaggedWords(Predictions):
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the words, the correct tags and the predicted tags. Words without a prediction have None."""
+        """Returns the words, the correct tags and the predicted tags. A missing prediction is None."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 

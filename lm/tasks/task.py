@@ -37,7 +37,7 @@ SMOOTHING = frozenset({"objective.label_smoothing", "objective.label_smoothing_o
 # The settings that lm.generate reads for all encoder-decoders that generate text.
 SEARCH_SETTINGS = "num_beams penalty length_penalty exact max_new_tokens min_new_tokens no_repeat_ngram batch_size"
 SEARCH = frozenset(f"eval.generation.{name}" for name in SEARCH_SETTINGS.split())
-NOT_SCORED = "·"  # the preview shows it below tokens without a target
+NOT_SCORED = "·"  # the mark that the preview shows below tokens without a target
 
 
 class Task(abc.ABC):
@@ -94,7 +94,7 @@ class Task(abc.ABC):
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the value that replaces the default of a setting that this task does not read, or None."""
+        """Returns the derived value of an unread setting whose default is 0 or empty; None for other settings."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -110,7 +110,7 @@ class Task(abc.ABC):
         return ""
 
     def head(self, config: Config) -> Any:
-        """Returns the output head of the model (see `lm.models.heads`). By default, it predicts the next token."""
+        """Returns the output head of the model (see `lm.models.heads`). The default head predicts the next token."""
         return NextToken()
 
     def metrics(self, config: Config) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class Task(abc.ABC):
         """Opens the cached store of a data source, or builds it. Returns None if there are no examples."""
 
     def complete(self, config: Config, split: str, stores: dict[str, Any]) -> dict[str, Any]:
-        """Checks the stores of a split and adds data that depends on all of them."""
+        """Checks the stores of a split and adds data that depends on all stores together."""
         return stores
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
@@ -201,7 +201,7 @@ class Task(abc.ABC):
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
-        """Computes baselines that need no model. Tables show them beside the metrics of the model."""
+        """Computes baselines that need no model; tables show the baselines beside the metrics of the model."""
         return {}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class Task(abc.ABC):
 
     @property
     def predictions(self) -> Any:
-        """A subclass of `lm.evaluation.prediction_evaluator.Predictions`; None for tasks without labels."""
+        """The subclass of `Predictions` that holds the predictions of this task; None for tasks without labels."""
         return None
 
     # --- new inputs -----------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class Task(abc.ABC):
         ]
 
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        """Returns the printable form of a target. Its weight must not be 0."""
+        """Returns the printable form of a target whose weight is not 0."""
         return tokenizer.piece(int(target))
 
 
@@ -275,7 +275,7 @@ class PackedTask(Task):
         """Maps each data source to its examples, which can be accessed by index."""
 
     def reason_without_examples(self, config: Config) -> str:
-        """Returns the error message for a data source whose documents yield no examples."""
+        """Returns the error message for a data source that is not empty but yields no examples."""
         return "no document has at least 2 tokens, so there is nothing to train on; add text."
 
     def batch_settings(self, config: Config) -> list[Any]:

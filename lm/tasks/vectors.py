@@ -1,4 +1,4 @@
-"""Computes vectors for texts from any layer of a model and with any pooling. Models of all tasks are supported.
+"""Computes vectors for texts from any layer of a model and with any pooling. The models of all tasks are supported.
 
 A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair. The source of an
 encoder-decoder that generates text has no BOS token. Mean and maximum pooling include the special tokens, as in
