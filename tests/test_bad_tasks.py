@@ -149,7 +149,7 @@ def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overri
     [
         (
             ["train.accumulation=2"],
-            "config.train.accumulation: accumulation would split the batch",
+            "config.train.accumulation: texts are compared across the batch",
         ),
         (
             ["data.separate_vocabularies=True"],

@@ -50,7 +50,7 @@ class Evaluator(abc.ABC):
 
     @property
     def undefined(self) -> set[str]:
-        """The metrics that tables omit, because they were NaN in the last evaluation for lack of targets."""
+        """The metrics that were NaN in the last evaluation for lack of targets. Tables omit these metrics."""
         return set()
 
     @property

@@ -80,11 +80,11 @@ class Predictions(abc.ABC):
 
 
 class PredictionEvaluator(RowEvaluator):
-    """Computes metrics of predictions against labels, counting each example once.
+    """Compares predictions with labels and computes metrics. Each example counts once.
 
     The metrics of the whole split are computed from the predictions for all data sources together. If only some rows
-    are scored, only the examples that lie entirely in scored rows count. Raises UserError if a data source has no
-    example that counts.
+    are scored, only the examples that lie entirely in scored rows count. Raises UserError if no example of a data
+    source lies entirely in scored rows.
     """
 
     with_logits = True

@@ -172,7 +172,7 @@ class TokenEvaluator(RowEvaluator):
 
 
 def _text(rows: EvalRows, targets: float) -> Sums:
-    """Returns the size of the scored text, which is an estimate unless `targets` includes all target tokens."""
+    """Returns the size of the scored text. If `targets` is less than the number of all targets, it is an estimate."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
     # `changed` is counted only for windows over whole documents; other rows do not cover every byte of the text.

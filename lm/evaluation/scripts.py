@@ -1,7 +1,7 @@
 """Splits text in any script into tokens, and determines the writing system of a set of texts.
 
-Chinese, Japanese, Thai and similar scripts have no spaces between words. In such text, word-based metrics count
-characters instead of words.
+Chinese, Japanese, Thai and similar scripts have no spaces between words. In text without spaces, word-based metrics
+count characters instead of words.
 """
 
 from __future__ import annotations

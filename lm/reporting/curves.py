@@ -31,7 +31,7 @@ def draw_curves(
 
     Args:
         loss: the name of the metric whose heading labels the axis of the loss.
-        best_metric: the metric that determines the best step, such as `valid/loss`, and that is always plotted.
+        best_metric: the metric that determines the best step, such as `valid/loss`. The metric is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 
@@ -160,7 +160,7 @@ def _draw_small(axes: Any, steps: np.ndarray, values: np.ndarray, label: str) ->
 
 
 def _frame(axes: Any) -> None:
-    """Adds a grid to the axes and limits the number of ticks, so that their labels do not touch."""
+    """Adds a grid to the axes and limits the number of ticks, so that their labels do not overlap."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = max(4, round(8 * len(axes.get_subplotspec().colspan) / COLUMNS))

@@ -73,7 +73,7 @@ class _Events:
     def __init__(self, directory: Path, first_step: int) -> None:
         """Creates an event file that starts at `first_step`. May raise OSError.
 
-        TensorBoard then ignores events of `first_step` and later steps in older files.
+        TensorBoard ignores the events of `first_step` and later steps that older files contain.
         """
         from tensorboardX.event_file_writer import EventsWriter  # an optional package that is slow to import
         from tensorboardX.proto.event_pb2 import SessionLog

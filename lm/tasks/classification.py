@@ -120,7 +120,7 @@ class Classified(Predictions):
 
 def check_pooling(config: Config, refuse: Refuse) -> None:
     if config.model.pooling == "first" and config.model.family == "decoder":
-        refuse("model.pooling", "the first token of a decoder sees no other tokens; use 'last' or 'mean'.")
+        refuse("model.pooling", "the first token of a decoder sees no other tokens; set pooling to 'last' or 'mean'.")
 
 
 def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:

@@ -45,12 +45,12 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "accumulation would split the batch, whose texts must be compared; use 1.")
+            refuse("train.accumulation", "texts are compared across the batch; set accumulation to 1 to keep it whole.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
                 refuse(
                     setting,
-                    "a text that is alone in its batch cannot be compared with other texts; use at least 2.",
+                    "a text that is alone in its batch cannot be compared with other texts; raise this setting to 2 or more.",
                 )
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:

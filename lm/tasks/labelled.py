@@ -118,7 +118,7 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns the predictions for all raw examples for which `logits` is complete.
+        """Returns predictions for all raw examples of which `logits` contains every part.
 
         An example may consist of several parts. `logits` maps the index of each part to logits of shape (T, C).
         """

@@ -35,7 +35,7 @@ class Seq2Seq(PairTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.data.separate_vocabularies and config.model.share_embeddings:
-            refuse("model.share_embeddings", "two vocabularies cannot share embeddings; use False.")
+            refuse("model.share_embeddings", "two vocabularies cannot share embeddings; set share_embeddings to False.")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "perplexity", "token_accuracy", *self._text_metrics(config)
