@@ -169,7 +169,8 @@ def counting(
 ) -> Iterator[Callable[..., None] | None]:
     """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
 
-    A call with a new `noun` starts a new count. The progress line is erased at the end of the `with` block. `stream` defaults to stderr.
+    A call with a new `noun` starts a new count. The progress line is erased at the end of the `with` block. `stream`
+    defaults to stderr.
     """
     console = rich_console(stream or sys.stderr)
     if not enabled or not total or not console.is_terminal or console.is_dumb_terminal:
