@@ -50,7 +50,7 @@ class Contrastive(PairTask):
             if attrgetter(setting)(config) == 1:
                 refuse(
                     setting,
-                    "a text that is alone in its batch cannot be compared with other texts; set it to 2 or more.",
+                    "a text that is alone in its batch cannot be compared with other texts; use a value of 2 or more.",
                 )
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
