@@ -98,8 +98,8 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
             "config.data.separate_vocabularies: is not read by objective",
         ),
         (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective"),
-        (TWO_SIDED, "config.data.tokenizer.extra_ids: span_corruption needs tokens for masked spans"),
-        ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "extra_ids: ul2 needs 103"),
+        (TWO_SIDED, "config.data.tokenizer.extra_ids: objective.name='span_corruption' needs tokens for masked spans"),
+        ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "objective.name='ul2' needs 103"),
         ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file with the targets"),
         ([*TWO_SIDED, "objective.name=infiling"], "did you mean infilling"),
     ],
@@ -130,7 +130,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
             "config.data.train.reversal.kind: embedded does not support pairs; use",
         ),
         (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
-        (["data.holdout=tail"], "config.data.holdout: pairs are held out by hash"),
+        (["data.holdout=tail"], "config.data.holdout: pairs of texts can only be held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
         (["model.positions=relative", "model.relative_max_distance=16"], "config.model.relative_max_distance: must be"),
         (["model.max_length=20"], "config.model.max_length: 20 is shorter than data.sequence_length=32"),
@@ -364,7 +364,7 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--text=text.txt"], "--text: RUN needs pairs; name them in data.test of a config"),
+        (["--text=text.txt"], "--text: RUN needs pairs of texts; specify them in data.test of a config"),
         (["--average=3"], "cannot average 3 checkpoints: the run has only 2; train with a larger"),
         (["--average=2", "--step=1"], "cannot average 2 checkpoints: the run has only 1 up to step 1"),
         (["--average=0"], "--average=0: must be at least 1"),

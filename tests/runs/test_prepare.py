@@ -331,7 +331,7 @@ def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_pa
     lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
     refuse(r"config\.data\.train\.mine: .*a has 2 lines, but .*b has 1; ", data__train={"mine": lines})
     both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
-    refuse(r"train\.other: .*has nothing left for training", data__train=both, data__valid=both)
+    refuse(r"train\.other: .*has no examples for training", data__train=both, data__valid=both)
     refuse(
         r"config\.data\.train: no pairs of mine .*are left for train",
         data__valid={"v": both["other"]},
@@ -350,7 +350,7 @@ def test_files_that_change_between_the_two_reads_are_refused(pair_config, tmp_pa
 
     open_or_build = token_store.open_or_build
     monkeypatch.setattr(token_store, "open_or_build", build)
-    with pytest.raises(UserError, match=r"mine: 330 sources and 331 targets were read"):
+    with pytest.raises(UserError, match=r"mine: 330 sources but 331 targets were read"):
         prepare(pair_config(data__valid={"v": pair_config.mine}), tmp_path / "run")
 
 
