@@ -25,7 +25,7 @@ class Vocabulary:
 
     size: int  # number of tokens; a model may have additional entries, which are never chosen
     bos_id: int  # never chosen, unless it is also the EOS token
-    eos_id: int  # the token that ends a row; -1 for none
+    eos_id: int  # the token that ends a row; -1 if there is none
     pad_id: int = 0  # the token that pads a row after its end; may also be an ordinary token
     pad_is_special: bool = False  # if True, pad_id is never chosen, unless it is also the EOS token
 
@@ -65,10 +65,10 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
 class Sampling:
     """Sampling settings. The defaults sample from the model's own distribution."""
 
-    temperature: float = 1.0  # the divisor of the logits; 0 to choose the most probable token
-    top_k: int = 0  # keep only the k most probable tokens; 0 to keep all
-    top_p: float = 1.0  # keep the smallest set of most probable tokens with at least this total probability; 1 for all
-    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 to keep all
+    temperature: float = 1.0  # the divisor of the logits; if 0, the most probable token is chosen
+    top_k: int = 0  # keep only the k most probable tokens; 0 keeps all tokens
+    top_p: float = 1.0  # keep the fewest, most probable tokens with at least this total probability; 1 keeps all tokens
+    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 keeps all tokens
     repetition_penalty: float = 1.0  # values above 1 make tokens that already occur in the row less probable
 
     @property
@@ -84,7 +84,7 @@ class Sampling:
             ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all of them"),
             ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 for all tokens)"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 (all tokens) and 1"),
-            ("repetition_penalty", 0 < penalty < math.inf, "positive (1 for no penalty, above 1 to penalise)"),
+            ("repetition_penalty", 0 < penalty < math.inf, "positive (1 means no penalty; values above 1 penalise)"),
         )
 
 

@@ -1,6 +1,7 @@
 """Masked language modelling (Devlin 2019, section 3.1): the choice of the masked tokens, and the examples.
 
-Shape letters: E examples, T tokens of an example, n text tokens (not special) among them, k masked tokens, W words.
+E is the number of examples, T the number of tokens per example, n the number of tokens that are not special, k the
+number of masked tokens, and W the number of words.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Masking:
     or left unchanged (10 %).
 
     With `word_starts`, whole words are masked, as in BERT's later release. Words are visited in random order; a word is
-    masked unless the total would exceed the number above, so fewer tokens may be masked. If no word fits, one of
-    the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the first token of the
-    text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a word, both parts are
-    masked or neither is. Raises UserError if no token starts a word.
+    masked unless more tokens than without `word_starts` would be masked in total. The total may therefore be smaller.
+    If no word fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is True, or
+    at the first token of the text, and ends before the next such token. Special tokens do not end words: if [SEP]
+    splits a word, both parts are masked or neither is. Raises UserError if no token starts a word.
 
     Args:
         text_ids: the token ids from which random replacements are drawn uniformly, int32; the mask is excluded.
@@ -94,7 +95,7 @@ class MaskedExamples(ChunkExamples):
     With `count_masked`, `sizes` includes the number of masked tokens, which is only approximate for whole words.
     """
 
-    _specials = 2  # special tokens per example
+    _specials = 2  # number of special tokens per example
     _least = 1  # minimum number of tokens per chunk
 
     def __init__(
@@ -113,7 +114,7 @@ class MaskedExamples(ChunkExamples):
         if longest < self._least:
             raise UserError(
                 f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
-                "tokens; use longer rows."
+                "tokens; increase data.sequence_length."
             )
         super().__init__(store, longest, self._least, seed, name)
         self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked

@@ -5,13 +5,15 @@ a row in a given order; an example that would exceed a capacity starts a new row
 one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream, and each part of a document in the window is an example. A row can therefore be computed from its start alone.
+stream, and each part of a document in the window is an example. A row can therefore be computed from its start offset
+alone.
 
 The training rows of a data source are the rows of epoch 0, followed by those of epoch 1, and so on without end. Element
 i of the mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element
 s * batch_size + r. Each host therefore computes only its own rows, and there is no iterator state to save.
 
-Shape letters: E examples, R rows, W windows, T tokens of one side of all examples.
+E is the number of examples, R the number of rows, W the number of windows, and T the number of tokens on one side of
+all examples.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ class RowLayout:
 class _Side:
     """One side (inputs or source) of rows that have `length` tokens each.
 
-    `tokens` contains the tokens of all examples, in order; `segments`, the lengths of the segments in each row.
+    `tokens` contains the tokens of all examples, in order; `segments` contains the lengths of the segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
@@ -271,7 +273,7 @@ class WindowExamples(Examples):
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows needed to predict every token of the stream; one begins every `stride` tokens."""
+    """Returns the number of windows needed to predict every token of the stream if one begins every `stride` tokens."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)
 
@@ -290,14 +292,14 @@ class TrainRows:
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
-        """Returns the number of rows in an epoch by source, which may vary slightly between epochs."""
+        """Returns the number of rows in an epoch for each source. The number may vary slightly between epochs."""
         return {name: source.num_rows(epoch) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
         return {name: list(source.notes) for name, source in self._sources.items()}
 
     def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Returns (source name, epoch, row within the epoch) of each of these rows of the global batch of `step`."""
+        """Returns (source name, epoch, row within the epoch) for rows `row_ids` of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
         found = [self._order[step * self._batch_size + int(r)] for r in row_ids]
         return [(name, *self._sources[name].locate(index)) for name, index in found]

@@ -30,16 +30,16 @@ CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu"; None stands for the default device's platform. With attention="auto", the
-    fused kernel of the platform is selected if it supports the model, and xla otherwise. Raises UserError if the config
-    names a kernel that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu". If None, the platform of the default device is used. With attention="auto",
+    the platform's fused kernel is selected if it supports the model; otherwise, "xla" is selected. Raises UserError if
+    the config names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":
         fastest = FASTEST.get(platform, "xla")
         return "xla" if _obstacle(fastest, config, platform) else fastest
     if obstacle := _obstacle(config.attention, config, platform):
-        raise UserError(f"config.model.attention: {config.attention} {obstacle}; use 'auto' or 'xla' instead.")
+        raise UserError(f"config.model.attention: '{config.attention}' {obstacle}; use 'auto' or 'xla' instead.")
     return config.attention
 
 

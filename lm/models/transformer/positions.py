@@ -1,4 +1,4 @@
-"""Sinusoidal, rotary and relative positions. Learned positions are an embedding table (`tower.py`)."""
+"""Sinusoidal, rotary and relative positions. (`tower.py` implements learned positions as an embedding table.)"""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
     """Returns the bucket of each distance from 0 to max_distance, int32 (max_distance + 1,).
 
     Distances beyond max_distance share the last bucket. The first half of the buckets (`exact` of them) hold one
-    distance each. The other `growing` ones widen exponentially up to max_distance (Raffel 2020, section 2.1, and the T5
-    code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing). These bounds are compared as
+    distance each. The other `growing` buckets widen exponentially up to max_distance (Raffel 2020, section 2.1, and the
+    T5 code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing). These bounds are compared as
     integers, because the bucket of a distance such as 64 would otherwise depend on the last bit of a logarithm.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2

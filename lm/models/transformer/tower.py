@@ -43,7 +43,7 @@ class Tower(nn.Module):
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the cache with these tokens added."""
+        """Returns the output of the last layer, (B, L, D), and the updated cache."""
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.scale_embeddings:
             x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
@@ -75,7 +75,7 @@ class Tower(nn.Module):
         if config.positions == "relative":
             relative = positions_BL, key_positions_BS
             if cache is None:
-                # Positions within a segment are consecutive, so indices within the row have the same distances.
+                # Positions within a segment are consecutive, so distances may be computed from indices within the row.
                 relative = (np.arange(positions_BL.shape[1])[None],) * 2
             bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
         context = AttentionContext(

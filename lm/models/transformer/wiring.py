@@ -177,8 +177,8 @@ class EncoderDecoder(Transformer):
         """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
 
         During decoding, the first call passes `batch.source` and an empty cache, and the returned cache stores the
-        source. Later calls pass batch.source=None and the next tokens of each row. Each group of k consecutive rows may
-        share a source.
+        source. Later calls pass batch.source=None and the next tokens of each row. If there are fewer sources than
+        rows, each source belongs to the same number of consecutive rows.
         """
         source = batch.source
         if not self.reads_source:
@@ -192,7 +192,7 @@ class EncoderDecoder(Transformer):
                 cache = dataclasses.replace(cache, source_segments=source.segments)
             source_segments = source.segments
         else:
-            assert cache is not None and cache.source_segments is not None, "no source in the batch or the cache"
+            assert cache is not None and cache.source_segments is not None, "the batch and the cache have no source"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))
