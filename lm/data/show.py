@@ -72,7 +72,8 @@ def stores_table(prepared: Prepared) -> Table:
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
     """Returns the lines that show a row, token by token: the source (if there is one), the inputs and the targets.
 
-    The source, inputs and targets take at most `most_lines` lines each; one more line counts the tokens left over.
+    The source, inputs and targets take at most `most_lines` lines each; another line gives the number of tokens left
+    over.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:

@@ -47,7 +47,8 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
     """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
 
-    Only the first `length` tokens of a row are considered. With n = 1, the mask marks all of these tokens.
+    Only the first `length` tokens of a row are considered. With n = 1, the mask marks every token that the row
+    contains.
     """
     R, T = tokens_RT.shape
     if n > T:
@@ -57,7 +58,8 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
     for back in range(1, n):
         latest_R1 = jnp.take(tokens_RT, jnp.maximum(length - back, 0), axis=1)[:, None]
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1
-    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)  # num_entries is out of range, hence ignored
+    # The index num_entries is out of range, so `set` drops it.
+    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
 
 
@@ -105,7 +107,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     if sampling.greedy:
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
-    if sampling.top_k > 0:  # tokens tied with the k-th are kept
+    if sampling.top_k > 0:  # tokens that are tied with the k-th most probable one are also kept
         largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)

@@ -40,7 +40,7 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[in
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
-    """Decodes the new tokens in the context of the prompt, because the space between the two may depend on both."""
+    """Decodes the new tokens in the context of the prompt, since the space before them may depend on both."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
 

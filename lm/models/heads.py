@@ -162,7 +162,7 @@ class AnswerSpan(Head):
 class TextEmbedding(Head):
     """A unit-length vector for the text of each row, and another for the paired text.
 
-    Each row must hold a single text. Rows that contain only padding do not yield NaN.
+    Each row must hold a single text. The result for a row of padding is not NaN.
 
     Attributes:
         pooling: the vector that represents a text: the first token's ("first"), the last token's ("last") or the mean

@@ -57,7 +57,7 @@ class Dense(nn.Module):
         return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
 
     def _adapter(self, x_TI: Array) -> Array:
-        """Returns (x A) B lora_scale. B is initially 0. The rank axis is too small to be worth sharding."""
+        """Returns (x A) B lora_scale, where B is initially 0. The rank axis is too small to be worth sharding."""
         width, rank, split = x_TI.shape[1], self.lora_rank, len(self.inputs)
         axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
         a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
@@ -88,7 +88,7 @@ def _standardize(x: Array, epsilon: float) -> Array:
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
-    # Hoffer 2018. For a normal variable, mean absolute deviation * sqrt(pi / 2) is the standard deviation.
+    # Hoffer 2018. A normal distribution has standard deviation sqrt(pi / 2) * mean absolute deviation.
     "l1norm": NormKind(
         lambda x, epsilon: (
             (centred := x - jnp.mean(x, axis=-1, keepdims=True))

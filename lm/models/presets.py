@@ -19,7 +19,7 @@ def preset(name: str) -> Fields:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."
-        raise UserError(f"preset({name!r}): no such model; {hint}")
+        raise UserError(f"preset({name!r}) is not a known model; {hint}")
     return dict(PRESETS[name])
 
 
@@ -42,7 +42,7 @@ def _two_sides(num_layers: int, *others: int, **named: int) -> Fields:
     return _size(num_layers, *others, **named) | {"num_encoder_layers": num_layers}
 
 
-# Fields that most families share; each family below overrides those in which it differs.
+# Fields that most families share; each family below overrides the fields in which it differs.
 _BASE: Fields = {
     "norm": "layernorm",
     "norm_position": "pre",

@@ -89,14 +89,14 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
-    """Returns the summed squared error of the value predicted at each weighted token, given float32 targets."""
+    """Returns the summed squared error of the predicted values, weighted by token, for float32 targets."""
     error_BL = jnp.square(logits_BL1[..., 0] - batch.targets.astype(jnp.float32))
     total = jnp.sum(error_BL * batch.weights)
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
 
 
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
-    """Returns the summed cross-entropy of each answer's start and end over the tokens of its segment (Devlin 2019).
+    """Returns the summed cross-entropy of answer starts and ends, normalised over each segment (Devlin 2019).
 
     The targets are 1 at the start of an answer, 2 at the end, and 3 if both are the same token. Each answer has weight
     1: its start and its end contribute 0.5 each to `weight` and, if the model finds them, to `correct`.

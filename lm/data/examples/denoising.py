@@ -104,8 +104,8 @@ class Denoiser(abc.ABC):
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(
-                f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
-                "too short for any example; increase data.sequence_length or data.source_length."
+                f"config.data.sequence_length: rows of {source_length} source tokens and {target_length} target tokens "
+                "are too short for any example; increase data.sequence_length or data.source_length."
             )
         return fitting + 1
 
@@ -215,7 +215,7 @@ class Infilling(Denoiser):
         return lengths_E + 1 <= min(source_length, target_length)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the time G of the last masked token, float64 (E, 1)."""
+        """Returns, for each example, the time G of the last masked token, float64 (E, 1)."""
         noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
         return np.minimum(rng.standard_gamma(noise_E), self._mean_span * noise_E)[:, None]
 

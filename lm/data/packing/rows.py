@@ -268,7 +268,7 @@ class WindowExamples(Examples):
         return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown", "changed")}
 
     def num_targets(self) -> int:
-        """Returns the number of all tokens except the BOS token of each document."""
+        """Returns the total number of tokens, excluding the BOS token of each document."""
         return self._store.num_tokens - self._store.num_documents
 
 

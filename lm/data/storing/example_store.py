@@ -138,8 +138,8 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
             shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(
                 f"config.data.{split if getattr(config.data, split) else 'train'}.{name}: label {unknown[0]!r} is not "
-                f"one of {shown} (from data.labels or, if that is empty, from train); its first "
-                f"example is {at.key!r:.60}."
+                f"one of {shown} (from data.labels or, if that is empty, from train); the first "
+                f"example with this label is {at.key!r:.60}."
             )
 
 

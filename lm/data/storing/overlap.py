@@ -22,7 +22,7 @@ from lm.data.storing.splits import split_sources
 from lm.errors import UserError
 from lm.files import replacing
 
-MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication by it is invertible
+MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number, because multiplication by odd numbers is invertible modulo 2^64
 
 
 def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:

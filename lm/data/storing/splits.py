@@ -319,7 +319,7 @@ class LabelledCleaner(Cleaner):
 class Script:
     """The letters whose Unicode names begin with `name`, such as LATIN or CJK.
 
-    Raises UserError if there are no such letters.
+    Raises UserError if no letter has a Unicode name that begins with `name`.
     """
 
     # Unicode's Script property, which `regex` knows, would be no replacement: CJK, for example, is not a script.

@@ -169,7 +169,7 @@ def open_or_build(
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{key}.lock") as exclusive:
-            if exclusive:  # while the lock is held, any leftovers come from builders that were killed
+            if exclusive:  # while the lock is held, any leftover files come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             if store := _open(directory, label):
@@ -196,7 +196,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds a file lock, which is released even if the process is killed. Yields whether the file system has locks."""
+    """Holds a file lock, which a killed process also releases. Yields whether the file system supports locks."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

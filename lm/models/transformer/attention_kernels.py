@@ -21,7 +21,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.errors import UserError
 
-FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform; on any other platform, xla
+FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform; xla is used on all others
 LANES = 128  # the number of lanes of a TPU's vector unit; splash block sizes are multiples of this number
 CUDNN_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
 CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
@@ -125,7 +125,7 @@ def splash(
 
 
 def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
-    """Builds the kernel for one device's heads. The block size (of a tile of scores) is the largest that divides L."""
+    """Builds the kernel for one device's heads. Tiles of scores have the largest block size that divides L."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)

@@ -85,7 +85,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
-    """Estimates the activation bytes that a device keeps per row for the backward pass if `tensor` devices share it.
+    """Estimates how many bytes of activations each of `tensor` devices keeps per row for the backward pass.
 
     The estimate counts the arrays that JAX's automatic differentiation saves in each block; XLA may save fewer.
     """

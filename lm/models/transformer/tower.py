@@ -18,7 +18,7 @@ from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
-RECORD = "intermediates"  # the Flax collection in which a tower records vectors if the caller makes it mutable
+RECORD = "intermediates"  # the Flax collection that records vectors if the caller makes the collection mutable
 EMBEDDED, LAST_BLOCK = "embedded_tokens", "last_block"
 
 

@@ -30,7 +30,7 @@ class Transformer(nn.Module):
 
     config: ModelConfig
     head: Head
-    kernel: str = "xla"  # the attention kernel, used by the calls that it supports; see `kernel_for_call`
+    kernel: str = "xla"  # the attention kernel for the calls that it supports; see `kernel_for_call`
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         ids = jnp.zeros((1, 2), jnp.int32)
         source = Source(ids, ids, ids + 1) if self.reads_source else None
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
-        # The parameters do not depend on the kernel, and some kernels do not support such a short row.
+        # The parameters do not depend on the kernel, and some kernels do not support rows as short as these.
         return self.clone(kernel="xla").init({"params": key}, batch)["params"]
 
     @nn.nowrap
@@ -92,7 +92,7 @@ class OneTower(Transformer):
             self.type_embedding = Embedding(config.token_types, config, ("positions", "embed"))
         self.tower = Tower(config, causal=self.causal, kernel=self.kernel)
         for each in (self.tower, self.head):
-            nn.share_scope(self, each)  # places their parameters beside those of the embedding
+            nn.share_scope(self, each)  # puts their parameters at the same level as the embedding
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head; see `lm.models.protocol.Model.apply`."""
@@ -167,7 +167,7 @@ class EncoderDecoder(Transformer):
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
         self.encoder = Tower(dataclasses.replace(config, num_layers=config.num_encoder_layers), causal=False)
         self.decoder = Tower(config, causal=True, cross=True)
-        nn.share_scope(self, self.head)  # places its parameters beside those of the embedding
+        nn.share_scope(self, self.head)  # puts the parameters of the head at the same level as the embedding
 
     @property
     def reads_source(self) -> bool:
