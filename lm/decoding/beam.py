@@ -1,10 +1,10 @@
 """Beam search with an encoder-decoder and an explicit cache, as one compiled program with fixed shapes.
 
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with the EOS token or with the T-th
-token. Its log-probability is the sum of its tokens' log-probabilities. Token probabilities are normalised over the
-model's whole vocabulary, so excluding a token does not make the others more probable. The score is the log-probability
-divided by a penalty that depends on the length, which is the number of new tokens, including a forced prefix and the
-EOS token.
+token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
+normalised over the model's whole vocabulary, so excluding a token does not make the others more probable. The score is
+the log-probability divided by a length penalty. The length is the number of new tokens, including a forced prefix and
+the EOS token.
 
 Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of the k * V
 candidates; at least k of these do not end with EOS. Those of the first k candidates that end become finished hypotheses
@@ -136,8 +136,8 @@ def search(
     Of the R = B * k rows, rows b*k to b*k + k - 1 are the beams of batch row b.
 
     Args:
-        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache). It reads the token of each
-            hypothesis at this position (BOS at position 0) and returns the logits of the next token.
+        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache). `step` reads the token of each
+            hypothesis at the given position (BOS at position 0) and returns the logits of the next token.
         reorder: a function (cache, rows_R) -> cache. Row r of the result is a copy of the old row `rows_R[r]`, which
             is a beam of the same batch row.
     """
@@ -258,13 +258,14 @@ def beam_search(
 
     Args:
         sources: the token ids of each source, including the EOS token.
-        prefixes: for each source, the tokens with which its outputs start after the BOS token; at most max_new_tokens.
+        prefixes: for each source, up to max_new_tokens tokens with which its outputs start after the BOS token.
             The log-probability of a hypothesis includes its prefix.
         min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
         source_bucket: the minimum padded length of the sources, which also lets batches share a program.
 
-    Call this function under `on_mesh` if the parameters are sharded. With several processes, all of them must call it
-    with the same arguments. Raises UserError if a setting or prefix is invalid or a source is too long for the model.
+    Call this function under `on_mesh` if the parameters are sharded. With several processes, every process must call
+    this function with the same arguments. Raises UserError if a setting or prefix is invalid or a source is too long
+    for the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens

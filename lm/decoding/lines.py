@@ -44,7 +44,7 @@ def source_text(prefix: str, text: str) -> str | None:
 
 
 def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], several: bool) -> Iterator[str]:
-    """Yields the best output of each source from 1 to `count`, as one line without a line ending.
+    """Yields the best output for each source number from 1 to `count`, as one line without a line ending.
 
     Args:
         outputs: maps the number of each source to its (text, score) pairs, best first. For a missing source, the output
@@ -66,7 +66,7 @@ def in_one_line(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Escapes control characters except tabs and line breaks; the ESC of terminal codes, for example, becomes \\x1b."""
+    """Escapes control characters except tabs and line breaks; for example, the ESC character becomes \\x1b."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

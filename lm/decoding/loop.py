@@ -66,8 +66,8 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call
-    them with the same arguments.
+    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call the
+    methods with the same arguments.
     """
 
     model: Model

@@ -69,7 +69,7 @@ class Sampling:
 
     temperature: float = 1.0  # the divisor of the logits; if 0, the most probable token is chosen
     top_k: int = 0  # keep only the k most probable tokens; 0 keeps all tokens
-    top_p: float = 1.0  # keep the fewest, most probable tokens with at least this total probability; 1 keeps all tokens
+    top_p: float = 1.0  # keep the smallest set of most probable tokens whose total is at least this; 1 keeps all
     min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 keeps all tokens
     repetition_penalty: float = 1.0  # values above 1 make tokens that already occur in the row less probable
 
@@ -83,9 +83,9 @@ class Sampling:
         check_settings(
             self,
             ("temperature", usable, "0 (the most probable token) or at least 0.0001"),
-            ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all of them"),
-            ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 for all tokens)"),
-            ("min_p", 0 <= self.min_p <= 1, "between 0 (all tokens) and 1"),
+            ("top_k", self.top_k >= 0, "a number of tokens, or 0 to keep all tokens"),
+            ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 keeps all tokens)"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 (which keeps all tokens) and 1"),
             ("repetition_penalty", 0 < penalty < math.inf, "positive (1 means no penalty; values above 1 penalise)"),
         )
 

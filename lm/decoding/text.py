@@ -59,8 +59,8 @@ def sample_many(
     """Yields tuples (prompt index, sample index, continuation) in order.
 
     A continuation excludes the prompt and ends, at the latest, at the model's last position. Rows are sampled in
-    batches of `max_rows`. A sample depends on the seed and on its two indices, but not on `max_rows`. Raises UserError
-    if a prompt leaves no position for a new token.
+    batches of `max_rows`. A sample depends on the seed and on its prompt and sample indices, but not on `max_rows`.
+    Raises UserError if a prompt leaves no position for a new token.
     """
     check_fits(prompts, 1, model.max_length)
     sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)

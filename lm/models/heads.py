@@ -129,7 +129,7 @@ class Classes(Head):
     model.pooler inserts a projection and a tanh before the classifier, as in BERT.
 
     Attributes:
-        pooling: the source of the vector from which a token's logits are computed. With "mean", this vector is the
+        pooling: the source of the vector from which a token's logits are computed. With "mean", the vector is the
             mean over the token's text; with "first", "last" or "none", it is the token's own vector.
     """
 

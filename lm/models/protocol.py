@@ -59,8 +59,8 @@ class Model(Protocol):
 
         With a cache, the batch holds the next tokens of each row and their positions, and the output includes the
         updated cache. Tokens in segment 0 do not affect later outputs. If the model reads a source, only the first
-        batch contains it; later batches have source=None. If there are fewer sources than rows, each source belongs to
-        the same number of consecutive rows.
+        batch contains it; later batches have source=None. If there are fewer sources than rows, each source is shared
+        by the same number of consecutive rows.
 
         Args:
             variables: {"params": parameters}; all parameters are float32.
@@ -83,7 +83,7 @@ class Model(Protocol):
         """Initialises the parameters, boxed with their logical axes; `flax.linen.unbox` extracts plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns an empty cache for rows of up to `capacity` tokens. Call it only if the head predicts text."""
+        """Returns an empty cache for rows of up to `capacity` tokens. The head must predict text."""
 
     def parameter_counts(self) -> ParameterCounts:
         """Computes the exact parameter counts without creating the parameters."""

@@ -24,7 +24,7 @@ class LossSums:
     nll: Array = _zero()  # plain cross-entropy, in nats
     correct: Array = _zero()  # total weight of the tokens whose target is the most probable token
     weight: Array = _zero()  # sum of the weights
-    # Next-sentence prediction, to be divided by `pairs`.
+    # Sums for next-sentence prediction, to be divided by `pairs`.
     pair_nll: Array = _zero()
     pair_correct: Array = _zero()
     pairs: Array = _zero()

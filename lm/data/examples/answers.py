@@ -19,7 +19,7 @@ from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
 STARTS, ENDS = 1, 2  # targets at the first and last token of an answer; 3 if they are the same token
-UNANSWERABLE, UNKNOWN = -1, -2  # used in place of token indices if there is no answer or it was not found
+UNANSWERABLE, UNKNOWN = -1, -2  # used in place of token indices if there is no answer or the answer was not found
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Example:
     """One or several segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
 
     tokens_T: np.ndarray  # int32: the input of the decoder, or of the only stack if there is no decoder
-    targets_T: np.ndarray  # int32; float32 for regression
+    targets_T: np.ndarray  # int32, or float32 for regression
     weights_T: np.ndarray  # float32
     types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None if all are 0
     source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair

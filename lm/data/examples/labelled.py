@@ -1,7 +1,8 @@
 """Labelled examples: texts or pairs of texts that have one label, and sentences that have a tag for each word.
 
-The examples are the same in every epoch. In training, their weights depend on the label (objective.class_weights or
-balance_classes). In evaluations, all weights are 1, so the loss is the mean over the examples.
+The examples are the same in every epoch. In training, the weight of an example depends on its label
+(objective.class_weights or balance_classes). In evaluations, all weights are 1, so the loss is the mean over the
+examples.
 
 E is the number of examples, T the number of tokens per example, C the number of labels, N the total number of tokens in
 all texts, X the number of sentences, and W the total number of words in all sentences.
@@ -74,8 +75,8 @@ class LabelledExamples(Examples):
         self._sizes = np.zeros(0, np.int64)
         if self._length < SHORTEST:
             raise UserError(
-                f"config.data.sequence_length: {self._length} is too short for objective.name={config.objective.name}; "
-                f"set it to {SHORTEST} or more."
+                f"config.data.sequence_length: {self._length} is too short for "
+                f"objective.name='{config.objective.name}'; set it to {SHORTEST} or more."
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -266,7 +267,7 @@ class TaggingExamples(LabelledExamples):
         return [*bounds, (first, end)]
 
     def word_indices(self, index: int) -> np.ndarray:
-        """Returns the index of each word's first token, int64 (words of the example,); -1 for a word without tokens."""
+        """Returns the index of each word's first token, int64 (words of the example,); -1 if a word has no token."""
         begin, end = self._bounds_E2[index]
         sizes, firsts = self._sizes_W[begin:end], self._tokens.firsts_W[begin:end].astype(np.int64)
         return np.where((firsts >= 0) & (firsts < sizes), 1 + np.cumsum(sizes) - sizes + firsts, -1)

@@ -14,7 +14,7 @@ from lm.data.storing.token_store import PairStore
 
 
 class PairExamples(Examples):
-    """The pairs of a store, which are the same in every epoch. Each side is `tokens eos`.
+    """The pairs of a store, which are the same in every epoch. Each side has the form `tokens eos`.
 
     If `drop` is true, a pair is omitted if either side is too long for a row; otherwise, the side is cut before its
     EOS.
@@ -65,7 +65,7 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        # BOS is removed: a source has none, and `from_pair` puts one in front of the target.
+        # BOS is removed, because a source has no BOS and `from_pair` adds a BOS to the target.
         source_S = _cut(self._source.document(pair)[1:], self._source_length)
         return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 

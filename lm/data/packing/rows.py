@@ -61,8 +61,8 @@ class RowLayout:
     """The layout of the rows of a task, and thus of its batches."""
 
     length: int  # number of tokens per row
-    source_length: int = 0  # number of source tokens per row; 0 without a source
-    max_masked: int = 0  # maximum number of masked tokens; 0 for no limit
+    source_length: int = 0  # number of source tokens per row; 0 if there is no source
+    max_masked: int = 0  # maximum number of masked tokens; 0 means no limit
     with_types: bool = False  # whether batches have token types
     real_targets: bool = False  # whether targets are float32 instead of int32
 
@@ -114,7 +114,7 @@ class _Side:
         self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
         self.tokens = self.spread(tokens)
         self.positions = self.spread([positions_T])  # positions within the segment, int32 (R, length)
-        self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # 0 is padding
+        self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # segment 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
         """Arranges one value per token in rows (R, length), with 0 where there is no token."""
@@ -279,7 +279,7 @@ def num_windows(num_tokens: int, length: int, stride: int) -> int:
 
 
 class TrainRows:
-    """The endless sequence of training rows. It can be pickled, so worker processes can make batches too."""
+    """The endless sequence of training rows. The object can be pickled, so worker processes can make batches too."""
 
     def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout

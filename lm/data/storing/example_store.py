@@ -29,7 +29,7 @@ class ExampleStore:
 
     name: str
     raw: list[Any]  # each of type Labelled (cleaned, as the model reads it), Tagged or Question
-    tokens: Any  # in the form that the task needs; `tokens.flat` contains all tokens except special ones
+    tokens: Any  # tokenised as the task requires; `tokens.flat` contains all tokens except special ones
     fingerprint: str  # hash of everything that determines the examples and tokens
     counts: dict[str, int]  # examples, documents, tokens (except special ones), bytes (UTF-8), words, unknown tokens
     label_counts: dict[str, int]  # label counts over all sources of the split; empty if there are no classes

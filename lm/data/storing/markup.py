@@ -83,7 +83,7 @@ def strip_html(text: str) -> str:
 
 
 def _decoded(match: re.Match[str]) -> str:
-    """Decodes a character reference; returns it unchanged if there is no such character."""
+    """Decodes a character reference; returns it unchanged if it refers to no character."""
     name = match["reference"]
     return html.unescape(match[0]) if name.startswith("#") or f"{name};" in html5 else match[0]
 

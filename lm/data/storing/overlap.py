@@ -32,7 +32,7 @@ def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Overlap:
-    """The numbers of evaluation examples that also occur in the training data."""
+    """Counts of evaluation examples that also occur in the training data."""
 
     total: int  # all evaluation examples
     same: int  # exact duplicates of training examples

@@ -176,7 +176,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
+    """Prefixes the message of a UserError with the name of the data source unless it begins with a setting name."""
     try:
         yield
     except UserError as error:
@@ -268,7 +268,7 @@ class Cleaner:
 
 
 class PairCleaner(Cleaner):
-    """Cleans both sides of a pair like documents. Only the source and first reference are checked."""
+    """Cleans both sides of a pair. Only the source and first reference determine whether the pair is dropped."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
     train_only = True
@@ -322,7 +322,7 @@ class Script:
     Raises UserError if no letter has a Unicode name that begins with `name`.
     """
 
-    # Unicode's Script property, which `regex` knows, would be no replacement: CJK, for example, is not a script.
+    # Unicode's Script property, which `regex` supports, would not suffice: CJK, for example, is not a script.
     def __init__(self, name: str, setting: str):
         prefix = name.strip().upper() + " "
         # Looking up Unicode names is slow, so the result is cached for each letter.
@@ -335,6 +335,6 @@ class Script:
         self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
-        """Returns whether more than half of the letters belong to the script, or the text has no letters."""
+        """Returns whether most letters of a text belong to the script; True if the text has no letters."""
         letters = [character for character in text if character.isalpha()]
         return not letters or 2 * sum(map(self._has, letters)) > len(letters)

@@ -190,7 +190,7 @@ def _open(directory: Path, label: str) -> TokenStore | None:
     try:
         return TokenStore(directory)
     except DamagedStore as damage:
-        print(f"{label}: the token store in {directory} is damaged ({damage}); building it again", file=sys.stderr)
+        print(f"{label}: the token store in {directory} is damaged ({damage}); rebuilding it", file=sys.stderr)
         return None
 
 

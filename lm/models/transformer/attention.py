@@ -59,14 +59,14 @@ class AttentionContext:
     positions: Array  # int32 (B, L): the positions of the queries
     segments: Array  # int32 (B, L): the segments of the queries
     views: tuple[View, ...]  # one view for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla with a cache
+    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla if there is a cache
     window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
-        """Returns a context whose only view is the one of layer kind `number`, which may be a traced index."""
+        """Returns a context that contains only the view for layer kind `number`, which may be a traced index."""
         chosen = self.views[0]
         for other_number, other in enumerate(self.views[1:], start=1):
             chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         return y_BLHK, cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
-        """Attends to the sources. Rows that share a source are treated as one row with more queries."""
+        """Computes cross-attention to the sources, treating rows that share a source as one row with more queries."""
         memory, (B, L, H, K) = context.memory, q_BLHK.shape
         assert memory is not None
         k_BGSK: Array

@@ -1,9 +1,10 @@
 """Selects the attention kernel and wraps the fused kernels: cuDNN on NVIDIA GPUs and splash on TPUs.
 
-The fused kernels never hold the (L, S) scores in memory. They derive the mask from the segments and from the order of
-the tokens in a row, which is valid because positions increase within each segment. Padding may attend to padding, so
-every query has a key; the outputs at padding are never used. The fused kernels support neither attention dropout nor
-decoding with a cache. The "xla" kernel, plain matrix multiplications in `attention.py`, supports both.
+The fused kernels never hold the (L, S) scores in memory. The fused kernels derive the mask from the segments and from
+the order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
+padding, so every query has a key; the outputs at padding are never used. The fused kernels support neither attention
+dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`), supports
+dropout and caches.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu". If None, the platform of the default device is used. With attention="auto",
-    the platform's fused kernel is selected if it supports the model; otherwise, "xla" is selected. Raises UserError if
-    the config names a kernel that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu". If the platform is None, that of the default device is used. With
+    attention="auto", the platform's fused kernel is selected if it supports the model; otherwise, "xla" is selected.
+    Raises UserError if the config names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":

@@ -20,7 +20,7 @@ class TowerSize:
 
     layers: int
     length: int  # number of tokens in the row
-    source_length: int = 0  # number of tokens that cross-attention reads; 0 if there is none
+    source_length: int = 0  # number of tokens that cross-attention reads; 0 if there is no cross-attention
 
     @property
     def norms(self) -> int:

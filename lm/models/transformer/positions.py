@@ -17,8 +17,8 @@ from lm.models.layers import parameter
 def sinusoidal(positions_BL: Array, width: int) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
-    The wavelengths are those of Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so its embeddings
-    differ from these only by a fixed permutation of the dimensions.
+    The wavelengths are those of Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
+    embeddings are a fixed permutation of the dimensions used here.
     """
     rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -34,7 +34,7 @@ class Rotation:
 
 
 def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation by the angle p * theta^(-2i/K) for pair i of a head at position p (RoFormer, Su 2021)."""
+    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates = (theta**-exponents).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]

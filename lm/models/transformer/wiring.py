@@ -156,8 +156,8 @@ class Encoder(OneTower):
 class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
-    A batch has a source only if the head predicts text. With any other head, the encoder and the decoder read the same
-    text, as in BART.
+    A batch has a source only if the head predicts text. If the head does not predict text, the encoder and the decoder
+    read the same text, as in BART.
     """
 
     def setup(self) -> None:
@@ -178,7 +178,7 @@ class EncoderDecoder(Transformer):
 
         During decoding, the first call passes `batch.source` and an empty cache, and the returned cache stores the
         source. Later calls pass batch.source=None and the next tokens of each row. If there are fewer sources than
-        rows, each source belongs to the same number of consecutive rows.
+        rows, each source is shared by the same number of consecutive rows.
         """
         source = batch.source
         if not self.reads_source:
