@@ -89,7 +89,7 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
-    """Returns the summed squared error of the predicted values, weighted by token, for float32 targets."""
+    """Returns the weighted sum of squared errors between the predicted values and the targets."""
     error_BL = jnp.square(logits_BL1[..., 0] - batch.targets.astype(jnp.float32))
     total = jnp.sum(error_BL * batch.weights)
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
