@@ -135,7 +135,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["model.positions=relative", "model.relative_max_distance=16"], "config.model.relative_max_distance: must be"),
         (["model.max_length=20"], "config.model.max_length: 20 is shorter than data.sequence_length=32"),
         (["model.window=8"], "config.model.window: a sliding window is not defined"),
-        (["model.attention=splash"], "config.model.attention: splash"),
+        (["model.attention=splash"], "config.model.attention: 'splash'"),
         (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
         (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),

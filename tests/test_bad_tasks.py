@@ -180,7 +180,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LINES, ["model.num_classes=3"], "config.model.num_classes: is no longer a setting"),
         (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither a number nor one of label_names"),
         (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a finite number, as regression"),
-        (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name=classif"),
+        (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name='classif"),
         (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "config.data.valid: no examples of lines"),
         (LATIN, [], "lines.tsv: not valid utf-8 at line 5, byte 41: 0xe9"),
         (LATIN, [], "set the source's encoding to the file's encoding (e.g. cp1252, latin-1, gb18030)"),
