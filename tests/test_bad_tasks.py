@@ -179,7 +179,11 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (from data.labels or, if"),
         (LINES, ["model.num_classes=3"], "config.model.num_classes: is no longer a setting"),
         (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither a number nor one of label_names"),
-        (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a finite number, as regression"),
+        (
+            LINES,
+            ["objective.name=regression", PLAIN_BEST],
+            "line 2: 'a' is not a finite number, which regression requires",
+        ),
         (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name='classif"),
         (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "config.data.valid: no examples of lines"),
         (LATIN, [], "lines.tsv: not valid utf-8 at line 5, byte 41: 0xe9"),

@@ -315,7 +315,7 @@ def test_a_link_to_the_input_is_not_replaced_either(pairs_run, command, tmp_path
     (tmp_path / "soft").symlink_to(root / "in")
     (tmp_path / "hard").hardlink_to(root / "in")
     for name in ("soft", "hard"):
-        with pytest.raises(UserError, match=rf"--output=.*{name}: is the file that --input reads"):
+        with pytest.raises(UserError, match=rf"--output=.*{name} would overwrite the file that --input reads"):
             command(f"--input={root / 'in'}", f"--output={tmp_path / name}", root=root)
     assert (root / "in").read_bytes() == content
     command(f"--input={root / 'in'}", f"--output={tmp_path / 'out'}", root=root)

@@ -132,7 +132,7 @@ def test_all_references_of_a_data_source_determine_the_tokens(translator):
 
 def test_missing_output_is_an_error(translator, monkeypatch):
     monkeypatch.setattr(generation, "generate_texts", lambda *_: [[("A", 0.0)]])
-    with pytest.raises(AssertionError, match="every source"):
+    with pytest.raises(AssertionError, match="a source text has no output"):
         evaluator({"text": pairs("a", "b")}).evaluate(None, 0)
 
 

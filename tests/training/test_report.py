@@ -27,7 +27,7 @@ def test_the_last_step_and_the_best_are_both_named_and_evaluated(tiny_labels, tm
 
 
 def test_a_last_step_that_is_the_best_is_named_so(tiny_labels, tmp_path, capsys):
-    changes = {"train__num_steps": 2, "eval__every_steps": 2, "model__d_model": 24}
+    changes = {"train__num_steps": 2, "eval__every_steps": 2, "optimizer__warmup_steps": 0}
     assert train_here(tiny_labels, tmp_path / "run", **changes) == 0
     out = capsys.readouterr().out
     assert "Step 2 is the last and has the best valid/accuracy." in out and sorted(results_of(tmp_path / "run")) == [2]

@@ -133,7 +133,8 @@ def test_notes_count_the_examples_of_their_own_split(make, tmp_path):
         for i in range(30)
     ]
     entries[0]["answers"]["text"] = [""]
-    config = make("span_qa", train={"s": entries}, data={"holdout_fraction": 0.4})
+    options, data = {"label_field": ""}, {"holdout_fraction": 0.4, "context_overlap": 8}
+    config = make("span_qa", train={"s": entries}, options=options, data=data)
     stores = {split: stores_of(config, split)["s"] for split in ("train", "valid")}
     for store in stores.values():
         wrong = sum(each.placed != each.answers for each in store.raw)
