@@ -142,7 +142,7 @@ def test_notes_count_the_examples_of_their_own_split(make, tmp_path):
     assert sum(int(store.notes[0].split()[0]) for store in stores.values()) == 21
 
     mixed = [{"text": f"text {i}", "label": i % 2 if i % 4 else str(i % 2)} for i in range(40)]
-    notes = ["labels have several types (30 integers, 10 strings); equal values are one label"]
+    notes = ["labels have several types (30 integers, 10 texts); equal values count as one label"]
     assert stores_of(make(train={"s": mixed}, valid={"s": texts(2, "01")}), "train")["s"].notes == notes
     part = stores_of(make(train={"s": mixed}, valid={"s": texts(2, "01")}, options={"part": [0, 0.5]}), "train")["s"]
     assert part.notes == [f"{notes[0]} (in the whole data source)"]
