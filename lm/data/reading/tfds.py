@@ -1,4 +1,4 @@
-"""TFDS data sets, read with random access and without TensorFlow."""
+"""Reads TFDS data sets with random access and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm.data.reading.fields import Field, Record
 from lm.data.reading.format import Format
 from lm.errors import UserError
 
-# Packages that `import tensorflow_datasets` does not register, although they can be imported without TensorFlow.
+# Packages with data sets that `import tensorflow_datasets` does not register; they work without TensorFlow.
 PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
 
@@ -84,7 +84,7 @@ class Tfds(Format):
         except NotImplementedError as error:
             raise UserError(
                 f"tfds {name}: the copy in {self.builder.data_path} does not support random access; "
-                f"prepare it with file_format='array_record' in another data_dir ({_first_line(error)})."
+                f"prepare the data set with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
         except Exception as error:  # TFDS and its downloads raise many types of error
             self._check_tensorflow(error)
