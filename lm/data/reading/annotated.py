@@ -58,7 +58,7 @@ class Conll(FileFormat):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
                 refuse(setting, f"{column!r} is not a column; give a column number (starting at 1) or a column name.")
         if config.label_field == word:
-            message = f"{word!r} is the word column, not a tag column; leave this empty to use the last column."
+            message = f"{word!r} is the word column, not a tag column; leave this setting empty to use the last column."
             refuse("label_field", message)
 
     def options(self) -> list[str]:
@@ -75,7 +75,7 @@ class Conll(FileFormat):
         return sorted(self._notes) + skipped + super().notes()
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields a record with the words and tags of each sentence, and the position of its first word."""
+        """For each sentence, yields a record with its words and tags, and the position of its first word."""
         tagged = "tags" in [each.spec for each in fields]  # new inputs may be untagged
         lines = list(self.lines(path, rows=True))
         rows = list(map(_columns, lines))

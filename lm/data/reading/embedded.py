@@ -95,7 +95,7 @@ def documents() -> tuple[str, ...]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
                 tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # e.g. a template that is not valid Python
+        except (SyntaxError, ValueError):  # some library files are templates, not valid Python
             continue
         if name == TOPICS:  # topics = {name: text, ...}
             values = (getattr(statement, "value", None) for statement in tree.body)

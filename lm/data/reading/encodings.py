@@ -115,7 +115,7 @@ def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) ->
 
 
 def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    """Yields the lines without trailing CRs. Raises UserError if a CR occurs elsewhere in a line."""
+    """Yields the lines without trailing CRs. Raises UserError if a CR occurs before the end of a line."""
     for number, line in enumerate(lines, start=1):
         if "\r" in line and "\r" in (line := line.rstrip("\r")):
             raise UserError(
@@ -151,7 +151,7 @@ def has_mark(path: Path) -> bool:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note that counts the lines with bytes over 127, or [] if the encoding is UTF-8 or ASCII."""
+    """Returns a list with a note that counts the lines with bytes over 127; it is empty for UTF-8 and ASCII."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []

@@ -1,7 +1,7 @@
-"""Looks up the fields of records that settings such as `field` specify, and converts their values.
+"""Looks up the record fields specified by settings such as `field`, and converts their values.
 
-Strings from a table, typed values from JSON or Parquet, and NumPy values from TFDS are all converted to the same
-result. A missing value or a value of the wrong type raises UserError.
+The result of a conversion does not depend on whether a value is a string from a table, a typed value from JSON or
+Parquet, or a NumPy value from TFDS. A missing value or a value of the wrong type raises UserError.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
 class Field:
-    """Refers to a value of a record (`text`), a nested value (`answers.text`) or a template that combines values.
+    """Selects a value of a record by its name (`text`), by a dotted name (`answers.text`) or by a template.
 
-    A template is text with field names in braces, such as `question: {question} context: {context}`; literal braces are
-    doubled. A dotted name is looked up part by part, unless the record has a field with the full name. If the field is
-    `optional` and the record lacks it, the value is an empty string.
+    A template combines values. It is text with field names in braces, such as `question: {question} context: {context}`.
+    Literal braces are doubled. A dotted name is looked up part by part, unless the record has a field with the full
+    name. If the field is `optional` and the record lacks it, the value is an empty string.
 
     Raises a UserError that names the `setting` if the template cannot be parsed.
     """
@@ -96,7 +96,7 @@ class FieldList(Field):
 
 
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
-    """Returns the table columns that the fields need. Raises UserError if one is missing or occurs twice."""
+    """Returns the table columns that the fields need. Raises UserError if a column is missing or occurs twice."""
     found = []
     for field in fields:
         for name in field.names:
@@ -118,7 +118,7 @@ def _look_up(record: Record, name: str, where: str) -> Any:
     for part in name.split("."):
         if not isinstance(value, Mapping):
             raise UserError(
-                f"{where}: field {above!r} holds the type {type(value).__name__}, not a record with a field {part!r}."
+                f"{where}: field {above!r} is of type {type(value).__name__}, not a record with a field {part!r}."
             )
         if part not in value:
             raise UserError(_missing(where, name, list(value), above))

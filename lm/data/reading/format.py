@@ -55,12 +55,12 @@ class ReadyField(Field):
 class Format(abc.ABC):
     """Base class of formats. Class attributes describe the format; their defaults suit records with named fields."""
 
-    doc: ClassVar[str]  # one line of the `--help` text
+    doc: ClassVar[str]  # the description for `--help`
     endings: ClassVar[Collection[str]] = ()  # file name endings; empty if the format reads no files
     holds: ClassVar[Collection[str] | None] = None  # the supported kinds of raw examples; None means all
-    # The settings that the format reads, among those that are empty by default.
+    # The settings that the format reads and that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    reads: ClassVar[Collection[str]] = ()  # the format-specific settings that it reads, among all others
+    reads: ClassVar[Collection[str]] = ()  # format-specific settings that it reads, with non-empty defaults
     # Maps a kind of raw example to a required setting and the error message if it is missing; overrides `Reader.needs`.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
     # Whether record fields are named after the roles that readers define ("text", "label", ...) and hold values that
@@ -89,14 +89,14 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields each record and its position for error messages. Columns that no field needs may be omitted.
+        """Yields each record and, for error messages, its position. Columns that no field needs may be omitted.
 
         Raises UserError at the first record that cannot be read, or if there are no records.
         """
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields, regardless of file locations."""
+        """Returns the settings and hashes that determine the records and fields, whatever the file locations."""
 
     def notes(self) -> list[str]:
         """Returns notes for the user about the files."""
@@ -144,12 +144,12 @@ class FileFormat(Format):
 class Reader(abc.ABC):
     """Reads the raw examples of one data source, in a fixed order."""
 
-    kind: ClassVar[str]  # the kind of its raw examples, for messages
-    # The setting that is required if settings specify the field names, and the error message if it is missing.
+    kind: ClassVar[str]  # the kind of its raw examples
+    # The setting that is required unless the format names the fields, and the error message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # the settings that it reads, among those that are empty by default
+    settings: ClassVar[Collection[str]] = ()  # the settings that it reads and that are empty by default
     optional: ClassVar[Collection[str]] = ()  # the roles whose fields may be absent
-    roles: ClassVar[Mapping[str, str]]  # maps a role to the setting that specifies its field, or to ""
+    roles: ClassVar[Mapping[str, str]]  # maps a role to the setting that names its field, or to "" (see `Format.field`)
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
@@ -168,7 +168,7 @@ class Reader(abc.ABC):
         """Returns the raw example of a record, or None to skip the record."""
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything that determines the examples, regardless of file locations."""
+        """Returns a hash of everything that determines the examples, whatever the file locations."""
         config = self.config
         options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
         return hash_of("labelled", *options, *self.source.identity())
@@ -222,8 +222,8 @@ class Files:
             raise UserError(f"{self.path} contains no documents (is the file empty?).")
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
-        """Returns a string for each file that contains a hash of its content and states whether the file is compressed
-        and has byte-order marks. Earlier versions treated these marks as text."""
+        """For each file, returns a string with a hash of its content. The string also states whether the file is
+        compressed and whether it has byte-order marks, which earlier versions treated as text."""
         hashes = []
         for path in self.found:
             with read_errors(path), path.open("rb") as file:
@@ -236,8 +236,8 @@ class Files:
 class TextFile:
     """The text of an open file. It can be read only once. Most callers need only `lines`.
 
-    Reading raises a UserError that gives the position if a byte is invalid in the encoding, or if a line has more than
-    `longest` characters. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
+    Reading raises UserError if bytes are invalid in the encoding or a line has more than `longest` characters. The
+    message gives the position. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, encoding: str, longest: int, remedy: str):
@@ -277,7 +277,7 @@ class TextFile:
             data = self._binary.read(BLOCK_BYTES)
 
     def read(self) -> str:
-        """Returns the whole text. Raises UserError if it has more than `longest` characters."""
+        """Returns the whole text. Raises UserError if the text has more than `longest` characters."""
         parts, size = [], 0
         for block in self.blocks():
             parts.append(block)
@@ -291,11 +291,11 @@ class TextFile:
         return next(self._with_ends, "")
 
     def lines(self) -> Iterator[str]:
-        """Yields the lines without the final LF or CR LF. Unlike in str.splitlines, no other character ends a line."""
+        """Yields the lines without the final LF or CR LF. Unlike in str.splitlines, nothing else ends a line."""
         return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
 
     def check_length(self, size: int, line: int = 0) -> int:
-        """Returns `size`, the length of a line (of a document if `line` is 0). Raises UserError if it is too large."""
+        """Returns `size`. Raises UserError if a line or, if `line` is 0, a document of this size is too long."""
         if size <= self.longest:
             return size
         unit = "this line" if line else "a document (by default the whole file)"

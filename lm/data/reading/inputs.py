@@ -92,7 +92,9 @@ def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
             source.record = {}
         if not isinstance(source.record, Mapping) or not source.record:
             example = json.dumps(dict.fromkeys(names, "..."))
-            raise UserError(f"--text: this model reads {' and '.join(names)}; give a JSON object: --text='{example}'.")
+            raise UserError(
+                f"--text: this model reads the fields {' and '.join(names)}; give a JSON object: --text='{example}'."
+            )
     (example,) = reading.iterate()
     return example
 

@@ -40,7 +40,7 @@ class Pair:
         return self.references[0]
 
     def with_prefix(self, prefix: str) -> Pair:
-        """Returns a copy with `prefix` in front of the source text. Must be called after cleaning."""
+        """Returns a copy with `prefix` in front of the source text. The texts must already be cleaned."""
         return Pair(prefix + self.source, self.references)
 
     @property
@@ -94,7 +94,7 @@ class Tagged:
 class Question:
     """A question about a context.
 
-    `answers` holds a pair (text, character offset) for each answer. If the question is unanswerable, it is empty.
+    `answers` holds a pair (text, character offset) for each answer, and is empty if the question is unanswerable.
     """
 
     id: str
@@ -123,7 +123,7 @@ class Question:
 
 
 class PairReader(Reader):
-    """Reads pairs without adding the prefix. Several target fields or a list of target texts become references."""
+    """Reads pairs without adding `prefix`. Each target field, or each text in a list, becomes a reference."""
 
     kind = "pairs"
     needs = ("target_field", "name the field that holds the target.")

@@ -20,7 +20,7 @@ QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted CSV value
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parses JSON text. Raises UserError if the text is invalid, or if a name occurs twice in an object."""
+    """Parses JSON text. Raises UserError if the text is not valid JSON, or if a name occurs twice in an object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
@@ -51,7 +51,7 @@ class JsonLines(FileFormat):
             where = f"{path}, line {number}"
             record = parse_json(line, where)
             if not isinstance(record, dict):
-                raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
+                raise UserError(f"{where}: expected a JSON object, but got {type(record).__name__}.")
             yield record, where
 
 
@@ -135,7 +135,7 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves that the file is quoted as in CSV, or "" if no value proves it."""
+        """Returns a value that proves that the file is quoted as in CSV, or "" if there is no proof."""
         if self._unquoted or self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")

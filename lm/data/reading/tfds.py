@@ -55,8 +55,8 @@ class Tfds(Format):
             if (builder := self._build()) is not None:
                 return builder
         raise UserError(
-            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, and none is prepared in "
-            f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
+            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, and no data set of this name "
+            f"is prepared in {self.config.data_dir or tfds.core.constants.DATA_DIR}."
         )
 
     def _build(self, **options: Any) -> Any:
@@ -86,7 +86,7 @@ class Tfds(Format):
                 f"tfds {name}: the copy in {self.builder.data_path} does not support random access; "
                 f"prepare the data set with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
-        except Exception as error:  # TFDS and its downloads raise many types of error
+        except Exception as error:  # TFDS and its downloads raise many types of exceptions
             self._check_tensorflow(error)
             raise UserError(
                 f"tfds {name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "

@@ -34,7 +34,7 @@ class Tokenizer(abc.ABC):
     """Base class of tokenizers, which are immutable. Class attributes describe the kind of tokenizer."""
 
     kind: ClassVar[str]  # the value of data.tokenizer.kind
-    doc: ClassVar[str]  # one line of the `--help` text
+    doc: ClassVar[str]  # the description for `--help`
     learns: ClassVar[bool] = True  # whether `train` uses its texts
     file_type: ClassVar[str] = ""  # the type of file that data.tokenizer.path may name; "" if none
     needs_file: ClassVar[bool] = False  # whether a file is required, which may define its own mask and extra ids

@@ -16,7 +16,9 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.errors import UserError
 
 LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
-LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # a SentencePiece error
+LARGEST_SIZE = re.compile(
+    r"too high \(\d+\)\. Please set it to a value <= (\d+)"
+)  # in an error message of SentencePiece
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -112,8 +114,8 @@ class SentencePieceTokenizer(Tokenizer):
         """Returns the ids and their character offsets, which refer to `text` even if the model normalises it.
 
         A character may become several tokens, e.g. one per byte or one per letter of a ligature. SentencePiece assigns
-        the character only to the last of them; this method gives its offsets to all of them. A space that the model
-        adds before the text gets an empty range.
+        the character only to the last token; this method gives the offsets of the character to each of its tokens. A
+        space that the model adds before the text gets an empty range.
         """
         try:
             found = self._processor.encode(text, out_type="offset_mapping")

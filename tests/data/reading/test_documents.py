@@ -74,7 +74,7 @@ def test_parquet(tmp_path):
     assert read(kind="parquet", path=path) == [text.replace("\r", "") for text in texts]
     with pytest.raises(UserError, match="no field 'body'; available fields: 'n', 'text'"):
         read(kind="parquet", path=path, field="body")
-    with pytest.raises(UserError, match="row 1: field 'n' should hold text, but holds int"):
+    with pytest.raises(UserError, match="row 1: field 'n' should hold text, but holds the int"):
         read(kind="parquet", path=path, field="n")
 
 
@@ -95,14 +95,14 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
             {"kind": "jsonl", "path": write("a.jsonl", '{"text": "a"}\n{"text": ')},
             "a.jsonl, line 2: this is not valid JSON",
         ),
-        ({"kind": "jsonl", "path": write("b.jsonl", '["a"]')}, "line 1: expected a JSON object, got list"),
+        ({"kind": "jsonl", "path": write("b.jsonl", '["a"]')}, "line 1: expected a JSON object, but got list"),
         (
             {"kind": "jsonl", "path": write("c.jsonl", '{"body": "a"}')},
             "line 1: there is no field 'text'; available fields: 'body'",
         ),
         (
             {"kind": "jsonl", "path": write("d.jsonl", '{"text": 3}')},
-            "line 1: field 'text' should hold text, but holds int",
+            "line 1: field 'text' should hold text, but holds the int",
         ),
         ({"kind": "tsv", "path": write("a.tsv", "a\tb\n1\t2\n")}, "no field 'text'; available fields: 'a', 'b'"),
         (

@@ -213,8 +213,8 @@ def test_records_with_lists_of_words_and_tags(write, tmp_path, monkeypatch):
         assert found.notes() == ["1 records without words are skipped"]
     for record, message in (
         ({"tokens": ["a"], "tags": [0, 1]}, "line 1: there are 1 words in 'tokens' but 2 tags"),
-        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list, but holds str"),
-        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text, but holds int"),
+        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list, but holds the str"),
+        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text, but holds the int"),
         ({"tokens": ["a"], "tags": [2]}, "label 2 has no name"),
     ):
         with pytest.raises(UserError, match=message):

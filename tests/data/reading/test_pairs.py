@@ -126,7 +126,7 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"path": empty, "pattern": "(?P<source>1)(?P<target>)"}, "contains no documents"),
         (
             {"kind": "jsonl", "path": jsonl, "field": "question.x"},
-            "field 'question' holds str, not a record with a field 'x'",
+            "field 'question' is of type str, not a record with a field 'x'",
         ),
         (
             {"kind": "jsonl", "path": jsonl, "field": "answers.x"},
@@ -137,7 +137,7 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"kind": "jsonl", "path": jsonl, "field": "{question!r}"}, "braces must contain a field name"),
         ({"kind": "jsonl", "path": jsonl, "field": "{}"}, "braces must contain a field name"),
         ({"kind": "jsonl", "path": jsonl, "field": "{{x}}"}, "the template contains no field name"),
-        ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text, but holds int 0"),
+        ({"kind": "jsonl", "path": jsonl, "field": "answers.start"}, "should hold text, but holds the int 0"),
         (
             {"kind": "jsonl", "path": jsonl, "field": "question", "columns": "a"},
             "columns: this setting applies only to kind=tsv",

@@ -173,7 +173,7 @@ def test_unusable_numbers_are_refused_in_every_format(open_as, kind, value, mess
 def test_regression_refuses_names_and_booleans(open_as):
     with pytest.raises(UserError, match="label_names: regression reads numbers, which have no names"):
         open_as("jsonl", records(1), "numbers", label_field="label", label_names=("a",))
-    with pytest.raises(UserError, match="line 1: field 'label' should hold a number, but holds bool True"):
+    with pytest.raises(UserError, match="line 1: field 'label' should hold a number, but holds the bool True"):
         labels_of(open_as("jsonl", records(True), "numbers", label_field="label"))
 
 
@@ -203,8 +203,8 @@ def test_questions_with_typed_fields(open_as, write, kind):
     for flag in ("true", "TRUE", 1, True):
         assert read(is_impossible=flag).answers == (), flag
     for changes, message in (
-        ({"is_impossible": "no"}, "field 'is_impossible' should hold true or false, but holds str 'no'"),
-        ({"id": 1.5}, "field 'id' should hold text, but holds float 1.5"),
+        ({"is_impossible": "no"}, "field 'is_impossible' should hold true or false, but holds the str 'no'"),
+        ({"id": 1.5}, "field 'id' should hold text, but holds the float 1.5"),
         ({"answers": {"text": ["b"], "answer_start": [1.5]}}, "answer_start 1.5 is not a character offset"),
         ({"answers": {"text": ["b"], "answer_start": [None]}}, "answer_start None is not a character offset"),
     ):
