@@ -244,7 +244,7 @@ def test_text_with_several_fields_is_a_json_object(runs, call, refused):
     given = {"text": run.examples[0]["text"], "other": run.examples[0]["other"]}
     outcome = call("lm.predict", f"--workdir={run.root}", f"--text={json.dumps(given)}")
     assert json.loads(outcome.stdout)["prediction"] in ("x", "y"), outcome.stderr
-    message = """--text: this model reads the fields text and other; give a JSON object: --text='{"text": "...", "other": "..."}'."""
+    message = """reads the fields text and other; give a JSON object: --text='{"text": "...", "other": "..."}'."""
     refused(message, "lm.predict", f"--workdir={run.root}", "--text=only one")
     refused("--text: there is no field 'other'", "lm.predict", f"--workdir={run.root}", '--text={"text": "a"}')
 

@@ -2,7 +2,7 @@
 
 Every tokenizer has a token that precedes a document (`bos_id`) and one that follows it (`eos_id`); `encode` adds
 neither. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary text.
-Segments and weights mark padding. `pad_id` alone never marks it, so a tokenizer without a padding token uses 0.
+Segments and weights mark padding, not `pad_id` alone. Thus, a tokenizer without a padding token can use 0 as `pad_id`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Tokenizer(abc.ABC):
     doc: ClassVar[str]  # the description for `--help`
     learns: ClassVar[bool] = True  # whether `train` uses its texts
     file_type: ClassVar[str] = ""  # the type of file that data.tokenizer.path may name; "" if none
-    needs_file: ClassVar[bool] = False  # whether a file is required, which may define its own mask and extra ids
+    needs_file: ClassVar[bool] = False  # whether a file is required (it may define a mask token and extra ids)
     file_is_text: ClassVar[bool] = False  # whether the file named by data.tokenizer.path is text
     option_names: ClassVar[
         tuple[str, ...]
@@ -110,9 +110,9 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns the ids of `encode` and their character offsets in `text` as pairs (begin, end), excluding end.
+        """Returns the ids of `encode` and their character offsets in `text`: (begin, end), where end is exclusive.
 
-        If several tokens make up one character, each of them has the offsets of that character. A token without a
+        If several tokens make up one character, each token has the offsets of that character. A token without a
         counterpart in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
         """
 
@@ -121,7 +121,7 @@ class Tokenizer(abc.ABC):
         """Decodes `ids`, which must not contain special tokens."""
 
     def decode_each(self, batch: Sequence[list[int]]) -> Iterable[str]:
-        """Decodes lists of ids, which must not contain special tokens. May be faster than `decode`."""
+        """Decodes lists of ids, which must not contain special tokens. Some libraries decode batches faster."""
         return map(self._decode, batch)
 
     @abc.abstractmethod
@@ -222,4 +222,4 @@ class Tokenizers:
     """The tokenizers of a run."""
 
     target: Tokenizer  # for the target texts of pairs, or for all texts
-    source: Tokenizer  # for the source texts of pairs; is `target` unless data.separate_vocabularies is set
+    source: Tokenizer  # for the source texts; the same object as `target` unless data.separate_vocabularies is set

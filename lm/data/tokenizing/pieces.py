@@ -10,7 +10,7 @@ from lm.data.tokenizing.base import Tokenizer
 PIECE = 1 << 20  # characters
 SEARCHED = 1 << 14  # number of characters at the end of a piece that are searched for a gap
 _GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the white space between two words
-# A tokenizer encodes words independently if each probe has the same ids whether its parts are encoded jointly or not.
+# A tokenizer encodes words independently if encoding the parts of each probe jointly or separately gives equal ids.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 
@@ -39,9 +39,9 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 
 
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
-    """Splits a text into consecutive pieces before gaps between two words.
+    """Splits a text into consecutive pieces, if possible before a gap between two words.
 
-    A piece has at most PIECE characters if there is a gap near that length. Without a gap, it extends to the next gap
+    A piece has at most PIECE characters if there is a gap near its end. Without a gap, it extends to the next gap
     or, if `anywhere` is true, is cut after exactly PIECE characters.
     """
     begin = 0

@@ -199,7 +199,7 @@ def _explain(config: TokenizerConfig, message: str) -> str:
 
 
 def split_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Yields the lines of all texts, and splits long lines. No vocabulary piece spans two of the yielded lines."""
+    """Yields the lines of all texts; long lines are split. No vocabulary piece spans two of the yielded lines."""
     for text in texts:
         begin = 0
         while begin < len(text):

@@ -1,4 +1,4 @@
-"""Character and word tokenizers. Their vocabularies are four special tokens and all characters or frequent words."""
+"""Character and word tokenizers, whose vocabularies are taken from the training text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm.files import parse_json
 
 
 class VocabularyTokenizer(Tokenizer):
-    """Base class of tokenizers whose vocabulary is a list of strings, saved as JSON."""
+    """Base class of tokenizers whose vocabulary is four special tokens and a list of strings, saved as JSON."""
 
     unk_id = UNK
 
@@ -69,7 +69,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding adds spaces."""
+    """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces."""
 
     kind = "words"
     doc = "the words of the training text, split at white space"
