@@ -65,7 +65,7 @@ class Field:
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Returns a list or a single text as a tuple of texts. An empty list becomes one empty text."""
+        """Returns the value, a text or a list of texts, as a tuple. An empty list becomes one empty text."""
         found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]

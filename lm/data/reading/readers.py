@@ -112,7 +112,7 @@ class Question:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Only the question, because several questions may share a context."""
+        """Contains only the question, because several questions may share a context."""
         return (self.question,)
 
     @property
@@ -247,9 +247,9 @@ class QuestionReader(Reader):
     """Reads questions from records with the fields id, question, context and answers, and optionally title and
     is_impossible. Each answer has the fields text and answer_start.
 
-    Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that do
-    not occur at this offset are kept for scoring but are never training targets; `notes_on` counts them. If a question
-    is impossible, its answers are omitted, because they are merely plausible.
+    Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
+    the context does not contain at answer_start are kept for scoring but are never training targets; `notes_on` counts
+    them. If a question is impossible, its answers are omitted, because they are merely plausible.
     """
 
     kind = "questions"

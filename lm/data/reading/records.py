@@ -113,8 +113,8 @@ class TabSeparated(FileFormat):
 class Quotes:
     """Determines whether the values of a tab-separated file are quoted as in CSV.
 
-    Some programs quote only values that contain quotation marks, and double these marks. Others quote all values of a
-    column. A value that merely begins and ends with a quotation mark, such as direct speech, proves nothing.
+    Some programs quote only values that contain quotation marks, and double these marks. Other programs quote all
+    values of a column. A value that merely begins and ends with a quotation mark, e.g. direct speech, proves nothing.
     """
 
     def __init__(self) -> None:

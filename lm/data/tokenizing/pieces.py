@@ -39,7 +39,7 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 
 
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
-    """Splits a text into consecutive pieces, if possible before a gap between two words.
+    """Splits a text into consecutive pieces, if possible between two words.
 
     A piece has at most PIECE characters if there is a gap near its end. Without a gap, it extends to the next gap
     or, if `anywhere` is true, is cut after exactly PIECE characters.

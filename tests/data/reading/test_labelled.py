@@ -259,12 +259,12 @@ def test_squad_keeps_every_character_of_the_context(write):
     [
         ("{", "not valid JSON"),
         ("[]", "the list 'data' is missing"),
-        (json.dumps({"data": [{"title": "A"}]}), "article 1: .*no list 'paragraphs'"),
-        (json.dumps(squad({"qas": []})), "article 1: .*no 'context'"),
-        (json.dumps(squad({"context": "a", "qas": [{"question": "?"}]})), "no 'id'"),
+        (json.dumps({"data": [{"title": "A"}]}), "article 1: .*list 'paragraphs' is missing"),
+        (json.dumps(squad({"qas": []})), "article 1: .*'context' is missing"),
+        (json.dumps(squad({"context": "a", "qas": [{"question": "?"}]})), "'id' is missing"),
         (
             json.dumps(squad({"context": "a", "qas": [{"id": "7", "question": "?"}]})),
-            "question '7': .*no list 'answers'",
+            "question '7': .*list 'answers' is missing",
         ),
         (json.dumps(squad({"context": "a", "qas": [entry("7", ("a", "0"))]})), "answer_start '0' is not a char"),
         (json.dumps(squad({"context": "a", "qas": [entry("7", (5, 0))]})), "'answers.text' should hold text"),
