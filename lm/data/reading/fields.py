@@ -35,8 +35,8 @@ _BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 class Field:
     """Selects a value of a record by its name (`text`), by a dotted name (`answers.text`) or by a template.
 
-    A template combines values. It is text with field names in braces, such as `title: {title} text: {text}`. Literal
-    braces are doubled. A dotted name is looked up part by part, unless the record has a field with the full
+    A template combines values. It is text with field names in braces, such as `title: {title} text: {text}`. Double
+    a brace to write it literally. A dotted name is looked up part by part, unless the record has a field with the full
     name. If the field is `optional` and the record lacks it, the value is an empty string.
 
     Raises a UserError that names the `setting` if the template cannot be parsed.

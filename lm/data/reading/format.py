@@ -60,7 +60,7 @@ class Format(abc.ABC):
     holds: ClassVar[Collection[str] | None] = None  # the supported kinds of raw examples; None means all
     # The settings that the format reads and that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    reads: ClassVar[Collection[str]] = ()  # format-specific settings that it reads, with non-empty defaults
+    reads: ClassVar[Collection[str]] = ()  # format-specific settings with non-empty defaults that it reads
     # Maps a kind of raw example to a required setting and the error message if it is missing; overrides `Reader.needs`.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
     # Whether record fields are named after the roles that readers define ("text", "label", ...) and hold values that
@@ -96,7 +96,7 @@ class Format(abc.ABC):
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields, whatever the file locations."""
+        """Returns the settings and hashes that determine the records and fields, but no file locations."""
 
     def notes(self) -> list[str]:
         """Returns notes for the user about the files."""
@@ -168,7 +168,7 @@ class Reader(abc.ABC):
         """Returns the raw example of a record, or None to skip the record."""
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything that determines the examples, whatever the file locations."""
+        """Returns a hash of everything that determines the examples, excluding file locations."""
         config = self.config
         options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
         return hash_of("labelled", *options, *self.source.identity())
