@@ -63,15 +63,15 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: contains a label twice"),
         (
             ["objective.class_weights=(1.0, 2.0)"],
-            "config.objective.class_weights: needs a weight of 0 or more for each",
+            "config.objective.class_weights: give each label in data.labels a weight of 0 or more",
         ),
         (
             ["objective.class_weights=(1.0, 2.0, 3.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: needs a weight",
+            "config.objective.class_weights: give each label in data.labels a weight",
         ),
         (
             ["objective.class_weights=(1.0, -1.0)", "data.labels=('is_x', 'is_y')"],
-            "config.objective.class_weights: needs a weight",
+            "config.objective.class_weights: give each label in data.labels a weight",
         ),
         (
             ["objective.class_weights=(0.0, 0.0)", "data.labels=('is_x', 'is_y')"],
@@ -79,7 +79,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         ),
         (
             ["objective.class_weights=(1.0, 2.0)", "objective.balance_classes=True"],
-            "config.objective.class_weights: cannot be combined with balance_classes",
+            "config.objective.class_weights: class_weights and balance_classes cannot both be set",
         ),
         (
             ["objective.class_weights=(1.0, 2.0)", "objective.name=regression", PLAIN_BEST],
@@ -128,10 +128,13 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder", "objective.name=masked"], "extra_ids: masked needs a mask token; use 1"),
-        ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: needs rows"),
-        ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: must be less than half"),
-        ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data is held out by hash"),
+        (
+            ["model.family=encoder", "objective.name=masked"],
+            "objective.name='masked' needs a mask token; set extra_ids",
+        ),
+        ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: rows must"),
+        ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: the overlap must be less than half"),
+        ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data can only be held out by hash"),
         (["objective.name=tagging"], "config.data.train.text.kind: text does not support tags; use jsonl or parquet"),
         (["objective.name=contrastive"], "config.data.train.text.target_path: name the file with the targets"),
     ],
@@ -146,7 +149,7 @@ def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overri
     [
         (
             ["train.accumulation=2"],
-            "config.train.accumulation: each text is compared with the texts of the whole batch",
+            "config.train.accumulation: texts are compared across the batch",
         ),
         (
             ["data.separate_vocabularies=True"],
@@ -177,7 +180,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LINES, ["model.num_classes=3"], "config.model.num_classes: is no longer a setting"),
         (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither an integer nor one of label_names"),
         (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a finite number; regression"),
-        (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name=classif"),
+        (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name='classif"),
         (LINES, ["data.valid.lines.part=(0.1, 0.100001)"], "config.data.valid: no examples of lines"),
         (LATIN, [], "lines.tsv: the text is not valid utf-8 at line 5, byte 41: 0xe9"),
         (LATIN, [], "set the source's encoding to the file's encoding (e.g. cp1252, latin-1, gb18030)"),
@@ -259,7 +262,7 @@ def started(tiny_labels, tmp_path_factory):
             ["--prompt=a"],
             "a model with objective.name=classification generates no text; score it with eval",
         ),
-        ("eval.py", ["--text=TEXT"], "--text: RUN needs examples with labels; name them in data.test of a config"),
+        ("eval.py", ["--text=TEXT"], "--text: RUN needs labelled examples; specify them in data.test of a config"),
         ("eval.py", ["--split=test/words"], "--split=test/words: test has no data source 'words'; it has lines"),
         (
             "eval.py",

@@ -114,4 +114,4 @@ def vectors(root):
 def test_eval_of_single_texts_is_refused(trained, words, call):
     outcome = call("eval.py", f"--workdir={trained}", f"--text={words.text}")
     assert outcome.status == 1
-    assert outcome.stderr == f"error: --text: {trained} needs pairs; name them in data.test of a config.\n"
+    assert outcome.stderr == f"error: --text: {trained} needs pairs of texts; specify them in data.test of a config.\n"

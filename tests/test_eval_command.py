@@ -209,9 +209,9 @@ def test_config_with_another_model_is_refused_with_the_settings_that_differ(fold
     [
         ({"step": "5"}, "no checkpoint of step 5"),
         ({"split": "test"}, "no test split"),
-        ({"split": "train/prose"}, "no source 'prose'; it has rhyme, story"),
+        ({"split": "train/prose"}, "train has no data source 'prose'; it has rhyme, story"),
         ({"text": "missing.txt"}, "missing.txt"),
-        ({"stride": 17}, "longer than data.sequence_length"),
+        ({"stride": 17}, "exceeds data.sequence_length=16"),
     ],
 )
 def test_missing_data_or_checkpoint_is_refused(folder, wrong, message):
@@ -240,7 +240,7 @@ def test_directory_without_a_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [([], "--workdir is missing"), (["--workdir=x", "--config.data.holdout=tail"], "give --config=FILE.py")],
+    [([], "--workdir is missing"), (["--workdir=x", "--config.data.holdout=tail"], "also pass --config=FILE.py")],
 )
 def test_errors_are_one_line(flags, message):
     done = run_command(*flags)
@@ -291,7 +291,7 @@ def test_outputs_of_a_run_with_pairs_are_written_and_scored(pairs_run, call):
         "predictions-test-beams2.jsonl",
         *(f"results-test-beams2.{suffix}" for suffix in ("json", "csv", "md")),
     }
-    assert "predictions-test-beams2.jsonl" in outcome.stdout and "step 8 (best valid/loss), test" in outcome.stdout
+    assert "predictions-test-beams2.jsonl" in outcome.stdout and "step 8 (best valid/bleu), test" in outcome.stdout
     lines = [json.loads(line) for line in (where / "predictions-test-beams2.jsonl").read_text().splitlines()]
     assert [set(line) for line in lines] == [{"source", "reference", "prediction", "score"}] * len(PAIRS["test"])
     assert [(line["source"], line["reference"]) for line in lines] == [("do: " + a, b) for a, b in PAIRS["test"]]

@@ -118,9 +118,9 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(traine
     ("arguments", "message"),
     [
         ((), "there is no prompt; give --prompt"),
-        (("--prompt=a", "--top_p=1.5"), "top_p=1.5: must be"),
-        (("--prompt=a", "--temperature=-1"), "temperature=-1.0: must be"),
-        (("--prompt=a", "--max_new_tokens=0"), "max_new_tokens=0: must be"),
+        (("--prompt=a", "--top_p=1.5"), "top_p=1.5 is invalid; it must be"),
+        (("--prompt=a", "--temperature=-1"), "temperature=-1.0 is invalid; it must be"),
+        (("--prompt=a", "--max_new_tokens=0"), "max_new_tokens=0 is invalid; it must be"),
         (("--prompt=a", "--max_new_tokens=127"), "2 tokens .* adding 127 new .* 128 positions .* at most 126"),
         (("--prompt=" + "a" * 140,), "141 tokens .* shorten the prompt"),
         (("--prompts_file=/nowhere/prompts",), "/nowhere/prompts cannot be read: No such file"),
@@ -280,11 +280,11 @@ def test_model_of_span_corruption_reads_and_writes_extra_ids(pairs_run, command,
         ((), "there is no source; give --input=FILE or --prompt"),
         (("--input=/nowhere/in",), "--input=/nowhere/in cannot be read: No such file"),
         (("--input=IN", "--prompt=a"), "give only one"),
-        (("--input=IN", "--output=IN"), "--output=.*in: would overwrite the file that --input reads"),
+        (("--input=IN", "--output=IN"), "--output=.*in would overwrite the file that --input reads"),
         (("--input=IN", "--output=/nowhere/out"), "--output=/nowhere/out: cannot be written: No such file"),
-        (("--input=IN", "--num_beams=0"), "num_beams=0: must be at least 1"),
-        (("--input=IN", "--num_hypotheses=3"), "num_hypotheses=3: must be from 1 to num_beams=2"),
-        (("--input=IN", "--penalty=none"), "penalty='none': must be one of"),
+        (("--input=IN", "--num_beams=0"), "num_beams=0 is invalid; it must be at least 1"),
+        (("--input=IN", "--num_hypotheses=3"), "num_hypotheses=3 is invalid; it must be from 1 to num_beams=2"),
+        (("--input=IN", "--penalty=none"), "penalty='none' is invalid; it must be one of"),
         (("--input=IN", "--max_new_tokens=17"), "max_new_tokens=17 exceeds the model's 16 positions"),
         (("--input=IN", "--temperature=1", "--max_new_tokens=16"), "16 positions .* at most 15"),
         (("--input=IN", "--top_k=3"), "--top_k: is for sampling; give --temperature too"),
@@ -315,7 +315,7 @@ def test_a_link_to_the_input_is_not_replaced_either(pairs_run, command, tmp_path
     (tmp_path / "soft").symlink_to(root / "in")
     (tmp_path / "hard").hardlink_to(root / "in")
     for name in ("soft", "hard"):
-        with pytest.raises(UserError, match=rf"--output=.*{name}: is the file that --input reads"):
+        with pytest.raises(UserError, match=rf"--output=.*{name} would overwrite the file that --input reads"):
             command(f"--input={root / 'in'}", f"--output={tmp_path / name}", root=root)
     assert (root / "in").read_bytes() == content
     command(f"--input={root / 'in'}", f"--output={tmp_path / 'out'}", root=root)

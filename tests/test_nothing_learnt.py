@@ -107,7 +107,7 @@ def test_a_batch_of_one_text_is_refused_in_contrastive_learning(contrastive, set
 @pytest.mark.parametrize("sizes", [{"pairs": 1}, {"valid": 1}])
 def test_a_single_pair_is_refused_in_contrastive_learning(contrastive, sizes, tmp_path):
     config = contrastive(**{**sizes, "train__batch_size": 8, "eval__batch_size": 8})
-    with pytest.raises(UserError, match=r"config\.data.* has only one pair, so there is no other text to compare"):
+    with pytest.raises(UserError, match=r"config\.data.* has only one pair, so its texts cannot be compared"):
         train(config, tmp_path / "run")
 
 

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -61,20 +62,25 @@ def model_of(root):
 
 
 def alone(config, root, text):
-    """Returns a batch that holds nothing but a text, which is also its own paired text."""
+    """Returns a batch that holds a text, which is also its own paired text, and padding, so that all have one shape."""
     tokenizer, is_source = load_tokenizers(config, root).source, config.objective.name == "seq2seq"
     longest = config.data.source_length if is_source else config.data.sequence_length
     ids = tokenizer.encode(text)[: longest - 2 + is_source]
-    row = np.array([[*([] if is_source else [tokenizer.bos_id]), *ids, tokenizer.eos_id]], np.int32)
-    same = Source(row, np.arange(row.size, dtype=np.int32)[None], np.ones_like(row))
+    tokens = [*([] if is_source else [tokenizer.bos_id]), *ids, tokenizer.eos_id]
+    row = np.zeros((1, longest), np.int32)
+    row[0, : len(tokens)] = tokens
+    segments = (np.arange(longest) < len(tokens)).astype(np.int32)[None]
+    same = Source(row, np.arange(longest, dtype=np.int32)[None] * segments, segments)
     return Batch(row, row, np.ones(row.shape, np.float32), same.positions, same.segments, source=same)
 
 
 def token_vectors(root, layer, texts=TEXTS):
     """Yields the vectors (T, D) of the tokens of each text, computed without any other text."""
     config, model, variables = model_of(root)
+    vectors_of = jax.jit(lambda batch: model.token_vectors(variables, batch, layer))
     for text in texts:
-        yield np.asarray(model.token_vectors(variables, alone(config, root, text), layer))[0]
+        batch = alone(config, root, text)
+        yield np.asarray(vectors_of(batch))[0, : int(batch.segments.sum())]
 
 
 POOLED = {
@@ -129,7 +135,8 @@ def test_vectors_of_a_contrastive_model_are_those_that_it_compares(runs, call):
     outcome = call("lm.predict", f"--workdir={run.root}", *(f"--text={text}" for text in TEXTS))
     found = [json.loads(line)["vector"] for line in outcome.stdout.splitlines()]
     config, model, variables = model_of(run.root)
-    outputs = [model.apply(variables, alone(config, run.root, text)) for text in TEXTS]
+    apply = jax.jit(lambda batch: model.apply(variables, batch))
+    outputs = [apply(alone(config, run.root, text)) for text in TEXTS]
     np.testing.assert_allclose(found, [output.embedding[0] for output in outputs], rtol=1e-4, atol=1e-6)
 
 

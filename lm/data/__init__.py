@@ -1,6 +1,6 @@
 """The data pipeline, from files to batches; each row depends only on the config and its index.
 
-A document passes through these steps, one sub-package each:
+A document passes through the following steps, each implemented by one sub-package:
 
 1. reading/    a format (text.py, records.py, ...) finds the files and yields records; a reader turns the records into
                raw examples. format.py defines the base classes and the document reader; readers.py, the other readers.

@@ -1,4 +1,4 @@
-"""Shows what a config's data looks like to the model.
+"""Shows the data of a config as the model reads it.
 
     python -m lm.data.show --config=configs/quickstart.py --n=5
 
@@ -72,7 +72,8 @@ def stores_table(prepared: Prepared) -> Table:
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
     """Returns the lines that show a row, token by token: the source (if there is one), the inputs and the targets.
 
-    Each of the three takes at most `most_lines` lines; if tokens are left over, another line gives their number.
+    The source, inputs and targets take at most `most_lines` lines each; another line gives the number of tokens left
+    over.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:

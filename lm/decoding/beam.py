@@ -1,15 +1,16 @@
 """Beam search with an encoder-decoder and an explicit cache, as one compiled program with fixed shapes.
 
 A hypothesis is a sequence of at most T = max_new_tokens new tokens, which ends with the EOS token or with the T-th
-token. Its log-probability is the sum of its tokens' log-probabilities. These are normalised over the model's whole
-vocabulary, so excluding a token does not make the others more probable. The score is the log-probability divided by a
-penalty that depends on the length, which is the number of new tokens, including a forced prefix and the EOS token.
+token. The log-probability of a hypothesis is the sum of its tokens' log-probabilities. Token probabilities are
+normalised over the model's whole vocabulary, so excluding a token does not make the others more probable. The score is
+the log-probability divided by a length penalty. The length is the number of new tokens, including a forced prefix and
+the EOS token.
 
 Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of the k * V
-candidates; at least k of the 2 * k do not end. Among the first k candidates, those that end are finished and compete
-by score with the hypotheses that finished earlier. The first k candidates that do not end stay alive. Ties go to the
-hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to the lower token id.
-With one beam, each step takes only the most probable token until EOS is reached; this is greedy decoding.
+candidates; at least k of these do not end with EOS. Those of the first k candidates that end become finished hypotheses
+and compete by score with the hypotheses that finished earlier. The first k candidates that do not end stay alive. Ties
+go to the hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to the lower
+token id. With one beam, each step takes only the most probable token until EOS is reached; this is greedy decoding.
 
 A row ends when no alive hypothesis can beat the worst finished hypothesis that is kept, however probable its further
 tokens are. The outputs therefore equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses
@@ -45,13 +46,13 @@ PENALTIES = ("power", "gnmt")
 class BeamSettings:
     """Search settings. Changing num_beams, num_kept, max_new_tokens or no_repeat_ngram requires recompilation."""
 
-    num_beams: int = 1  # number of hypotheses kept alive; 1 for greedy decoding
+    num_beams: int = 1  # number of hypotheses kept alive; 1 means greedy decoding
     penalty: str = "power"  # power: length^a (Hugging Face, fairseq); gnmt: ((5 + length) / 6)^a (Wu 2016, eq. 14)
-    length_penalty: float = 1.0  # the exponent a: 0 for no penalty, > 0 to favour longer outputs, < 0 for shorter ones
+    length_penalty: float = 1.0  # the exponent a: a > 0 favours longer outputs, a < 0 shorter ones; 0 means no penalty
     max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
     min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before the EOS token
-    no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 for no limit
-    exact: bool = True  # stop once no alive hypothesis can win; if False, once none can win by ending at the next token
+    no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 means no limit
+    exact: bool = True  # if True, stop once no alive hypothesis can win; if False, once none can win at the next token
     num_hypotheses: int = 1  # number of hypotheses returned per source; at most num_beams
 
     def check(self) -> None:
@@ -75,7 +76,7 @@ class BeamSettings:
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
-        """Returns the penalties, which divide log-probabilities, for lengths 1, 2, ..., T: float32 (T,)."""
+        """Returns the divisors of log-probabilities for outputs of lengths 1, 2, ..., T, float32 (T,)."""
         lengths_T = np.arange(1, self.max_new_tokens + 1, dtype=np.float64)
         base_T = lengths_T if self.penalty == "power" else (5 + lengths_T) / 6
         return (base_T**self.length_penalty).astype(np.float32)
@@ -101,9 +102,9 @@ class Rules:
 
 @flax.struct.dataclass
 class Finished:
-    """The n best finished hypotheses of each row, best first. Missing hypotheses have score -inf."""
+    """The n best finished hypotheses of each row, best first. Missing hypotheses have a score of -inf."""
 
-    tokens_BnT: Array  # int32, padded after the end
+    tokens_BnT: Array  # int32: the new tokens, padded on the right
     lengths_Bn: Array  # int32
     log_probabilities_Bn: Array  # float32
     scores_Bn: Array  # float32
@@ -135,8 +136,8 @@ def search(
     Of the R = B * k rows, rows b*k to b*k + k - 1 are the beams of batch row b.
 
     Args:
-        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache). It reads the token of each
-            hypothesis at this position (BOS at position 0) and returns the logits of the next token.
+        step: a function (tokens_R, position (), cache) -> (logits_RV float32, cache). `step` reads the token of each
+            hypothesis at the given position (BOS at position 0) and returns the logits of the next token.
         reorder: a function (cache, rows_R) -> cache. Row r of the result is a copy of the old row `rows_R[r]`, which
             is a beam of the same batch row.
     """
@@ -253,17 +254,18 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Returns the `num_hypotheses` best hypotheses of each source, best first, or fewer if the rules allow fewer.
 
-    If the rules allow none, a single empty hypothesis with score -inf is returned.
+    If the rules allow no hypothesis, a single empty hypothesis with score -inf is returned.
 
     Args:
         sources: the token ids of each source, including the EOS token.
-        prefixes: the tokens, at most max_new_tokens per source, with which the outputs of each source start after the
-            BOS token. The log-probability of a hypothesis includes its prefix.
+        prefixes: for each source, up to max_new_tokens tokens with which its outputs start after the BOS token.
+            The log-probability of a hypothesis includes its prefix.
         min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
-        source_bucket: the minimum padded length of the sources, set for the same reason.
+        source_bucket: the minimum padded length of the sources, which also lets batches share a program.
 
-    Call this function under `on_mesh` if the parameters are sharded. With several processes, all of them must call it
-    with the same arguments. Raises UserError if a setting or prefix is invalid or a source is too long for the model.
+    Call this function under `on_mesh` if the parameters are sharded. With several processes, every process must call
+    this function with the same arguments. Raises UserError if a setting or prefix is invalid or a source is too long
+    for the model.
     """
     settings.check()
     rows, T = rows_for_mesh(max(len(sources), min_rows)), settings.max_new_tokens

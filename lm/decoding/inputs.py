@@ -20,10 +20,13 @@ SMALLEST_SOURCE = 8
 
 
 def check_settings(settings: Any, *rules: tuple[str, bool, str]) -> None:
-    """Raises UserError for the first rule that is broken. A rule is (setting, whether it is valid, allowed values)."""
+    """Raises UserError for the first rule that is broken.
+
+    A rule consists of the name of a setting, whether its value is valid, and a description of the valid values.
+    """
     for name, holds, rule in rules:
         if not holds:
-            raise UserError(f"{name}={getattr(settings, name)!r}: must be {rule}.")
+            raise UserError(f"{name}={getattr(settings, name)!r} is invalid; it must be {rule}.")
 
 
 def rows_for_mesh(rows: int) -> int:
@@ -56,8 +59,8 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, b
 
     Args:
         sources: the token ids of each source, including the EOS token.
-        max_length: the maximum number of tokens that the model can read; None for no limit.
-        bucket: the minimum padded length; by default, the longest source alone determines the padded length.
+        max_length: the maximum number of tokens that the model can read; None means no limit.
+        bucket: the minimum padded length; if None, the padded length depends only on the longest source.
 
     Raises UserError if a source has more than `max_length` tokens.
     """
@@ -70,7 +73,7 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, b
             number = next(i for i, source in enumerate(sources, start=1) if len(source) > length)
             raise UserError(
                 f"source {number} has {len(sources[number - 1])} tokens (including the EOS token), more than the "
-                f"model's {max_length} positions (config.model.max_length); shorten it."
+                f"model's {max_length} positions (config.model.max_length); shorten the source."
             )
     tokens_BS, segments_BS = pad_rows(sources, (rows, length), pad_id)
     positions_BS = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))

@@ -44,12 +44,13 @@ def source_text(prefix: str, text: str) -> str | None:
 
 
 def output_lines(count: int, outputs: Mapping[int, Sequence[tuple[str, str]]], several: bool) -> Iterator[str]:
-    """Yields the best output of each source from 1 to `count`, as one line without a line ending.
+    """Yields the best output for each source number from 1 to `count`, as one line without a line ending.
 
     Args:
-        outputs: the (text, score) pairs of each source number, best first. For a missing source, the output is "" with
-            score 0.
-        several: whether to yield all outputs instead, one per line: source number, score and text, separated by tabs.
+        outputs: maps the number of each source to its (text, score) pairs, best first. For a missing source, the output
+            is "" with score 0.
+        several: whether to yield all outputs of each source, not only the best. A line then consists of the source
+            number, the score and the text, separated by tabs.
     """
     for number in range(1, count + 1):
         found = outputs.get(number, [("", "0")])
@@ -65,15 +66,15 @@ def in_one_line(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Escapes control characters except tabs and line breaks; the ESC of terminal codes, for example, becomes \\x1b."""
+    """Escapes control characters except tabs and line breaks; for example, the ESC character becomes \\x1b."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def refuse_same_file(output: str, read: str | None, flag: str) -> None:
-    """Raises UserError if --output names, directly or through a link, the file named by the flag `flag`."""
+    """Raises UserError if --output names the same file as the flag `flag`, directly or through a link."""
     one, other = Path(output).expanduser(), Path(read or "").expanduser()
     if read and one.exists() and other.exists() and one.samefile(other):
-        raise UserError(f"--output={output}: would overwrite the file that --{flag} reads; name another file.")
+        raise UserError(f"--output={output} would overwrite the file that --{flag} reads; name another file.")
 
 
 @contextlib.contextmanager
@@ -91,7 +92,7 @@ def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]
     with writing_flag(flag, path):
         target = Path(path).expanduser().resolve()
         if target.exists() and not target.is_file():
-            raise UserError(f"--{flag}={path}: is not a file; name a file, or omit --{flag} to print the output.")
+            raise UserError(f"--{flag}={path} is not a file; name a file, or omit --{flag} to print the output.")
         with tempfile.TemporaryFile(dir=target.parent):
             pass  # raises an error now rather than after decoding
     yield write

@@ -40,17 +40,17 @@ class DecodeState:
     ended_B: Array  # bool: whether the row has reached the EOS token or filled its cache
     num_new_B: Array  # int32: number of new tokens, including the EOS token
     tokens_BT: Array  # int32: the new tokens, padded on the right
-    keys_B: Array  # PRNG key of each row; step t samples with this key folded with t
-    seen_BV: Array | None  # bool: which tokens occur in the row; None without a repetition penalty
+    keys_B: Array  # PRNG key of each row; step t samples with fold_in(key, t)
+    seen_BV: Array | None  # bool: which tokens occur in the row; None if there is no repetition penalty
     capacity: int = flax.struct.field(pytree_node=False)  # number of tokens that a row of the cache can hold
 
 
 def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
-    """Raises UserError if there are no prompts, or if a prompt and its new tokens exceed the model's positions."""
+    """Raises UserError if there are no prompts, or if a prompt and its new tokens do not fit in the model's context."""
     if not prompts:
-        raise UserError("no prompt to continue; pass at least one prompt, which may be empty.")
+        raise UserError("there is no prompt to continue; pass at least one prompt, which may be empty.")
     if max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1.")
+        raise UserError(f"max_new_tokens={max_new_tokens} is invalid; it must be at least 1.")
     longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
     tokens = len(prompts[longest])
     if tokens + max_new_tokens > max_length:
@@ -66,8 +66,8 @@ def check_fits(prompts: Rows, max_new_tokens: int, max_length: int) -> None:
 class Sampler:
     """Samples from a model.
 
-    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call
-    them with the same arguments.
+    Call the methods under `on_mesh` if the parameters are sharded. With several processes, all processes must call the
+    methods with the same arguments.
     """
 
     model: Model
@@ -145,14 +145,14 @@ class Sampler:
 
 
 def _on_devices(state: DecodeState) -> DecodeState:
-    """Constrains the sharding of the state. Only the cache is sharded, since every process needs the rest."""
+    """Constrains the sharding of the state. Only the cache is sharded, since every process needs all other arrays."""
     whole = place_whole(dataclasses.replace(state, cache=None))
     return dataclasses.replace(whole, cache=place_cache(state.cache))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> DecodeState:
-    """Returns the state with the batch's tokens in the cache. The compiler eliminates the unused output layer."""
+    """Writes the batch's tokens to the cache; returns the new state. The compiler removes the unused output layer."""
     source_length = 0 if batch.source is None else batch.source.tokens.shape[1]
     cache = model.empty_cache(batch.shape[0], state.capacity, source_length)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache

@@ -25,7 +25,7 @@ class Vocabulary:
 
     size: int  # number of tokens; a model may have additional entries, which are never chosen
     bos_id: int  # never chosen, unless it is also the EOS token
-    eos_id: int  # the token that ends a row; -1 for none
+    eos_id: int  # the token that ends a row; -1 if there is none
     pad_id: int = 0  # the token that pads a row after its end; may also be an ordinary token
     pad_is_special: bool = False  # if True, pad_id is never chosen, unless it is also the EOS token
 
@@ -47,7 +47,8 @@ def choosable(vocabulary: Vocabulary, num_entries: int) -> Array:
 def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) -> Array:
     """Returns a mask, bool (R, V), of the tokens that would complete an n-gram that the row already contains.
 
-    Only the first `length` tokens of a row are considered. With n = 1, the mask marks all of these tokens.
+    Only the first `length` tokens of a row are considered. With n = 1, the mask marks every token that the row
+    contains.
     """
     R, T = tokens_RT.shape
     if n > T:
@@ -57,7 +58,8 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
     for back in range(1, n):
         latest_R1 = jnp.take(tokens_RT, jnp.maximum(length - back, 0), axis=1)[:, None]
         same_RE &= tokens_RT[:, n - 1 - back : T - back] == latest_R1
-    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)  # num_entries is out of range, hence ignored
+    # The index num_entries is out of range, so `set` drops it.
+    banned_RE = jnp.where(same_RE, tokens_RT[:, n - 1 :], num_entries)
     return jnp.zeros((R, num_entries), bool).at[jnp.arange(R)[:, None], banned_RE].set(True, mode="drop")
 
 
@@ -65,10 +67,10 @@ def completes_repeat(tokens_RT: Array, length: Array, n: int, num_entries: int) 
 class Sampling:
     """Sampling settings. The defaults sample from the model's own distribution."""
 
-    temperature: float = 1.0  # the divisor of the logits; 0 to choose the most probable token
-    top_k: int = 0  # keep only the k most probable tokens; 0 to keep all
-    top_p: float = 1.0  # keep the smallest set of most probable tokens with at least this total probability; 1 for all
-    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 to keep all
+    temperature: float = 1.0  # the divisor of the logits; if 0, the most probable token is chosen
+    top_k: int = 0  # keep only the k most probable tokens; 0 keeps all tokens
+    top_p: float = 1.0  # keep the smallest set of most probable tokens whose total is at least this; 1 keeps all
+    min_p: float = 0.0  # keep tokens with at least this fraction of the largest probability; 0 keeps all tokens
     repetition_penalty: float = 1.0  # values above 1 make tokens that already occur in the row less probable
 
     @property
@@ -81,10 +83,10 @@ class Sampling:
         check_settings(
             self,
             ("temperature", usable, "0 (the most probable token) or at least 0.0001"),
-            ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all of them"),
-            ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 for all tokens)"),
-            ("min_p", 0 <= self.min_p <= 1, "between 0 (all tokens) and 1"),
-            ("repetition_penalty", 0 < penalty < math.inf, "positive (1 for no penalty, above 1 to penalise)"),
+            ("top_k", self.top_k >= 0, "a number of tokens, or 0 to keep all tokens"),
+            ("top_p", 0 < self.top_p <= 1, "a probability above 0 and at most 1 (1 keeps all tokens)"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 (which keeps all tokens) and 1"),
+            ("repetition_penalty", 0 < penalty < math.inf, "positive (1 means no penalty; values above 1 penalise)"),
         )
 
 
@@ -105,7 +107,7 @@ def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) 
     if sampling.greedy:
         return logits_BV
     logits_BV = logits_BV / sampling.temperature
-    if sampling.top_k > 0:  # tokens tied with the k-th are kept
+    if sampling.top_k > 0:  # tokens that are tied with the k-th most probable one are also kept
         largest_BK, _ = jax.lax.top_k(logits_BV, min(sampling.top_k, logits_BV.shape[-1]))
         logits_BV = jnp.where(logits_BV >= largest_BK[:, -1:], logits_BV, -jnp.inf)
     if sampling.top_p < 1:  # the smallest set of most probable tokens with total probability >= p (Holtzman 2020)

@@ -40,7 +40,7 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[in
 
 
 def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
-    """Decodes the new tokens in the context of the prompt, because the space between the two may depend on both."""
+    """Decodes the new tokens in the context of the prompt, since the space before them may depend on both."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
 
@@ -59,8 +59,8 @@ def sample_many(
     """Yields tuples (prompt index, sample index, continuation) in order.
 
     A continuation excludes the prompt and ends, at the latest, at the model's last position. Rows are sampled in
-    batches of `max_rows`. A sample depends on the seed and on its two indices, but not on `max_rows`. Raises UserError
-    if a prompt leaves no position for a new token.
+    batches of `max_rows`. A sample depends on the seed and on its prompt and sample indices, but not on `max_rows`.
+    Raises UserError if a prompt leaves no position for a new token.
     """
     check_fits(prompts, 1, model.max_length)
     sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
@@ -108,7 +108,7 @@ def encode_sources(
     """Encodes texts as token ids that end with the EOS token. Raises UserError if a text is not valid UTF-8.
 
     Args:
-        source_length: the number of tokens to which `cut_sources` truncates longer sources; 0 for no limit.
+        source_length: the number of tokens to which `cut_sources` truncates longer sources; 0 means no limit.
         spelled: whether to encode the string <extra_id_N> as the extra id with that name.
     """
     _check_utf8("text", texts)
@@ -118,9 +118,9 @@ def encode_sources(
 
 
 def with_text(sources: Rows) -> list[int]:
-    """Returns the indices of the sources to decode. A source that is only the EOS token has an empty output.
+    """Returns the indices of the sources to decode. A source that contains only EOS has an empty output.
 
-    Evaluation and lm.generate share this rule and the rule for blank texts in `lm.decoding.lines.source_text`.
+    Both evaluation and lm.generate use this function and, for blank texts, `lm.decoding.lines.source_text`.
     """
     return [index for index, ids in enumerate(sources) if len(ids) > 1]
 
@@ -188,7 +188,7 @@ class SourceDecoder:
         """Returns `num_samples` sampled outputs of each source.
 
         A sample depends on the seed and on its source and sample indices, not on `batch_size`. Raises UserError if the
-        outputs do not fit into the model's positions or if `output_prefix` leaves no token to sample.
+        outputs could exceed the model's maximum length or if `output_prefix` leaves no token to sample.
         """
         vocabulary, size = vocabulary_of(self.tokenizer), min(self.batch_size, len(sources))
         start, num_new = [vocabulary.bos_id, *self.output_prefix], max_new_tokens - len(self.output_prefix)

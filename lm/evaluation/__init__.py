@@ -9,7 +9,7 @@ from lm.evaluation.tagging import ENTITY_METRICS
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.evaluation.token_metrics import TOKEN_METRICS
 
-# All metrics by name, in the order of the table columns. Each metric is declared next to the code that computes it.
+# Maps the name of each metric to its declaration. The order is that of the columns in tables.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -24,5 +24,5 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_of(name: str) -> Metric:
-    """Returns the declaration of a metric. An undeclared metric, such as a count, uses its name as its heading."""
+    """Returns the declaration of a metric. The heading of an undeclared metric, such as a count, is its name."""
     return METRICS.get(name) or Metric(name, name, "{:.4g}".format)

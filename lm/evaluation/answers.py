@@ -1,9 +1,8 @@
 """Extractive question answering: finds the best answer, and scores answers by exact match and F1.
 
-Both metrics are in percent. Under the rules of SQuAD and CMRC 2018, they equal the values that the official scripts
-compute for the same predictions.
+Both metrics are in percent. For SQuAD and CMRC 2018, the metrics equal those of the official scripts.
 
-Shape letters: E questions, T tokens of a window, A maximum length of an answer in tokens.
+E is the number of questions, T the number of tokens per window, and A the maximum length of an answer in tokens.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ ANSWER_METRICS = (EXACT_MATCH, Metric("f1", "F1", points, higher_is_better=True,
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 CHINESE_OR_OTHER = re.compile(r"[\u4e00-\u9fa5]|[^\u4e00-\u9fa5]+")
-# The only punctuation that CMRC 2018 removes; it keeps ‘ and …, for example.
+# The punctuation that the official script of CMRC 2018 removes. It keeps ‘ and …, for example.
 CMRC_PUNCTUATION = str.maketrans("", "", "*+-/:=\\^_`~" + "，。、；：？！·’“”（）《》「」『』－～")
 PUNCTUATION = regex.compile(rf"[\p{{P}}{re.escape(string.punctuation)}]")
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of a question's context that lies in one row, with the model's scores."""
+    """The part of a question's context that fits into one row, and the model's scores for its tokens."""
 
-    start_T: np.ndarray  # float32: score of each token as the start of the answer
-    end_T: np.ndarray  # float32: score of each token as the end of the answer
-    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) outside the context
-    most_context_T: np.ndarray  # bool: whether no other window gives the token more context
+    start_T: np.ndarray  # float32: the score that each token gets as the start of the answer
+    end_T: np.ndarray  # float32: the score that each token gets as the end of the answer
+    offsets_T2: np.ndarray  # int64: character offsets of each token in the context; (-1, -1) for other tokens
+    most_context_T: np.ndarray  # bool: whether the token has at least as much context as in any other window
 
 
 @dataclass(frozen=True)
 class Answer:
     text: str  # "" means "no answer"
-    score: float  # the sum of the start and end scores; -inf if no answer was possible
+    score: float  # the sum of the start and end scores; -inf if no span qualifies as an answer
     start: int = field(default=0, compare=False)  # character offset in the context; 0 for "no answer"
     none_score: float = field(default=-math.inf, compare=False)  # the score of "no answer"
 
@@ -55,17 +54,17 @@ class Answer:
 def best_answer(
     context: str, windows: Sequence[Window], *, max_answer_tokens: int = 30, may_lack: bool = False
 ) -> Answer:
-    """Returns the best answer to a question, searching all of its windows (Devlin 2019, sections 4.2 and 4.3).
+    """Finds the best answer to a question among all spans of its windows (Devlin 2019, sections 4.2 and 4.3).
 
-    An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. The window must be the
-    one that gives the answer's first token the most context. All pairs of start and end tokens are tried; the published
-    code tries only the 20 best start tokens and the 20 best end tokens. Ties go to the first window, then to the
-    earliest start, then to the earliest end. White space around the answer is removed.
+    An answer lies in the context of a single window and has at most `max_answer_tokens` tokens. Only the window that
+    gives the answer's first token the most context is considered. All pairs of start and end tokens are tried, whereas
+    the published code tries only the 20 best start tokens and the 20 best end tokens. Ties go to the first window, then
+    to the earliest start, then to the earliest end. White space around the answer is removed.
 
     Args:
-        may_lack: whether some questions have no answer (SQuAD 2.0). The score of "no answer" is the sum of the start
-            and end scores of a window's first token, minimised over the windows. "No answer" wins unless an answer
-            has a higher score.
+        may_lack: whether some questions have no answer (SQuAD 2.0). "No answer" is then returned unless an answer has
+            a higher score. The score of "no answer" in a window is the sum of the start and end scores of the
+            window's first token; the lowest score of all windows is used.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -93,7 +92,7 @@ def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
 
 
 def answer_metrics(scores_E2: np.ndarray) -> dict[str, float]:
-    """Averages `answer_scores` and converts them to percent, summing in the same order as the official scripts."""
+    """Returns the means of `answer_scores` in percent. The official scripts add the scores in the same order."""
     exact, overlap = 100.0 * np.add.accumulate(scores_E2, axis=0, dtype=np.float64)[-1] / len(scores_E2)
     return {"exact_match": float(exact), "f1": float(overlap)}
 
@@ -103,8 +102,8 @@ class Rules:
     """The rules by which predictions are compared with reference answers.
 
     Attributes:
-        read: a function that normalises a text, and returns it together with the tokens that F1 counts.
-        overlap: a function that counts the tokens that two texts share.
+        read: a function that returns a normalised text and the tokens that F1 counts.
+        overlap: a function that counts the tokens that two lists of tokens share.
         signature: a description of the normalisation and the tokens.
     """
 
@@ -114,7 +113,7 @@ class Rules:
 
 
 def rules_for(contexts: Iterable[str]) -> str:
-    """Returns the key in RULES for questions about these contexts, depending on their main script.
+    """Returns the key in RULES that suits the main script of the given contexts.
 
     The script of the questions does not matter, because answers are taken from the contexts.
     """
@@ -124,7 +123,9 @@ def rules_for(contexts: Iterable[str]) -> str:
 def answer_scores(
     predictions: Sequence[str], answers: Sequence[Sequence[str]], *, rules: str = "squad", may_lack: bool = False
 ) -> np.ndarray:
-    """Returns the best exact match (0 or 1) and F1 (0 to 1) of each prediction over its references, float64 (E, 2).
+    """Scores each prediction against its references, float64 (E, 2).
+
+    The columns are the highest exact match (0 or 1) and the highest F1 (0 to 1) that any reference gives.
 
     `rules` is a key of RULES:
 
@@ -132,20 +133,21 @@ def answer_scores(
       F1 compares the texts as bags of words.
     - cmrc, for Chinese (CMRC 2018; Cui 2019): case and `CMRC_PUNCTUATION` are ignored. F1 is based on the
       longest contiguous sequence of tokens that both texts contain. Each Chinese character is a token; NLTK's
-      tokenizer splits other text into words. (The official script first splits other text into sentences with
-      a model that would have to be downloaded, so it may treat a full stop within Latin text differently.)
+      tokenizer splits other text into words. The official script may treat a full stop within Latin text differently,
+      because it first splits the text into sentences with a model that must be downloaded.
     - characters, for other scripts without spaces, such as Japanese and Thai: case, all punctuation and white space
-      are ignored. F1 compares bags of tokens: single characters in these scripts and words in all others, as in MLQA
-      (Lewis 2020).
+      are ignored. F1 compares bags of tokens. As in MLQA (Lewis 2020), the tokens are single characters in scripts
+      without spaces, and words in all other scripts.
 
     Args:
-        answers: the reference answers to each question; empty if the question has no answer.
-        may_lack: whether some questions of the data set have no answer (so that "" is correct). If so, the rules
-            of SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty after normalisation counts as "", and
-            references that are empty after normalisation are ignored. In SQuAD 1.1, an empty text has an F1 of 0.
+        answers: the reference answers to each question, or an empty sequence if the question has no answer.
+        may_lack: whether some questions of the data set have no answer, so that the prediction "" may be correct. Then
+            the rules of SQuAD 2.0 apply (Rajpurkar 2018): a prediction that is empty after normalisation means
+            "no answer", and references that are empty after normalisation are ignored. In SQuAD 1.1, an empty text
+            has an F1 of 0.
     """
     assert len(predictions) == len(answers), (len(predictions), len(answers))
-    assert may_lack or all(answers), "a question without an answer"
+    assert may_lack or all(answers), "a question has no answer"
     read, overlap = RULES[rules].read, RULES[rules].overlap
     scores = np.zeros((len(predictions), 2), np.float64)
     for number, (prediction, several) in enumerate(zip(predictions, answers, strict=True)):
@@ -163,7 +165,7 @@ def answer_scores(
 
 
 def _f1(common: int, predicted: int, right: int) -> float:
-    """Computes F1 in the official scripts' order of operations, so that even the last digit agrees."""
+    """Computes F1 with the same order of operations as the official scripts, so that even the last digit agrees."""
     if common == 0:
         return 0.0
     precision, recall = common / predicted, common / right
@@ -177,7 +179,7 @@ def _read_english(text: str) -> tuple[str, list[str]]:
 
 
 def _read_chinese(text: str) -> tuple[str, list[str]]:
-    """Returns the normalised text and its tokens, which are Chinese characters and other words."""
+    """Returns the normalised text and its tokens: single Chinese characters and words in other scripts."""
     from nltk.tokenize import word_tokenize  # takes a second to import
 
     text = text.lower().strip().translate(CMRC_PUNCTUATION)
@@ -188,7 +190,7 @@ def _read_chinese(text: str) -> tuple[str, list[str]]:
 
 
 def _read_characters(text: str) -> tuple[str, list[str]]:
-    """Returns the tokens of the normalised text, joined by spaces and as a list."""
+    """Returns the normalised text, in which spaces separate the tokens, and the list of tokens."""
     tokens = scripts.tokens(PUNCTUATION.sub("", text.lower()))
     return " ".join(tokens), tokens
 
@@ -207,10 +209,10 @@ RULES: dict[str, Rules] = {
     "cmrc": Rules(_read_chinese, _longest_run, "ignored:case, punctuation|f1:longest run of characters"),
     "characters": Rules(_read_characters, _common_words, "ignored:case, punctuation, spaces|f1:characters"),
 }
-BY_WRITING = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}  # "squad" for all other text
+BY_WRITING = {CHINESE: "cmrc", JAPANESE: "characters", UNSPACED: "characters"}  # the default is "squad"
 
 
 def answer_signature(rules: str, may_lack: bool) -> str:
-    """Returns a signature that states the exact rules of `answer_scores`."""
+    """Returns a signature that describes the exact rules by which `answer_scores` compares texts."""
     missing = "|some questions without an answer (SQuAD 2.0)" if may_lack else ""
     return f"rules:{rules}|{RULES[rules].signature}{missing}"

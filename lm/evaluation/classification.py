@@ -1,8 +1,8 @@
 """Metrics for predicted labels and numbers, computed with scikit-learn and SciPy.
 
-Both libraries are slow to import, so they are imported on first use.
+Because the two libraries are slow to import, they are imported on first use.
 
-Shape letters: E examples, C labels.
+E is the number of examples, and C the number of labels.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CALIBRATION_BINS = 15
 def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
     """Computes LABEL_METRICS from the indices of the true labels and the predicted probabilities of all labels.
 
-    The prediction is the most probable label; ties go to the first one. As in scikit-learn:
+    The prediction is the most probable label; ties go to the first label. The definitions are those of scikit-learn.
 
-    `f1_macro` is the mean F1 over the labels that occur as a true or predicted label; a label that is never predicted
-    correctly has an F1 of 0. `f1_micro` pools the counts of all labels; with one label per example, it equals the
-    accuracy. `mcc` (-1 to 1; Matthews 1975; Gorodkin 2004 for more than two labels) is 0 if all predictions, or all
-    true labels, are the same.
+    `f1_macro` is the mean F1 over all labels that occur as a true or predicted label. A label that is never
+    predicted correctly has an F1 of 0. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is
+    the Matthews correlation coefficient, from -1 to 1 (Matthews 1975; Gorodkin 2004 for more than two labels). MCC
+    is 0 if all predictions, or all true labels, are the same.
 
     All metrics are NaN if a probability is not finite, which means that the model has diverged.
     """
@@ -65,13 +65,13 @@ def calibration_error(correct_E: np.ndarray, confidence_E: np.ndarray) -> float:
     A bin includes its upper bound but not its lower bound (Guo 2017).
     """
     bins_E = np.clip(np.ceil(confidence_E.astype(np.float64) * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
-    # The bin size n cancels: n / E * |correct / n - confidence / n|.
+    # The number n of examples in a bin cancels: n / E * |correct / n - confidence / n|.
     surplus_E = correct_E.astype(np.float64) - confidence_E
     return float(np.abs(np.bincount(bins_E.astype(np.int64), surplus_E)).sum() / len(correct_E))
 
 
 def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: int) -> np.ndarray:
-    """Counts how often label r (row) was predicted as label c (column), int64 (C, C)."""
+    """Returns the confusion matrix, int64 (C, C): how often label r (row) was predicted as label c (column)."""
     from sklearn.metrics import confusion_matrix
 
     with warnings.catch_warnings(action="ignore"):
@@ -81,8 +81,8 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
     """Computes NUMBER_METRICS; the correlations lie between -1 and 1.
 
-    A correlation that is undefined, because all predictions or all labels are the same, is reported as 0. All metrics
-    are NaN if a prediction is not finite.
+    If all predictions or all labels are the same, the correlations are undefined and reported as 0. All metrics are NaN
+    if a prediction is not finite.
     """
     assert gold_E.shape == predicted_E.shape and gold_E.ndim == 1 and len(gold_E), (gold_E.shape, predicted_E.shape)
     if not np.isfinite(predicted_E).all():

@@ -14,21 +14,21 @@ from jax.sharding import Mesh
 from lm.config import Config
 from lm.data.tokenizing.base import Tokenizers
 
-Report = Callable[..., None]  # called with (done, total) after each batch, and with the `noun` unless it counts rows
+Report = Callable[..., None]  # called after each batch as report(done, total) or report(done, total, noun=noun)
 
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """Everything that the evaluators of a split need."""
+    """The model, data and settings from which the evaluators of a split are built."""
 
     config: Config
     model: Any  # lm.models.protocol.Model
     mesh: Mesh
     tokenizers: Tokenizers
-    rows: Mapping[str, Any]  # EvalRows by data source
-    references: Mapping[str, Sequence[Any]]  # the pairs whose outputs are scored, by data source; may be empty
+    rows: Mapping[str, Any]  # maps each data source to its EvalRows
+    references: Mapping[str, Sequence[Any]]  # maps data sources to pairs whose outputs are scored; may be empty
     name: str = "valid"
-    in_training: bool = False  # whether the config's limits for evaluations during training apply
+    in_training: bool = False  # whether to apply the config's limits for evaluations during training
 
 
 class Evaluator(abc.ABC):
@@ -38,37 +38,37 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics of a model with these parameters under names of the form `NAME/metric`.
+        """Returns the metrics of the model with the given parameters; their names have the form `NAME/metric`.
 
-        All processes must call this method, and all of them get the same values.
+        All processes must call this method. The result is the same in every process.
         """
 
     @property
     def missing(self) -> dict[str, str]:
-        """The metrics that cannot be computed from the data, mapped to the reasons."""
+        """Maps each metric that cannot be computed from the data to the reason."""
         return {}
 
     @property
     def undefined(self) -> set[str]:
-        """The metrics of the last evaluation that are NaN only because no example has a target; tables omit them."""
+        """The metrics that were NaN in the last evaluation for lack of targets. Tables omit these metrics."""
         return set()
 
     @property
     def signatures(self) -> dict[str, str]:
-        """The exact definition used in the last evaluation, for each metric that can be defined in several ways."""
+        """Maps each metric that can be defined in several ways to the definition used in the last evaluation."""
         return {}
 
     def previews(self, count: int) -> list[dict[str, str]]:
-        """Returns the text, model output and reference output, by name, of the first examples last evaluated."""
+        """Returns the input, output and reference, keyed by name, of the first examples of the last evaluation."""
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes the last evaluation's outputs to files such as `STEM.jsonl`; returns the paths. May raise OSError."""
+        """Writes the outputs of the last evaluation, such as `STEM.jsonl`; returns the paths. May raise OSError."""
         return []
 
 
 class SplitEvaluation(Evaluator):
-    """Combines the evaluators of a split. The first is a RowEvaluator, which provides `num_rows` and `batch_size`."""
+    """Combines the evaluators of a split. The first one must be a RowEvaluator, which determines the batch size."""
 
     def __init__(self, name: str, evaluators: Sequence[Any]) -> None:
         self.name, self._evaluators = name, evaluators
@@ -101,9 +101,10 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Returns the indices of all items of each data source, or of about `limit` evenly spaced items in total.
+    """Chooses about `limit` items in total; returns the indices of the chosen items of each data source.
 
-    Each data source contributes in proportion to its size. If `limit` is 0, all items are chosen.
+    The items of a data source are evenly spaced, and their number is proportional to the size of the data source. If
+    `limit` is 0, all items are chosen.
     """
     total = sum(sizes.values())
     if limit == 0 or limit >= total:

@@ -1,4 +1,4 @@
-"""The evaluator of generated text, which decodes the source texts of a split and scores the outputs."""
+"""The evaluator of generated text: generates an output for each source text of a split and scores the outputs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from lm.parallel.mesh import on_mesh
 class Generation(Evaluator):
     """Scores the model's outputs against the references of a split, counting each pair once.
 
-    During training, the outputs are decoded with eval.generation.training_beams, and only about
-    eval.generation.max_examples evenly spaced pairs are scored; `NAME/examples` reports their number. If there are
-    several data sources, metrics are also computed for each of them (`NAME/SOURCE/bleu`). The metrics of the split are
-    computed from all texts together, not averaged over the data sources.
+    Evaluations during training use eval.generation.training_beams and score only about eval.generation.max_examples
+    evenly spaced pairs; `NAME/examples` is the number of scored pairs. If there are several data sources, metrics are
+    also computed for each data source (`NAME/SOURCE/bleu`). The metrics of the split are computed from all texts
+    together, not averaged over the data sources.
 
-    Every process decodes the same sources and gets the same metrics and outputs.
+    Every process passes the same source texts to the decoder and gets the same outputs and metrics.
     """
 
     def __init__(self, setup: EvaluationSetup) -> None:
         settings = setup.config.eval.generation
         assert settings.metrics and settings.max_new_tokens > 0, settings
         self.name, self._setup, self._settings = setup.name, setup, settings
-        self._signatures: dict[str, dict[str, str]] = {}  # by data source; "" for the whole split
-        self.examples: list[Example] = []  # outputs of the last evaluation, in the order of the pairs
+        self._signatures: dict[str, dict[str, str]] = {}  # keyed by data source; the key "" stands for the whole split
+        self.examples: list[Example] = []  # the last evaluation's examples with their outputs, in order
         sizes = {source: len(each) for source, each in setup.references.items()}
         chosen = choose(sizes, settings.max_examples if setup.in_training else 0)
         self._pairs: dict[str, list[Pair]] = {
@@ -42,7 +42,7 @@ class Generation(Evaluator):
         }
         self.num_examples = sum(len(each) for each in self._pairs.values())  # the number of pairs to be scored
         self._limited = self.num_examples < sum(sizes.values())
-        assert self.num_examples > 0, "a split has at least one pair"
+        assert self.num_examples > 0, "a split must have at least one pair"
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -66,7 +66,7 @@ class Generation(Evaluator):
         # All data sources are decoded together, so that each batch holds source texts of similar length.
         pairs = [pair for each in self._pairs.values() for pair in each]
         decoded = self._decode(params, pairs, report)
-        assert len(decoded) == len(pairs) and all(decoded), "an output for every source"
+        assert len(decoded) == len(pairs) and all(decoded), "a source text has no output"
         self.examples = [
             Example(pair.source, pair.references, prediction, float(value))
             for pair, ((prediction, value), *_) in zip(pairs, decoded, strict=True)
@@ -80,7 +80,7 @@ class Generation(Evaluator):
         return result
 
     def _decode(self, params: Any, pairs: Sequence[Pair], report: Report | None) -> list[list[tuple[str, float]]]:
-        """Returns the outputs for each source text with their scores, best first."""
+        """Returns (output, score) pairs for each source text, with the best output first."""
         setup, settings = self._setup, self._settings
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
@@ -99,9 +99,9 @@ class Generation(Evaluator):
             )
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
-        """Computes the metrics of a data source, or of the whole split if the name is ""; stores the signatures.
+        """Computes the metrics of a data source, or of the whole split if `source` is ""; stores the signatures.
 
-        The tokens that the metrics count depend on all references of the data source, even if only some are scored.
+        The tokenisation depends on all references of the data source, even if only some pairs are scored.
         """
         source, examples = part
         pairs = [pair for name, each in self._setup.references.items() if source in ("", name) for pair in each]

@@ -1,10 +1,10 @@
 """Bootstrap confidence intervals for metrics over examples (Efron 1979).
 
-Each resample draws E examples with replacement. The interval of a metric extends from the 2.5th to the 97.5th
-percentile of its values on the resamples. The interval reflects the choice of the evaluated examples, not the
-randomness of training. With the same seed, every metric is computed on the same resamples.
+Each resample consists of E examples drawn with replacement. The interval of a metric extends from the 2.5th to the
+97.5th percentile of the metric over the resamples. The interval reflects the random choice of the evaluated examples,
+not the randomness of training. With the same seed, every metric is computed on the same resamples.
 
-Shape letters: E examples, S resamples.
+E is the number of examples, and S the number of resamples.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ DRAWN_AT_ONCE = 2**20
 
 
 def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields all resamples in blocks of example indices, int64 (resamples in the block, E).
+    """Yields all resamples in blocks. A block holds indices of examples, int64 (number of resamples, E).
 
-    Together, the blocks equal `default_rng(seed).choice(E, size=(S, E))`, which is too large for memory if E is large.
+    The concatenated blocks equal `default_rng(seed).choice(E, size=(S, E))`, which may be too large for memory.
     """
     generator, left = np.random.default_rng(seed), samples
     while left > 0:
@@ -32,10 +32,10 @@ def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray
 def intervals(
     metrics: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
 ) -> dict[str, Interval]:
-    """Computes the interval of each metric. The bounds are NaN if the metric is NaN on any resample.
+    """Computes the confidence interval of each metric. If the metric is NaN on any resample, both bounds are NaN.
 
     Args:
-        metrics: a function that computes metrics from the indices of examples, which may repeat.
+        metrics: a function that computes the metrics of the examples with the given indices, which may repeat.
     """
     found = [metrics(indices_E) for block_SE in resamples(num_examples, samples, seed) for indices_E in block_SE]
     values_SM = np.array([[*each.values()] for each in found], np.float64)

@@ -1,4 +1,4 @@
-"""The declaration of metrics. A metric is declared next to the code that computes it; see `lm.evaluation.METRICS`."""
+"""The class with which metrics are declared. Each metric is declared next to the code that computes it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Metric:
     """The declaration of a metric: its name, its format and where it appears.
 
     Attributes:
-        name: the key of the metric, after the split's name, in metrics.jsonl, result files and checkpoint.best_metric.
+        name: the name of the metric in metrics.jsonl, result files and checkpoint.best_metric, without the split.
         heading: the name of the metric in tables and plots.
         show: a function that formats a value, such as `points` or `share`.
-        higher_is_better: whether the best value is the highest; otherwise, the lowest value is the best.
+        higher_is_better: whether higher values are better; otherwise, lower values are better.
         drawn: whether the plots of a run include the metric (in percent).
         recorded: whether the results table in README.md includes the metric.
     """
@@ -46,5 +46,5 @@ def names(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns the value, or None (null in JSON) if it is infinite or NaN, which JSON cannot represent."""
+    """Returns a finite value unchanged, and None for infinity and NaN, which JSON cannot represent."""
     return value if math.isfinite(value) else None

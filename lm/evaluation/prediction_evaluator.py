@@ -1,6 +1,6 @@
-"""The evaluator of labelled tasks, which compares predictions for the examples of a split with their labels.
+"""The evaluator of labelled tasks, which compares the predictions for a split with the true labels.
 
-Shape letters: E raw examples, T tokens of an example, C labels.
+E is the number of raw examples, R the number of rows in a batch, L the length of a row, and C the number of labels.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ class Predictions(abc.ABC):
     """A model's predictions for raw examples of a task."""
 
     raw: list[Any]  # the examples
-    label_key: ClassVar[str]  # the key of the correct output in `line`
-    keys: ClassVar[tuple[str, ...]]  # the keys of `line` that identify this class
+    label_key: ClassVar[str]  # the key under which `line` stores the correct output
+    keys: ClassVar[tuple[str, ...]]  # keys that occur together only in the `line` of this class
 
     @classmethod
     @abc.abstractmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
-        """Restores predictions from the output of `line`; their metrics equal those of the evaluation.
+        """Restores predictions from the objects that `line` returned; the metrics remain the same.
 
-        `config` is the config of the run, if known. Raises KeyError, TypeError or ValueError if an object is invalid.
+        `config` is the config of the run, if known. Raises KeyError, TypeError or ValueError for invalid objects.
         """
 
     @abc.abstractmethod
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        """Computes the metrics of all examples, or of those at the given indices, which may repeat."""
+        """Computes the metrics of all examples or of the examples with the given indices, which may repeat."""
 
     @property
     def signatures(self) -> dict[str, str]:
-        """The exact definition of each metric that can be defined in several ways."""
+        """Maps each metric that can be defined in several ways to the definition that is used."""
         return {}
 
     @abc.abstractmethod
     def joined(self, others: Sequence[Any]) -> Predictions:
-        """Concatenates these predictions with those of other data sources of the same task."""
+        """Concatenates these predictions with the predictions for other data sources."""
 
     @abc.abstractmethod
     def preview(self, index: int) -> dict[str, str]:
-        """Returns the text, prediction and correct output of an example by name, to be printed on one line."""
+        """Returns the input, prediction and correct output of an example, keyed by name, for display."""
 
     @abc.abstractmethod
     def line(self, index: int) -> dict[str, Any]:
-        """Returns an example and its prediction as a JSON object, one line of `STEM.jsonl`."""
+        """Returns an example and its prediction as a JSON object, which becomes one line of `STEM.jsonl`."""
 
     def details(self, index: int) -> dict[str, Any]:
-        """Returns the fields that lm.predict writes for a prediction in addition to those of `line`."""
+        """Returns the fields that lm.predict writes for a prediction in addition to the fields of `line`."""
         return {}
 
     def input_line(self, index: int) -> dict[str, Any]:
-        """Returns an unlabelled example and its prediction as a JSON object, one line of the output of lm.predict."""
+        """Returns the JSON object that lm.predict writes for an unlabelled example and its prediction."""
         line = {name: value for name, value in self.line(index).items() if name != self.label_key}
         return line | self.details(index)
 
@@ -80,11 +80,11 @@ class Predictions(abc.ABC):
 
 
 class PredictionEvaluator(RowEvaluator):
-    """Computes metrics of predictions against labels, counting each example once.
+    """Compares predictions with labels and computes metrics. Each example counts once.
 
-    Metrics of the whole split are computed from the predictions of all data sources together. If not all rows are
-    scored, only examples that lie entirely in scored rows count; if a data source has no such example, UserError is
-    raised.
+    The metrics of the whole split are computed from the predictions for all data sources together. If only some rows
+    are scored, only the examples that lie entirely in scored rows count. Raises UserError if no example of a data
+    source lies entirely in scored rows.
     """
 
     with_logits = True
@@ -100,8 +100,8 @@ class PredictionEvaluator(RowEvaluator):
             if not whole_examples(rows.examples, present):
                 raise UserError(
                     f"config.eval.max_rows: no example of {source} lies entirely within its "
-                    f"{len(self._row_ids[source])} scored rows (of {rows.num_rows}); raise the limit, or set it "
-                    "to 0 to use all rows."
+                    f"{len(self._row_ids[source])} scored rows (of {rows.num_rows}); raise eval.max_rows, or set it "
+                    "to 0 to score all rows."
                 )
 
     def _collect(self, source: str, batches: Iterator[Scored]) -> tuple[Sums, Predictions]:
@@ -121,14 +121,14 @@ class PredictionEvaluator(RowEvaluator):
         Raises UserError if an output of the model is not finite.
         """
         for source, rows in self._rows.items():
-            waiting: dict[int, np.ndarray] = {}  # logits of examples that are not complete yet
+            waiting: dict[int, np.ndarray] = {}  # logits of raw examples whose other parts are still missing
             for scored in self._batches(params, rows, self._row_ids[source]):
                 assert scored.logits_RLC is not None
                 waiting.update(_by_example(rows, scored.row_ids, scored.logits_RLC))
                 if not all(np.isfinite(each).all() for each in waiting.values()):
                     raise UserError(
-                        "the model's outputs are not finite numbers; the model has diverged, or its checkpoint and "
-                        "tokenizer do not belong together. Choose another checkpoint with --step."
+                        "the model's outputs are not finite numbers; either training has diverged, or the checkpoint "
+                        "and the tokenizer do not match. Choose another checkpoint with --step."
                     )
                 whole = whole_examples(rows.examples, waiting)
                 if whole:
@@ -149,7 +149,7 @@ class PredictionEvaluator(RowEvaluator):
 
     @property
     def missing(self) -> dict[str, str]:
-        reason = "no example has a target (such as an answer to find)"
+        reason = "no example has a target, such as an answer in the text"
         return {self._loss_name: reason} if "loss" in self._undefined else {}
 
     @property
@@ -160,7 +160,7 @@ class PredictionEvaluator(RowEvaluator):
         return "examples", len(self.whole.raw)
 
     def intervals(self) -> dict[str, Interval]:
-        """Computes 95 % confidence intervals of the last evaluation's metrics from eval.bootstrap resamples."""
+        """Computes 95 % confidence intervals for the metrics of the last evaluation from eval.bootstrap resamples."""
         samples = self._config.eval.bootstrap
         if not samples:
             return {}
@@ -180,7 +180,7 @@ class PredictionEvaluator(RowEvaluator):
 
 
 def whole_examples(examples: LabelledExamples, present: Iterable[int]) -> dict[int, list[int]]:
-    """Maps the index of each raw example whose parts are all present to the indices of its parts, in order."""
+    """Maps each raw example whose parts are all present to the sorted indices of its parts."""
     counts, of_raw = np.bincount(examples.example_of), dict[int, list[int]]()
     for number in sorted(present):
         of_raw.setdefault(int(examples.example_of[number]), []).append(number)

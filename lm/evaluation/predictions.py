@@ -20,11 +20,14 @@ class Example:
     source: str
     references: tuple[str, ...]
     prediction: str
-    score: float  # the model's score for the prediction; NaN if unknown
+    score: float  # the score that the model gave the prediction; NaN if unknown
 
 
 def write_predictions(path: Path, examples: Sequence[Example]) -> None:
-    """Writes `source`, `reference` (the first), `references` (if several), `prediction` and `score` of each example."""
+    """Writes one JSON object per example.
+
+    The keys are `source`, `reference` (the first one), `references` (if there are several), `prediction` and `score`.
+    """
 
     def line(each: Example) -> dict[str, Any]:
         several = {"references": each.references} if len(each.references) > 1 else {}
@@ -35,21 +38,21 @@ def write_predictions(path: Path, examples: Sequence[Example]) -> None:
 
 
 def write_objects(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Writes each object as a line of JSON (UTF-8). The file is written atomically. May raise OSError."""
+    """Writes one JSON object per line (UTF-8). The file is replaced atomically. May raise OSError."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for each in objects:
             file.write(json.dumps(each, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_objects(path: Path) -> list[tuple[int, Any]]:
-    """Returns the number and the object of each line of a file; the object is None if the line is not valid JSON.
+    """Returns (line number, parsed object) for each line that is not blank; invalid JSON is parsed as None.
 
     Raises UserError if the file cannot be read or is empty.
     """
     lines = enumerate(read_lines(path, "utf-8", remedy=CONVERT), start=1)
     objects = [(number, _parsed(line)) for number, line in lines if line.strip()]
     if not objects:
-        raise UserError(f"{path}: the file holds no predictions; write them with eval.py.")
+        raise UserError(f"{path}: the file holds no predictions; create it with eval.py.")
     return objects
 
 
@@ -61,7 +64,7 @@ def _parsed(line: str) -> Any:
 
 
 def read_predictions(path: Path) -> list[Example]:
-    """Reads a file written by `write_predictions`; `score` is optional.
+    """Reads a file in the format of `write_predictions`, in which `score` may be missing.
 
     Raises UserError if the file is invalid or empty.
     """
@@ -81,6 +84,6 @@ def _example(path: Path, number: int, values: Any) -> Example:
         return Example(texts[0], references, texts[1], float("nan") if score is None else float(score))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path}, line {number}: expected an object with the strings source, reference and prediction (and, for "
-            "several references, a list of strings named references); write the file again with eval.py."
+            f"{path}, line {number}: expected a JSON object with the strings source, prediction and reference (or a "
+            "list of strings named references); create the file again with eval.py."
         ) from None

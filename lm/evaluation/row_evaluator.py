@@ -1,4 +1,4 @@
-"""Evaluators that run a model over rows: their base class, and the evaluator of token-level metrics."""
+"""The base class of evaluators that apply a model to rows, and the evaluator of token-level metrics."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Scored:
-    """The results of one batch, identical in every process."""
+    """The results of one batch, which are the same in every process."""
 
-    row_ids: np.ndarray  # without padding rows
+    row_ids: np.ndarray  # the rows of the batch, without padding rows
     sums: Sums
-    logits_RLC: np.ndarray | None  # float32, for the same rows
+    logits_RLC: np.ndarray | None  # float32 logits of the same rows
 
 
 class RowEvaluator(Evaluator):
     """Scores all rows of a split or, during training, about eval.max_rows evenly spaced ones.
 
-    If there are several data sources, metrics are computed for each of them (`NAME/SOURCE/metric`) and for the whole
-    split. If not all rows are scored, `NAME/rows` or `NAME/examples` reports the number of scored rows or examples. The
-    loss is the task's loss without label smoothing, z-loss or class weights. The forward pass is compiled at the first
-    call and then reused.
+    If there are several data sources, metrics are computed for each data source (`NAME/SOURCE/metric`) and for the
+    whole split. If only some rows are scored, `NAME/rows` or `NAME/examples` is the number of scored rows or examples.
+    The loss is the task's loss without label smoothing, z-loss or class weights. The forward pass is compiled only
+    once.
 
     Args:
-        task: a `lm.tasks.task.Task`; compiled programs are cached per task.
+        task: a `lm.tasks.task.Task`. Evaluators of the same task and model share compiled programs.
 
     Attributes:
         num_rows: the number of rows that an evaluation scores.
@@ -56,9 +56,9 @@ class RowEvaluator(Evaluator):
 
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         config, mesh = setup.config, setup.mesh
-        assert setup.rows, "a split has at least one data source"
+        assert setup.rows, "a split must have at least one data source"
         self.name, self._rows = setup.name, dict(setup.rows)
-        self._report: Report | None = None  # of the current evaluation
+        self._report: Report | None = None  # reports the progress of the current evaluation
         max_rows = config.eval.max_rows if setup.in_training else 0
         self._row_ids = choose({source: each.num_rows for source, each in setup.rows.items()}, max_rows)
         self.num_rows = sum(len(ids) for ids in self._row_ids.values())
@@ -86,24 +86,24 @@ class RowEvaluator(Evaluator):
 
     @abc.abstractmethod
     def _collect(self, source: str, batches: Iterator[Scored]) -> Any:
-        """Reduces the results of a data source to the values that the metrics need."""
+        """Reduces the scored batches of a data source to the values from which its metrics are computed."""
 
     @abc.abstractmethod
     def _combine(self, parts: list[Any]) -> Any:
-        """Combines the results of all data sources."""
+        """Combines the values that `_collect` returned for all data sources."""
 
     @abc.abstractmethod
     def _metrics(self, part: Any) -> dict[str, float]:
-        """Computes the metrics from the results of a data source or of the whole split."""
+        """Computes the metrics of a data source or of the whole split from the reduced values."""
 
     def _count(self, whole: Any) -> tuple[str, int]:
-        """Returns the unit in which the size of the scored subset is reported (such as "rows"), and the size itself."""
+        """Returns the unit of the scored subset (such as "rows") and the size of the subset in this unit."""
         return "rows", self.num_rows
 
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
-        """Yields the results of each batch; `done` is the number of rows that were scored in earlier data sources.
+        """Yields the results of each batch. `done` is the number of rows already scored in other data sources.
 
-        The results of a batch are summed in float32 on the device; the sums of all batches are added in float64.
+        Sums within a batch are computed in float32 on the device; the sums of the batches are added in float64.
         """
         for scored in self._batches(params, self._rows[source], self._row_ids[source]):
             done += len(scored.row_ids)
@@ -112,7 +112,7 @@ class RowEvaluator(Evaluator):
                 self._report(done, self.num_rows)
 
     def _batches(self, params: Any, rows: EvalRows, row_ids: np.ndarray) -> Iterator[Scored]:
-        # Row ids past the end stand for padding rows, which have weight 0.
+        # A row id equal to the number of rows stands for a padding row, whose weights are 0.
         padded = np.pad(row_ids, (0, -len(row_ids) % self.batch_size), constant_values=rows.num_rows)
 
         def make(i: int) -> Batch:
@@ -121,9 +121,9 @@ class RowEvaluator(Evaluator):
         running: tuple[np.ndarray, tuple[Array, Array | None]] | None = None
         with prefetch(make, 0, len(padded) // self.batch_size, 0, BATCHES_AHEAD) as batches, on_mesh(self._mesh):
             for i, local in enumerate(batches):
-                assert self.batch_size * local.shape[1] < 2**24, "a float32 could not count the tokens of a batch"
+                assert self.batch_size * local.shape[1] < 2**24, "a batch has too many tokens to be counted in float32"
                 batch = to_global(local, self._mine, self._sharding, self.batch_size)
-                # Results of the previous batch are read while this batch is running, so that the device never waits.
+                # The results of a batch are read while the next batch is running, so that the device never waits.
                 ids = row_ids[i * self.batch_size : (i + 1) * self.batch_size]
                 found = forward_batch(self._model, self._task, self._objective, self.with_logits, params, batch)
                 previous, running = running, (ids, found)
@@ -136,11 +136,12 @@ class RowEvaluator(Evaluator):
 class TokenEvaluator(RowEvaluator):
     """Computes metrics from sums over the target tokens, such as loss, perplexity and accuracy.
 
-    If only some rows are scored, the numbers of bytes and words are estimated from the share of targets in these rows.
+    If only some rows are scored, the numbers of bytes and words are estimated from the share of the targets that these
+    rows contain.
 
     Args:
-        metrics: a function that computes the metrics from the sums over the targets.
-        missing: a function that maps each metric that cannot be computed from the sums to the reason.
+        metrics: a function that computes the metrics from `Sums`.
+        missing: a function of `Sums` that maps each metric that cannot be computed to the reason.
     """
 
     def __init__(
@@ -171,10 +172,10 @@ class TokenEvaluator(RowEvaluator):
 
 
 def _text(rows: EvalRows, targets: float) -> Sums:
-    """Returns the size of the text with this number of targets: exact if all are scored, otherwise estimated."""
+    """Returns the size of the scored text. If `targets` is less than the number of all targets, it is an estimate."""
     share = targets / rows.totals["targets"] if rows.totals["targets"] else 0.0
     sizes = {name: share * rows.totals[name] for name in ("bytes", "words")}
-    # Only windows over whole documents account for every byte of the text, so only they count changed documents.
+    # `changed` is counted only for windows over whole documents; other rows do not cover every byte of the text.
     return Sums(**sizes, unknown=rows.totals["unknown"], changed=rows.totals.get("changed", 0))
 
 
@@ -182,9 +183,9 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the stacked `LossSums` and, if `with_logits`, the logits of a batch, replicated over all devices.
+    """Returns the stacked `LossSums` of a batch and, if `with_logits`, the logits; both are replicated on all devices.
 
-    The function is compiled once for all evaluators of a model.
+    All evaluators of the same model and task share one compiled program.
     """
     output = model.apply({"params": params}, batch, train=False)
     sums = jnp.stack(dataclasses.astuple(task.loss(output, batch, objective)))
@@ -196,5 +197,5 @@ def _read(row_ids: np.ndarray, found: tuple[Array, Array | None]) -> Scored:
     sums, logits = found
     names = (field.name for field in dataclasses.fields(LossSums))
     named = dict(zip(names, np.asarray(sums, np.float64).tolist(), strict=True))
-    del named["loss"]  # evaluations report the plain cross-entropy
+    del named["loss"]  # evaluations report the plain cross-entropy, `nll`
     return Scored(row_ids, Sums(**named), None if logits is None else np.asarray(logits)[: len(row_ids)])

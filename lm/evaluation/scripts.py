@@ -1,7 +1,7 @@
 """Splits text in any script into tokens, and determines the writing system of a set of texts.
 
-Chinese, Japanese, Thai and similar scripts have no spaces between words, so word-based metrics count their characters
-instead.
+Chinese, Japanese, Thai and similar scripts have no spaces between words. In text without spaces, word-based metrics
+count characters instead of words.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from dataclasses import dataclass
 
 import regex
 
-# Scripts without spaces between words: Tibetan and the scripts of the line breaking classes ID, SA, AK and AP (UAX 14).
+# The scripts without spaces between words: Tibetan and the line breaking classes ID, SA, AK and AP (UAX 14).
 _NAMES = "Hani Bopo Hira Kana Yiii Thai Laoo Khmr Mymr Tibt Tale Talu Lana Tavt Ahom Java Bali"
-_SHARED = r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # used in hiragana and katakana, such as ー
+_SHARED = (
+    r"\u3031-\u3035\u303c\u3099-\u309c\u30fc\uff70\uff9e\uff9f"  # marks that hiragana and katakana share, such as ー
+)
 _UNSPACED = "".join(rf"\p{{sc={name}}}" for name in _NAMES.split()) + _SHARED
-_LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks belong to words, as in Hindi and in decomposed accents
+_LETTERS = r"[\p{L}\p{M}\p{N}]"  # combining marks, such as Hindi vowel signs, belong to words
 
 
 def _pattern(text: str) -> regex.Pattern[str]:
-    return regex.compile(text, regex.V1)  # V1 supports the set operators && and --
+    return regex.compile(text, regex.V1)  # version 1 of the syntax supports the set operators && and --
 
 
 LETTER = _pattern(_LETTERS)
@@ -39,9 +41,10 @@ class Writing:
     """The writing system of a set of texts.
 
     Attributes:
-        kind: one of the five writing systems above. In the first three, more than half of the tokens are `unspaced`.
-        unspaced: the share of tokens that are single characters of scripts without spaces.
-        not_ascii: the share of letters and digits that are not ASCII.
+        kind: CHINESE, JAPANESE, UNSPACED, KOREAN or SPACED.
+        unspaced: the share of tokens that are single characters of scripts without spaces. For the first three kinds,
+            `unspaced` exceeds one half.
+        not_ascii: the share of letters and digits that are not ASCII characters.
     """
 
     kind: str

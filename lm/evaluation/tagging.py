@@ -1,6 +1,6 @@
 """Metrics for predicted tags: entity metrics, as in the strict mode of seqeval, and the accuracy of single tags.
 
-Shape letters: E sentences.
+E is the number of sentences.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ ENTITY_METRICS = (
 
 TAG = re.compile(r"(?P<prefix>[BIMESLUO])(?:-.*)?", re.DOTALL)
 ALIASES = {"BIO": "IOB2", "BIOES": "IOBES"}
-NO_SCHEME = "none"  # for tags that do not mark entities, such as parts of speech
+NO_SCHEME = "none"  # for tags such as parts of speech, which do not mark entities
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme by which tags mark entities. A tag is O, or a prefix followed by a hyphen and the type of the entity.
+    """A scheme by which tags mark entities. A tag is O, or a prefix, a hyphen and an entity type, such as B-PER.
 
     Attributes:
         prefixes: all prefixes, including O.
-        after: the only prefixes that a prefix may follow, if they are restricted; both tags must have the same type.
-        before: the only prefixes that a prefix may precede, if they are restricted; both tags must have the same type.
-        like: the name of the seqeval class that reads the renamed tags.
-        renamed: the names of prefixes in that class, where they differ.
-        mirrored: whether the tags of a sentence are passed to that class in reverse order.
+        after: maps a prefix to the only prefixes that may come directly before it, in a tag of the same type.
+        before: maps a prefix to the only prefixes that may come directly after it, in a tag of the same type.
+        like: the name of the seqeval class that extracts the entities.
+        renamed: maps prefixes to the names that the seqeval class uses for them, where the names differ.
+        mirrored: whether the seqeval class reads the tags of a sentence in reverse order.
     """
 
     prefixes: str
@@ -54,7 +54,7 @@ class Scheme:
         return not (may_follow and may_precede)
 
     def entities(self, tags: Sequence[str]) -> set[tuple[int, int, str]]:
-        """Returns the first word, the end (exclusive) and the type of each entity of a sentence.
+        """Returns (index of the first word, exclusive end, type) for each entity of a sentence.
 
         As in the strict mode of seqeval, tags that contradict the scheme form no entity.
         """
@@ -67,8 +67,8 @@ class Scheme:
         return {(size - end, size - start, type_) for start, end, type_ in spans} if self.mirrored else set(spans)
 
 
-# In IOB1, B- separates adjacent entities of the same type. IOE1 is the reverse of IOB1, with E- instead of B-;
-# seqeval's own IOE1 misses one-word entities. If several schemes fit equally well, the first one is inferred.
+# In IOB1, B- separates adjacent entities of the same type. IOE1 is read as reversed IOB1 with E- instead of B-,
+# because seqeval's own IOE1 misses one-word entities. If several schemes fit equally well, the first one is inferred.
 SCHEMES: dict[str, Scheme] = {
     "IOB2": Scheme("BIO", {"I": "BI"}, {}, "IOB2"),
     "IOB1": Scheme("BIO", {"B": "BI"}, {}, "IOB1"),
@@ -81,23 +81,23 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def fitting_schemes(labels: Iterable[str]) -> list[str]:
-    """Returns the SCHEMES that have all prefixes of the labels; none if a label, such as ADJ, has no prefix."""
+    """Returns the SCHEMES that have all prefixes of the labels. A label without a prefix, such as ADJ, fits none."""
     found = [TAG.fullmatch(label) for label in labels]
     prefixes = {match["prefix"] for match in found if match}
     return [name for name, scheme in SCHEMES.items() if all(found) and prefixes <= set(scheme.prefixes)]
 
 
 def count_broken(sentences: Sequence[Sequence[str]], names: Iterable[str]) -> dict[str, int]:
-    """Counts, for each of the named SCHEMES, the pairs of adjacent tags that contradict the scheme."""
+    """Returns the number of pairs of adjacent tags that contradict each of the given SCHEMES."""
     pairs = Counter(pair for tags in sentences for pair in itertools.pairwise(("O", *tags, "O")))
     return {name: sum(count for pair, count in pairs.items() if SCHEMES[name].is_broken(*pair)) for name in names}
 
 
 def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> tuple[str, ...]:
-    """Of the SCHEMES that have all prefixes of the labels, returns those that the sentences contradict least.
+    """Returns the SCHEMES that the sentences contradict least, among those that have all prefixes of the labels.
 
-    Several schemes are returned only if they find different entities; the most common scheme comes first. If no scheme
-    has all prefixes, the result is NO_SCHEME.
+    The most common scheme comes first; other schemes are returned only if they find different entities. If no scheme
+    has all prefixes of the labels, the result is NO_SCHEME.
     """
     broken = count_broken(sentences, fitting_schemes(labels))
     if not broken:
@@ -111,15 +111,19 @@ def infer_schemes(sentences: Sequence[Sequence[str]], labels: Iterable[str]) -> 
 
 
 def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
-    """Describes the scheme by which the entities of these sentences were counted, and any evidence against it."""
+    """Describes the scheme by which entities were counted, and any evidence in the sentences that it is wrong."""
     labels = set(itertools.chain.from_iterable(sentences))
     inferred = infer_schemes(sentences, labels)
     if scheme == NO_SCHEME:
-        reason = ": not every tag is O or begins with a prefix such as B-" if inferred == (NO_SCHEME,) else ""
+        reason = ": some tags are not O and have no prefix such as B-" if inferred == (NO_SCHEME,) else ""
         return f"none, so no entities are counted{reason}"
     broken = count_broken(sentences, {scheme, *inferred})
     count, least = broken[scheme], broken[inferred[0]]
-    notes = [f"{count:,} of {sum(map(len, sentences)):,} tags contradict it, so entities may be lost"] if count else []
+    notes = (
+        [f"{count:,} of {sum(map(len, sentences)):,} tags contradict the scheme, so entities may be lost"]
+        if count
+        else []
+    )
     if count > least:
         notes.append(
             f"{inferred[0]} fits better ({least:,} contradict it); if it is the right scheme, set eval.tag_scheme to it"
@@ -134,7 +138,7 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
 def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
     """Computes token_accuracy and ENTITY_METRICS (0 to 1) from `word_counts` and `entity_counts`.
 
-    `entities_E3` is None if the tags follow no scheme.
+    `entities_E3` must be None if the tags follow no scheme; entity metrics are then omitted.
     """
     correct, words = map(int, words_E2.sum(axis=0))
     entities = {} if entities_E3 is None else entity_metrics(entities_E3.sum(axis=0))
@@ -144,10 +148,10 @@ def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dic
 def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> np.ndarray:
     """Counts the correct, predicted and gold entities of each sentence, int64 (E, 3).
 
-    In the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Tags that
-    contradict the scheme, whether gold or predicted, form no entity: in IOB2, an I- that does not follow a B- or I- of
-    the same type counts as O; in BMES and similar schemes, the tags of an entity without an end count as O. `scheme` is
-    a key of SCHEMES.
+    As in the strict mode of seqeval, an entity is correct if its first word, last word and type are all correct. Gold
+    or predicted tags that contradict the scheme form no entity. In IOB2, for example, an I- tag counts as O unless it
+    follows a B- or I- tag of the same type. In BMES and similar schemes, the tags of an entity without an end count as
+    O. `scheme` is a key of SCHEMES.
     """
     assert len(gold) == len(predicted), (len(gold), len(predicted))
     counts = np.zeros((len(gold), 3), np.int64)
@@ -159,7 +163,7 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
 
 
 def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
-    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`; 0 / 0 counts as 0."""
+    """Computes micro-averaged ENTITY_METRICS from the summed `entity_counts`. 0 / 0 is taken to be 0."""
     correct, found, right = map(int, counts_3)
     precision, recall = correct / max(1, found), correct / max(1, right)
     f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
@@ -167,6 +171,6 @@ def entity_metrics(counts_3: np.ndarray) -> dict[str, float]:
 
 
 def word_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
-    """Counts the correctly tagged words and all words of each sentence, int64 (E, 2)."""
+    """Returns the numbers of correctly tagged words and of all words in each sentence, int64 (E, 2)."""
     pairs = [list(zip(*pair, strict=True)) for pair in zip(gold, predicted, strict=True)]
     return np.array([(sum(a == b for a, b in pair), len(pair)) for pair in pairs], np.int64).reshape(-1, 2)

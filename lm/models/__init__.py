@@ -28,8 +28,8 @@ def build_model(config: ModelConfig, head: Head | None = None, platform: str | N
 
     Args:
         config: the resolved config; vocab_size may still be 0 if no parameters will be created.
-        head: the output head; None for `NextToken`.
-        platform: the platform to run on ("cpu", "gpu" or "tpu"); None for the default device's platform.
+        head: the output head; if None, `NextToken` is used.
+        platform: the platform to run on ("cpu", "gpu" or "tpu"); if None, the platform of the default device is used.
 
     Raises UserError if the config names a kernel that does not support the platform or the model.
     """

@@ -1,6 +1,7 @@
 """Heads, which turn the output of the last layer into predictions or into one vector per text.
 
-The task determines the head. A head is a Flax module that reports its own cost, so any model can use it.
+The task determines the head. A head is a Flax module that reports its own cost (parameters and FLOPs), so any
+model can use it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lm.models.layers import ACTIVATIONS, NORMS, Dense, Embedding, Norm, paramet
 
 
 class HeadCost(NamedTuple):
-    """The cost of a head for one row."""
+    """The parameters, FLOPs and logits of a head for one row."""
 
     parameters: int = 0  # excluding a token embedding that doubles as the output matrix
     flops: int = 0  # FLOPs of the forward pass
@@ -41,7 +42,8 @@ class Head(nn.Module):
 
         Args:
             embed: the token embedding, which may double as the output matrix.
-            dropout: the name of the dropout layer, which determines the PRNG keys used; None for Flax's default name.
+            dropout: the name of the dropout layer, which determines the PRNG keys used; if None, Flax chooses
+                the name.
         """
         layer = nn.Dropout(config.dropout, deterministic=not train, name=dropout)
         return self.compute(config, embed, x_BLD, batch, layer)
@@ -51,7 +53,7 @@ class Head(nn.Module):
 
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
-        """Returns the cost for a row of `length` tokens in a model with this config."""
+        """Returns the cost of the head for a row of `length` tokens in a model with this config."""
         return HeadCost()
 
 
@@ -76,9 +78,9 @@ class MaskedTokens(Head):
     a bias to the logits.
 
     Attributes:
-        max_masked: the maximum number of masked tokens in a row. Logits are computed for this number of tokens only,
-            or for all tokens if max_masked is 0.
-        next_sentence: whether to add an output that predicts if the second text of a pair follows the first.
+        max_masked: the maximum number of masked tokens in a row. Logits are computed for only this many tokens, or for
+            all tokens if max_masked is 0.
+        next_sentence: whether to add an output that predicts whether the second text of a pair follows the first.
     """
 
     max_masked: int = 0
@@ -127,8 +129,8 @@ class Classes(Head):
     model.pooler inserts a projection and a tanh before the classifier, as in BERT.
 
     Attributes:
-        pooling: the vector from which a token's logits are computed: the mean over the token's text ("mean") or the
-            token's own vector ("first", "last" or "none").
+        pooling: the source of the vector from which a token's logits are computed. With "mean", the vector is the
+            mean over the token's text; with "first", "last" or "none", it is the token's own vector.
     """
 
     num_classes: int
@@ -147,7 +149,7 @@ class Classes(Head):
 
 
 class AnswerSpan(Head):
-    """Two logits for each token, which score it as the first and as the last token of the answer."""
+    """Two logits for each token: one scores the token as the start of the answer, the other as the end."""
 
     def compute(self, config: ModelConfig, embed: Embedding, x_BLD: Array, batch: Batch, dropout: nn.Dropout) -> Output:
         return Output(_classes(config, "span", 2, x_BLD))
@@ -160,7 +162,7 @@ class AnswerSpan(Head):
 class TextEmbedding(Head):
     """A unit-length vector for the text of each row, and another for the paired text.
 
-    Each row must hold a single text. Rows that contain only padding do not yield NaN.
+    Each row must hold a single text. The result for a row of padding is not NaN.
 
     Attributes:
         pooling: the vector that represents a text: the first token's ("first"), the last token's ("last") or the mean

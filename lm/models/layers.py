@@ -30,7 +30,7 @@ def parameter(
 class Dense(nn.Module):
     """A projection y = x W + b over the last dimensions, for example (D,) -> (H, K) or (H, K) -> (D,).
 
-    All leading dimensions are flattened to obtain a single matrix multiplication, the fastest form on a CPU.
+    All leading dimensions are flattened, because a single matrix multiplication is fastest on a CPU.
     (`nn.DenseGeneral` does not support logical axes on kernels with more than two dimensions.)
     """
 
@@ -40,7 +40,7 @@ class Dense(nn.Module):
     use_bias: bool
     dtype: str  # the compute dtype
     init_std: float
-    lora_rank: int = 0  # rank of an adapter that adds (x A) B lora_scale to y (Hu 2021); 0 for no adapter
+    lora_rank: int = 0  # rank of an adapter that adds (x A) B lora_scale to y (Hu 2021); 0 means no adapter
     lora_scale: float = 0.0
 
     @nn.compact
@@ -57,7 +57,7 @@ class Dense(nn.Module):
         return y_TO.reshape(*x.shape[: x.ndim - split], *self.outputs)
 
     def _adapter(self, x_TI: Array) -> Array:
-        """Returns (x A) B lora_scale, which starts at 0 because B does. The rank is too small to be sharded."""
+        """Returns (x A) B lora_scale, where B is initially 0. The rank axis is too small to be worth sharding."""
         width, rank, split = x_TI.shape[1], self.lora_rank, len(self.inputs)
         axes_a, axes_b = (*self.axes[:split], None), (None, *self.axes[split:])
         a_IR = parameter(self, "lora_a", normal(1 / math.sqrt(width)), axes_a, (*self.inputs, rank))
@@ -68,7 +68,7 @@ class Dense(nn.Module):
 
 @dataclass(frozen=True)
 class NormKind:
-    """A norm that model.norm can select. All norms have a learned scale."""
+    """A norm that can be selected with model.norm. All norms have a learned scale."""
 
     normalize: Callable[[Array, float], Array]  # (float32 values, epsilon) -> values normalised over the last axis
     has_bias: bool  # whether the norm has a bias if model.use_bias is true
@@ -88,7 +88,7 @@ def _standardize(x: Array, epsilon: float) -> Array:
 NORMS: dict[str, NormKind] = {
     "layernorm": NormKind(_standardize, has_bias=True),  # Ba 2016
     "rmsnorm": NormKind(_root_mean_square, has_bias=False),  # Zhang 2019
-    # Hoffer 2018. For a normal variable, mean absolute deviation * sqrt(pi / 2) is the standard deviation.
+    # Hoffer 2018. A normal distribution has standard deviation sqrt(pi / 2) * mean absolute deviation.
     "l1norm": NormKind(
         lambda x, epsilon: (
             (centred := x - jnp.mean(x, axis=-1, keepdims=True))
@@ -116,11 +116,11 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation that model.activation can select."""
+    """An activation that can be selected with model.activation."""
 
     function: Callable[[Array], Array]
     tensors_kept: int  # number of tensors of width d_ff saved for the backward pass, including the input of `down`
-    gated: bool = False  # True for down(function(gate(x)) * up(x)) (Shazeer 2020), False for down(function(up(x)))
+    gated: bool = False  # if True, down(function(gate(x)) * up(x)) (Shazeer 2020); if False, down(function(up(x)))
 
 
 _gelu = functools.partial(jax.nn.gelu, approximate=False)
@@ -148,7 +148,7 @@ class Embedding(nn.Module):
         self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, self.config.d_model))
 
     def __call__(self, ids_BL: Array) -> Array:
-        """Returns the vectors of the ids, (B, L, D)."""
+        """Returns the embeddings of the ids, (B, L, D)."""
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
     def attend(self, x_BLD: Array) -> Array:
@@ -174,8 +174,8 @@ def projection(
 
     Args:
         axes: the logical axes of the inputs, followed by those of the outputs.
-        scale: a factor for the standard deviation of the initial weights.
-        use_bias: whether the projection has a bias; None for the value of model.use_bias.
+        scale: a factor by which the standard deviation of the initial weights is multiplied.
+        use_bias: whether the projection has a bias; if None, model.use_bias is used.
     """
     rank = config.lora_rank if name in config.lora_targets else 0
     adapter = (rank, config.lora_alpha / rank) if rank else (0, 0.0)

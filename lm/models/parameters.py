@@ -1,7 +1,7 @@
 """Operations on parameter trees: counting parameters, stacking and unstacking layers, merging low-rank adapters.
 
 The parameters of N repeated layers are either stacked along a leading axis of size N and named `layers/...`, or
-separate and named `layer_n/...` for layer n. `lm/training/names.py` relies on these names.
+separate and named `layer_n/...` for layer n. `lm/training/names.py` relies on both forms of the names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published architectures as model settings. Example: `config.model.update(preset("gpt2_124m"))`.
+"""Model settings of published architectures. Example: `config.model.update(preset("gpt2_124m"))`.
 
 Each preset sets every ModelConfig field that differs between published models. Training settings, such as dropout,
 dtype and kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.
@@ -19,12 +19,15 @@ def preset(name: str) -> Fields:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."
-        raise UserError(f"preset({name!r}): no such model; {hint}")
+        raise UserError(f"preset({name!r}) is not a known model; {hint}")
     return dict(PRESETS[name])
 
 
 def _size(num_layers: int, d_model: int, num_heads: int, d_ff: int = 0, kv_heads: int = 0, head_dim: int = 0) -> Fields:
-    """Returns the size fields. By default, d_ff is 4 * d_model and each query head has its own key/value head."""
+    """Returns the ModelConfig fields that determine the size of a model.
+
+    By default, d_ff is 4 * d_model and each query head has its own key/value head.
+    """
     return {
         "num_layers": num_layers,
         "d_model": d_model,
@@ -39,7 +42,7 @@ def _two_sides(num_layers: int, *others: int, **named: int) -> Fields:
     return _size(num_layers, *others, **named) | {"num_encoder_layers": num_layers}
 
 
-# Fields that most families share; each family below overrides those in which it differs.
+# Fields that most families share; each family below overrides the fields in which it differs.
 _BASE: Fields = {
     "norm": "layernorm",
     "norm_position": "pre",
@@ -162,7 +165,7 @@ PRESETS: dict[str, Fields] = {
     "gpt2_350m": _GPT2 | _size(24, 1024, 16),  # 354,823,168
     "gpt2_774m": _GPT2 | _size(36, 1280, 20),  # 774,030,080
     "gpt2_1558m": _GPT2 | _size(48, 1600, 25),  # 1,557,611,200
-    # The TinyStories model of llama2.c, released as stories260K in karpathy/tinyllamas. 260,032
+    # The TinyStories model of llama2.c, released as stories260K in karpathy/tinyllamas. 260,032 parameters
     "stories260k": _LLAMA | _STORIES | _size(5, 64, 8, 172, kv_heads=4),
     # Touvron 2023 (Llama 2), table 1, and the config.json files of meta-llama/Llama-2-*-hf.
     "llama2_7b": _LLAMA2 | _size(32, 4096, 32, 11_008),  # 6,738,415,616
@@ -170,9 +173,10 @@ PRESETS: dict[str, Fields] = {
     # Grattafiori 2024, table 3, and the config.json file of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
     # The config.json file of meta-llama/Llama-3.2-1B, but without the scaling of rotary angles, which is not
-    # implemented. The preset is suitable for training from scratch, not for the released weights. 1,235,814,400
+    # implemented, so the preset suits training from scratch, not the released weights. 1,235,814,400 parameters
     "llama3_1b": _LLAMA3 | _size(16, 2048, 32, 8192, kv_heads=8) | {"tie_embeddings": True},
-    # Without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for Multi30k).
+    # Parameters without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for
+    # Multi30k).
     "transformer_base": _VASWANI | _two_sides(6, 512, 8),
     "transformer_big": _VASWANI | _two_sides(6, 1024, 16),
     "transformer_tiny": _VASWANI | _two_sides(4, 128, 4, 256),

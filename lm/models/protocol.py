@@ -1,6 +1,6 @@
 """The model protocol: the only interface through which training, evaluation and decoding use a model.
 
-A model is immutable and hashable. It holds no arrays: parameters and the cache are arguments of its methods. Models
+A model is immutable, hashable and free of arrays: parameters and the cache are arguments of its methods. Models
 that compare equal share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
 """
 
@@ -20,10 +20,10 @@ class Cache(Protocol):
         """Returns a cache in which rows i*k to i*k + k - 1 are copies of row i and share its source."""
 
     def take_rows(self, rows_B: Array) -> Self:
-        """Returns a cache in which row i is a copy of the old row `rows_B[i]`. Both rows must share a source."""
+        """Returns a cache in which row i is a copy of old row `rows_B[i]`, which must have the same source as row i."""
 
     def axes(self) -> Any:
-        """Returns the same tree with each array replaced by a tuple of the names of its logical axes."""
+        """Returns the cache with each array replaced by a tuple of the names of its logical axes."""
 
 
 class Model(Protocol):
@@ -57,12 +57,13 @@ class Model(Protocol):
     ) -> Output:
         """Returns the output of the head for the tokens of the batch.
 
-        With a cache, the batch holds the next tokens of each row and their positions, and the output includes the cache
-        with these tokens added. Tokens in segment 0 do not affect later outputs. If the model reads a source, only the
-        first batch contains it; later batches have source=None. Each group of k consecutive rows may share a source.
+        With a cache, the batch holds the next tokens of each row and their positions, and the output includes the
+        updated cache. Tokens in segment 0 do not affect later outputs. If the model reads a source, only the first
+        batch contains it; later batches have source=None. If there are fewer sources than rows, each source is shared
+        by the same number of consecutive rows.
 
         Args:
-            variables: {"params": parameters}, float32.
+            variables: {"params": parameters}; all parameters are float32.
             rngs: {"dropout": key}; needed only if `train` is true and the config enables dropout.
         """
 
@@ -74,14 +75,15 @@ class Model(Protocol):
         """Returns the vector of each token in the batch after the given layer, float32 (B, L, D).
 
         Layer 0 is the embedding, including positions. Layer `text_layers` is the last layer, including the final norm
-        if the model has one. Its vectors are the input of the head or, in an encoder-decoder, the encoder's output.
+        if the model has one. The vectors after the last layer are the input of the head or, in an encoder-decoder, the
+        encoder's output.
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:
         """Initialises the parameters, boxed with their logical axes; `flax.linen.unbox` extracts plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-        """Returns an empty cache for rows of up to `capacity` tokens. Called only if the head predicts text."""
+        """Returns an empty cache for rows of up to `capacity` tokens. The head must predict text."""
 
     def parameter_counts(self) -> ParameterCounts:
         """Computes the exact parameter counts without creating the parameters."""
@@ -90,7 +92,7 @@ class Model(Protocol):
         """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates the activation bytes per row that each of `tensor` devices keeps for the backward pass."""
+        """Estimates how many bytes of activations each of `tensor` devices keeps per row for the backward pass."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ _zero: Any = functools.partial(flax.struct.field, default_factory=functools.part
 
 @flax.struct.dataclass
 class LossSums:
-    """Sums over the tokens of a batch. Divide by `weight` once, after summing over microbatches and devices."""
+    """Sums over the tokens of a batch. Add the sums of all microbatches and devices before dividing by `weight`."""
 
     loss: Array = _zero()  # the training loss: cross-entropy with label smoothing and z-loss
     nll: Array = _zero()  # plain cross-entropy, in nats
     correct: Array = _zero()  # total weight of the tokens whose target is the most probable token
     weight: Array = _zero()  # sum of the weights
-    # Next-sentence prediction, to be divided by `pairs`.
+    # Sums for next-sentence prediction, to be divided by `pairs`.
     pair_nll: Array = _zero()
     pair_correct: Array = _zero()
     pairs: Array = _zero()
@@ -37,9 +37,9 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     """Returns the summed cross-entropy of a batch; the logits must be float32.
 
     With label smoothing e over the whole vocabulary, the loss is (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). With
-    smoothing over all entries except the target (fairseq), it is (1 - e) nll + e / (V - 1) sum_{v != target}(-log p_v),
-    which equals the first formula with e V / (V - 1) in place of e. The z-loss is config.z_loss * log(Z)^2 (Chowdhery
-    2022).
+    smoothing over all entries except the target, as in fairseq, the loss is (1 - e) nll + e / (V - 1) sum_{v !=
+    target}(-log p_v), which equals the first formula with e V / (V - 1) in place of e. The z-loss is config.z_loss *
+    log(Z)^2 (Chowdhery 2022).
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
@@ -48,7 +48,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
         if config.label_smoothing_over == "others":
-            smoothing *= V / (V - 1)  # since a share of 1 / V falls on the target
+            smoothing *= V / (V - 1)  # because 1 / V of the smoothing falls on the target itself
         uniform_BL = log_z_BL - jnp.mean(logits_BLV, axis=-1)
         loss_BL = (1 - smoothing) * nll_BL + smoothing * uniform_BL
     if config.z_loss > 0:
@@ -89,17 +89,17 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
-    """Returns the summed squared error of the value predicted at each weighted token, given float32 targets."""
+    """Returns the weighted sum of squared errors between the predicted values and the targets."""
     error_BL = jnp.square(logits_BL1[..., 0] - batch.targets.astype(jnp.float32))
     total = jnp.sum(error_BL * batch.weights)
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
 
 
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
-    """Returns the summed cross-entropy of each answer's start and end over the tokens of its segment (Devlin 2019).
+    """Returns the summed cross-entropy of answer starts and ends, normalised over each segment (Devlin 2019).
 
-    The targets are 1 at the start of an answer, 2 at the end, and 3 if both are the same token. An answer has weight 1:
-    the start and the end have weight 0.5 each, in `correct` as well.
+    The targets are 1 at the start of an answer, 2 at the end, and 3 if both are the same token. Each answer has weight
+    1: its start and its end contribute 0.5 each to `weight` and, if the model finds them, to `correct`.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
     loss = correct = weight = jnp.zeros((), jnp.float32)
@@ -118,8 +118,8 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
 def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
     """Returns the summed InfoNCE loss with in-batch negatives (van den Oord 2018).
 
-    The loss is averaged over both directions, as in Radford 2021. The vectors must have length 1. Padding rows are
-    used neither as texts nor as negatives; every other row has weight 1.
+    The loss is averaged over both directions, as in Radford 2021. The vectors must be normalised to length 1. Padding
+    rows are used neither as texts nor as negatives; every other row has weight 1.
     """
     real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
     scores_BB = text_BD @ positive_BD.T / temperature

@@ -1,4 +1,4 @@
-"""The plot of a classifier's confusion matrix."""
+"""Plots the confusion matrix of a classifier."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import numpy as np
 
 from lm.files import replacing
 
-MOST_WITH_NUMBERS = 20  # labels; with more, the cells would be too small for numbers
-MOST_NAMED = 60  # labels; with more, only some labels are named on the axes
+MOST_WITH_NUMBERS = 20  # maximum number of labels for which the cells are large enough for numbers
+MOST_NAMED = 60  # maximum number of labels for which the axes name every label
 LONGEST_NAME = 24  # characters
-# Each font is used for the characters that are missing from the fonts before it.
+# Fonts in order of preference. Each character is drawn in the first installed font that contains it.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "SimHei")
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Writes the output of `confusion_figure` to a PNG file, atomically. May raise OSError."""
+    """Plots a confusion matrix with `confusion_figure`; writes a PNG file atomically. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
-        # Characters that no installed font has are drawn as boxes, without a warning.
+        # Characters that are missing from all installed fonts are drawn as boxes, without a warning.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        # "tight" keeps a title that is wider than the image from being cut off.
+        # "tight" widens the image if the title would be cut off.
         figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
 
 
 def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -> Any:
-    """Returns a matplotlib Figure in which the darkness of a cell shows its share of the row.
+    """Returns a matplotlib Figure of a confusion matrix. A darker cell has a larger share of the row's examples.
 
-    The cells also show numbers if there are few labels.
-    `counts_CC[r, c]` is the number of times that label r was predicted as label c.
+    If there are few labels, the cells also show numbers. `counts_CC[r, c]` is the number of examples with the true
+    label r and the predicted label c.
     """
     assert counts_CC.shape == (len(labels), len(labels)) and len(labels), (counts_CC.shape, labels)
     from matplotlib import font_manager, rc_context
@@ -79,7 +79,7 @@ def _name_sides(axes: Any, labels: Sequence[str]) -> None:
     step = -(-len(labels) // MOST_NAMED)
     indices, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
     fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
-    level = max(map(len, names)) * len(names) <= 40  # whether the names fit side by side
+    level = max(map(len, names)) * len(names) <= 40  # whether the labels fit side by side
     axes.set_xticks(indices, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
     axes.set_yticks(indices, names, fontsize=fontsize, parse_math=False)
     axes.set_xlabel("predicted")

@@ -1,4 +1,4 @@
-"""The plots of a run: loss and scores by step and, below them, learning rate, speed and the score by time."""
+"""Plots the loss and the scores of a run by step and, below them, the learning rate, speed and score by time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lm.evaluation import METRICS, metric_of
 from lm.evaluation.metric import Metric
 from lm.files import replacing
 
-# Both losses are the plain cross-entropy, without the label smoothing and z-loss that only training may add.
+# The training loss and the validation loss are both the plain cross-entropy, without label smoothing or z-loss.
 TRAIN, VALID, RATE, SPEED = "train/nll", "valid/loss", "train/learning_rate", "train/tokens_per_second"
 SECONDS = "train/seconds"
-COLUMNS = 6  # which one, two or three panels can share equally
+COLUMNS = 6  # a multiple of 2 and 3, so that one, two or three panels get equal widths
 BLUE, ORANGE, GREY = "#1f6fb4", "#d95f02", "#5f6b76"
 COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "#6d4c41", GREY)
 
@@ -24,14 +24,14 @@ COLORS = (ORANGE, BLUE, "#2a8f5b", "#8b4fb0", "#b08900", "#c2185b", "#00838f", "
 def draw_curves(
     records: Sequence[Mapping[str, Any]], path: Path, title: str, loss: str = "loss", best_metric: str = VALID
 ) -> None:
-    """Plots the records of metrics.jsonl (dicts with `step`) as a PNG, written atomically.
+    """Plots the records of metrics.jsonl, which are dicts with the key `step`. Writes a PNG file atomically.
 
-    Metrics that no record has are left out; missing and null values are skipped. If the records have `train/seconds`,
-    the first score is also plotted over minutes of training.
+    Metrics without values are not plotted; missing and null values are skipped. If the records contain `train/seconds`,
+    the first score is also plotted against the minutes of training.
 
     Args:
-        loss: the metric whose heading labels the loss axis.
-        best_metric: `valid/NAME`, the metric that determines the best step. It is always plotted.
+        loss: the name of the metric whose heading labels the axis of the loss.
+        best_metric: the metric that determines the best step, such as `valid/loss`. The metric is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 
@@ -64,7 +64,7 @@ def draw_curves(
 
 
 def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the steps and the finite values of a metric, ordered by step; a repeated step keeps its last value."""
+    """Returns the steps and finite values of a metric, ordered by step. For a repeated step, the last value is used."""
     found = ((int(record["step"]), record.get(name)) for record in records)
     values = {step: value for step, value in found if isinstance(value, (int, float)) and math.isfinite(value)}
     steps = sorted(values)
@@ -72,9 +72,9 @@ def series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
 
 
 def running_median(values: np.ndarray, half_width: int) -> np.ndarray:
-    """Computes the running median over up to `half_width` values on each side, or fewer near the ends.
+    """Computes a centred running median over windows of 2 * `half_width` + 1 values. Windows shrink near the ends.
 
-    The window is centred, so that the median does not lag behind a falling curve. Single spikes are ignored.
+    A centred window does not lag behind a falling curve, and a median ignores single spikes.
     """
     reach = np.minimum(half_width, np.minimum(np.arange(len(values)), np.arange(len(values))[::-1]))
     return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)], np.float64)
@@ -133,7 +133,7 @@ def _legend_above(axes: Any) -> None:
 
 
 def _draw_by_time(axes: Any, records: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Plots a score over minutes of training. Times are interpolated between the steps whose times are known."""
+    """Plots a score against the minutes of training. Unknown times are interpolated between known times."""
     from matplotlib.ticker import MaxNLocator
 
     steps, scores = series(records, f"valid/{metric.name}")
@@ -160,7 +160,7 @@ def _draw_small(axes: Any, steps: np.ndarray, values: np.ndarray, label: str) ->
 
 
 def _frame(axes: Any) -> None:
-    """Gives the axes a grid, and as many ticks as leave space between their labels."""
+    """Adds a grid to the axes and limits the number of ticks, so that their labels do not overlap."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = max(4, round(8 * len(axes.get_subplotspec().colspan) / COLUMNS))
@@ -173,7 +173,7 @@ def _frame(axes: Any) -> None:
 
 
 def _limit_spikes(axes: Any, losses: np.ndarray) -> None:
-    """Limits the y axis if a few very high values would flatten the rest of the curve."""
+    """Limits the y axis if a few very high losses would flatten the rest of the curve."""
     if len(losses) < 20:
         return
     low, usual = float(np.min(losses)), float(np.percentile(losses, 98))

@@ -21,11 +21,11 @@ from lm.files import replacing, storing
 
 
 class MetricsWriter:
-    """Appends one JSON object per line to `metrics_path`: `{"step": ..., "train/loss": ..., ...}`.
+    """Appends lines such as `{"step": 1, "train/loss": 2.5}` to the JSON Lines file `metrics_path`.
 
     Raises UserError if a package is missing or the file cannot be written. When a run resumes from `start_step`, the
-    caller must already have removed later lines from metrics.jsonl; TensorBoard itself drops later events. Only one
-    process of a run has a writer.
+    caller must already have removed the lines of later steps from the file. TensorBoard drops the events of later steps
+    by itself. Only one process of a run may have a writer.
     """
 
     def __init__(self, metrics_path: Path, tensorboard_dir: Path, config: Config, start_step: int = 0) -> None:
@@ -40,12 +40,12 @@ class MetricsWriter:
         self._tensorboard_dir = tensorboard_dir
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line for `step`. Values that are not finite are null in metrics.jsonl and left out elsewhere."""
+        """Writes the metrics of a step. Infinity and NaN become null in metrics.jsonl and are left out elsewhere."""
         values = {name: finite_or_none(float(value)) for name, value in metrics.items()}
         line = json.dumps({"step": int(step), **values}, allow_nan=False) + "\n"
         with storing(self._path):
             end = self._file.seek(0, os.SEEK_END)
-            # If the run is killed, a single write leaves no partial line. If the disk is full, it may leave one.
+            # A single write leaves no partial line if the run is killed, but may leave one if the disk is full.
             if self._file.write(line.encode()) < len(line.encode()):
                 self._file.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -66,13 +66,16 @@ class MetricsWriter:
 
 
 class _Events:
-    """An event file for TensorBoard. It replaces the writer of tensorboardX, which hangs once the disk is full."""
+    """Writes an event file for TensorBoard. The writer of tensorboardX would hang on a full disk."""
 
     FLUSH_SECONDS = 30
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        """Creates the file; TensorBoard drops the events of earlier files from `first_step` on. May raise OSError."""
-        from tensorboardX.event_file_writer import EventsWriter  # slow to import, and optional
+        """Creates an event file that starts at `first_step`. May raise OSError.
+
+        TensorBoard ignores the events of `first_step` and later steps that older files contain.
+        """
+        from tensorboardX.event_file_writer import EventsWriter  # an optional package that is slow to import
         from tensorboardX.proto.event_pb2 import SessionLog
 
         directory.mkdir(parents=True, exist_ok=True)
@@ -107,17 +110,17 @@ class _Events:
 
 
 class LateMetrics:
-    """Holds the metrics of step n - 1 on the device until step n has been dispatched.
+    """Leaves the metrics of each step on the device until the next step has been dispatched.
 
-    Reading a metric waits until the step that computes it is done. One step later, the device is already busy with
-    the next step, so the wait costs nothing.
+    Reading a metric blocks until the device has finished the step. If the next step has already been dispatched, the
+    device stays busy meanwhile, so no time is lost.
     """
 
     def __init__(self) -> None:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
-        """Stores the device scalars of the step just dispatched; returns the previous step and its metrics."""
+        """Stores the metrics of the step just dispatched; returns the previous step and its metrics, or None."""
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
@@ -125,7 +128,7 @@ class LateMetrics:
         return previous
 
     def flush(self) -> tuple[int, dict[str, float]] | None:
-        """Returns the last step that was pushed and its metrics, or None if nothing is left to read."""
+        """Returns the stored step and its metrics, or None if no metrics are stored."""
         if self._held is None:
             return None
         (step, metrics), self._held = self._held, None
@@ -133,13 +136,13 @@ class LateMetrics:
 
 
 def _start_wandb(config: Config, root: Path) -> Any:
-    """Starts a Weights & Biases run, or resumes the one whose id is in the run directory."""
+    """Starts a Weights & Biases run, or resumes the run whose id is stored in the run directory."""
     project = config.log.wandb_project
     try:
         import wandb
     except ImportError as error:
         raise UserError(
-            f"config.log.wandb_project={project!r} needs Weights & Biases; run pip install wandb, or leave the "
+            f"config.log.wandb_project={project!r} needs Weights & Biases; run `pip install wandb`, or leave the "
             "setting empty."
         ) from error
     id_path = root / "wandb_run_id"

@@ -1,7 +1,8 @@
 """The console of a run and its progress line, which shows the steps done, the speed and the time left.
 
-On a terminal, rich redraws one line in place, and messages appear above it. Elsewhere (a file, a pipe, a cluster's
-log), plain lines without control characters are printed from time to time. No code here waits for a device.
+On a terminal, the rich package redraws one line in place, and messages appear above that line. If the output goes to
+a file, a pipe or the log of a cluster, plain lines without control characters are printed from time to time. The module
+never waits for a device.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 
-REDRAW_SECONDS = 0.1  # on a terminal
-PLAIN_SECONDS = 10.0  # between lines, if there is no terminal
-LOG_WIDTH = 120  # columns, if there is no terminal
-BAR_WIDTHS = 6, 24  # minimum and maximum, in columns
+REDRAW_SECONDS = 0.1  # minimum interval between updates on a terminal
+PLAIN_SECONDS = 10.0  # minimum interval between lines if there is no terminal
+LOG_WIDTH = 120  # columns per line if there is no terminal
+BAR_WIDTHS = 6, 24  # the minimum and maximum width in columns
 
-# Texts from left to right as (importance, text), where 0 is the most important; and the fraction done, 0 to 1.
+# The texts of a line from left to right, each with its rank (0 is the most important), and the fraction done.
 State = tuple[list[tuple[int, str]], float]
-# The metrics that `Progress.update` accepts, from left to right: importance and format.
+# Maps the metrics that `Progress.update` accepts to their ranks and formats. The order is from left to right.
 SHOWN: dict[str, tuple[int, Callable[[float], str]]] = {
     "loss": (1, "loss {:.4f}".format),
     "valid_loss": (3, "valid {:.4f}".format),
     "learning_rate": (6, "lr {:.2e}".format),
     "tokens_per_second": (4, lambda value: f"{short_number(value)} tokens/s"),
-    "peak_share": (5, "{:.1%} of peak".format),  # the share of the devices' peak FLOP/s, 0 to 1
+    "peak_share": (5, "{:.1%} of peak".format),  # achieved share of the devices' peak FLOP/s
 }
 
 
 def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.console.Console:
-    """Builds a console that prints text unchanged, to stdout by default. If not `enabled`, it prints nothing."""
+    """Builds a console that prints text unchanged to `stream` or stdout. A disabled console prints nothing."""
     terminal = (stream or sys.stdout).isatty()
     return rich.console.Console(
         file=stream,
@@ -53,7 +54,7 @@ def rich_console(stream: TextIO | None = None, *, enabled: bool = True) -> rich.
 class Progress(AbstractContextManager["Progress"]):
     """Shows the progress of a run from `start_step` to `total_steps`. A quiet console shows nothing.
 
-    Use it as a context manager, or call `close`.
+    Use the object as a context manager, or call `close` at the end.
     """
 
     def __init__(
@@ -70,15 +71,15 @@ class Progress(AbstractContextManager["Progress"]):
         self._live = _live(Line(self._state), console)
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._metrics: dict[str, float] = {}
-        self._evaluation = ""  # how far an evaluation is, if one is going on
-        self._first: tuple[int, float] | None = None  # step and time from which the time left is estimated
+        self._evaluation = ""  # the progress of a running evaluation; "" if none is running
+        self._first: tuple[int, float] | None = None  # the step and time from which the speed is measured
         self._drawn_at = -math.inf
-        self._undrawn = False  # whether the state has changed since the last line
+        self._undrawn = False  # whether the state has changed since it was last drawn
 
     def update(self, step: int, **metrics: float | None) -> None:
-        """Marks `step` as done and updates metrics in SHOWN; None keeps a metric's old value.
+        """Marks `step` as done and updates the displayed metrics. A metric that is None keeps its old value.
 
-        The time left is estimated from the steps after the first call, so compilation does not count.
+        The time left is estimated from the steps after the first call, which excludes the time of compilation.
         """
         assert metrics.keys() <= SHOWN.keys(), metrics
         self._metrics |= {name: value for name, value in metrics.items() if value is not None}
@@ -87,25 +88,25 @@ class Progress(AbstractContextManager["Progress"]):
         if self._first is None:
             self._first = (step, now)
         if not self._is_live and metrics.get("loss") is None:
-            return  # plain lines are printed only for a new loss
+            return  # without a terminal, only a new loss causes output
         self._undrawn = True
         wait = REDRAW_SECONDS if self._is_live else PLAIN_SECONDS
         if now - self._drawn_at >= wait or (self._is_live and step >= self._total):
             self._draw(now)
 
     def evaluating(self, done: int, total: int, noun: str = "rows") -> None:
-        """Shows that an evaluation has processed `done` of `total` rows, until the next `update`."""
+        """Shows until the next `update` that an evaluation has processed `done` of `total` items."""
         self._evaluation, self._undrawn, now = f"evaluated {done:,} of {total:,} {noun}", True, self._clock()
         if now - self._drawn_at >= (REDRAW_SECONDS if self._is_live else PLAIN_SECONDS):
             self._draw(now)
 
     def message(self, text: str) -> None:
-        """Prints lines above the progress line."""
+        """Prints text above the progress line."""
         if self._open:
             self._console.print(text.rstrip("\n"), soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the last state on the screen as an ordinary line. Further calls do nothing."""
+        """Ends the progress line, which stays on the screen. Further calls have no effect."""
         if self._undrawn:
             self._draw(self._clock())
         self._live.stop()
@@ -140,7 +141,7 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class Console:
-    """Prints text and rich tables, above the progress line if there is one. If not `enabled`, it prints nothing."""
+    """Prints text and rich tables above the progress line, if any. If `enabled` is false, nothing is printed."""
 
     def __init__(self, enabled: bool, stream: TextIO | None = None) -> None:
         self._console = rich_console(stream, enabled=enabled)
@@ -168,14 +169,14 @@ def counting(
 ) -> Iterator[Callable[..., None] | None]:
     """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
 
-    Called with another `noun`, the function starts to count those, from 0. The line is erased at the end of the block.
-    `stream` defaults to stderr.
+    A call with a new `noun` starts a new count. The progress line is erased at the end of the `with` block. `stream`
+    defaults to stderr.
     """
     console = rich_console(stream or sys.stderr)
     if not enabled or not total or not console.is_terminal or console.is_dumb_terminal:
         yield None
         return
-    # The noun that is being counted; and the number and time at its first call, so that compilation does not count.
+    # `first` holds the number and the time at the first call for the current noun, to exclude the time of compilation.
     done, first, counted = 0, (0, 0.0), noun
 
     def state() -> State:
@@ -198,13 +199,13 @@ def counting(
 
 
 def _live(line: Line, console: rich.console.Console, transient: bool = False) -> Live:
-    """Returns a display that is redrawn on request and whenever the console prints something above it."""
+    """Returns a live display of a line, which is redrawn on request and whenever the console prints text."""
     options: Any = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
     return Live(line, console=console, transient=transient, **options)
 
 
 class Line:
-    """A rich renderable of one line: the texts of the current state, with a bar after the first text.
+    """A rich renderable for a progress line: the texts of the current state and, after the first text, a bar.
 
     On a narrow terminal, the least important texts are left out.
     """

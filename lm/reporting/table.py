@@ -1,4 +1,4 @@
-"""Results as a table in the terminal and as results.json, .csv and .md."""
+"""Formats evaluation results as a table in the terminal and as JSON, CSV and Markdown files."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from lm.files import write_texts
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation of one run."""
+    """The result of evaluating one run on one split."""
 
     run: str
-    step: int  # 0 for the mean or standard deviation of several runs
+    step: int  # 0 if the result is the mean or standard deviation of several runs
     split: str
-    metrics: dict[str, float]  # such as `loss` and, with several data sources, `SOURCE/loss`
+    metrics: dict[str, float]  # keys: METRIC and, if there are several data sources, SOURCE/METRIC
     rows: int
-    sequence_length: int | None  # like the stride, None unless rows are windows of a text
+    sequence_length: int | None  # None, like the stride, unless rows are windows of a text
     stride: int | None
     seconds: float
-    missing: dict[str, str] = field(default_factory=dict)  # the reason for each missing metric
+    missing: dict[str, str] = field(default_factory=dict)  # maps missing metrics to the reasons
     signatures: dict[str, str] = field(
         default_factory=dict
-    )  # exact definitions of metrics that can be defined in several ways
-    details: dict[str, Any] = field(default_factory=dict)  # JSON values about data, parameters, devices and versions
+    )  # maps metrics that can be defined in several ways to the definition used
+    details: dict[str, Any] = field(default_factory=dict)  # other JSON values: data, parameters, devices, versions
 
     def to_json(self) -> str:
         tokens = self.metrics.get("tokens")
@@ -61,12 +61,12 @@ class Result:
 
     @property
     def windowed(self) -> bool:
-        """Whether windows overlap, so that the first scored tokens of a row also have context."""
+        """Whether consecutive windows overlap, so that all scored tokens have earlier tokens as context."""
         return self.stride is not None and self.sequence_length is not None and self.stride < self.sequence_length
 
 
 def with_means(results: Sequence[Result]) -> list[Result]:
-    """Appends the mean and the sample standard deviation of the shared metrics if there are several results."""
+    """Appends the mean and the sample standard deviation of all shared metrics if there is more than one result."""
     if len(results) < 2:
         return list(results)
     first = results[0]
@@ -82,9 +82,9 @@ def with_means(results: Sequence[Result]) -> list[Result]:
 
 
 def print_table(results: Sequence[Result], console: Console | None = None) -> None:
-    """Prints one row per result and data source, or one block of lines for each if the terminal is too narrow."""
+    """Prints one row per result and data source. If the terminal is too narrow, prints blocks of lines instead."""
     console = console or Console()
-    if not console.is_terminal:  # log files may be wide, and a wrapped table is hard to read
+    if not console.is_terminal:  # log files have wide lines, and a wrapped table is hard to read
         console = Console(file=console.file, width=max(console.width, 240), highlight=False)
     header, rows = _cells(results)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
@@ -117,7 +117,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def comma_separated(results: Sequence[Result]) -> str:
-    """Formats the results as CSV with all digits, one line per result and data source; missing metrics are empty."""
+    """Formats results as CSV, one line per result and data source. Numbers are not rounded."""
     names = _metric_names(results)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -125,13 +125,13 @@ def comma_separated(results: Sequence[Result]) -> str:
     for result in results:
         for source, metrics in _by_source(result).items():
             values = [repr(metrics[name]) if name in metrics else "" for name in names]
-            settings = [result.rows, result.sequence_length, result.stride]  # None becomes an empty cell
+            settings = [result.rows, result.sequence_length, result.stride]  # None is written as an empty cell
             writer.writerow([result.run, result.step, result.split, source, *values, *settings])
     return file.getvalue()
 
 
 def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
-    """Writes STEM.json, .csv and .md into `directory`, all or none of them. May raise OSError."""
+    """Writes STEM.json, STEM.csv and STEM.md to a directory: either all three or none. May raise OSError."""
     contents = {"json": result.to_json(), "csv": comma_separated([result]), "md": markdown([result])}
     files = {directory / f"{stem}.{suffix}": content for suffix, content in contents.items()}
     write_texts(files)
@@ -139,7 +139,7 @@ def write_results(directory: Path, stem: str, result: Result) -> list[Path]:
 
 
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows of the table."""
+    """Returns the header row and the other rows of the table."""
     names = _metric_names(results)
     strides = any(result.stride is not None for result in results)
     header = ["run", "step", "split", *(metric_of(name).heading for name in names), *(["stride"] if strides else [])]
@@ -155,8 +155,8 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_names(results: Sequence[Result]) -> list[str]:
-    """Returns the names of all metrics, present or missing, starting with those in METRICS, in its order."""
-    found: dict[str, Any] = {}  # a dict keeps the order of the names
+    """Returns the names of all present or missing metrics: first in the order of METRICS, then all others."""
+    found: dict[str, Any] = {}  # an ordered set
     for result in results:
         found |= dict.fromkeys(name for part in _by_source(result).values() for name in part)
         found |= dict.fromkeys(result.missing)
@@ -164,7 +164,7 @@ def _metric_names(results: Sequence[Result]) -> list[str]:
 
 
 def _by_source(result: Result) -> dict[str, dict[str, float]]:
-    """Returns the metrics of the whole split under "", then those of each data source."""
+    """Groups metrics by data source. The key "" comes first and stands for the whole split."""
     parts: dict[str, dict[str, float]] = {"": {}}
     for name, value in result.metrics.items():
         source, _, metric = name.rpartition("/")
@@ -173,13 +173,13 @@ def _by_source(result: Result) -> dict[str, dict[str, float]]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Returns the reasons for missing metrics, the signatures, and an explanation of the stride."""
+    """Returns the notes below a table: reasons for missing metrics, signatures, and the meaning of strides."""
     notes = [
         f"No {metric_of(name).heading} for {result.run}, {result.split}: {reason}."
         for result in results
         for name, reason in result.missing.items()
     ]
-    signed: dict[tuple[str, str], list[str]] = {}  # results with the same signature share a line
+    signed: dict[tuple[str, str], list[str]] = {}  # maps each signature to the results that share it
     for result in results:
         for name, signature in result.signatures.items():
             signed.setdefault((name, signature), []).append(f"{result.run}, {result.split}")
@@ -190,7 +190,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
         notes.append(f"{label}{of_these}: {signature}")
     if any(result.windowed for result in results):
         notes.append(
-            "Stride S of L: windows of L tokens advance by S, and each window scores its last S tokens, so every token "
-            "except the first ones is predicted from at least L - S earlier tokens (or from the start of its document)."
+            "Stride S of L: windows of L tokens advance by S, and every window but the first scores only its last S "
+            "tokens. Each token is thus predicted from at least L - S earlier tokens or from the start of its document."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Tasks that a model can learn, one file per task; `lm/tasks/task.py` defines their interface."""
+"""The tasks on which a model can be trained, one file per task. `lm/tasks/task.py` defines the interface of tasks."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(config: Config) -> Task:
-    """Returns the task that the config selects by objective.name."""
+    """Returns the task named by objective.name."""
     return TASKS[config.objective.name]

@@ -16,10 +16,10 @@ from lm.tasks.texts import DocumentTask
 
 
 class Causal(DocumentTask):
-    """Rows are windows of the concatenated documents; evaluation windows may overlap (eval.stride)."""
+    """Cuts the concatenated documents into windows, one per row. Evaluation windows may overlap (eval.stride)."""
 
     name = "causal"
-    doc = "each token, given all earlier ones"
+    doc = "predict each token from all earlier tokens"
     families = ("decoder",)
     metric_names = ("loss", "perplexity", "token_accuracy", "bits_per_byte", "word_perplexity")
     settings = SMOOTHING | {"eval.stride", "eval.compare_with_xz", "eval.sample_tokens"}
@@ -34,7 +34,7 @@ class Causal(DocumentTask):
         if found < needed:
             raise UserError(
                 f"{where} has {found} tokens for training, but one row needs {needed} (data.sequence_length + 1); "
-                "add text or shorten the rows."
+                "add text, or lower data.sequence_length."
             )
 
     def layout(self, config: Config) -> RowLayout:

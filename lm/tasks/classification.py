@@ -26,7 +26,7 @@ from lm.tasks.task import SMOOTHING, Refuse
 
 
 class TextTask(LabelledTask):
-    """Base class for tasks with one label per text or pair of texts."""
+    """Base class for tasks that predict one label per text or pair of texts."""
 
     reader = LabelReader
     input_reader = TextInput
@@ -43,7 +43,7 @@ class TextTask(LabelledTask):
 
 class Classification(TextTask):
     name = "classification"
-    doc = "a label for a text or a pair of texts"
+    doc = "predict a label for a text or a pair of texts"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
     settings |= {"objective.balance_classes", "objective.class_weights"}
     metric_names = ("loss", *names(LABEL_METRICS))
@@ -63,7 +63,7 @@ class Classification(TextTask):
 
 
 class Classified(Predictions):
-    """Predicted probabilities of the labels, (E examples, C labels)."""
+    """Predictions of a classifier: the probabilities of C labels for each of E examples."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")
@@ -78,14 +78,14 @@ class Classified(Predictions):
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns `text`, `pair` (if any), `label`, `prediction` and `score` (the probability of the prediction)."""
+        """Returns an example and its prediction; `score` is the probability of the predicted label."""
         example, score = self.raw[index], float(self._probabilities_EC[index].max())
         prediction = self._labels[int(self._predicted_E[index])]
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}
 
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Classified:
-        """Only the probability of the prediction is stored; the rest is divided equally among the other labels."""
+        """Restores the probabilities of the predicted labels. The other labels get equal shares of the remainder."""
         raw = [labelled_of(line) for line in lines]
         found = {label for line in lines for label in (line["label"], line["prediction"])}
         labels = list(config.data.labels) if config else sorted(found)
@@ -120,11 +120,11 @@ class Classified(Predictions):
 
 def check_pooling(config: Config, refuse: Refuse) -> None:
     if config.model.pooling == "first" and config.model.family == "decoder":
-        refuse("model.pooling", "the first token of a decoder sees no other tokens; use last or mean.")
+        refuse("model.pooling", "the first token of a decoder sees no other tokens; set pooling to 'last' or 'mean'.")
 
 
 def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:
-    """Returns the logits of each text, (E, C)."""
+    """Returns the logits of all labels for each text, (E, C)."""
     return np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
 
 

@@ -24,10 +24,10 @@ from lm.tasks.vectors import TextVectors
 
 
 class Contrastive(PairTask):
-    """Encodes both texts of a pair with the same model; the other pairs of the batch provide the negatives."""
+    """Encodes both texts of a pair with the same model. The other pairs in the batch provide the negatives."""
 
     name = "contrastive"
-    doc = "similar vectors for paired texts"
+    doc = "learn similar vectors for paired texts"
     families = ("decoder", "encoder")
     metric_names = ("loss", "accuracy")
     settings = PairTask.settings | {"model.pooling", "objective.temperature"}
@@ -45,12 +45,12 @@ class Contrastive(PairTask):
         super().check(config, refuse)
         check_pooling(config, refuse)
         if config.train.accumulation > 1:
-            refuse("train.accumulation", "each text is compared with the texts of the whole batch; use 1.")
+            refuse("train.accumulation", "texts are compared across the batch; set accumulation to 1 to keep it whole.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
                 refuse(
                     setting,
-                    "a text that is alone in its batch has no other text to be compared with; use 2 or more.",
+                    "a text that is alone in its batch cannot be compared with other texts; use a value of 2 or more.",
                 )
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
@@ -82,6 +82,6 @@ class Contrastive(PairTask):
 
 
 def _check_several(stores: Stores, where: str) -> None:
-    """Raises UserError if there is only one pair, because a text is compared with the texts of other pairs."""
+    """Raises UserError if there is only one pair, because texts are compared with the texts of other pairs."""
     if sum(store.num_pairs for store in stores.values()) < 2:
-        raise UserError(f"{where} has only one pair, so there is no other text to compare it with; add pairs.")
+        raise UserError(f"{where} has only one pair, so its texts cannot be compared with other texts; add pairs.")

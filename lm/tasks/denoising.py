@@ -23,7 +23,7 @@ class Denoising(DocumentTask, PackedTask):
 
     Attributes:
         needed_ids: the number of <extra_id_N> tokens that the tokenizer must have.
-        ids_advice: the error message if data.tokenizer.extra_ids is too low.
+        ids_advice: the end of the error message that is shown if data.tokenizer.extra_ids is too low.
     """
 
     families = ("encoder_decoder",)
@@ -33,26 +33,26 @@ class Denoising(DocumentTask, PackedTask):
     writes_text = True
     spells_extra_ids = True
     needed_ids: int = 1
-    ids_advice: str = "needs tokens for masked spans; use 100."
+    ids_advice: str = "needs tokens for masked spans; set extra_ids to 100."
 
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
         if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
-            refuse("data.tokenizer.extra_ids", f"{self.name} {self.ids_advice}")
+            refuse("data.tokenizer.extra_ids", f"objective.name='{self.name}' {self.ids_advice}")
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         return ("loss",)
 
     @abc.abstractmethod
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
-        """Returns the object that corrupts chunks of text."""
+        """Builds the denoiser, which corrupts chunks of text."""
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         extra_ids = list(tokenizer.extra_tokens)
         if len(extra_ids) < self.needed_ids:
             raise UserError(
-                f"config.data.tokenizer.extra_ids: {self.name} needs {self.needed_ids} such tokens, but the vocabulary "
-                f"has {len(extra_ids)}; raise this setting, or use a tokenizer that has enough of them."
+                f"config.data.tokenizer.extra_ids: objective.name='{self.name}' needs {self.needed_ids} extra tokens, "
+                f"but the tokenizer has {len(extra_ids)}; raise extra_ids, or use a tokenizer with more extra tokens."
             )
         denoiser = self.denoiser(config, tokenizer, extra_ids)
         lengths = config.data.source_length, config.data.sequence_length
@@ -64,7 +64,7 @@ class Denoising(DocumentTask, PackedTask):
 
 class SpanCorruptionTask(Denoising):
     name = "span_corruption"
-    doc = "masked spans of a text (T5)"
+    doc = "predict the masked spans of a text (T5)"
     settings = Denoising.settings | {"objective.noise_density", "objective.mean_span_length"}
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
@@ -74,9 +74,9 @@ class SpanCorruptionTask(Denoising):
 
 class Ul2Task(Denoising):
     name = "ul2"
-    doc = "the output of one of UL2's denoising tasks, each marked by a mode token"
+    doc = "learn the denoising tasks of UL2, each marked by a mode token"
     needed_ids = 103
-    ids_advice = "needs 103 tokens: 100 for spans and 3 for the modes."
+    ids_advice = "needs 103 extra tokens: 100 for masked spans and 3 for modes."
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
         return Ul2(extra_ids, tokenizer.eos_id)
@@ -84,7 +84,7 @@ class Ul2Task(Denoising):
 
 class InfillingTask(Denoising):
     name = "infilling"
-    doc = "the original text, given a copy with masked spans and, optionally, shuffled sentences (BART)"
+    doc = "restore the original text from a copy with masked spans and, optionally, shuffled sentences (BART)"
     settings = SpanCorruptionTask.settings | {"objective.permute_sentences"}
 
     def denoiser(self, config: Config, tokenizer: Tokenizer, extra_ids: list[int]) -> Denoiser:
@@ -95,7 +95,7 @@ class InfillingTask(Denoising):
 
 class PrefixLmTask(Denoising):
     name = "prefix_lm"
-    doc = "the rest of a text, given its beginning"
+    doc = "predict the rest of a text from its beginning"
     spells_extra_ids = False
     needed_ids = 0
 
@@ -104,5 +104,5 @@ class PrefixLmTask(Denoising):
 
 
 def ends_sentence(tokenizer: Tokenizer) -> np.ndarray:
-    """Returns bool (V,): whether each token ends a sentence, for BART's sentence shuffling."""
+    """Returns a mask of the tokens that end a sentence, bool (V,), for BART's sentence shuffling."""
     return np.array([tokenizer.piece(token).endswith(SENTENCE_ENDS) for token in range(tokenizer.vocab_size)])

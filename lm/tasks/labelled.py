@@ -1,4 +1,4 @@
-"""The base class of labelled tasks, which keep their examples in memory and make one prediction per example."""
+"""The base class of labelled tasks. The examples are kept in memory, and each example has one prediction."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lm.tasks.task import EvaluationSetup, PackedTask, Refuse, Stores
 
 
 class LabelledTask(PackedTask):
-    """Base class for tasks that label texts, words or questions. Each example has one prediction and is scored once.
+    """Base class for tasks that predict labels, numbers or answers. Each example is scored exactly once.
 
     Attributes:
         tokens: the class that encodes raw examples.
-        has_classes: whether labels are classes, listed in data.labels or found in the training data.
-        real_targets: whether targets are real numbers.
+        has_classes: whether the labels form a fixed set, which data.labels lists or the training data determines.
+        real_targets: whether the targets are real numbers rather than integers.
         input_reader: the class that reads new inputs as raw examples without labels.
-        may_lack_answers: whether examples are questions, some of which may have no answer.
+        may_lack_answers: whether the examples are questions, some of which may have no answer.
     """
 
     families = ("decoder", "encoder_decoder", "encoder")
@@ -37,8 +37,8 @@ class LabelledTask(PackedTask):
     loss_name = "task_loss"
     reads_labels = True
     counts_examples = True
-    plain_text_refusal = "needs examples with labels; name them in data.test of a config"
-    tokens: Any  # such as `TextTokens`
+    plain_text_refusal = "needs labelled examples; specify them in data.test of a config"
+    tokens: Any  # a class such as `TextTokens`
     has_classes: bool = False
     real_targets: bool = False
     cleans = False
@@ -48,18 +48,18 @@ class LabelledTask(PackedTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         data, weights = config.data, config.objective.class_weights
         if not data.valid and data.holdout != "hash":
-            refuse("data.holdout", "labelled data is held out by hash; use 'hash', or name validation sources.")
+            refuse("data.holdout", "labelled data can only be held out by hash; use 'hash', or specify data.valid.")
         if not self.has_classes:
             return
         if weights and config.objective.balance_classes:
-            refuse("objective.class_weights", "cannot be combined with balance_classes; use only one of them.")
+            refuse("objective.class_weights", "class_weights and balance_classes cannot both be set; use only one.")
         if weights and (len(weights) != len(data.labels) or min(weights) < 0):
-            message = "needs a weight of 0 or more for each label in data.labels, which must be set too."
+            message = "give each label in data.labels a weight of 0 or more; data.labels must be set too."
             refuse("objective.class_weights", message)
         if weights and not any(weights):
             refuse(
                 "objective.class_weights",
-                "all weights are 0, so nothing would be learnt; give a label a positive weight.",
+                "all weights are 0, so nothing would be learnt; give at least one label a positive weight.",
             )
 
     def head(self, config: Config) -> Any:
@@ -90,7 +90,7 @@ class LabelledTask(PackedTask):
 
     def resolve_data(self, config: Config, train: Stores) -> Config:
         if not self.has_classes or len(config.data.labels) > 1:
-            return config  # with a single label, `labels_of` below raises UserError
+            return config  # if there is only one label, `labels_of` raises UserError
         return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
 
     def batch_settings(self, config: Config) -> list[Any]:
@@ -99,7 +99,7 @@ class LabelledTask(PackedTask):
         return super().batch_settings(config) + own
 
     def pooling(self, config: Config) -> str:
-        """Returns the method by which the token vectors of a text are pooled into one vector."""
+        """Returns the method that pools the token vectors of a text into one vector."""
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
@@ -108,19 +108,19 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        """Returns the indexed examples of a data source."""
+        """Returns the examples of a data source, which can be accessed by index."""
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:
         return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}
 
     def reason_without_examples(self, config: Config) -> str:
-        return "no example has a target, so there is nothing to train on; read the notes above, or lengthen the rows."
+        return "no example has a target, so there is nothing to train on; read the notes above, or use longer rows."
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for the raw examples whose parts all have logits.
+        """Returns predictions for all raw examples of which `logits` contains every part.
 
-        `logits` maps the index of each part to logits of shape (T, C).
+        An example may consist of several parts. `logits` maps the index of each part to logits of shape (T, C).
         """
 
     # --- new inputs (`lm.tasks.task.Labeller`) --------------------------------------------------------------
@@ -129,7 +129,7 @@ class LabelledTask(PackedTask):
         return self
 
     def unlabelled(self, config: Config, raw: Any, unanswerable: bool) -> Any:
-        """Returns a raw example of `input_reader` with a placeholder label, which does not affect the prediction."""
+        """Adds a placeholder label, which does not affect the prediction, to a raw example read by `input_reader`."""
         return raw
 
     def input_rows(

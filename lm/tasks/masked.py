@@ -22,14 +22,14 @@ from lm.tasks.task import SMOOTHING, EvaluationSetup, Metrics, PackedTask, Refus
 from lm.tasks.texts import DocumentTask
 
 MASK = "<mask>"
-FOLLOWS = ("other text", "follows")  # shown in the preview at the first token of a next-sentence pair
+FOLLOWS = ("other text", "follows")  # shown in the preview at the first token of a pair of texts
 
 
 class Masked(DocumentTask, PackedTask):
     """Predicts masked tokens and, with objective.next_sentence, whether a second text follows the first."""
 
     name = "masked"
-    doc = "masked tokens of a text (BERT)"
+    doc = "predict the masked tokens of a text (BERT)"
     families = ("encoder",)
     settings = SMOOTHING | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
 
@@ -37,9 +37,10 @@ class Masked(DocumentTask, PackedTask):
         return MaskedTokens(max_masked=self.max_masked(config), next_sentence=config.objective.next_sentence)
 
     def max_masked(self, config: Config) -> int:
-        """Returns the maximum number of masked tokens in a row, a little above the mean; packing does not exceed it.
+        """Returns the maximum number of masked tokens in a row, which packing never exceeds. 0 means no limit.
 
-        It is 0 (no limit) if whole words are masked, because the number of tokens depends on the words that are drawn.
+        The maximum is slightly above the expected number. If whole words are masked, there is no limit, because the
+        number of masked tokens depends on which words are drawn.
         """
         objective, length = config.objective, config.data.sequence_length
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
@@ -47,9 +48,9 @@ class Masked(DocumentTask, PackedTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         tokenizer = config.data.tokenizer
         if not tokenizer.extra_ids and not TOKENIZERS[tokenizer.kind].needs_file:
-            refuse("data.tokenizer.extra_ids", "masked needs a mask token; use 1.")
+            refuse("data.tokenizer.extra_ids", "objective.name='masked' needs a mask token; set extra_ids to 1.")
         if config.objective.next_sentence and config.data.sequence_length < 16:
-            refuse("objective.next_sentence", "needs rows of at least 16 tokens; raise data.sequence_length.")
+            refuse("objective.next_sentence", "rows must have at least 16 tokens; raise data.sequence_length.")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         more = ("next_sentence_accuracy",) if config.objective.next_sentence else ()

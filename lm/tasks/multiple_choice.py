@@ -1,10 +1,10 @@
 """Multiple choice: select the candidate that answers a question or continues a text (SWAG, HellaSwag, ARC, RACE).
 
-Each candidate has its own segment, `bos question eos candidate eos`, and all segments of a question lie in one row. The
+Each candidate forms a segment, `bos question eos candidate eos`, and all segments of a question lie in one row. The
 model assigns each candidate a score, and a softmax over the candidates of a question turns the scores into
 probabilities (Devlin 2019, section 4.4). Questions may have different numbers of candidates.
 
-Shape letters: E questions, N candidates of a question.
+E is the number of questions, and N the number of candidates per question.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from lm.tasks.classification import check_pooling
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
-CANDIDATE, FIRST = 1, 2  # flags in targets: the score is read at this token; the candidate is the first of its question
+# Bit flags in targets: CANDIDATE marks tokens that carry scores, and FIRST marks the first candidate of each question.
+CANDIDATE, FIRST = 1, 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Choice:
 
 
 class ChoiceReader(Reader):
-    """Reads questions with candidates. The answer is a zero-based index, a candidate or one of label_names."""
+    """Reads questions with candidates. The correct answer is a zero-based index, a candidate or a label name."""
 
     kind = "choices"
     needs = ("label_field", "name the field that holds the correct candidate.")
@@ -72,12 +73,12 @@ class ChoiceReader(Reader):
         if len(found) != 1:
             raise UserError(
                 f"{where}: field {answer.spec!r} is {value!r:.60}, which does not identify one of the "
-                f"{len(candidates)} candidates; use an index from 0 or the candidate itself, or set label_names."
+                f"{len(candidates)} candidates; use a zero-based index or the candidate itself, or set label_names."
             )
         return Choice(self.fields["question"].text(record, where), candidates, found.pop())
 
     def _indices(self, value: Any, candidates: Sequence[str], where: str) -> set[int]:
-        """Returns the indices of all candidates that a value may mean: "2" may be an index or a text."""
+        """Returns the indices of all candidates that a value may denote: "2" may be an index or a text."""
         name, found = self.fields["answer"].spec, set()
         if self.config.label_names:
             index = index_of(label_text(value, name, where), self.config.label_names)
@@ -108,14 +109,14 @@ def candidates_of(listed: Field, record: Record, where: str) -> tuple[str, ...]:
     values = as_list(listed.value(record, where), listed.spec, where)
     candidates = tuple(as_text(value, listed.spec, where) for value in values)
     if len(candidates) < 2:
-        raise UserError(f"{where}: field {listed.spec!r} has {len(candidates)} candidates, but needs at least two.")
+        raise UserError(f"{where}: field {listed.spec!r} must hold at least two candidates, not {len(candidates)}.")
     return candidates
 
 
 @dataclass(frozen=True)
 class ChoiceTokens:
-    questions: Ragged  # E rows
-    candidates: Ragged  # one row for each candidate of each question
+    questions: Ragged  # the tokens of each question
+    candidates: Ragged  # the tokens of each candidate of all questions
     firsts: np.ndarray  # int64 (E + 1,): index of the first candidate of each question
 
     @classmethod
@@ -132,10 +133,10 @@ class ChoiceTokens:
 
 
 class ChoiceExamples(LabelledExamples):
-    """Questions with one segment per candidate; the segment of the correct candidate has weight 1.
+    """Questions with one segment per candidate. Only the correct candidate has a loss weight above 0.
 
-    If a question does not fit into a row, its segments get equal shares of the row. Candidates are cut at the end; the
-    question is cut at the beginning, by the same amount in every segment.
+    If a question does not fit into a row, its segments get equal shares of the row. Candidates are cut at the end,
+    and the question is cut at the beginning. All segments contain the same part of the question.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, pooling: str):
@@ -150,7 +151,7 @@ class ChoiceExamples(LabelledExamples):
         self._note_cut(int(np.sum(self._sizes < whole_E)), len(whole_E), "questions are cut")
 
     def _lengths(self, index: int) -> tuple[int, np.ndarray]:
-        """Returns how many tokens of the question and of each candidate, (N,), are kept."""
+        """Returns the lengths in tokens of the question and of each candidate, (N,), after cutting."""
         first, end = self._tokens.firsts[index : index + 2]
         question, candidates_N = int(self._tokens.questions.lengths[index]), self._tokens.candidates.lengths[first:end]
         if (question + 3) * len(candidates_N) + candidates_N.sum() <= self._length:
@@ -170,7 +171,7 @@ class ChoiceExamples(LabelledExamples):
         return (question + candidates_N + 3).tolist()
 
     def label_indices(self, index: int) -> np.ndarray:
-        """Returns the position of each candidate's score, (N,), relative to the start of the first segment."""
+        """Returns the position of each candidate's score in the example, (N,)."""
         ends_N = np.cumsum(self.segments(index))
         return ends_N - 1 if self._at_end else np.concatenate([[0], ends_N[:-1]])
 
@@ -192,7 +193,7 @@ class ChoiceExamples(LabelledExamples):
 
 class MultipleChoice(LabelledTask):
     name = "multiple_choice"
-    doc = "the correct one of several candidates"
+    doc = "choose the correct candidate among several"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
     metric_names = ("loss", "accuracy")
     reader = ChoiceReader
@@ -219,7 +220,7 @@ class MultipleChoice(LabelledTask):
         return ChoiceExamples(store, config, tokenizer, config.model.pooling)
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the cross-entropy of the correct candidate, summed over questions."""
+        """Returns the cross-entropy of the correct candidates, summed over all questions of the batch."""
         scores_BL, weights_BL = output.logits[..., 0], batch.weights
         question_BL = jnp.cumsum(batch.targets // FIRST, axis=1)
         same_BLS = (question_BL[:, :, None] == question_BL[:, None, :]) & (batch.targets[:, None, :] > 0)
@@ -238,7 +239,7 @@ class MultipleChoice(LabelledTask):
 
 
 class Chosen(Predictions):
-    """The scores of the candidates, (N,) per question. The highest score wins; ties go to the first candidate."""
+    """The candidate with the highest score for each question. Ties go to the first candidate."""
 
     label_key = "label"
     keys = ("question", "candidates", "label", "prediction", "scores")
@@ -250,11 +251,11 @@ class Chosen(Predictions):
         self._correct_E = np.where(finite_E, self._chosen_E == [each.right for each in raw], np.nan)
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        """Returns the accuracy, from 0 to 1; NaN if a score is not finite."""
+        """Returns the accuracy, from 0 to 1. The accuracy is NaN if any score is not finite."""
         return {"accuracy": float(self._correct_E[indices_E].mean())}
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the question, its candidates with their scores, and the indices of the label and the prediction."""
+        """Returns the question, candidates and scores, and the indices of the correct and the predicted candidate."""
         example, scores = self.raw[index], [finite_or_none(float(score)) for score in self._scores[index]]
         chosen = {"label": example.right, "prediction": int(self._chosen_E[index]), "scores": scores}
         return {"question": example.question, "candidates": example.candidates, **chosen}
@@ -262,7 +263,7 @@ class Chosen(Predictions):
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Chosen:
         raw = [Choice(line["question"], tuple(line["candidates"]), int(line["label"])) for line in lines]
-        return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # None becomes NaN
+        return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # NumPy converts None to NaN
 
     def details(self, index: int) -> dict[str, Any]:
         return {"probabilities": softmax(self._scores[index].astype(np.float64)).tolist()}

@@ -24,7 +24,7 @@ from lm.tasks.classification import TextTask, labelled_of, text_scores, texts_of
 
 class Regression(TextTask):
     name = "regression"
-    doc = "a number for a text or a pair of texts"
+    doc = "predict a number for a text or a pair of texts"
     settings = frozenset({"eval.bootstrap", "model.pooling"})
     metric_names = ("loss", *names(NUMBER_METRICS))
     reader = NumberReader
@@ -53,7 +53,7 @@ class Regression(TextTask):
 
 
 class Regressed(Predictions):
-    """Predicted numbers, one per example."""
+    """The predictions of a regression model: one number per example."""
 
     label_key = "label"
     keys = ("text", "label", "prediction")
@@ -66,7 +66,7 @@ class Regressed(Predictions):
         return regression_metrics(self._gold_E[indices_E], self._predicted_E[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns `text`, `pair` (if any), `label` and `prediction`; the last two are numbers."""
+        """Returns an example and its prediction; `label` and `prediction` are numbers."""
         example, prediction = self.raw[index], finite_or_none(float(self._predicted_E[index]))
         return {**texts_of(example), "label": float(example.label), "prediction": prediction}
 

@@ -21,21 +21,21 @@ SCORING = {f"eval.generation.{name}" for name in ("metrics", "training_beams", "
 
 
 class Seq2Seq(PairTask):
-    """Learns to generate targets; outputs are scored against references if eval.generation.metrics is not empty."""
+    """Learns to generate targets. If eval.generation.metrics is not empty, evaluations also score generated text."""
 
     name = "seq2seq"
-    doc = "the target of a pair from its source"
+    doc = "generate the target of a pair from its source"
     families = ("encoder_decoder",)
     settings = PairTask.settings | SEARCH | SMOOTHING | SCORING
     settings |= {"data.separate_vocabularies", "data.source_length", "data.pairs.overlong"}
     loss_name = "nll"
     writes_text = True
-    plain_text_refusal = f"{PairTask.plain_text_refusal}, or use lm.generate --input"
+    plain_text_refusal = f"{PairTask.plain_text_refusal}, or generate text with lm.generate --input"
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.data.separate_vocabularies and config.model.share_embeddings:
-            refuse("model.share_embeddings", "two vocabularies cannot share an embedding; use False.")
+            refuse("model.share_embeddings", "two vocabularies cannot share embeddings; set share_embeddings to False.")
 
     def metrics(self, config: Config) -> tuple[str, ...]:
         return "loss", "perplexity", "token_accuracy", *self._text_metrics(config)
@@ -49,12 +49,12 @@ class Seq2Seq(PairTask):
 
     def advice_on_metric(self, metric: str) -> str:
         scores = any(metric.endswith(f"/{name}") for each in TEXT_METRICS.values() for name in names(each.gives))
-        return "; metrics of generated text are chosen in eval.generation.metrics" if scores else ""
+        return "; select metrics for generated text with eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs to decode and score.
+        """Returns the pairs whose targets are generated and scored.
 
-        As in lm.generate, a blank source is replaced by an empty one, for which the output is empty.
+        As in lm.generate, a blank source becomes an empty text, for which the output is empty.
         """
         if not config.eval.generation.metrics:
             return {}
@@ -71,7 +71,7 @@ class Seq2Seq(PairTask):
 
     def reason_without_examples(self, config: Config) -> str:
         return (
-            "every pair is longer than a row, so there is nothing to train on; lengthen the rows or set "
+            "every pair is longer than a row, so there is nothing to train on; use longer rows, or set "
             "data.pairs.overlong to 'truncate'."
         )
 
@@ -83,5 +83,5 @@ class Seq2Seq(PairTask):
 
 
 def _source_of(pair: Pair, prefix: str) -> str:
-    """Returns the source of a pair, including its prefix, or an empty text if the rest of the source is blank."""
+    """Returns the source of a pair, including the prefix. If all text after the prefix is blank, returns ""."""
     return source_text(prefix, pair.source.removeprefix(prefix)) or ""

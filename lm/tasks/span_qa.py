@@ -36,12 +36,12 @@ from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
 ENDS_OF_ANSWER = ("", "start", "end", "start+end")
-NO_ANSWER = "no answer"  # shown in the preview below the first token if the text does not contain the answer
+NO_ANSWER = "no answer"  # shown in the preview at the first token of a text without the answer
 
 
 class SpanQa(LabelledTask):
     name = "span_qa"
-    doc = "where in a text the answer to a question is"
+    doc = "find the answer to a question in a text"
     settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
     metric_names = ("loss", *names(ANSWER_METRICS))
     reader = QuestionReader
@@ -55,14 +55,14 @@ class SpanQa(LabelledTask):
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
         if config.data.context_overlap >= config.data.sequence_length // 2:
-            refuse("data.context_overlap", "must be less than half of data.sequence_length.")
+            refuse("data.context_overlap", "the overlap must be less than half of data.sequence_length.")
 
     @property
     def predictions(self) -> type[Answered]:
         return Answered
 
     def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
-        # An empty answer stands for an unknown answer: it is never found, but the question still counts as answerable.
+        # An empty answer stands for an unknown answer. It marks the question as answerable but is never found.
         return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
 
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
@@ -77,7 +77,7 @@ class SpanQa(LabelledTask):
     def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, every = whole_examples(examples, logits), examples.store.raw
         raw = [every[number] for number in whole]
-        # The rules are chosen from all questions of the data source, so they do not depend on eval.max_rows.
+        # All questions of the data source determine the rules, so that the rules do not depend on eval.max_rows.
         may_lack = not all(each.answers for each in every)
         rules = config.eval.answer_rules
         if rules == "auto":
@@ -95,7 +95,7 @@ class SpanQa(LabelledTask):
 
 
 class Answered(Predictions):
-    """Predicted answers and their `answer_scores`, computed by rules that may differ between data sources."""
+    """Predicted answers and their `answer_scores`. The rules for scoring may differ between data sources."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")
@@ -108,7 +108,7 @@ class Answered(Predictions):
 
     @classmethod
     def scored(cls, raw: Sequence[Question], answers: Sequence[Answer], rules: str, may_lack: bool) -> Answered:
-        """Scores the answers of one data source."""
+        """Scores the predicted answers for one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
         scores_E2 = answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
         return cls(raw, answers, scores_E2, [answer_signature(rules, may_lack)] * len(raw))
@@ -124,7 +124,7 @@ class Answered(Predictions):
         return answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns `id`, `question`, `answers` (a list of texts, which may be empty), `prediction` and `score`."""
+        """Returns a question and its prediction. The list of correct `answers` may be empty."""
         example, answer = self.raw[index], self._answers[index]
         return {
             "id": example.id,
@@ -142,7 +142,7 @@ class Answered(Predictions):
             raw.append(Question(line["id"], "", line["question"], "", right))
             answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
         rules = config.eval.answer_rules if config else "auto"
-        if rules == "auto":  # the file has no contexts, so the answers determine the rules
+        if rules == "auto":  # `line` stores no contexts, so the answers determine the rules
             rules = rules_for(text for each in raw for text, _ in each.answers)
         return cls.scored(raw, answers, rules, may_lack=not all(each.answers for each in raw))
 

@@ -36,10 +36,10 @@ OUTSIDE = "O"
 
 
 class Tagging(LabelledTask):
-    """Predicts the tag of a word at its first token. A word without tokens gets O, or no tag if O is not a label."""
+    """Predicts the tag of each word at its first token. Words without tokens are tagged O if O is a label."""
 
     name = "tagging"
-    doc = "a label for each word"
+    doc = "predict a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
     metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
     reader = TagReader
@@ -80,12 +80,12 @@ class Tagging(LabelledTask):
 
     def evaluators(self, setup: EvaluationSetup) -> list[Any]:
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
-        # If the config of an older run does not name the scheme, the scheme is inferred from all tags of the split.
+        # Older runs have configs without a scheme; the scheme is then inferred from all tags of the split.
         scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
         if "/entity_" in metric and scheme == NO_SCHEME:
             raise UserError(
-                f"config.checkpoint.best_metric: {metric!r} is not measured because the tags ({labels[0]!r}, ...) "
-                "follow no entity scheme such as BIO; use 'valid/token_accuracy'."
+                f"config.checkpoint.best_metric: {metric!r} is not computed because the tags ({labels[0]!r}, ...) "
+                "do not follow an entity scheme such as BIO; use 'valid/token_accuracy'."
             )
         config = replace_settings(setup.config, {"eval.tag_scheme": scheme})
         return super().evaluators(dataclasses.replace(setup, config=config))
@@ -98,7 +98,7 @@ def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
 def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
     """Returns eval.tag_scheme or, if it is "auto", the scheme inferred from the tags.
 
-    Raises UserError if a label contradicts eval.tag_scheme.
+    Raises UserError if eval.tag_scheme does not allow one of the labels.
     """
     named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
@@ -107,12 +107,12 @@ def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
     if named != NO_SCHEME and named not in fitting:
         unlike = next(label for label in labels if named not in fitting_schemes([label]))
         advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
-        raise UserError(f"config.eval.tag_scheme: {named} has no tag {unlike!r:.40}, but the data does; {advice}.")
+        raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
     return named
 
 
 class TaggedWords(Predictions):
-    """Predicted tags, one per word. A word without a prediction is None, which is never correct and in no entity."""
+    """Predicted tags, one per word. The tag of a word without a prediction is None, which is never correct."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")
@@ -133,7 +133,7 @@ class TaggedWords(Predictions):
         return tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns the words, their tags and the predicted tags (None for a word without a prediction)."""
+        """Returns the words, the correct tags and the predicted tags. A missing prediction is None."""
         example = self.raw[index]
         return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
 

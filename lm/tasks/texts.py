@@ -1,4 +1,4 @@
-"""Base classes of tasks on plain text: documents or pairs of texts, tokenised once into token stores."""
+"""Base classes of tasks on documents or pairs of texts, which are tokenised once and kept in token stores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.tasks.task import PackedTask, Refuse, Task
 
-PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # settings in data.pairs
+PAIR_FILTERS = "max_ratio", "drop_identical", "source_script", "target_script"  # the names of settings in data.pairs
 
 
 class DocumentTask(Task):
@@ -48,7 +48,7 @@ class DocumentTask(Task):
 
 
 def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns everything that determines the content of a token store, as JSON values."""
+    """Returns the JSON values that together determine the content of a token store."""
     return {
         "source": fingerprint,
         "described": source.config.kind,
@@ -59,16 +59,16 @@ def store_identity(source: SplitSource, fingerprint: str, tokenizer: Tokenizer) 
 
 
 class PairTask(PackedTask):
-    """Base class for tasks that learn from text pairs. Only training pairs are filtered; evaluations use all pairs."""
+    """Base class for tasks that learn from pairs of texts. Training pairs are filtered; evaluations use all pairs."""
 
     settings = frozenset(f"data.pairs.{name}" for name in PAIR_FILTERS)
     noun = "pairs"
     reader = PairReader
-    plain_text_refusal = "needs pairs; name them in data.test of a config"
+    plain_text_refusal = "needs pairs of texts; specify them in data.test of a config"
 
     def check(self, config: Config, refuse: Refuse) -> None:
         if config.data.holdout != "hash" and not config.data.valid:
-            refuse("data.holdout", "pairs are held out by hash; use 'hash', or name validation sources.")
+            refuse("data.holdout", "pairs of texts can only be held out by hash; use 'hash', or specify data.valid.")
 
     def _rules(self, source: SplitSource) -> PairCleaner:
         with named_errors(source.label):
@@ -91,8 +91,8 @@ class PairTask(PackedTask):
         )
         if one.num_documents != other.num_documents:
             raise UserError(
-                f"{source.label}: {one.num_documents:,} sources and {other.num_documents:,} targets were read, so the "
-                "files changed during reading. Start again."
+                f"{source.label}: {one.num_documents:,} sources but {other.num_documents:,} targets were read, so the "
+                "files changed while they were read. Start again."
             )
         return PairStore(one, other)
 
@@ -109,9 +109,9 @@ class PairTask(PackedTask):
         return token_store.open_or_build(cache, identity, label, tokenizer, texts, rules)
 
     def raw_references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs of a split by data source, in the order of its stores.
+        """Maps each data source of a split to its pairs, in the order in which the stores hold them.
 
-        Sources are cleaned and prefixed as in training; references are not, because metrics are defined on raw text.
+        Sources are cleaned and prefixed as in training. References are unchanged, because metrics need the raw text.
         """
         found: dict[str, list[Any]] = {}
         for source in split_sources(config.data, split):

@@ -1,10 +1,10 @@
-"""Vectors of texts, from any layer and with any pooling, for models of all tasks.
+"""Computes vectors for texts from any layer of a model and with any pooling. The models of all tasks are supported.
 
-A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair; the source of an
-encoder-decoder that generates text has no BOS token. Mean and maximum pooling include the special tokens, as does the
-task's own pooling.
+A text is encoded as in training: `bos text eos`, or `bos text eos text eos` for a pair. The source of an
+encoder-decoder that generates text has no BOS token. Mean and maximum pooling include the special tokens, as in
+training.
 
-Shape letters: E texts, T tokens of a text.
+E is the number of texts, T the number of tokens per text, and D the size of a vector.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lm.objectives.losses import LossSums
 from lm.tasks.classification import texts_of
 from lm.tasks.task import Task
 
-# Functions that pool the token vectors of a text, (T, D), into one vector, (D,).
+# Each function pools the token vectors of a text, (T, D), into one vector, (D,).
 POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "first": lambda vectors_TD: vectors_TD[0],
     "last": lambda vectors_TD: vectors_TD[-1],
@@ -46,15 +46,15 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class TextVectors:
-    """A `Labeller` that computes one vector per text. Equal instances share compiled programs.
+    """A `Labeller` that computes one vector per text. Instances that are equal share compiled programs.
 
     Attributes:
         pooling: a key of POOLINGS.
-        layer: the index of a layer, from 0 (the embedding) to the model's `text_layers`; None for the last layer.
-        unit_length: whether vectors are scaled to length 1.
-        cleans: whether texts are cleaned, as in training.
-        is_source: whether texts are sources of an encoder-decoder that generates text.
-        prefix: a text that is prepended to each text after cleaning.
+        layer: the index of a layer, from 0 (the embedding) to the model's `text_layers`. None means the last layer.
+        unit_length: whether each vector is scaled to length 1.
+        cleans: whether texts are cleaned as in training.
+        is_source: whether texts are encoded as sources for an encoder-decoder that generates text.
+        prefix: a string to be prepended to each text after cleaning.
     """
 
     pooling: str
@@ -79,7 +79,7 @@ class TextVectors:
         unit_length: bool = False,
         prefix: str = "",
     ) -> TextVectors:
-        """Builds the labeller for models of a task. Raises UserError if the pooling does not suit them."""
+        """Builds the labeller for models of a task. Raises UserError if the pooling does not suit the model family."""
         if pooling == "first" and config.model.family == "decoder":
             raise UserError("--pooling=first: the first token of a decoder sees no other token; use last, mean or max.")
         is_source = config.model.family == "encoder_decoder" and task.head(config).predicts_text
@@ -99,10 +99,10 @@ class TextVectors:
         return EvalRows(kind(store, config, tokenizer), layout)
 
     def applied(self, model: Model) -> LayerOutput:
-        """Raises UserError if the model lacks the layer."""
+        """Raises UserError if the model has no layer with this index."""
         layer, layers = self.layer, model.text_layers
         if layer is not None and not -layers - 1 <= layer <= layers:
-            numbers = f"0 (the embedding) to {layers}, or -1 for the last"
+            numbers = f"a number from 0 (the embedding) to {layers}, or -1 (the last layer)"
             raise UserError(f"--layer={layer}: the model has {layers} layers that read text; choose {numbers}.")
         return LayerOutput(model, layers if layer is None else layer % (layers + 1))
 
@@ -119,7 +119,7 @@ class TextVectors:
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """A model that returns the token vectors of a layer as its logits."""
+    """A wrapper around a model that returns the token vectors of a layer in place of the logits."""
 
     model: Model
     layer: int
@@ -130,29 +130,29 @@ class LayerOutput:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vectors of texts, float32 (E, D)."""
+    """Texts and their vectors, float32 (E, D)."""
 
     raw: list[Labelled]
     vectors_ED: np.ndarray
 
     def input_line(self, index: int) -> dict[str, Any]:
-        """Returns `text`, `pair` (if any) and `vector`, with just enough digits to restore the float32 values."""
+        """Returns a text and its `vector`, whose numbers have just enough digits to restore the float32 values."""
         vector = [float(str(value)) for value in self.vectors_ED[index]]
         return {**texts_of(self.raw[index]), "vector": vector}
 
 
 class WholeTexts(TextExamples):
-    """Texts, or pairs of texts, without labels."""
+    """Unlabelled texts or pairs of texts."""
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
         super().__init__(store, config, tokenizer, False, real=True, pooling="first")
 
 
 class SourceTexts(WholeTexts):
-    """Texts that are sources of an encoder-decoder and thus have no BOS token."""
+    """Unlabelled sources of an encoder-decoder, which have no BOS token."""
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
-        longest = config.data.source_length + 1  # including the BOS token that `make` removes
+        longest = config.data.source_length + 1  # includes the BOS token that `make` removes
         super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), tokenizer)
         self._sizes = self._sizes - 1
 

@@ -256,11 +256,14 @@ def test_another_penalty_or_minimum_shares_the_program():
     ("changes", "message"),
     [
         ({"num_beams": 0}, "num_beams=0"),
-        ({"num_beams": 2, "num_hypotheses": 3}, "num_hypotheses=3: must be from 1 to num_beams=2"),
-        ({"penalty": "none"}, "penalty='none': must be one of power, gnmt"),
+        ({"num_beams": 2, "num_hypotheses": 3}, "num_hypotheses=3 is invalid; it must be from 1 to num_beams=2"),
+        ({"penalty": "none"}, "penalty='none' is invalid; it must be one of power, gnmt"),
         ({"length_penalty": float("nan")}, "length_penalty=nan"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"max_new_tokens": 4, "min_new_tokens": 5}, "min_new_tokens=5: must be from 0 to max_new_tokens=4"),
+        (
+            {"max_new_tokens": 4, "min_new_tokens": 5},
+            "min_new_tokens=5 is invalid; it must be from 0 to max_new_tokens=4",
+        ),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1"),
     ],
 )

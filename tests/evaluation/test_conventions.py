@@ -60,15 +60,15 @@ def test_right_predictions_have_every_entity_by_the_inferred_scheme(sentences, s
 def test_scheme_that_is_not_that_of_the_data_is_reported():
     _, signature = scored({"s": tagged(IOB1)}, tag_scheme="IOB2")
     assert signature == (
-        "IOB2; 4 of 13 tags contradict it, so entities may be lost; IOB1 fits better (0 contradict it); if it is "
-        "the right scheme, set eval.tag_scheme to it"
+        "IOB2; 4 of 13 tags contradict the scheme, so entities may be lost; IOB1 fits better (0 contradict it); if it "
+        "is the right scheme, set eval.tag_scheme to it"
     )
 
 
 def test_all_data_sources_of_a_split_determine_the_scheme():
     few = tagged(["O", "B-PER O"])
     found, signature = scored({"a": few, "b": tagged(IOB1 * 3)})
-    assert signature.startswith("IOB1; 1 of 42 tags contradict it") and found["valid/b/entity_f1"] == 1
+    assert signature.startswith("IOB1; 1 of 42 tags contradict the scheme") and found["valid/b/entity_f1"] == 1
     assert found["valid/a/entity_recall"] == 0, "its tag spells no entity by the scheme of most of the data"
 
 
@@ -85,7 +85,9 @@ def test_all_splits_determine_the_scheme_of_a_run():
     named = {name: replace_settings(config, {"eval.tag_scheme": name}) for name in ("IOB2", "BIO", "BIOES", "IOE2")}
     assert resolved(named["IOB2"], train=IOB1) == resolved(named["BIO"], train=IOB1) == "IOB2"
     assert resolved(named["BIOES"], train=IOB1) == "IOBES"
-    with pytest.raises(UserError, match=r"eval\.tag_scheme: IOE2 has no tag 'B-PER', .*use 'auto', 'IOB2' or 'none'"):
+    with pytest.raises(
+        UserError, match=r"eval\.tag_scheme: IOE2 does not have the tag 'B-PER' .*use 'auto', 'IOB2' or 'none'"
+    ):
         resolved(named["IOE2"], train=IOB1)
 
 

@@ -132,7 +132,7 @@ def test_all_references_of_a_data_source_determine_the_tokens(translator):
 
 def test_missing_output_is_an_error(translator, monkeypatch):
     monkeypatch.setattr(generation, "generate_texts", lambda *_: [[("A", 0.0)]])
-    with pytest.raises(AssertionError, match="every source"):
+    with pytest.raises(AssertionError, match="a source text has no output"):
         evaluator({"text": pairs("a", "b")}).evaluate(None, 0)
 
 
@@ -179,8 +179,8 @@ def test_failed_write_keeps_the_old_predictions(tmp_path, monkeypatch):
     [
         (b"", "holds no predictions"),
         (b"\xff\n", "not valid utf-8 at line 1, byte 0"),
-        (b'{"source": "a", "reference": "b", "prediction": "c"}\n{"sour', "line 2: expected an object"),
-        (b'{"source": "a", "prediction": "c"}', "line 1: .* source, reference and prediction"),
+        (b'{"source": "a", "reference": "b", "prediction": "c"}\n{"sour', "line 2: expected a JSON object"),
+        (b'{"source": "a", "prediction": "c"}', "line 1: .* source, prediction and reference"),
         (b'{"source": "a", "reference": 3, "prediction": "c"}', "line 1"),
         (b'{"source": "a", "references": "bc", "prediction": "c"}', "line 1: .* a list of strings named references"),
         (b'{"source": "a", "references": {"b": 1}, "prediction": "c"}', "line 1"),

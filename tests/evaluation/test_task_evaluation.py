@@ -252,7 +252,7 @@ def test_tags_without_a_scheme_have_no_entities():
     found = evaluation(config, raw).evaluate({"table": random_table(2)}, 0)
     assert set(found) == {"valid/loss", "valid/token_accuracy"}
     config = config_of("tagging", labels=("NOUN", "VERB"), best="valid/entity_f1")
-    with pytest.raises(UserError, match=r"best_metric: 'valid/entity_f1' is not measured because the tags \('NOUN'"):
+    with pytest.raises(UserError, match=r"best_metric: 'valid/entity_f1' is not computed because the tags \('NOUN'"):
         rows, mesh = {"s": rows_of(config, raw)}, make_mesh(MeshConfig(), jax.devices()[:1])
         task_of(config).evaluators(EvaluationSetup(config, TableModel(0), mesh, None, rows, {}))
 

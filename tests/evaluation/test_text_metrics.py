@@ -197,5 +197,5 @@ def test_nothing_is_downloaded(monkeypatch):
 
 
 def test_references_given_as_one_text_are_an_error():
-    with pytest.raises(TypeError, match="a tuple of texts for each prediction"):
+    with pytest.raises(TypeError, match="must be a tuple of texts, not a single text"):
         score(["exact_match"], ["a"], ["a"], bleu_tokenize="13a")

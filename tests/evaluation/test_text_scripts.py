@@ -165,12 +165,12 @@ def test_most_of_the_text_determines_the_kind_of_writing(references, kind):
 @pytest.mark.parametrize(
     ("metric", "tokenize", "references", "note"),
     [
-        ("bleu", "13a", ["今天天气很好我们去公园散步"], "does not split this text, which has no spaces"),
-        ("bleu", "zh", ["วันนี้อากาศดีมาก"], "does not split this text"),
-        ("bleu", "auto", ["it is late", "yes"], "no reference has four tokens"),
+        ("bleu", "13a", ["今天天气很好我们去公园散步"], "cannot split text without spaces into words"),
+        ("bleu", "zh", ["วันนี้อากาศดีมาก"], "cannot split text without spaces"),
+        ("bleu", "auto", ["it is late", "yes"], "all references have fewer than four tokens"),
         ("bleu", "13a", ["one two three four five", "今天"], "29% of the reference tokens are characters of scripts"),
-        ("wer", "auto", ["one two three four five", "今天"], "each run of such characters counts as one word"),
-        ("chrf++", "auto", ["今天天气很好"], "this text has no spaces between words"),
+        ("wer", "auto", ["one two three four five", "今天"], "each run of these characters counts as one word"),
+        ("chrf++", "auto", ["今天天气很好"], "the references have no spaces between words"),
         (
             "rouge",
             "auto",

@@ -213,6 +213,35 @@ def test_counting_shows_how_many_are_done_and_goes_at_the_end():
         assert stream.getvalue() == ""
 
 
+def test_counting_starts_anew_for_another_noun():
+    clock, terminal = Clock(), Terminal()
+    with counting(10, "rows", stream=terminal, clock=clock) as report:
+        report(10, 10)
+        clock.now = 50.0
+        report(2, 8, noun="outputs")
+        assert re.fullmatch("2 of 8 outputs  [━╸╺]+", terminal.screen()[0])
+        clock.now = 52.0
+        report(4, 8, noun="outputs")
+        assert re.fullmatch("4 of 8 outputs  [━╸╺]+  1.0 outputs/s  0:04 left", terminal.screen()[0])
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_an_evaluation_is_shown_until_the_next_step(stream):
+    clock, stream = Clock(), stream()
+    with progress_on(stream, 4, 0, clock) as progress:
+        progress.update(2, loss=1.0)
+        for done in (1, 2, 3):
+            clock.now += 10.0
+            progress.evaluating(done, 3, noun="outputs")
+            assert f"step 2/4  evaluated {done} of 3 outputs" in stream.getvalue() or isinstance(stream, Terminal)
+            shown = stream.screen()[-1] if isinstance(stream, Terminal) else stream.getvalue()
+            assert f"evaluated {done} of 3 outputs  loss 1.0000" in shown
+        clock.now += 10.0
+        progress.update(3, loss=0.5)
+        shown = stream.screen()[-1] if isinstance(stream, Terminal) else stream.getvalue().splitlines()[-1]
+        assert "evaluated" not in shown and "loss 0.5000" in shown
+
+
 def test_numbers_and_durations():
     numbers = [short_number(x) for x in (7, 999, 999.9, 1234, 99_960, 12_345_678, 2.5e9, float("inf"))]
     assert numbers == ["7", "999", "1.00k", "1.23k", "100k", "12.3M", "2.50G", "inf"]

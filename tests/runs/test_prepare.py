@@ -140,12 +140,13 @@ def test_data_that_is_too_small_is_refused_with_its_size(config, tmp_path):
         prepare(config(data__train=tiny, data__holdout="tail"), tmp_path / "a")
     with pytest.raises(
         UserError,
-        match=r"holdout='hash' and 0\.1 no documents of tiny .*held out|no documents of tiny .*left for train",
+        match=r"fraction 0\.1, no documents of tiny .*held out|no documents of tiny .*left for train",
     ):
         prepare(config(data__train=tiny), tmp_path / "b")
     with pytest.raises(UserError, match=r"data\.train: no documents of tiny .*are left for train"):
         prepare(config(data__train=tiny, data__valid=tiny, data__cleaning__min_chars=50), tmp_path / "c")
-    with pytest.raises(UserError, match=r"vocab_size: 8192 is too large for .*tiny: .*tiny\.txt"):
+    # The tokenizer is trained nevertheless, with a smaller vocabulary.
+    with pytest.raises(UserError, match=r"train\.tiny: .*tiny\.txt has \d+ tokens for training, but one row needs 33"):
         prepare(config(data__train=tiny, data__valid=tiny, data__tokenizer__kind="sentencepiece"), tmp_path / "d")
 
 
@@ -323,7 +324,7 @@ def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_pa
         with pytest.raises(UserError, match=message):
             prepare(pair_config(**changes), tmp_path / "run")
 
-    refuse(r"pairs\.source_script: 'latn' does not begin", data__pairs__source_script="latn")
+    refuse(r"pairs\.source_script: 'latn' is not the beginning of any", data__pairs__source_script="latn")
     broken = {**pair_config.mine, "target_field": "fr"}
     refuse(r"config\.data\.train\.mine: .*line 1: there is no field 'fr'", data__train={"mine": broken})
     (tmp_path / "a").write_text("1\n2\n")
@@ -331,7 +332,7 @@ def test_bad_pairs_are_refused_with_the_name_of_their_source(pair_config, tmp_pa
     lines = source(path=str(tmp_path / "a"), target_path=str(tmp_path / "b"), document="line").to_dict()
     refuse(r"config\.data\.train\.mine: .*a has 2 lines, but .*b has 1; ", data__train={"mine": lines})
     both = {"mine": pair_config.mine, "other": {**lines, "target_path": str(tmp_path / "a")}}
-    refuse(r"train\.other: .*has nothing left for training", data__train=both, data__valid=both)
+    refuse(r"train\.other: .*has no examples for training", data__train=both, data__valid=both)
     refuse(
         r"config\.data\.train: no pairs of mine .*are left for train",
         data__valid={"v": both["other"]},
@@ -350,7 +351,7 @@ def test_files_that_change_between_the_two_reads_are_refused(pair_config, tmp_pa
 
     open_or_build = token_store.open_or_build
     monkeypatch.setattr(token_store, "open_or_build", build)
-    with pytest.raises(UserError, match=r"mine: 330 sources and 331 targets were read"):
+    with pytest.raises(UserError, match=r"mine: 330 sources but 331 targets were read"):
         prepare(pair_config(data__valid={"v": pair_config.mine}), tmp_path / "run")
 
 

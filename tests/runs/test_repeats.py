@@ -83,7 +83,9 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
     lines = table_lines(again.stdout)
     assert [line.split("  ")[0] for line in lines[-4:]] == ["seed_0", "seed_1", "mean of 2", "deviation"]
     assert lines[-4:] == table_lines(outcome.stdout)[-4:]
-    assert re.search(r"seed_0: step \d+ \(best valid/loss\), test, \d+ examples in \d+ rows, on 8 x cpu", again.stdout)
+    assert re.search(
+        r"seed_0: step \d+ \(best valid/accuracy\), test, \d+ examples in \d+ rows, on 8 x cpu", again.stdout
+    )
     alone = call("eval.py", runs, "--split=test")
     assert "mean" not in alone.stdout and "deviation" not in alone.stdout
 

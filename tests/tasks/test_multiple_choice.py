@@ -61,7 +61,7 @@ def test_fields_may_be_nested_and_templates(tmp_path):
         (["a", "b"], True, {}, "field 'is' is True, which does not identify one"),
         (["a", "a"], "a", {}, "field 'is' is 'a', which does not identify one"),
         (["a", "b"], "D", {"label_names": ("A", "B", "C", "D")}, "field 'is' is 'D', which does not identify one"),
-        (["a"], 0, {}, "line 1: field 'of' has 1 candidates, but needs at least two"),
+        (["a"], 0, {}, "line 1: field 'of' must hold at least two candidates, not 1"),
         ("ab", 0, {}, "field 'of' should hold a list, but holds the str 'ab'"),
     ],
 )

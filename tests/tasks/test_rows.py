@@ -217,7 +217,7 @@ def test_each_denoising_task_has_its_denoiser_and_refuses_vocabularies_with_too_
     assert task.examples(config, tokenizer, {}, True) == {}
     if needed:
         few = ByteTokenizer().with_extra_ids(needed - 1) if needed > 1 else ByteTokenizer()
-        with pytest.raises(UserError, match=f"extra_ids: {name} needs {needed} "):
+        with pytest.raises(UserError, match=f"extra_ids: objective.name='{name}' needs {needed} "):
             task.examples(config, few, {}, True)
 
 

@@ -1,6 +1,7 @@
 """Question-answering examples, `bos question eos context eos`: the answer is a span of the context (Devlin 2019).
 
-Shape letters: E examples (windows), T tokens of an example, X questions, U distinct contexts, N tokens of all contexts.
+E is the number of examples (windows), T the number of tokens per example, X the number of questions, U the number of
+distinct contexts, and N the total number of tokens in all contexts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
 
 STARTS, ENDS = 1, 2  # targets at the first and last token of an answer; 3 if they are the same token
-UNANSWERABLE, UNKNOWN = -1, -2  # used instead of token indices: no answer; answer not found
+UNANSWERABLE, UNKNOWN = -1, -2  # used in place of token indices if there is no answer or the answer was not found
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class AnswerTokens:
 class AnswerExamples(LabelledExamples):
     """Question-answering examples. A long context is split into overlapping windows, one per example.
 
-    A question takes at most half of a row. Neighbouring windows share data.context_overlap tokens, but at most half of
-    a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if they are the same token.
-    A question without an answer has target 3 at the BOS token of every window. These targets have weight 1. A window
-    that does not contain the whole answer has no target and is omitted in training. If a question has several answers,
-    the target is the first one found in the context.
+    A question occupies at most half of a row. Neighbouring windows share data.context_overlap tokens, but at most half
+    of a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if they are the same
+    token. A question without an answer has target 3 at the BOS token of every window. Targets 1, 2 and 3 have weight 1.
+    A window that does not contain the whole answer has no target and is omitted in training. If a question has several
+    answers, the target is the first one found in the context.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -111,7 +112,7 @@ class AnswerExamples(LabelledExamples):
         return offsets_T2
 
     def most_context(self, index: int) -> np.ndarray:
-        """Returns whether each token has more context here than in any other window that contains it, bool (T,).
+        """Returns whether each token has more context in this window than in all others that contain it, bool (T,).
 
         As in the code of Devlin 2019, windows are compared by a score: the number of context tokens to the left or to
         the right of the token, whichever is smaller, plus 0.01 times the size of the window. Ties go to the first
@@ -148,7 +149,7 @@ class AnswerExamples(LabelledExamples):
 
 
 def trimmed(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Returns the offsets of text[begin:end] without white space at its ends, unless it is all white space."""
+    """Returns the offsets of text[begin:end].strip(), or (begin, end) if text[begin:end] is all white space."""
     part = text[begin:end]
     if not part or part.isspace():
         return begin, end

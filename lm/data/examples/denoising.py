@@ -1,10 +1,10 @@
-"""Denoising examples: each epoch corrupts every chunk of text anew into a source and a target for the decoder.
+"""Denoising examples: in every epoch, each chunk of text is newly corrupted to obtain a source and a target.
 
 The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
 for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the rest of the
 random numbers.
 
-Shape letters: n tokens of a chunk, E examples, D random numbers per example.
+n is the number of tokens in a chunk, E the number of examples, and D the number of random numbers per example.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lm.errors import UserError
 
 # Mean length of the spans, and fraction of the tokens that are masked.
 UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))
-UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # the modes of UL2_SPANS, then that of the prefix LM
+UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # the mode tokens of UL2_SPANS, then the mode token of the prefix LM
 UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # indices of extra ids; the first 100 are the sentinels of spans
 
 Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each ending with the EOS token
@@ -76,11 +76,11 @@ def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
 
 
 class Denoiser(abc.ABC):
-    """Base class of the methods that corrupt chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
+    """Base class of the methods of corrupting chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
-        """Returns, for each chunk length, whether all examples made from such chunks fit a row, bool (E,)."""
+        """Returns, for each chunk length, whether all examples made from chunks of this length fit a row, bool (E,)."""
 
     @abc.abstractmethod
     def sizes(self, lengths_E: np.ndarray, draws_ED: np.ndarray) -> Sizes:
@@ -88,24 +88,24 @@ class Denoiser(abc.ABC):
 
     @abc.abstractmethod
     def make(self, tokens: np.ndarray, draws_D: np.ndarray, rng: np.random.Generator) -> Corrupted:
-        """Returns the source and target made from a chunk (n,). Their lengths are exactly those given by `sizes`."""
+        """Returns the source and target made from a chunk (n,). Both have exactly the lengths given by `sizes`."""
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the random numbers that determine the sizes, (E, D). By default, D is 0."""
+        """Returns an (E, D) array of the random numbers that determine the sizes. By default, D is 0."""
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
         """Returns the largest length up to which every chunk fits a row. Raises UserError if no chunk fits.
 
-        For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have 568 tokens
-        if rows have 512 source tokens.
+        For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have up to 568
+        tokens if rows have 512 source tokens.
         """
         lengths = np.arange(2, source_length + target_length + 1)  # the longest possible chunk fills both sides
         fitting = int(np.argmin(np.append(self.fits(lengths, source_length, target_length), False)))
         if not fitting:
             raise UserError(
-                f"config.data.sequence_length: rows of {source_length} source and {target_length} target tokens are "
-                "too short for any example; increase data.sequence_length or data.source_length."
+                f"config.data.sequence_length: rows of {source_length} source tokens and {target_length} target tokens "
+                "are too short for any example; increase data.sequence_length or data.source_length."
             )
         return fitting + 1
 
@@ -191,15 +191,15 @@ class Ul2(Denoiser):
 class Infilling(Denoiser):
     """BART's text infilling (Lewis 2020): one mask replaces each span; the decoder predicts the whole text.
 
-    Spans, whose lengths follow a Poisson distribution, are drawn until they contain round(n * density) tokens (at least
-    one but not all); the last span is shortened to reach this number exactly. A span of length 0 inserts a mask that
-    replaces nothing. Spans may be anywhere in the text, even next to each other. There are never more spans than masked
-    tokens, so a source is never longer than its target.
+    The lengths of the spans follow a Poisson distribution. Spans are drawn until they contain round(n * density) tokens
+    (at least one but not all); the last span is shortened to reach this number exactly. A span of length 0 inserts a
+    mask that replaces nothing. Spans may be anywhere in the text, even next to each other. There are never more spans
+    than masked tokens, so a source is never longer than its target.
 
-    The sizes depend only on the number of spans k, which has a closed form. Cut a Poisson process of rate 1 into
-    intervals of length lambda: the number of events in each interval is the length of a span. The last of the m masked
-    tokens is the event at time G, drawn from Gamma(m). It falls into interval k = ceil(G / lambda). Given G, the times
-    of the other m - 1 events are uniformly distributed between 0 and G.
+    The sizes depend only on the number of spans k, which is drawn in closed form. Consider a Poisson process of rate 1,
+    cut into intervals of length lambda: the number of events in each interval is the length of a span. The last of the
+    m masked tokens is the event at time G, drawn from Gamma(m). This event falls into interval k = ceil(G / lambda).
+    Given G, the times of the other m - 1 events are uniformly distributed between 0 and G.
 
     If `ends_sentence`, bool (V,), is given, the sentences of the source are shuffled first. The array is True for
     tokens that end a sentence.
@@ -215,7 +215,7 @@ class Infilling(Denoiser):
         return lengths_E + 1 <= min(source_length, target_length)
 
     def draw(self, lengths_E: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Returns the time G of the last masked token, float64 (E, 1)."""
+        """Returns, for each example, the time G of the last masked token, float64 (E, 1)."""
         noise_E, _ = noise_counts(lengths_E, self._density, self._mean_span)
         return np.minimum(rng.standard_gamma(noise_E), self._mean_span * noise_E)[:, None]
 
@@ -265,7 +265,7 @@ class DenoisingExamples(ChunkExamples):
     ):
         super().__init__(store, denoiser.longest_chunk(source_length, target_length), 2, seed, name)
         self._denoiser, self._bos_id = denoiser, bos_id
-        self._kept = order.EpochCache[np.ndarray]()  # random draws by epoch
+        self._kept = order.EpochCache[np.ndarray]()  # caches the random draws of each epoch
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         source_sizes_E, target_sizes_E = self._denoiser.sizes(self._chunks.length_E, self._draws(epoch))

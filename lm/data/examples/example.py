@@ -1,6 +1,6 @@
 """The `Example` type, for one or two texts, and the base classes of indexed examples.
 
-Shape letters: E examples, T tokens of an example, S tokens of its source.
+E is the number of examples, T the number of tokens per example, and S the number of source tokens per example.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lm.data.storing.token_store import TokenStore
 class Example:
     """One or several segments of a row, which cannot attend to each other. `lm.batch.Batch` explains the arrays."""
 
-    tokens_T: np.ndarray  # int32: the input of the decoder or of the only stack
-    targets_T: np.ndarray  # int32; float32 for regression
+    tokens_T: np.ndarray  # int32: the input of the decoder, or of the only stack if there is no decoder
+    targets_T: np.ndarray  # int32, or float32 for regression
     weights_T: np.ndarray  # float32
     types_T: np.ndarray | None = None  # int32: 0 for the first text, 1 for the second; None if all are 0
     source_S: np.ndarray | None = None  # int32: the input of the encoder, or the other text of a pair
@@ -29,16 +29,16 @@ class Example:
 
 
 def cut_notes(number: int, total: int, what: str, setting: str, length: int) -> list[str]:
-    """Returns a note that `number` of `total` texts are longer than a setting allows, or nothing if none is."""
+    """Returns a note that `number` of `total` texts are longer than a setting allows, or no note if `number` is 0."""
     return [f"{number:,} of {total:,} {what} (data.{setting}={length})"] if number else []
 
 
 class Examples(abc.ABC):
-    """The indexed examples of one data source, whose sizes are known before the examples are made. Can be pickled.
+    """The examples of one data source, accessed by index. Instances can be pickled.
 
-    Packing plans the rows of an epoch from sizes alone; the tokens of a row are made when the row is requested.
-    Every random draw is keyed by (seed, source name, epoch, example index), so all processes draw the same values, and
-    each epoch draws new ones.
+    All sizes are known before any example is made. Packing plans the rows of an epoch from sizes alone; the tokens of a
+    row are made when the row is requested. Every random draw is keyed by (seed, source name, epoch, example index), so
+    all processes draw the same values, and each epoch draws new ones.
     """
 
     notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were cut
@@ -62,7 +62,7 @@ class Examples(abc.ABC):
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """The text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all text is a target."""
+        """Text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all tokens are targets."""
 
     def num_targets(self) -> int:
         """Counts the targets of epoch 0 that have a positive weight, by making every example once."""

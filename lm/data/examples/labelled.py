@@ -1,10 +1,11 @@
 """Labelled examples: texts or pairs of texts that have one label, and sentences that have a tag for each word.
 
-The examples are the same in every epoch. Training weights them by label (objective.class_weights or balance_classes).
-In evaluations, all weights are 1, so the loss is the mean over the examples.
+The examples are the same in every epoch. In training, the weight of an example depends on its label
+(objective.class_weights or balance_classes). In evaluations, all weights are 1, so the loss is the mean over the
+examples.
 
-Shape letters: E examples, T tokens of an example, C labels, N tokens of all texts, X sentences, W words of all
-sentences.
+E is the number of examples, T the number of tokens per example, C the number of labels, N the total number of tokens in
+all texts, X the number of sentences, and W the total number of words in all sentences.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _UNSPACED = ((0x2E80, 0x9FFF), (0xF900, 0xFAFF), (0xFE30, 0xFE4F), (0xFF00, 0xFF
 class Ragged:
     """Rows of different lengths in two flat arrays, which are cheap to send to another process."""
 
-    flat_N: np.ndarray  # int32, all rows, one after another
+    flat_N: np.ndarray  # int32: all rows, concatenated
     starts: np.ndarray  # the first index of each row, and the total length, int64 (rows + 1,)
 
     @classmethod
@@ -74,8 +75,8 @@ class LabelledExamples(Examples):
         self._sizes = np.zeros(0, np.int64)
         if self._length < SHORTEST:
             raise UserError(
-                f"config.data.sequence_length: {self._length} is too short for objective.name={config.objective.name}; "
-                f"set it to {SHORTEST} or more."
+                f"config.data.sequence_length: {self._length} is too short for "
+                f"objective.name='{config.objective.name}'; set it to {SHORTEST} or more."
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,8 +113,8 @@ def framed(bos_id: int, eos_id: int, *texts: Sequence[int] | np.ndarray) -> tupl
 def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarray:
     """Returns the weight of each label in data.labels, float32 (C,).
 
-    The balanced weight of label c is n / (C * n_c), where n_c of the n labels in the whole split are c, or 1 if c
-    does not occur.
+    The balanced weight of label c is n / (C * n_c), where n is the number of labels in the whole split and n_c the
+    number of times that c occurs. If c does not occur, its weight is 1.
     """
     labels, counts = config.data.labels, store.label_counts
     if train and config.objective.class_weights:
@@ -266,7 +267,7 @@ class TaggingExamples(LabelledExamples):
         return [*bounds, (first, end)]
 
     def word_indices(self, index: int) -> np.ndarray:
-        """Returns the index of each word's first token, int64 (words of the example,); -1 for a word without tokens."""
+        """Returns the index of each word's first token, int64 (words of the example,); -1 if a word has no token."""
         begin, end = self._bounds_E2[index]
         sizes, firsts = self._sizes_W[begin:end], self._tokens.firsts_W[begin:end].astype(np.int64)
         return np.where((firsts >= 0) & (firsts < sizes), 1 + np.cumsum(sizes) - sizes + firsts, -1)

@@ -1,6 +1,7 @@
 """Masked language modelling (Devlin 2019, section 3.1): the choice of the masked tokens, and the examples.
 
-Shape letters: E examples, T tokens of an example, n text tokens (not special) among them, k masked tokens, W words.
+E is the number of examples, T the number of tokens per example, n the number of tokens that are not special, k the
+number of masked tokens, and W the number of words.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class Masking:
     or left unchanged (10 %).
 
     With `word_starts`, whole words are masked, as in BERT's later release. Words are visited in random order; a word is
-    masked unless the total would exceed the number above, so fewer tokens may be masked. If no word fits, one of
-    the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the first token of the
-    text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a word, both parts are
-    masked or neither is. Raises UserError if no token starts a word.
+    masked unless the total would exceed max(1, round(density * n)). Fewer tokens may therefore be masked. If no word
+    fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the first
+    token of the text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a word,
+    both parts are masked or neither is. Raises UserError if no token starts a word.
 
     Args:
         text_ids: the token ids from which random replacements are drawn uniformly, int32; the mask is excluded.
-        word_starts: whether each token of the vocabulary begins a word, bool (V,); None to mask single tokens.
+        word_starts: whether each token of the vocabulary begins a word, bool (V,); if None, single tokens are masked.
     """
 
     def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
@@ -94,7 +95,7 @@ class MaskedExamples(ChunkExamples):
     With `count_masked`, `sizes` includes the number of masked tokens, which is only approximate for whole words.
     """
 
-    _specials = 2  # special tokens per example
+    _specials = 2  # number of special tokens per example
     _least = 1  # minimum number of tokens per chunk
 
     def __init__(
@@ -113,7 +114,7 @@ class MaskedExamples(ChunkExamples):
         if longest < self._least:
             raise UserError(
                 f"config.data.sequence_length: rows of {length} tokens are too short for text between special "
-                "tokens; use longer rows."
+                "tokens; increase data.sequence_length."
             )
         super().__init__(store, longest, self._least, seed, name)
         self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked
@@ -151,9 +152,9 @@ class NextSentenceExamples(MaskedExamples):
 
     Both labels have probability 1/2. A is the part of a chunk before a random index. B is either the rest of the chunk
     or the same number of consecutive tokens from another document (fewer if that document is shorter). The other
-    document is the one that contains a token drawn uniformly from all other documents. Each document therefore serves
-    as B about equally often under both labels, and B is rarely short enough to reveal the label. Raises UserError if
-    there is only one document.
+    document is the one that contains a token drawn uniformly from the tokens of all other documents. Each document
+    therefore serves as B about equally often under both labels, and B is rarely short enough to reveal the label.
+    Raises UserError if there is only one document.
     """
 
     _specials = 3
@@ -165,7 +166,7 @@ class NextSentenceExamples(MaskedExamples):
         if np.count_nonzero(store.text_lengths) == 1:
             raise UserError(
                 f"config.data: source {self._key[1]} has only one document, but objective.next_sentence needs text "
-                "from another one; set next_sentence to False, or split the text into documents (see `document`)."
+                "from another document; set next_sentence to False, or split the text into documents (see `document`)."
             )
 
     def _token_counts(self, epoch: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Examples made from pairs: a source and a target for an encoder-decoder, or two texts with similar meaning.
 
-Shape letters: E examples.
+E is the number of examples.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from lm.data.storing.token_store import PairStore
 
 
 class PairExamples(Examples):
-    """The pairs of a store, the same in every epoch; each side is `tokens eos`.
+    """The pairs of a store, which are the same in every epoch. Each side has the form `tokens eos`.
 
-    With `drop`, pairs with a side that does not fit a row are omitted; otherwise, such a side is cut before its EOS.
+    If `drop` is true, a pair is omitted if either side is too long for a row; otherwise, the side is cut before its
+    EOS.
     """
 
     def __init__(self, pairs: PairStore, source_length: int, target_length: int, bos_id: int, *, drop: bool = False):
@@ -64,15 +65,16 @@ class PairExamples(Examples):
 
     def make(self, epoch: int, index: int) -> Example:
         pair = int(self._kept_E[index])
-        # BOS is removed: a source has none, and `from_pair` puts one in front of the target.
+        # BOS is removed, because a source has no BOS and `from_pair` adds a BOS to the target.
         source_S = _cut(self._source.document(pair)[1:], self._source_length)
         return from_pair(source_S, _cut(self._target.document(pair)[1:], self._target_length), self._bos_id)
 
 
 class PairedTexts(Examples):
-    """Pairs of texts with similar meaning, each of the form `bos text eos`. If too long, a text is cut before EOS.
+    """Pairs of texts with similar meaning, each of the form `bos text eos`.
 
-    A pair occupies a whole row of `length` tokens. Only the first token of its target has a positive weight.
+    A text that is too long is cut before its EOS. A pair occupies a whole row of `length` tokens. In each pair, only
+    the first target token has a positive weight.
     """
 
     def __init__(self, pairs: PairStore, length: int):

@@ -5,13 +5,15 @@ a row in a given order; an example that would exceed a capacity starts a new row
 one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream, and each part of a document in the window is an example. A row can therefore be computed from its start alone.
+stream, and each part of a document in the window is an example. A row can therefore be computed from its start offset
+alone.
 
 The training rows of a data source are the rows of epoch 0, followed by those of epoch 1, and so on without end. Element
 i of the mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element
 s * batch_size + r. Each host therefore computes only its own rows, and there is no iterator state to save.
 
-Shape letters: E examples, R rows, W windows, T tokens of one side of all examples.
+E is the number of examples, R the number of rows, W the number of windows, and T the number of tokens on one side of
+all examples.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class RowLayout:
     """The layout of the rows of a task, and thus of its batches."""
 
     length: int  # number of tokens per row
-    source_length: int = 0  # number of source tokens per row; 0 without a source
-    max_masked: int = 0  # maximum number of masked tokens; 0 for no limit
+    source_length: int = 0  # number of source tokens per row; 0 if there is no source
+    max_masked: int = 0  # maximum number of masked tokens; 0 means no limit
     with_types: bool = False  # whether batches have token types
     real_targets: bool = False  # whether targets are float32 instead of int32
 
@@ -96,7 +98,7 @@ class RowLayout:
 class _Side:
     """One side (inputs or source) of rows that have `length` tokens each.
 
-    `tokens` contains the tokens of all examples, in order; `segments`, the lengths of the segments in each row.
+    `tokens` contains the tokens of all examples, in order; `segments` contains the lengths of the segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
@@ -112,7 +114,7 @@ class _Side:
         self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
         self.tokens = self.spread(tokens)
         self.positions = self.spread([positions_T])  # positions within the segment, int32 (R, length)
-        self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # 0 is padding
+        self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # segment 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
         """Arranges one value per token in rows (R, length), with 0 where there is no token."""
@@ -266,18 +268,18 @@ class WindowExamples(Examples):
         return {name: self._store.counts[name] for name in ("documents", "bytes", "words", "unknown", "changed")}
 
     def num_targets(self) -> int:
-        """Returns the number of all tokens except the BOS token of each document."""
+        """Returns the total number of tokens, excluding the BOS token of each document."""
         return self._store.num_tokens - self._store.num_documents
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows needed to predict every token of the stream; one begins every `stride` tokens."""
+    """Returns the number of windows needed to predict every token of the stream if one begins every `stride` tokens."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)
 
 
 class TrainRows:
-    """The endless sequence of training rows. It can be pickled, so worker processes can make batches too."""
+    """The endless sequence of training rows. The object can be pickled, so worker processes can make batches too."""
 
     def __init__(self, config: Config, sources: Mapping[str, RowSource], layout: RowLayout):
         self._batch_size, self._sources, self._layout = config.train.batch_size, dict(sources), layout
@@ -290,14 +292,14 @@ class TrainRows:
         self._order = orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=weights)
 
     def rows_per_epoch(self, epoch: int = 0) -> dict[str, int]:
-        """Returns the number of rows in an epoch by source, which may vary slightly between epochs."""
+        """Returns the number of rows in an epoch for each source. The number may vary slightly between epochs."""
         return {name: source.num_rows(epoch) for name, source in self._sources.items()}
 
     def notes(self) -> dict[str, list[str]]:
         return {name: list(source.notes) for name, source in self._sources.items()}
 
     def locate(self, step: int, row_ids: Sequence[int]) -> list[tuple[str, int, int]]:
-        """Returns (source name, epoch, row within the epoch) of each of these rows of the global batch of `step`."""
+        """Returns (source name, epoch, row within the epoch) for rows `row_ids` of the global batch of `step`."""
         assert all(0 <= r < self._batch_size for r in row_ids), (row_ids, self._batch_size)
         found = [self._order[step * self._batch_size + int(r)] for r in row_ids]
         return [(name, *self._sources[name].locate(index)) for name, index in found]

@@ -1,4 +1,4 @@
-"""Stores, on disk or in memory, of the tokenised examples that a split takes from its data sources."""
+"""The stores, on disk or in memory, that hold the tokenised examples of a split."""
 
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ from lm.data.storing.token_store import PairStore, TokenStore
 # - `describe` summarises the amount of data in a few words, using the given function to shorten large numbers.
 # - `record` returns JSON values that identify the data in results.
 # - `hashes_of_examples` returns the hashes of the inputs and of the whole examples (`overlap.py`), uint64 (E,) each.
-# - `sides` returns the sides by name (a single side is named ""). Each side has `num_tokens_of_text`, which excludes
-#   the special tokens around a document, and `notes`, which give the number of dropped examples by reason.
+# - `sides` maps names to the sides of the store; the name of a single side is "". Each side has `num_tokens_of_text`,
+#   which excludes the special tokens around a document, and `notes`, which give the number of dropped examples by
+#   reason.
 Store: TypeAlias = TokenStore | PairStore | ExampleStore

@@ -28,11 +28,11 @@ class ExampleStore:
     """The examples of one data source in a split, in a fixed order, and their tokens."""
 
     name: str
-    raw: list[Any]  # of type Labelled (cleaned, as the model reads it), Tagged or Question
-    tokens: Any  # in the form that the task needs; `tokens.flat` contains all tokens except special ones
+    raw: list[Any]  # each of type Labelled (cleaned, as the model reads it), Tagged or Question
+    tokens: Any  # tokenised as the task requires; `tokens.flat` contains all tokens except special ones
     fingerprint: str  # hash of everything that determines the examples and tokens
     counts: dict[str, int]  # examples, documents, tokens (except special ones), bytes (UTF-8), words, unknown tokens
-    label_counts: dict[str, int]  # over all sources of the split; empty if there are no classes
+    label_counts: dict[str, int]  # label counts over all sources of the split; empty if there are no classes
     notes: list[str]
 
     @property
@@ -138,8 +138,8 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
             shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(
                 f"config.data.{split if getattr(config.data, split) else 'train'}.{name}: label {unknown[0]!r} is not "
-                f"one of {shown} (from data.labels or, if that is empty, from train); its first "
-                f"example is {at.key!r:.60}."
+                f"one of {shown} (from data.labels or, if that is empty, from train); the first "
+                f"example with this label is {at.key!r:.60}."
             )
 
 

@@ -1,7 +1,7 @@
 """Extracts text from HTML and removes control characters; words that were separated stay separated.
 
-A regular expression decides which `<` and `&` belong to HTML; all others are left unchanged. lxml then parses the HTML
-without building a tree. Both steps take linear time for any text.
+A regular expression finds each `<` and `&` that belongs to HTML; all others are left unchanged. lxml then parses the
+HTML without building a tree. Both steps take linear time for any text.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _END = re.compile(r"</([a-z][\w:-]*+)\s*+>", re.IGNORECASE | re.ASCII)
 def strip_html(text: str) -> str:
     """Removes tags, comments, scripts and styles from a text, and decodes character references.
 
-    Where only a tag separates two words, it is replaced: by a line break for a block element or <br>, and by a space
-    for a table cell, an image or a form element. Inline tags are removed without a replacement, and existing white
-    space is kept.
+    If only a tag separates two words, the tag of a block element and <br> are replaced by a line break, and the tag of
+    a table cell, an image or a form element by a space. Inline tags are removed without a replacement, and existing
+    white space is kept.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -83,7 +83,7 @@ def strip_html(text: str) -> str:
 
 
 def _decoded(match: re.Match[str]) -> str:
-    """Decodes a character reference; returns it unchanged if there is no such character."""
+    """Decodes a character reference; returns it unchanged if it refers to no character."""
     name = match["reference"]
     return html.unescape(match[0]) if name.startswith("#") or f"{name};" in html5 else match[0]
 
@@ -148,7 +148,7 @@ class _Words:
         self._parts: list[str] = []
         self._is_hidden = False
         self._line_breaks = 0  # <br> elements since the last text
-        self._separator = ""  # required by the other elements since the last text
+        self._separator = ""  # the separator required by the other elements since the last text
 
     def start(self, tag: str, attributes: object) -> None:
         self._is_hidden = tag in HIDDEN
@@ -185,7 +185,8 @@ def strip_control(text: str) -> str:
     """Removes all control characters except newline and tab.
 
     Some control characters separate fields or words. A run of control characters between two characters that are not
-    white space is therefore replaced: by a line break if one of the run ends a line or a page, otherwise by a space.
+    white space is therefore replaced by a line break if the run contains a line or page separator, and otherwise by a
+    space.
     """
     return _CONTROL.sub(_separator, text)
 

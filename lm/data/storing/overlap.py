@@ -1,6 +1,6 @@
 """Counts the evaluation examples that also occur in the training data: exact duplicates after cleaning, found by hash.
 
-Shape letters: E examples.
+E is the number of examples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lm.data.storing.splits import split_sources
 from lm.errors import UserError
 from lm.files import replacing
 
-MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication by it is invertible
+MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number, because multiplication by odd numbers is invertible modulo 2^64
 
 
 def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
@@ -32,14 +32,14 @@ def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Overlap:
-    """The numbers of evaluation examples that also occur in the training data."""
+    """Counts of evaluation examples that also occur in the training data."""
 
     total: int  # all evaluation examples
     same: int  # exact duplicates of training examples
-    same_input: int  # examples whose input is in the training data, but with another target or label
+    same_input: int  # examples whose input is in the training data, but with a different target or label
 
     def __str__(self) -> str:
-        more = f"; {self.same_input:,} with the same input but another target" if self.same_input else ""
+        more = f"; {self.same_input:,} with the same input but a different target" if self.same_input else ""
         return f"{self.same:,} of {self.total:,} (exact duplicates){more}"
 
     def __bool__(self) -> bool:
@@ -50,15 +50,15 @@ class Overlap:
 class Hashes:
     """The hashes of a split's examples, as two sorted uint64 arrays without repeated values."""
 
-    inputs: np.ndarray  # of inputs alone: documents, sources of pairs, texts without their labels
-    examples: np.ndarray  # of whole examples
+    inputs: np.ndarray  # hashes of inputs alone: documents, sources of pairs, texts without their labels
+    examples: np.ndarray  # hashes of whole examples
 
     @classmethod
     def of(cls, stores: Mapping[str, Any]) -> Self:
         return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
 
     def overlap(self, stores: Mapping[str, Any]) -> Overlap:
-        """Counts the examples of an evaluation split that also occur in this split. Repeated ones count each time."""
+        """Counts the examples of an evaluation split that also occur in this split, including repeated ones."""
         inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
         same_E = np.isin(examples_E, self.examples)
         same_input_E = np.isin(inputs_E, self.inputs) & ~same_E
@@ -80,10 +80,10 @@ class Hashes:
 
 
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
-    """Returns a line for each pair of evaluation and training sources that read a file as different examples.
+    """Returns a line for each pair of evaluation and training sources that divide a file into different examples.
 
-    Hashes cannot find this overlap: for example, a file may be a single training document, while each of its lines
-    is an evaluation document.
+    Hashes cannot reveal an overlap between such sources: for example, a file may be a single training document, while
+    each of its lines is an evaluation document.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []
@@ -92,12 +92,12 @@ def files_read_differently(data: DataConfig, split: str) -> list[str]:
             both = sorted(_files_of(source.config) & trained)
             if both and _how_read(source.config) != _how_read(other.config):
                 more = f" and {len(both) - 1:,} more files" if len(both) > 1 else ""
-                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but as different examples")
+                lines.append(f"{source.label} and {other.label} read {both[0]}{more}, but obtain different examples")
     return lines
 
 
 def _files_of(source: SourceConfig) -> set[Path]:
-    """Returns the files of a data source, or none if they are missing, since eval.py does not need training data."""
+    """Returns the files of a data source, or an empty set if they are missing (eval.py needs no training data)."""
     if issubclass(FORMATS[source.kind], FileFormat):
         with contextlib.suppress(UserError):
             return {path.resolve() for path in Files(source.path).found}

@@ -1,6 +1,6 @@
 """Selects the examples that a split takes from each data source, and cleans them.
 
-A split takes a whole data source, a subset of it, a fold, or one side of the holdout, without the examples that
+A split takes all examples of a data source, a subset, a fold or one side of the holdout, except the examples that
 cleaning drops. The hash of an example's key (the document itself, the source text of a pair, the text of a labelled
 example, ...) determines which split contains the example. Equal texts are therefore always on the same side, disjoint
 subsets share no example, and adding data never moves an example from one side to the other.
@@ -130,7 +130,7 @@ class SplitSource:
 
     @property
     def spelled_subset(self) -> str:
-        """The subset as text. The fingerprints of run directories contain this text, so its format must not change."""
+        """A text that identifies the subset. Fingerprints of runs contain this text, so its format must not change."""
         bounds = self.config.part if self.side == "all" else (self.subset.low, self.subset.high)
         return f"{[str(each) for each in bounds]} {self.data.fold} {self.data.folds}"
 
@@ -138,7 +138,7 @@ class SplitSource:
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
     """Returns the data sources of a split ("train", "valid" or "test"), sorted by name.
 
-    If `valid` names no source, its examples are held out from those of `train`. Training sources with weight 0 are
+    If `valid` names no source, the validation examples are held out from `train`. Training sources with weight 0 are
     omitted.
     """
     section = split if split == "test" or data.valid else "train"
@@ -176,7 +176,7 @@ def nothing_in(data: DataConfig, split: str, what: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(label: str) -> Iterator[None]:
-    """Prefixes the message of a UserError with the name of the data source unless the message begins with a setting."""
+    """Prefixes the message of a UserError with the name of the data source unless it begins with a setting name."""
     try:
         yield
     except UserError as error:
@@ -186,7 +186,7 @@ def named_errors(label: str) -> Iterator[None]:
 
 
 def _cut_tail(texts: Iterator[str], boundary: int, side: str) -> Iterator[str]:
-    """Yields the text before offset `boundary` (train) or from there on (valid), splitting a document if necessary."""
+    """Yields the text before offset `boundary` (train) or after it (valid), splitting a document if necessary."""
     end = 0
     for text in texts:
         begin, end = end, end + len(text)
@@ -268,7 +268,7 @@ class Cleaner:
 
 
 class PairCleaner(Cleaner):
-    """Cleans both sides of a pair like documents. Only the source and first reference can cause it to be dropped."""
+    """Cleans both sides of a pair. Only the source and first reference determine whether the pair is dropped."""
 
     reasons = ("too_short", "too_long", "ratio", "identical", "source_script", "target_script", "duplicate")
     train_only = True
@@ -319,10 +319,10 @@ class LabelledCleaner(Cleaner):
 class Script:
     """The letters whose Unicode names begin with `name`, such as LATIN or CJK.
 
-    Raises UserError if there are no such letters.
+    Raises UserError if no letter has a Unicode name that begins with `name`.
     """
 
-    # Unicode's Script property, which `regex` knows, would be no replacement: CJK, for example, is not a script.
+    # Unicode's Script property, which `regex` supports, would not suffice: CJK, for example, is not a script.
     def __init__(self, name: str, setting: str):
         prefix = name.strip().upper() + " "
         # Looking up Unicode names is slow, so the result is cached for each letter.
@@ -335,6 +335,6 @@ class Script:
         self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
-        """Returns whether more than half of the letters belong to the script, or the text has no letters."""
+        """Returns whether most letters of a text belong to the script; True if the text has no letters."""
         letters = [character for character in text if character.isalpha()]
         return not letters or 2 * sum(map(self._has, letters)) > len(letters)

@@ -51,7 +51,7 @@ class DamagedStore(Exception):
 class TokenStore:
     """A finished store with a `manifest` (a dict), `tokens` (num_tokens,) and `starts` (num_documents,).
 
-    Only the directory name is pickled, so worker processes map the same memory.
+    Only the directory name is pickled, so all worker processes map the same files into memory.
     """
 
     def __init__(self, directory: Path | str):
@@ -64,7 +64,7 @@ class TokenStore:
                     raise DamagedStore(f"{name} has {found} bytes, but the manifest says {size}")
             self.counts: dict[str, int] = self.manifest["counts"]
             self.num_documents, self.num_tokens = self.counts["documents"], self.counts["tokens"]
-            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # without bos and eos
+            self.num_tokens_of_text = self.num_tokens - 2 * self.num_documents  # excluding BOS and EOS
             self.fingerprint: str = self.manifest["content"]  # hash of tokens and document starts
             self.tokens = _map(self.directory / "tokens.bin", self.manifest["dtype"])
             self.starts = _map(self.directory / "starts.bin", "int64")
@@ -116,7 +116,7 @@ def _map(path: Path, dtype: str) -> np.ndarray:
 class PairStore:
     """Two stores; document i of `source` and document i of `target` form pair i.
 
-    Pickling keeps only the names of their directories.
+    Pickling keeps only the names of the two directories.
     """
 
     source: TokenStore
@@ -169,7 +169,7 @@ def open_or_build(
             return store
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{key}.lock") as exclusive:
-            if exclusive:  # while the lock is held, any leftovers come from builders that were killed
+            if exclusive:  # while the lock is held, any leftover files come from builders that were killed
                 for leftover in cache.glob(f"{key}.tmp-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             if store := _open(directory, label):
@@ -190,13 +190,13 @@ def _open(directory: Path, label: str) -> TokenStore | None:
     try:
         return TokenStore(directory)
     except DamagedStore as damage:
-        print(f"{label}: the token store in {directory} is damaged ({damage}); building it again", file=sys.stderr)
+        print(f"{label}: the token store in {directory} is damaged ({damage}); rebuilding it", file=sys.stderr)
         return None
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Holds a file lock, which is released even if the process is killed; yields whether the file system has locks."""
+    """Holds a file lock, which a killed process also releases. Yields whether the file system supports locks."""
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -286,8 +286,8 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
 def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
     """Counts the texts that decoding does not restore exactly, given the ids that `encode_batch` returned for them.
 
-    Encoding such a text loses case, accents, white space or unknown words. The probability of the tokens is therefore
-    not the probability of the text.
+    If encoding loses case, accents, white space or unknown words, the probability of the tokens is not the probability
+    of the text.
     """
     return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
 

@@ -24,8 +24,8 @@ def attention_mask(
 ) -> Array:
     """Returns a mask, bool (B, L, S), of the keys that each query may attend to.
 
-    A query attends only to keys of its own segment, and never to padding. If `causal` is true, it does not attend
-    to later positions. If window > 0, it attends only to positions less than `window` away from its own.
+    A query attends only to keys of its own segment, and never to padding. If `causal` is true, queries do not attend to
+    later positions. If window > 0, queries attend only to positions at a distance of less than `window`.
     """
     allowed_BLS = same_segment(segments_BL, key_segments_BS)
     distance_BLS = positions_BL[:, :, None] - key_positions_BS[:, None, :]
@@ -40,13 +40,13 @@ def attention_mask(
 class Memory:
     """The output of the encoder, for cross-attention."""
 
-    x: Array | None  # (sources, S, D); None if the cache already holds the keys and values computed from it
+    x: Array | None  # (sources, S, D); None if the cache already holds the keys and values of the sources
     mask: Array  # bool (B, L, S)
 
 
 @flax.struct.dataclass
 class View:
-    """The mask and the rotation of one kind of layer."""
+    """The attention mask and the rotary angles for one kind of layer."""
 
     mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels, which use only the segments
     rotation: Rotation | None
@@ -58,15 +58,15 @@ class AttentionContext:
 
     positions: Array  # int32 (B, L): the positions of the queries
     segments: Array  # int32 (B, L): the segments of the queries
-    views: tuple[View, ...]  # one for each kind of layer
-    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla with a cache
+    views: tuple[View, ...]  # one view for each kind of layer
+    kernel: str = flax.struct.field(pytree_node=False)  # xla, cudnn or splash; always xla if there is a cache
     window: int = flax.struct.field(pytree_node=False)  # the window of all layers, used only by fused kernels
     train: bool = flax.struct.field(pytree_node=False)
     bias: Array | None = None  # float32 (1 or B, H, L, S), added to the scores
     memory: Memory | None = None
 
     def of_kind(self, number: Array | int) -> AttentionContext:
-        """Returns the context with only the view of layer kind `number`, which may be a traced index."""
+        """Returns a context that contains only the view for layer kind `number`, which may be a traced index."""
         chosen = self.views[0]
         for other_number, other in enumerate(self.views[1:], start=1):
             chosen = jax.tree.map(lambda a, b, n=other_number: jnp.where(number == n, b, a), chosen, other)
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         return y_BLHK, cache
 
     def _to_source(self, q_BLHK: Array, x_BLD: Array, context: AttentionContext, cache: LayerCache | None) -> WithCache:
-        """Attends to the sources. Rows that share a source are treated as one row with more queries."""
+        """Computes cross-attention to the sources, treating rows that share a source as one row with more queries."""
         memory, (B, L, H, K) = context.memory, q_BLHK.shape
         assert memory is not None
         k_BGSK: Array

@@ -1,9 +1,10 @@
 """Selects the attention kernel and wraps the fused kernels: cuDNN on NVIDIA GPUs and splash on TPUs.
 
-The fused kernels never hold the (L, S) scores in memory. They derive the mask from the segments and from the order of
-the tokens in a row, which is valid because positions increase within each segment. Padding may attend to padding, so
-every query has a key; the outputs at padding are never used. The fused kernels support neither attention dropout nor
-decoding with a cache. The "xla" kernel, plain matrix multiplications in `attention.py`, supports both.
+The fused kernels never hold the (L, S) scores in memory. The fused kernels derive the mask from the segments and from
+the order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
+padding, so every query has a key; the outputs at padding are never used. The fused kernels support neither attention
+dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`), supports
+dropout and caches.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lm.batch import Array
 from lm.config import ModelConfig
 from lm.errors import UserError
 
-FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform; on any other platform, xla
+FASTEST = {"gpu": "cudnn", "tpu": "splash"}  # the fastest kernel of each platform; xla is used on all others
 LANES = 128  # the number of lanes of a TPU's vector unit; splash block sizes are multiples of this number
 CUDNN_HEAD_DIM = 128  # the largest head size that cuDNN supports before Hopper
 CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
@@ -30,16 +31,16 @@ CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu"; None stands for the default device's platform. With attention="auto", the
-    fused kernel of the platform is selected if it supports the model, and xla otherwise. Raises UserError if the config
-    names a kernel that does not support the model or the platform.
+    The platform is "cpu", "gpu" or "tpu". If the platform is None, that of the default device is used. With
+    attention="auto", the platform's fused kernel is selected if it supports the model; otherwise, "xla" is selected.
+    Raises UserError if the config names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
     if config.attention == "auto":
         fastest = FASTEST.get(platform, "xla")
         return "xla" if _obstacle(fastest, config, platform) else fastest
     if obstacle := _obstacle(config.attention, config, platform):
-        raise UserError(f"config.model.attention: {config.attention} {obstacle}; use 'auto' or 'xla' instead.")
+        raise UserError(f"config.model.attention: '{config.attention}' {obstacle}; use 'auto' or 'xla' instead.")
     return config.attention
 
 
@@ -125,7 +126,7 @@ def splash(
 
 
 def _splash_kernel(heads: int, length: int, window: int, interpret: bool) -> splash_kernel.SplashAttentionKernel:
-    """Builds the kernel for one device's heads. The block size (of a tile of scores) is the largest that divides L."""
+    """Builds the kernel for one device's heads. Tiles of scores have the largest block size that divides L."""
     shape = (length, length)
     causal = splash_mask.LocalMask(shape, (window - 1, 0), 0) if window > 0 else splash_mask.CausalMask(shape)
     block = next(size for size in (512, 256, LANES) if length % size == 0)

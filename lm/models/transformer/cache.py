@@ -1,10 +1,11 @@
-"""The key/value cache for decoding: an explicit pytree that every model call receives and returns with updates.
+"""The key/value cache for decoding. Every model call receives this explicit pytree and returns an updated copy.
 
 Each token is stored in the slot given by its position. Rows may have different lengths: slots that are empty or hold
 padding have segment 0, so they are masked until a later token with the same position overwrites them.
 
 In an encoder-decoder, each layer also caches the keys and values of the source, which are computed once, by the call
-that passes `batch.source`. If there are fewer sources than rows, each group of k rows shares a source.
+that passes `batch.source`. If there are fewer sources than rows, each source is shared by the same number of
+consecutive rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lm.config import ModelConfig
 
 @flax.struct.dataclass
 class LayerCache:
-    """Keys and values of one layer, in the compute dtype. With scanned layers, all arrays have a leading axis N."""
+    """Keys and values of one layer, in the compute dtype. With scanned layers, all arrays have a leading layer axis."""
 
     keys: Array  # (B, G, S, K)
     values: Array  # (B, G, S, K)
@@ -34,7 +35,7 @@ class LayerCache:
 @flax.struct.dataclass
 class Cache:
     layers: Any  # one LayerCache with stacked arrays if layers are scanned, otherwise a tuple of N LayerCaches
-    segments: Array  # int32 (B, S): 0 for slots without a token
+    segments: Array  # int32 (B, S): the segment of each slot; 0 if the slot holds no token
     source_segments: Array | None = None  # int32 (sources, source length)
 
     def repeat_rows(self, k: int) -> Cache:
@@ -42,7 +43,7 @@ class Cache:
         return self._map_rows(lambda x, axis: jnp.repeat(x, k, axis=axis))
 
     def take_rows(self, rows_B: Array) -> Cache:
-        """Returns a cache in which row i is a copy of the old row `rows_B[i]`. Both rows must share a source."""
+        """Returns a cache in which row i is a copy of old row `rows_B[i]`, which must have the same source as row i."""
 
         def take(x: Array, axis: int) -> Array:
             if axis == 0:
@@ -54,7 +55,7 @@ class Cache:
         return self._map_rows(take)
 
     def axes(self) -> Cache:
-        """Returns a cache that holds logical axes: rows are sharded like the batch, and heads as in the parameters."""
+        """Returns a cache of logical axes. Rows are sharded like the batch, and heads like those of the parameters."""
         names, pair = ("batch", "kv_heads", "length", "head_dim"), ("batch", "length")
         layers = jax.tree.map(lambda x: ("layers",) * (x.ndim - 4) + names, self.layers)
         return Cache(layers, pair, None if self.source_segments is None else pair)
@@ -71,7 +72,7 @@ class Cache:
 
 
 def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
-    """Returns an empty cache for `batch_size` rows of `capacity` tokens; source_length > 0 adds one source per row."""
+    """Returns an empty cache for `batch_size` rows of `capacity` tokens, each with a source if source_length > 0."""
 
     def zeros(length: int) -> Array:
         stacked = (config.num_layers,) if config.scan_layers else ()

@@ -1,7 +1,7 @@
 """Closed-form costs of a Transformer: parameters, FLOPs and activation memory.
 
-Attention scores are counted for all L keys of each of the L queries, as is usual for model FLOPs utilization (Chowdhery
-2022, appendix B). Kernels that skip later keys or keys outside a window perform fewer FLOPs.
+The FLOPs of attention include the scores of all L keys for each of the L queries, as is usual for model FLOPs
+utilization (Chowdhery 2022, appendix B). Kernels that skip later keys or keys outside a window perform fewer FLOPs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TowerSize:
 
     layers: int
     length: int  # number of tokens in the row
-    source_length: int = 0  # number of tokens that cross-attention reads; 0 without cross-attention
+    source_length: int = 0  # number of tokens that cross-attention reads; 0 if there is no cross-attention
 
     @property
     def norms(self) -> int:
@@ -28,7 +28,7 @@ class TowerSize:
 
 
 def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[TowerSize]:
-    """Returns the tower sizes of a resolved config for rows of `length` target and `source_length` source tokens."""
+    """Returns the tower sizes of a resolved config for `length` target tokens and `source_length` source tokens."""
     if config.family != "encoder_decoder":
         return [TowerSize(config.num_layers, length)]
     encoder = TowerSize(config.num_encoder_layers, source_length)
@@ -85,7 +85,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
-    """Estimates the activation bytes per row that each of `tensor` devices keeps for the backward pass.
+    """Estimates how many bytes of activations each of `tensor` devices keeps per row for the backward pass.
 
     The estimate counts the arrays that JAX's automatic differentiation saves in each block; XLA may save fewer.
     """

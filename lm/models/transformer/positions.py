@@ -1,4 +1,4 @@
-"""Sinusoidal, rotary and relative positions. Learned positions are an embedding table (`tower.py`)."""
+"""Sinusoidal, rotary and relative positions. (`tower.py` implements learned positions as an embedding table.)"""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lm.models.layers import parameter
 def sinusoidal(positions_BL: Array, width: int) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
-    The wavelengths are those of Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so its embeddings
-    differ from these only by a fixed permutation of the dimensions.
+    The wavelengths are those of Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
+    embeddings are a fixed permutation of the dimensions used here.
     """
     rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -34,7 +34,7 @@ class Rotation:
 
 
 def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation by the angle p * theta^(-2i/K) for pair i of a head at position p (RoFormer, Su 2021)."""
+    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021)."""
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     rates = (theta**-exponents).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
@@ -58,8 +58,8 @@ def distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
     """Returns the bucket of each distance from 0 to max_distance, int32 (max_distance + 1,).
 
     Distances beyond max_distance share the last bucket. The first half of the buckets (`exact` of them) hold one
-    distance each. The other `growing` ones widen exponentially up to max_distance (Raffel 2020, section 2.1, and the T5
-    code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing). These bounds are compared as
+    distance each. The other `growing` buckets widen exponentially up to max_distance (Raffel 2020, section 2.1, and the
+    T5 code): bucket exact + k starts at exact * (max_distance / exact)^(k / growing). These bounds are compared as
     integers, because the bucket of a distance such as 64 would otherwise depend on the last bit of a logarithm.
     """
     exact, growing = num_buckets // 2, num_buckets - num_buckets // 2

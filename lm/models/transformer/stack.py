@@ -26,7 +26,7 @@ REMAT_POLICIES = {
 class LayerKind:
     """The settings that may differ between the layers of a stack."""
 
-    window: int  # tokens attend only to positions at a smaller distance than this; 0 for no limit
+    window: int  # tokens attend only to positions at a smaller distance than this; 0 means no limit
     rotary_theta: float
 
 
@@ -104,7 +104,7 @@ class Stack(nn.Module):
         """Returns the output of the last block and the updated layers of the cache.
 
         Args:
-            layers: `Cache.layers`, or None without a cache.
+            layers: `Cache.layers`, or None if there is no cache.
             context: the attention context, with one view for each of the `distinct_kinds`.
         """
         config, pattern = self.config, layer_pattern(self.config)

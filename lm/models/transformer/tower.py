@@ -18,7 +18,7 @@ from lm.models.transformer.cache import Cache
 from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
-RECORD = "intermediates"  # the Flax collection in which a tower records vectors if the caller makes it mutable
+RECORD = "intermediates"  # the Flax collection that records vectors if the caller makes the collection mutable
 EMBEDDED, LAST_BLOCK = "embedded_tokens", "last_block"
 
 
@@ -43,7 +43,7 @@ class Tower(nn.Module):
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the cache with these tokens added."""
+        """Returns the output of the last layer, (B, L, D), and the updated cache."""
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.scale_embeddings:
             x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
@@ -75,7 +75,7 @@ class Tower(nn.Module):
         if config.positions == "relative":
             relative = positions_BL, key_positions_BS
             if cache is None:
-                # Positions within a segment are consecutive, so indices within the row have the same distances.
+                # Positions within a segment are consecutive, so distances may be computed from indices within the row.
                 relative = (np.arange(positions_BL.shape[1])[None],) * 2
             bias_BHLS = RelativeBias(config, self.causal, name="relative_bias")(*relative)
         context = AttentionContext(

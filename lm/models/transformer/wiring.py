@@ -30,7 +30,7 @@ class Transformer(nn.Module):
 
     config: ModelConfig
     head: Head
-    kernel: str = "xla"  # the attention kernel, used by the calls that it supports; see `kernel_for_call`
+    kernel: str = "xla"  # the attention kernel for the calls that it supports; see `kernel_for_call`
 
     @classmethod
     def build(cls, config: ModelConfig, head: Head, platform: str | None = None) -> Self:
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         ids = jnp.zeros((1, 2), jnp.int32)
         source = Source(ids, ids, ids + 1) if self.reads_source else None
         batch = Batch(ids, ids, ids.astype(jnp.float32), positions=ids, segments=ids + 1, source=source)
-        # The parameters do not depend on the kernel, and some kernels do not support such a short row.
+        # The parameters do not depend on the kernel, and some kernels do not support rows as short as these.
         return self.clone(kernel="xla").init({"params": key}, batch)["params"]
 
     @nn.nowrap
@@ -92,7 +92,7 @@ class OneTower(Transformer):
             self.type_embedding = Embedding(config.token_types, config, ("positions", "embed"))
         self.tower = Tower(config, causal=self.causal, kernel=self.kernel)
         for each in (self.tower, self.head):
-            nn.share_scope(self, each)  # places their parameters beside those of the embedding
+            nn.share_scope(self, each)  # puts their parameters at the same level as the embedding
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
         """Returns the output of the head; see `lm.models.protocol.Model.apply`."""
@@ -156,8 +156,8 @@ class Encoder(OneTower):
 class EncoderDecoder(Transformer):
     """An encoder-decoder Transformer (Vaswani 2017, T5, BART).
 
-    A batch has a source only if the head predicts text. With any other head, the encoder and the decoder read the same
-    text, as in BART.
+    A batch has a source only if the head predicts text. If the head does not predict text, the encoder and the decoder
+    read the same text, as in BART.
     """
 
     def setup(self) -> None:
@@ -167,7 +167,7 @@ class EncoderDecoder(Transformer):
             self.source_embedding = Embedding(config.source_vocab_size or config.vocab_size, config, axes)
         self.encoder = Tower(dataclasses.replace(config, num_layers=config.num_encoder_layers), causal=False)
         self.decoder = Tower(config, causal=True, cross=True)
-        nn.share_scope(self, self.head)  # places its parameters beside those of the embedding
+        nn.share_scope(self, self.head)  # puts the parameters of the head at the same level as the embedding
 
     @property
     def reads_source(self) -> bool:
@@ -177,8 +177,8 @@ class EncoderDecoder(Transformer):
         """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
 
         During decoding, the first call passes `batch.source` and an empty cache, and the returned cache stores the
-        source. Later calls pass batch.source=None and the next tokens of each row. Each group of k consecutive rows may
-        share a source.
+        source. Later calls pass batch.source=None and the next tokens of each row. If there are fewer sources than
+        rows, each source is shared by the same number of consecutive rows.
         """
         source = batch.source
         if not self.reads_source:
@@ -192,7 +192,7 @@ class EncoderDecoder(Transformer):
                 cache = dataclasses.replace(cache, source_segments=source.segments)
             source_segments = source.segments
         else:
-            assert cache is not None and cache.source_segments is not None, "no source in the batch or the cache"
+            assert cache is not None and cache.source_segments is not None, "the batch and the cache have no source"
             rows_per_source = batch.shape[0] // cache.source_segments.shape[0]
             source_segments = jnp.repeat(cache.source_segments, rows_per_source, axis=0)
         memory = Memory(x=x_source, mask=same_segment(batch.segments, source_segments))

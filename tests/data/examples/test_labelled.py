@@ -73,7 +73,7 @@ def test_labels_have_the_given_weights_only_in_training():
 
 
 def test_rows_too_short_for_a_task_are_refused():
-    with pytest.raises(UserError, match=r"sequence_length: 7 is too short for objective\.name=classification"):
+    with pytest.raises(UserError, match=r"sequence_length: 7 is too short for objective\.name='classification'"):
         text_examples([Labelled("x", None, "a")], length=7)
 
 

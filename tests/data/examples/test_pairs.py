@@ -55,6 +55,11 @@ def test_long_pairs_are_cut_before_the_end_token(pairs):
     cut = [(source[:4], target[:3]) for source, target in PAIRS]
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == cut
     check_sizes(examples)
+    assert examples.notes == [
+        "1 of 6 sources are cut (data.source_length=5)",
+        "1 of 6 targets are cut (data.sequence_length=4)",
+    ]
+    assert PairExamples(pairs, 9, 7, BOS).notes == [], "the longest source and target just fit"
     assert examples.text["bytes"] == examples.text["words"] == 0
     # If only sources are cut, every target is still scored completely.
     assert PairExamples(pairs, 5, 7, BOS).text["bytes"] == 14
@@ -65,6 +70,10 @@ def test_long_pairs_are_dropped_on_request(pairs):
     kept = [pair for pair in PAIRS if len(pair[0]) < 5 and len(pair[1]) < 4]
     assert [texts(examples.make(0, i)) for i in range(len(examples))] == kept and 0 < len(kept) < len(PAIRS)
     check_sizes(examples)
+    assert examples.notes == [
+        "1 of 6 sources are too long, so their pairs are dropped (data.source_length=5)",
+        "1 of 6 targets are too long, so their pairs are dropped (data.sequence_length=4)",
+    ]
     again = pickle.loads(pickle.dumps(examples))
     assert texts(again.make(0, 2)) == kept[2]
 
@@ -82,6 +91,7 @@ def test_paired_texts_are_cut_and_ended_once_and_each_pair_fills_a_row(tmp_path)
     pairs = [tuple("abcdefghijklmnop"[:size] for size in each) for each in sizes]
     examples = PairedTexts(make_pairs(tmp_path, pairs), LENGTH)
     assert all(each.tolist() == [LENGTH] * 5 for each in examples.sizes(0)) and len(examples.sizes(0)) == 2
+    assert examples.notes == ["3 of 10 texts are cut (data.sequence_length=8)"]
     rows = EvalRows(examples, RowLayout(LENGTH, LENGTH))
     assert rows.num_rows == rows.totals["targets"] == 5
     assert rows.totals == {"targets": 5, "documents": 5, "bytes": 0, "words": 0, "unknown": 0}

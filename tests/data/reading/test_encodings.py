@@ -215,7 +215,7 @@ def test_lines_of_input_files_and_predictions_are_opened_in_the_same_way(tmp_pat
         assert found.startswith(f"--prompts_file={path}: ") and message in found
         assert message in refusal(read_predictions, path)
     path.write_text("[" * 100_000)
-    assert "line 1: expected an object" in refusal(read_predictions, path)
+    assert "line 1: expected a JSON object" in refusal(read_predictions, path)
 
 
 def test_deeply_nested_json_is_refused_in_one_line(write):

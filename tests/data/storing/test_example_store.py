@@ -121,6 +121,33 @@ def test_texts_are_cleaned_and_only_those_of_training_are_dropped(make):
     assert valid.notes == [] and BYTES.decode(valid.tokens.pairs[3]) == "q"
 
 
+def test_notes_count_the_examples_of_their_own_split(make, tmp_path):
+    """Every third answer is misplaced; what was noted about the file as a whole says so."""
+    entries = [
+        {
+            "id": str(i),
+            "question": "q",
+            "context": f"a b {i}",
+            "answers": {"text": ["b"], "answer_start": [2 + (i % 3)]},
+        }
+        for i in range(30)
+    ]
+    entries[0]["answers"]["text"] = [""]
+    options, data = {"label_field": ""}, {"holdout_fraction": 0.4, "context_overlap": 8}
+    config = make("span_qa", train={"s": entries}, options=options, data=data)
+    stores = {split: stores_of(config, split)["s"] for split in ("train", "valid")}
+    for store in stores.values():
+        wrong = sum(each.placed != each.answers for each in store.raw)
+        assert 0 < wrong < 20 and store.notes[0].startswith(f"{wrong} answers do not match the context")
+    assert sum(int(store.notes[0].split()[0]) for store in stores.values()) == 21
+
+    mixed = [{"text": f"text {i}", "label": i % 2 if i % 4 else str(i % 2)} for i in range(40)]
+    notes = ["labels have several types (30 integers, 10 strings); equal values are one label"]
+    assert stores_of(make(train={"s": mixed}, valid={"s": texts(2, "01")}), "train")["s"].notes == notes
+    part = stores_of(make(train={"s": mixed}, valid={"s": texts(2, "01")}, options={"part": [0, 0.5]}), "train")["s"]
+    assert part.notes == [f"{notes[0]} (in the whole data source)"]
+
+
 def test_fingerprints_depend_on_all_that_decides_the_tokens(make):
     records = {"train": {"s": texts(6)}, "valid": {"s": texts(6)}}
     config = make(**records)
