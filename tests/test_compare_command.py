@@ -182,7 +182,7 @@ def test_systems_with_different_examples_are_refused(command, files, tmp_path, c
         ((), "name two or more systems"),
         (("--workdir=a",), "name two or more systems"),
         (("--workdir=a,b", "--predictions=c,d"), "name two or more systems"),
-        (("--predictions=/nowhere/a,/nowhere/b",), "/nowhere/a: cannot be read"),
+        (("--predictions=/nowhere/a,/nowhere/b",), "/nowhere/a cannot be read"),
         (("--predictions=a,b", "--step=4"), "--step: has no effect, because --predictions names the files"),
         (("--workdir=a,b", "--metric=ter", "--bleu_tokenize=zh"), "--bleu_tokenize: has no effect, because --metric"),
         (("--predictions=a,b", "--metric=blue"), "--metric=blue: must be one of bleu, chrf"),

@@ -54,7 +54,7 @@ def test_resolving_twice_changes_nothing():
         ({"eval__stride": 257}, "exceeds data.sequence_length"),
         ({"mesh__fsdp": -1}, "at most one may be -1"),
         ({"data__train": {}}, "no data source is given"),
-        ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: must not be empty"),
+        ({"data__train": {"a": {"kind": "text"}}}, "config.data.train.a.path: a path is required"),
         ({"data__train": {"a b": {"kind": "embedded"}}}, "letters, digits and underscores"),
         ({"data__train": {"a": {"kind": "embedded", "wieght": 1.0}}}, "did you mean weight"),
         ({"data__holdout_fraction": 0.0}, "evaluation has no data"),

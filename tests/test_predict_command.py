@@ -244,9 +244,7 @@ def test_text_with_several_fields_is_a_json_object(runs, call, refused):
     given = {"text": run.examples[0]["text"], "other": run.examples[0]["other"]}
     outcome = call("lm.predict", f"--workdir={run.root}", f"--text={json.dumps(given)}")
     assert json.loads(outcome.stdout)["prediction"] in ("x", "y"), outcome.stderr
-    message = (
-        """--text: this model reads text and other; give a JSON object: --text='{"text": "...", "other": "..."}'."""
-    )
+    message = """reads the fields text and other; give a JSON object: --text='{"text": "...", "other": "..."}'."""
     refused(message, "lm.predict", f"--workdir={run.root}", "--text=only one")
     refused("--text: there is no field 'other'", "lm.predict", f"--workdir={run.root}", '--text={"text": "a"}')
 
@@ -279,7 +277,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--input=x", "--text=x"), "give either --input=FILE"),
         (("--input=/nowhere.txt",), "/nowhere.txt: there is no such file"),
         (("--input=/tmp",), "/tmp is a directory; select its files with a glob"),
-        (("--input={odd}",), "odd.dat: its name ends in none of .txt .jsonl"),
+        (("--input={odd}",), "odd.dat: the file name ends in none of .txt .jsonl"),
         (("--text=x", "--step=first"), "--step=first: must be best, latest"),
         (("--text=x", "--step=7"), "7"),
         (("--text=x", "--layer=1"), "--layer: is for vectors; give --pooling=first|last|mean|max too."),
@@ -288,7 +286,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--text=x", "--output="), "--output"),
         (("--text=x", "--output=/nowhere/x"), "--output=/nowhere/x: cannot be written"),
         (("--text=x", "--pooling=mean", "--layer=2"), "--layer=2: the model has 1 layers that read text"),
-        (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available: 'x'."),
+        (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available fields: 'x'."),
         (
             ("--input={bad}", "--format=conll"),
             "--format: conll does not support documents; use one of text, jsonl, tsv, csv, parquet.",
@@ -348,7 +346,7 @@ def test_field_that_differs_between_training_sources_must_be_given(runs, refused
     (other / "config.json").write_text(config.to_json())
     flags = f"--workdir={other}", f"--input={run.folder}/valid.tsv"
     refused(
-        "--field is missing: its value differs between the training data sources ('sentence', 'title')",
+        "--field is required: its value differs between the training data sources ('sentence', 'title')",
         "lm.predict",
         *flags,
     )

@@ -43,9 +43,9 @@ def test_only_line_feeds_end_a_line_of_input(tmp_path, content, lines):
 
 def test_unreadable_input_is_rejected(tmp_path):
     (tmp_path / "in").write_bytes(b"a\nb\xe9\n")
-    with pytest.raises(UserError, match=r"--input=.*/in: not valid utf-8 at line 2, byte 3: .* convert it"):
+    with pytest.raises(UserError, match=r"--input=.*/in: the text is not valid utf-8 at line 2, byte 3: .* convert it"):
         read_lines(str(tmp_path / "in"), "input")
-    with pytest.raises(UserError, match=r"--input=.*: cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"--input=.* cannot be read: Is a directory"):
         read_lines(str(tmp_path), "input")
 
 

@@ -152,7 +152,7 @@ def test_data_that_is_too_small_is_refused_with_its_size(config, tmp_path):
 
 def test_errors_name_the_data_source(config, tmp_path):
     broken = {"web": source(kind="jsonl", path=str(tmp_path / "text.txt")).to_dict()}
-    with pytest.raises(UserError, match=r"config\.data\.train\.web: .*text\.txt, line 1: not valid JSON"):
+    with pytest.raises(UserError, match=r"config\.data\.train\.web: .*text\.txt, line 1: this is not valid JSON"):
         prepare(config(data__train=broken), tmp_path / "a")
     missing = {"web": source(path=str(tmp_path / "nothing")).to_dict()}
     with pytest.raises(UserError, match=r"config\.data\.valid\.web: .*no such file"):
@@ -302,7 +302,7 @@ def test_each_side_may_have_its_own_tokenizer(pair_config, tmp_path):
     with pytest.raises(UserError, match=r"separate_vocabularies: .*kind=bytes"):
         prepare(pair_config(**apart), tmp_path / "bytes")
     (tmp_path / "run" / "tokenizer_source" / "characters.json").unlink()
-    with pytest.raises(UserError, match=r"tokenizer_source: there is no tokenizer here"):
+    with pytest.raises(UserError, match=r"tokenizer_source: the directory contains no tokenizer"):
         prepare(cfg, tmp_path / "run")
 
 

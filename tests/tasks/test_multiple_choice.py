@@ -62,7 +62,7 @@ def test_fields_may_be_nested_and_templates(tmp_path):
         (["a", "a"], "a", {}, "field 'is' is 'a', which does not identify one"),
         (["a", "b"], "D", {"label_names": ("A", "B", "C", "D")}, "field 'is' is 'D', which does not identify one"),
         (["a"], 0, {}, "line 1: field 'of' must hold at least two candidates, not 1"),
-        ("ab", 0, {}, "field 'of' should hold a list, but holds str 'ab'"),
+        ("ab", 0, {}, "field 'of' should hold a list, but holds the str 'ab'"),
     ],
 )
 def test_unclear_answers_are_refused(tmp_path, candidates, answer, options, message):

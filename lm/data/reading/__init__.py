@@ -1,7 +1,7 @@
 """Reads raw examples from files; FORMATS lists the supported formats, and `open_reader` opens a data source.
 
-A format (base class in `format.py`) finds the files of a data source, hashes them and yields their records. A reader
-(`readers.py`, one class per kind of raw example) turns record fields into raw examples.
+A `Format` finds the files of a data source, hashes them and yields their records. A `Reader` converts the records to
+raw examples; `readers.py` has one reader class per kind of raw example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lm.data.reading.text import Text
 from lm.data.reading.tfds import Tfds
 from lm.errors import UserError
 
-# The possible values of data.*.NAME.kind.
+# Maps each value of data.*.NAME.kind to its format.
 FORMATS: dict[str, type[Format]] = {
     "embedded": Embedded,
     "text": Text,
@@ -33,7 +33,7 @@ FORMATS: dict[str, type[Format]] = {
 
 
 def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
-    """Returns a reader for a data source. Raises UserError if the settings are inconsistent or there is no data."""
+    """Returns a reader for a data source. Raises UserError if the settings are inconsistent or no data is found."""
 
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"{setting}: {message}")
@@ -43,7 +43,7 @@ def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
 
 
 def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> None:
-    """Refuses a data source whose settings do not suit the reader, without opening any file."""
+    """Calls `refuse` if the settings of a data source do not suit the reader. Opens no files."""
     source, kind = FORMATS[config.kind], reader.kind
     if source.holds is not None and kind not in source.holds:
         fitting = [name for name, each in FORMATS.items() if each.holds is None or kind in each.holds]
@@ -56,10 +56,15 @@ def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> 
             continue
         wanting = [each.kind for each in READERS.values() if setting in each.settings]
         if wanting and setting not in reader.settings:
-            refuse(setting, f"this setting is for {' or '.join(wanting)}, but this task reads {kind}; leave it empty.")
+            refuse(
+                setting,
+                f"this setting applies only to {' or '.join(wanting)}, but this task reads {kind}; leave it empty.",
+            )
         holding = [name for name, each in FORMATS.items() if setting in each.settings]
         if holding and config.kind not in holding:
-            refuse(setting, f"this setting is for kind={' or '.join(holding)}; leave it empty.")
+            refuse(setting, f"this setting applies only to kind={' or '.join(holding)}; leave it empty.")
     source.check(config, kind, refuse)
     if "field" not in reader.roles.values() and config.field != SourceConfig.field:
-        refuse("field", f"{kind} have fixed field names ({', '.join(reader.roles)}); keep the default.")
+        refuse(
+            "field", f"{kind} have fixed field names ({', '.join(reader.roles)}); leave this setting at its default."
+        )

@@ -21,22 +21,22 @@ COMMENT = "#"
 _NAMED_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
 _ID = re.compile(
     r"([0-9]+)(?:([-.])[0-9]+)?"
-)  # the CoNLL-U ID of a word, a multi-word range (3-4) or an empty node (8.1)
+)  # the CoNLL-U ID of a word (3), a multiword token (3-4) or an empty node (8.1)
 # A first line with one name from each of these two sets looks like a header row.
 _WORD_NAMES = {"word", "words", "token", "tokens", "form", "text"}
 _TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos", "chunk", "entity"}
 
 
 class Conll(FileFormat):
-    """Tagged words, one per line. Columns are separated by tabs or, in lines without tabs, by spaces.
+    """Reads tagged words, one per line. Columns are separated by tabs or, in lines without tabs, by spaces.
 
-    All lines of a file have the same number of columns. `field` and `label_field` select the word column and the tag
-    column, by number (from 1) or by name. Column names come from the header row, from `# global.columns` (CoNLL-U Plus)
-    or from the CoNLL-U standard. By default, words are in column 1, or in column 2 if column 1 numbers the words of
-    each sentence, and tags are in the last column.
+    All lines of a file must have the same number of columns. `field` and `label_field` select the word column and the
+    tag column by number (starting at 1) or by name. Column names come from the header row, from `# global.columns`
+    (CoNLL-U Plus) or from the CoNLL-U standard. By default, the words are in column 1 and the tags in the last column.
+    If column 1 numbers the words of each sentence, the words are in column 2.
 
-    A line that begins with # is a comment if it cannot hold a word and its tag. The multi-word ranges and empty nodes
-    of CoNLL-U are skipped.
+    A line that begins with # is a comment unless it looks like a word with its tag (see `Columns.is_comment`). The
+    multiword tokens and empty nodes of CoNLL-U are skipped.
     """
 
     doc = "CoNLL or CoNLL-U: one word and its tag per line, and an empty line after each sentence"
@@ -47,7 +47,7 @@ class Conll(FileFormat):
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._counts: Counter[str] = Counter()  # number of skipped lines by description
+        self._counts: Counter[str] = Counter()  # maps a description to the number of skipped lines
         self._notes: set[str] = set()
 
     @classmethod
@@ -56,13 +56,13 @@ class Conll(FileFormat):
         word = config.field if _is_named(config.field) else "1"
         for setting, column in (("field", word), ("label_field", config.label_field)):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
-                refuse(setting, f"{column!r} is not a column; give a column number (from 1) or a column name.")
+                refuse(setting, f"{column!r} is not a column; give a column number (starting at 1) or a column name.")
         if config.label_field == word:
-            message = f"{word!r} is not a tag column but the word column; leave this empty to use the last column."
+            message = f"{word!r} is the word column, not a tag column; leave this setting empty to use the last column."
             refuse("label_field", message)
 
     def options(self) -> list[str]:
-        # `field` is included only if set, so that runs that began before it was supported can still be resumed.
+        # `field` is included only if it is set, so that runs that predate this setting can still be resumed.
         return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -75,14 +75,14 @@ class Conll(FileFormat):
         return sorted(self._notes) + skipped + super().notes()
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields each sentence as a list of words and a list of tags, and the position of its first word."""
-        tagged = "tags" in [each.spec for each in fields]  # new inputs may have no tags
+        """For each sentence, yields a record with its words and tags, and the position of its first word."""
+        tagged = "tags" in [each.spec for each in fields]  # new inputs may be untagged
         lines = list(self.lines(path, rows=True))
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config, tagged)
         if columns.numbered and not _is_named(self.config.field):
-            tag = f" and column {columns.tag + 1} as the tag" if tagged else ""
-            self._notes.add(f"column 1 numbers the words, so column 2 is read as the word{tag}")
+            tag = f" and tags are read from column {columns.tag + 1}" if tagged else ""
+            self._notes.add(f"column 1 numbers the words, so words are read from column 2{tag}")
         words: list[str] = []
         tags: list[str] = []
         begin = ""
@@ -95,7 +95,7 @@ class Conll(FileFormat):
             elif columns.is_comment(values, not words):
                 self._counts["comment lines are skipped"] += 1
             elif columns.is_no_word(values):
-                self._counts["multi-word ranges and empty nodes are skipped"] += 1
+                self._counts["multiword tokens and empty nodes are skipped"] += 1
             elif index != columns.header:
                 if columns.header >= 0 and values == rows[columns.header]:
                     raise UserError(f"{where}: this line repeats the column names; remove it.")
@@ -111,11 +111,11 @@ class Columns:
     Attributes:
         word, tag: the indices of the word column and the tag column.
         numbered: whether the first column numbers the words of each sentence.
-        header: the index of the line that names the columns, or -1.
+        header: the index of the header row, or -1 if there is none.
 
     If `tagged` is false, only the word column is required, and all other columns are ignored.
 
-    Raises UserError if a column does not exist, or if it is unclear which column holds the words or the tags.
+    Raises UserError if a requested column does not exist, or if it is unclear which column holds the words or the tags.
     """
 
     def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
@@ -147,16 +147,18 @@ class Columns:
             return folded.index(name.casefold())
         known = f"the columns are called {', '.join(names)}" if names else "the file does not name its columns"
         problem = "several columns are" if number else "no column is"
-        raise UserError(f"{self._path}: {setting}: {problem} called {name!r}; {known}. Give a column number (from 1).")
+        raise UserError(
+            f"{self._path}: {setting}: {problem} called {name!r}; {known}. Give a column number (starting at 1)."
+        )
 
     def _check_choice(self, plain: Sequence[list[str]], settings: Mapping[str, str]) -> None:
         if not plain or self._width < 2:
-            return  # if the words must have tags, `check` refuses the first line
+            return  # if tags are required, `check` raises UserError at the first line
         if self._tagged and self.word == self.tag:
             raise UserError(f"{self._path}: column {self.word + 1} cannot hold both the word and the tag; set `field`.")
         if self._tagged and not settings["label_field"] and self.numbered and self._width == len(CONLLU):
             raise UserError(
-                f"{self._path}: this is CoNLL-U, whose last column is not a tag; set label_field, e.g. to 'UPOS' "
+                f"{self._path}: this is CoNLL-U, whose last column holds no tags; set label_field, e.g. to 'UPOS' "
                 f"(the columns are {', '.join(CONLLU)})."
             )
         if not settings["field"] and self._has_ids and not self.numbered:
@@ -166,16 +168,16 @@ class Columns:
             word, tag = first[self.word], first[self.tag]
             if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
                 raise UserError(
-                    f"{self._path}: its first line seems to name the columns ({', '.join(first)}); set "
+                    f"{self._path}: the first line seems to name the columns ({', '.join(first)}); set "
                     f"field={word!r} and label_field={tag!r}, or remove this line."
                 )
 
     def is_comment(self, values: Sequence[str], begins: bool) -> bool:
-        """Returns whether a line is a comment; `begins` is true if the next word begins a sentence.
+        """Returns whether a line is a comment. `begins` is true if no word of the current sentence has been read yet.
 
-        In CoNLL-U, words have numbers, so every line that begins with # is a comment. In other files, such a line may
-        hold a word, such as a hashtag. It is a comment only if it precedes a sentence and has an unusual number of
-        columns, a tag that no other line has, or the form "# name = value".
+        In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
+        begins with # may hold a word, e.g. a hashtag. It is a comment only if it precedes the first word of a sentence
+        and has an unusual number of columns, a tag that no other line has, or the form "# name = value".
         """
         if not values[0].startswith(COMMENT):
             return False
@@ -187,7 +189,7 @@ class Columns:
         return begins and self._tagged and values[self.tag] not in self._tags
 
     def is_no_word(self, values: Sequence[str]) -> bool:
-        """Returns whether a line is a multi-word range or an empty node of CoNLL-U."""
+        """Returns whether a CoNLL-U line holds a multiword token or an empty node instead of a word."""
         match = _ID.fullmatch(values[0]) if self._has_ids and self.word > 0 else None
         return bool(match and match[2])
 
@@ -226,9 +228,9 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 
 
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
-    """Returns whether the first column numbers the words of each sentence from 0 or 1.
+    """Returns whether the first column numbers the words of each sentence, starting at 0 or 1.
 
-    The result is False if no sentence has two or more words.
+    Returns False if no sentence has at least two words.
     """
     last, most = -1, 0
     for index, row in enumerate(rows):
@@ -242,7 +244,7 @@ def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
 
 
 def _columns(line: str) -> list[str]:
-    """Splits a line into columns and drops empty columns at the end. Other white space remains part of the words."""
+    """Splits a line at tabs or spaces, and drops trailing empty columns. Other white space is part of the words."""
     if not line.strip():
         return []
     if "\t" in line:
@@ -251,9 +253,9 @@ def _columns(line: str) -> list[str]:
 
 
 class Squad(FileFormat):
-    """JSON files with the nesting `data` > `paragraphs` > `qas` > `answers`.
+    """Reads SQuAD's JSON files, which are nested as follows: `data` > `paragraphs` > `qas` > `answers`.
 
-    Texts are left unchanged, since the character offsets of the answers refer to them.
+    Texts are left unchanged, because the answers contain character offsets into them.
     """
 
     doc = "SQuAD's JSON"
@@ -287,5 +289,5 @@ def _get(record: Any, name: str, default: Any = None) -> Any:
 def _text(record: Any, name: str, where: str, default: str | None = None) -> str:
     value = _get(record, name, default)
     if value is None:
-        raise UserError(f"{where}: not in SQuAD's JSON format: there is no {name!r}.")
+        raise UserError(f"{where}: this is not SQuAD's JSON format, because {name!r} is missing.")
     return as_name(value, name, where) if name in ("id", "title") else as_text(value, name, where)

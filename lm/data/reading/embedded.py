@@ -1,8 +1,8 @@
-"""The embedded corpus: Python's own documentation, so that a first run needs no download.
+"""The embedded corpus: Python's own documentation, which needs no download.
 
-It consists of the topics of the language reference (`pydoc_data.topics`) and the docstrings of the standard library,
-read with `ast` without importing any module. Each document is one topic, or about one page of a module's
-docstrings in file order. The same Python installation always gives the same documents in the same order.
+The corpus consists of the topics of the language reference (`pydoc_data.topics`) and the docstrings of the standard
+library, which are read with `ast` without importing any module. Each document is one topic, or about one page of
+docstrings from one module, in file order. A Python installation always yields the same documents in the same order.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from lm.data.reading.fields import Field, Record
 from lm.data.reading.format import Format, Refuse
 from lm.errors import UserError
 
-SKIPPED = "test tests idle_test idlelib lib2to3 pydoc_data site-packages dist-packages __pycache__".split()  # folders
+SKIPPED = (
+    "test tests idle_test idlelib lib2to3 pydoc_data site-packages dist-packages __pycache__".split()
+)  # directories
 TOPICS = "pydoc_data/topics.py"
 PAGE_CHARACTERS = 1200
-FEWEST_CHARACTERS = 500_000  # a full installation has over 2 million; one without topics or docstrings, far fewer
+FEWEST_CHARACTERS = 500_000  # a full installation has over 2 million; one without topics or docstrings has far fewer
 
 
 class Embedded(Format):
@@ -36,7 +38,7 @@ class Embedded(Format):
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
-        """Needs no path."""
+        """Does nothing, because this format needs no path."""
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         return (({"text": text}, "") for text in documents())
@@ -49,7 +51,7 @@ class Embedded(Format):
 
 
 def _files() -> list[tuple[str, Path]]:
-    """Returns the name and path of each file to read. Names do not depend on where Python is installed."""
+    """Returns the name and path of each file to read. The names do not depend on where Python is installed."""
     library = Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec("pydoc_data.topics")
     topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
@@ -73,7 +75,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
 
 
 def _pages(docstrings: Iterator[str]) -> Iterator[str]:
-    """Joins consecutive docstrings into pages of up to PAGE_CHARACTERS; a longer docstring is a page of its own."""
+    """Joins consecutive docstrings into pages of at most PAGE_CHARACTERS. A longer docstring is a page of its own."""
     page: list[str] = []
     for text in docstrings:
         if page and sum(map(len, page)) + len(text) > PAGE_CHARACTERS:
@@ -93,7 +95,7 @@ def documents() -> tuple[str, ...]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # library files may contain invalid escape sequences
                 tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # e.g. a template that is not valid Python
+        except (SyntaxError, ValueError):  # some library files are templates, not valid Python
             continue
         if name == TOPICS:  # topics = {name: text, ...}
             values = (getattr(statement, "value", None) for statement in tree.body)

@@ -1,7 +1,7 @@
-"""Detects whether a file holds text, and in which encoding, from its first bytes and the `encoding` setting.
+"""Chooses the codec of a text file from the `encoding` setting and the first bytes of the file.
 
-`TextFile` removes byte-order marks when it reads the text. Compressed files whose names do not end in `.gz`, other
-binary files, and text in a different UTF encoding raise errors that name the detected format.
+`TextFile` removes byte-order marks when it reads the text. Binary files (unless they are compressed and their
+names end in `.gz`) and text in a different UTF encoding raise errors that name the detected format.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ BLOCK_BYTES = 1 << 20
 MARK = "\ufeff"  # the byte-order mark as a character
 SET_ENCODING = "set the source's encoding to {}"
 UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
-CONVERT = "convert it from {} to UTF-8 first"  # the advice where no setting names an encoding
+CONVERT = "convert it from {} to UTF-8 first"  # the advice if no setting specifies the encoding
 
-# The first bytes of files that are not text.
+# The first bytes of binary files, and how the error message continues after "the file is".
 SIGNATURES = (
     (b"\x1f\x8b\x08", "gzip data, but its name does not end in .gz; rename or unpack it"),
     (b"PK\x03\x04", "a zip archive (or an office document); unpack it first"),
@@ -45,20 +45,20 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-UNMARKED = "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"  # encodings detected by their NUL bytes
+UNMARKED = "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"  # the encodings that `_by_nul_bytes` detects
 
 
 def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
     """Returns the codec for a file that begins with `head`.
 
-    `remedy` is the advice in error messages; its {} is replaced by the correct encoding.
+    `remedy` is the advice in error messages, in which {} stands for the correct encoding.
 
     Raises UserError if `encoding` is unknown, or if `head` is not text in this encoding.
     """
     try:
         codecs.getincrementaldecoder(encoding)
         found = codecs.lookup(encoding)
-        if not found._is_text_encoding:  # e.g. hex or zlib
+        if not found._is_text_encoding:  # a codec such as hex or zlib
             raise LookupError
     except (LookupError, ValueError) as error:  # ValueError: the name contains a NUL character
         raise UserError(f"encoding {encoding!r} is unknown; use e.g. utf-8, cp1252 or gb18030.") from error
@@ -84,10 +84,10 @@ def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
 
 
 def _by_nul_bytes(head: bytes) -> str:
-    """Infers the encoding of text without a byte-order mark from its NUL bytes; returns "" if they do not suggest one.
+    """Infers the encoding of text without a byte-order mark from its NUL bytes; returns "" if they are inconclusive.
 
-    In UTF-16 and UTF-32, characters below 256 have NUL bytes at fixed offsets, and every text contains some of these
-    characters, such as spaces.
+    In UTF-16 and UTF-32, characters below U+0100 have NUL bytes at fixed offsets, and nearly every text contains such
+    characters, for example spaces.
     """
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
@@ -106,8 +106,8 @@ def _by_nul_bytes(head: bytes) -> str:
 def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
     """Describes an invalid byte and its position.
 
-    `fed` is the number of bytes up to the end of the block that contains the invalid byte; `line` is the line in which
-    this block begins.
+    `fed` is the number of bytes up to the end of the block that contains the invalid byte. `line` is the number of the
+    line in which this block begins.
     """
     line += error.object[: error.start].decode(codec, "replace").count("\n")
     byte = fed - len(error.object) + error.start
@@ -115,7 +115,7 @@ def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) ->
 
 
 def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    """Yields lines without trailing CRs. Raises UserError if there is a CR within a line."""
+    """Yields the lines without trailing CRs. Raises UserError if a CR occurs before the end of a line."""
     for number, line in enumerate(lines, start=1):
         if "\r" in line and "\r" in (line := line.rstrip("\r")):
             raise UserError(
@@ -131,9 +131,9 @@ def read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged or not a gzip file ({error}).") from error
+        raise UserError(f"{path}: the file is damaged or not a gzip file ({error}).") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def has_mark(path: Path) -> bool:
@@ -151,7 +151,7 @@ def has_mark(path: Path) -> bool:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a note on the number of lines that depend on the encoding (bytes over 127); [] for UTF-8 and ASCII."""
+    """Returns a list with a note that counts the lines with bytes over 127; it is empty for UTF-8 and ASCII."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []

@@ -1,7 +1,7 @@
-"""Record fields: looks up the values that settings such as `field` name, and converts them to the required type.
+"""Looks up the record fields specified by settings such as `field`, and converts their values.
 
-The conversions give the same result for the strings of a table, the typed values of JSON and Parquet, and the NumPy
-values of TFDS. A missing value or a value of the wrong type raises UserError.
+The result of a conversion does not depend on whether a value is a string from a table, a typed value from JSON or
+Parquet, or a NumPy value from TFDS. A missing value or a value of the wrong type raises UserError.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lm.errors import UserError
 
 Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
 
-# Texts that stand for a missing label: those that pandas.read_csv recognises, in upper or lower case, and the \N of SQL
-# dumps. NA and None count only in the spelling that R and Python use.
+# Texts that stand for a missing label. They include those that pandas.read_csv recognises, in upper or lower case, and
+# \N, which SQL dumps contain. NA and None are recognised only in the spelling that R and Python use.
 MISSING = frozenset(("", "#n/a", "#na", "-nan", "<na>", "n/a", "nan", "nat", "null"))
 MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
-LARGEST = 1e15  # for regression: the gradient norm, a sum of squares, must stay finite in float32
-EXACT = 2**53  # floats represent all integers up to this size exactly
+LARGEST = 1e15  # limits regression targets, so that the squares in the gradient norm stay finite in float32
+EXACT = 2**53  # float64 represents all integers up to this size exactly
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))\.0*")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -33,13 +33,13 @@ _BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
 class Field:
-    """A value of a record (`text`), a nested value (`answers.text`), or a template that combines several values.
+    """Selects a value of a record by its name (`text`), by a dotted name (`answers.text`) or by a template.
 
-    A template is text with field names in braces, such as `question: {question} context: {context}`; literal braces are
-    doubled. A dotted name is looked up part by part, unless the record has a field with the full name. If the field is
-    `optional` and the record lacks it, the value is an empty string.
+    A template combines values. It is text with field names in braces, such as `title: {title} text: {text}`. Double
+    a brace to write it literally. A dotted name is looked up part by part, unless the record has a field with the full
+    name. If the field is `optional` and the record lacks it, the value is an empty string.
 
-    Raises UserError, with the name of the `setting`, if a template cannot be parsed.
+    Raises a UserError that names the `setting` if the template cannot be parsed.
     """
 
     def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
@@ -50,13 +50,13 @@ class Field:
         try:
             parsed = list(string.Formatter().parse(spec))
         except ValueError as error:
-            raise UserError(f"{setting} {spec!r}: not a template ({error}).") from error
+            raise UserError(f"{setting} {spec!r} is not a valid template ({error}).") from error
         if any(name == "" or form or conversion for _, name, form, conversion in parsed):
             raise UserError(f"{setting} {spec!r}: braces must contain a field name and nothing else.")
         self._template = [(text, name) for text, name, _, _ in parsed]
         self.names = [name for _, name in self._template if name]
         if not self.names:
-            raise UserError(f"{setting} {spec!r}: the template names no field.")
+            raise UserError(f"{setting} {spec!r}: the template contains no field name.")
 
     def value(self, record: Record, where: str) -> Any:
         """Returns the unchanged value from the record, or the filled-in template."""
@@ -65,7 +65,7 @@ class Field:
         return self.text(record, where) if self._template else _look_up(record, self.spec, where)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
-        """Returns the texts of a list, or a single text as a one-element tuple. An empty list gives one empty text."""
+        """Returns the value, a text or a list of texts, as a tuple. An empty list becomes one empty text."""
         found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]
@@ -77,10 +77,10 @@ class Field:
 
 
 class FieldList(Field):
-    """Several fields whose texts are alternatives.
+    """Several fields that hold alternative texts, such as several translations of one sentence.
 
-    Empty and missing texts are omitted; if no text remains, the result is one empty text. Raises UserError if a field
-    name is empty.
+    Empty and missing texts are omitted; if no text remains, the result is one empty text. Raises UserError if
+    a field name is empty.
     """
 
     def __init__(self, specs: Sequence[str], setting: str):
@@ -96,7 +96,7 @@ class FieldList(Field):
 
 
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
-    """Returns the table columns that the fields need. Raises UserError if such a column is missing or occurs twice."""
+    """Returns the table columns that the fields need. Raises UserError if a column is missing or occurs twice."""
     found = []
     for field in fields:
         for name in field.names:
@@ -118,7 +118,7 @@ def _look_up(record: Record, name: str, where: str) -> Any:
     for part in name.split("."):
         if not isinstance(value, Mapping):
             raise UserError(
-                f"{where}: field {above!r} holds {type(value).__name__}, not a record with a field {part!r}."
+                f"{where}: field {above!r} is of type {type(value).__name__}, not a record with a field {part!r}."
             )
         if part not in value:
             raise UserError(_missing(where, name, list(value), above))
@@ -128,7 +128,7 @@ def _look_up(record: Record, name: str, where: str) -> Any:
 
 def _missing(where: str, name: str, present: Iterable[str], above: str = "") -> str:
     inside = f" in {above!r}" if above else ""
-    return f"{where}: there is no field {name!r}; available{inside}: {', '.join(map(repr, present)) or 'none'}."
+    return f"{where}: there is no field {name!r}; available fields{inside}: {', '.join(map(repr, present)) or 'none'}."
 
 
 def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ def as_name(value: Any, name: str, where: str) -> str:
 
 def as_list(value: Any, name: str, where: str) -> list[Any]:
     if value is None:
-        raise UserError(f"{where}: there is no list {name!r}.")
+        raise UserError(f"{where}: the list {name!r} is missing.")
     if not isinstance(value, (list, tuple)) and not (isinstance(value, np.ndarray) and value.ndim == 1):
         raise _unexpected(value, "a list", name, where)
     return list(value)
@@ -191,7 +191,7 @@ def as_offset(value: Any, name: str, where: str) -> int:
 
 
 def as_number(value: Any, name: str, where: str) -> str:
-    """Returns a number as text. Raises UserError if the number is not finite, or too large for regression."""
+    """Returns a number as text. Raises UserError if the number is not finite, or if it is too large for regression."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
@@ -204,7 +204,7 @@ def as_number(value: Any, name: str, where: str) -> str:
     if not text:
         raise UserError(f"{where}: field {name!r} holds no number.")
     if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
-        raise UserError(f"{where}: {text!r:.40} is not a finite number, which regression requires.")
+        raise UserError(f"{where}: {text!r:.40} is not a finite number; regression requires finite numbers.")
     if abs(float(text)) > LARGEST:
         raise UserError(
             f"{where}: {text:.40} is out of range: regression uses float32, so absolute values must not exceed "
@@ -214,7 +214,10 @@ def as_number(value: Any, name: str, where: str) -> str:
 
 
 def label_text(value: Any, name: str, where: str) -> str:
-    """Returns a label as text: whole numbers without decimals, booleans in lower case; "" for null or NaN."""
+    """Returns a label as text, or "" if it is null or NaN.
+
+    Whole numbers are written without decimals, and booleans in lower case.
+    """
     value = _scalar(value)
     if is_missing(value):
         return ""
@@ -247,9 +250,9 @@ def label_type(value: Any) -> str:
 def index_of(label: str, names: tuple[str, ...]) -> int | None:
     """Returns the index of the name that a label refers to, or None if there is no such name.
 
-    A label that equals a name refers to that name. Any other integer is an index unless some names are integers
-    themselves; in that case, every integer must be a name, so that no label is ambiguous. If there are exactly two
-    names, false refers to the first and true to the second.
+    A label that equals a name refers to that name. Any other integer is interpreted as an index. However, if some names
+    are integers, every integer must be a name, so that no label is ambiguous. If there are exactly two names, false
+    refers to the first name and true to the second.
     """
     indices, have_integers = _index_by_label(names)
     if label in indices:
@@ -261,30 +264,32 @@ def index_of(label: str, names: tuple[str, ...]) -> int | None:
 
 @functools.lru_cache
 def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """Returns a mapping of names (in the form of `label_text`) to indices, and whether any name is an integer."""
+    """Returns a mapping from names (normalised by `label_text`) to indices, and whether any name is an integer."""
     labels = [label_text(name, "label_names", "label_names") for name in names]
     return {label: index for index, label in enumerate(labels)}, any(map(_INTEGER.fullmatch, labels))
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns a label as text (`label_text`) or, if there are names, the name that it refers to (`index_of`)."""
+    """Returns the name that a label refers to (see `index_of`) or, if `names` is empty, the label as text."""
     label, names = label_text(value, name, where), tuple(names)
     index = index_of(label, names)
     if index is not None:
         return names[index]
     if label.lower() in MISSING or label in MISSING_AS_WRITTEN:
         spelling = f", only {label!r}; if this text is a label, list all labels in label_names" if label else ""
-        raise UserError(f"{where}: field {name!r} holds no label{spelling or '; add it or remove the record'}.")
+        raise UserError(f"{where}: field {name!r} holds no label{spelling or '; add one or remove the record'}.")
     if not names:
         return label
     if not _INTEGER.fullmatch(label):
-        raise UserError(f"{where}: label {label!r:.60} is neither a number nor one of label_names.")
+        raise UserError(f"{where}: label {label!r:.60} is neither an integer nor one of label_names.")
     if _index_by_label(names)[1]:
         raise UserError(
-            f"{where}: label {label} is not one of label_names. As some of these names are integers, integers are "
-            "read as names, not as indices from 0."
+            f"{where}: label {label} is not one of label_names. Because some of these names are integers, "
+            "integers are read as names, not as indices."
         )
-    raise UserError(f"{where}: label {int(label)} has no name; label_names covers only 0 to {len(names) - 1}.")
+    raise UserError(
+        f"{where}: label {int(label)} has no name; label_names covers only the labels 0 to {len(names) - 1}."
+    )
 
 
 def _scalar(value: Any) -> Any:
@@ -303,4 +308,6 @@ def _whole(value: Any) -> int | None:
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
     if is_missing(value):
         return UserError(f"{where}: field {name!r} should hold {wanted}, but its value is missing.")
-    return UserError(f"{where}: field {name!r} should hold {wanted}, but holds {type(value).__name__} {value!r:.40}.")
+    return UserError(
+        f"{where}: field {name!r} should hold {wanted}, but holds the {type(value).__name__} {value!r:.40}."
+    )

@@ -1,7 +1,7 @@
-"""Base classes of formats (files to records) and readers (records to raw examples), and `TextFile`.
+"""Base classes of formats, which read records from files, and of readers, which convert records to raw examples.
 
-Only this module decodes text files. It drops byte-order marks at the beginning of lines, and refuses files whose lines
-end in CR alone. Text is read in blocks, so the longest line bounds memory use. Error messages give the position.
+Only this module decodes text files (`TextFile`). It drops byte-order marks at the beginning of lines, and rejects files
+whose lines end in CR alone. Text is read in blocks, so the longest line bounds memory use.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Refuse = Callable[[str, str], None]  # called with (setting, message); raises Us
 
 
 class ReadyField(Field):
-    """A field that the format itself names and fills. Its value is used unchanged."""
+    """A field whose name is set by the format, not by a setting. Its value is returned unchanged."""
 
     def value(self, record: Record, where: str) -> Any:
         return record[self.spec]
@@ -55,16 +55,16 @@ class ReadyField(Field):
 class Format(abc.ABC):
     """Base class of formats. Class attributes describe the format; their defaults suit records with named fields."""
 
-    doc: ClassVar[str]  # a line for `--help`
-    endings: ClassVar[Collection[str]] = ()  # file name endings; empty for a format that reads no files
-    holds: ClassVar[Collection[str] | None] = None  # the kinds of raw example that it supports; None: all
-    # Of the settings that are empty by default, those that the format reads.
+    doc: ClassVar[str]  # the description for `--help`
+    endings: ClassVar[Collection[str]] = ()  # file name endings; empty if the format reads no files
+    holds: ClassVar[Collection[str] | None] = None  # the supported kinds of raw examples; None means all
+    # The settings that the format reads and that are empty by default.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    reads: ClassVar[Collection[str]] = ()  # of the settings with other defaults, the format-specific ones that it reads
-    # Overrides `Reader.needs`: maps a kind of raw example to the required setting and the message if it is missing.
+    reads: ClassVar[Collection[str]] = ()  # format-specific settings with non-empty defaults that it reads
+    # Maps a kind of raw example to a required setting and the error message if it is missing; overrides `Reader.needs`.
     needs: ClassVar[dict[str, tuple[str, str]]] = {}
-    # Whether the format itself names its record fields after the roles that readers define ("text", "label", ...) and
-    # yields values that need no checks. Otherwise, settings name the fields.
+    # Whether record fields are named after the roles that readers define ("text", "label", ...) and hold values that
+    # need no checks. Otherwise, settings such as `field` specify the field names.
     names_fields: ClassVar[bool] = False
 
     def __init__(self, config: SourceConfig):
@@ -73,30 +73,30 @@ class Format(abc.ABC):
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
-        """Refuses settings with which raw examples of the kind `wants` cannot be read."""
+        """Calls `refuse` if raw examples of the kind `wants` cannot be read with these settings."""
         if not config.path:
-            refuse("path", "must not be empty; give a file, a glob or a TFDS data set, e.g. --config=FILE.py:PATH.")
+            refuse("path", "a path is required; give a file, a glob or a TFDS data set, e.g. --config=FILE.py:PATH.")
 
     @classmethod  # noqa: B027
     def check_only_reads(cls, config: SourceConfig) -> None:
-        """Raises UserError if the data must first be prepared in the directory that the config names."""
+        """Raises UserError if the data has not yet been prepared in `config.data_dir`."""
 
     def field(self, role: str, setting: str = "", *, optional: bool = False) -> Field:
-        """Returns the field for a role: the one that `setting` names or, without a setting, the one called `role`."""
+        """Returns the field that `setting` specifies or, if `setting` is empty, the field called `role`."""
         if self.names_fields:
             return ReadyField(role)
         return Field(getattr(self.config, setting), setting) if setting else Field(role, optional=optional)
 
     @abc.abstractmethod
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        """Yields every record and its position (for messages). Columns that no field needs may be omitted.
+        """Yields each record and, for error messages, its position. Columns that no field needs may be omitted.
 
         Raises UserError at the first record that cannot be read, or if there are no records.
         """
 
     @abc.abstractmethod
     def identity(self) -> list[str]:
-        """Returns the settings and hashes that determine the records and fields, regardless of file locations."""
+        """Returns the settings and hashes that determine the records and fields, but no file locations."""
 
     def notes(self) -> list[str]:
         """Returns notes for the user about the files."""
@@ -104,10 +104,10 @@ class Format(abc.ABC):
 
 
 class FileFormat(Format):
-    """Base class of formats that consist of one or more files; `read` reads one file."""
+    """Base class of formats that read one or more files; `read` reads a single file."""
 
     reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
-    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines that depend on the encoding
+    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines with bytes over 127
     is_text: ClassVar[bool] = True  # whether the files are opened as text
 
     def __init__(self, config: SourceConfig):
@@ -126,7 +126,7 @@ class FileFormat(Format):
         return open_text(path, self.config.encoding, self.config.longest_line)
 
     def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
-        """Yields the lines of one file, without line endings. With `rows`, a CR within a line raises UserError."""
+        """Yields the lines of one file without line endings. If `rows` is true, a CR within a line raises UserError."""
         lines = read_lines(path, self.config.encoding, self.config.longest_line)
         return without_returns(path, lines) if rows else lines
 
@@ -144,12 +144,12 @@ class FileFormat(Format):
 class Reader(abc.ABC):
     """Reads the raw examples of one data source, in a fixed order."""
 
-    kind: ClassVar[str]  # the kind of its raw examples, for messages
-    # The setting that records with named fields require, and the message if it is missing.
+    kind: ClassVar[str]  # the kind of its raw examples
+    # The setting that is required unless the format names the fields, and the error message if it is missing.
     needs: ClassVar[tuple[str, str]] = ("kind", "")
-    settings: ClassVar[Collection[str]] = ()  # of the settings that are empty by default, those that it reads
-    optional: ClassVar[Collection[str]] = ()  # the roles of fields that may be absent
-    roles: ClassVar[Mapping[str, str]]  # maps a role to the setting that names its field ("": the role is the name)
+    settings: ClassVar[Collection[str]] = ()  # the settings that it reads and that are empty by default
+    optional: ClassVar[Collection[str]] = ()  # the roles whose fields may be absent
+    roles: ClassVar[Mapping[str, str]]  # maps a role to the setting that names its field, or to "" (see `Format.field`)
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
@@ -168,13 +168,13 @@ class Reader(abc.ABC):
         """Returns the raw example of a record, or None to skip the record."""
 
     def fingerprint(self) -> str:
-        """Returns a hash of everything that determines the examples, regardless of file locations."""
+        """Returns a hash of everything that determines the examples, excluding file locations."""
         config = self.config
         options = [config.kind, config.pair_field, config.label_field, config.label_pattern, *config.label_names]
         return hash_of("labelled", *options, *self.source.identity())
 
     def notes(self) -> list[str]:
-        """Returns notes for the user about the whole data source, once `iterate` has read it."""
+        """Returns notes for the user about the whole data source. Must be called after `iterate`."""
         return self.source.notes()
 
     def notes_on(self, examples: Sequence[Any]) -> list[str]:
@@ -194,7 +194,7 @@ class DocumentReader(Reader):
 
 
 class Files:
-    """One or more files, ordered by name. Raises UserError if no file is found."""
+    """The files that match a path or a glob, ordered by name. Raises UserError if no file is found."""
 
     def __init__(self, path: str):
         self.path = path
@@ -219,11 +219,11 @@ class Files:
                     empty = False
                     yield item
         if empty:
-            raise UserError(f"{self.path}: it contains no documents (is the file empty?).")
+            raise UserError(f"{self.path} contains no documents (is the file empty?).")
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
-        """Returns a hash for each file: of its content, of whether it is compressed and, for text, of whether it has
-        byte-order marks (which were content in earlier versions)."""
+        """For each file, returns a string with a hash of its content. The string also states whether the file is
+        compressed and whether it has byte-order marks, which earlier versions treated as text."""
         hashes = []
         for path in self.found:
             with read_errors(path), path.open("rb") as file:
@@ -234,10 +234,10 @@ class Files:
 
 
 class TextFile:
-    """The text of an open file, which can be read only once; most callers need only `lines`.
+    """The text of an open file. It can be read only once. Most callers need only `lines`.
 
-    Reading raises UserError, with the position, if bytes are invalid in the encoding or a line has more than `longest`
-    characters. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
+    Reading raises UserError if bytes are invalid in the encoding or a line has more than `longest` characters. The
+    message gives the position. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
     """
 
     def __init__(self, path: Path, binary: Any, encoding: str, longest: int, remedy: str):
@@ -257,9 +257,9 @@ class TextFile:
                 text = held + decoder.decode(data, not data)
             except UnicodeDecodeError as error:
                 where, remedy = byte_position(error, fed, line, self._codec), self._remedy.format(UNKNOWN_ENCODING)
-                raise UserError(f"{self.path}: not valid {self._encoding} at {where}; {remedy}.") from error
+                raise UserError(f"{self.path}: the text is not valid {self._encoding} at {where}; {remedy}.") from error
             except UnicodeError as error:
-                raise UserError(f"{self.path}: not valid {self._encoding} ({error}).") from error
+                raise UserError(f"{self.path}: the text is not valid {self._encoding} ({error}).") from error
             held = text[-1:] if data and (text.endswith("\r") or "\ud800" <= text[-1:] < "\udc00") else ""
             text = text.removesuffix(held)
             if self._codec != "utf-8":
@@ -277,7 +277,7 @@ class TextFile:
             data = self._binary.read(BLOCK_BYTES)
 
     def read(self) -> str:
-        """Returns the whole text, which may have at most `longest` characters."""
+        """Returns the whole text. Raises UserError if the text has more than `longest` characters."""
         parts, size = [], 0
         for block in self.blocks():
             parts.append(block)
@@ -291,17 +291,17 @@ class TextFile:
         return next(self._with_ends, "")
 
     def lines(self) -> Iterator[str]:
-        """Yields lines without the final LF or CR LF. Unlike with str.splitlines, no other character ends a line."""
+        """Yields the lines without the final LF or CR LF. Unlike in str.splitlines, nothing else ends a line."""
         return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
 
     def check_length(self, size: int, line: int = 0) -> int:
-        """Returns `size` (of a line or, without `line`, of a document). Raises UserError if it exceeds `longest`."""
+        """Returns `size`. Raises UserError if a line or, if `line` is 0, a document of this size is too long."""
         if size <= self.longest:
             return size
         unit = "this line" if line else "a document (by default the whole file)"
         raise UserError(
             f"{self.path}{f', line {line:,}' if line else ''}: {unit} has more than {self.longest:,} characters; split "
-            "it (for text, see `document`), or raise the source's longest_line if there is enough memory."
+            "it (for text, see `document`) or, if there is enough memory, increase the source's longest_line."
         )
 
     def _split(self) -> Iterator[str]:
@@ -323,7 +323,7 @@ class TextFile:
         """Raises UserError if, in the first block, more lines seem to end in CR alone than in LF."""
         if text.count("\r") - text.count("\r\n") > text.count("\n"):
             raise UserError(
-                f"{self.path}: its lines end in CR (carriage return) alone, which is not supported; convert the file, "
+                f"{self.path}: the lines end in CR (carriage return) alone, which is not supported; convert the file, "
                 "e.g. with: tr '\\r' '\\n' < OLD > NEW"
             )
 
@@ -332,7 +332,7 @@ class TextFile:
 def open_text(
     path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
 ) -> Iterator[TextFile]:
-    """Opens a text file, which may be a `.gz` file. `remedy` is the advice in errors about the encoding."""
+    """Opens a text file, which may be a `.gz` file. `remedy` is the advice in error messages about the encoding."""
     with open_binary(path) as binary:
         yield TextFile(path, binary, encoding, longest, remedy)
 

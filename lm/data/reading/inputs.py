@@ -1,7 +1,7 @@
-"""New inputs without labels: the readers that turn them into raw examples, and the data source that describes them.
+"""Readers and data sources for new inputs, which have no labels.
 
-The readers are the counterparts of those in `readers.py`. If the records contain labels, these are not read, so they
-cannot influence a prediction. Tasks use placeholders instead (`LabelledTask.unlabelled`).
+The readers correspond to those in `readers.py`. They never read labels, so labels in the records cannot influence the
+predictions. Tasks use placeholders instead of labels (`LabelledTask.unlabelled`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader,
 from lm.errors import UserError
 
 FORMAT_NAMES = [name for name, each in FORMATS.items() if each.endings]
-OF_TARGETS = {setting for each in READERS.values() for setting in each.settings}  # which only some tasks read
+OF_TARGETS = {setting for each in READERS.values() for setting in each.settings}  # settings that only some tasks use
 
 
 class TextInput(Reader):
@@ -39,7 +39,7 @@ class TextInput(Reader):
 
 
 class WordInput(Reader):
-    """Reads sentences: lists of words, or texts whose words are separated by white space."""
+    """Reads sentences, given as lists of words or as texts whose words are separated by white space."""
 
     kind = "words"
     roles: ClassVar = {"words": "field"}
@@ -64,7 +64,7 @@ class QuestionInput(QuestionReader):
 
 
 class Given(Format):
-    """A single record, given on the command line."""
+    """A single record from the command line."""
 
     record: Record
 
@@ -76,9 +76,9 @@ class Given(Format):
 
 
 def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
-    """Returns the raw example for `text`. If the reader needs several fields, `text` must be a JSON object with them.
+    """Returns the raw example for `text`. If the reader needs several fields, `text` must be a JSON object.
 
-    Raises UserError if `text` is not such an object, or if a field is missing.
+    Raises UserError if `text` should be a JSON object but is not, or if a field is missing.
     """
     source = Given(config)
     reading = reader(config, source)
@@ -92,7 +92,9 @@ def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
             source.record = {}
         if not isinstance(source.record, Mapping) or not source.record:
             example = json.dumps(dict.fromkeys(names, "..."))
-            raise UserError(f"--text: this model reads {' and '.join(names)}; give a JSON object: --text='{example}'.")
+            raise UserError(
+                f"--text: this model reads the fields {' and '.join(names)}; give a JSON object: --text='{example}'."
+            )
     (example,) = reading.iterate()
     return example
 
@@ -105,15 +107,15 @@ def format_of(path: str) -> str:
             return kind
     endings = " ".join(ending for kind in FORMAT_NAMES for ending in FORMATS[kind].endings)
     names = ", ".join(FORMAT_NAMES)
-    raise UserError(f"--input={path}: its name ends in none of {endings}; set --format to one of {names}.")
+    raise UserError(f"--input={path}: the file name ends in none of {endings}; set --format to one of {names}.")
 
 
 def input_source(
     train: Mapping[str, SourceConfig], reader: type[Reader], kind: str, path: str, given: Mapping[str, Any]
 ) -> SourceConfig:
-    """Returns the data source of new inputs; in a text file, every line is a document.
+    """Returns a data source for new inputs. In a text file, each line is a document.
 
-    Settings such as field names are those of the training data unless they are `given`. Raises UserError if such a
+    Settings such as field names are copied from the training data unless they are `given`. Raises UserError if a copied
     setting differs between the training data sources, or if the model reads pairs of texts but the format holds single
     texts.
     """
@@ -133,13 +135,13 @@ def input_source(
         if others:
             found = ", ".join(map(repr, (values[setting], *others)))
             raise UserError(
-                f"--{setting} is missing: its value differs between the training data sources ({found}); choose one."
+                f"--{setting} is required: its value differs between the training data sources ({found}); choose one."
             )
     return SourceConfig(kind=kind, path=path, **{**values, **given})
 
 
 def open_inputs(config: SourceConfig, reader: type[Reader]) -> Reader:
-    """Returns a reader of new inputs. Raises UserError, naming the flag, if a setting does not suit the format."""
+    """Returns a reader for new inputs. Raises a UserError that names the flag if a setting does not suit the format."""
 
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"--{ {'kind': 'format', 'path': 'input'}.get(setting, setting) }: {message}")

@@ -1,7 +1,7 @@
 """Raw examples with several fields (pairs, labelled texts, tagged words, questions), and the readers that produce them.
 
 Documents are plain strings, read by `format.DocumentReader`. The hash of an example's `key` determines its subset
-(`lm/data/storing/splits.py`). `texts` and `labels` hold all texts and all labels of a labelled example.
+(`lm/data/storing/splits.py`). The properties `texts` and `labels` hold all texts and labels of an example.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Pair:
         return self.references[0]
 
     def with_prefix(self, prefix: str) -> Pair:
-        """Returns a copy with `prefix` in front of the source text. The prefix is added after cleaning."""
+        """Returns a copy with `prefix` in front of the source text. The texts must already be cleaned."""
         return Pair(prefix + self.source, self.references)
 
     @property
@@ -94,7 +94,7 @@ class Tagged:
 class Question:
     """A question about a context.
 
-    `answers` holds (text, character offset) for each answer. An unanswerable question has none.
+    `answers` holds a pair (text, character offset) for each answer, and is empty if the question is unanswerable.
     """
 
     id: str
@@ -107,12 +107,12 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article's title or else the context, so that questions about the same text stay in one subset."""
+        """The article's title or, without a title, the context. Thus, questions about the same text share a subset."""
         return self.title or self.context
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Only the question, because several questions may share a context."""
+        """Contains only the question, because several questions may share a context."""
         return (self.question,)
 
     @property
@@ -123,7 +123,7 @@ class Question:
 
 
 class PairReader(Reader):
-    """Reads pairs, without the prefix. Several target fields, or a list of target texts, give several references."""
+    """Reads pairs without adding `prefix`. Each target field, or each text in a list, becomes a reference."""
 
     kind = "pairs"
     needs = ("target_field", "name the field that holds the target.")
@@ -145,7 +145,7 @@ class PairReader(Reader):
 
 
 class ClassReader(Reader):
-    """Base class of readers whose examples have labels. Equal values count as one label, whatever their type."""
+    """Base class of readers whose examples have labels. Equal values are the same label, whatever their type."""
 
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
@@ -158,7 +158,7 @@ class ClassReader(Reader):
     def label(self, value: Any, name: str, where: str) -> str:
         """Returns a label as text.
 
-        Raises UserError if labels without names mix booleans and numbers, since true and 1 differ as text.
+        Without label names, raises UserError if labels mix booleans and numbers, because true and 1 differ as text.
         """
         label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
         self._types[label_type(value)] += 1
@@ -204,7 +204,7 @@ class NumberReader(LabelReader):
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
         if config.label_names:
-            raise UserError("label_names: regression reads numbers, which have no names; leave it empty.")
+            raise UserError("label_names: regression reads numbers, which have no names; leave this setting empty.")
 
     def label(self, value: Any, name: str, where: str) -> str:
         return as_number(value, name, where)
@@ -245,11 +245,11 @@ class TagReader(ClassReader):
 
 class QuestionReader(Reader):
     """Reads questions from records with the fields id, question, context and answers, and optionally title and
-    is_impossible. Each answer has a text and an answer_start.
+    is_impossible. Each answer has the fields text and answer_start.
 
-    Texts are left unchanged, since answer_start is a character offset in the context (-1 if unknown). Answers that do
-    not occur at this offset are kept for scoring but are never training targets; `notes_on` counts them. The answers to
-    an impossible question are merely plausible, so they are omitted.
+    Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
+    the context does not contain at answer_start are kept for scoring but are never training targets; `notes_on` counts
+    them. If a question is impossible, its answers are omitted, because they are merely plausible.
     """
 
     kind = "questions"
@@ -276,7 +276,7 @@ class QuestionReader(Reader):
 
 
 def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
-    """Returns (text, start) for each answer. `value` is a list of {text, answer_start}, or a record with two lists."""
+    """Returns a pair (text, start) for each answer. `value` is a list of records, or a record with two lists."""
     if isinstance(value, Mapping):
         texts, starts = (as_list(value.get(name), name, where) for name in ("text", "answer_start"))
     else:

@@ -15,12 +15,12 @@ from lm.data.reading.format import FileFormat, Format
 from lm.errors import UserError
 from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
-ROWS = 1024  # number of rows that are read from Parquet at once
-QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted value of CSV
+ROWS = 1024  # number of rows read from a Parquet file at a time
+QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted CSV value
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parses a JSON text. Raises UserError if the text is not valid, or if a name occurs twice in an object."""
+    """Parses JSON text. Raises UserError if the text is not valid JSON, or if a name occurs twice in an object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
@@ -34,9 +34,9 @@ def parse_json(text: str, where: str) -> Any:
         if text.count("[") + text.count("{") > DEEPEST_JSON:
             check_depth(value)
     except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error}).") from error
+        raise UserError(f"{where}: this is not valid JSON ({error}).") from error
     except RecursionError as error:
-        raise UserError(f"{where}: not valid JSON ({TOO_DEEP}).") from error
+        raise UserError(f"{where}: this is not valid JSON ({TOO_DEEP}).") from error
     return value
 
 
@@ -51,14 +51,15 @@ class JsonLines(FileFormat):
             where = f"{path}, line {number}"
             record = parse_json(line, where)
             if not isinstance(record, dict):
-                raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
+                raise UserError(f"{where}: expected a JSON object, but got {type(record).__name__}.")
             yield record, where
 
 
 class TabSeparated(FileFormat):
-    """If `columns` is set, it names the columns, and further values are ignored. Otherwise, the header row names them.
+    """Reads tab-separated values. The header row names the columns unless the setting `columns` is set.
 
-    Quotation marks are part of the text. A file whose values seem to be quoted as in CSV is refused (see `Quotes`).
+    If `columns` is set, any further values of a row are ignored. Quotation marks are part of the text, so a file whose
+    values seem to be quoted as in CSV raises UserError (see `Quotes`).
     """
 
     doc = "tab-separated values without quoting; the first line is a header unless `columns` is set"
@@ -68,11 +69,11 @@ class TabSeparated(FileFormat):
     quoting_hint = " If quoted values contain tabs or line breaks, use kind='csv'."
 
     def options(self) -> list[str]:
-        # `columns` is included only if set, so that stores made before this setting existed are still found.
+        # `columns` is included only if it is set, so that stores that predate this setting are still found.
         return super().options() + ([f"columns={self.config.columns}"] if self.config.columns else [])
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
-        """Yields the values of each row and its position."""
+        """Yields the values and the position of each row."""
         for number, line in enumerate(self.lines(path, rows=True), start=1):
             yield line.split("\t"), f"{path}, line {number}"
 
@@ -104,16 +105,16 @@ class TabSeparated(FileFormat):
             yield dict(zip(names, values, strict=False)), where
         if example := quotes.evidence():
             raise UserError(
-                f"{path}: its values are quoted as in CSV, e.g. {example!r:.60}; use kind='csv', which removes the "
-                "quotation marks and also reads tabs (or, if the marks belong to the text, kind='text' with a pattern)."
+                f"{path}: the values are quoted as in CSV, e.g. {example!r:.60}; use kind='csv', which removes the "
+                "quotation marks and also reads tabs. If the marks belong to the text, use kind='text' with a pattern."
             )
 
 
 class Quotes:
     """Determines whether the values of a tab-separated file are quoted as in CSV.
 
-    Programs either quote every value that contains a quotation mark, and double the mark, or quote all values of a
-    column. A value that merely begins and ends with a quotation mark, such as direct speech, proves nothing.
+    Some programs quote only values that contain quotation marks, and double these marks. Other programs quote all
+    values of a column. A value that merely begins and ends with a quotation mark, e.g. direct speech, proves nothing.
     """
 
     def __init__(self) -> None:
@@ -134,18 +135,18 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that shows that the file is quoted as in CSV, or "" if there is none."""
+        """Returns a value that proves that the file is quoted as in CSV, or "" if there is no proof."""
         if self._unquoted or self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
 
 
 class CommaSeparated(TabSeparated):
-    """CSV (RFC 4180). Quoted values may contain separators, line breaks and doubled quotation marks.
+    """Reads CSV (RFC 4180). Quoted values may contain separators, line breaks and doubled quotation marks.
 
-    The separator is a tab if the header contains one or, without a header, if the file name ends in .tsv or .tab.
-    Otherwise, it is a semicolon if the header contains more semicolons than commas, and a comma if not. Characters in
-    quoted column names are ignored.
+    The separator is a tab if the header contains a tab, a semicolon if it contains more semicolons than commas, and a
+    comma otherwise. Characters in quoted column names are not counted. If `columns` is set, there is no header, and the
+    separator is a tab if the file name ends in .tsv or .tab, and a comma otherwise.
     """
 
     doc = (
@@ -155,7 +156,7 @@ class CommaSeparated(TabSeparated):
     quoting_hint = ""
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
-        csv.field_size_limit(self.config.longest_line)  # the csv module's default is 131,072
+        csv.field_size_limit(self.config.longest_line)  # the default of the csv module is 131,072 characters
         with self.open(path) as file:
             first = file.readline()
             rows = csv.reader(itertools.chain([first], file), delimiter=self._separator(path, first), strict=True)
@@ -164,7 +165,7 @@ class CommaSeparated(TabSeparated):
                 try:
                     values = next(rows, None)
                 except csv.Error as error:
-                    raise UserError(f"{where}: not a valid CSV row ({error}).") from error
+                    raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
                 if values is None:
                     return
                 yield values, where
@@ -201,11 +202,14 @@ class Parquet(FileFormat):
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: a column name is not valid UTF-8 ({error.reason}).") from error
         except (pyarrow.ArrowException, ValueError) as error:  # ValueError: a struct has two fields of the same name
-            raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}).") from error
+            raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}).") from error
 
 
 def _as_records(batch: Any, where: str, before: int) -> list[Record]:
-    """Returns the rows of a batch; `before` is the number of earlier rows. Raises UserError if a text is not UTF-8."""
+    """Returns the rows of a batch as records. `before` is the number of rows in earlier batches.
+
+    Raises UserError if a text is not valid UTF-8.
+    """
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Text files: split into documents, labelled by their paths, or with one pair or labelled text per line."""
+"""Reads text files, which contain documents, labelled texts or pairs of texts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lm.errors import UserError
 class Text(FileFormat):
     """Splits files into documents as the setting `document` specifies.
 
-    Memory is bounded unless a document is a whole file. With `label_pattern`, each document gets the label found in the
-    path of its file, and empty documents are skipped. With `pattern`, each line is a pair or a labelled text. With
-    `target_path`, each line is paired with the same line of another file.
+    Memory use is bounded unless each file is one document. With `label_pattern`, each document gets the label found in
+    the path of its file, and empty documents are skipped. With `pattern`, each line is a pair or a labelled text. With
+    `target_path`, line i of one file is paired with line i of another file.
     """
 
     doc = "text files with documents, labelled texts (labels in paths or lines) or pairs (one per line)"
@@ -28,7 +28,7 @@ class Text(FileFormat):
     settings = ("target_path", "pattern", "label_pattern")
     reads = ("encoding", "longest_line", "document", "separator")
     names_fields = True
-    # Maps a kind of raw example to the groups that `pattern` must have and to an example of a pattern.
+    # Maps a kind of raw example to the groups that `pattern` must contain, and to an example of `pattern`.
     groups: ClassVar = {"pairs": (("source", "target"), "'(?P<source>.*) => (?P<target>.*)'")} | dict.fromkeys(
         ("labels", "numbers"), (("label", "text"), "'(?P<label>[^ ]+) (?P<text>.*)'")
     )
@@ -37,7 +37,7 @@ class Text(FileFormat):
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
         super().check(config, wants, refuse)
         if config.document == "separator" and not config.separator:
-            refuse("separator", "must not be empty if document='separator'.")
+            refuse("separator", "this setting must not be empty if document='separator'.")
         if wants == "pairs" and bool(config.target_path) == bool(config.pattern):
             refuse(
                 "target_path",
@@ -49,7 +49,7 @@ class Text(FileFormat):
             )
             refuse("label_pattern", message)
         if (wants == "pairs" or config.pattern) and config.document != "line":
-            refuse("document", f"{wants} in text files are read line by line; set this to 'line'.")
+            refuse("document", f"{wants} in text files are read line by line, so this setting must be 'line'.")
         if config.pattern and wants in cls.groups:
             _check_pattern(config, "pattern", *cls.groups[wants], refuse)
         if config.label_pattern:
@@ -58,7 +58,7 @@ class Text(FileFormat):
             if "(?P<text>" in config.label_pattern:
                 refuse(
                     "label_pattern",
-                    "this pattern is matched against paths, which contain no text; for lines, use `pattern`.",
+                    "this pattern is matched against paths, which contain no text; to match lines, use `pattern`.",
                 )
 
     def __init__(self, config: SourceConfig):
@@ -139,12 +139,12 @@ class Text(FileFormat):
                 )
             yield {"source": one, "target": other}, f"{source}, line {number}"
         if number == 0:
-            raise UserError(f"{source} and {target}: both files are empty.")
+            raise UserError(f"{source} and {target} are both empty.")
 
     def _separated(self, file: TextFile) -> Iterator[str]:
         """Yields the texts between separators, without leading and trailing line breaks."""
         separator = self.config.separator
-        parts: list[str] = []  # the current document so far, except `rest`, which may begin a separator
+        parts: list[str] = []  # the current document so far, except `rest`, which may be the beginning of a separator
         size, rest = 0, ""
         for block in file.blocks():
             *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)
@@ -173,7 +173,7 @@ def _paragraphs(file: TextFile) -> Iterator[str]:
 
 
 def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], examples: str, refuse: Refuse) -> None:
-    """Refuses a pattern that is not a regular expression or lacks one of the named groups."""
+    """Calls `refuse` if the pattern is not a regular expression or lacks one of the named groups."""
     pattern = getattr(config, setting)
     try:
         found = re.compile(pattern).groupindex
@@ -182,4 +182,4 @@ def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], ex
         return
     if missing := sorted(set(groups) - set(found)):
         names = " and none named ".join(missing)
-        refuse(setting, f"{pattern!r} has no group named {names}; write e.g. {examples}.")
+        refuse(setting, f"{pattern!r} has no group named {names}; use a pattern such as {examples}.")

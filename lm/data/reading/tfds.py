@@ -1,4 +1,4 @@
-"""TFDS data sets, read with random access and without TensorFlow."""
+"""Reads TFDS data sets with random access and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm.data.reading.fields import Field, Record
 from lm.data.reading.format import Format
 from lm.errors import UserError
 
-# Packages that `import tensorflow_datasets` does not register, although they can be imported without TensorFlow.
+# Packages with data sets that `import tensorflow_datasets` does not register; they work without TensorFlow.
 PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
 
@@ -55,8 +55,8 @@ class Tfds(Format):
             if (builder := self._build()) is not None:
                 return builder
         raise UserError(
-            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, and none is prepared in "
-            f"{self.config.data_dir or tfds.core.constants.DATA_DIR}."
+            f"tfds {self.config.path}: TFDS {tfds.__version__} has no data set {name!r}, and no data set of this name "
+            f"is prepared in {self.config.data_dir or tfds.core.constants.DATA_DIR}."
         )
 
     def _build(self, **options: Any) -> Any:
@@ -84,9 +84,9 @@ class Tfds(Format):
         except NotImplementedError as error:
             raise UserError(
                 f"tfds {name}: the copy in {self.builder.data_path} does not support random access; "
-                f"prepare it with file_format='array_record' in another data_dir ({_first_line(error)})."
+                f"prepare the data set with file_format='array_record' in another data_dir ({_first_line(error)})."
             ) from error
-        except Exception as error:  # TFDS and its downloads raise many types of error
+        except Exception as error:  # TFDS and its downloads raise many types of exceptions
             self._check_tensorflow(error)
             raise UserError(
                 f"tfds {name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "

@@ -1,7 +1,7 @@
 """Converts text to token ids and back; TOKENIZERS is the registry of tokenizers.
 
-`base.py` defines the interface. A run directory contains its tokenizer, written by `Tokenizer.save` and read by
-`load_tokenizer`.
+`base.py` defines the interface. Each run directory contains the tokenizer of the run, which `Tokenizer.save` writes and
+`load_tokenizer` reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
 from lm.files import parse_json
 
-# The possible values of data.tokenizer.kind.
+# Maps each value of data.tokenizer.kind to its class.
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     each.kind: each
     for each in (ByteTokenizer, CharacterTokenizer, WordTokenizer, SentencePieceTokenizer, HuggingFaceTokenizer)
@@ -33,7 +33,7 @@ def needs_text(config: TokenizerConfig) -> bool:
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Returns a tokenizer trained on `texts` or loaded from `config.path`. Raises UserError if this fails."""
+    """Returns a tokenizer trained on `texts` or loaded from `config.path`. Raises UserError on failure."""
     cls = TOKENIZERS[config.kind]
     tokenizer = _from_file(cls, config) if config.path else cls.train(config, texts)
     return tokenizer.with_extra_ids(config.extra_ids)
@@ -42,7 +42,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     setting = "config.data.tokenizer.path"
     if not cls.file_type:
-        raise UserError(f"{setting}: a {config.kind} tokenizer is not read from a file; leave this setting empty.")
+        raise UserError(f"{setting}: a {config.kind} tokenizer cannot be loaded from a file; leave this setting empty.")
     path = Path(config.path).expanduser()
     if not path.is_file():
         raise UserError(f"{setting}: there is no file {config.path}.")
@@ -53,7 +53,7 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
         raise UserError(f"{setting}: {error}") from error
     try:
         return cls._from_content(content, {name: getattr(config, name) for name in cls.option_names})
-    except Exception as error:  # the libraries raise plain Exception and RuntimeError for bad files
+    except Exception as error:  # the libraries raise plain Exception and RuntimeError for invalid files
         raise UserError(f"{setting}: {config.path} is not a usable {cls.file_type}: {error}.") from error
 
 
@@ -72,7 +72,7 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
         extra_ids = options.pop("extra_ids", 0)
         tokenizer = cls._from_content((directory / cls.file_name).read_bytes(), options).with_extra_ids(extra_ids)
     except FileNotFoundError as error:
-        raise UserError(f"{directory}: there is no tokenizer here ({error.filename} is missing).") from error
+        raise UserError(f"{directory}: the directory contains no tokenizer ({error.filename} is missing).") from error
     except Exception as error:
         raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
     if tokenizer.fingerprint != info["fingerprint"]:

@@ -1,8 +1,8 @@
 """The tokenizer interface: encoding, decoding, saving and fingerprints.
 
 Every tokenizer has a token that precedes a document (`bos_id`) and one that follows it (`eos_id`); `encode` adds
-neither. Text is never encoded as one of these tokens or an extra id: "<s>" in a document is ordinary text. Padding is
-marked by segments and weights, never by `pad_id` alone, so a tokenizer without a padding token uses 0 as `pad_id`.
+neither. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary text.
+Segments and weights mark padding, not `pad_id` alone. Thus, a tokenizer without a padding token can use 0 as `pad_id`.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3  # ids in our own vocabularies; the byte tokeniz
 class Tokenizer(abc.ABC):
     """Base class of tokenizers, which are immutable. Class attributes describe the kind of tokenizer."""
 
-    kind: ClassVar[str]  # value of data.tokenizer.kind
-    doc: ClassVar[str]  # a line for `--help`
+    kind: ClassVar[str]  # the value of data.tokenizer.kind
+    doc: ClassVar[str]  # the description for `--help`
     learns: ClassVar[bool] = True  # whether `train` uses its texts
-    file_type: ClassVar[str] = ""  # type of file that data.tokenizer.path may name, if any
-    needs_file: ClassVar[bool] = False  # whether a file is required; the file may define its own mask and extra ids
-    file_is_text: ClassVar[bool] = False  # whether that file is text
-    option_names: ClassVar[tuple[str, ...]] = ()  # settings that its file does not store; also attribute names
-    reads: ClassVar[tuple[str, ...]] = ()  # the kind-specific settings that it reads
-    file_name: ClassVar[str]  # name of its only file besides tokenizer_info.json
-    base_size: int  # vocabulary size without `extra_ids`
+    file_type: ClassVar[str] = ""  # the type of file that data.tokenizer.path may name; "" if none
+    needs_file: ClassVar[bool] = False  # whether a file is required (it may define a mask token and extra ids)
+    file_is_text: ClassVar[bool] = False  # whether the file named by data.tokenizer.path is text
+    option_names: ClassVar[
+        tuple[str, ...]
+    ] = ()  # settings that the file does not store; attributes have the same names
+    reads: ClassVar[tuple[str, ...]] = ()  # the kind-specific settings that the tokenizer reads
+    file_name: ClassVar[str]  # name of the only file that is saved besides tokenizer_info.json
+    base_size: int  # vocabulary size without the extra ids
     extra_ids: int = 0  # number of tokens appended to the vocabulary; they stand for masked spans, not for text
     pad_id: int = PAD
     bos_id: int = BOS
@@ -52,8 +54,10 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-        """Returns a tokenizer whose vocabulary is learnt from the texts. Raises UserError if this is impossible."""
-        raise UserError(f"config.data.tokenizer.path: give the {cls.file_type} to load; this kind is not trained.")
+        """Returns a tokenizer whose vocabulary is learnt from the texts. Raises UserError if training is impossible."""
+        raise UserError(
+            f"config.data.tokenizer.path: give the {cls.file_type} to load; this kind of tokenizer cannot be trained."
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -67,7 +71,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def extra_tokens(self) -> Sequence[int]:
-        """The ids of <extra_id_0>, <extra_id_1>, ...; by default, they descend from the last id (T5, Raffel 2020)."""
+        """The ids of <extra_id_0>, <extra_id_1>, ...; by default, they count down from the last id (Raffel 2020)."""
         return range(self.vocab_size - 1, self.base_size - 1, -1)
 
     def extra_id(self, number: int) -> int:
@@ -82,7 +86,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def mask_id(self) -> int:
-        """The id of the mask token: the one in the file or else <extra_id_0>. Raises UserError if neither exists."""
+        """The id of the mask token or, without a mask token, of <extra_id_0>. Raises UserError if neither exists."""
         return self.extra_id(0)
 
     @abc.abstractmethod
@@ -93,10 +97,10 @@ class Tokenizer(abc.ABC):
         return self.encode_batch([text])[0]
 
     def encode_spelled(self, text: str) -> list[int]:
-        """Encodes a source text in which a spelled-out <extra_id_N> stands for that token, as in T5.
+        """Encodes a source text. Each <extra_id_N> in the text is encoded as the token of this name, as in T5.
 
-        White space before <extra_id_N> belongs to the masked word and is dropped. Raises UserError if the tokenizer has
-        no such token.
+        White space before <extra_id_N> belongs to the masked word and is dropped. Raises UserError if the tokenizer
+        lacks one of the extra ids.
         """
         first, *rest = EXTRA_ID.split(text)
         ids = self.encode(first)
@@ -106,18 +110,18 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        """Returns the ids of `encode` and, for each id, its character offsets in `text`: (begin, end), excluding end.
+        """Returns the ids of `encode` and their character offsets in `text`: (begin, end), where end is exclusive.
 
-        If several tokens make up one character, each of them has the offsets of that character. A token that stands for
-        nothing in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
+        If several tokens make up one character, each token has the offsets of that character. A token without a
+        counterpart in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
         """
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """Returns the text of `ids`, which contain no special tokens."""
+        """Decodes `ids`, which must not contain special tokens."""
 
     def decode_each(self, batch: Sequence[list[int]]) -> Iterable[str]:
-        """Decodes lists of ids that contain no special tokens. In some libraries, this is faster than `decode`."""
+        """Decodes lists of ids, which must not contain special tokens. Some libraries decode batches faster."""
         return map(self._decode, batch)
 
     @abc.abstractmethod
@@ -163,7 +167,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def text_ids(self) -> np.ndarray:
-        """int32, ascending: the ids of tokens that spell text, without special, extra, unknown and unused tokens."""
+        """int32: the ids of tokens that spell text, in ascending order. Special and unknown tokens are omitted."""
         return np.array([i for i in range(self.vocab_size) if self._is_text(i)], np.int32)
 
     def _is_text(self, token: int) -> bool:
@@ -171,10 +175,10 @@ class Tokenizer(abc.ABC):
 
     @property
     def word_starts(self) -> np.ndarray:
-        """bool (V,): whether a token begins a new word. (The first token of a text always does.)
+        """bool (vocab_size,): whether each token begins a new word. The first token of a text always begins a word.
 
         In most vocabularies, white space belongs to the word that follows it, so tokens with leading white space begin
-        a word. If tokens contain no white space (WordPiece), tokens that continue a word are marked; others begin one.
+        a word. WordPiece tokens contain no white space; those without the continuation prefix begin a word.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)
@@ -191,7 +195,7 @@ class Tokenizer(abc.ABC):
         return cls(content, **options)  # type: ignore[call-arg]
 
     def _options(self) -> dict[str, Any]:
-        # "extra_ids" is omitted if zero, so that fingerprints from before this setting existed stay valid.
+        # "extra_ids" is omitted if it is 0, so that fingerprints from before this setting existed stay valid.
         options = {name: getattr(self, name) for name in self.option_names}
         return options | ({"extra_ids": self.extra_ids} if self.extra_ids else {})
 
@@ -202,7 +206,7 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(head + b"\0" + self._content()).hexdigest()
 
     def save(self, directory: Path | str) -> None:
-        """Writes the tokenizer to `directory` atomically, replacing any old directory."""
+        """Writes the tokenizer to `directory` atomically, replacing any existing directory."""
         directory = Path(directory)
         with new_directory(directory) as temporary:
             (temporary / self.file_name).write_bytes(self._content())
@@ -217,5 +221,5 @@ class Tokenizer(abc.ABC):
 class Tokenizers:
     """The tokenizers of a run."""
 
-    target: Tokenizer  # for the targets, or for all text
-    source: Tokenizer  # for the sources of pairs; the same object unless data.separate_vocabularies is set
+    target: Tokenizer  # for the target texts of pairs, or for all texts
+    source: Tokenizer  # for the source texts; the same object as `target` unless data.separate_vocabularies is set

@@ -11,9 +11,10 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json` file. Unless options name the BOS and EOS tokens, they are inferred from the vocabulary.
+    """A tokenizer loaded from a `tokenizer.json` file.
 
-    If the file has tokens <extra_id_0>, <extra_id_1>, ..., these are the extra ids, and no others are added.
+    Unless options name the BOS and EOS tokens, they are inferred from the vocabulary. If the file contains the tokens
+    <extra_id_0>, <extra_id_1>, ..., they serve as the extra ids, and no others are added.
     """
 
     kind = "huggingface"
@@ -31,7 +32,7 @@ class HuggingFaceTokenizer(Tokenizer):
         ("<|endoftext|>", "<|endoftext|>"),
     )
 
-    # How tokens spell white space: literally, as SentencePiece's U+2581, or as byte tokens.
+    # Tokens write white space literally, as SentencePiece's U+2581, or as byte tokens.
     SPACES = (*" \t\n\v\f\r\u2581", *(f"<0x{byte:02X}>" for byte in b"\t\n\v\f\r "))
     BYTE_LEVEL_SPACES = tuple("\u0109\u010a\u010b\u010c\u010d\u0120")  # bytes 9 to 13 and 32
 
@@ -42,7 +43,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # "<s>" in a document is ordinary text
+        self._tokenizer.encode_special_tokens = True  # treats "<s>" in a document as ordinary text
         for bos, eos in self.GUESSES:
             if self._tokenizer.token_to_id(bos) is not None and self._tokenizer.token_to_id(eos) is not None:
                 bos_token, eos_token = bos_token or bos, eos_token or eos
@@ -116,7 +117,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _byte_level(self) -> bool:
-        """Whether tokens are sequences of bytes, in which each byte is written as a printable character."""
+        """Whether tokens are byte sequences in which each byte is written as a printable character."""
         parts = json.loads(self._json)
         return "'ByteLevel'" in str([parts.get("pre_tokenizer"), parts.get("decoder")])
 

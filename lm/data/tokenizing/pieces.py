@@ -1,4 +1,4 @@
-"""Encodes long texts piece by piece, so that memory use depends on the length of a piece, not on the text length."""
+"""Encodes long texts piece by piece, so that memory use depends on the length of a piece, not of the text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from lm.data.tokenizing.base import Tokenizer
 
 PIECE = 1 << 20  # characters
-SEARCHED = 1 << 14  # characters at the end of a piece that are searched for a gap
-_GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # between two words
-# A tokenizer encodes words independently if encoding the two parts of each probe separately changes nothing.
+SEARCHED = 1 << 14  # number of characters at the end of a piece that are searched for a gap
+_GAP = re.compile(r"(?<=[^\W\d_])[ \n](?=[^\W\d_])")  # the white space between two words
+# A tokenizer encodes words independently if encoding the parts of each probe jointly or separately gives equal ids.
 _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"), ("x, y", " z"))
 
 
 def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bool]]:
-    """Yields the ids of each piece of a text, in order, and whether decoding these ids fails to restore the piece.
+    """Yields the ids of each piece of a text and whether decoding these ids fails to restore the piece.
 
-    Joined together, the ids are those of the whole text, except that a tokenizer that `cuts_anywhere` may encode a very
-    long word in parts, cut once every PIECE characters. For any other tokenizer that does not encode words
+    Concatenated, the ids equal those of the whole text. There is one exception: if the tokenizer `cuts_anywhere`, a
+    very long word may be cut after every PIECE characters. If a tokenizer neither `cuts_anywhere` nor encodes words
     independently, the whole text is one piece.
     """
     if tokenizer.cuts_anywhere:
@@ -39,10 +39,10 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 
 
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
-    """Yields consecutive pieces of a text, cut before the gap between two words.
+    """Splits a text into consecutive pieces, if possible between two words.
 
-    A piece has at most PIECE characters if there is a gap near that length. Otherwise, it extends to the next gap or,
-    with `anywhere`, is cut at exactly PIECE characters.
+    A piece has at most PIECE characters if there is a gap near its end. Without a gap, it extends to the next gap
+    or, if `anywhere` is true, is cut after exactly PIECE characters.
     """
     begin = 0
     while (end := begin + PIECE) < len(text):

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers: loaded from a model, or trained in bounded memory on a uniform sample of the text."""
+"""SentencePiece tokenizers, loaded from a file or trained in bounded memory on a uniform sample of the text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from lm.data.tokenizing.base import Offsets, Tokenizer
 from lm.errors import UserError
 
 LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too long
-LARGEST_SIZE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")  # in a SentencePiece message
+LARGEST_SIZE = re.compile(
+    r"too high \(\d+\)\. Please set it to a value <= (\d+)"
+)  # in an error message of SentencePiece
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model: either our own, which is lossless, or a published one, which may normalise the text."""
+    """A SentencePiece tokenizer. Models that `train` creates are lossless; published models may normalise the text."""
 
     kind = "sentencepiece"
     doc = "a model trained on the text, or the model file given by `path`"
@@ -50,8 +52,8 @@ class SentencePieceTokenizer(Tokenizer):
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> SentencePieceTokenizer:
         """Trains a lossless model.
 
-        If the text has too few pieces for config.vocab_size, the vocabulary is as large as possible, and a note says
-        so. Raises UserError if the vocabulary would be too small for the characters of the text.
+        If the text has too few pieces for config.vocab_size, the vocabulary is as large as possible, and a note is
+        printed. Raises UserError if the vocabulary would be too small for the characters of the text.
         """
         sample = even_sample(split_texts(texts), int(config.train_megabytes * 1e6))
         if not sample:
@@ -62,7 +64,7 @@ class SentencePieceTokenizer(Tokenizer):
             if not (largest := LARGEST_SIZE.search(str(error))):
                 raise UserError(_explain(config, str(error))) from error
         print(
-            f"note: config.data.tokenizer.vocab_size: {config.vocab_size} is more than this training text allows; the "
+            f"note: config.data.tokenizer.vocab_size={config.vocab_size} is more than this training text allows; the "
             f"vocabulary has {largest[1]} pieces.",
             file=sys.stderr,
         )
@@ -72,10 +74,11 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(_explain(config, str(error))) from error
 
     def _find_joints(self) -> dict[str, list[int]]:
-        """Returns the joints (characters at which text can be split and encoded in parts) and the ids of each joint.
+        """Returns a mapping from each joint (a character at which text can be split and encoded in parts) to its ids.
 
-        In our own models, only the piece "\\n" holds a line break, so long documents are encoded line by line. U+2581
-        is encoded as bytes, because SentencePiece would decode it as a space. Published models have no joints.
+        In models that `train` creates, only the piece "\\n" contains a line break, so documents are encoded line by
+        line. U+2581 is encoded as bytes, because SentencePiece would decode it as a space. Published models have no
+        joints.
         """
         processor = self._processor
         newline = processor.piece_to_id("\n")
@@ -110,8 +113,9 @@ class SentencePieceTokenizer(Tokenizer):
     def _part_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
         """Returns the ids and their character offsets, which refer to `text` even if the model normalises it.
 
-        If a character becomes several tokens (its bytes, the letters of a ligature), the library assigns it only to the
-        last token; here, all of them get its offsets. A space added before the text gets an empty range.
+        A character may become several tokens, e.g. one per byte or one per letter of a ligature. SentencePiece assigns
+        the character only to the last token; this method gives the offsets of the character to each of its tokens. A
+        space that the model adds before the text gets an empty range.
         """
         try:
             found = self._processor.encode(text, out_type="offset_mapping")
@@ -159,7 +163,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
-    """Trains a model. May raise RuntimeError."""
+    """Returns a trained model in serialized form. SentencePiece may raise RuntimeError."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -188,14 +192,14 @@ def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
 
 def _explain(config: TokenizerConfig, message: str) -> str:
     """Converts a SentencePiece error into a message that names the setting to change and a suitable value."""
-    where = f"config.data.tokenizer.vocab_size: {config.vocab_size}"
+    where = f"config.data.tokenizer.vocab_size={config.vocab_size}"
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"{where} cannot hold the characters of this training text; set it to more than {found[1]}."
+        return f"{where} is too small for the characters of this training text; set it to more than {found[1]}."
     return f"{where}: SentencePiece could not be trained on this text ({message.splitlines()[0]})."
 
 
 def split_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Yields lines; splits long lines, before a space if possible. No vocabulary piece spans two of these lines."""
+    """Yields the lines of all texts; long lines are split. No vocabulary piece spans two of the yielded lines."""
     for text in texts:
         begin = 0
         while begin < len(text):
@@ -212,18 +216,18 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
-    """Returns a uniform sample of the lines, in their original order: as many as fit into `max_bytes` of UTF-8.
+    """Returns a uniform sample of as many lines as fit into `max_bytes` of UTF-8, in their original order.
 
     Each line has a pseudo-random key that depends only on its index, and the lines with the smallest keys are kept.
-    Therefore, one pass suffices, memory is bounded, and the same lines give the same sample.
+    Therefore, sampling takes one pass and bounded memory, and the same lines always give the same sample.
     """
-    kept: list[tuple[int, int, str, int]] = []  # heap, largest key first: (-key, line index, line, size)
+    kept: list[tuple[int, int, str, int]] = []  # a heap with the largest key first: (-key, line index, line, size)
     total = 0
     for number, line in enumerate(lines):
         size = len(line.encode("utf-8"))
         key = int.from_bytes(hashlib.blake2b(number.to_bytes(8, "little"), digest_size=8).digest(), "little")
         if total + size > max_bytes and kept and -key <= kept[0][0]:
-            continue  # the sample is full, and this line would be removed first
+            continue  # the sample is full, and this line would be the first to be removed
         heapq.heappush(kept, (-key, number, line, size))
         total += size
         while total > max_bytes and len(kept) > 1:

@@ -1,4 +1,4 @@
-"""Character and word tokenizers: four special tokens, followed by a vocabulary taken from the training text."""
+"""Character and word tokenizers, whose vocabularies are taken from the training text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lm.files import parse_json
 
 
 class VocabularyTokenizer(Tokenizer):
-    """Base class of tokenizers whose vocabulary is a list of strings, saved as JSON."""
+    """Base class of tokenizers whose vocabulary is four special tokens and a list of strings, saved as JSON."""
 
     unk_id = UNK
 
@@ -48,7 +48,9 @@ class CharacterTokenizer(VocabularyTokenizer):
     def __init__(self, vocabulary: Iterable[str]):
         super().__init__(sorted(set(vocabulary)))
         codes = np.array([ord(c) for c in self.vocabulary], np.int64)
-        self._ids = np.full(int(codes.max(initial=-1)) + 2, UNK, np.int32)  # the last entry is for all higher codes
+        self._ids = np.full(
+            int(codes.max(initial=-1)) + 2, UNK, np.int32
+        )  # the last entry stands for all higher code points
         self._ids[codes] = np.arange(4, self.base_size)
 
     @classmethod
@@ -67,7 +69,7 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 class WordTokenizer(VocabularyTokenizer):
-    """Tokens are the most frequent words of the training text; others become `unk_id`. Decoding adds spaces."""
+    """Tokens are the most frequent words of the training text; other words become `unk_id`. Decoding inserts spaces."""
 
     kind = "words"
     doc = "the words of the training text, split at white space"

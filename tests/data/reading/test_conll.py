@@ -52,11 +52,11 @@ WORDS = tagged("Vamos/VERB nos/PRON a/ADP el/DET mar/NOUN", "#/SYM")
 def test_conllu_gives_the_words_and_the_named_column(write, options):
     found = reader(write("a.conllu", CONLLU), **options)
     assert list(found.iterate()) == WORDS
-    skipped = ["4 comment lines are skipped", "3 multi-word ranges and empty nodes are skipped"]
+    skipped = ["4 comment lines are skipped", "3 multiword tokens and empty nodes are skipped"]
     inferred = (
         []
         if "field" in options
-        else ["column 1 numbers the words, so column 2 is read as the word and column 4 as the tag"]
+        else ["column 1 numbers the words, so words are read from column 2 and tags are read from column 4"]
     )
     assert found.notes() == inferred + skipped
     lemmas = read(write("a.conllu", CONLLU), field="LEMMA", label_field="DEPREL")[0]
@@ -65,7 +65,7 @@ def test_conllu_gives_the_words_and_the_named_column(write, options):
 
 def test_conllu_needs_the_name_of_the_tag_column(write):
     path = write("a.conllu", CONLLU)
-    with pytest.raises(UserError, match="this is CoNLL-U, whose last column is not a tag; set label_field"):
+    with pytest.raises(UserError, match="this is CoNLL-U, whose last column holds no tags; set label_field"):
         read(path)
     for options, message in (
         ({"label_field": "NER"}, "label_field: no column is called 'NER'; the columns are called ID, FORM"),
@@ -102,7 +102,7 @@ def test_words_are_numbered_in_germeval(write):
     found = reader(path)
     assert list(found.iterate()) == tagged("Berlin/O lies/O", "Bonn/B-OTH")
     assert found.notes() == [
-        "column 1 numbers the words, so column 2 is read as the word and column 4 as the tag",
+        "column 1 numbers the words, so words are read from column 2 and tags are read from column 4",
         "2 comment lines are skipped",
     ]
 
@@ -148,5 +148,5 @@ def test_the_word_may_follow_its_tag_and_a_number_of_the_sentence(write):
     path = write("a.tsv", "7\tO\tBerlin\n7\tX\tlies\n")
     assert read(path, field="3", label_field="2") == tagged("Berlin/O lies/X")
     assert reader(path, field="3", label_field="2").fingerprint() != reader(path, label_field="2").fingerprint()
-    with pytest.raises(UserError, match="label_field: '3' is not a tag column but the word column"):
+    with pytest.raises(UserError, match="label_field: '3' is the word column, not a tag column"):
         reader(path, field="3", label_field="3")

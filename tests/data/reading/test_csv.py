@@ -49,10 +49,10 @@ def test_values_may_be_long(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('text,n\na,1\n"b\nc",2\n"d"e,3\n', "line 5: not a valid CSV row"),
-        ('text,n\na,1\n"b\nc,2\n', "line 3: not a valid CSV row .unexpected end of data"),
+        ('text,n\na,1\n"b\nc",2\n"d"e,3\n', "line 5: this is not a valid CSV row"),
+        ('text,n\na,1\n"b\nc,2\n', "line 3: this is not a valid CSV row .unexpected end of data"),
         ("n,text\n1\n", "line 2: this row has 1 fields, but the first line has 2"),
-        ("id,n\n1,2\n", "no field 'text'; available: 'id', 'n'"),
+        ("id,n\n1,2\n", "no field 'text'; available fields: 'id', 'n'"),
         ("text,n\n", "contains no documents"),
         ("", "no field 'text'"),
     ],

@@ -72,9 +72,9 @@ def test_parquet(tmp_path):
     texts = [f"text {i}\r\n" for i in range(3000)]
     parquet.write_table(pyarrow.table({"n": list(range(3000)), "text": texts}), path, row_group_size=700)
     assert read(kind="parquet", path=path) == [text.replace("\r", "") for text in texts]
-    with pytest.raises(UserError, match="no field 'body'; available: 'n', 'text'"):
+    with pytest.raises(UserError, match="no field 'body'; available fields: 'n', 'text'"):
         read(kind="parquet", path=path, field="body")
-    with pytest.raises(UserError, match="row 1: field 'n' should hold text, but holds int"):
+    with pytest.raises(UserError, match="row 1: field 'n' should hold text, but holds the int"):
         read(kind="parquet", path=path, field="n")
 
 
@@ -91,17 +91,20 @@ def test_bad_input_is_refused_with_its_position(write, tmp_path):
         ({"path": write("x.txt", "x"), "encoding": "utf-99"}, "encoding 'utf-99' is unknown"),
         ({"path": write("bad.txt.gz", b"not gzip")}, "damaged or not a gzip"),
         ({"path": write("cut.txt.gz", gzip.compress(b"x" * 9999)[:20])}, "damaged or not a gzip"),
-        ({"kind": "jsonl", "path": write("a.jsonl", '{"text": "a"}\n{"text": ')}, "a.jsonl, line 2: not valid JSON"),
-        ({"kind": "jsonl", "path": write("b.jsonl", '["a"]')}, "line 1: expected a JSON object, got list"),
+        (
+            {"kind": "jsonl", "path": write("a.jsonl", '{"text": "a"}\n{"text": ')},
+            "a.jsonl, line 2: this is not valid JSON",
+        ),
+        ({"kind": "jsonl", "path": write("b.jsonl", '["a"]')}, "line 1: expected a JSON object, but got list"),
         (
             {"kind": "jsonl", "path": write("c.jsonl", '{"body": "a"}')},
-            "line 1: there is no field 'text'; available: 'body'",
+            "line 1: there is no field 'text'; available fields: 'body'",
         ),
         (
             {"kind": "jsonl", "path": write("d.jsonl", '{"text": 3}')},
-            "line 1: field 'text' should hold text, but holds int",
+            "line 1: field 'text' should hold text, but holds the int",
         ),
-        ({"kind": "tsv", "path": write("a.tsv", "a\tb\n1\t2\n")}, "no field 'text'; available: 'a', 'b'"),
+        ({"kind": "tsv", "path": write("a.tsv", "a\tb\n1\t2\n")}, "no field 'text'; available fields: 'a', 'b'"),
         (
             {"kind": "tsv", "path": write("b.tsv", "a\ttext\n1\n")},
             "line 2: this row has 1 fields, but the first line has 2",
@@ -178,7 +181,7 @@ def test_tfds_without_tensorflow(prepared_tfds):
     assert train.fingerprint() != other.fingerprint()
     assert "tensorflow" not in sys.modules
     for change, message in [
-        ({"field": "body"}, "no field 'body'; available: 'n', 'text'"),
+        ({"field": "body"}, "no field 'body'; available fields: 'n', 'text'"),
         ({"field": "n"}, "field 'n' should hold text"),
         ({"split": "nope"}, r"split 'nope': .*splits: train, test|split 'nope': .*splits: test, train"),
         ({"path": "lm_no_such_set"}, "has no data set 'lm_no_such_set'"),

@@ -110,7 +110,7 @@ def test_other_kinds_of_files_are_refused_by_name_in_every_reader(reading):
         (text.encode("utf-32"), "file", "byte-order mark of utf-32-le, .* to utf-32$"),
         (text.encode("utf-16-le"), "file", "looks like utf-16-le, but is read as utf-8; set .* to utf-16-le$"),
         (text.encode("utf-32-be"), "file", "looks like utf-32-be, .* to utf-32-be$"),
-        (text.replace("\n", "\r").encode(), "file", "its lines end in CR .* alone"),
+        (text.replace("\n", "\r").encode(), "file", "the lines end in CR .* alone"),
     ]:
         found = refusal(read_bytes, content, name).removesuffix(".")
         assert re.search(message, found), found
@@ -208,7 +208,7 @@ def test_lines_of_input_files_and_predictions_are_opened_in_the_same_way(tmp_pat
     for content, message in [
         ("a\nb".encode("utf-16"), "mark of utf-16-le, but is read as utf-8; convert it from utf-16 to UTF-8 first."),
         (gzip.compress(b"a\n"), "is gzip data, but its name does not end in .gz"),
-        (b"a\rb\rc\r", "its lines end in CR (carriage return) alone"),
+        (b"a\rb\rc\r", "the lines end in CR (carriage return) alone"),
     ]:
         path.write_bytes(content)
         found = refusal(read_lines, str(path), "prompts_file")
@@ -222,7 +222,7 @@ def test_deeply_nested_json_is_refused_in_one_line(write):
     deep = "[" * 100_000 + "]" * 100_000
     for text in (deep, "[" * 100_000, "[" * 300 + "]" * 300):
         path = write("a.jsonl", '{"text": ' + text + "}\n")
-        assert "a.jsonl, line 1: not valid JSON" in refusal(read, kind="jsonl", path=path)
+        assert "a.jsonl, line 1: this is not valid JSON" in refusal(read, kind="jsonl", path=path)
         assert "not valid JSON" in refusal(read, "questions", kind="squad", path=write("a.json", text))
 
 
@@ -240,4 +240,4 @@ def test_parquet_with_invalid_utf8_names_the_row(tmp_path):
 def test_no_message_quotes_a_whole_file(write):
     path = write("a.tsv", "\t".join(f"column{i}" for i in range(20_000)) + "\nx\n")
     message = refusal(read, kind="tsv", path=path)
-    assert "no field 'text'; available: 'column0'" in message and "set `columns`.)" in message
+    assert "no field 'text'; available fields: 'column0'" in message and "set `columns`.)" in message

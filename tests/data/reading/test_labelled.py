@@ -98,15 +98,15 @@ def test_missing_fields_and_unfitting_settings_are_refused(write):
     path = write("a.tsv", "text\tlabel\na\t1\n")
     with pytest.raises(UserError, match=r"a\.tsv: there is no field 'stars'; .*'text', 'label'"):
         read(kind="tsv", path=path, label_field="stars")
-    with pytest.raises(UserError, match="label_pattern: this setting is for kind=text; leave it empty"):
+    with pytest.raises(UserError, match="label_pattern: this setting applies only to kind=text; leave it empty"):
         source(kind="tsv", path=path, label_field="label", label_pattern="x")
     with pytest.raises(UserError, match=r"kind: tsv does not support tags; use jsonl or parquet or tfds or conll"):
         source("tags", kind="tsv", path=path, label_field="label")
     with pytest.raises(
-        UserError, match=r"pair_field: this setting is for labels or numbers, but this task reads questions"
+        UserError, match=r"pair_field: this setting applies only to labels or numbers, but this task reads questions"
     ):
         source("questions", kind="jsonl", path=path, pair_field="x")
-    with pytest.raises(UserError, match="label_field: this setting is for kind=jsonl or"):
+    with pytest.raises(UserError, match="label_field: this setting applies only to kind=jsonl or"):
         source(kind="text", path=path, label_pattern="(?P<label>a)", label_field="x")
 
 
@@ -121,7 +121,7 @@ def test_label_is_found_in_the_path_of_a_text_file(write, tmp_path):
         Labelled("b\x0bc", None, "pos"),
     ]
     named = source(**options, label_names=("x",))
-    with pytest.raises(UserError, match="label 'neg' is neither a number nor one of label_names"):
+    with pytest.raises(UserError, match="label 'neg' is neither an integer nor one of label_names"):
         list(named.iterate())
     write("polarity.txt", "?")
     with pytest.raises(UserError, match=r"polarity\.txt: label_pattern .* finds no label in this path"):
@@ -142,7 +142,9 @@ def test_bytes_that_are_not_utf8_are_refused_or_counted(write, tmp_path):
     write("a.neg", b"caf\xe9\nplain\nna\xefve\x85\n")
     write("a.pos", b"plain\n\x93quoted\x94\n")
     options = {"path": str(tmp_path / "a.*"), "document": "line", "label_pattern": r"\.(?P<label>neg|pos)$"}
-    with pytest.raises(UserError, match=r"a\.neg: not valid utf-8 at line 1, byte 3: 0xe9 .*set the source's encoding"):
+    with pytest.raises(
+        UserError, match=r"a\.neg: the text is not valid utf-8 at line 1, byte 3: 0xe9 .*set the source's encoding"
+    ):
         read(**options)
     chosen = source(**options, encoding="windows-1252")
     texts = [each.text for each in chosen.iterate()]
@@ -171,7 +173,7 @@ def test_conll_has_a_word_and_its_tag_per_line(write):
     assert [each.tags for each in read("tags", kind="conll", path=path, label_field="2")] == [("NNP", "VB"), (".",)]
     with pytest.raises(UserError, match=r"b\.conll, line 2: label_field is 4, but there are only 3 columns"):
         read("tags", kind="conll", path=path, label_field="4")
-    for bad, message in (("1", "is not a tag column"), ("0", "is not a column"), ("-1", "is not a column")):
+    for bad, message in (("1", "is the word column"), ("0", "is not a column"), ("-1", "is not a column")):
         with pytest.raises(UserError, match=f"label_field: '{bad}' {message}"):
             read("tags", kind="conll", path=path, label_field=bad)
 
@@ -186,7 +188,7 @@ def test_conll_has_a_word_and_its_tag_per_line(write):
         ("a\tO\nb\tx\tO\n", "line 2: this line has 3 columns, but earlier lines have 2"),
         ("a x O\nb O\n", "line 2: this line has 2 columns, but earlier lines have 3"),
         ("a\tx\tO\nb\t\tO\nc\t\t\n", "line 3: .* does not hold a word and its tag"),
-        ("\n \n", "it contains no documents"),
+        ("\n \n", "contains no documents"),
     ],
 )
 def test_broken_conll_files_are_refused_with_the_line(write, content, message):
@@ -211,8 +213,8 @@ def test_records_with_lists_of_words_and_tags(write, tmp_path, monkeypatch):
         assert found.notes() == ["1 records without words are skipped"]
     for record, message in (
         ({"tokens": ["a"], "tags": [0, 1]}, "line 1: there are 1 words in 'tokens' but 2 tags"),
-        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list, but holds str"),
-        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text, but holds int"),
+        ({"tokens": "a b", "tags": [0, 1]}, "field 'tokens' should hold a list, but holds the str"),
+        ({"tokens": ["a", 1], "tags": [0, 1]}, "field 'tokens' should hold text, but holds the int"),
         ({"tokens": ["a"], "tags": [2]}, "label 2 has no name"),
     ):
         with pytest.raises(UserError, match=message):
@@ -256,17 +258,17 @@ def test_squad_keeps_every_character_of_the_context(write):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "there is no list 'data'"),
-        (json.dumps({"data": [{"title": "A"}]}), "article 1: .*no list 'paragraphs'"),
-        (json.dumps(squad({"qas": []})), "article 1: .*no 'context'"),
-        (json.dumps(squad({"context": "a", "qas": [{"question": "?"}]})), "no 'id'"),
+        ("[]", "the list 'data' is missing"),
+        (json.dumps({"data": [{"title": "A"}]}), "article 1: .*list 'paragraphs' is missing"),
+        (json.dumps(squad({"qas": []})), "article 1: .*'context' is missing"),
+        (json.dumps(squad({"context": "a", "qas": [{"question": "?"}]})), "'id' is missing"),
         (
             json.dumps(squad({"context": "a", "qas": [{"id": "7", "question": "?"}]})),
-            "question '7': .*no list 'answers'",
+            "question '7': .*list 'answers' is missing",
         ),
         (json.dumps(squad({"context": "a", "qas": [entry("7", ("a", "0"))]})), "answer_start '0' is not a char"),
         (json.dumps(squad({"context": "a", "qas": [entry("7", (5, 0))]})), "'answers.text' should hold text"),
-        (json.dumps({"data": []}), "it contains no documents"),
+        (json.dumps({"data": []}), "contains no documents"),
     ],
 )
 def test_broken_squad_files_are_refused_with_the_article_or_question(write, content, message):

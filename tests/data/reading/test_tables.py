@@ -155,9 +155,9 @@ def test_a_pattern_finds_the_label_in_a_line(write):
         ({}, "label_pattern: give a pattern that finds the label in a file's path .or, if lines hold"),
         (
             {"label_pattern": "(?P<label>x) (?P<text>y)"},
-            "is matched against paths, which contain no text; for lines, use",
+            "is matched against paths, which contain no text; to match lines, use",
         ),
-        ({"pattern": "(?P<label>x)"}, "pattern: .* has no group named text; write e.g. "),
+        ({"pattern": "(?P<label>x)"}, "pattern: .* has no group named text; use a pattern such as "),
         ({"pattern": "(?P<source>x)(?P<target>y)"}, "no group named label and none named text"),
         ({"pattern": "(?P<label>x) (?P<text>y)"}, "line 1: pattern .* does not match 'DESC:manner How did it end"),
         ({"pattern": "(?P<label>X)?(?P<text>.*)"}, "line 1: pattern .* does not match"),

@@ -88,15 +88,15 @@ def test_labels_are_the_same_in_every_format(open_as, kind, values, names, want)
         ("NAN", (), "holds no label, only 'NAN'"),
         ("<NA>", (), "holds no label"),
         (r"\N", (), "holds no label"),
-        (2, ("no", "yes"), "label 2 has no name; label_names covers only 0 to 1"),
+        (2, ("no", "yes"), "label 2 has no name; label_names covers only the labels 0 to 1"),
         (-1, ("no", "yes"), "label -1 has no name"),
         (
             0,
             ("1", "2"),
-            "label 0 is not one of label_names. As some of these names are integers, integers are read as names",
+            "label 0 is not one of label_names. Because some of these names are integers, integers are read as names",
         ),
-        (True, ("a", "b", "c"), "label 'true' is neither a number nor one of label_names"),
-        (0.5, ("a", "b", "c"), "label '0.5' is neither a number nor one of label_names"),
+        (True, ("a", "b", "c"), "label 'true' is neither an integer nor one of label_names"),
+        (0.5, ("a", "b", "c"), "label '0.5' is neither an integer nor one of label_names"),
     ],
 )
 def test_missing_and_unknown_labels_are_refused_in_every_format(open_as, kind, value, names, message):
@@ -107,7 +107,7 @@ def test_missing_and_unknown_labels_are_refused_in_every_format(open_as, kind, v
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_null_labels_and_texts_are_refused(open_as, kind):
-    with pytest.raises(UserError, match=r"(line|row) 2: field 'label' holds no label; add it or remove the record"):
+    with pytest.raises(UserError, match=r"(line|row) 2: field 'label' holds no label; add one or remove the record"):
         labels_of(open_as(kind, records(1, None), label_field="label"))
     with pytest.raises(UserError, match=r"(line|row) 2: field 'text' should hold text, but its value is missing"):
         data = [{"text": "a", "label": 1}, {"text": None, "label": 1}]
@@ -173,7 +173,7 @@ def test_unusable_numbers_are_refused_in_every_format(open_as, kind, value, mess
 def test_regression_refuses_names_and_booleans(open_as):
     with pytest.raises(UserError, match="label_names: regression reads numbers, which have no names"):
         open_as("jsonl", records(1), "numbers", label_field="label", label_names=("a",))
-    with pytest.raises(UserError, match="line 1: field 'label' should hold a number, but holds bool True"):
+    with pytest.raises(UserError, match="line 1: field 'label' should hold a number, but holds the bool True"):
         labels_of(open_as("jsonl", records(True), "numbers", label_field="label"))
 
 
@@ -203,8 +203,8 @@ def test_questions_with_typed_fields(open_as, write, kind):
     for flag in ("true", "TRUE", 1, True):
         assert read(is_impossible=flag).answers == (), flag
     for changes, message in (
-        ({"is_impossible": "no"}, "field 'is_impossible' should hold true or false, but holds str 'no'"),
-        ({"id": 1.5}, "field 'id' should hold text, but holds float 1.5"),
+        ({"is_impossible": "no"}, "field 'is_impossible' should hold true or false, but holds the str 'no'"),
+        ({"id": 1.5}, "field 'id' should hold text, but holds the float 1.5"),
         ({"answers": {"text": ["b"], "answer_start": [1.5]}}, "answer_start 1.5 is not a character offset"),
         ({"answers": {"text": ["b"], "answer_start": [None]}}, "answer_start None is not a character offset"),
     ):
@@ -231,7 +231,7 @@ def test_several_target_fields_name_several_references(open_as, kind):
     options = {"field": "s", "target_field": "a, b"}
     found = list(open_as(kind, data, "pairs", **options).iterate())
     assert found == [Pair("x", ("A", "B")), Pair("y", ("B",)), Pair("z", ("",))]
-    with pytest.raises(UserError, match="there is no field 'c'; available"):
+    with pytest.raises(UserError, match="there is no field 'c'; available fields"):
         list(open_as(kind, data, "pairs", field="s", target_field="a,c").iterate())
     with pytest.raises(UserError, match="target_field 'a, ': one of the names between commas is empty"):
         open_as(kind, data, "pairs", field="s", target_field="a,")
@@ -251,7 +251,7 @@ def test_target_fields_may_be_missing_lists_or_templates(open_as, kind):
     [
         ('{"text": "a", "label": 1, "label": 2}', "line 1: the name 'label' occurs more than once in an object"),
         ('{"text": {"a": 1, "a": 1}, "label": 1}', "line 1: the name 'a' occurs more than once in an object"),
-        ("[" * 100_000, r"line 1: not valid JSON \(it is nested more than 100 levels deep\)"),
+        ("[" * 100_000, r"line 1: this is not valid JSON \(it is nested more than 100 levels deep\)"),
     ],
 )
 def test_ambiguous_json_is_refused(write, line, message):

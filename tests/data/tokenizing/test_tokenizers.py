@@ -110,11 +110,11 @@ def test_sentencepiece_training_is_deterministic_and_compresses():
 
 def test_sentencepiece_vocabulary_is_as_large_as_possible_and_never_too_small(capsys):
     largest = build_tokenizer(TokenizerConfig(vocab_size=20000), SENTENCES)
-    note = f"vocab_size: 20000 is more than this training text allows; the vocabulary has {largest.vocab_size} pieces."
+    note = f"vocab_size=20000 is more than this training text allows; the vocabulary has {largest.vocab_size} pieces."
     assert note in capsys.readouterr().err and 300 < largest.vocab_size < 20000
     exact = build_tokenizer(TokenizerConfig(vocab_size=largest.vocab_size), SENTENCES)
     assert exact.fingerprint == largest.fingerprint and capsys.readouterr().err == ""
-    with pytest.raises(UserError, match="cannot hold the characters"):
+    with pytest.raises(UserError, match="is too small for the characters"):
         build_tokenizer(TokenizerConfig(vocab_size=300), ["".join(map(chr, range(0x4E00, 0x4F00)))])
     with pytest.raises(UserError, match="no training text"):
         build_tokenizer(TokenizerConfig(), [])
@@ -195,7 +195,7 @@ def test_files_that_are_no_tokenizers_are_refused(tmp_path):
             build_tokenizer(TokenizerConfig(kind=kind, path=str(bad)), [])
         with pytest.raises(UserError, match="there is no file"):
             build_tokenizer(TokenizerConfig(kind=kind, path=str(bad) + "x"), [])
-    with pytest.raises(UserError, match="not read from a file"):
+    with pytest.raises(UserError, match="cannot be loaded from a file"):
         build_tokenizer(TokenizerConfig(kind="bytes", path=str(bad)), [])
 
 
