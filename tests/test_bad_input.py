@@ -87,17 +87,20 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
         (["model.family=encoder_decoder"], "config.objective.name: causal does not support model.family=encoder_dec"),
         (["objective.name=ul2"], "config.objective.name: ul2 does not support model.family=decoder; use causal"),
         (["objective.name=seq2seq"], "config.objective.name: seq2seq does not support model.family=decoder"),
-        (["data.source_length=8"], "config.data.source_length: is not read by objective.name=causal"),
+        (["data.source_length=8"], "config.data.source_length: this setting is not read by objective.name=causal"),
         (
             ["model.num_encoder_layers=2"],
-            "config.model.num_encoder_layers: applies only to model.family=encoder_decoder",
+            "config.model.num_encoder_layers: this setting applies only to model.family=encoder_decoder",
         ),
         (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: this setting is for pairs"),
         (
             ["data.separate_vocabularies=True"],
-            "config.data.separate_vocabularies: is not read by objective",
+            "config.data.separate_vocabularies: this setting is not read by objective",
         ),
-        (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective"),
+        (
+            ["eval.generation.metrics=('bleu',)"],
+            "config.eval.generation.metrics: this setting is not read by objective",
+        ),
         (TWO_SIDED, "config.data.tokenizer.extra_ids: span_corruption needs tokens for masked spans"),
         ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "extra_ids: ul2 needs 103"),
         ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file with the targets"),
@@ -133,7 +136,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["data.holdout=tail"], "config.data.holdout: pairs are held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
         (["model.positions=relative", "model.relative_max_distance=16"], "config.model.relative_max_distance: must be"),
-        (["model.max_length=20"], "config.model.max_length: 20 is shorter than data.sequence_length=32"),
+        (["model.max_length=20"], "config.model.max_length: 20 is less than data.sequence_length=32"),
         (["model.window=8"], "config.model.window: a sliding window is not defined"),
         (["model.attention=splash"], "config.model.attention: splash"),
         (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
@@ -141,8 +144,11 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),
         (["eval.generation.metrics=('blue',)"], "config.eval.generation.metrics: 'blue' is not one of bleu, chrf"),
         (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 exceeds the model's"),
-        (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: exceeds max_new_tokens"),
-        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "this run does not compute 'valid/bleu', only"),
+        (
+            ["eval.generation.min_new_tokens=33"],
+            "config.eval.generation.min_new_tokens: this minimum exceeds max_new_tokens",
+        ),
+        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "this run does not compute 'valid/bleu'; choose"),
         (
             ["checkpoint.best_metric=valid/bits_per_byte"],
             "config.checkpoint.best_metric: this run does not compute 'valid/bits_per_byte'",
@@ -166,8 +172,8 @@ def test_bad_settings_of_pairs_are_refused(refused_settings, tiny_pairs, overrid
         ("config.seed = {}['seed']", "FILE, line 16: KeyError: 'seed'"),
         ("raise ValueError('two\\nlines')", "FILE, line 16: ValueError: two lines"),
         ("open('nothing.json')", "FILE, line 16: FileNotFoundError"),
-        ("config = None", "FILE: its get_config() returns None; end that function with `return config`"),
-        ("config = 5", "FILE: its get_config() returns 5"),
+        ("config = None", "FILE: get_config() returned None; end this function with `return config`"),
+        ("config = 5", "FILE: get_config() returned 5"),
         ("config.data.train.text = 'input.txt'", "FILE, line 16: TypeError: Could not override field 'text'"),
         ("del config.data.train.text", "config.data.train: no data source is given"),
         ("config.eval.prompts = (1,)", "config.eval.prompts: expected a tuple of strings"),
@@ -290,7 +296,7 @@ def test_bad_tokenizer_files_are_refused(refused, tiny, tmp_path, kind, content,
 def test_unusable_run_directories_are_refused(refused, tiny, trained, tmp_path):
     (tmp_path / "file").write_text("mine")
     refused("file: is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
-    refused("is not a directory, or lies below a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
+    refused("is not a directory, or one of its parents is a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("mine")
     refused("holds 'thesis.tex' but no config.json", "train.py", *tiny.flags(tmp_path / "foreign"), keeping=tmp_path)
@@ -332,14 +338,14 @@ def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, bro
     ("command", "flags", "message"),
     [
         ("eval.py", [], "--workdir is missing"),
-        ("eval.py", ["--workdir=nowhere"], "nowhere: no such run directory"),
+        ("eval.py", ["--workdir=nowhere"], "nowhere: there is no such run directory"),
         ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint of step 7; choose one of 1, 2"),
         ("eval.py", ["--workdir=RUN", "--step=last"], "--step=last"),
         ("eval.py", ["--workdir=RUN", "--split=test"], "there is no test split"),
         ("eval.py", ["--workdir=RUN", "--text=nothing.txt"], "nothing.txt: there is no such file"),
         ("eval.py", ["--workdir=RUN", "--stride=33"], "config.eval.stride: 33 is longer"),
         ("lm.generate", ["--prompt=a"], "--workdir is missing"),
-        ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: no such run directory"),
+        ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: there is no such run directory"),
         ("lm.generate", ["--workdir=RUN"], "there is no prompt"),
         ("lm.generate", ["--workdir=RUN", "--prompt=a", "--step=7"], "no checkpoint of step 7"),
         ("lm.generate", ["--workdir=RUN", f"--prompt={'a ' * 40}"], "81"),
@@ -372,7 +378,7 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
         (["--num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["--length_penalty=nan"], "config.eval.generation.length_penalty: expected a finite number"),
         (["--split=test"], "there is no test split"),
-        (["--split=valid/other"], "valid has no data source 'other'; it has reversal"),
+        (["--split=valid/other"], "valid has no data source named 'other'; choose one of reversal"),
     ],
 )
 def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, flags, message):

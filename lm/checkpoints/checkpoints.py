@@ -74,12 +74,12 @@ class Checkpoints:
     # --- writing ------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-        """Starts a save; returns once `state` is copied and its buffers may be donated. All processes must call `save`.
+        """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        If an earlier save is still running, first waits until it ends and raises its error, if any. Returns whether a
-        save was started; a step that already has a checkpoint is left unchanged. `metadata` holds JSON values, which
-        `restore` returns. Raises UserError for errors such as a full disk or denied access; earlier checkpoints stay
-        intact.
+        If an earlier save is still running, `save` first waits for it to finish and raises its error, if any. Returns
+        False, without saving, if the step already has a checkpoint, and True otherwise. `metadata` holds JSON values,
+        which `restore` returns. Raises UserError for errors such as a full disk or denied access; earlier checkpoints
+        stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -99,7 +99,7 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # Without `force`, Orbax saves no step below the latest one. Even with `force`, it overwrites no step.
+            # Orbax saves a step below the latest one only with `force`, and never overwrites a checkpoint.
             self._manager.save(step, args=args, force=True)
         return True
 
@@ -147,11 +147,11 @@ class Checkpoints:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError:
-            raise UserError(f"{self.directory}: permission denied; check who owns it.") from None
+            raise UserError(f"{self.directory}: permission denied; check the owner of the directory.") from None
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if no step has it."""
+        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if none has this metric."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
@@ -191,10 +191,11 @@ class Checkpoints:
         """Returns only the parameters, as a nested dict, and their step. Raises the same errors as `restore`.
 
         Args:
-            abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings; None for NumPy arrays.
-            step: the step to read; None for the newest, or "best" for the best (if no checkpoint has the metric, the
-                newest). In both cases, damaged checkpoints are reported on stderr and skipped. If a number is given,
-                only that checkpoint is tried.
+            abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings. If None, the parameters are
+                returned as NumPy arrays.
+            step: the step to read. None means the newest checkpoint, and "best" means the best or, if no checkpoint has
+                the metric, the newest. If `step` is None or "best", damaged checkpoints are reported on stderr and
+                skipped. If it is a number, only that checkpoint is tried.
             ema: whether to return the moving average of the parameters instead, if the state holds one.
         """
 
@@ -291,7 +292,7 @@ class Checkpoints:
         raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
 
     def _is_being_removed(self, step: int, listed: Sequence[int]) -> bool:
-        """Returns whether a training run has removed this checkpoint, after waiting for a removal in progress."""
+        """Waits for any removal in progress, then returns whether a training run has removed this checkpoint."""
         removed = False
         for _ in range(50):
             removed = not (self.directory / str(step)).exists()
@@ -301,7 +302,7 @@ class Checkpoints:
         return bool(reading.agreed([int(removed)])[0])
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
-        """Moves damaged checkpoints out of the way of later ones, unless the directory is opened read-only."""
+        """Renames damaged checkpoints to free their steps for later saves, unless the directory is opened read-only."""
         if self._manager is not None:
             if jax.process_index() == 0:
                 set_aside(self.directory, damaged)

@@ -24,8 +24,8 @@ class Config:
     seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
-        "Run directory that provides the tokenizer and, from its best checkpoint, the initial parameters; parameters "
-        "without a match are listed. Empty for random initialisation.",
+        "Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. "
+        "Parameters without a match are listed. If empty, all parameters are initialised randomly.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")

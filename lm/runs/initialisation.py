@@ -95,7 +95,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter of a different shape, including the settings that differ."""
+    """Returns the error message for a parameter whose shape differs, including the settings that differ."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
     shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
