@@ -47,8 +47,8 @@ def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.num_step=5", "--config.train.num_step: no such setting; did you mean num_steps"),
-        ("trian.num_steps=5", "--config.trian: no such setting; did you mean train"),
+        ("train.num_step=5", "--config.train.num_step: there is no such setting; did you mean num_steps"),
+        ("trian.num_steps=5", "--config.trian: there is no such setting; did you mean train"),
         ("train.num_steps.more=5", "train.num_steps is a single value"),
         ("train.num_steps=many", "train.num_steps"),
         ("train.num_steps=2.5", "train.num_steps"),
@@ -60,8 +60,8 @@ def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
         ("model.num_kv_heads=3", "config.model.num_kv_heads: 3 does not divide num_heads=2"),
         ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 warm-up steps do not fit"),
         ("train.accumulation=5", "config.train.accumulation: 5 microbatches cannot evenly divide"),
-        ("model.max_length=16", "config.model.max_length: 16 is shorter than"),
-        ("data.holdout_fraction=0.0", "config.data.holdout_fraction: is 0 and data.valid is empty"),
+        ("model.max_length=16", "config.model.max_length: 16 is less than"),
+        ("data.holdout_fraction=0.0", "config.data.holdout_fraction: evaluation has no data"),
         ("data.train.text.kind=docx", "config.data.train.text.kind: 'docx' is not one of"),
         ("data.train.other.path=x", "other"),
         ("data.train.text.pth=x", "did you mean path"),
@@ -135,9 +135,12 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
         (["data.holdout=tail"], "config.data.holdout: pairs are held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
-        (["model.positions=relative", "model.relative_max_distance=16"], "config.model.relative_max_distance: must be"),
+        (
+            ["model.positions=relative", "model.relative_max_distance=16"],
+            "config.model.relative_max_distance: the distance must be",
+        ),
         (["model.max_length=20"], "config.model.max_length: 20 is less than data.sequence_length=32"),
-        (["model.window=8"], "config.model.window: a sliding window is not defined"),
+        (["model.window=8"], "config.model.window: an encoder-decoder does not support a sliding window"),
         (["model.attention=splash"], "config.model.attention: splash"),
         (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
         (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
@@ -166,7 +169,7 @@ def test_bad_settings_of_pairs_are_refused(refused_settings, tiny_pairs, overrid
     ("change", "message"),
     [
         ("config.train.num_steps = (5", "FILE, line 16: SyntaxError"),
-        ("config.train.num_step = 5", "config.train.num_step: no such setting; did you mean num_steps"),
+        ("config.train.num_step = 5", "config.train.num_step: there is no such setting; did you mean num_steps"),
         ("config.train.num_steps = 'five'", "FILE, line 16: TypeError: Could not override field 'num_steps'"),
         ("config.model.activation = undefined", "FILE, line 16: NameError: name 'undefined'"),
         ("config.seed = {}['seed']", "FILE, line 16: KeyError: 'seed'"),
@@ -319,7 +322,7 @@ def test_a_run_directory_in_use_is_refused(refused, tiny, trained):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("config.json", "config.json: damaged"),
+        ("config.json", "config.json is damaged"),
         ("tokenizer/*", "tokenizer"),
         ("checkpoints/*/record/metadata", "no checkpoint is intact (damaged: 2, 1)"),
     ],
@@ -391,6 +394,6 @@ def test_a_process_prints_the_refusal_to_stderr_only(tiny, launch, tmp_path):
     assert process.wait() == 1
     assert (
         process.stderr
-        == "error: --config.train.num_step: no such setting; did you mean num_steps or num_epochs or max_bad_steps?\n"
+        == "error: --config.train.num_step: there is no such setting; did you mean num_steps or num_epochs or max_bad_steps?\n"
     )
     assert process.stdout == "" and not (tmp_path / "run").exists()

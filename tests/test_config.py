@@ -36,7 +36,7 @@ def test_resolving_twice_changes_nothing():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model__num_layrs": 3}, "config.model.num_layrs: no such setting; did you mean num_layers"),
+        ({"model__num_layrs": 3}, "config.model.num_layrs: there is no such setting; did you mean num_layers"),
         ({"model__num_layers": 2.5}, "config.model.num_layers: expected int, got 2.5"),
         ({"model__num_layers": True}, "expected int"),
         ({"model__num_layers": 0}, "below the smallest allowed value, 1"),
@@ -47,8 +47,8 @@ def test_resolving_twice_changes_nothing():
         ({"model__num_heads": 7}, "num_heads=7 does not divide d_model=384"),
         ({"model__num_kv_heads": 4}, "4 does not divide num_heads=6"),
         ({"model__head_dim": 63}, "63 is odd"),
-        ({"model__max_length": 100}, "shorter than data.sequence_length=256"),
-        ({"model__attention": "cudnn"}, "bfloat16 only"),
+        ({"model__max_length": 100}, "less than data.sequence_length=256"),
+        ({"model__attention": "cudnn"}, "supports only bfloat16"),
         ({"optimizer__warmup_steps": 1000}, "1000 warm-up steps do not fit into train.num_steps=1000"),
         ({"train__accumulation": 3}, "3 microbatches cannot evenly divide batch_size=32"),
         ({"eval__stride": 257}, "exceeds data.sequence_length"),

@@ -125,7 +125,9 @@ def test_a_setting_that_the_task_does_not_read_is_accepted_only_at_its_default(n
         with pytest.raises(UserError) as caught:
             Config.from_dict(values)
         message = str(caught.value)
-        assert message.startswith(f"config.{setting}: is not read by objective.name={name}, only by "), message
+        assert message.startswith(f"config.{setting}: this setting is not read by objective.name={name}, only by "), (
+            message
+        )
         assert message.endswith(f"; leave it at {default!r}.")
         readers = message.partition("only by ")[2].partition(";")[0].replace(" or ", ", ").split(", ")
         assert readers == [other for other, each in TASKS.items() if setting in each.settings] and readers
