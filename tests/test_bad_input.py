@@ -392,8 +392,8 @@ def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, f
 def test_a_process_prints_the_refusal_to_stderr_only(tiny, launch, tmp_path):
     process = launch("train.py", *tiny.flags(tmp_path / "run"), "--config.train.num_step=5")
     assert process.wait() == 1
-    assert (
-        process.stderr
-        == "error: --config.train.num_step: there is no such setting; did you mean num_steps or num_epochs or max_bad_steps?\n"
+    assert process.stderr == (
+        "error: --config.train.num_step: there is no such setting; "
+        "did you mean num_steps or num_epochs or max_bad_steps?\n"
     )
     assert process.stdout == "" and not (tmp_path / "run").exists()

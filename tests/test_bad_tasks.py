@@ -61,7 +61,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field that holds the label"),
         (
             ["data.fold=4"],
-            "config.data.fold: the index must be less than data.folds=4, not 4; folds are numbered from 0",
+            "config.data.fold: the index must be less than data.folds=4, but it is 4; folds are numbered from 0",
         ),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: the same label appears more than once"),
         (
@@ -111,7 +111,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
             "config.model.token_types: this setting applies only to model.family=encoder",
         ),
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
-        (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: this number exceeds the number of layers, 1"),
+        (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has fewer layers (1)"),
         (
             ["checkpoint.best_metric=valid/f1"],
             "this run does not compute 'valid/f1'; choose valid/ followed by one of loss, acc",

@@ -48,7 +48,7 @@ def test_resolving_twice_changes_nothing():
         ({"model__num_kv_heads": 4}, "4 does not divide num_heads=6"),
         ({"model__head_dim": 63}, "63 is odd"),
         ({"model__max_length": 100}, "less than data.sequence_length=256"),
-        ({"model__attention": "cudnn"}, "supports only bfloat16"),
+        ({"model__attention": "cudnn"}, "'cudnn' supports only bfloat16"),
         ({"optimizer__warmup_steps": 1000}, "1000 warm-up steps do not fit into train.num_steps=1000"),
         ({"train__accumulation": 3}, "3 microbatches cannot evenly divide batch_size=32"),
         ({"eval__stride": 257}, "exceeds data.sequence_length"),

@@ -45,7 +45,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training, all processes must create this object together; the directory is created if necessary, and unfinished
+    In training, all processes must create this object together. The directory is created if necessary, and unfinished
     checkpoints of a killed run are removed. With `read_only`, nothing is written, so a training run may save at the
     same time. `settings` determines which checkpoints are kept and which metric `best` uses. Raises UserError if the
     directory cannot be used.
@@ -174,10 +174,10 @@ class Checkpoints:
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Restores the newest intact checkpoint, whatever mesh it was written on. All processes must call `restore`.
+        """Restores the newest intact checkpoint, even onto another mesh. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr and, unless the directory is opened read-only, set aside once an older checkpoint has been read.
+        on stderr. They are set aside once an older checkpoint has been read, unless the directory is opened read-only.
         Raises UserError if there is no intact checkpoint, or if the tree, a shape or a dtype of the checkpoint differs
         from `abstract_state`.
         """
@@ -196,7 +196,7 @@ class Checkpoints:
             step: the step to read. None means the newest checkpoint, and "best" means the best or, if no checkpoint has
                 the metric, the newest. If `step` is None or "best", damaged checkpoints are reported on stderr and
                 skipped. If it is a number, only that checkpoint is tried.
-            ema: whether to return the moving average of the parameters instead, if the state holds one.
+            ema: whether to return the moving average of the parameters instead, if the checkpoint contains one.
         """
 
         def item(record: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_
 from lm.errors import UserError
 from lm.files import parse_json
 
-FORMAT = 1  # version of the record format; newer versions of this code may write higher numbers
+FORMAT = 1  # version of the record format; newer code may write a higher version
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
 MACHINE_TROUBLES = (
     "No space left on device",

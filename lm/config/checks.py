@@ -57,16 +57,14 @@ def _check_data(config: Any, task: Any) -> None:
             if not name.isidentifier():
                 refuse(f"data.{split}", f"the name {name!r} must consist of letters, digits and underscores.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
-                refuse(
-                    f"{where}.part", f"{each.part} is not a subrange of [0, 1]; an example of a subrange is (0.0, 0.8)."
-                )
+                refuse(f"{where}.part", f"{each.part} is not a subrange of [0, 1]; use a tuple such as (0.0, 0.8).")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give at least one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
         refuse(
             "data.holdout_fraction",
-            "evaluation has no data, because this fraction is 0 and data.valid is empty; set one of the two.",
+            "evaluation has no data, because this fraction is 0 and data.valid is empty; set one of them.",
         )
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
         refuse(
@@ -81,7 +79,7 @@ def _check_data(config: Any, task: Any) -> None:
     if data.fold >= data.folds:
         refuse(
             "data.fold",
-            f"the index must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.",
+            f"the index must be less than data.folds={data.folds}, but it is {data.fold}; folds are numbered from 0.",
         )
     if len(set(data.labels)) < len(data.labels):
         refuse("data.labels", "the same label appears more than once.")
@@ -104,11 +102,13 @@ def _check_model(config: Any) -> None:
         if model.max_length < (length := getattr(config.data, name)):
             refuse("model.max_length", f"{model.max_length} is less than data.{name}={length}.")
     if model.attention == "cudnn" and model.dtype != "bfloat16":
-        refuse("model.attention", "cudnn supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
+        refuse("model.attention", "'cudnn' supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
         refuse("model.attention", f"{model.attention} does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
-        refuse("model.attention", f"splash requires data.sequence_length to be a multiple of 128, not {length}.")
+        refuse(
+            "model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, but it is {length}."
+        )
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
         refuse(
             "model.attention",
@@ -127,7 +127,7 @@ def _check_model(config: Any) -> None:
         if name not in projections:
             refuse("model.lora_targets", f"{name!r} is not one of {', '.join(projections)}.")
     if config.optimizer.freeze_layers > model.num_layers:
-        refuse("optimizer.freeze_layers", f"this number exceeds the number of layers, {model.num_layers}.")
+        refuse("optimizer.freeze_layers", f"the model has fewer layers ({model.num_layers}).")
 
 
 def check_steps(train: Any) -> None:

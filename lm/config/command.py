@@ -109,7 +109,7 @@ def _unreadable(path: str, error: BaseException) -> UserError:
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    # ml_collections wraps errors, and raises its own errors while it handles others.
+    # ml_collections wraps errors and may raise another error while it handles one.
     found = [(each, line) for each in chain if (line := _line_in_file(each, path))]
     cause, where = found[-1] if found else (chain[-1], path)
     message = cause.msg if isinstance(cause, SyntaxError) else cause

@@ -15,7 +15,7 @@ class SourceConfig:
     kind: str = option("text", "Data format.", registry="lm.data.reading.FORMATS")
     path: str = option(
         "",
-        "File or glob pattern of the input; .gz files are decompressed. For kind='tfds', this is the name of the "
+        "File or glob pattern of the input; .gz files are decompressed. For kind='tfds', the path is the name of the "
         "data set, optionally with a version.",
         affects="location",
     )
@@ -29,9 +29,9 @@ class SourceConfig:
         "text",
         "Field or column of a record that holds the text. A dotted name such as `answers.text` refers to a nested "
         "field. A value with braces is a template that combines fields: 'question: {question} context: {context}'. "
-        "If a field holds a list of texts, they are joined with spaces. For kind='conll', this is the column that "
-        "holds the words, given by its number (from 1) or by a name such as FORM; by default, it is the first column "
-        "that does not hold word numbers.",
+        "If a field holds a list of texts, they are joined with spaces. For kind='conll', the column that holds the "
+        "words is given by its number (from 1) or by a name such as FORM; by default, the first column that does not "
+        "hold word numbers is used.",
     )
     target_path: str = option(
         "",
@@ -54,9 +54,9 @@ class SourceConfig:
     pair_field: str = option("", "Field that holds the second text or, for multiple choice, the list of candidates.")
     label_field: str = option(
         "",
-        "Field that holds the label, number or list of tags, in the same syntax as `field`. For kind='conll', this "
-        "is the column that holds the tags, given by its number (from 1) or by a name such as UPOS; if empty, the "
-        "last column is used.",
+        "Field that holds the label, number or list of tags, in the same syntax as `field`. For kind='conll', the "
+        "column that holds the tags is given by its number (from 1) or by a name such as UPOS; if empty, the last "
+        "column is used.",
     )
     label_pattern: str = option(
         "",
@@ -126,8 +126,8 @@ class CleaningConfig:
     )
     whitespace: str = option(
         "keep",
-        "Treatment of white space. keep leaves it unchanged; trim strips both ends of the document; lines strips "
-        "trailing spaces and merges empty lines; collapse replaces each run of white space with one space.",
+        "Treatment of white space. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' "
+        "strips trailing spaces and merges empty lines; 'collapse' replaces each run of white space with one space.",
         choices=("keep", "trim", "lines", "collapse"),
     )
     min_chars: int = option(1, "Drop documents with fewer characters than this.", minimum=0)
@@ -227,7 +227,7 @@ class DataConfig:
     )
     holdout: str = option(
         "hash",
-        "Method for choosing the held-out share of train. hash selects documents by their hash; tail selects the "
+        "Method for choosing the held-out share of train. 'hash' selects documents by their hash; 'tail' selects the "
         "last characters.",
         choices=("hash", "tail"),
         needs=("no valid",),
@@ -239,9 +239,7 @@ class DataConfig:
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
     separate_vocabularies: bool = option(False, "Train one tokenizer per side of a pair instead of a shared tokenizer.")
-    sequence_length: int = option(
-        256, "Number of tokens per row. In an encoder-decoder, this is the number of tokens per target row.", minimum=2
-    )
+    sequence_length: int = option(256, "Number of tokens per row or, in an encoder-decoder, per target row.", minimum=2)
     source_length: int = option(
         0, "Number of tokens per source row of an encoder-decoder. If 0, sequence_length is used.", minimum=0
     )

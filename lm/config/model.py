@@ -13,9 +13,9 @@ class ModelConfig:
 
     family: str = option(
         "decoder",
-        "Architecture. In a decoder, each token attends to itself and earlier tokens (GPT, Llama). In an encoder, "
-        "each token attends to all tokens (BERT). In an encoder_decoder, an encoder reads the source and a decoder "
-        "writes the target (Transformer, T5, BART).",
+        "Architecture. In a 'decoder', each token attends to itself and earlier tokens (GPT, Llama). In an "
+        "'encoder', each token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source "
+        "and a decoder writes the target (Transformer, T5, BART).",
         registry="lm.models.MODELS",
     )
     vocab_size: int = option(
@@ -37,7 +37,7 @@ class ModelConfig:
         needs=("data.separate_vocabularies",),
     )
     num_layers: int = option(
-        6, "Number of blocks. In an encoder-decoder, this is the number of decoder blocks.", minimum=1, affects="shapes"
+        6, "Number of blocks or, in an encoder-decoder, of decoder blocks.", minimum=1, affects="shapes"
     )
     num_encoder_layers: int = option(
         0, "Number of encoder blocks in an encoder-decoder. If 0, num_layers is used.", minimum=0, affects="shapes"
@@ -64,7 +64,7 @@ class ModelConfig:
     )
     positions: str = option(
         "rotary",
-        "Encoding of token positions. relative adds a learned bias per distance bucket to the attention scores (T5).",
+        "Encoding of token positions. 'relative' adds a learned bias per distance bucket to the attention scores (T5).",
         choices=("learned", "sinusoidal", "rotary", "relative", "none"),
     )
     relative_buckets: int = option(
@@ -98,7 +98,7 @@ class ModelConfig:
     norm: str = option("layernorm", "Type of normalisation layer.", registry="lm.models.layers.NORMS")
     norm_position: str = option(
         "pre",
-        "Whether to normalise the input of each sub-layer (pre) or the residual sum after each sub-layer (post).",
+        "Whether to normalise the input of each sub-layer ('pre') or the residual sum after each sub-layer ('post').",
         choices=("pre", "post"),
     )
     norm_epsilon: float = option(
@@ -106,8 +106,8 @@ class ModelConfig:
     )
     activation: str = option(
         "gelu",
-        "Activation function of the MLP. gelu is exact (erf); gelu_tanh is GPT-2's approximation. swiglu, geglu "
-        "(exact) and geglu_tanh (T5 1.1) are gated.",
+        "Activation function of the MLP. 'gelu' is exact (erf), and 'gelu_tanh' is GPT-2's approximation. 'swiglu', "
+        "'geglu' (exact) and 'geglu_tanh' (T5 1.1) are gated.",
         registry="lm.models.layers.ACTIVATIONS",
     )
     use_bias: bool = option(True, "Use biases in linear layers and in layer normalisation.", parameters=("bias",))
@@ -171,8 +171,8 @@ class ModelConfig:
     )
     attention: str = option(
         "auto",
-        "Attention kernel. xla runs anywhere, cudnn runs on NVIDIA GPUs in bfloat16, and splash runs on TPUs. auto "
-        "selects one of these kernels.",
+        "Attention kernel. 'xla' runs anywhere, 'cudnn' runs on NVIDIA GPUs in bfloat16, and 'splash' runs on TPUs. "
+        "'auto' selects one of these kernels.",
         choices=("auto", "xla", "cudnn", "splash"),
         affects="nothing",
     )
@@ -181,15 +181,15 @@ class ModelConfig:
     )
     remat: str = option(
         "none",
-        "Activations to recompute in the backward pass to save memory: no activations (none), all (full), or all "
-        "except the results of matrix multiplications (dots).",
+        "Activations to recompute in the backward pass to save memory: no activations ('none'), all ('full'), or all "
+        "except the results of matrix multiplications ('dots').",
         choices=("none", "full", "dots"),
         affects="nothing",
     )
     pooling: str = option(
         "",
         "Vector that represents a text: the vector of the first token, the vector of the last token, or the mean "
-        "over all tokens. If empty, an encoder uses first and the other families use last.",
+        "over all tokens. If empty, an encoder uses 'first' and the other families use 'last'.",
         choices=("", "first", "last", "mean"),
     )
     pooler: bool = option(
@@ -268,8 +268,8 @@ class ObjectiveConfig:
     )
     label_smoothing_over: str = option(
         "vocabulary",
-        "Classes that share the smoothed probability mass. vocabulary selects all V entries of the vocabulary "
-        "(Szegedy 2016, Hugging Face); others selects the V - 1 entries other than the target (fairseq).",
+        "Classes that share the smoothed probability mass. 'vocabulary' selects all V entries of the vocabulary "
+        "(Szegedy 2016, Hugging Face); 'others' selects the V - 1 entries other than the target (fairseq).",
         choices=("vocabulary", "others"),
         needs=("label_smoothing",),
     )

@@ -67,7 +67,7 @@ class OptimizerConfig:
     )
     freeze_layers: int = option(
         0,
-        "Freeze the embeddings and this many blocks, from the bottom up. 0 means that none of them are frozen.",
+        "Freeze the embeddings and this many blocks, from the bottom up. If 0, neither is frozen.",
         minimum=0,
     )
     freeze: tuple[str, ...] = field(
@@ -164,8 +164,8 @@ class LogConfig:
     tensorboard: bool = option(True, "Write TensorBoard events to the run directory.")
     wandb_project: str = option(
         "",
-        "Weights & Biases project to which metrics are also sent (requires the package wandb). If empty, none are "
-        "sent.",
+        "Weights & Biases project to which metrics are also sent (requires the package wandb). If empty, no metrics "
+        "are sent.",
     )
 
 
@@ -184,12 +184,13 @@ class GenerationConfig:
     )
     penalty: str = option(
         "power",
-        "Length normalisation: scores are divided by length^a (power) or by ((5 + length) / 6)^a (gnmt, Wu 2016).",
+        "Length normalisation. Scores are divided by length^a ('power') or by ((5 + length) / 6)^a ('gnmt', Wu 2016).",
         choices=("power", "gnmt"),
     )
     length_penalty: float = option(
         1.0,
-        "Exponent a in `penalty`. 0 means no normalisation; larger values favour longer outputs.",
+        "Exponent a of the length normalisation (see `penalty`). 0 means no normalisation; larger values favour "
+        "longer outputs.",
         minimum=-8.0,
         maximum=8.0,
     )
@@ -218,9 +219,9 @@ class GenerationConfig:
     )
     bleu_tokenize: str = option(
         "auto",
-        "Tokenisation that sacrebleu uses for BLEU. auto depends on the script of the references: zh for Chinese, "
+        "Tokenisation that sacrebleu uses for BLEU. 'auto' depends on the script of the references: zh for Chinese, "
         "ja-mecab for Japanese and ko-mecab for Korean (if installed), char for other scripts without spaces, and "
-        "13a for the rest. Choose none for text that is already tokenised.",
+        "13a for the rest. Choose 'none' for text that is already tokenised.",
         choices=("auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"),
         needs=("metrics",),
     )
@@ -251,16 +252,16 @@ class EvalConfig:
     )
     tag_scheme: str = option(
         "auto",
-        "Tag scheme, which determines where entities begin and end (objective.name='tagging' only). auto infers the "
-        "scheme from the tags of train and valid; none means that entities are not counted. BIO means IOB2, and "
-        "BIOES means IOBES.",
+        "Tag scheme, which determines where entities begin and end (objective.name='tagging' only). 'auto' infers "
+        "the scheme from the tags of train and valid; 'none' means that entities are not counted. 'BIO' is the same "
+        "as 'IOB2', and 'BIOES' is the same as 'IOBES'.",
         choices=("auto", "none", "IOB1", "IOB2", "BIO", "IOE1", "IOE2", "IOBES", "BIOES", "BILOU", "BMES"),
     )
     answer_rules: str = option(
         "auto",
-        "Rules for comparing answers (objective.name='span_qa' only). squad compares words, cmrc is meant for "
-        "Chinese, and characters is meant for other scripts without spaces, such as Japanese. auto selects the rules "
-        "by the predominant script of each data source.",
+        "Rules for comparing answers (objective.name='span_qa' only). 'squad' compares words, 'cmrc' is meant for "
+        "Chinese, and 'characters' is meant for other scripts without spaces, such as Japanese. 'auto' selects the "
+        "rules by the predominant script of each data source.",
         choices=("auto", "squad", "cmrc", "characters"),
     )
     prompts: tuple[str, ...] = field(

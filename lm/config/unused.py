@@ -2,7 +2,7 @@
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
 since one config may serve several variants. The `option` of a setting declares the conditions under which the setting
-has an effect (`needs`), or names another setting that selects the registry entry by which it must be read (`read_by`).
+has an effect (`needs`). If it names a selector (`read_by`), the registry entry selected there must read the setting.
 """
 
 from __future__ import annotations

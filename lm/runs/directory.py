@@ -210,7 +210,7 @@ class RunDirectory:
                 path.rmdir()
 
     def _remove_leftovers(self) -> None:
-        """Removes the temporary files of killed processes. No running process uses those directly in `root`."""
+        """Removes temporary files of killed processes. No running process uses a temporary file directly in `root`."""
         for each in self.root.iterdir():
             if each.name != ".lock" and LEFTOVER.fullmatch(each.name):
                 shutil.rmtree(each) if each.is_dir() else each.unlink()

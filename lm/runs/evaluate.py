@@ -164,10 +164,10 @@ def make_result(
     if trained is not None:
         overlap = trained.overlap(stores)
         details = details | {"also_trained_on": dataclasses.asdict(overlap)}
-        signatures |= {f"{task.noun} that are also trained on": str(overlap)} if overlap else {}
+        signatures |= {f"{task.noun} that are also used for training": str(overlap)} if overlap else {}
         split = labels["split"].partition("/")[0]
         if lines := files_read_differently(config.data, split if split in SPLITS else "test"):
-            signatures["files that are also trained on"] = "; ".join(lines)
+            signatures["files that are also used for training"] = "; ".join(lines)
     return Result(
         metrics=metrics,
         rows=evaluation.num_rows,

@@ -41,7 +41,7 @@ def check_settings(
     underived |= {
         f"{section}.{name}" for section, name, unknown in DERIVED_FROM_EPOCHS if found[f"{section}.{name}"] == unknown
     }
-    # A setting that only the checkpoint or only `found` has was added or removed after the checkpoint was written.
+    # A setting that was added or removed after the checkpoint was written is missing on one side.
     names = [name for name in saved if name in found and name not in underived and effect(Config, name) in effects]
     names = [name for name in names if effects is not FOR_TRAINING or name not in LENGTH]
     lines = differences({name: saved[name] for name in names}, {name: found[name] for name in names})

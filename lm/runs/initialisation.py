@@ -80,8 +80,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
 
     lines = [
-        f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}: "
-        f"used for {len(shared)} of the {len(wanted)} arrays of this model."
+        f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}, "
+        f"initialise {len(shared)} of the {len(wanted)} arrays of this model."
     ]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []

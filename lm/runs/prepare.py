@@ -52,7 +52,7 @@ class Prepared:
     def overlap_lines(self) -> list[str]:
         """Returns lines that report which validation examples and files are also used for training, if any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
-        counted = [f"valid {noun} that are also trained on: {overlap}"] if overlap else []
+        counted = [f"valid {noun} that are also used for training: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
 
 
@@ -142,7 +142,7 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
 
 
 def cache_directory(config: Config | None = None) -> Path:
-    """Returns data.cache_dir if it is set, else $LM_CACHE_DIR if it is set, else `lm` in the user's cache directory.
+    """Returns data.cache_dir if set, otherwise $LM_CACHE_DIR if set, otherwise `lm` in the user's cache directory.
 
     The value in `config` must come from the user, because compiled programs are loaded from this directory.
     `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
