@@ -84,9 +84,9 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder_decoder"], "config.objective.name: causal does not support model.family=encoder_dec"),
-        (["objective.name=ul2"], "config.objective.name: ul2 does not support model.family=decoder; use causal"),
-        (["objective.name=seq2seq"], "config.objective.name: seq2seq does not support model.family=decoder"),
+        (["model.family=encoder_decoder"], "config.objective.name: 'causal' does not support model.family=encoder_dec"),
+        (["objective.name=ul2"], "config.objective.name: 'ul2' does not support model.family=decoder; choose causal"),
+        (["objective.name=seq2seq"], "config.objective.name: 'seq2seq' does not support model.family=decoder"),
         (["data.source_length=8"], "config.data.source_length: this setting is not read by objective.name=causal"),
         (
             ["model.num_encoder_layers=2"],
@@ -114,7 +114,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=decoder"], "config.objective.name: seq2seq does not support model.family=decoder"),
+        (["model.family=decoder"], "config.objective.name: 'seq2seq' does not support model.family=decoder"),
         (["objective.name=span_corruption"], "config.data.train.reversal.target_path: this setting is for pairs"),
         (
             ["data.train.reversal.target_path="],

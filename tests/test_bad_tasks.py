@@ -32,7 +32,7 @@ def of_all(setting):
 def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny, objective, family):
     values = config_of(tiny).to_dict()
     values["objective"]["name"], values["model"]["family"] = objective, family
-    message = rf"config\.objective\.name: {objective} does not support model\.family={family}; use "
+    message = rf"config\.objective\.name: '{objective}' does not support model\.family={family}; choose "
     with pytest.raises(UserError, match=message) as caught:
         Config.from_dict(values)
     offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")

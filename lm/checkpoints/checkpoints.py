@@ -1,6 +1,6 @@
 """Checkpoints of the training state, written and read by Orbax and verified with our own checksums.
 
-Layout, below `checkpoints/` in the run directory:
+Layout of `checkpoints/` in the run directory:
 
     <step>/state/             all arrays, in Orbax's OCDBT format, which can be read onto any mesh
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
@@ -37,7 +37,7 @@ ATTEMPTS = 10  # number of attempts to read while a training run replaces checkp
 
 
 class Restored(NamedTuple):
-    state: Any  # with the requested shardings
+    state: Any  # has the requested shardings
     metadata: dict[str, Any]
     step: int
 
@@ -135,7 +135,7 @@ class Checkpoints:
         except UserError as save_error:
             if error is None:
                 raise
-            if not isinstance(error.__cause__, OSError):  # otherwise, both have the same cause
+            if not isinstance(error.__cause__, OSError):  # otherwise, both errors have the same cause
                 print(save_error, file=sys.stderr)  # the first error is the one to raise
 
     # --- listing ------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Checkpoints:
     def _read(
         self, step: int | Literal["best"] | None, item: Callable[[dict[str, Any]], Any], *, partial: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns the tree and record of the first intact candidate, and sets aside damaged candidates before it.
+        """Returns the tree and record of the first intact candidate, and sets aside the damaged candidates before it.
 
         `item` builds the abstract tree from the record. If `partial`, the tree is only a part of the state, such as
         {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.

@@ -107,7 +107,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns `read()`. If any process fails, all processes raise Damage, so that none enters a collective alone."""
+    """Returns the result of `read`. If any process fails, all raise Damage, so that none enters a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -124,7 +124,7 @@ def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> An
     if jax.process_count() > 1:
         failed = np.atleast_1d(multihost_utils.process_allgather(np.array(bool(problem))))
         if failed.any() and not problem:
-            problem = f"{what}: damage found by process {int(np.argmax(failed))}"
+            problem = f"{what}: damage was found by process {int(np.argmax(failed))}"
     if problem:
         raise Damage(problem)
     return result

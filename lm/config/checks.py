@@ -18,7 +18,7 @@ def check(given: Any, config: Any, task: Any) -> None:
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
-        refuse("objective.name", f"{task.name} does not support model.family={family}; choose {_or(fitting)}.")
+        refuse("objective.name", f"'{task.name}' does not support model.family={family}; choose {_or(fitting)}.")
     for setting, default in unread(task):
         # The config.json of a run holds derived values in place of defaults.
         if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
@@ -74,7 +74,7 @@ def _check_data(config: Any, task: Any) -> None:
     if tokenizer.needs_file and not data.tokenizer.path:
         refuse(
             "data.tokenizer.path",
-            f"set this to a {tokenizer.file_type}, because this kind of tokenizer is not trained.",
+            f"give the path of a {tokenizer.file_type}, because this kind of tokenizer cannot be trained.",
         )
     if data.fold >= data.folds:
         refuse(
@@ -104,7 +104,7 @@ def _check_model(config: Any) -> None:
     if model.attention == "cudnn" and model.dtype != "bfloat16":
         refuse("model.attention", "'cudnn' supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
-        refuse("model.attention", f"{model.attention} does not support dropout; set attention_dropout to 0.")
+        refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
         refuse(
             "model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, but it is {length}."
@@ -112,7 +112,7 @@ def _check_model(config: Any) -> None:
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
         refuse(
             "model.attention",
-            f"{model.attention} supports only causal self-attention without relative positions; use 'xla'.",
+            f"'{model.attention}' supports only causal self-attention without relative positions; use 'xla'.",
         )
     if model.window and two_sided:
         refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")

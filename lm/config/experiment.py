@@ -42,9 +42,9 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        With `reset_unread` (for the config of an existing run), settings that the task does not read are reset to
-        their defaults instead of being rejected, and train.num_epochs may be set together with the number of steps
-        that was derived from it.
+        If `reset_unread` (for the config of an existing run), settings that the task does not read are reset to their
+        defaults instead of being rejected. Both train.num_epochs and the number of steps derived from it may then be
+        set.
         """
         given = build(cls, values)
         if not reset_unread:

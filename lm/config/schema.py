@@ -2,10 +2,10 @@
 
 Every setting declares its effect: the aspect of an existing run that would change with the setting. The effect is given
 by the `affects` argument of `option` or, if that is empty, of the enclosing `section`. Other code queries these effects
-instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued;
-eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes"; and the
-error for a shape mismatch with config.init_from names the settings responsible. A setting with several effects declares
-the one that comes last in this list:
+instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued.
+eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes". If a
+parameter and its counterpart in config.init_from differ in shape, the error names the settings responsible. A setting
+with several effects declares the one that comes last in this list:
 
     nothing    no effect on batches, updates or model outputs, except for rounding
     location   no effect as long as the contents of the file or directory stay the same, which is checked

@@ -39,7 +39,8 @@ class OptimizerConfig:
     )
     b1: float = option(
         0.9,
-        "Decay rate of the first moment or, for sgd and muon, the momentum. adafactor ignores this setting.",
+        "Decay rate of the first moment or, for sgd and muon, the momentum. The optimizer adafactor ignores this "
+        "setting.",
         minimum=0.0,
         maximum=0.9999,
         read_by="name",
@@ -53,7 +54,7 @@ class OptimizerConfig:
     )
     epsilon: float = option(
         1e-8,
-        "Constant added to the denominator of each update. adafactor, lion and sgd ignore this setting.",
+        "Constant added to the denominator of each update. The optimizers adafactor, lion and sgd ignore this setting.",
         minimum=0.0,
         read_by="name",
     )

@@ -1,7 +1,7 @@
 """Finds settings that were changed but have no effect because of the value of another setting.
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
-since one config may serve several variants. The `option` of a setting declares the conditions under which the setting
+since one file may serve several variants. The `option` of a setting declares the conditions under which the setting
 has an effect (`needs`). If it names a selector (`read_by`), the registry entry selected there must read the setting.
 """
 

@@ -211,13 +211,13 @@ def read_params(
         if options.average > 1:
             last = step if isinstance(step, int) else None
             params, steps = checkpoints.average_params(options.average, abstract, last, ema)
-            return params, steps[-1], f"average of the steps {', '.join(map(str, steps))}", False
+            return params, steps[-1], f"average of the checkpoints at steps {', '.join(map(str, steps))}", False
         params, found = checkpoints.restore_params(abstract, step, ema=ema)
     return params, found, "moving average" if ema else "trained", found == best
 
 
 def evaluation_config(root: Path, own: Config, options: Options) -> Config:
-    """Returns the run's validated config, with the data and evaluation settings that the options give."""
+    """Returns the run's validated config, with the data and evaluation settings from `options`."""
     values = own.to_dict()
     values["data"]["cache_dir"] = options.cache_dir
     if options.config is not None:

@@ -28,7 +28,7 @@ def source_run(config: Config) -> RunDirectory:
     """Returns the run directory at config.init_from. Raises UserError if there is none or if it is damaged."""
     run = RunDirectory(Path(config.init_from))
     if not run.config_path.is_file():
-        advice = "give the --workdir of a run."
+        advice = "set it to the --workdir of a run."
         raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
     try:
         return RunDirectory.existing(run.root)

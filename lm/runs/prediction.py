@@ -81,7 +81,7 @@ def predictions(
     *,
     unanswerable: bool = False,
 ) -> Iterator[Any]:
-    """Yields the predictions for raw examples of new inputs, in order, one batch at a time.
+    """Yields the predictions for the raw examples in `raw`, in order, one batch at a time.
 
     Progress and notes on the inputs are printed to stderr. Raises UserError, before the first prediction, if
     the inputs or the options are not valid for the model.

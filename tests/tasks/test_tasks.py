@@ -96,7 +96,7 @@ def test_every_family_is_served_and_the_names_are_in_the_help():
 def test_families_that_a_task_does_not_serve_are_refused_with_the_tasks_that_they_learn(name):
     for family in {"decoder", "encoder", "encoder_decoder"} - set(TASKS[name].families):
         with pytest.raises(
-            UserError, match=rf"config\.objective\.name: {name} does not support model\.family={family}"
+            UserError, match=rf"config\.objective\.name: '{name}' does not support model\.family={family}"
         ) as caught:
             values_of(name, family)
         offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
