@@ -274,7 +274,8 @@ def started(tiny_labels, tmp_path_factory):
         (
             "eval.py",
             ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],
-            "--config=tiny_labels: its data.labels (is_y, is_x) must be those of RUN in the same order (is_x, is_y)",
+            "--config=tiny_labels: its data.labels (is_y, is_x) must match those of RUN, including their order "
+            "(is_x, is_y)",
         ),
         ("eval.py", [], "there is no checkpoint"),
     ],

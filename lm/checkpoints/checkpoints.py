@@ -211,7 +211,7 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Averages the parameters of the `count` latest checkpoints up to step `last`. Returns the mean and the steps.
+        """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
         See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so at most two parameter trees are in memory.
         Raises UserError if there are too few checkpoints or if one is damaged.
@@ -311,7 +311,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, even while it is being saved. Raises the same errors as `read_record`."""
+        """Returns the metrics of a step, even during the save of that step. Raises the same errors as `read_record`."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
         return reading.read_record(self.directory / str(step))["metrics"]

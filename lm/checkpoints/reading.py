@@ -42,7 +42,7 @@ logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not 
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Prints an exception raised in a callback, unless the event loop is closed.
+    """Prints an exception raised in a callback, unless it reports a closed event loop.
 
     After a failed save, TensorStore's threads report the closed event loop once per array. The error of the save itself
     is raised separately.

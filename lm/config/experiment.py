@@ -43,8 +43,8 @@ class Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
         If `reset_unread` (for the config of an existing run), settings that the task does not read are reset to their
-        defaults instead of being rejected. Both train.num_epochs and the number of steps derived from it may then be
-        set.
+        defaults instead of being rejected. In that case, train.num_epochs and the number of steps derived from it may
+        both be set.
         """
         given = build(cls, values)
         if not reset_unread:

@@ -9,7 +9,7 @@ from lm.config.schema import option
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Settings of the Transformer. If a setting is derived when it is 0, its documentation says so."""
+    """Settings of the Transformer. Where 0 stands for a derived value, the option text says so."""
 
     family: str = option(
         "decoder",
@@ -225,7 +225,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Settings of the training task and its loss. The unmodified cross-entropy is always reported too."""
+    """Settings of the training task and its loss. The plain cross-entropy is always reported in addition."""
 
     name: str = option("causal", "Training task.", registry="lm.tasks.TASKS", affects="shapes")
     noise_density: float = option(

@@ -25,9 +25,9 @@ class OptimizerConfig:
     )
     decay_steps: int = option(
         0,
-        "For schedule='linear' or 'cosine', the step at which the decay ends; if 0, train.num_steps is used. For "
-        "schedule='warmup_stable_decay', the length of the final decay, in steps; if 0, a fifth of train.num_steps "
-        "is used.",
+        "With schedule='linear' or 'cosine', decay_steps is the step at which the decay ends. If 0, train.num_steps "
+        "is used. With schedule='warmup_stable_decay', decay_steps is the length of the final decay. If 0, a fifth "
+        "of train.num_steps is used.",
         minimum=0,
         read_by="schedule",
     )
@@ -68,7 +68,7 @@ class OptimizerConfig:
     )
     freeze_layers: int = option(
         0,
-        "Freeze the embeddings and this many blocks, from the bottom up. If 0, neither is frozen.",
+        "Freeze the embeddings and this many blocks, from the bottom up. If 0, no embeddings or blocks are frozen.",
         minimum=0,
     )
     freeze: tuple[str, ...] = field(
@@ -123,8 +123,8 @@ class TrainConfig:
     )
     max_bad_steps: int = option(
         10,
-        "Stop after this many consecutive steps with a non-finite loss or gradient. A step with a non-finite loss or "
-        "gradient leaves the state unchanged.",
+        "Stop after this many consecutive bad steps, i.e. steps with a non-finite loss or gradient. A bad step "
+        "leaves the state unchanged.",
         minimum=1,
         affects="nothing",
     )

@@ -2,7 +2,7 @@
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
 since one file may serve several variants. The `option` of a setting declares the conditions under which the setting
-has an effect (`needs`). If it names a selector (`read_by`), the registry entry selected there must read the setting.
+has an effect (`needs`). With `read_by`, the registry entry that another setting selects must also read the setting.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _unused_in(section: Any, config: Any, path: str) -> Iterator[str]:
                     readers = [each for each, entry in registry.items() if spec.name in entry.reads]
                     lacking.append(f"{reader}={' or '.join(readers)}, not {chosen}")
             if lacking:
-                yield f"{name}={value!r} has no effect; it needs {' and '.join(lacking)}"
+                yield f"{name}={value!r} has no effect; it applies only with {' and '.join(lacking)}"
 
 
 def _is_met(need: str, section: Any, config: Any) -> bool:

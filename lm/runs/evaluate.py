@@ -148,7 +148,8 @@ def make_result(
 
     Args:
         rows: the EvalRows of each data source.
-        trained: the hashes of the training examples. If None, the overlap with them is not reported.
+        trained: the hashes of the training examples. If None, the overlap with the training examples is not
+            reported.
     """
     task, undefined = task_of(config), evaluation.undefined
     plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
@@ -232,8 +233,8 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
             )
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             raise UserError(
-                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must be those of {root} in the "
-                f"same order ({', '.join(own.data.labels)}); omit data.labels."
+                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must match those of {root}, "
+                f"including their order ({', '.join(own.data.labels)}); omit data.labels."
             )
         other["data"]["labels"] = own.data.labels
         if other["eval"]["tag_scheme"] == "auto":

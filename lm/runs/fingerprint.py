@@ -72,7 +72,8 @@ def check_data(checkpoint: Path, metadata: Mapping[str, Any], fingerprint: Mappi
     if changed := sorted(name for name in names if saved.get(name) != fingerprint.get(name)):
         raise UserError(
             f"{root}: the data differs from the data on which this run was trained (checkpoint {checkpoint.name}); "
-            f"changed: {', '.join(changed)[:200]}. Restore the old data, or start a new run in another --workdir."
+            f"these parts changed: {', '.join(changed)[:200]}. Restore the old data, or start a new run in another "
+            "--workdir."
         )
 
 

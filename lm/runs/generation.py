@@ -37,7 +37,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import cache_directory, load_tokenizers
 from lm.tasks import task_of
 
-LONGEST_DEFAULT = 256  # maximum number of tokens in a continuation
+LONGEST_DEFAULT = 256  # default maximum number of tokens in a continuation
 BATCH_SIZE_DEFAULT = 16  # number of continuations generated together
 
 

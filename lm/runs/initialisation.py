@@ -25,7 +25,7 @@ class Initial(NamedTuple):
 
 
 def source_run(config: Config) -> RunDirectory:
-    """Returns the run directory at config.init_from. Raises UserError if there is none or if it is damaged."""
+    """Returns the run directory at config.init_from. Raises UserError if the directory is missing or damaged."""
     run = RunDirectory(Path(config.init_from))
     if not run.config_path.is_file():
         advice = "set it to the --workdir of a run."
