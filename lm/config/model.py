@@ -181,8 +181,8 @@ class ModelConfig:
     )
     remat: str = option(
         "none",
-        "Activations to recompute in the backward pass to save memory: no activations ('none'), all ('full'), or all "
-        "except the results of matrix multiplications ('dots').",
+        "Activations to recompute in the backward pass to save memory. 'none' recomputes none of them, 'full' "
+        "recomputes all, and 'dots' recomputes all except the results of matrix multiplications.",
         choices=("none", "full", "dots"),
         affects="nothing",
     )

@@ -70,7 +70,7 @@ class RunDirectory:
         the first step. If the run continues, nothing is written. A run that has not taken its first step may be started
         again with any config. The first process holds a lock until it calls `close` or dies; the other processes write
         nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
-        training in it, or if the existing run has a different config or files that do not belong together.
+        training in it, or if the existing run has a different config or inconsistent files.
         """
         run = cls(root)
         if not is_first:
@@ -103,7 +103,7 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens a run for reading. Raises UserError if there is no run or if its files do not belong together."""
+        """Opens a run for reading. Raises UserError if there is no run or if its files are inconsistent."""
         run = cls(root)
         if not run.root.is_dir():
             raise UserError(f"{run.root}: there is no such run directory; check --workdir, or train a model first.")
@@ -218,11 +218,11 @@ class RunDirectory:
             remove_leftovers(directory)
 
     def _check_continues(self, config: Config) -> None:
-        """Raises UserError if the run was started with other settings, or if its files do not belong together."""
+        """Raises UserError if the run was started with other settings, or if its files are inconsistent."""
         old, new = self._load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # one of the two values has not been derived yet
+            if not (a[section][name] and b[section][name]):  # the old or the new value has not been derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
         if new.train.num_epochs == old.train.num_epochs > 0:  # the number of steps is the same too
             for section, name, unknown in DERIVED_FROM_EPOCHS:
