@@ -141,7 +141,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         ),
         (["model.max_length=20"], "config.model.max_length: 20 is less than data.sequence_length=32"),
         (["model.window=8"], "config.model.window: an encoder-decoder does not support a sliding window"),
-        (["model.attention=splash"], "config.model.attention: splash"),
+        (["model.attention=splash"], "config.model.attention: 'splash'"),
         (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
         (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),
@@ -298,7 +298,7 @@ def test_bad_tokenizer_files_are_refused(refused, tiny, tmp_path, kind, content,
 
 def test_unusable_run_directories_are_refused(refused, tiny, trained, tmp_path):
     (tmp_path / "file").write_text("mine")
-    refused("file: is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
+    refused("file is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
     refused("is not a directory, or one of its parents is a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("mine")
@@ -346,7 +346,7 @@ def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, bro
         ("eval.py", ["--workdir=RUN", "--step=last"], "--step=last"),
         ("eval.py", ["--workdir=RUN", "--split=test"], "there is no test split"),
         ("eval.py", ["--workdir=RUN", "--text=nothing.txt"], "nothing.txt: there is no such file"),
-        ("eval.py", ["--workdir=RUN", "--stride=33"], "config.eval.stride: 33 is longer"),
+        ("eval.py", ["--workdir=RUN", "--stride=33"], "config.eval.stride: 33 exceeds"),
         ("lm.generate", ["--prompt=a"], "--workdir is missing"),
         ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: there is no such run directory"),
         ("lm.generate", ["--workdir=RUN"], "there is no prompt"),

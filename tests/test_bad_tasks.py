@@ -35,7 +35,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
     message = rf"config\.objective\.name: '{objective}' does not support model\.family={family}; choose "
     with pytest.raises(UserError, match=message) as caught:
         Config.from_dict(values)
-    offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+    offered = str(caught.value).rpartition("choose ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
     assert offered == [name for name, task in TASKS.items() if family in task.families]
 
 

@@ -99,7 +99,7 @@ def test_families_that_a_task_does_not_serve_are_refused_with_the_tasks_that_the
             UserError, match=rf"config\.objective\.name: '{name}' does not support model\.family={family}"
         ) as caught:
             values_of(name, family)
-        offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+        offered = str(caught.value).rpartition("choose ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
         assert offered == [other for other, task in TASKS.items() if family in task.families]
 
 
