@@ -47,8 +47,8 @@ def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.num_step=5", "--config.train.num_step: no such setting; did you mean num_steps"),
-        ("trian.num_steps=5", "--config.trian: no such setting; did you mean train"),
+        ("train.num_step=5", "--config.train.num_step: there is no such setting; did you mean num_steps"),
+        ("trian.num_steps=5", "--config.trian: there is no such setting; did you mean train"),
         ("train.num_steps.more=5", "train.num_steps is a single value"),
         ("train.num_steps=many", "train.num_steps"),
         ("train.num_steps=2.5", "train.num_steps"),
@@ -60,8 +60,8 @@ def test_bad_flags_of_training_are_refused(refused, tiny, flags, message):
         ("model.num_kv_heads=3", "config.model.num_kv_heads: 3 does not divide num_heads=2"),
         ("optimizer.warmup_steps=40", "config.optimizer.warmup_steps: 40 warm-up steps do not fit"),
         ("train.accumulation=5", "config.train.accumulation: 5 microbatches cannot evenly divide"),
-        ("model.max_length=16", "config.model.max_length: 16 is shorter than"),
-        ("data.holdout_fraction=0.0", "config.data.holdout_fraction: is 0 and data.valid is empty"),
+        ("model.max_length=16", "config.model.max_length: 16 is less than"),
+        ("data.holdout_fraction=0.0", "config.data.holdout_fraction: evaluation has no data"),
         ("data.train.text.kind=docx", "config.data.train.text.kind: 'docx' is not one of"),
         ("data.train.other.path=x", "other"),
         ("data.train.text.pth=x", "did you mean path"),
@@ -84,20 +84,23 @@ TWO_SIDED = ["model.family=encoder_decoder", "objective.name=span_corruption"]
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=encoder_decoder"], "config.objective.name: causal does not support model.family=encoder_dec"),
-        (["objective.name=ul2"], "config.objective.name: ul2 does not support model.family=decoder; use causal"),
-        (["objective.name=seq2seq"], "config.objective.name: seq2seq does not support model.family=decoder"),
-        (["data.source_length=8"], "config.data.source_length: is not read by objective.name=causal"),
+        (["model.family=encoder_decoder"], "config.objective.name: 'causal' does not support model.family=encoder_dec"),
+        (["objective.name=ul2"], "config.objective.name: 'ul2' does not support model.family=decoder; choose causal"),
+        (["objective.name=seq2seq"], "config.objective.name: 'seq2seq' does not support model.family=decoder"),
+        (["data.source_length=8"], "config.data.source_length: this setting is not read by objective.name=causal"),
         (
             ["model.num_encoder_layers=2"],
-            "config.model.num_encoder_layers: applies only to model.family=encoder_decoder",
+            "config.model.num_encoder_layers: this setting applies only to model.family=encoder_decoder",
         ),
         (["data.train.text.prefix=fix: "], "config.data.train.text.prefix: this setting applies only to pairs"),
         (
             ["data.separate_vocabularies=True"],
-            "config.data.separate_vocabularies: is not read by objective",
+            "config.data.separate_vocabularies: this setting is not read by objective",
         ),
-        (["eval.generation.metrics=('bleu',)"], "config.eval.generation.metrics: is not read by objective"),
+        (
+            ["eval.generation.metrics=('bleu',)"],
+            "config.eval.generation.metrics: this setting is not read by objective",
+        ),
         (TWO_SIDED, "config.data.tokenizer.extra_ids: objective.name='span_corruption' needs tokens for masked spans"),
         ([*TWO_SIDED, "objective.name=ul2", "data.tokenizer.extra_ids=100"], "objective.name='ul2' needs 103"),
         ([*TWO_SIDED, "objective.name=seq2seq"], "config.data.train.text.target_path: name the file with the targets"),
@@ -111,7 +114,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.family=decoder"], "config.objective.name: seq2seq does not support model.family=decoder"),
+        (["model.family=decoder"], "config.objective.name: 'seq2seq' does not support model.family=decoder"),
         (["objective.name=span_corruption"], "train.reversal.target_path: this setting applies only to pairs"),
         (
             ["data.train.reversal.target_path="],
@@ -132,9 +135,12 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
         (["data.holdout=tail"], "config.data.holdout: pairs of texts can only be held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
-        (["model.positions=relative", "model.relative_max_distance=16"], "config.model.relative_max_distance: must be"),
-        (["model.max_length=20"], "config.model.max_length: 20 is shorter than data.sequence_length=32"),
-        (["model.window=8"], "config.model.window: a sliding window is not defined"),
+        (
+            ["model.positions=relative", "model.relative_max_distance=16"],
+            "config.model.relative_max_distance: the distance must be",
+        ),
+        (["model.max_length=20"], "config.model.max_length: 20 is less than data.sequence_length=32"),
+        (["model.window=8"], "config.model.window: an encoder-decoder does not support a sliding window"),
         (
             ["model.attention=splash"],
             "config.model.attention: splash needs data.sequence_length to be a multiple of 128",
@@ -144,8 +150,11 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["eval.generation.length_penalty=9"], "config.eval.generation.length_penalty: 9.0 is above the largest"),
         (["eval.generation.metrics=('blue',)"], "config.eval.generation.metrics: 'blue' is not one of bleu, chrf"),
         (["eval.generation.max_new_tokens=33"], "config.eval.generation.max_new_tokens: 33 exceeds the model's"),
-        (["eval.generation.min_new_tokens=33"], "config.eval.generation.min_new_tokens: exceeds max_new_tokens"),
-        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "this run does not compute 'valid/bleu', only"),
+        (
+            ["eval.generation.min_new_tokens=33"],
+            "config.eval.generation.min_new_tokens: this minimum exceeds max_new_tokens",
+        ),
+        (["train.patience=2", "checkpoint.best_metric=valid/bleu"], "this run does not compute 'valid/bleu'; choose"),
         (
             ["checkpoint.best_metric=valid/bits_per_byte"],
             "config.checkpoint.best_metric: this run does not compute 'valid/bits_per_byte'",
@@ -163,14 +172,14 @@ def test_bad_settings_of_pairs_are_refused(refused_settings, tiny_pairs, overrid
     ("change", "message"),
     [
         ("config.train.num_steps = (5", "FILE, line 16: SyntaxError"),
-        ("config.train.num_step = 5", "config.train.num_step: no such setting; did you mean num_steps"),
+        ("config.train.num_step = 5", "config.train.num_step: there is no such setting; did you mean num_steps"),
         ("config.train.num_steps = 'five'", "FILE, line 16: TypeError: Could not override field 'num_steps'"),
         ("config.model.activation = undefined", "FILE, line 16: NameError: name 'undefined'"),
         ("config.seed = {}['seed']", "FILE, line 16: KeyError: 'seed'"),
         ("raise ValueError('two\\nlines')", "FILE, line 16: ValueError: two lines"),
         ("open('nothing.json')", "FILE, line 16: FileNotFoundError"),
-        ("config = None", "FILE: its get_config() returns None; end that function with `return config`"),
-        ("config = 5", "FILE: its get_config() returns 5"),
+        ("config = None", "FILE: get_config() returned None; end this function with `return config`"),
+        ("config = 5", "FILE: get_config() returned 5"),
         ("config.data.train.text = 'input.txt'", "FILE, line 16: TypeError: Could not override field 'text'"),
         ("del config.data.train.text", "config.data.train: no data source is given"),
         ("config.eval.prompts = (1,)", "config.eval.prompts: expected a tuple of strings"),
@@ -292,8 +301,8 @@ def test_bad_tokenizer_files_are_refused(refused, tiny, tmp_path, kind, content,
 
 def test_unusable_run_directories_are_refused(refused, tiny, trained, tmp_path):
     (tmp_path / "file").write_text("mine")
-    refused("file: is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
-    refused("is not a directory, or lies below a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
+    refused("file is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)
+    refused("is not a directory, or one of its parents is a file", "train.py", *tiny.flags(tmp_path / "file" / "run"))
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("mine")
     refused("holds 'thesis.tex' but no config.json", "train.py", *tiny.flags(tmp_path / "foreign"), keeping=tmp_path)
@@ -316,7 +325,7 @@ def test_a_run_directory_in_use_is_refused(refused, tiny, trained):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("config.json", "config.json: damaged"),
+        ("config.json", "config.json is damaged"),
         ("tokenizer/*", "tokenizer"),
         ("checkpoints/*/record/metadata", "no checkpoint is intact (damaged: 2, 1)"),
     ],
@@ -335,14 +344,14 @@ def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, bro
     ("command", "flags", "message"),
     [
         ("eval.py", [], "--workdir is missing"),
-        ("eval.py", ["--workdir=nowhere"], "nowhere: no such run directory"),
+        ("eval.py", ["--workdir=nowhere"], "nowhere: there is no such run directory"),
         ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint of step 7; choose one of 1, 2"),
         ("eval.py", ["--workdir=RUN", "--step=last"], "--step=last"),
         ("eval.py", ["--workdir=RUN", "--split=test"], "there is no test split"),
         ("eval.py", ["--workdir=RUN", "--text=nothing.txt"], "nothing.txt: there is no such file"),
         ("eval.py", ["--workdir=RUN", "--stride=33"], "config.eval.stride: 33 exceeds data.sequence_length=32"),
         ("lm.generate", ["--prompt=a"], "--workdir is missing"),
-        ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: no such run directory"),
+        ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: there is no such run directory"),
         ("lm.generate", ["--workdir=RUN"], "there is no prompt"),
         ("lm.generate", ["--workdir=RUN", "--prompt=a", "--step=7"], "no checkpoint of step 7"),
         ("lm.generate", ["--workdir=RUN", f"--prompt={'a ' * 40}"], "81"),
@@ -375,7 +384,7 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
         (["--num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),
         (["--length_penalty=nan"], "config.eval.generation.length_penalty: expected a finite number"),
         (["--split=test"], "there is no test split"),
-        (["--split=valid/other"], "valid has no data source 'other'; it has reversal"),
+        (["--split=valid/other"], "valid has no data source named 'other'; choose one of reversal"),
     ],
 )
 def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, flags, message):
@@ -386,8 +395,8 @@ def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, f
 def test_a_process_prints_the_refusal_to_stderr_only(tiny, launch, tmp_path):
     process = launch("train.py", *tiny.flags(tmp_path / "run"), "--config.train.num_step=5")
     assert process.wait() == 1
-    assert (
-        process.stderr
-        == "error: --config.train.num_step: no such setting; did you mean num_steps or num_epochs or max_bad_steps?\n"
+    assert process.stderr == (
+        "error: --config.train.num_step: there is no such setting; "
+        "did you mean num_steps or num_epochs or max_bad_steps?\n"
     )
     assert process.stdout == "" and not (tmp_path / "run").exists()

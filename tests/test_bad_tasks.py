@@ -32,10 +32,10 @@ def of_all(setting):
 def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny, objective, family):
     values = config_of(tiny).to_dict()
     values["objective"]["name"], values["model"]["family"] = objective, family
-    message = rf"config\.objective\.name: {objective} does not support model\.family={family}; use "
+    message = rf"config\.objective\.name: '{objective}' does not support model\.family={family}; choose "
     with pytest.raises(UserError, match=message) as caught:
         Config.from_dict(values)
-    offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+    offered = str(caught.value).rpartition("choose ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
     assert offered == [name for name, task in TASKS.items() if family in task.families]
 
 
@@ -59,8 +59,11 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
             "config.data.train.lines.label_pattern: give a pattern that finds the label",
         ),
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field that holds the label"),
-        (["data.fold=4"], "config.data.fold: must be less than data.folds=4, not 4; folds are numbered from 0"),
-        (["data.labels=('a', 'b', 'a')"], "config.data.labels: contains a label twice"),
+        (
+            ["data.fold=4"],
+            "config.data.fold: the index must be less than data.folds=4, but it is 4; folds are numbered from 0",
+        ),
+        (["data.labels=('a', 'b', 'a')"], "config.data.labels: the same label appears more than once"),
         (
             ["objective.class_weights=(1.0, 2.0)"],
             "config.objective.class_weights: give each label in data.labels a weight of 0 or more",
@@ -83,32 +86,35 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         ),
         (
             ["objective.class_weights=(1.0, 2.0)", "objective.name=regression", PLAIN_BEST],
-            "config.objective.class_weights: is not read by objective.name=regression",
+            "config.objective.class_weights: this setting is not read by objective.name=regression",
         ),
         (
             ["objective.balance_classes=True", "objective.name=tagging"],
-            "objective.balance_classes: is not read by",
+            "objective.balance_classes: this setting is not read by",
         ),
-        (["objective.whole_words=True"], "config.objective.whole_words: is not read by objective"),
+        (["objective.whole_words=True"], "config.objective.whole_words: this setting is not read by objective"),
         (
             ["objective.next_sentence=True"],
-            "config.objective.next_sentence: is not read by objective",
+            "config.objective.next_sentence: this setting is not read by objective",
         ),
-        (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes: is no longer a setting"),
+        (["objective.name=regression", "model.num_classes=2"], "config.model.num_classes is no longer a setting"),
         (["model.family=decoder", "model.pooling=first"], "config.model.pooling: the first token of a decoder sees no"),
         (["model.pooling=none"], "config.model.pooling: 'none' is not one of '', 'first', 'last', 'mean'"),
-        (["model.head=span"], "config.model.head: is no longer a setting; it is now determined by objective.name"),
-        (["model.global_every=2"], "config.model.global_every: requires layers with a window; set model.window"),
-        (["model.token_types=1"], "config.model.token_types: must be at least 2"),
+        (["model.head=span"], "config.model.head is no longer a setting; it is now determined by objective.name"),
+        (
+            ["model.global_every=2"],
+            "config.model.global_every: this setting requires a sliding window; set model.window",
+        ),
+        (["model.token_types=1"], "config.model.token_types: the number of token types must be 0"),
         (
             ["model.token_types=2", "model.family=decoder"],
-            "config.model.token_types: applies only to model.family=encoder",
+            "config.model.token_types: this setting applies only to model.family=encoder",
         ),
         (["model.lora_targets=('query', 'values')"], "config.model.lora_targets: 'values' is not one of query, key"),
-        (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: exceeds the number of layers, 1"),
+        (["optimizer.freeze_layers=2"], "config.optimizer.freeze_layers: the model has fewer layers (1)"),
         (
             ["checkpoint.best_metric=valid/f1"],
-            "this run does not compute 'valid/f1', only valid/ followed by one of loss, acc",
+            "this run does not compute 'valid/f1'; choose valid/ followed by one of loss, acc",
         ),
         (
             ["objective.name=masked", "data.tokenizer.extra_ids=1"],
@@ -153,7 +159,7 @@ def test_bad_settings_of_other_tasks_are_refused(refused, tiny, tmp_path, overri
         ),
         (
             ["data.separate_vocabularies=True"],
-            "config.data.separate_vocabularies: is not read by",
+            "config.data.separate_vocabularies: this setting is not read by",
         ),
         (["model.pooling=first"], "config.model.pooling: the first token of a decoder"),
         (["checkpoint.best_metric=valid/f1"], "valid/ followed by one of loss, accuracy."),
@@ -177,7 +183,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (OVERLONG, [], "examples have different labels"),
         (LINES.replace("line 3\tb", "line 3\t"), [], "lines.tsv, line 5: field 'label' holds no label"),
         (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (from data.labels or, if"),
-        (LINES, ["model.num_classes=3"], "config.model.num_classes: is no longer a setting"),
+        (LINES, ["model.num_classes=3"], "config.model.num_classes is no longer a setting"),
         (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither an integer nor one of label_names"),
         (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a finite number; regression"),
         (LINES, ["data.sequence_length=7"], "config.data.sequence_length: 7 is too short for objective.name='classif"),
@@ -263,11 +269,16 @@ def started(tiny_labels, tmp_path_factory):
             "a model with objective.name=classification generates no text; score it with eval",
         ),
         ("eval.py", ["--text=TEXT"], "--text: RUN needs labelled examples; specify them in data.test of a config"),
-        ("eval.py", ["--split=test/words"], "--split=test/words: test has no data source 'words'; it has lines"),
+        (
+            "eval.py",
+            ["--split=test/words"],
+            "--split=test/words: test has no data source named 'words'; choose one of lines",
+        ),
         (
             "eval.py",
             ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],
-            "--config=tiny_labels: its data.labels (is_y, is_x) must be those of RUN in the same order (is_x, is_y)",
+            "--config=tiny_labels: its data.labels (is_y, is_x) must match those of RUN, including their order "
+            "(is_x, is_y)",
         ),
         ("eval.py", [], "there is no checkpoint"),
     ],

@@ -187,7 +187,7 @@ def test_systems_with_different_examples_are_refused(command, files, tmp_path, c
         (("--workdir=a,b", "--metric=ter", "--bleu_tokenize=zh"), "--bleu_tokenize: has no effect, because --metric"),
         (("--predictions=a,b", "--metric=blue"), "--metric=blue: must be one of bleu, chrf"),
         (("--workdir=a,b", "--step=first"), "--step=first: must be best, latest"),
-        (("--workdir=/nowhere/a,b",), "/nowhere/a: no such run directory"),
+        (("--workdir=/nowhere/a,b",), "/nowhere/a: there is no such run directory"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(command, arguments, message):

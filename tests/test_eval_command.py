@@ -327,7 +327,7 @@ def test_average_is_the_mean_of_the_checkpoints(pairs_run):
 
     done = command.evaluate_run(pairs_run, options(average=2))
     assert done.stem == "results-average2" and done.result.step == 8
-    assert done.result.details["parameters"] == "average of the steps 4, 8"
+    assert done.result.details["parameters"] == "average of the checkpoints at steps 4, 8"
     single = command.evaluate_run(pairs_run, options(step="4"))
     assert single.stem == "results" and single.result.metrics["nll"] != done.result.metrics["nll"]
     assert len(single.evaluation.previews(99)) == len(done.evaluation.previews(99)) == len(PAIRS["valid"])

@@ -153,7 +153,7 @@ def test_results_say_how_many_examples_were_also_trained_on(trained, tiny_labels
     lines = tiny_labels.text.read_text().splitlines()
     assert Hashes.load(trained / "eval" / "train_hashes.npz") is not None
     outcome = call("eval.py", f"--workdir={trained}")
-    assert outcome.status == 0 and "also trained on" not in outcome.stdout
+    assert outcome.status == 0 and "also used for training" not in outcome.stdout
     flags = [f"--config={tiny_labels.config}:{tiny_labels.text}", "--config.data.valid.lines.part=(0.0, 1.0)"]
     outcome = call("eval.py", f"--workdir={trained}", *flags)
     assert outcome.status == 0, outcome.stderr
@@ -161,4 +161,4 @@ def test_results_say_how_many_examples_were_also_trained_on(trained, tiny_labels
     results = json.loads((trained / "eval" / str(step) / "results-tiny_labels.json").read_text())
     counts = results["also_trained_on"]
     assert counts["total"] == len(lines) - 1 and 0.4 * counts["total"] < counts["same"] < 0.6 * counts["total"]
-    assert f"examples that are also trained on: {counts['same']} of {counts['total']}" in outcome.stdout
+    assert f"examples that are also used for training: {counts['same']} of {counts['total']}" in outcome.stdout

@@ -267,7 +267,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
     (tmp_path / "hard").hardlink_to(given)
     for name in ("given.tsv", "link", "hard"):
         flags = f"--workdir={run.root}", f"--input={tmp_path}/g*.tsv", f"--output={tmp_path / name}"
-        refused("is the input; choose another file", "lm.predict", *flags, keeping=tmp_path)
+        refused("this file is also the input; choose another file", "lm.predict", *flags, keeping=tmp_path)
 
 
 @pytest.mark.parametrize(

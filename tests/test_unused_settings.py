@@ -22,51 +22,52 @@ def lines(**changes):
     [
         (
             {"data__tokenizer__kind": "bytes", "data__tokenizer__vocab_size": 500},
-            "config.data.tokenizer.vocab_size=500 has no effect; it needs kind=words or sentencepiece, not bytes",
+            "config.data.tokenizer.vocab_size=500 has no effect; it applies only with kind=words or sentencepiece, "
+            "not bytes",
         ),
         (
             {"data__tokenizer__path": "a.model", "data__tokenizer__vocab_size": 500},
-            "config.data.tokenizer.vocab_size=500 has no effect; it needs no path",
+            "config.data.tokenizer.vocab_size=500 has no effect; it applies only with no path",
         ),
         (
             {"kind": "jsonl", "data__train__mine__document": "line"},
-            "config.data.train.mine.document='line' has no effect; it needs kind=text, not jsonl",
+            "config.data.train.mine.document='line' has no effect; it applies only with kind=text, not jsonl",
         ),
         (
             {"data__train__mine__separator": "#"},
-            "config.data.train.mine.separator='#' has no effect; it needs document=separator",
+            "config.data.train.mine.separator='#' has no effect; it applies only with document=separator",
         ),
         (
             {"kind": "parquet", "data__train__mine__encoding": "cp1252"},
-            "config.data.train.mine.encoding='cp1252' has no effect; it needs kind=text or jsonl or tsv or csv or "
-            "conll or squad, not parquet",
+            "config.data.train.mine.encoding='cp1252' has no effect; it applies only with kind=text or jsonl or tsv or "
+            "csv or conll or squad, not parquet",
         ),
         (
             {"optimizer__name": "lion", "optimizer__epsilon": 1e-6},
-            "config.optimizer.epsilon=1e-06 has no effect; it needs name=adamw or adamax or muon, not lion",
+            "config.optimizer.epsilon=1e-06 has no effect; it applies only with name=adamw or adamax or muon, not lion",
         ),
         (
             {"optimizer__schedule": "constant", "optimizer__final_fraction": 0.5},
-            "config.optimizer.final_fraction=0.5 has no effect; it needs schedule=linear or cosine or "
+            "config.optimizer.final_fraction=0.5 has no effect; it applies only with schedule=linear or cosine or "
             "warmup_stable_decay, not constant",
         ),
         (
             {"model__positions": "learned", "model__rotary_theta": 5e5},
-            "config.model.rotary_theta=500000.0 has no effect; it needs positions=rotary",
+            "config.model.rotary_theta=500000.0 has no effect; it applies only with positions=rotary",
         ),
-        ({"model__lora_alpha": 4.0}, "config.model.lora_alpha=4.0 has no effect; it needs lora_rank"),
+        ({"model__lora_alpha": 4.0}, "config.model.lora_alpha=4.0 has no effect; it applies only with lora_rank"),
         ({"model__lora_alpha": 4.0, "model__lora_rank": 2}, ""),
         (
             {"model__source_vocab_size": 9},
-            "config.model.source_vocab_size=9 has no effect; it needs data.separate_vocabularies",
+            "config.model.source_vocab_size=9 has no effect; it applies only with data.separate_vocabularies",
         ),
         (
             {"eval__prompts": (), "eval__sample_tokens": 9},
-            "config.eval.sample_tokens=9 has no effect; it needs prompts",
+            "config.eval.sample_tokens=9 has no effect; it applies only with prompts",
         ),
         (
             {"eval__generation__max_examples": 9},
-            "config.eval.generation.max_examples=9 has no effect; it needs metrics",
+            "config.eval.generation.max_examples=9 has no effect; it applies only with metrics",
         ),
         ({"optimizer__b1": 0.8}, ""),
         ({}, ""),
@@ -81,7 +82,7 @@ def test_held_out_data_needs_that_there_is_no_validation_data():
     values.data.train.mine = values.data.valid.mine = source(path="x")
     values.data.holdout_fraction = 0.2
     assert unused(build(Config, values.to_dict())) == [
-        "config.data.holdout_fraction=0.2 has no effect; it needs no valid"
+        "config.data.holdout_fraction=0.2 has no effect; it applies only with no valid"
     ]
 
 
@@ -110,5 +111,6 @@ def test_commands_report_settings_without_effect(tiny, call, tmp_path):
     assert outcome.status == 0, outcome.stderr
     notes = [line for line in outcome.stderr.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: config.data.tokenizer.vocab_size=500 has no effect; it needs kind=words or sentencepiece, not bytes."
+        "note: config.data.tokenizer.vocab_size=500 has no effect; it applies only with kind=words or sentencepiece, "
+        "not bytes."
     ]

@@ -1,6 +1,6 @@
 """Checkpoints of the training state, written and read by Orbax and verified with our own checksums.
 
-Layout, below `checkpoints/` in the run directory:
+Layout of `checkpoints/` in the run directory:
 
     <step>/state/             all arrays, in Orbax's OCDBT format, which can be read onto any mesh
     <step>/record/metadata    JSON: metadata, metrics, and the path, shape, dtype and checksum of every leaf
@@ -37,7 +37,7 @@ ATTEMPTS = 10  # number of attempts to read while a training run replaces checkp
 
 
 class Restored(NamedTuple):
-    state: Any  # with the requested shardings
+    state: Any  # has the requested shardings
     metadata: dict[str, Any]
     step: int
 
@@ -45,7 +45,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints in one directory.
 
-    For training, all processes must create this object together; the directory is created if necessary, and unfinished
+    In training, all processes must create this object together. The directory is created if necessary, and unfinished
     checkpoints of a killed run are removed. With `read_only`, nothing is written, so a training run may save at the
     same time. `settings` determines which checkpoints are kept and which metric `best` uses. Raises UserError if the
     directory cannot be used.
@@ -74,12 +74,12 @@ class Checkpoints:
     # --- writing ------------------------------------------------------------------------------------------
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> bool:
-        """Starts a save; returns once `state` is copied and its buffers may be donated. All processes must call `save`.
+        """Starts a save and returns once the buffers of `state` may be donated. All processes must call `save`.
 
-        If an earlier save is still running, first waits until it ends and raises its error, if any. Returns whether a
-        save was started; a step that already has a checkpoint is left unchanged. `metadata` holds JSON values, which
-        `restore` returns. Raises UserError for errors such as a full disk or denied access; earlier checkpoints stay
-        intact.
+        If an earlier save is still running, `save` first waits for it to finish and raises its error, if any. Returns
+        False, without saving, if the step already has a checkpoint, and True otherwise. `metadata` holds JSON values,
+        which `restore` returns. Raises UserError for errors such as a full disk or denied access; earlier checkpoints
+        stay intact.
         """
         assert self._manager is not None, "opened read-only"
         self.wait()
@@ -99,7 +99,7 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # Without `force`, Orbax saves no step below the latest one. Even with `force`, it overwrites no step.
+            # Orbax saves a step below the latest one only with `force`, and never overwrites a checkpoint.
             self._manager.save(step, args=args, force=True)
         return True
 
@@ -135,7 +135,7 @@ class Checkpoints:
         except UserError as save_error:
             if error is None:
                 raise
-            if not isinstance(error.__cause__, OSError):  # otherwise, both have the same cause
+            if not isinstance(error.__cause__, OSError):  # otherwise, both errors have the same cause
                 print(save_error, file=sys.stderr)  # the first error is the one to raise
 
     # --- listing ------------------------------------------------------------------------------------------
@@ -147,11 +147,11 @@ class Checkpoints:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except PermissionError:
-            raise UserError(f"{self.directory}: permission denied; check who owns it.") from None
+            raise UserError(f"{self.directory}: permission denied; check the owner of the directory.") from None
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
     def best(self) -> int | None:
-        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if no step has it."""
+        """Returns the best step by `settings.best_metric` (ties go to the newest), or None if none has this metric."""
         return next(iter(best_first(self.steps(), self._metrics_of, self._settings)), None)
 
     def record(self, step: int) -> dict[str, Any]:
@@ -174,10 +174,10 @@ class Checkpoints:
     # --- reading ------------------------------------------------------------------------------------------
 
     def restore(self, abstract_state: Any) -> Restored:
-        """Restores the newest intact checkpoint, whatever mesh it was written on. All processes must call `restore`.
+        """Restores the newest intact checkpoint, even onto another mesh. All processes must call `restore`.
 
         The leaves of `abstract_state` are jax.ShapeDtypeStruct objects with shardings. Damaged checkpoints are reported
-        on stderr and, unless the directory is opened read-only, set aside once an older checkpoint has been read.
+        on stderr. They are set aside once an older checkpoint has been read, unless the directory is opened read-only.
         Raises UserError if there is no intact checkpoint, or if the tree, a shape or a dtype of the checkpoint differs
         from `abstract_state`.
         """
@@ -191,11 +191,12 @@ class Checkpoints:
         """Returns only the parameters, as a nested dict, and their step. Raises the same errors as `restore`.
 
         Args:
-            abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings; None for NumPy arrays.
-            step: the step to read; None for the newest, or "best" for the best (if no checkpoint has the metric, the
-                newest). In both cases, damaged checkpoints are reported on stderr and skipped. If a number is given,
-                only that checkpoint is tried.
-            ema: whether to return the moving average of the parameters instead, if the state holds one.
+            abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings. If None, the parameters are
+                returned as NumPy arrays.
+            step: the step to read. None means the newest checkpoint, and "best" means the best or, if no checkpoint has
+                the metric, the newest. If `step` is None or "best", damaged checkpoints are reported on stderr and
+                skipped. If it is a number, only that checkpoint is tried.
+            ema: whether to return the moving average of the parameters instead, if the checkpoint contains one.
         """
 
         def item(record: dict[str, Any]) -> Any:
@@ -210,7 +211,7 @@ class Checkpoints:
     def average_params(
         self, count: int, abstract_params: Any = None, last: int | None = None, ema: bool = False
     ) -> tuple[Any, list[int]]:
-        """Averages the parameters of the `count` latest checkpoints up to step `last`. Returns the mean and the steps.
+        """Returns the mean of the parameters of the `count` latest checkpoints up to step `last`, and their steps.
 
         See Vaswani 2017, section 6.1. Checkpoints are read one at a time, so at most two parameter trees are in memory.
         Raises UserError if there are too few checkpoints or if one is damaged.
@@ -250,7 +251,7 @@ class Checkpoints:
     def _read(
         self, step: int | Literal["best"] | None, item: Callable[[dict[str, Any]], Any], *, partial: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns the tree and record of the first intact candidate, and sets aside damaged candidates before it.
+        """Returns the tree and record of the first intact candidate, and sets aside the damaged candidates before it.
 
         `item` builds the abstract tree from the record. If `partial`, the tree is only a part of the state, such as
         {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.
@@ -291,7 +292,7 @@ class Checkpoints:
         raise UserError(f"{self.directory}: no checkpoint is intact (damaged: {steps}); {advice}")
 
     def _is_being_removed(self, step: int, listed: Sequence[int]) -> bool:
-        """Returns whether a training run has removed this checkpoint, after waiting for a removal in progress."""
+        """Waits for any removal in progress, then returns whether a training run has removed this checkpoint."""
         removed = False
         for _ in range(50):
             removed = not (self.directory / str(step)).exists()
@@ -301,7 +302,7 @@ class Checkpoints:
         return bool(reading.agreed([int(removed)])[0])
 
     def _set_aside(self, damaged: Sequence[int]) -> None:
-        """Moves damaged checkpoints out of the way of later ones, unless the directory is opened read-only."""
+        """Renames damaged checkpoints to free their steps for later saves, unless the directory is opened read-only."""
         if self._manager is not None:
             if jax.process_index() == 0:
                 set_aside(self.directory, damaged)
@@ -310,7 +311,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _metrics_of(self, step: int) -> dict[str, float]:
-        """Returns the metrics of a step, even while it is being saved. Raises the same errors as `read_record`."""
+        """Returns the metrics of a step, even during the save of that step. Raises the same errors as `read_record`."""
         if self._saving is not None and self._saving[0] == step:
             return self._saving[1]
         return reading.read_record(self.directory / str(step))["metrics"]

@@ -43,11 +43,11 @@ def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
             )
         elif saved[path]["dtype"] != wanted[path]["dtype"]:
             problems.append(
-                f"{path} is {saved[path]['dtype']} in the checkpoint but {wanted[path]['dtype']} in this model"
+                f"{path} has dtype {saved[path]['dtype']} in the checkpoint but {wanted[path]['dtype']} in this model"
             )
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        listed = f"{'; '.join(problems[:3])}{more}. Use the settings that it was trained with."
+        listed = f"{'; '.join(problems[:3])}{more}. Use the settings with which the checkpoint was trained."
         raise UserError(f"{where}: this checkpoint belongs to another model or optimizer: {listed}")
 
 

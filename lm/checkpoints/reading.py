@@ -24,7 +24,7 @@ from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_
 from lm.errors import UserError
 from lm.files import parse_json
 
-FORMAT = 1  # version of the record format; newer versions of this code may write higher numbers
+FORMAT = 1  # version of the record format; newer code may write a higher version
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
 MACHINE_TROUBLES = (
     "No space left on device",
@@ -42,9 +42,10 @@ logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not 
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Prints an exception raised in a callback, unless its cause is an event loop that a failed save has closed.
+    """Prints an exception raised in a callback, unless it reports a closed event loop.
 
-    TensorStore's threads report the closed loop once for each array; the failure of the save itself is raised.
+    After a failed save, TensorStore's threads report the closed event loop once per array. The error of the save itself
+    is raised separately.
     """
     if str(unraisable.exc_value) != "Event loop is closed":
         _print_unraisable(unraisable)
@@ -70,7 +71,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise Damage("record/metadata has no format")
     if content["format"] > FORMAT:
-        raise UserError(f"{path}: was written by a newer version of this code; use that version.")
+        raise UserError(f"{path} was written by a newer version of this code; use that version.")
     for key, kind in {"step": int, "metadata": dict, "metrics": dict, "leaves": dict}.items():
         if not isinstance(content.get(key), kind):
             raise Damage(f"record/metadata has no {key}")
@@ -106,7 +107,7 @@ def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, part
 
 
 def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> Any:
-    """Returns `read()`. If it fails in any process, raises Damage in all, so that none enters a collective alone."""
+    """Returns the result of `read`. If any process fails, all raise Damage, so that none enters a collective alone."""
     result, problem, trouble = None, "", ""
     with hushed():
         try:
@@ -123,7 +124,7 @@ def in_all_processes(checkpoint: Path, read: Callable[[], Any], what: str) -> An
     if jax.process_count() > 1:
         failed = np.atleast_1d(multihost_utils.process_allgather(np.array(bool(problem))))
         if failed.any() and not problem:
-            problem = f"{what}: damage found by process {int(np.argmax(failed))}"
+            problem = f"{what}: damage was found by process {int(np.argmax(failed))}"
     if problem:
         raise Damage(problem)
     return result
@@ -141,12 +142,12 @@ def first_line(error: BaseException) -> str:
 
 
 def machine_trouble(error: BaseException) -> str:
-    """Returns the system error named in an error's text (TensorStore sets no errno), or "" if the file is damaged."""
+    """Returns the system error that the text of `error` names, or "" if there is none. TensorStore sets no errno."""
     return next((each for each in MACHINE_TROUBLES if each in str(error)), "")
 
 
 def agreed(steps: Sequence[int]) -> list[int]:
-    """Returns the steps found by the first process, as others may find different ones while a training run saves."""
+    """Returns the steps found by the first process, because other processes may find other steps during a save."""
     if jax.process_count() == 1:
         return list(steps)
     row = np.full(MOST_STEPS, -1)
@@ -157,7 +158,7 @@ def agreed(steps: Sequence[int]) -> list[int]:
 def silence_libraries() -> None:
     """Suppresses the output of Orbax's and TensorStore's threads after a failed save, for the rest of the process.
 
-    Their tasks are garbage-collected later, some of them only at exit; the error itself is raised.
+    The tasks of these threads are garbage-collected later, some only at exit. The error of the save itself is raised.
     """
     logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = lambda _: None

@@ -1,4 +1,4 @@
-"""Checks, before anything is built, that settings are compatible. Tasks (`lm/tasks`) check their own settings."""
+"""Checks that settings are compatible before anything is built. Tasks (`lm/tasks`) check their own settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ def check(given: Any, config: Any, task: Any) -> None:
     tasks, family = entries("lm.tasks.TASKS"), config.model.family
     if family not in task.families:
         fitting = [name for name, each in tasks.items() if family in each.families]
-        refuse("objective.name", f"{task.name} does not support model.family={family}; use {_or(fitting)}.")
+        refuse("objective.name", f"'{task.name}' does not support model.family={family}; choose {_or(fitting)}.")
     for setting, default in unread(task):
         # The config.json of a run holds derived values in place of defaults.
         if attrgetter(setting)(given) not in (default, task.unread_value(setting, config)):
             readers = _or([name for name, each in tasks.items() if setting in each.settings])
-            refuse(setting, f"is not read by objective.name={task.name}, only by {readers}; leave it at {default!r}.")
+            refuse(
+                setting,
+                f"this setting is not read by objective.name={task.name}, only by {readers}; leave it at {default!r}.",
+            )
     _check_data(config, task)
     _check_model(config)
     _check_training(config)
@@ -33,7 +36,7 @@ def check(given: Any, config: Any, task: Any) -> None:
 
 
 def unread(task: Any) -> list[tuple[str, Any]]:
-    """Returns the settings that other tasks read but this task does not, with their defaults."""
+    """Returns (dotted name, default) for every setting that other tasks read but this task does not."""
     known = {setting for each in entries("lm.tasks.TASKS").values() for setting in each.settings}
     return [(setting, default_of(setting)) for setting in sorted(known - task.settings)]
 
@@ -54,75 +57,86 @@ def _check_data(config: Any, task: Any) -> None:
             if not name.isidentifier():
                 refuse(f"data.{split}", f"the name {name!r} must consist of letters, digits and underscores.")
             if len(each.part) != 2 or not 0 <= each.part[0] < each.part[1] <= 1:
-                refuse(f"{where}.part", f"{each.part} is not a subrange of [0, 1], such as (0.0, 0.8).")
+                refuse(f"{where}.part", f"{each.part} is not a subrange of [0, 1]; use a tuple such as (0.0, 0.8).")
             task.check_source(where, each, config, refuse)
         if sources and not sum(each.weight for each in sources.values()) > 0:
             refuse(f"data.{split}", "all weights are 0; give at least one data source a positive weight.")
     if not data.valid and data.holdout_fraction == 0:
-        refuse("data.holdout_fraction", "is 0 and data.valid is empty, so evaluation has no data; set one of the two.")
+        refuse(
+            "data.holdout_fraction",
+            "evaluation has no data, because this fraction is 0 and data.valid is empty; set one of them.",
+        )
     if data.cleaning.max_chars and data.cleaning.max_chars < data.cleaning.min_chars:
-        refuse("data.cleaning.max_chars", "is smaller than min_chars, so every document would be dropped.")
+        refuse(
+            "data.cleaning.max_chars", "every document would be dropped, because max_chars is smaller than min_chars."
+        )
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
     if tokenizer.needs_file and not data.tokenizer.path:
         refuse(
-            "data.tokenizer.path", f"must name a {tokenizer.file_type}; this kind of tokenizer is loaded, not trained."
+            "data.tokenizer.path",
+            f"give the path of a {tokenizer.file_type}, because this kind of tokenizer cannot be trained.",
         )
     if data.fold >= data.folds:
-        refuse("data.fold", f"must be less than data.folds={data.folds}, not {data.fold}; folds are numbered from 0.")
+        refuse(
+            "data.fold",
+            f"the index must be less than data.folds={data.folds}, but it is {data.fold}; folds are numbered from 0.",
+        )
     if len(set(data.labels)) < len(data.labels):
-        refuse("data.labels", "contains a label twice.")
+        refuse("data.labels", "the same label appears more than once.")
 
 
 def _check_model(config: Any) -> None:
     model = config.model
     two_sided = model.family == "encoder_decoder"
     if not two_sided and model.num_encoder_layers:
-        refuse("model.num_encoder_layers", "applies only to model.family=encoder_decoder; leave it at 0.")
+        refuse("model.num_encoder_layers", "this setting applies only to model.family=encoder_decoder; leave it at 0.")
     if model.num_heads % model.num_kv_heads:
         refuse("model.num_kv_heads", f"{model.num_kv_heads} does not divide num_heads={model.num_heads}.")
     if model.positions == "rotary" and model.head_dim % 2:
-        refuse("model.head_dim", f"{model.head_dim} is odd; rotary positions rotate pairs of features.")
+        refuse("model.head_dim", f"{model.head_dim} is odd, but rotary positions need an even number of features.")
     if model.positions == "sinusoidal" and model.d_model % 2:
-        refuse("model.d_model", f"{model.d_model} is odd; sinusoidal positions need sine-cosine pairs.")
+        refuse("model.d_model", f"{model.d_model} is odd, but sinusoidal positions need an even number of features.")
     if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
-        refuse("model.relative_max_distance", "must be greater than half of model.relative_buckets.")
+        refuse("model.relative_max_distance", "the distance must be greater than half of model.relative_buckets.")
     for name in ("sequence_length", "source_length"):
         if model.max_length < (length := getattr(config.data, name)):
-            refuse("model.max_length", f"{model.max_length} is shorter than data.{name}={length}.")
+            refuse("model.max_length", f"{model.max_length} is less than data.{name}={length}.")
     if model.attention == "cudnn" and model.dtype != "bfloat16":
-        refuse("model.attention", "cudnn computes in bfloat16 only; set model.dtype='bfloat16', or use 'xla'.")
+        refuse("model.attention", "'cudnn' supports only bfloat16; set model.dtype='bfloat16', or use 'xla'.")
     if model.attention in ("cudnn", "splash") and model.attention_dropout > 0:
-        refuse("model.attention", f"{model.attention} does not support dropout; set attention_dropout to 0.")
+        refuse("model.attention", f"'{model.attention}' does not support dropout; set attention_dropout to 0.")
     if model.attention == "splash" and (length := config.data.sequence_length) % 128:
-        refuse("model.attention", f"splash needs data.sequence_length to be a multiple of 128, not {length}.")
+        refuse(
+            "model.attention", f"'splash' requires data.sequence_length to be a multiple of 128, but it is {length}."
+        )
     if model.attention in ("cudnn", "splash") and (model.family != "decoder" or model.positions == "relative"):
         refuse(
             "model.attention",
-            f"{model.attention} supports only causal self-attention without relative positions; use 'xla'.",
+            f"'{model.attention}' supports only causal self-attention without relative positions; use 'xla'.",
         )
     if model.window and two_sided:
-        refuse("model.window", "a sliding window is not defined between source and target; set it to 0.")
+        refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
     if model.global_every and not model.window:
-        refuse("model.global_every", "requires layers with a window; set model.window.")
+        refuse("model.global_every", "this setting requires a sliding window; set model.window.")
     if model.token_types and model.family != "encoder":
-        refuse("model.token_types", "applies only to model.family=encoder.")
+        refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
     if model.token_types == 1:
-        refuse("model.token_types", "must be at least 2 (as in BERT), or 0 for none.")
+        refuse("model.token_types", "the number of token types must be 0 (no token types) or at least 2 (as in BERT).")
     projections = ("query", "key", "value", "out", "up", "gate", "down")
     for name in model.lora_targets:
         if name not in projections:
             refuse("model.lora_targets", f"{name!r} is not one of {', '.join(projections)}.")
     if config.optimizer.freeze_layers > model.num_layers:
-        refuse("optimizer.freeze_layers", f"exceeds the number of layers, {model.num_layers}.")
+        refuse("optimizer.freeze_layers", f"the model has fewer layers ({model.num_layers}).")
 
 
 def check_steps(train: Any) -> None:
-    """Raises UserError if the user's config sets the length of the training twice, or sets it to 0 steps."""
+    """Raises UserError if both num_epochs and num_steps are set, or if the training would have 0 steps."""
     if train.num_epochs and train.num_steps > 0:
-        message = f"{train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
+        message = f"num_epochs={train.num_epochs:g} and num_steps={train.num_steps} both set the length of the training"
         refuse("train.num_epochs", f"{message}; set num_steps to -1, or num_epochs to 0.")
     if not train.num_epochs and train.num_steps == 0:
-        refuse("train.num_steps", "must not be 0; set it to 1 or more, or set train.num_epochs.")
+        refuse("train.num_steps", "the number of steps must not be 0; set it to 1 or more, or set train.num_epochs.")
 
 
 def check_schedule(config: Any) -> None:
@@ -131,9 +145,11 @@ def check_schedule(config: Any) -> None:
     warmup, decay, decays_last = optimizer.warmup_steps, optimizer.decay_steps, optimizer.schedule_entry.decays_last
     length = f"train.num_steps={steps}" + (f" (train.num_epochs={epochs:g})" if epochs else "")
     if decays_last and warmup + decay > steps:
-        refuse("optimizer.warmup_steps", f"{warmup} warm-up steps and decay_steps={decay} exceed {length}.")
+        refuse(
+            "optimizer.warmup_steps", f"the {warmup} warm-up steps and decay_steps={decay} together exceed {length}."
+        )
     if not decays_last and warmup >= min(steps, decay) and warmup > 0:
-        message = f"{warmup} warm-up steps do not fit into {length} (decay_steps={decay}); use fewer."
+        message = f"{warmup} warm-up steps do not fit into {length} (decay_steps={decay}); reduce this number."
         refuse("optimizer.warmup_steps", message)
 
 
@@ -148,7 +164,9 @@ def _check_training(config: Any) -> None:
         )
     sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     if 0 in sizes or sizes.count(-1) > 1:
-        refuse("mesh", f"(data, fsdp, tensor) is {sizes}; at most one may be -1, and all others must be at least 1.")
+        refuse(
+            "mesh", f"(data, fsdp, tensor) is {sizes}; at most one size may be -1, and all others must be at least 1."
+        )
     if config.eval.stride > (length := config.data.sequence_length):
         refuse("eval.stride", f"{config.eval.stride} exceeds data.sequence_length={length}.")
 
@@ -161,17 +179,17 @@ def _check_generation(generation: Any, limit: int) -> None:
     if longest > limit:
         refuse("eval.generation.max_new_tokens", f"{longest} exceeds the model's {limit} positions.")
     if generation.min_new_tokens > generation.max_new_tokens:
-        refuse("eval.generation.min_new_tokens", "exceeds max_new_tokens.")
+        refuse("eval.generation.min_new_tokens", "this minimum exceeds max_new_tokens.")
 
 
 def _check_best_metric(config: Any, task: Any) -> None:
-    """Checks that evaluation computes the metric that ranks checkpoints."""
+    """Raises UserError unless evaluation computes the metric by which checkpoints are ranked."""
     data, metric, metrics = config.data, config.checkpoint.best_metric, task.metrics(config)
     sources = sorted(data.valid) or sorted(name for name, each in data.train.items() if each.weight > 0)
     prefixes = ["valid/", *(f"valid/{name}/" for name in sources if len(sources) > 1)]
     if metric not in [prefix + each for prefix in prefixes for each in metrics]:
         known = f"{' or '.join(prefixes)} followed by one of {', '.join(metrics)}{task.advice_on_metric(metric)}"
-        refuse("checkpoint.best_metric", f"this run does not compute {metric!r}, only {known}.")
+        refuse("checkpoint.best_metric", f"this run does not compute {metric!r}; choose {known}.")
 
 
 def _or(names: list[str]) -> str:

@@ -20,7 +20,7 @@ from lm.errors import DONE, USER_ERROR, UserError
 
 
 def define_config_flag() -> None:
-    """Defines the flag --config=FILE.py[:ARG] and its overrides, --config.a.b=value."""
+    """Defines the flag --config=FILE.py[:ARG], which allows overrides of the form --config.a.b=value."""
     config_flags.DEFINE_config_file("config", None, "Config file: configs/NAME.py[:ARG].", lock_config=True)
 
 
@@ -36,7 +36,7 @@ def config_from_flags() -> Config | None:
         path = config_flags.get_config_filename(flag).partition(":")[0]
         if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
             raise _unreadable(path, error)  # an OSError that ml_collections deferred
-        raise UserError(f"{path}: its get_config() returns {flag.value!r}; end that function with `return config`.")
+        raise UserError(f"{path}: get_config() returned {flag.value!r}; end this function with `return config`.")
     values = flag.value.to_dict()
     config = Config.from_dict(values)
     for line in unused(build(Config, values)):
@@ -81,7 +81,9 @@ def _one_line_flag_errors() -> Iterator[None]:
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
                 missing = f"there is no file {path}" if path else "no file is given"
-                raise UserError(f"--config={value}: {missing}; available: {', '.join(near) or 'none in configs/'}.")
+                raise UserError(
+                    f"--config={value}: {missing}; available configs: {', '.join(near) or 'none in configs/'}."
+                )
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
@@ -107,7 +109,7 @@ def _unreadable(path: str, error: BaseException) -> UserError:
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
-    # ml_collections wraps errors, and raises errors of its own while it handles others.
+    # ml_collections wraps errors and may raise another error while it handles one.
     found = [(each, line) for each in chain if (line := _line_in_file(each, path))]
     cause, where = found[-1] if found else (chain[-1], path)
     message = cause.msg if isinstance(cause, SyntaxError) else cause
@@ -129,6 +131,6 @@ def _help() -> str:
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     lines += [f"  --{flag.name}={flag.default if flag.default is not None else ''}\n      {flag.help}" for flag in own]
     if "config" in flags.FLAGS:
-        lines += ["", "Settings, given in a config file or as --config.NAME=VALUE:"]
+        lines += ["", "Settings that can be given in a config file or as --config.NAME=VALUE:"]
         lines += [f"  {name} = {default!r}\n      {doc}" for name, default, doc in describe_settings(Config)]
     return "\n".join(lines)

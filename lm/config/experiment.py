@@ -24,8 +24,8 @@ class Config:
     seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
     init_from: str = option(
         "",
-        "Run directory that provides the tokenizer and, from its best checkpoint, the initial parameters; parameters "
-        "without a match are listed. Empty for random initialisation.",
+        "Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. "
+        "Parameters without a match are listed. If empty, all parameters are initialised randomly.",
         affects="updates",
     )
     data: DataConfig = section(DataConfig, affects="batches")
@@ -42,9 +42,9 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        With `reset_unread` (for the config of an existing run), settings that the task does not read are reset to
-        their defaults instead of being rejected, and train.num_epochs may be set together with the number of steps
-        that was derived from it.
+        If `reset_unread` (for the config of an existing run), settings that the task does not read are reset to their
+        defaults instead of being rejected. In that case, train.num_epochs and the number of steps derived from it may
+        both be set.
         """
         given = build(cls, values)
         if not reset_unread:

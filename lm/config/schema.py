@@ -2,10 +2,10 @@
 
 Every setting declares its effect: the aspect of an existing run that would change with the setting. The effect is given
 by the `affects` argument of `option` or, if that is empty, of the enclosing `section`. Other code queries these effects
-instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued;
-eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes"; and the
-error for a shape mismatch with config.init_from names the settings responsible. A setting with several effects declares
-the one that comes last in this list:
+instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued.
+eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes". If a
+parameter and its counterpart in config.init_from differ in shape, the error names the settings responsible. A setting
+with several effects declares the one that comes last in this list:
 
     nothing    no effect on batches, updates or model outputs, except for rounding
     location   no effect as long as the contents of the file or directory stay the same, which is checked
@@ -59,15 +59,16 @@ def option(
 
     Args:
         choices: the allowed values; empty if any value is allowed.
-        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. It replaces
-            `choices` and is imported only when a value is checked.
+        registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. The
+            registry replaces `choices` and is imported only when a value is checked.
         minimum, maximum: the bounds of the allowed range, inclusive.
-        affects: one of EFFECTS; by default, "shapes" if `parameters` is given, else the effect of the section.
+        affects: the effect of the setting, one of EFFECTS. By default, it is "shapes" if `parameters` is given, and the
+            effect of the section otherwise.
         parameters: the names of the parameters whose existence or shape depends on the setting. If empty, a setting
             that affects "shapes" may concern any parameter.
         needs: the conditions under which the setting has an effect, such as "document=separator" (see `unused.py`).
-        read_by: the name of another setting in the same section, one with a `registry`. The new setting has an effect
-            only if it is listed in the `reads` of the selected registry entry.
+        read_by: the name of a setting in the same section that selects a registry entry. The new setting has an effect
+            only if the `reads` of that entry include it.
     """
     affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
@@ -191,10 +192,10 @@ def _docs_of_entries(rules: Mapping[str, Any]) -> str:
 def _unknown(start: str, dotted: str, known: Collection[str]) -> str:
     """Returns the error message for a setting that is not among the `known` settings of its section."""
     if dotted in RETIRED:
-        return f"{start}{dotted}: is no longer a setting; {RETIRED[dotted]}"
+        return f"{start}{dotted} is no longer a setting; {RETIRED[dotted]}"
     near = difflib.get_close_matches(dotted.rpartition(".")[2], known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the available settings are {', '.join(sorted(known))}."
-    return f"{start}{dotted}: no such setting; {hint}"
+    return f"{start}{dotted}: there is no such setting; {hint}"
 
 
 def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def migrated(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(kept.get(section), dict):
             kept[section].pop(name, None)
     model = kept.get("model")
-    if isinstance(model, dict) and model.get("pooling") == "none":  # an old value for tagging, which does not pool
+    if isinstance(model, dict) and model.get("pooling") == "none":  # formerly used for tagging, which does not pool
         model["pooling"] = ""
     return kept
 
@@ -248,5 +249,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def differences_affecting(effects: Collection[str], schema: type, old: Mapping, new: Mapping) -> list[str]:
-    """Returns the `differences` between two nested dicts in settings that have one of the given effects."""
+    """Returns the `differences` between two nested dicts, but only for settings that have one of the given effects."""
     return [line for line in differences(old, new) if effect(schema, line.split(":")[0]) in effects]

@@ -19,13 +19,15 @@ class OptimizerConfig:
     )
     warmup_steps: int = option(
         -1,
-        "Number of steps of linear warm-up from 0; -1 for 100 steps or, with train.num_epochs, a tenth of all steps.",
+        "Number of linear warm-up steps, starting from a learning rate of 0. If -1, 100 steps are used or, if "
+        "train.num_epochs is set, a tenth of all steps.",
         minimum=-1,
     )
     decay_steps: int = option(
         0,
-        "linear, cosine: step at which the decay ends; 0 for train.num_steps. warmup_stable_decay: length of the final "
-        "decay, in steps; 0 for a fifth of train.num_steps.",
+        "With schedule='linear' or 'cosine', decay_steps is the step at which the decay ends. If 0, train.num_steps "
+        "is used. With schedule='warmup_stable_decay', decay_steps is the length of the final decay. If 0, a fifth "
+        "of train.num_steps is used.",
         minimum=0,
         read_by="schedule",
     )
@@ -37,7 +39,8 @@ class OptimizerConfig:
     )
     b1: float = option(
         0.9,
-        "Decay rate of the first moment or, for sgd and muon, the momentum; ignored by adafactor.",
+        "Decay rate of the first moment or, for sgd and muon, the momentum. The optimizer adafactor ignores this "
+        "setting.",
         minimum=0.0,
         maximum=0.9999,
         read_by="name",
@@ -51,20 +54,22 @@ class OptimizerConfig:
     )
     epsilon: float = option(
         1e-8,
-        "Constant added to the denominator of each update; ignored by adafactor, lion and sgd.",
+        "Constant added to the denominator of each update. The optimizers adafactor, lion and sgd ignore this setting.",
         minimum=0.0,
         read_by="name",
     )
-    clip_norm: float = option(1.0, "Clip gradients to this global norm; 0 for no clipping.", minimum=0.0)
+    clip_norm: float = option(1.0, "Clip gradients to this global norm. 0 means no clipping.", minimum=0.0)
     layer_decay: float = option(
         1.0,
-        "Factor by which the learning rate is multiplied from each layer to the layer below; the head has the full "
-        "rate, and the embeddings have the lowest rate (Clark 2020 uses 0.8 to 0.9 for fine-tuning).",
+        "Ratio of the learning rate of each layer to that of the layer above. The head has the full learning rate, "
+        "and the embeddings have the lowest. Clark 2020 uses 0.8 to 0.9 for fine-tuning.",
         minimum=0.0,
         maximum=1.0,
     )
     freeze_layers: int = option(
-        0, "Freeze the embeddings and this many blocks, from the bottom up; 0 to freeze nothing.", minimum=0
+        0,
+        "Freeze the embeddings and this many blocks, from the bottom up. If 0, no embeddings or blocks are frozen.",
+        minimum=0,
     )
     freeze: tuple[str, ...] = field(
         default=(),
@@ -74,26 +79,29 @@ class OptimizerConfig:
     )
     ema_decay: float = option(
         0.0,
-        "Decay rate of a moving average of the parameters, which is used for evaluation; 0 for no average.",
+        "Decay rate of a moving average of the parameters, which is used for evaluation. 0 means no average.",
         minimum=0.0,
         maximum=0.99999,
     )
 
     @property
     def schedule_entry(self) -> Any:
-        """The entry of `lm.training.schedules.SCHEDULES` named by `schedule`."""
+        """The entry of `lm.training.schedules.SCHEDULES` selected by `schedule`."""
         return entries("lm.training.schedules.SCHEDULES")[self.schedule]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = option(
-        -1, "Total number of optimizer steps; -1 for the equivalent of num_epochs or, if that is 0, 1000.", minimum=-1
+        -1,
+        "Total number of optimizer steps. If -1, the number is derived from num_epochs or, if that is 0, set to 1000.",
+        minimum=-1,
     )
     num_epochs: float = option(
         0.0,
-        "Length of the training in passes over the training data, possibly fractional; 0 to use num_steps instead. "
-        "Several data sources count as one mixture, in which the share of each source is given by its weight.",
+        "Length of the training in passes over the training data, possibly fractional. If 0, num_steps is used "
+        "instead. Several data sources count as one mixture, in which the share of each source is given by its "
+        "weight.",
         minimum=0.0,
         maximum=10_000.0,
     )
@@ -102,20 +110,21 @@ class TrainConfig:
     )
     accumulation: int = option(
         1,
-        "Number of microbatches per step; more microbatches need less memory and give the same result.",
+        "Number of microbatches per step. More microbatches need less memory and give the same result.",
         minimum=1,
         affects="nothing",
     )
     patience: int = option(
         0,
-        "Stop if checkpoint.best_metric has not improved in this many consecutive evaluations; 0 to never stop early.",
+        "Stop if checkpoint.best_metric has not improved in this many consecutive evaluations. 0 disables early "
+        "stopping.",
         minimum=0,
         affects="nothing",
     )
     max_bad_steps: int = option(
         10,
-        "Stop after this many consecutive steps with a non-finite loss or gradient. Such steps leave the state "
-        "unchanged.",
+        "Stop after this many consecutive bad steps, i.e. steps with a non-finite loss or gradient. A bad step "
+        "leaves the state unchanged.",
         minimum=1,
         affects="nothing",
     )
@@ -135,13 +144,13 @@ class MeshConfig:
 @dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int = option(
-        500, "Steps between checkpoints; a checkpoint is also saved at the end and on SIGTERM.", minimum=1
+        500, "Number of steps between checkpoints. A checkpoint is also saved at the end and on SIGTERM.", minimum=1
     )
     keep_latest: int = option(2, "Number of most recent checkpoints to keep.", minimum=1)
     keep_best: int = option(1, "Number of best checkpoints to keep, ranked by best_metric.", minimum=0)
     best_metric: str = option(
         "valid/loss",
-        "Metric by which checkpoints are ranked; lower is better, except for scores such as valid/bleu.",
+        "Metric by which checkpoints are ranked. Lower is better, except for scores such as valid/bleu.",
     )
 
     @property
@@ -152,10 +161,12 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    every_steps: int = option(10, "Steps between lines in metrics.jsonl.", minimum=1)
+    every_steps: int = option(10, "Number of steps between lines in metrics.jsonl.", minimum=1)
     tensorboard: bool = option(True, "Write TensorBoard events to the run directory.")
     wandb_project: str = option(
-        "", "Weights & Biases project to which metrics are also sent (needs wandb); empty for none."
+        "",
+        "Weights & Biases project to which metrics are also sent (requires the package wandb). If empty, no metrics "
+        "are sent.",
     )
 
 
@@ -165,49 +176,53 @@ class GenerationConfig:
 
     metrics: tuple[str, ...] = option(
         (),
-        "Metrics that compare the generated outputs with references; empty for none.",
+        "Metrics that compare the generated outputs with references. If empty, no outputs are generated.",
         registry="lm.evaluation.text_metrics.TEXT_METRICS",
     )
-    num_beams: int = option(1, "Beam size; 1 is greedy search.", minimum=1, maximum=1000)
+    num_beams: int = option(1, "Beam size. 1 means greedy search.", minimum=1, maximum=1000)
     training_beams: int = option(
         1, "Beam size for evaluations during training.", minimum=1, maximum=1000, needs=("metrics",)
     )
     penalty: str = option(
         "power",
-        "Length normalisation: scores are divided by length^a (power) or by ((5 + length) / 6)^a (gnmt, Wu 2016).",
+        "Length normalisation. Scores are divided by length^a ('power') or by ((5 + length) / 6)^a ('gnmt', Wu 2016).",
         choices=("power", "gnmt"),
     )
     length_penalty: float = option(
         1.0,
-        "Exponent a in `penalty`: 0 for no normalisation; larger values favour longer outputs.",
+        "Exponent a of the length normalisation (see `penalty`). 0 means no normalisation; larger values favour "
+        "longer outputs.",
         minimum=-8.0,
         maximum=8.0,
     )
     exact: bool = option(
         True,
         "Search until no unfinished hypothesis can still win. If False, stop as soon as no hypothesis could win by "
-        "ending with its next token, as Hugging Face does by default; this is faster and rarely changes the output.",
+        "ending with its next token, as Hugging Face does by default. Stopping early is faster and rarely changes "
+        "the output.",
     )
     max_new_tokens: int = option(
-        0, "Maximum output length in tokens, including EOS; 0 for data.sequence_length.", minimum=0
+        0, "Maximum output length in tokens, including EOS. If 0, data.sequence_length is used.", minimum=0
     )
     min_new_tokens: int = option(0, "Minimum number of tokens before the EOS token.", minimum=0)
     no_repeat_ngram: int = option(
-        0, "Never repeat an n-gram of this length, in tokens, within an output; 0 for no restriction.", minimum=0
+        0, "Never repeat an n-gram of this length, in tokens, within an output. 0 means no restriction.", minimum=0
     )
-    batch_size: int = option(64, "Number of sources, of similar length, to decode together.", minimum=1)
+    batch_size: int = option(
+        64, "Number of sources to decode together. Sources of similar length are grouped.", minimum=1
+    )
     max_examples: int = option(
         0,
-        "Number of outputs to score in each evaluation during training; 0 for all. The final table and eval.py always "
-        "score all outputs.",
+        "Number of outputs to score in each evaluation during training. 0 means all outputs. The final table and "
+        "eval.py always score all outputs.",
         minimum=0,
         needs=("metrics",),
     )
     bleu_tokenize: str = option(
         "auto",
-        "Tokenisation that sacrebleu uses for BLEU. auto depends on the script of the references: zh for Chinese, "
-        "ja-mecab for Japanese and ko-mecab for Korean (if installed), char for other scripts without spaces, and 13a "
-        "for the rest. none is for text that is already tokenised.",
+        "Tokenisation that sacrebleu uses for BLEU. 'auto' depends on the script of the references: zh for Chinese, "
+        "ja-mecab for Japanese and ko-mecab for Korean (if installed), char for other scripts without spaces, and "
+        "13a for the rest. Choose 'none' for text that is already tokenised.",
         choices=("auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"),
         needs=("metrics",),
     )
@@ -215,40 +230,49 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every_steps: int = option(500, "Steps between evaluations; the model is also evaluated at the end.", minimum=1)
-    batch_size: int = option(0, "Rows per batch; 0 for the value of train.batch_size.", minimum=0)
+    every_steps: int = option(
+        500, "Number of steps between evaluations. The model is also evaluated at the end.", minimum=1
+    )
+    batch_size: int = option(0, "Number of rows per batch. If 0, train.batch_size is used.", minimum=0)
     max_rows: int = option(
         0,
-        "Number of rows to score in each evaluation during training; 0 for all. The final table and eval.py always "
-        "score all rows.",
+        "Number of rows to score in each evaluation during training. 0 means all rows. The final table and eval.py "
+        "always score all rows.",
         minimum=0,
     )
     stride: int = option(
-        0, "Tokens between the starts of successive windows; 0 for data.sequence_length (no overlap).", minimum=0
+        0,
+        "Number of tokens between the starts of successive windows. If 0, data.sequence_length is used (no overlap).",
+        minimum=0,
     )
     bootstrap: int = option(
         0,
-        "Labelled tasks: number of bootstrap resamples for 95 % confidence intervals of metrics; 0 for no intervals.",
+        "Number of bootstrap resamples for 95 % confidence intervals of the metrics of labelled tasks. 0 means no "
+        "intervals.",
         minimum=0,
     )
     tag_scheme: str = option(
         "auto",
-        "tagging: tag scheme, which determines where entities begin and end. auto infers the scheme from the tags of "
-        "train and valid; none means that entities are not counted. BIO means IOB2, and BIOES means IOBES.",
+        "Tag scheme, which determines where entities begin and end (objective.name='tagging' only). 'auto' infers "
+        "the scheme from the tags of train and valid; 'none' means that entities are not counted. 'BIO' is the same "
+        "as 'IOB2', and 'BIOES' is the same as 'IOBES'.",
         choices=("auto", "none", "IOB1", "IOB2", "BIO", "IOE1", "IOE2", "IOBES", "BIOES", "BILOU", "BMES"),
     )
     answer_rules: str = option(
         "auto",
-        "span_qa: rules for comparing answers: squad (by words), cmrc (for Chinese), or characters (for other scripts "
-        "without spaces, such as Japanese); auto depends on the predominant script of each data source.",
+        "Rules for comparing answers (objective.name='span_qa' only). 'squad' compares words, 'cmrc' is meant for "
+        "Chinese, and 'characters' is meant for other scripts without spaces, such as Japanese. 'auto' selects the "
+        "rules by the predominant script of each data source.",
         choices=("auto", "squad", "cmrc", "characters"),
     )
     prompts: tuple[str, ...] = field(
         default=("",),
-        metadata={"doc": "Prompts from which sample text is generated at each evaluation; an empty tuple for none."},
+        metadata={
+            "doc": "Prompts from which sample text is generated at each evaluation. If empty, no text is generated."
+        },
     )
     compare_with_xz: bool = option(
-        False, "Add the compression rate that `xz -9` reaches on the same text to the final table."
+        False, "Add the compression rate that `xz -9` achieves on the same text to the final table."
     )
     sample_tokens: int = option(64, "Length of each sample text, in tokens.", minimum=1, needs=("prompts",))
     generation: GenerationConfig = section(GenerationConfig)

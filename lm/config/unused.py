@@ -1,8 +1,8 @@
 """Finds settings that were changed but have no effect because of the value of another setting.
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
-since one config may serve several variants. In its `option`, each of them declares the conditions for having an
-effect (`needs`), or the setting that selects the registry entry which must read it (`read_by`).
+since one file may serve several variants. The `option` of a setting declares the conditions under which the setting
+has an effect (`needs`). With `read_by`, the registry entry that another setting selects must also read the setting.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ def _unused_in(section: Any, config: Any, path: str) -> Iterator[str]:
                     readers = [each for each, entry in registry.items() if spec.name in entry.reads]
                     lacking.append(f"{reader}={' or '.join(readers)}, not {chosen}")
             if lacking:
-                yield f"{name}={value!r} has no effect; it needs {' and '.join(lacking)}"
+                yield f"{name}={value!r} has no effect; it applies only with {' and '.join(lacking)}"
 
 
 def _is_met(need: str, section: Any, config: Any) -> bool:
-    """Returns whether a condition holds: "name=value", "name" (neither empty nor 0) or "no name" (empty or 0).
+    """Returns whether a condition of the form "name=value", "name" or "no name" holds for the named setting.
 
-    A name without a dot refers to a setting of the same section.
+    "name" means that the setting is neither empty nor 0, and "no name" means that it is empty or 0. A name without a
+    dot refers to a setting of the same section.
     """
     name, equals, value = need.removeprefix("no ").partition("=")
     found = attrgetter(name)(config if "." in name else section)

@@ -1,10 +1,10 @@
-"""The run directory (`--workdir`), which holds every file that other commands need and the lock that guards training.
+"""The run directory (`--workdir`), which holds all files that other commands read, and a lock for the training process.
 
 config.json      the resolved config        metrics.jsonl   one JSON object per line: step and metrics
 tokenizer/       tokenizer files            tensorboard/    event files
 checkpoints/     see lm/checkpoints         curves.png      plot of metrics.jsonl
 eval/<step>/     results of eval.py         .lock           held by the training process
-eval/train_hashes.npz    hashes of the training examples, to count those that are also evaluated
+eval/train_hashes.npz    hashes of the training examples, to find evaluation examples that duplicate them
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ class RunDirectory:
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """Opens a directory for training, either to start a run or to continue one.
 
-        For a new run, config.json is written; it is removed again if a UserError leaves the `with` block before the
-        first step. For a run that continues, nothing is written. A run that has not taken its first step may be started
+        If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block before
+        the first step. If the run continues, nothing is written. A run that has not taken its first step may be started
         again with any config. The first process holds a lock until it calls `close` or dies; the other processes write
         nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
-        training in it, or if the existing run has a different config or files that do not belong together.
+        training in it, or if the existing run has a different config or inconsistent files.
         """
         run = cls(root)
         if not is_first:
@@ -82,7 +82,7 @@ class RunDirectory:
             foreign = sorted(each.name for each in run.root.iterdir() if not LEFTOVER.fullmatch(each.name))
             if foreign and not run.config_path.exists():
                 problem = f"holds {foreign[0]!r} but no config.json, so it is not a run directory"
-                raise UserError(f"{run.root}: {problem}; choose a new or empty one with --workdir.")
+                raise UserError(f"{run.root} {problem}; choose a new or empty directory with --workdir.")
             run._take_lock()
             if run.config_path.exists():
                 run._check_continues(config)
@@ -90,10 +90,12 @@ class RunDirectory:
             if not run._has_checkpoints():
                 run._start(config)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{run.root}: is not a directory, or lies below a file; use another --workdir.") from None
+            raise UserError(
+                f"{run.root} is not a directory, or one of its parents is a file; use another --workdir."
+            ) from None
         except OSError as error:
             run.close()
-            raise UserError(f"{run.root}: cannot be used as a run directory: {error.strerror}.") from None
+            raise UserError(f"{run.root} cannot be used as a run directory: {error.strerror}.") from None
         except UserError:
             run.close()
             raise
@@ -101,15 +103,15 @@ class RunDirectory:
 
     @classmethod
     def existing(cls, root: Path) -> Self:
-        """Opens a run for reading. Raises UserError if there is no run or if its files do not belong together."""
+        """Opens a run for reading. Raises UserError if there is no run or if its files are inconsistent."""
         run = cls(root)
         if not run.root.is_dir():
-            raise UserError(f"{run.root}: no such run directory; check --workdir, or train first.")
+            raise UserError(f"{run.root}: there is no such run directory; check --workdir, or train a model first.")
         run._check_records(run.load_config(), FOR_READING)
         return run
 
     def load_config(self) -> Config:
-        """Returns the config of the run, without retired settings and without data.cache_dir.
+        """Returns the config of the run without retired settings and with an empty data.cache_dir.
 
         A run directory may come from someone else, so the user of this machine determines where the cache is. Raises
         UserError if config.json is missing or invalid.
@@ -120,15 +122,15 @@ class RunDirectory:
         try:
             values = parse_json(self.config_path.read_bytes())
         except FileNotFoundError:
-            raise UserError(f"{self.root}: has no config.json, so it holds no run; check --workdir.") from None
+            raise UserError(f"{self.root} has no config.json, so it is not a run directory; check --workdir.") from None
         except OSError as error:
-            raise UserError(f"{self.config_path}: cannot be read: {error.strerror}.") from None
+            raise UserError(f"{self.config_path} cannot be read: {error.strerror}.") from None
         except ValueError as error:
-            raise UserError(f"{self.config_path}: damaged ({error}); restore it, or use another --workdir.") from None
+            raise UserError(f"{self.config_path} is damaged ({error}); restore it, or use another --workdir.") from None
         try:
             return Config.from_dict(migrated(values) if isinstance(values, dict) else values, reset_unread=True)
         except UserError as error:
-            raise UserError(f"{self.config_path}: edited, or written by another version of lm: {error}") from None
+            raise UserError(f"{self.config_path} was edited, or written by another version of lm: {error}") from None
 
     def write_config(self, config: Config) -> None:
         """Replaces config.json atomically. Raises UserError if the file cannot be written."""
@@ -160,7 +162,7 @@ class RunDirectory:
             self.close()
 
     def _take_lock(self) -> None:
-        """Takes a POSIX lock, because a forked worker that outlives this process would keep a flock(2) lock."""
+        """Takes a POSIX lock, since a flock(2) lock would be kept by forked workers that outlive this process."""
         descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,7 +210,7 @@ class RunDirectory:
                 path.rmdir()
 
     def _remove_leftovers(self) -> None:
-        """Removes the temporary files of killed processes. No other process uses those in the run directory itself."""
+        """Removes temporary files of killed processes. No running process uses a temporary file directly in `root`."""
         for each in self.root.iterdir():
             if each.name != ".lock" and LEFTOVER.fullmatch(each.name):
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -216,13 +218,13 @@ class RunDirectory:
             remove_leftovers(directory)
 
     def _check_continues(self, config: Config) -> None:
-        """Raises UserError if the run began with other settings, or if its files do not belong together."""
+        """Raises UserError if the run was started with other settings, or if its files are inconsistent."""
         old, new = self._load_config(), config
         a, b = old.to_dict(), new.to_dict()
         for section, name in DERIVED_FROM_DATA:
-            if not (a[section][name] and b[section][name]):  # one of the two values has not been derived yet
+            if not (a[section][name] and b[section][name]):  # the old or the new value has not been derived yet
                 a[section][name] = b[section][name] = a[section][name] or b[section][name]
-        if new.train.num_epochs == old.train.num_epochs > 0:  # the same data and epochs give the same steps
+        if new.train.num_epochs == old.train.num_epochs > 0:  # the number of steps is the same too
             for section, name, unknown in DERIVED_FROM_EPOCHS:
                 if b[section][name] == unknown:
                     b[section][name] = a[section][name]
@@ -245,15 +247,15 @@ class RunDirectory:
             listed = "; ".join(f"{line:.{max(40, 240 // len(lines))}}" for line in lines[:8])
             more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
             raise UserError(
-                f"{self.root}: holds a run with another config ({listed}{more}). "
-                f"Start a new run in another --workdir, or restore the old values to continue this one.{advice}"
+                f"{self.root} holds a run with another config ({listed}{more}). "
+                f"Start a new run in another --workdir, or restore the old values to continue this run.{advice}"
             )
         if self._has_checkpoints():
             self.moved = differences_affecting({"location"}, Config, a, b)
             self._check_records(derived, FOR_TRAINING)
             for name in self._tokenizers(config):
                 if not (self.root / name).is_dir():
-                    raise UserError(f"{self.root / name}: is missing, but the run has checkpoints; restore it.")
+                    raise UserError(f"{self.root / name} is missing, but the run has checkpoints; restore it.")
 
     def _tokenizers(self, config: Config) -> tuple[str, ...]:
         return TOKENIZERS if config.data.separate_vocabularies else TOKENIZERS[:1]
@@ -261,7 +263,7 @@ class RunDirectory:
     def _check_records(
         self, config: Config, effects: Collection[str], fingerprint: Mapping[str, str] | None = None
     ) -> None:
-        """Raises UserError if a checkpoint records a different config, tokenizer or (given a `fingerprint`) data."""
+        """Raises UserError if the config, a tokenizer or the data `fingerprint` differs from that in a checkpoint."""
         found = recorded_settings(config)
         tokenizers = {name: self._tokenizer_fingerprint(name) for name in self._tokenizers(config)}
         with self.open_checkpoints(config) as checkpoints:
@@ -275,24 +277,24 @@ class RunDirectory:
                     check_data(checkpoint, metadata, fingerprint, self.root)
 
     def _tokenizer_fingerprint(self, name: str) -> str | None:
-        """Returns the fingerprint stored with a tokenizer (verified on loading), or None if it cannot be read."""
+        """Returns the fingerprint stored with a tokenizer, or None if the fingerprint cannot be read."""
         try:
             return str(parse_json((self.root / name / INFO_FILE).read_bytes())["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # loading the tokenizer raises a more helpful error
+            return None  # loading the tokenizer verifies the fingerprint and raises a more helpful error
 
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects in metrics.jsonl, except a torn last line. Raises UserError if another is invalid."""
+        """Returns the objects in metrics.jsonl. Skips a torn last line; raises UserError if another line is invalid."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):
-                raise UserError(f"{self.metrics_path}, line {number}: is not a JSON object; remove the line.")
+                raise UserError(f"{self.metrics_path}, line {number}: this line is not a JSON object; remove it.")
         return [values for _, values in lines if values is not None]
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops torn lines and the lines of all steps after `step`, from which the run resumes."""
+        """Drops torn lines and the lines of all steps after `step`, so that the run can resume from `step`."""
         lines = list(self._metric_lines())
         kept = [line for line, values in lines if values is not None and values.get("step", -1) <= step]
         if len(kept) < len(lines):
@@ -300,7 +302,7 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line with the object that it holds, or with None if the line is torn or invalid."""
+        """Yields each line of metrics.jsonl with the parsed object, or with None if the line is torn or invalid."""
         try:
             content = self.metrics_path.read_bytes()
         except FileNotFoundError:

@@ -37,7 +37,7 @@ from lm.training.startup import versions
 from lm.training.state import abstract_state
 
 SPLITS = ("valid", "test", "train")
-MODEL = ("function", "shapes")  # model settings with these effects must have the same values in --config and the run
+MODEL = ("function", "shapes")  # model settings with these effects must have the same values in --config and in the run
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Options:
     """Options of eval.py, shared by all runs that it evaluates."""
 
     step: str = "best"  # best, latest, or a step number
-    split: str = "valid"  # valid, test or train; SPLIT/SOURCE for only one data source of the split
+    split: str = "valid"  # valid, test or train; SPLIT/SOURCE selects one data source of the split
     text: str = ""  # text file or glob pattern to score instead of the run's data
     config: Config | None = None  # config whose data is used instead of the run's data
     config_name: str = ""
     average: int = 1  # number of checkpoints to average
-    # These override the config unless they are 0 or None:
+    # Each of the following options overrides the config unless it is 0 or None:
     stride: int = 0
     batch_size: int = 0
     num_beams: int = 0
@@ -64,12 +64,12 @@ class Evaluated:
 
     result: Result
     root: Path  # the run directory
-    directory: Path  # where to write, below `root`
+    directory: Path  # the directory below `root` to which the result is written
     stem: str  # stem of the file names
     evaluation: SplitEvaluation  # holds the predictions, if there are any
 
     def write(self) -> None:
-        """Writes the results and predictions and prints their paths, or prints a warning if this fails."""
+        """Writes the results and predictions and prints their paths, or prints a warning if writing fails."""
         try:
             check_below(self.directory, self.root)
             paths = write_results(self.directory, self.stem, self.result)
@@ -148,7 +148,8 @@ def make_result(
 
     Args:
         rows: the EvalRows of each data source.
-        trained: the hashes of the training examples, or None to omit the overlap with them from the result.
+        trained: the hashes of the training examples. If None, the overlap with the training examples is not
+            reported.
     """
     task, undefined = task_of(config), evaluation.undefined
     plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
@@ -164,10 +165,10 @@ def make_result(
     if trained is not None:
         overlap = trained.overlap(stores)
         details = details | {"also_trained_on": dataclasses.asdict(overlap)}
-        signatures |= {f"{task.noun} that are also trained on": str(overlap)} if overlap else {}
+        signatures |= {f"{task.noun} that are also used for training": str(overlap)} if overlap else {}
         split = labels["split"].partition("/")[0]
         if lines := files_read_differently(config.data, split if split in SPLITS else "test"):
-            signatures["files that are also trained on"] = "; ".join(lines)
+            signatures["files that are also used for training"] = "; ".join(lines)
     return Result(
         metrics=metrics,
         rows=evaluation.num_rows,
@@ -202,7 +203,7 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
 def read_params(
     directory: RunDirectory, config: Config, model: Model, mesh: Mesh, options: Options
 ) -> tuple[Any, int, str, bool]:
-    """Returns the parameters, their step, a description of them, and whether this step is the best one."""
+    """Returns the parameters, their step, a description of them, and whether their step is the best one."""
     abstract = abstract_state(config, model, optax.identity(), mesh).params
     ema = config.optimizer.ema_decay > 0
     step: Any = int(options.step) if options.step.isdecimal() else {"best": "best", "latest": None}[options.step]
@@ -211,13 +212,13 @@ def read_params(
         if options.average > 1:
             last = step if isinstance(step, int) else None
             params, steps = checkpoints.average_params(options.average, abstract, last, ema)
-            return params, steps[-1], f"average of the steps {', '.join(map(str, steps))}", False
+            return params, steps[-1], f"average of the checkpoints at steps {', '.join(map(str, steps))}", False
         params, found = checkpoints.restore_params(abstract, step, ema=ema)
     return params, found, "moving average" if ema else "trained", found == best
 
 
 def evaluation_config(root: Path, own: Config, options: Options) -> Config:
-    """Returns the run's config with data and evaluation settings from the options, validated as a whole."""
+    """Returns the run's validated config, with the data and evaluation settings from `options`."""
     values = own.to_dict()
     values["data"]["cache_dir"] = options.cache_dir
     if options.config is not None:
@@ -232,8 +233,8 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
             )
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             raise UserError(
-                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must be those of {root} in the "
-                f"same order ({', '.join(own.data.labels)}); omit data.labels."
+                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must match those of {root}, "
+                f"including their order ({', '.join(own.data.labels)}); omit data.labels."
             )
         other["data"]["labels"] = own.data.labels
         if other["eval"]["tag_scheme"] == "auto":
@@ -267,7 +268,9 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
         check_only_reads(config, split)
     stores = prepare_split(config, tokenizers, split)
     if source and source not in stores:
-        raise UserError(f"--split={options.split}: {split} has no data source {source!r}; it has {', '.join(stores)}.")
+        raise UserError(
+            f"--split={options.split}: {split} has no data source named {source!r}; choose one of {', '.join(stores)}."
+        )
     references = task_of(config).references(config, split)
     if source:
         return {source: stores[source]}, {source: references[source]} if references else {}
@@ -275,7 +278,7 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 
 
 def choose_mesh(config: Config) -> Mesh:
-    """Returns the run's mesh if it fits these devices.
+    """Returns the run's mesh if it fits the available devices.
 
     Otherwise, returns a mesh that shards the parameters or, if that does not fit either, one that replicates them.
     """

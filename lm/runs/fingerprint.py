@@ -1,8 +1,8 @@
 """Detects damaged or mixed-up run directories by comparing their files with the metadata of their checkpoints.
 
 The metadata of a checkpoint holds the fingerprints of the data and the tokenizers (`data`, see lm/runs/prepare.py) and
-the settings on which the parameters depend (`config`). An entry is compared only if it is present, so checkpoints
-written before settings were recorded remain valid.
+the settings on which the parameters depend (`config`). An entry is compared only if it is present, so older
+checkpoints, which lack the settings, remain valid.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_settings(
     underived |= {
         f"{section}.{name}" for section, name, unknown in DERIVED_FROM_EPOCHS if found[f"{section}.{name}"] == unknown
     }
-    # A setting that is missing on one side was added or removed after the checkpoint was written.
+    # A setting that was added or removed after the checkpoint was written is missing on one side.
     names = [name for name in saved if name in found and name not in underived and effect(Config, name) in effects]
     names = [name for name in names if effects is not FOR_TRAINING or name not in LENGTH]
     lines = differences({name: saved[name] for name in names}, {name: found[name] for name in names})
@@ -49,8 +49,8 @@ def check_settings(
         listed = "; ".join(f"{line:.70}" for line in lines[:SHOWN])
         more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise UserError(
-            f"{checkpoint}: was trained with settings other than those in {where} ({listed}{more}). One of the two "
-            "was edited or comes from another run; restore it."
+            f"{checkpoint} was trained with settings other than those in {where} ({listed}{more}). One of the two "
+            "was edited or comes from another run; restore the original."
         )
 
 
@@ -59,8 +59,8 @@ def check_tokenizer(checkpoint: Path, metadata: Mapping[str, Any], name: str, fi
     saved = metadata.get("data", {}).get(name)
     if saved is not None and saved != fingerprint:
         raise UserError(
-            f"{where}: is not the tokenizer that {checkpoint} was trained with, so one of the two comes from another "
-            "run; restore it."
+            f"{where} is not the tokenizer that {checkpoint} was trained with, so one of the two comes from another "
+            "run; restore the original."
         )
 
 
@@ -71,8 +71,9 @@ def check_data(checkpoint: Path, metadata: Mapping[str, Any], fingerprint: Mappi
     names = saved.keys() | fingerprint.keys()
     if changed := sorted(name for name in names if saved.get(name) != fingerprint.get(name)):
         raise UserError(
-            f"{root}: the data differs from the data that this run was trained on (checkpoint {checkpoint.name}); "
-            f"changed: {', '.join(changed)[:200]}. Restore the old data, or start a new run in another --workdir."
+            f"{root}: the data differs from the data on which this run was trained (checkpoint {checkpoint.name}); "
+            f"these parts changed: {', '.join(changed)[:200]}. Restore the old data, or start a new run in another "
+            "--workdir."
         )
 
 

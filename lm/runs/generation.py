@@ -37,7 +37,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.prepare import cache_directory, load_tokenizers
 from lm.tasks import task_of
 
-LONGEST_DEFAULT = 256  # maximum number of tokens in a continuation
+LONGEST_DEFAULT = 256  # default maximum number of tokens in a continuation
 BATCH_SIZE_DEFAULT = 16  # number of continuations generated together
 
 
@@ -47,12 +47,12 @@ class Generator:
 
     directory: RunDirectory
     config: Config
-    step: int | None  # step of the checkpoint; None for the best one
-    average: int  # number of checkpoints to average: the latest ones up to `step`
-    max_new_tokens: int | None  # number of new tokens per sampled text; None for the default
+    step: int | None  # step of the checkpoint, or None for the best checkpoint
+    average: int  # number of checkpoints to average: the latest checkpoints up to `step`
+    max_new_tokens: int | None  # number of new tokens per sampled text, or None for the default
     num_samples: int  # number of samples per text
     seed: int
-    batch_size: int | None  # number of texts generated together; None for the default. Does not affect the output.
+    batch_size: int | None  # number of texts to generate together, or None for the default
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
         """Returns the model, its parameters, and the mesh on which the parameters are replicated.
@@ -107,9 +107,9 @@ def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling)
 
 @dataclass(frozen=True)
 class Translation:
-    """Outputs of an encoder-decoder."""
+    """The outputs of an encoder-decoder, with the number of decoded sources and the time spent."""
 
-    lines: Iterator[str]  # without line endings; see `lm.decoding.lines.output_lines`
+    lines: Iterator[str]  # output lines without line endings; see `lm.decoding.lines.output_lines`
     num_decoded: int  # number of non-empty sources
     seconds: float  # time spent on decoding
 
@@ -119,7 +119,7 @@ def translate(
 ) -> Translation:
     """Returns the outputs of an encoder-decoder for each text, in the order of the texts.
 
-    Texts are cleaned and prefixed as in training; `prefix`, unless None, replaces the prefix used in training. An empty
+    Texts are cleaned and prefixed as in training. If `prefix` is not None, it replaces the training prefix. An empty
     text yields an empty output. Sources that are too long are truncated, with a warning on stderr. Every output starts
     with `output_prefix`, which counts towards the maximum number of new tokens. Raises UserError if a setting is out of
     range, or if the output prefix alone reaches the maximum length.
@@ -147,8 +147,8 @@ def translate(
     ids = cut_sources(ids, longest)
     ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the EOS token
     if output_start and len(output_start) >= max_new_tokens:
-        sizes = f"has {len(output_start)} tokens, but outputs have at most {max_new_tokens}"
-        raise UserError(f"--output_prefix: {sizes}; raise --max_new_tokens.")
+        sizes = f"the prefix has {len(output_start)} tokens, but outputs have at most {max_new_tokens}"
+        raise UserError(f"--output_prefix: {sizes}; increase --max_new_tokens.")
     batch_size = min(len(ids), run.batch_size or config.eval.generation.batch_size)
     model, params, mesh = run.load(batch_size)
     start = time.monotonic()

@@ -25,10 +25,10 @@ class Initial(NamedTuple):
 
 
 def source_run(config: Config) -> RunDirectory:
-    """Returns the run directory at config.init_from. Raises UserError if there is none or if it is damaged."""
+    """Returns the run directory at config.init_from. Raises UserError if the directory is missing or damaged."""
     run = RunDirectory(Path(config.init_from))
     if not run.config_path.is_file():
-        advice = "give the --workdir of a run."
+        advice = "set it to the --workdir of a run."
         raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
     try:
         return RunDirectory.existing(run.root)
@@ -80,8 +80,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
 
     lines = [
-        f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}: "
-        f"used for {len(shared)} of the {len(wanted)} arrays of this model."
+        f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}, "
+        f"initialise {len(shared)} of the {len(wanted)} arrays of this model."
     ]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
@@ -95,7 +95,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter of a different shape, including the settings that differ."""
+    """Returns the error message for a parameter whose shape differs, including the settings that differ."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
     shapes = [each for each in fields if each.metadata["affects"] == "shapes"]

@@ -30,7 +30,7 @@ STANDARD_INPUT = "-"
 
 
 def read_texts(config: Config, labeller: Labeller, texts: Sequence[str], given: Mapping[str, Any]) -> list[Any]:
-    """Returns the raw examples of texts from the command line. `given` holds settings of the data source."""
+    """Returns the raw examples for texts given on the command line. `given` holds settings of the data source."""
     source = input_source(config.data.train, labeller.input_reader, "jsonl", "--text", given)
     return [given_text(source, labeller.input_reader, text) for text in texts]
 
@@ -40,12 +40,12 @@ def read_input(
 ) -> list[Any]:
     """Returns the raw examples in a file, the files of a glob pattern, a pipe or standard input ("-"), in order.
 
-    `given` holds settings of the data source. Raises UserError if one is invalid, or if `output` is an input file.
+    `given` holds settings of the data source. Raises UserError if an example is invalid or `output` is an input file.
     """
     with as_file(path) as file:
         for each in Files(file).found:
             if output is not None and output.exists() and output.samefile(each):
-                raise UserError(f"--output={output}: is the input; choose another file.")
+                raise UserError(f"--output={output}: this file is also the input; choose another file.")
         kind = given.get("kind") or ("text" if path == STANDARD_INPUT else format_of(path))
         rest = {name: value for name, value in given.items() if name != "kind"}
         reader = open_inputs(
@@ -56,7 +56,7 @@ def read_input(
 
 @contextlib.contextmanager
 def as_file(path: str) -> Iterator[str]:
-    """Yields `path`, or the path of a temporary copy of a pipe or standard input, which can be read only once."""
+    """Yields `path`. A pipe or standard input, which can be read only once, is first copied to a temporary file."""
     is_pipe = Path(path).is_fifo()
     if path != STANDARD_INPUT and not is_pipe:
         yield path
@@ -81,7 +81,7 @@ def predictions(
     *,
     unanswerable: bool = False,
 ) -> Iterator[Any]:
-    """Yields the predictions for raw examples of new inputs, in order, one batch at a time.
+    """Yields the predictions for the raw examples in `raw`, in order, one batch at a time.
 
     Progress and notes on the inputs are printed to stderr. Raises UserError, before the first prediction, if
     the inputs or the options are not valid for the model.

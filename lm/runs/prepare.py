@@ -1,4 +1,4 @@
-"""Prepares the data of a run: builds its tokenizers and the stores of each split, and checks both."""
+"""Prepares the data of a run: builds its tokenizers and the stores of each split, and checks them."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Prepared:
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
-        """Returns lines that report validation examples and files that are also trained on, if there are any."""
+        """Returns lines that report which validation examples and files are also used for training, if any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
-        counted = [f"valid {noun} that are also trained on: {overlap}"] if overlap else []
+        counted = [f"valid {noun} that are also used for training: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:
-    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks both.
+    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks them.
 
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
@@ -90,7 +90,7 @@ def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
 
 
 def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
-    """Returns the tokenizers of a run. Raises UserError if one is missing."""
+    """Returns the tokenizers of a run. Raises UserError if a tokenizer is missing."""
     target = load_tokenizer(Path(workdir) / "tokenizer")
     separate = config.data.separate_vocabularies
     return Tokenizers(target, load_tokenizer(Path(workdir) / "tokenizer_source") if separate else target)
@@ -110,7 +110,7 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
         if store is not None and store.counts["documents"]:
             stores[source.name] = store
         else:
-            print(f"{source.label}: provides no {task.noun} for {split}", file=sys.stderr)
+            print(f"{source.label} provides no {task.noun} for {split}", file=sys.stderr)
     if is_first():
         barrier(f"stores of {split}")
     if not stores:
@@ -119,14 +119,14 @@ def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, An
 
 
 def check_only_reads(config: Config, split: str) -> None:
-    """Raises UserError if a data source of a split must first be prepared in a directory that the config names."""
+    """Raises UserError if a data source of a split must first be written to a directory that the config names."""
     for source in split_sources(config.data, split):
         with named_errors(source.label):
             FORMATS[source.config.kind].check_only_reads(source.config)
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Derives vocabulary sizes of 0 from the tokenizers. Raises UserError if any other vocabulary size is too small."""
+    """Replaces vocabulary sizes of 0 with those of the tokenizers. Raises UserError if any other size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -134,13 +134,15 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
     for name, need in needs.items():
         size = getattr(config.model, name) or -(-need // multiple) * multiple
         if size < need:
-            raise UserError(f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; use 0.")
+            raise UserError(
+                f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; set it to 0."
+            )
         config = replace_settings(config, {f"model.{name}": size})
     return config
 
 
 def cache_directory(config: Config | None = None) -> Path:
-    """Returns data.cache_dir if it is set, else $LM_CACHE_DIR if it is set, else `lm` in the user's cache directory.
+    """Returns data.cache_dir if set, otherwise $LM_CACHE_DIR if set, otherwise `lm` in the user's cache directory.
 
     The value in `config` must come from the user, because compiled programs are loaded from this directory.
     `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
@@ -157,7 +159,7 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
         if not needs_text(config.data.tokenizer):
             raise UserError(
                 "config.data.separate_vocabularies: the tokenizer of each side is trained on the text of that side, "
-                f"but kind={config.data.tokenizer.kind} needs no training; set it to False."
+                f"but kind={config.data.tokenizer.kind} needs no training; set separate_vocabularies to False."
             )
         wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
     for folder, sides in wanted.items():
@@ -178,7 +180,7 @@ def _train_tokenizer(config: Config, sides: tuple[str, ...]) -> Tokenizer:
         if not sources or str(error).startswith("config.data.train"):
             raise
         named = ", ".join(f"{each.label}: {each.config.path or 'embedded'}" for each in sources)
-        only = f", but only its {sides[0]}s" if config.data.separate_vocabularies else ""
+        only = f", of which only the {sides[0]}s are used" if config.data.separate_vocabularies else ""
         raise UserError(f"{error} (The training text is {named}{only}.)") from error
 
 

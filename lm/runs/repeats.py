@@ -28,7 +28,9 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
     if not 0 <= folds <= config.data.folds:
         raise UserError(f"--folds={folds}: the config has {config.data.folds} folds (data.folds).")
     if folds == 1:
-        raise UserError("--folds=1: give 2 or more, or omit the flag and set data.fold.")
+        raise UserError(
+            "--folds=1: the number of folds must be at least 2; to train on a single fold, set data.fold instead."
+        )
     found: dict[str, Config] = {}
     for seed in seeds or [config.seed]:
         for fold in range(folds) if folds else [config.data.fold]:
@@ -39,14 +41,14 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 
 
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
-    """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates the best steps.
+    """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates each run.
 
     The results on the test split (or on the validation split if there is no test split) are printed with their mean and
     standard deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of a run that was stopped
     by a signal, or DONE if none was.
     """
     if RunDirectory(workdir).config_path.exists():
-        raise UserError(f"{workdir}: already holds a single run; use another --workdir for --seeds and --folds.")
+        raise UserError(f"{workdir} already holds a single run; use another --workdir for --seeds and --folds.")
     for name, config in configs.items():
         if is_first():
             print(f"=== {name} ===", flush=True)

@@ -131,13 +131,13 @@ def test_migration_keeps_unknown_settings():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("model.head", "config.model.head: is no longer a setting; it is now determined by objective.name."),
-        ("model.num_classes", "config.model.num_classes: is no longer a setting; it is now determined by data.labels."),
+        ("model.head", "config.model.head is no longer a setting; it is now determined by objective.name."),
+        ("model.num_classes", "config.model.num_classes is no longer a setting; it is now determined by data.labels."),
         (
             "model.max_hidden",
-            "config.model.max_hidden: is no longer a setting; it is now determined by objective.noise_density.",
+            "config.model.max_hidden is no longer a setting; it is now determined by objective.noise_density.",
         ),
-        ("model.pair_head", "config.model.pair_head: is no longer a setting; set objective.next_sentence."),
+        ("model.pair_head", "config.model.pair_head is no longer a setting; set objective.next_sentence."),
     ],
 )
 def test_retired_setting_in_a_config_file_or_flag_is_refused_with_advice(key, message):

@@ -42,7 +42,7 @@ def test_repetitions_are_named_by_seed_and_fold(tiny_labels):
         ([-1], 0, r"--seeds=-1: seeds must be distinct and non-negative"),
         ([], 5, r"--folds=5: the config has 4 folds \(data\.folds\)"),
         ([], -1, r"--folds=-1: the config has 4"),
-        ([0], 1, r"--folds=1: give 2 or more"),
+        ([0], 1, r"--folds=1: the number of folds must be at least 2"),
     ],
 )
 def test_impossible_repetitions_are_refused(tiny_labels, seeds, folds, message):
@@ -91,7 +91,7 @@ def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path
 
     # The directory of one run cannot hold several.
     refused = call("train.py", *tiny_labels.flags(root / "seed_0"), "--seeds=2,3")
-    assert refused.status == 1 and "seed_0: already holds a single run" in refused.stderr
+    assert refused.status == 1 and "seed_0 already holds a single run" in refused.stderr
     assert not (root / "seed_0" / "seed_2").exists()
 
 

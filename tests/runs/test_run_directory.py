@@ -76,7 +76,7 @@ def test_continuing_writes_nothing_when_it_opens(tmp_path: Path) -> None:
     assert reopen(root, new).moved == ["data.train.docs.path: '/old' -> '/new'"]
     assert content_of(root) == before
     run.tokenizer_dir.rmdir()
-    with pytest.raises(UserError, match="tokenizer: is missing, but the run has checkpoints"):
+    with pytest.raises(UserError, match="tokenizer is missing, but the run has checkpoints"):
         reopen(root, old)
 
 
@@ -143,7 +143,7 @@ def test_run_can_become_another_before_its_first_step(tmp_path: Path, kept: str)
 def test_directory_with_a_foreign_config_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "tokenizer").mkdir()
-    with pytest.raises(UserError, match=r"config.json: (edited, or written by another version|damaged)"):
+    with pytest.raises(UserError, match=r"config.json (was edited, or written by another version|is damaged)"):
         RunDirectory.open(tmp_path, config())
     assert (tmp_path / "config.json").read_text() == content and (tmp_path / "tokenizer").exists()
 

@@ -96,10 +96,10 @@ def test_every_family_is_served_and_the_names_are_in_the_help():
 def test_families_that_a_task_does_not_serve_are_refused_with_the_tasks_that_they_learn(name):
     for family in {"decoder", "encoder", "encoder_decoder"} - set(TASKS[name].families):
         with pytest.raises(
-            UserError, match=rf"config\.objective\.name: {name} does not support model\.family={family}"
+            UserError, match=rf"config\.objective\.name: '{name}' does not support model\.family={family}"
         ) as caught:
             values_of(name, family)
-        offered = str(caught.value).rpartition("use ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
+        offered = str(caught.value).rpartition("choose ")[2].removesuffix(".").replace(" or ", ", ").split(", ")
         assert offered == [other for other, task in TASKS.items() if family in task.families]
 
 
@@ -125,7 +125,9 @@ def test_a_setting_that_the_task_does_not_read_is_accepted_only_at_its_default(n
         with pytest.raises(UserError) as caught:
             Config.from_dict(values)
         message = str(caught.value)
-        assert message.startswith(f"config.{setting}: is not read by objective.name={name}, only by "), message
+        assert message.startswith(f"config.{setting}: this setting is not read by objective.name={name}, only by "), (
+            message
+        )
         assert message.endswith(f"; leave it at {default!r}.")
         readers = message.partition("only by ")[2].partition(";")[0].replace(" or ", ", ").split(", ")
         assert readers == [other for other, each in TASKS.items() if setting in each.settings] and readers

@@ -71,9 +71,9 @@ def test_warm_up_and_decay_follow_from_the_number_of_steps(tiny_labels, tmp_path
 
 
 def test_steps_and_epochs_together_are_refused(tiny_labels):
-    with pytest.raises(UserError, match=r"train.num_epochs: 2 and num_steps=16 both set the length"):
+    with pytest.raises(UserError, match=r"train.num_epochs: num_epochs=2 and num_steps=16 both set the length"):
         config_of(tiny_labels, train__num_epochs=2)
-    with pytest.raises(UserError, match=r"train.num_steps: must not be 0"):
+    with pytest.raises(UserError, match=r"train.num_steps: the number of steps must not be 0"):
         config_of(tiny_labels, train__num_steps=0)
     assert config_of(tiny_labels, train__num_steps=-1).train.num_steps == 1000
     resolved = config_of(tiny_labels, train__num_steps=-1, train__num_epochs=2).with_num_steps(8)

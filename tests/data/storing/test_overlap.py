@@ -1,4 +1,4 @@
-"""Evaluation examples that are also trained on, counted for every kind of data and compared with brute force."""
+"""Evaluation examples that are also used for training, counted for every kind of data and compared with brute force."""
 
 import json
 
@@ -115,7 +115,7 @@ def test_examples_that_are_also_trained_on_are_counted(objective, tmp_path):
     prepared = prepare(config_of(tmp_path, objective, **sources), tmp_path / "run")
     assert prepared.trained.overlap(prepared.stores["valid"]) == Overlap(total, same, same_input)
     (line,) = prepared.overlap_lines()
-    assert f"that are also trained on: {same} of {total} (exact duplicates)" in line
+    assert f"that are also used for training: {same} of {total} (exact duplicates)" in line
     assert ("the same input" in line) == bool(same_input)
 
 
@@ -124,7 +124,7 @@ def test_a_validation_file_inside_the_training_glob_is_noticed(tmp_path):
         (tmp_path / f"{number}.txt").write_text(text)
     every, one = ({"kind": "text", "path": str(tmp_path / name)} for name in ("*.txt", "1.txt"))
     prepared = prepare(config_of(tmp_path, "causal", {"all": every}, {"one": one}), tmp_path / "run")
-    assert prepared.overlap_lines() == ["valid documents that are also trained on: 1 of 1 (exact duplicates)"]
+    assert prepared.overlap_lines() == ["valid documents that are also used for training: 1 of 1 (exact duplicates)"]
     # Other documents of the same file have other hashes.
     prepared = prepare(
         config_of(tmp_path, "causal", {"all": every}, {"one": {**one, "document": "line"}}), tmp_path / "r"
