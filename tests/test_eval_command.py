@@ -223,7 +223,7 @@ def test_missing_data_or_checkpoint_is_refused(folder, wrong, message):
     ("wrong", "message"),
     [
         ({"step": "first"}, "--step=first"),
-        ({"split": "validation"}, "--split=validation: must be one of valid, test, train"),
+        ({"split": "validation"}, "--split=validation: use one of valid, test, train"),
         ({"text": "a.txt", "split": "test"}, "--text"),
         ({"stride": -1}, "--stride=-1"),
     ],
