@@ -67,5 +67,5 @@ class Output:
     cache: Any = None  # the model's own Cache
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
     next_sentence_logits: Any = None  # float32 (B, L, 2): valid only at the first token of each pair of texts
-    embedding: Any = None  # float32 (B, D): unit vector of each row's text
-    paired_embedding: Any = None  # float32 (B, D): unit vector of each row's paired text
+    embedding: Any = None  # float32 (B, D): a unit vector for the text in each row
+    paired_embedding: Any = None  # float32 (B, D): a unit vector for the paired text of each row

@@ -4,10 +4,10 @@ python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs wr
 python -m lm.compare --workdir=runs/a,runs/b --split=test             also predicted labels, tags or answers
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
 
-Uses paired bootstrap resampling (Koehn 2004): each resample draws sources with replacement and scores all systems on
-them. The p-value is the probability that chance alone causes a difference from the first system as large as the
-observed one. A difference with a p-value below 0.05 is usually called significant. All systems must have been evaluated
-on the same examples.
+Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
+them. The p-value is the probability that chance alone causes a difference from the first system at least as large as
+the observed one. A difference with a p-value below 0.05 is usually called significant. All systems must have been
+evaluated on the same examples.
 """
 
 from __future__ import annotations
@@ -61,9 +61,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "step",
         "best",
-        "With --workdir: best, latest or a step number. If best_metric was never measured, best means latest.",
+        "With --workdir: step (best, latest or a number). If best_metric was never measured, best means latest.",
     )
-    flags.DEFINE_string("split", "valid", "With --workdir: valid, test or train. SPLIT/SOURCE selects one data source.")
+    flags.DEFINE_string(
+        "split", "valid", "With --workdir: split (valid, test or train), or SPLIT/SOURCE for one data source."
+    )
     flags.DEFINE_list(
         "metric",
         None,
@@ -137,7 +139,7 @@ def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int)
 
 
 def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
-    """Compares systems, given their scores and an array of resampled scores of shape (systems, samples)."""
+    """Compares systems. `resampled` holds the resampled scores and has the shape (systems, samples)."""
     result, samples = [], resampled.shape[1]
     for number, values in enumerate(resampled):
         ordered, cut = np.sort(values), samples // 40
@@ -233,7 +235,7 @@ def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) 
 
 
 def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """Raises UserError unless the examples of all systems, in order, have the same values of the attributes `names`."""
+    """Raises UserError unless the attributes `names` of the examples, in order, are the same for all systems."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             raise UserError(

@@ -24,7 +24,8 @@ class Chip:
 # are half as high. No peak is assumed for an unknown chip; to support another chip, add a line and cite the source. GPU
 # memory is approximately the "total capacity" that PyTorch reports. The comments name any third-party table from which
 # a number was taken: "Marin" is lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is
-# torchtitan/tools/utils.py.
+# torchtitan/tools/utils.py. Where a comment says "halved", it quotes the data sheet, whose numbers are twice those
+# given here.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except
     # on v3 and tpu7x, where it is one of two cores. This fact and the names are from

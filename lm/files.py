@@ -109,8 +109,8 @@ def remove_leftovers(directory: Path, name: str = "") -> None:
 
 
 def _is_running(pid: int) -> bool:
-    """Returns whether another process on this machine has this ID."""
-    if pid == os.getpid():  # a process in an earlier container may have had the same ID
+    """Returns whether another process on this machine has this process ID."""
+    if pid == os.getpid():  # a process in an earlier container may have had the same process ID
         return False
     try:
         os.kill(pid, 0)
@@ -149,7 +149,7 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parses a JSON value. Raises ValueError if it is invalid or nested more than DEEPEST_JSON levels deep."""
+    """Parses a JSON value. Raises ValueError if the content is invalid or nested more than DEEPEST_JSON levels deep."""
     try:
         value = json.loads(content)
     except RecursionError:

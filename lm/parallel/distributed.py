@@ -1,4 +1,4 @@
-"""Runs several processes as one program: start-up with a time limit, and barriers."""
+"""Connects several processes into one program, within a time limit, and provides barriers."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 def failing_together() -> Iterator[None]:
     """Ends all processes with status 1 if the block raises an error; each of them prints the name of this process.
 
-    Otherwise, the other processes would wait for this process. Use this context manager inside any block that waits for
-    the other processes on exit.
+    Without it, the other processes would wait for the failed process. Use this context manager inside any block that
+    waits for the other processes on exit.
     """
     try:
         yield
@@ -68,7 +68,7 @@ def failing_together() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         if not isinstance(error, UserError):
-            # The death of another process also makes operations fail here, although this process is not at fault.
+            # The death of another process also makes operations fail in this process, although it is not at fault.
             time.sleep(SECONDS_UNTIL_NOTICED)
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason[:200]}"
@@ -78,9 +78,9 @@ def failing_together() -> Iterator[None]:
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
     """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
-    If `coordinator` (host:port of process 0) is given, the other arguments are used too. Otherwise, Slurm jobs with
-    several tasks and multi-host Cloud TPUs are detected from the environment. In all other cases, this process runs
-    alone. Raises UserError if the other processes do not join within `timeout_seconds`.
+    If `coordinator` (host:port of process 0) is given, `num_processes` and `process_id` are used as well. Otherwise,
+    Slurm jobs with several tasks and multi-host Cloud TPUs are detected from the environment. In all other cases, this
+    process runs alone. Raises UserError if the other processes do not join within `timeout_seconds`.
     """
     values: dict[str, Any] = {}
     bind_address = ""

@@ -105,7 +105,7 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch, which splits the rows over data and fsdp, but does not split the length."""
+    """Returns the sharding of a batch, which splits the rows, but not the length, over the mesh axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))
 
 

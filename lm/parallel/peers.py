@@ -1,8 +1,8 @@
 """The processes of one program: they end together if one of them fails, dies or receives a signal.
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
-also holds a connection to process 0, which the operating system closes when one of the two processes dies. JAX itself
-would notice a death much later, and abort with a native stack trace.
+also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
+JAX itself would notice a death much later, and abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Peers(signals.Others):
         self._set(STOP, f"{name} in {self.name}")
 
     def finish(self) -> None:
-        """Waits until every process has finished. Until then, any process may still end all of them."""
+        """Waits until every process has finished; until then, any process may still end all of them."""
         self._client.wait_at_barrier("lm/finished", DAY_MS)
         self._finished = True
         for key in (END, STOP):

@@ -28,7 +28,7 @@ class Others:
     """Stands for the other processes of the program. If there are any, `lm.parallel.peers` replaces this object."""
 
     def stop(self, name: str) -> None:
-        """Agrees with the other processes on the step after which all stop, and passes it to the training loop."""
+        """Agrees with the other processes on the step after which all stop. Passes this step to the loop."""
         if state.loop is not None:
             state.loop.stop_after(0)
 
@@ -129,7 +129,7 @@ def end_process(status: int, line: str, reason: str = "") -> NoReturn:
 
 
 def write_line(text: str) -> None:
-    """Writes a line to stderr without sys.stderr, which a save replaces and which may be in the middle of a print."""
+    """Writes a line directly to file descriptor 2: a print may be in progress, and a save replaces sys.stderr."""
     with contextlib.suppress(OSError):
         os.write(STDERR, f"{SHOW_CURSOR if os.isatty(STDERR) else ''}{text}\n".encode())
 

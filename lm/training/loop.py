@@ -46,11 +46,11 @@ def train(config: Config, workdir: Path) -> int:
     """Starts or continues the run in `workdir`. Returns DONE or SAVED_ON_SIGNAL as the exit status."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
-        source_run(config)  # fails before anything is written; a resumed run does not read init_from
+        source_run(config)  # checks init_from before anything is written; a resumed run does not need it
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
-    build_model(config.model, task_of(config).head(config), platform)  # fails before anything is written
+    build_model(config.model, task_of(config).head(config), platform)  # checks the model before anything is written
     with ExitStack() as stack:
         console.banner("Data")
         run = stack.enter_context(RunDirectory.open(workdir, config, is_first=is_first()))
@@ -173,7 +173,10 @@ class Loop:
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
-        """Trains from step `start` until the end or an early stop. Returns the final state and the last step."""
+        """Trains from step `start` until the end or an early stop.
+
+        Returns the final state and the number of the last step.
+        """
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:

@@ -51,7 +51,7 @@ def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def block_of(path: Path) -> int | None:
-    """Returns the index of a parameter's block, -1 if all blocks are stacked, or None outside the blocks."""
+    """Returns the index of a parameter's block, -1 if all blocks are stacked, or None if it belongs to no block."""
     for part in path:
         if part == STACK_NAME:
             return -1
@@ -69,8 +69,8 @@ def decayed(path: Path) -> bool:
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the input axes and the output axes of a matrix, counted from the end; any other axes are batch axes.
 
-    A kernel of shape (D, H, K) is a D x HK matrix, and one of shape (H, K, D) is an HK x D matrix; N stacked layers are
-    N matrices.
+    A kernel of shape (D, H, K) counts as a D x HK matrix, and one of shape (H, K, D) as an HK x D matrix. The kernels
+    of N stacked layers count as N matrices.
     """
     parent = path[-2] if len(path) > 1 else ""
     inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)

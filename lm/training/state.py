@@ -32,7 +32,7 @@ class TrainState:
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Returns the unboxed state before the first step, which is the same on every mesh."""
+    """Returns the unboxed initial state of a run, which is the same on every mesh."""
     params = nn.unbox(model.initial_params(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -56,7 +56,7 @@ def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransf
 def make_state(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> TrainState:
-    """Creates the state before the first step. Each device computes its own shards."""
+    """Creates the initial state of a run. Each device computes its own shards."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with on_mesh(mesh):
         init = jax.jit(lambda key: initial_state(config, model, optimizer, key), out_shardings=shardings)
@@ -64,7 +64,7 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Returns the state before the first step with some parameters, and their moving averages, replaced.
+    """Returns the initial state of a run with some parameters, and their moving averages, replaced.
 
     `values` is nested like the parameters, but may omit some of them. Its arrays must be sharded like the parameters
     that they replace. The optimizer state is kept, because no optimizer's initial state depends on the values of the

@@ -42,8 +42,8 @@ def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax
     most `b2`.
 
     `optax.scale_by_factored_rms` factors the second moments over the two largest axes of an array, so it may mix layers
-    or split heads. Here, factoring and clipping treat each matrix of each layer (`matrix_axes`) separately. Biases,
-    scales and matrices with a side shorter than `min_size` keep a full second moment.
+    or split heads. Here, the moments are factored and the updates clipped separately for each matrix of each layer
+    (`matrix_axes`). Biases, scales and matrices with a side shorter than `min_size` keep a full second moment.
     """
 
     def factored_axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
