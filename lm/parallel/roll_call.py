@@ -70,7 +70,7 @@ class _Caller(NamedTuple):
 
 
 def call_roll(expected: Expected, timeout_seconds: float) -> None:
-    """Waits until all processes are present. If some are still missing when time is up, the others raise UserError."""
+    """Waits until all processes are present. If time runs out, every process that is present raises UserError."""
     if expected.process_id != 0:
         _answer(expected, timeout_seconds)
         return

@@ -77,7 +77,7 @@ class StopRequest:
         self._last = -1  # the last step to take; -1 while it is unknown
 
     def at(self, step: int) -> str:
-        """Returns the signal's name if the run must stop after `step`, else ''; all processes get the same answer."""
+        """Returns the signal's name if the run must stop after `step`, or ''. All processes get the same answer."""
         with self._changed:
             self._step = step
             # Until the processes have agreed on the last step, this process must not continue.
