@@ -71,7 +71,10 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     """A limit on the size of files stands for a full disk."""
     path = tmp_path / "results.md"
     path.write_text("old")
-    with file_size_limit(1000), pytest.raises(UserError, match=r"results.md cannot be written: File too large\. What"):
+    with (
+        file_size_limit(1000),
+        pytest.raises(UserError, match=r"results.md cannot be written: File too large\. The previous"),
+    ):
         with storing(path):
             write_texts({path: "x" * 2000})
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
