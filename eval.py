@@ -11,9 +11,9 @@ python eval.py --workdir=runs/a --split=test --num_beams=5    beam-search output
 
 Besides the data to score, only the run directory is needed; the number and kind of devices may differ from those used
 in training. Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md},
-and outputs to predictions.jsonl in the same directory. Options that differ from the defaults (the run's own settings,
-the validation split) are appended to the file names, as in results-test-beams5.json. If the directory is read-only, the
-table is printed with a warning, and the exit status is 0.
+and outputs to predictions.jsonl in the same directory. Options that differ from the defaults (the run's own settings
+and the validation split) are appended to the file names, as in results-test-beams5.json. If the directory is read-only,
+the table is printed with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -43,17 +43,25 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     define_config_flag()
-    flags.DEFINE_list("workdir", [], "Comma-separated run directories, one table row each.")
+    flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each one gets a row in the table.")
     flags.DEFINE_string(
-        "step", "best", "best (the latest if best_metric was never measured), latest, or a step number."
+        "step",
+        "best",
+        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
     )
-    flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for a single data source.")
-    flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
-    flags.DEFINE_integer("stride", 0, "Number of tokens between window starts; 0 for the config's eval.stride.")
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.")
-    flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs; 0 for eval.generation.num_beams.")
+    flags.DEFINE_string(
+        "split", "valid", "Split to score: valid, test or train. SPLIT/SOURCE selects a single data source."
+    )
+    flags.DEFINE_string(
+        "text", "", "Text file or glob to score instead of a split (.gz is unpacked). Each file is one document."
+    )
+    flags.DEFINE_integer("stride", 0, "Number of tokens between window starts. If 0, the config's eval.stride is used.")
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, of which --step is the last.")
+    flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
-    flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size. Affects only memory and speed.")
+    flags.DEFINE_integer(
+        "batch_size", 0, "Rows per batch; affects only memory and speed. If 0, eval.batch_size is used."
+    )
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()
 
@@ -70,7 +78,7 @@ def main() -> int:
     options = Options(config=config, config_name=name, **values)
     _check(options)
     if FLAGS.mean and len(roots) < 2:
-        raise UserError("--mean: needs two or more runs; name them in --workdir=A,B,...")
+        raise UserError("--mean needs two or more runs; name them in --workdir=A,B,...")
     distributed.initialize_from_flags()
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
@@ -86,18 +94,18 @@ def main() -> int:
 
 
 def _check(options: Options) -> None:
-    """Raises UserError for flags that are invalid whatever the run directory."""
+    """Raises UserError for flags that are invalid for any run directory."""
     if options.step not in ("best", "latest") and not options.step.isdecimal():
-        raise UserError(f"--step={options.step}: must be best, latest or a step number.")
+        raise UserError(f"--step={options.step}: use best, latest or a step number.")
     if options.split.partition("/")[0] not in SPLITS:
-        raise UserError(f"--split={options.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
+        raise UserError(f"--split={options.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):
-        raise UserError("--text: replaces --config and --split; omit them.")
+        raise UserError("--text replaces --config and --split; omit these two flags.")
     for name in ("stride", "batch_size", "num_beams"):
         if (value := getattr(options, name)) < 0:
-            raise UserError(f"--{name}={value}: must be at least 1, or 0 for the value in the config.")
+            raise UserError(f"--{name} must be at least 1, or 0 to use the value in the config, not {value}.")
     if options.average < 1:
-        raise UserError(f"--average={options.average}: must be at least 1.")
+        raise UserError(f"--average must be at least 1, not {options.average}.")
 
 
 def _names(roots: list[Path]) -> list[str]:

@@ -4,7 +4,8 @@
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
     python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      three runs and their mean
 
-Exit status: 0 if the run is complete, 1 after an error that you can fix, 75 after a signal: run the command again.
+The exit status is 0 if the run is complete, 1 after an error that you can fix, and 75 after a signal. After a signal,
+run the same command again.
 """
 
 from lm.parallel import signals
@@ -31,7 +32,9 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     command.define_config_flag()
     flags.DEFINE_string("workdir", None, "Run directory for checkpoints, metrics and all other files of the run.")
-    flags.DEFINE_list("seeds", [], "Train once per seed, in subdirectories of --workdir, and print one table.")
+    flags.DEFINE_list(
+        "seeds", [], "Train once with each of these seeds, in subdirectories of --workdir, and print one table."
+    )
     flags.DEFINE_integer("folds", 0, "Train once for each of the first N folds of data.folds, and print one table.")
     distributed.define_flags()
 
@@ -45,7 +48,7 @@ def main() -> int:
     distributed.initialize_from_flags()
     cache = cache_directory(config)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # the default is in the home directory
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # Matplotlib's default is in the home directory
     for text in FLAGS.seeds:
         if not text.isdecimal():
             raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")

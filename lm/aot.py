@@ -2,12 +2,12 @@
 
     python -m lm.aot --config=configs/NAME.py --topology=v5e:8x8 [--config.mesh.fsdp=64 ...]
 
-TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1; they need `pip install -r
-requirements-tpu.txt` on any Linux machine. `--num_slices=2` joins two slices over the data-centre network. For NVIDIA
-GPUs, the topology is cuda:HOSTSxGPUS, e.g. cuda:2x8. This needs `pip install -r requirements-cuda.txt` and
---gpu_target=FILE, XLA's text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read,
-so the config must set model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0
-otherwise.
+TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1. To compile for a TPU, first run
+`pip install -r requirements-tpu.txt`; this works on any Linux machine. `--num_slices=2` compiles for two slices that
+are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g. cuda:2x8. To
+compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=FILE, where FILE is XLA's
+text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the config must set
+model.vocab_size. The exit status is 1 if the step does not fit in the memory of the chip, and 0 otherwise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     config = command.config_from_flags()
     if config is None or not flags.FLAGS.topology:
         raise UserError("give --config=configs/NAME.py and --topology=NAME, e.g. v5e:8x8 (see --help).")
-    jax.config.update("jax_platforms", "cpu")  # do not use the devices of this machine
+    jax.config.update("jax_platforms", "cpu")  # the devices of this machine are not needed
     devices, platform = absent_devices(flags.FLAGS.topology, flags.FLAGS.num_slices, flags.FLAGS.gpu_target)
     report = compile_for(config, devices, platform)
     print(table(report))
@@ -39,10 +39,10 @@ def main() -> int:
 
 
 def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> tuple[list[Any], str]:
-    """Returns (devices, platform) for a topology. Raises UserError if its compiler is missing or rejects it."""
+    """Returns the devices and platform of a topology. Raises UserError if the compiler is missing or rejects it."""
     family, _, shape = topology.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise UserError(f"--topology={topology}: must have the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs).")
+        raise UserError(f"--topology must have the form v5e:8x8 (TPU) or cuda:1x8 (hosts x GPUs), not {topology}.")
     options: dict[str, Any]
     if family == "cuda":
         platform, options = "cuda", _cuda_options(topology, shape, gpu_target)
@@ -50,7 +50,7 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
     else:
         if importlib.util.find_spec("libtpu") is None:
-            raise UserError(f"--topology={topology}: needs libtpu; pip install -r requirements-tpu.txt.")
+            raise UserError(f"--topology={topology} needs libtpu; run `pip install -r requirements-tpu.txt`.")
         # Without these variables, libtpu queries a metadata server that exists only on Google Cloud.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-64")
@@ -59,19 +59,19 @@ def absent_devices(topology: str, num_slices: int = 1, gpu_target: str = "") -> 
         options = {"topology_name": topology} | ({"num_slices": num_slices} if num_slices > 1 else {})
     try:
         description = topologies.get_topology_desc(platform=platform, **options)
-    except Exception as error:  # its type depends on the plug-in
+    except Exception as error:  # the type of the error depends on the plug-in
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--topology={topology}: unknown to the {platform} compiler ({reason}).") from error
+        raise UserError(f"--topology={topology}: the {platform} compiler rejects it ({reason}).") from error
     return list(description.devices), {"cuda": "gpu"}.get(platform, platform)
 
 
 def _cuda_options(topology: str, shape: str, gpu_target: str) -> dict[str, Any]:
     if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        raise UserError(f"--topology={topology}: needs JAX's CUDA plug-in; pip install -r requirements-cuda.txt.")
+        raise UserError(f"--topology={topology} needs JAX's CUDA plug-in; run `pip install -r requirements-cuda.txt`.")
     if shape.count("x") != 1:
-        raise UserError(f"--topology={topology}: must have the form cuda:HOSTSxGPUS, e.g. cuda:1x8.")
+        raise UserError(f"--topology must have the form cuda:HOSTSxGPUS, e.g. cuda:1x8, not {topology}.")
     if not Path(gpu_target).is_file():
-        raise UserError(f"--gpu_target={gpu_target}: must be XLA's description of the chip (specs/NAME.txtpb).")
+        raise UserError(f"--gpu_target={gpu_target} is not a file; pass XLA's description of the chip, NAME.txtpb.")
     return {"topology_name": "", "topology": f"1x{shape}", "target_config": Path(gpu_target).read_text()}
 
 
@@ -79,5 +79,5 @@ if __name__ == "__main__":
     command.define_config_flag()
     flags.DEFINE_string("topology", "", "Chips to compile for, such as v5e:8x8, v5p:4x4x4 or cuda:1x8.")
     flags.DEFINE_integer("num_slices", 1, "Number of TPU slices with this topology.", lower_bound=1)
-    flags.DEFINE_string("gpu_target", "", "For cuda: file with XLA's description of the chip.")
+    flags.DEFINE_string("gpu_target", "", "For cuda topologies: file with XLA's description of the chip.")
     command.run(main)

@@ -1,12 +1,11 @@
 """The batch type that all models read, the output type that they return, and the legend of the shape letters.
 
-    B  batch (rows)            D  model width              N  layers
-    L  length of the target    H  query heads              F  MLP width
-       (or only) side          G  key/value heads          V  vocabulary size
-    S  number of keys, or      K  head size                P  tokens that have logits
-       length of the source    C  classes                  T  new tokens, or B * L flattened tokens
+B is the number of rows in a batch, L the length of the target (or of the only text), and S the length of the source or
+the number of keys. D is the model width, F the MLP width, H the number of query heads, G the number of key/value heads,
+and K the head size. N is the number of layers, V the vocabulary size, C the number of classes, P the number of tokens
+that have logits, and T the number of new tokens or, after flattening, B * L.
 
-A name such as `logits_BLV` has shape (B, L, V). `x_TD` is `x_BLD` with B and L flattened into T tokens.
+An array named `logits_BLV` has the shape (B, L, V). `x_TD` is `x_BLD` with the axes B and L flattened into T.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Batch:
 
     tokens: Array  # int32 (B, L): model input
     targets: Array  # int32 (B, L): the token or label to predict at each token; float32 for regression
-    weights: Array  # float32 (B, L): weight of each target in the loss; 0 for no target
+    weights: Array  # float32 (B, L): weight of each target in the loss; 0 if there is no target
     positions: Array  # int32 (B, L): position within the document, from 0
     segments: Array  # int32 (B, L): index of the document within the row, from 1; 0 is padding
     source: Source | None = None  # encoder input or, for contrastive learning, the paired text
@@ -67,6 +66,6 @@ class Output:
     logits: Any = None  # float32 (B, L, V) for tokens, (B, L, C) for labels, (B, L, 2) for answer spans
     cache: Any = None  # the model's own Cache
     indices: Any = None  # int32 (B, P): indices of the tokens with logits (B, P, V); None if all tokens have logits
-    next_sentence_logits: Any = None  # float32 (B, L, 2): valid at the first token of each pair of texts
-    embedding: Any = None  # float32 (B, D): unit vector of each row's text
-    paired_embedding: Any = None  # float32 (B, D): unit vector of each row's paired text
+    next_sentence_logits: Any = None  # float32 (B, L, 2): valid only at the first token of each pair of texts
+    embedding: Any = None  # float32 (B, D): a unit vector for the text in each row
+    paired_embedding: Any = None  # float32 (B, D): a unit vector for the paired text of each row

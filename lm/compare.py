@@ -4,10 +4,10 @@ python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs wr
 python -m lm.compare --workdir=runs/a,runs/b --split=test             also predicted labels, tags or answers
 python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
 
-Uses paired bootstrap resampling (Koehn 2004): each resample draws sources with replacement and scores all systems on
-them. The p-value is the probability that chance alone causes a difference from the first system as large as the
-observed one; a difference with a p-value below 0.05 is usually called significant. All systems must have read the same
-sources.
+Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
+them. The p-value is the probability that chance alone causes a difference from the first system at least as large as
+the observed one. A difference with a p-value below 0.05 is usually called significant. All systems must have been
+evaluated on the same examples.
 """
 
 from __future__ import annotations
@@ -52,27 +52,31 @@ class Compared:
     score: float
     mean: float
     interval: float  # half-width of the 95 % interval
-    p_value: float | None  # compared with the first system; None for the first itself
+    p_value: float | None  # relative to the first system; None for the first system itself
 
 
 def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories; each one is compared with the first.")
     flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
     flags.DEFINE_string(
-        "step", "best", "With --workdir: best (the latest if best_metric was never measured), latest, or a step number."
+        "step",
+        "best",
+        "With --workdir: step (best, latest or a number). If best_metric was never measured, best means latest.",
     )
-    flags.DEFINE_string("split", "valid", "With --workdir: valid, test or train; SPLIT/SOURCE for one data source.")
+    flags.DEFINE_string(
+        "split", "valid", "With --workdir: split (valid, test or train), or SPLIT/SOURCE for one data source."
+    )
     flags.DEFINE_list(
         "metric",
         None,
-        f"Comma-separated metrics. For texts: {', '.join(TEXT_METRICS)}; by default bleu. For labels, tags and "
-        "answers: those that eval.py prints; by default, all of them.",
+        f"Comma-separated metrics. For texts, choose from {', '.join(TEXT_METRICS)}; the default is bleu. For labels, "
+        "tags and answers, choose from the metrics that eval.py prints; the default is all of them.",
     )
     flags.DEFINE_enum(
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU; by default, that of the first run, or auto with --predictions.",
+        "sacrebleu's tokenisation for BLEU. The default is that of the first run or, with --predictions, auto.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".
@@ -96,7 +100,7 @@ def compare(
     if isinstance(scorer, SacrebleuMetric):
         from sacrebleu.significance import PairedTest
 
-        paired: Any = PairedTest  # its declared types are narrower than those it accepts
+        paired: Any = PairedTest  # PairedTest accepts more types than it declares
         named = [(str(number), texts) for number, texts in enumerate(predictions)]
         scorers = {metric: scorer.scorer(tokens.bleu)}
         os.environ["SACREBLEU_SEED"] = str(seed)  # the only way to seed sacrebleu
@@ -116,7 +120,7 @@ def bootstrap(counts: Sequence[np.ndarray], samples: int, seed: int) -> list[Com
 
     p = (1 + #(|resampled difference| - mean |resampled difference| > |real difference|)) / (1 + samples)
 
-    `counts` holds one array (examples, 2) per system, from `CountedMetric.counts`.
+    `counts` holds one array of shape (examples, 2) per system, as returned by `CountedMetric.counts`.
     """
     drawn = itertools.chain.from_iterable(resamples(len(counts[0]), samples, seed))
     resampled = np.array([[percent(each[indices_E]) for each in counts] for indices_E in drawn]).T
@@ -135,7 +139,7 @@ def compare_predictions(systems: Sequence[Predictions], samples: int, seed: int)
 
 
 def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
-    """Compares systems by their scores and by their resampled scores, an array of shape (systems, samples)."""
+    """Compares systems. `resampled` holds the resampled scores and has the shape (systems, samples)."""
     result, samples = [], resampled.shape[1]
     for number, values in enumerate(resampled):
         ordered, cut = np.sort(values), samples // 40
@@ -148,7 +152,7 @@ def _compared(real: Sequence[float], resampled: np.ndarray) -> list[Compared]:
 
 
 def _equal_scores_differ_by_chance(results: list[Compared]) -> list[Compared]:
-    """Sets p to 1 for equal scores, which would seem significant because the formula counts only larger differences."""
+    """Sets p to 1 for equal scores. Otherwise, equal systems would seem to differ significantly."""
     first, *others = results
     return [first, *(replace(each, p_value=1.0) if each.score == first.score else each for each in others)]
 
@@ -174,14 +178,14 @@ def print_comparison(
 
 
 def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
-    """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if it is missing."""
+    """Returns the predictions file of a run at step "best", "latest" or a number. Raises UserError if none exists."""
     directory = RunDirectory.existing(root)
     file, flag = FILE, ""
     if split != "valid":
         file, flag = FILE.replace(".", f"-{split.replace('/', '-')}."), f" --split={split}"
     there = sorted(int(path.parent.name) for path in root.glob(f"eval/*/{file}") if path.parent.name.isdecimal())
     if not there:
-        raise UserError(f"{root}: has no eval/<step>/{file}; create it with `python eval.py --workdir={root}{flag}`.")
+        raise UserError(f"{root} has no eval/<step>/{file}; create it with `python eval.py --workdir={root}{flag}`.")
     if step == "best":
         with directory.open_checkpoints(directory.load_config()) as checkpoints:
             best = checkpoints.best()
@@ -191,14 +195,14 @@ def predictions_of(root: Path, step: str, split: str = "valid") -> Path:
     if wanted not in there:
         steps = ", ".join(map(str, there))
         raise UserError(
-            f"{root}: has no {file} for step {wanted}{' (best)' if step == 'best' else ''}, only for {steps}. "
+            f"{root} has no {file} for step {wanted}{' (best)' if step == 'best' else ''}, only for {steps}. "
             f"Choose one with --step, or run `python eval.py --workdir={root} --step={wanted}{flag}`."
         )
     return directory.eval_dir(wanted) / file
 
 
 def read_system(path: Path, config: Config | None) -> Predictions | None:
-    """Reads predicted labels, tags or answers; returns None if the file holds texts.
+    """Reads predicted labels, tags or answers. Returns None if the file holds texts.
 
     `config` is the config of the run, if known. Raises UserError if the file is invalid or its kind is unknown.
     """
@@ -218,8 +222,8 @@ def read_system(path: Path, config: Config | None) -> Predictions | None:
     found = _read(kind, [line for _, line in lines], config)
     if found is None:
         number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
-        problem = f"is not an object with valid {', '.join(kind.keys)}, unlike the first line"
-        raise UserError(f"{path}, line {number}: {problem}; write the file again with eval.py.")
+        problem = f"is not an object with valid {', '.join(kind.keys)}, but the first line is"
+        raise UserError(f"{path}, line {number} {problem}; write the file again with eval.py.")
     return found
 
 
@@ -231,11 +235,11 @@ def _read(kind: type[Predictions], lines: Sequence[Any], config: Config | None) 
 
 
 def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-    """Raises UserError unless the examples of all systems agree, in order, on the attributes `names`."""
+    """Raises UserError unless the attributes `names` of the examples, in order, are the same for all systems."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
             raise UserError(
-                f"{path}: has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}; "
+                f"{path} has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}; "
                 "evaluate all systems on the same data."
             )
         for number, (mine, first) in enumerate(zip(examples, systems[0], strict=True), start=1):
@@ -254,24 +258,24 @@ def main() -> int:
     metrics = None if FLAGS.metric is None else list(dict.fromkeys(FLAGS.metric))
     for metric in [] if metrics is None else metrics or [""]:
         if metric not in {**TEXT_METRICS, **METRICS}:
-            raise UserError(f"--metric={metric}: must be one of {', '.join(TEXT_METRICS)}, or a metric for labels.")
+            raise UserError(f"--metric={metric}: use one of {', '.join(TEXT_METRICS)}, or a metric for labels.")
     if FLAGS.split.partition("/")[0] not in SPLITS:
-        raise UserError(f"--split={FLAGS.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
+        raise UserError(f"--split={FLAGS.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if files and FLAGS["split"].present:
-        raise UserError("--split: is for --workdir; omit it.")
+        raise UserError("--split applies only to --workdir; omit it.")
     if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
-        raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
+        raise UserError(f"--step={FLAGS.step}: use best, latest or a step number.")
     if files and FLAGS["step"].present:
-        raise UserError("--step: has no effect, because --predictions names the files; leave it out.")
+        raise UserError("--step has no effect, because --predictions names the files; omit it.")
     if FLAGS["bleu_tokenize"].present and "bleu" not in (metrics or ["bleu"]):
-        raise UserError("--bleu_tokenize: has no effect, because --metric does not include bleu; leave it out.")
+        raise UserError("--bleu_tokenize has no effect, because --metric does not include bleu; omit it.")
     paths = files or [predictions_of(root, FLAGS.step, FLAGS.split) for root in roots]
     configs = [RunDirectory.existing(root).load_config() for root in roots]
     known: list[Config | None] = [*configs] or [None] * len(files)
     found = [read_system(path, config) for path, config in zip(paths, known, strict=True)]
     if len({type(each) for each in found}) > 1:
         raise UserError(
-            f"{', '.join(map(str, paths))}: hold predictions of different kinds; compare systems of one task."
+            f"{', '.join(map(str, paths))} hold predictions of different kinds; compare systems of one task."
         )
     console, names = Console(), [str(each) for each in roots or files]
     labelled = [each for each in found if each is not None]
@@ -286,7 +290,7 @@ def main() -> int:
 
     for metric in metrics or ():
         if metric not in TEXT_METRICS:
-            raise UserError(f"--metric={metric}: is not for texts; use {', '.join(TEXT_METRICS)}.")
+            raise UserError(f"--metric={metric} does not apply to texts; use {', '.join(TEXT_METRICS)}.")
     tokenize = FLAGS.bleu_tokenize
     if tokenize is None:
         tokenize = configs[0].eval.generation.bleu_tokenize if configs else "auto"
@@ -308,10 +312,10 @@ def label_scores(
     check_same(paths, examples, [field.name for field in dataclasses.fields(examples[0][0])])
     values = [each.metrics() for each in systems]
     if FLAGS["bleu_tokenize"].present:
-        raise UserError("--bleu_tokenize: is for texts; omit it.")
+        raise UserError("--bleu_tokenize applies only to text predictions; omit it.")
     for name in metrics or ():
         if name not in values[0]:
-            raise UserError(f"--metric={name}: the predictions in {paths[0]} only have {', '.join(values[0])}.")
+            raise UserError(f"--metric={name}: the predictions in {paths[0]} have only {', '.join(values[0])}.")
     for path, each in zip(paths, values, strict=True):
         if each.keys() != values[0].keys() or not all(map(math.isfinite, each.values())):
             raise UserError(f"{path}: not all metrics can be computed (a score is missing or the model has diverged).")

@@ -13,17 +13,19 @@ from lm.models.protocol import Model
 
 @dataclass(frozen=True)
 class Chip:
-    """One JAX device: dense peak TFLOP/s and memory."""
+    """The dense peak speed (in TFLOP/s) and the memory of one JAX device."""
 
-    bfloat16: float | None  # None if the hardware does not support it
+    bfloat16: float | None  # None if the hardware does not support bfloat16
     float32: float  # float32 matmuls at JAX's default precision: TF32 on Ampere and later, bfloat16 on TPUs
     memory_gib: float  # approximate memory that a program can use, less than the nominal size
 
 
-# By `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; the dense peaks given here are half as high. No
-# peak is assumed for an unknown chip: to support it, add a line and cite the source. GPU memory is approximately the
-# "total capacity" that PyTorch reports. The comments name any third-party table from which a number was taken: "Marin"
-# is lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is torchtitan/tools/utils.py.
+# The keys are values of `jax.Device.device_kind`. Vendors quote GPU peaks "with sparsity"; the dense peaks given here
+# are half as high. No peak is assumed for an unknown chip; to support another chip, add a line and cite the source. GPU
+# memory is approximately the "total capacity" that PyTorch reports. The comments name any third-party table from which
+# a number was taken: "Marin" is lib/fray/src/fray/device_flops.py in marin-community/marin; "titan" is
+# torchtitan/tools/utils.py. Where a comment says "halved", it quotes the data sheet, whose numbers are twice those
+# given here.
 CHIPS: dict[str, Chip] = {
     # cloud.google.com/tpu/docs/v3 (and v4, v5e, v5p, v6e, tpu7x): peak and memory per chip. A device is a chip, except
     # on v3 and tpu7x, where it is one of two cores. This fact and the names are from
@@ -70,7 +72,7 @@ CHIPS: dict[str, Chip] = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Returns the dense peak FLOP/s of a device for dtype "bfloat16" or "float32"; None if unknown."""
+    """Returns the dense peak FLOP/s of a device for dtype "bfloat16" or "float32", or None if it is unknown."""
     peak = getattr(CHIPS.get(device_kind), dtype, None)
     return None if peak is None else peak * 1e12
 
@@ -79,12 +81,12 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 class MemoryEstimate:
     """Estimated bytes per device. Parameters and optimizer state follow from the shapes; the rest is approximate."""
 
-    parameters: int  # float32, including their moving average if there is one
+    parameters: int  # float32 parameters, including their moving average if there is one
     optimizer: int
     gradients: int
     copies: int  # copies of the weights in the compute dtype, gathered if fsdp splits them
     logits: int  # the logits and their gradients
-    activations: int  # kept from the forward pass for the backward pass
+    activations: int  # the activations that the forward pass keeps for the backward pass
 
     @property
     def total(self) -> int:
@@ -94,8 +96,8 @@ class MemoryEstimate:
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
     """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    The estimate, meant for warnings and for choosing a batch size, needs no compilation. `python -m lm.aot` prints the
-    exact number.
+    The estimate needs no compilation; it serves for warnings and for choosing a batch size. `python -m lm.aot` compiles
+    the step and prints the exact number.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]
     lengths = config.data.sequence_length, config.data.source_length
@@ -103,7 +105,7 @@ def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> Me
     matrices = (counts.total - counts.norms - counts.position_embedding) / (fsdp * tensor)
     held = matrices + counts.position_embedding / fsdp + counts.norms
     trained, in_layers, in_matrices = held, counts.layers / (fsdp * tensor), held - counts.norms
-    if config.model.lora_rank:  # the rest is frozen (layers that optimizer settings freeze are counted as trained)
+    if config.model.lora_rank:  # only the adapters and the head are trained; other kinds of freezing are ignored
         trained, in_layers, in_matrices = (counts.adapters + counts.head) / (fsdp * tensor), 0, 0
     state = entries("lm.training.optimizers.OPTIMIZERS")[config.optimizer.name].state_size(config.optimizer)
     moments = state.block_matrix * in_layers + state.matrix * (in_matrices - in_layers)

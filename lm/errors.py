@@ -4,7 +4,7 @@ DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again
 
 
 class UserError(Exception):
-    """Invalid input: a config value, flag, data file, checkpoint, tokenizer or mesh.
+    """Raised for invalid input, such as a wrong config value, flag, data file, checkpoint, tokenizer or mesh.
 
     The message is one line that says what is wrong, where, and how to fix it. Commands print it without a traceback
     and exit with status 1 (see `lm/config/command.py`). Bugs raise other exceptions.
@@ -12,7 +12,7 @@ class UserError(Exception):
     If a message is longer than LONGEST characters (it may quote a file), its middle is left out.
     """
 
-    LONGEST = 480  # commands prepend a few words, up to 500 characters in all
+    LONGEST = 480  # commands prepend a few words; the whole line has at most 500 characters
 
     def __init__(self, message: str):
         if len(message) > self.LONGEST:

@@ -1,7 +1,7 @@
 """Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
 
-A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. The file is
-removed when a file NAME is next written in the same directory; `remove_leftovers` removes both.
+A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. The
+temporary file is removed when NAME is written again; `remove_leftovers` removes such files and directories.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEMPORARY_FILE = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
 TEMPORARY_DIRECTORY = re.compile(r"(?P<name>.+)\.tmp-(?P<pid>\d+)-\w{8}(-removed)?")
 DEEPEST_JSON = 100  # levels of nesting; Python's recursion limit allows a few hundred
 TOO_DEEP = f"it is nested more than {DEEPEST_JSON} levels deep"
-_temporaries: set[Path] = set()  # those of this process
+_temporaries: set[Path] = set()  # the temporary files and directories of this process
 
 
 @contextmanager
@@ -109,8 +109,8 @@ def remove_leftovers(directory: Path, name: str = "") -> None:
 
 
 def _is_running(pid: int) -> bool:
-    """Returns whether another process on this machine has this ID."""
-    if pid == os.getpid():  # a process in an earlier container may have had the same ID
+    """Returns whether another process on this machine has this process ID."""
+    if pid == os.getpid():  # a process in an earlier container may have had the same process ID
         return False
     try:
         os.kill(pid, 0)
@@ -134,7 +134,7 @@ def storing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}. The previous content is intact; free some space "
+            f"{path} cannot be written: {error.strerror or error}. The previous content is intact; free some space "
             "or grant access, then run again."
         ) from error
 
@@ -145,11 +145,11 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}.") from None
+        raise UserError(f"--{flag}={path} cannot be written: {error.strerror or error}.") from None
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parses a JSON value. Raises ValueError if it is invalid or nested more than DEEPEST_JSON levels deep."""
+    """Parses a JSON value. Raises ValueError if the content is invalid or nested more than DEEPEST_JSON levels deep."""
     try:
         value = json.loads(content)
     except RecursionError:

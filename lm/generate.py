@@ -3,15 +3,15 @@
 python -m lm.generate --workdir=runs/quickstart --prompt="Once upon a time" --temperature=0.8 --top_p=0.95
 python -m lm.generate --workdir=runs/multi30k_en_de --input=test.en --output=test.de --num_beams=5
 
-A single continuation is printed as it is generated. The sampling flags apply in the order documented in
-lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are escaped.
+If there is only one continuation, it is printed while it is generated. The sampling flags apply in the order documented
+in lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are escaped.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
-the same order. Sources are cleaned and prefixed as in training; an empty source has an empty output. By default,
+the same order. Sources are cleaned and prefixed as in training; an empty source produces an empty output. By default,
 outputs come from beam search with the settings in eval.generation, which --num_beams and the other beam-search flags
 override. With --temperature but without --num_beams, outputs are sampled. Line breaks within an output become spaces.
-If a source has several outputs, each is a line of three tab-separated columns: source index, score (or sample index),
-text. The file --output is created only when all outputs are complete. Models trained on span corruption, UL2 or
+If a source has several outputs, each of them is a line with three tab-separated columns: source index, score (or sample
+index), text. The file --output is created only when all outputs are complete. Models trained on span corruption, UL2 or
 infilling read and write <extra_id_0>, <extra_id_1>, ... as tokens: --prompt="Thank you <extra_id_0> me to your party".
 A UL2 source starts with the token of its mode: <extra_id_100> (R), <extra_id_101> (S) or <extra_id_102> (X).
 
@@ -48,54 +48,66 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. An empty prompt starts a new text.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, of which --step is the last.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(
         "max_new_tokens",
         None,
-        f"Maximum number of new tokens; by default, as many as fit, up to {LONGEST_DEFAULT} (encoder-decoder: "
-        "eval.generation.max_new_tokens).",
-    )
-    flags.DEFINE_float("temperature", DEFAULTS.temperature, "Divisor of the logits; 0 always picks the top token.")
-    flags.DEFINE_integer("top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens; 0 for all.")
-    flags.DEFINE_float(
-        "top_p", DEFAULTS.top_p, "Sample from the fewest top tokens whose total probability reaches p; 1 for all."
+        f"Maximum number of new tokens. The default is as many as fit, up to {LONGEST_DEFAULT}. For encoder-decoders, "
+        "the default is eval.generation.max_new_tokens.",
     )
     flags.DEFINE_float(
-        "min_p", DEFAULTS.min_p, "Drop tokens with less than min_p times the probability of the top token; 0 for none."
+        "temperature", DEFAULTS.temperature, "Divisor of the logits. If 0, the most probable token is always chosen."
+    )
+    flags.DEFINE_integer(
+        "top_k", DEFAULTS.top_k, "Sample only from the k most probable tokens. If 0, sample from all tokens."
+    )
+    flags.DEFINE_float(
+        "top_p",
+        DEFAULTS.top_p,
+        "Sample only from the most probable tokens whose total probability reaches p. If 1, sample from all tokens.",
+    )
+    flags.DEFINE_float(
+        "min_p",
+        DEFAULTS.min_p,
+        "Drop tokens with less than min_p times the probability of the top token. If 0, drop no tokens.",
     )
     flags.DEFINE_float("repetition_penalty", DEFAULTS.repetition_penalty, "Values above 1 make repetition less likely.")
     flags.DEFINE_integer(
         "batch_size",
         None,
-        f"Number of texts per batch; by default, {BATCH_SIZE_DEFAULT} (encoder-decoder: eval.generation.batch_size). "
-        "Affects only memory and speed.",
+        f"Number of texts per batch. The default is {BATCH_SIZE_DEFAULT} or, for encoder-decoders, "
+        "eval.generation.batch_size. The batch size affects only memory and speed.",
         lower_bound=1,
     )
-    flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with one source per line.")
-    flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default, the outputs are printed.")
-    flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default, as in training.")
+    flags.DEFINE_string("input", None, "For encoder-decoders: UTF-8 file with one source per line.")
+    flags.DEFINE_string("output", None, "For encoder-decoders: file to write. By default, the outputs are printed.")
     flags.DEFINE_string(
-        "output_prefix", "", "Encoder-decoder: forced start of every output; counts towards --max_new_tokens."
+        "prefix", None, "For encoder-decoders: prefix of every source. The default is the prefix used in training."
     )
-    flags.DEFINE_integer("num_beams", None, "Encoder-decoder: beam size; 1 for greedy decoding.")
     flags.DEFINE_string(
-        "penalty", None, "Encoder-decoder: kind of length penalty, power or gnmt; see eval.generation.penalty."
+        "output_prefix",
+        "",
+        "For encoder-decoders: text with which every output must begin; it counts towards --max_new_tokens.",
+    )
+    flags.DEFINE_integer("num_beams", None, "For encoder-decoders: beam size. 1 means greedy decoding.")
+    flags.DEFINE_string(
+        "penalty", None, "For encoder-decoders: kind of length penalty, power or gnmt; see eval.generation.penalty."
     )
     flags.DEFINE_float(
         "length_penalty",
         None,
-        "Encoder-decoder: strength of the length penalty, 0 for none; larger values favour longer outputs.",
+        "For encoder-decoders: strength of the length penalty. 0 means none; larger values favour longer outputs.",
     )
-    flags.DEFINE_integer("min_new_tokens", None, "Encoder-decoder: minimum number of tokens before the EOS token.")
+    flags.DEFINE_integer("min_new_tokens", None, "For encoder-decoders: minimum number of tokens before the EOS token.")
     flags.DEFINE_integer(
         "no_repeat_ngram",
         None,
-        "Encoder-decoder: length of the n-grams that an output must not repeat; 0 for no limit.",
+        "For encoder-decoders: length of the n-grams that an output must not repeat. 0 means no limit.",
     )
-    flags.DEFINE_bool("exact", None, "Encoder-decoder: whether to search exhaustively; see eval.generation.exact.")
-    flags.DEFINE_integer("num_hypotheses", 1, "Encoder-decoder: number of best outputs to write per source.")
+    flags.DEFINE_bool("exact", None, "For encoder-decoders: whether to search exhaustively; see eval.generation.exact.")
+    flags.DEFINE_integer("num_hypotheses", 1, "For encoder-decoders: number of best outputs to write per source.")
 
 
 def main() -> int:
@@ -123,7 +135,7 @@ def refuse(names: tuple[str, ...], because: str) -> None:
     """Raises UserError if any of the flags in `names` was given."""
     for name in names:
         if FLAGS[name].present:
-            raise UserError(f"--{name}: {because}")
+            raise UserError(f"--{name} {because}")
 
 
 def report_unused(names: tuple[str, ...], because: str) -> None:
@@ -143,7 +155,8 @@ def report_unused_sampling(sampling: Sampling) -> None:
 def print_continuations(generator: Generator, sampling: Sampling) -> None:
     refuse(
         ("input", "output", "prefix", "output_prefix", *SEARCH),
-        f"is for encoder-decoders, but the model in {FLAGS.workdir} continues text; give --prompt or --prompts_file.",
+        f"applies only to encoder-decoders, but the model in {FLAGS.workdir} continues text; "
+        "give --prompt or --prompts_file.",
     )
     report_unused_sampling(sampling)
     for text in continue_prompts(generator, read_prompts(), sampling):
@@ -151,7 +164,7 @@ def print_continuations(generator: Generator, sampling: Sampling) -> None:
 
 
 def show(text: str) -> None:
-    """Prints text, unchanged if stdout is a file or a pipe, but with control characters escaped on a terminal."""
+    """Prints text. If stdout is a terminal, control characters are escaped."""
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
@@ -160,7 +173,7 @@ def read_prompts() -> list[str]:
     if FLAGS.prompts_file is not None:
         lines = [line for line in read_lines(FLAGS.prompts_file, "prompts_file") if line.strip()]
         if not lines:
-            raise UserError(f"--prompts_file={FLAGS.prompts_file}: contains no prompts; write one per line.")
+            raise UserError(f"--prompts_file={FLAGS.prompts_file} contains no prompts; write one prompt per line.")
         prompts += lines
     if not prompts:
         raise UserError('there is no prompt; give --prompt="..." (possibly empty) or --prompts_file=FILE.')
@@ -170,12 +183,15 @@ def read_prompts() -> list[str]:
 def write_outputs(generator: Generator, sampling: Sampling) -> None:
     settings: BeamSettings | Sampling = sampling
     if FLAGS["temperature"].present and not FLAGS["num_beams"].present:
-        refuse(SEARCH, "is for beam search, but --temperature samples; omit one of them, or give --num_beams too.")
+        refuse(
+            SEARCH,
+            "applies only to beam search, but --temperature selects sampling; omit one of them, or give --num_beams.",
+        )
         report_unused_sampling(sampling)
     else:
         report_unused(("seed",), "beam search involves no randomness")
-        refuse((*SAMPLING, "num_samples"), "is for sampling; give --temperature too, and no beam-search flag.")
-        # Flags override eval.generation.
+        refuse((*SAMPLING, "num_samples"), "applies only to sampling; give --temperature too, and no beam-search flag.")
+        # The flags override the settings in eval.generation.
         names = [each.name for each in dataclasses.fields(BeamSettings)]
         values: dict[str, Any] = {name: getattr(generator.config.eval.generation, name, None) for name in names}
         values |= {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
@@ -196,11 +212,11 @@ def write_outputs(generator: Generator, sampling: Sampling) -> None:
 
 
 def read_sources() -> list[str]:
-    refuse(("prompts_file",), "is for models that continue text; give --input.")
+    refuse(("prompts_file",), "applies only to models that continue text; give --input.")
     if FLAGS.input is None and not FLAGS.prompt:
         raise UserError('there is no source; give --input=FILE or --prompt="...".')
     if FLAGS.input is not None and FLAGS.prompt:
-        raise UserError("--input and --prompt: give only one.")
+        raise UserError("give either --input or --prompt, not both.")
     return list(FLAGS.prompt) if FLAGS.input is None else read_lines(FLAGS.input, "input")
 
 

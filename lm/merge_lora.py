@@ -3,10 +3,11 @@
 python -m lm.merge_lora --workdir=runs/tuned --output=runs/merged
 python -m lm.merge_lora --workdir=runs/tuned --adapters=tuned.safetensors
 
---output is a new run directory, created atomically, for use by eval.py, lm.generate and config.init_from. It holds the
-config with lora_rank=0, the tokenizer, and one checkpoint of the parameters (their moving average, if the run keeps
-one). It holds no optimizer state, so the run cannot be continued. --adapters is a file of the adapter tensors,
-keyed by parameter name, with the config and the step as metadata; it omits the head, although the head was trained too.
+--output names a run directory to create, which eval.py, lm.generate and config.init_from can use. The new directory
+holds the config with lora_rank=0, the tokenizer, and one checkpoint of the parameters (their moving average, if the run
+keeps one). The checkpoint has no optimizer state, so the run cannot be continued. --adapters names a file to create,
+which holds the adapter tensors, keyed by parameter name, and the config and the step as metadata. The file does not
+include the head, although the head was trained too.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of a model with adapters.")
     flags.DEFINE_string("output", None, "Run directory to create for the merged model.")
-    flags.DEFINE_string("adapters", None, "File to write with the adapters alone, NAME.safetensors.")
+    flags.DEFINE_string("adapters", None, "File NAME.safetensors to create, which holds only the adapters.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
 
 
@@ -50,7 +51,7 @@ def main() -> int:
     for flag in ("output", "adapters"):
         path = FLAGS[flag].value
         if path is not None and os.path.lexists(path):
-            raise UserError(f"--{flag}={path}: already exists; choose a new name.")
+            raise UserError(f"--{flag}={path} already exists; choose a new name.")
     with directory.open_checkpoints(config) as checkpoints:
         ema = config.optimizer.ema_decay > 0
         params, step = checkpoints.restore_params(step="best" if FLAGS.step is None else FLAGS.step, ema=ema)

@@ -1,4 +1,4 @@
-"""Labels new text with a trained model, or turns it into vectors.
+"""Labels new text with a trained model, or turns text into vectors.
 
 python -m lm.predict --workdir=runs/imdb --input=reviews.txt --output=labels.jsonl      one text per line
 python -m lm.predict --workdir=runs/nli --input=pairs.tsv --output=labels.jsonl         the columns of the training data
@@ -8,11 +8,12 @@ python -m lm.predict --workdir=runs/squad --text='{"question": "Who?", "context"
 zcat reviews.gz | python -m lm.predict --workdir=runs/imdb --input=- | head
 python -m lm.predict --workdir=runs/gpt --input=texts.txt --output=vectors.npy --pooling=mean
 
-The output has one JSON object per input, in the same order. Each object holds the input, its prediction and
+The output has one JSON object per input, in the same order. Each object holds the input, the prediction and, depending
+on the task, other values:
 
     classification   score (the probability of the prediction) and the probabilities of all labels
-    regression       nothing else; the prediction is a number
-    tagging          nothing else; the prediction is a list with a tag for each word
+    regression       no other values; the prediction is a number
+    tagging          no other values; the prediction is a list with one tag per word
     span_qa          score, start and end (character offsets in the context) and the no-answer score
     multiple_choice  scores and probabilities of the candidates; the prediction is an index from 0
     contrastive      the unit vector of the text, in place of a prediction
@@ -23,8 +24,8 @@ and the fields have the same names as in the training data; --format, --field an
 Standard input ("-") is read as one text per line unless --format is given.
 
 With --pooling, any model can turn texts into vectors; an encoder-decoder uses its encoder. --layer selects the layer
-whose vectors are pooled over all tokens of the text, including BOS and EOS. If --output ends in .npy, the file is a
-NumPy array, float32 (texts, width).
+whose vectors are pooled over all tokens of the text, including BOS and EOS. If --output ends in .npy, the output is a
+float32 NumPy array of shape (texts, width).
 """
 
 from __future__ import annotations
@@ -58,42 +59,56 @@ from lm.tasks.vectors import POOLINGS, TextVectors
 
 FLAGS = flags.FLAGS
 STANDARD_OUTPUT = "-"
-# The flags that describe the input, each under the data-source setting that it overrides.
+# Maps data-source settings to the flags that override them; all of these flags describe the input.
 INPUT = {"kind": "format", **{name: name for name in ("field", "pair_field", "columns", "document", "encoding")}}
 VECTORS = ("layer", "normalize", "prefix")
 DOCUMENTS = SourceConfig.__dataclass_fields__["document"].metadata["choices"]
-# Escapes for control characters that JSON allows in a string but a terminal may interpret, and for marks that change
-# the direction of text.
+# Escapes control characters that JSON allows in a string but a terminal may interpret, and marks that change the
+# direction of text.
 VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_string("input", None, "File or glob with the inputs (.gz is unpacked); - for standard input.")
+    flags.DEFINE_string("input", None, "File or glob with the inputs (.gz is unpacked), or - for standard input.")
     flags.DEFINE_multi_string(
         "text",
         [],
-        "Text to label, instead of --input; may be repeated. Must be a JSON object if the model needs several fields.",
+        "Text to label, instead of --input; may be repeated. If the model needs several fields, give a JSON object.",
     )
-    flags.DEFINE_string("output", STANDARD_OUTPUT, "File to write, created only when complete; - for standard output.")
-    flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input; by default, inferred from the extension.")
-    flags.DEFINE_string("field", None, "Field or column that holds the text; by default, as in training.")
-    flags.DEFINE_string("pair_field", None, "Field of the second text or the candidates; by default, as in training.")
+    flags.DEFINE_string(
+        "output", STANDARD_OUTPUT, "File to write, which is created only when complete, or - for standard output."
+    )
+    flags.DEFINE_enum(
+        "format", None, FORMAT_NAMES, "Format of the input. By default, it is inferred from the extension."
+    )
+    flags.DEFINE_string("field", None, "Field or column that holds the text. The default is the one used in training.")
+    flags.DEFINE_string(
+        "pair_field", None, "Field of the second text or the candidates. The default is the one used in training."
+    )
     flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
-    flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit that is one input.")
+    flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit of text that counts as one input.")
     flags.DEFINE_string("encoding", "utf-8", "Text encoding of the input.")
     flags.DEFINE_string(
-        "step", "best", "best (the latest if best_metric was never measured), latest, or a step number."
+        "step",
+        "best",
+        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
     )
-    flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 0, "Number of rows per batch; 0 for the run's eval.batch_size.", lower_bound=0)
-    flags.DEFINE_bool("unanswerable", False, "For span_qa: predict empty text if a question seems to have no answer.")
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, of which --step is the last.", lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size is used.", lower_bound=0
+    )
+    flags.DEFINE_bool(
+        "unanswerable", False, "For span_qa: predict an empty answer if a question seems to have no answer."
+    )
     flags.DEFINE_enum("pooling", None, list(POOLINGS), "Write one vector per text, pooled from its token vectors.")
     flags.DEFINE_integer(
-        "layer", None, "With --pooling: layer that computes the vectors, from 0 (embedding); by default, the last."
+        "layer",
+        None,
+        "With --pooling: index of the layer whose vectors are pooled. 0 is the embedding; the default is the last.",
     )
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
-    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. one used to train a T5.")
+    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the one used to train a T5.")
 
 
 def main() -> int:
@@ -102,14 +117,16 @@ def main() -> int:
     if bool(FLAGS.text) == (FLAGS.input is not None):
         raise UserError('give either --input=FILE (- for standard input) or --text="...".')
     if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
-        raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
+        raise UserError(f"--step={FLAGS.step}: use best, latest or a step number.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     labeller = choose_labeller(config)
     output = None if FLAGS.output == STANDARD_OUTPUT else Path(FLAGS.output).expanduser()
     is_array = output is not None and output.suffix == ".npy"
     if is_array and not isinstance(labeller, TextVectors):
-        raise UserError(f"--output={FLAGS.output}: holds vectors, but this model predicts labels; give --pooling too.")
+        raise UserError(
+            f"--output={FLAGS.output}: .npy files hold vectors, but this model predicts labels; give --pooling too."
+        )
     given = {setting: FLAGS[flag].value for setting, flag in INPUT.items() if FLAGS[flag].present}
     if FLAGS.text:
         raw = read_texts(config, labeller, FLAGS.text, given)
@@ -135,7 +152,7 @@ def main() -> int:
 
 
 def choose_labeller(config: Config) -> Labeller:
-    """Returns the labeller of the task, or one that computes vectors. Raises UserError for flags without effect."""
+    """Returns the labeller of the task, or one that computes vectors. Raises UserError if flags have no effect."""
     task = task_of(config)
     if FLAGS.pooling is not None:
         unit_length = FLAGS.normalize
@@ -146,7 +163,7 @@ def choose_labeller(config: Config) -> Labeller:
         labeller = task.labeller(config)
         for name in VECTORS:
             if FLAGS[name].present:
-                raise UserError(f"--{name}: is for vectors; give --pooling={'|'.join(POOLINGS)} too.")
+                raise UserError(f"--{name} applies only to vectors; give --pooling={'|'.join(POOLINGS)} too.")
     if labeller is None:
         text = f", or generate text with lm.generate --workdir={FLAGS.workdir}" if task.writes_text else ""
         raise UserError(
@@ -156,7 +173,7 @@ def choose_labeller(config: Config) -> Labeller:
     if labeller.may_lack_answers and not FLAGS["unanswerable"].present:
         print("note: every question gets an answer; pass --unanswerable to allow empty answers.", file=sys.stderr)
     if FLAGS.unanswerable and not labeller.may_lack_answers:
-        raise UserError("--unanswerable: is for models that answer questions; omit it.")
+        raise UserError("--unanswerable applies only to models that answer questions; omit it.")
     return labeller
 
 

@@ -183,10 +183,10 @@ def test_systems_with_different_examples_are_refused(command, files, tmp_path, c
         (("--workdir=a",), "name two or more systems"),
         (("--workdir=a,b", "--predictions=c,d"), "name two or more systems"),
         (("--predictions=/nowhere/a,/nowhere/b",), "/nowhere/a cannot be read"),
-        (("--predictions=a,b", "--step=4"), "--step: has no effect, because --predictions names the files"),
-        (("--workdir=a,b", "--metric=ter", "--bleu_tokenize=zh"), "--bleu_tokenize: has no effect, because --metric"),
-        (("--predictions=a,b", "--metric=blue"), "--metric=blue: must be one of bleu, chrf"),
-        (("--workdir=a,b", "--step=first"), "--step=first: must be best, latest"),
+        (("--predictions=a,b", "--step=4"), "--step has no effect, because --predictions names the files"),
+        (("--workdir=a,b", "--metric=ter", "--bleu_tokenize=zh"), "--bleu_tokenize has no effect, because --metric"),
+        (("--predictions=a,b", "--metric=blue"), "--metric=blue: use one of bleu, chrf"),
+        (("--workdir=a,b", "--step=first"), "--step=first: use best, latest or a step number."),
         (("--workdir=/nowhere/a,b",), "/nowhere/a: there is no such run directory"),
     ],
 )
@@ -271,7 +271,7 @@ def test_split_selects_the_predictions_of_runs(command, tmp_path):
     assert text.startswith("50 examples, 20 resamples;") and "accuracy" in text
     with pytest.raises(UserError, match=r"has no eval/<step>/predictions-test\.jsonl; .*--workdir=\S+ --split=test`"):
         command(roots, "--split=test")
-    with pytest.raises(UserError, match="--split=tests: must be one of valid, test, train, or SPLIT/SOURCE"):
+    with pytest.raises(UserError, match="--split=tests: use one of valid, test, train, or SPLIT/SOURCE"):
         command(roots, "--split=tests")
 
 
@@ -281,7 +281,7 @@ def test_split_selects_the_predictions_of_runs(command, tmp_path):
         ({"label": "y"}, "example 2: its label differs"),
         ({"text": "other"}, "example 2: its text differs"),
         ({"score": None}, "not all metrics can be computed"),
-        ({"score": "high"}, "b.jsonl, line 2: is not an object with valid text, label, prediction, score"),
+        ({"score": "high"}, "b.jsonl, line 2 is not an object with valid text, label, prediction, score"),
         ({"words": 1, "only": True}, "hold predictions of different kinds"),
         ({"only": True}, "b.jsonl: its first line is not a prediction written by eval.py"),
     ],
@@ -304,9 +304,9 @@ def test_predictions_that_cannot_be_compared_are_refused(command, tmp_path, chan
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--metric=bleu", "--metric=bleu: the predictions in .* only have accuracy, f1_macro"),
-        ("--bleu_tokenize=char", "--bleu_tokenize: is for texts"),
-        ("--split=test", "--split: is for --workdir"),
+        ("--metric=bleu", "--metric=bleu: the predictions in .* have only accuracy, f1_macro"),
+        ("--bleu_tokenize=char", "--bleu_tokenize applies only to text predictions"),
+        ("--split=test", "--split applies only to --workdir"),
     ],
 )
 def test_flags_that_do_not_fit_labels_are_refused(command, tmp_path, flag, message):

@@ -223,9 +223,9 @@ def test_missing_data_or_checkpoint_is_refused(folder, wrong, message):
     ("wrong", "message"),
     [
         ({"step": "first"}, "--step=first"),
-        ({"split": "validation"}, "--split=validation: must be one of valid, test, train"),
+        ({"split": "validation"}, "--split=validation: use one of valid, test, train"),
         ({"text": "a.txt", "split": "test"}, "--text"),
-        ({"stride": -1}, "--stride=-1"),
+        ({"stride": -1}, "--stride must be at least 1, .*, not -1"),
     ],
 )
 def test_flags_are_checked_before_anything_is_read(wrong, message):

@@ -109,9 +109,9 @@ def test_bad_input_is_refused_and_nothing_is_written(run, call, tiny, tmp_path):
         ((), "--workdir is missing"),
         ((f"--workdir={root}",), "give a run directory to create with --output, or a file to write with --adapters"),
         ((f"--workdir={plain}", "--output=x"), "this run has no adapters"),
-        ((f"--workdir={root}", f"--output={plain}"), f"--output={plain}: already exists"),
-        ((f"--workdir={root}", f"--adapters={there}"), f"--adapters={there}: already exists"),
-        ((f"--workdir={root}", f"--output={blocked}"), f"--output={blocked}: cannot be written"),
+        ((f"--workdir={root}", f"--output={plain}"), f"--output={plain} already exists"),
+        ((f"--workdir={root}", f"--adapters={there}"), f"--adapters={there} already exists"),
+        ((f"--workdir={root}", f"--output={blocked}"), f"--output={blocked} cannot be written"),
         ((f"--workdir={root}", f"--output={tmp_path}/x", "--step=9"), "there is no checkpoint of step 9"),
         ((f"--workdir={tmp_path}/no", "--output=x"), "no such run directory"),
     ):

@@ -1,4 +1,4 @@
-"""Runs several processes as one program: start-up with a time limit, and barriers."""
+"""Connects several processes into one program, within a time limit, and provides barriers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
 from lm.parallel.signals import end_process, state
 
-SECONDS_UNTIL_NOTICED = 5.0  # from the death of a process to the end of all others
+SECONDS_UNTIL_NOTICED = 5.0  # time from the death of a process to the end of all others
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for running several processes.")
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0; needed to run several processes, except on Slurm or Cloud TPU."
+    )
     flags.DEFINE_integer("num_processes", 1, "With --coordinator: the number of processes.", lower_bound=1)
     flags.DEFINE_integer("process_id", 0, "With --coordinator: the index of this process, from 0.")
-    flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes.", lower_bound=1)
+    flags.DEFINE_integer("startup_timeout", 300, "Seconds to wait for the other processes at start-up.", lower_bound=1)
 
 
 def initialize_from_flags() -> None:
@@ -54,10 +56,10 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes with status 1 if the block raises an error; each process prints a line that names this one.
+    """Ends all processes with status 1 if the block raises an error; each of them prints the name of this process.
 
-    Otherwise, the other processes would wait for this one. Use this context manager inside any block that waits for the
-    other processes on exit.
+    Without it, the other processes would wait for the failed process. Use this context manager inside any block that
+    waits for the other processes on exit.
     """
     try:
         yield
@@ -66,7 +68,7 @@ def failing_together() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         if not isinstance(error, UserError):
-            # The death of another process also makes operations fail here, although this process is not at fault.
+            # The death of another process also makes operations fail in this process, although it is not at fault.
             time.sleep(SECONDS_UNTIL_NOTICED)
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason[:200]}"
@@ -74,17 +76,17 @@ def failing_together() -> Iterator[None]:
 
 
 def initialize(coordinator: str, num_processes: int, process_id: int, timeout_seconds: int) -> None:
-    """Joins the other processes, if there are any; must be called before JAX touches a device.
+    """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
-    With a `coordinator` (host:port of process 0), the arguments are used as given. Without one, Slurm jobs with several
-    tasks and multi-host Cloud TPUs are detected from the environment; elsewhere, this process runs alone. Raises
-    UserError if the other processes do not join within `timeout_seconds`.
+    If `coordinator` (host:port of process 0) is given, `num_processes` and `process_id` are used as well. Otherwise,
+    Slurm jobs with several tasks and multi-host Cloud TPUs are detected from the environment. In all other cases, this
+    process runs alone. Raises UserError if the other processes do not join within `timeout_seconds`.
     """
     values: dict[str, Any] = {}
     bind_address = ""
     if coordinator:
         if not 0 <= process_id < num_processes:
-            raise UserError(f"--process_id={process_id}: must be in 0..{num_processes - 1} (--num_processes).")
+            raise UserError(f"--process_id must be in 0..{num_processes - 1} (--num_processes), not {process_id}.")
         expected = Expected(coordinator, num_processes, process_id)
         call_roll(expected, timeout_seconds)
         values = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
@@ -95,9 +97,9 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
         slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
         if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
             if num_processes > 1:
-                raise UserError(f"--num_processes={num_processes}: also needs --coordinator=HOST:PORT of process 0.")
+                raise UserError(f"--num_processes={num_processes} also needs --coordinator=HOST:PORT of process 0.")
             return
-    # This service would replace our SIGTERM handler with its own.
+    # JAX's preemption service would replace our SIGTERM handler with its own.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _time_limit(timeout_seconds):
@@ -115,7 +117,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
     """Ends this process with a one-line error when time is up, before JAX aborts it with a stack trace."""
 
     def give_up() -> None:
-        advice = "check that all were started and can reach each other."
+        advice = "check that all processes were started and can reach each other."
         print(f"error: not all processes joined within {seconds} s; {advice}", file=sys.stderr, flush=True)
         os._exit(1)  # the main thread is waiting inside JAX, where no exception can reach it
 

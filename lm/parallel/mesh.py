@@ -22,7 +22,8 @@ from lm.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 
-# Logical axes of parameters and activations. If two axes of an array would get the same mesh axis, the first rule wins.
+# Maps the logical axes of parameters and activations to mesh axes. If two axes of an array would get the same mesh
+# axis, the first rule wins.
 RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("embed", "fsdp"),
@@ -32,7 +33,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices, or of the given ones. Raises UserError if its size is not their number."""
+    """Returns a mesh of all devices, or of the given ones. Raises UserError if the sizes do not match their number."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:
@@ -41,7 +42,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if math.prod(sizes) != len(devices):
         given = f"data={config.data}, fsdp={config.fsdp}, tensor={config.tensor}"
         raise UserError(f"config.mesh: {given} does not match the {len(devices)} devices; change the sizes.")
-    # The axes are Auto, because Linen's sharding constraints fail with Explicit, JAX's default.
+    # The axes are Auto, because Linen's sharding constraints fail with JAX's default, Explicit.
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -55,7 +56,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
         if size // microbatches % rows:
             raise UserError(
                 f"config.{name}: {size} rows in {microbatches} microbatch{'es' * (microbatches > 1)} cannot be split "
-                f"over data x fsdp = {rows} devices; make it a multiple of {rows * microbatches}."
+                f"over data x fsdp = {rows} devices; use a multiple of {rows * microbatches}."
             )
     for name in ("d_model", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "source_vocab_size"):
         axis, size = "fsdp" if name == "d_model" else "tensor", getattr(config.model, name)
@@ -68,7 +69,7 @@ def check_divisible(config: Config, mesh: Mesh) -> None:
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Provides the mesh and RULES to functions traced inside it. (`with mesh:` would silently ignore constraints.)"""
+    """Provides the mesh and RULES to functions traced in the block. `with mesh:` would silently ignore constraints."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
@@ -79,7 +80,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
 
 
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Returns the shardings of a tree whose leaves mirror parameters: a train state or an optimizer's state.
+    """Returns the shardings of the leaves of a training state or an optimizer state.
 
     A leaf whose path ends with the path of a parameter of the same shape (e.g. one of Adam's moments) is sharded like
     that parameter; all other leaves (counters, factored moments) are replicated. (optax.tree_utils.tree_map_params
@@ -104,7 +105,7 @@ def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch, which splits the rows over data and fsdp, but does not split the length."""
+    """Returns the sharding of a batch, which splits the rows, but not the length, over the mesh axes data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None))
 
 
@@ -115,7 +116,7 @@ def local_rows(sharding: NamedSharding, num_rows: int) -> np.ndarray:
 
 
 def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_rows: int) -> Batch:
-    """Assembles a batch of global arrays, to which each process contributes the rows `row_ids`."""
+    """Assembles a batch of global arrays. Each process contributes the rows `row_ids`."""
 
     def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The processes of one program: they end together if one of them fails, dies or receives a signal.
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
-also holds a connection to process 0, which the operating system closes when either of the two dies. JAX itself would
-notice a death much later, and abort with a native stack trace.
+also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
+JAX itself would notice a death much later, and abort with a native stack trace.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ WAIT_MS = 60_000
 DAY_MS = 24 * 3600 * 1000
 POLL_SECONDS = 0.05
 SECONDS_TO_READ = 1.0  # time for every process to receive a message and end
-SECONDS_TO_SEND = 5.0  # a new connection that sends nothing within this time is not one of ours
-# Settings of idle connections, with which the death of a machine is noticed after 20 seconds.
+SECONDS_TO_SEND = 5.0  # a new connection that sends nothing within this time is not from one of our processes
+# With these settings of idle connections, the death of a machine is noticed after 20 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
@@ -64,7 +64,7 @@ class Peers(signals.Others):
         self._set(STOP, f"{name} in {self.name}")
 
     def finish(self) -> None:
-        """Waits until every process has finished. Until then, any process may still end all of them."""
+        """Waits until every process has finished; until then, any process may still end all of them."""
         self._client.wait_at_barrier("lm/finished", DAY_MS)
         self._finished = True
         for key in (END, STOP):
@@ -77,7 +77,7 @@ class Peers(signals.Others):
         self._outlive_others()
 
     def _outlive_others(self) -> None:
-        """In process 0: waits until the others have read the last message, because the store ends with this process."""
+        """In process 0: waits until the others have read the last message, because the store ends with process 0."""
         if self._index == 0:
             time.sleep(SECONDS_TO_READ)
 
@@ -89,7 +89,7 @@ class Peers(signals.Others):
                 signals.end_process(status, f"error: {line}")
 
     def _watch_stop(self) -> None:
-        """On a signal to any process, computes the step after which all stop: the first step that none has reached."""
+        """On a signal to any process, stops the training loop after the first step that no process has reached."""
         if not (reason := self._get(STOP)):
             return
         loop = signals.state.loop
@@ -136,14 +136,14 @@ class Peers(signals.Others):
             connection.sendall(f"{token} {self._index}".encode())
             connection.settimeout(None)
             _received(connection)
-            # Exits at once, because JAX also notices the death some milliseconds later, and aborts.
+            # Exits at once, because JAX notices the death some milliseconds later and would abort.
             if not self._finished:
                 signals.write_line(f"error: {self._died(0)}")
                 os._exit(SAVED_ON_SIGNAL)
 
     def _lost(self, index: int) -> None:
-        """In process 0: ends all processes because one has died, unless that process has reported its own reason."""
-        time.sleep(SECONDS_TO_READ)  # a message from that process takes precedence
+        """In process 0: ends all processes because one has died, unless the dead process has reported a reason."""
+        time.sleep(SECONDS_TO_READ)  # so that a message from the dead process takes precedence
         if not self._finished:
             self._end(SAVED_ON_SIGNAL, self._died(index))
             signals.end_process(SAVED_ON_SIGNAL, f"error: {self._died(index)}")

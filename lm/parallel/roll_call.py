@@ -1,8 +1,8 @@
 """Roll call: finds out which of the expected processes are present before JAX connects them.
 
-JAX also waits for all processes, but aborts with a stack trace that does not name the missing ones. So process 0 first
-calls the roll on the coordinator's port, which JAX's own service uses afterwards: each process connects and sends its
-index, and process 0 replies either that all are present or with an error that names the missing processes.
+JAX also waits for all processes, but aborts with a stack trace that does not name the missing ones. Process 0 therefore
+calls the roll first, on the port that JAX's own service uses afterwards. Each process connects and sends its index.
+Process 0 replies either that all processes are present or with an error that names the missing ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 5.0  # per connection
 
 @dataclass(frozen=True)
 class Expected:
-    """The flags that a process was started with."""
+    """The command-line flags with which a process was started."""
 
     coordinator: str  # host:port of process 0
     num_processes: int
@@ -34,14 +34,14 @@ class Expected:
     def address(self) -> tuple[str, int]:
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"--coordinator={self.coordinator}: must be host:port of process 0, e.g. node1:8476.")
+            raise UserError(f"--coordinator must be host:port of process 0, e.g. node1:8476, not {self.coordinator}.")
         return host.strip("[]"), int(port)
 
     @property
     def bind_address(self) -> str:
         """The address on which process 0 listens: the address of the coordinator, or "" for all interfaces.
 
-        All interfaces are needed only if this machine does not know the address at which others reach it: its own name
+        All interfaces are needed only if this machine does not know the address at which others reach it. Its own name
         may resolve to a loopback address (as on Debian), or the address may be translated on the way (NAT).
         """
         host, _ = self.address
@@ -49,7 +49,7 @@ class Expected:
             several = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise _no_such_host(self, error) from None
-        # The other processes try every address of a name, so listening on one is enough.
+        # The other processes try every address of a host name, so it is enough to listen on one of them.
         address = str(min(several, key=lambda each: each[0] != socket.AF_INET)[4][0])
         if _is_loopback(address) and not _is_loopback(host):
             return ""
@@ -64,13 +64,13 @@ class _Caller(NamedTuple):
     """A process that has reported to process 0 and is waiting for the answer."""
 
     process_id: int
-    num_processes: int  # according to its own flags
+    num_processes: int  # according to the flags of this process
     host: str
     connection: socket.socket
 
 
 def call_roll(expected: Expected, timeout_seconds: float) -> None:
-    """Waits until all processes are present. When time is up, every process that is present raises UserError."""
+    """Waits until all processes are present. If time runs out, every process that is present raises UserError."""
     if expected.process_id != 0:
         _answer(expected, timeout_seconds)
         return
@@ -96,7 +96,8 @@ def call_roll(expected: Expected, timeout_seconds: float) -> None:
             with contextlib.suppress(OSError):
                 each.connection.sendall(f"{problem or GO}\n".encode())
         for each in callers:
-            _receive(each.connection, PATIENCE_SECONDS)  # until the caller closes it, so that the port is free for JAX
+            # Waits until the caller closes the connection, so that the port is free for JAX.
+            _receive(each.connection, PATIENCE_SECONDS)
     if problem:
         raise UserError(problem)
 
@@ -107,7 +108,7 @@ def _contradiction(expected: Expected, callers: list[_Caller]) -> str:
         if each.num_processes != expected.num_processes:
             return (
                 f"process {each.process_id} on {each.host} was started with --num_processes={each.num_processes}, "
-                f"but process 0 with {expected.num_processes}; use the same value for all."
+                f"but process 0 with {expected.num_processes}; use the same value for all processes."
             )
         if each.process_id in hosts:
             both = f"{hosts[each.process_id]} and {each.host}"
@@ -167,7 +168,7 @@ def _listen(expected: Expected) -> socket.socket:
 
 
 def _no_such_host(expected: Expected, error: socket.gaierror) -> UserError:
-    return UserError(f"--coordinator={expected.coordinator}: no such host ({error.strerror}).")
+    return UserError(f"--coordinator={expected.coordinator}: there is no such host ({error.strerror}).")
 
 
 def _is_loopback(host: str) -> bool:
@@ -178,7 +179,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _receive(connection: socket.socket, seconds: float) -> str:
-    """Returns one line without its line ending, or only a part of it if the other side closes or is too slow."""
+    """Returns a line without its ending, or a part of it if the other side closes the connection or is too slow."""
     connection.settimeout(seconds)
     content = b""
     with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """Handles SIGTERM and Ctrl-C: the process ends with status 75, at once or, while training, after the current step.
 
-This file imports nothing slow, because train.py and eval.py call `catch` before their own imports.
+This module imports no slow modules, because train.py and eval.py call `catch` before their other imports.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from lm.files import remove_temporaries
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 STDERR = 2  # file descriptor
-SECONDS_APART = 0.25  # closer signals count as one, because `timeout` and some launchers send each one twice
+SECONDS_APART = 0.25  # signals closer than this count as one: `timeout` and some launchers send each signal twice
 SECONDS_TO_END = 3.0  # time limit for the last output and clean-up of a process that ends at once
 SHOW_CURSOR = "\x1b[?25h"  # the progress line hides the cursor
 
 
 class Others:
-    """The other processes of the program. There are none unless `lm.parallel.peers` replaces this object."""
+    """Stands for the other processes of the program. If there are any, `lm.parallel.peers` replaces this object."""
 
     def stop(self, name: str) -> None:
-        """Agrees with the other processes on the step after which all stop, and passes it to the training loop."""
+        """Agrees with the other processes on the step after which all stop. Passes this step to the loop."""
         if state.loop is not None:
             state.loop.stop_after(0)
 
     def end(self, status: int, reason: str) -> None:
-        """Ends the other processes with the same status."""
+        """Ends the other processes with this status; each of them prints the reason."""
 
 
 class _State:
@@ -65,7 +65,7 @@ def catch() -> None:
 
 
 class StopRequest:
-    """A context manager in which the first signal only asks the training loop to stop after its current step.
+    """A context manager within which the first signal only asks the training loop to stop after its current step.
 
     With several processes, a signal to one of them makes all of them agree on the step after which they stop.
     """
@@ -77,15 +77,15 @@ class StopRequest:
         self._last = -1  # the last step to take; -1 while it is unknown
 
     def at(self, step: int) -> str:
-        """Returns the signal's name if the run must stop after `step`, else ''; all processes get the same answer."""
+        """Returns the signal's name if the run must stop after `step`, or ''. All processes get the same answer."""
         with self._changed:
             self._step = step
-            # Until the processes have agreed on the last step, this one must not go on.
+            # Until the processes have agreed on the last step, this process must not continue.
             self._changed.wait_for(lambda: not self.name or self._last >= 0)
             return self.name if self.name and step >= self._last else ""
 
     def request(self, name: str) -> int:
-        """Asks the loop to stop, and returns its step; at any later step, `at` waits for `stop_after`."""
+        """Asks the loop to stop, and returns its current step. From then on, `at` waits for `stop_after`."""
         with self._changed:
             self.name = self.name or name
             return self._step
@@ -108,9 +108,9 @@ class StopRequest:
 
 
 def end_process(status: int, line: str, reason: str = "") -> NoReturn:
-    """Ends this process at once, from any thread, with a line on stderr; nothing is left half-written.
+    """Prints a line on stderr and ends this process at once, from any thread. No file is left half-written.
 
-    If `reason` is given, the other processes end with the same status and print it.
+    If `reason` is given, the other processes print it and end with the same status.
     """
     _ending.acquire()
 
@@ -129,7 +129,7 @@ def end_process(status: int, line: str, reason: str = "") -> NoReturn:
 
 
 def write_line(text: str) -> None:
-    """Writes a line directly to stderr: a print may be under way, and sys.stderr is replaced during a save."""
+    """Writes a line directly to file descriptor 2: a print may be in progress, and a save replaces sys.stderr."""
     with contextlib.suppress(OSError):
         os.write(STDERR, f"{SHOW_CURSOR if os.isatty(STDERR) else ''}{text}\n".encode())
 

@@ -1,4 +1,4 @@
-"""Memory, FLOPs and collectives of the training step, compiled for devices that need not be attached."""
+"""Compiles the training step for devices that need not be present, and reports its memory, FLOPs and collectives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ANY_STEPS = 2**30
 
 @dataclass(frozen=True)
 class Report:
-    """The cost of the training step, compiled for the given devices. Memory is in bytes per device."""
+    """The cost of a compiled training step. Memory sizes are in bytes per device."""
 
     devices: str
     mesh: str
@@ -38,9 +38,9 @@ class Report:
     train_flops: float  # per step and device
     peak: float | None  # FLOP/s of one device
     capacity: float | None  # bytes
-    estimate: int  # from lm/costs.py, without compiling
+    estimate: int  # bytes, estimated by lm/costs.py without compiling
     compile_seconds: float
-    state: int | None  # parameters, optimizer and batch; None if XLA ran out of memory
+    state: int | None  # bytes of parameters, optimizer state and batch; None if XLA ran out of memory
     temporaries: int | None
     collectives: dict[str, int]
     refusal: str  # XLA's out-of-memory message, or ""
@@ -51,17 +51,22 @@ class Report:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits into memory; None if the memory size of the chip is unknown."""
+        """True if the step fits in memory; None if the memory size of the chip is unknown."""
         if self.needed is None:
             return False
         return None if self.capacity is None else self.needed <= self.capacity
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for `devices`, attached or not. Raises UserError for an unsuitable config."""
+    """Compiles the training step for `devices`, which need not be present.
+
+    Raises UserError for an unsuitable config.
+    """
     if config.model.vocab_size == 0:
-        raise UserError("config.model.vocab_size: is 0, but no tokenizer is built here; set it, e.g. to 32768.")
-    if config.train.num_steps < 1:  # train.num_epochs needs data, and does not affect the cost of a step
+        raise UserError(
+            "config.model.vocab_size must not be 0, because no tokenizer is built here; set it to 32768, for example."
+        )
+    if config.train.num_steps < 1:  # only train.num_epochs is set; neither setting affects the cost of a step
         config = config.with_num_steps(ANY_STEPS)
     mesh = make_mesh(config.mesh, devices)
     check_divisible(config, mesh)
@@ -102,13 +107,13 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
 
 
 def count_collectives(program: str) -> dict[str, int]:
-    """Counts each kind of collective in a compiled program; a collective inside a loop counts once."""
+    """Counts each kind of collective in a compiled program; a collective inside a loop is counted once."""
     found = re.findall(rf"[\s=]({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
     return {name: found.count(name) for name in COLLECTIVES}
 
 
 def table(report: Report) -> str:
-    """Formats the report as a table with a name and a value on each line."""
+    """Formats the report as a table with one name and one value per line."""
 
     def gib(size: float | None) -> str:
         return "unknown" if size is None else f"{size / GIB:.2f} GiB"

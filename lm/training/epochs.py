@@ -1,4 +1,4 @@
-"""The length of a run in steps and in epochs (`train.num_epochs`), i.e. passes over the training data."""
+"""Converts the length of a run between steps and epochs (`train.num_epochs`), i.e. passes over the training data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lm.data.packing.rows import TrainRows
 
 
 def with_epochs(config: Config, rows: TrainRows) -> Config:
-    """Returns the config with its steps, warm-up and decay derived from train.num_epochs, if that is set."""
+    """Derives the numbers of steps, warm-up steps and decay steps from train.num_epochs, if that is set."""
     epochs = config.train.num_epochs
     return config.with_num_steps(steps_in(epochs, rows, config.train.batch_size)) if epochs else config
 
@@ -21,7 +21,7 @@ def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
     The rows of every epoch are counted separately, since repacking may change their number. The last step may read a
     few rows of the next epoch, but no row is left out.
     """
-    whole, part = divmod(Fraction(repr(epochs)), 1)  # exact for the decimal fraction written in the config
+    whole, part = divmod(Fraction(repr(epochs)), 1)  # repr preserves a decimal number such as 0.1 exactly
     counts = sum(sum(rows.rows_per_epoch(epoch).values()) for epoch in range(whole))
     if part:
         counts += math.ceil(part * sum(rows.rows_per_epoch(whole).values()))
@@ -29,7 +29,7 @@ def steps_in(epochs: float, rows: TrainRows, batch_size: int) -> int:
 
 
 def describe_epochs(config: Config, rows: TrainRows) -> str:
-    """Describes the length of a run in epochs and, if train.num_epochs is set, also its warm-up."""
+    """Describes the length of a run in epochs. If train.num_epochs is set, the warm-up is described as well."""
     if config.train.num_epochs:
         return (
             f"{config.train.num_epochs:g} epochs (train.num_epochs), warm-up of {config.optimizer.warmup_steps:,} steps"

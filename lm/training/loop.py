@@ -43,14 +43,14 @@ from lm.training.step import compile_train_step
 
 
 def train(config: Config, workdir: Path) -> int:
-    """Starts or continues the run in `workdir`. Returns the exit status: DONE or SAVED_ON_SIGNAL."""
+    """Starts or continues the run in `workdir`. Returns DONE or SAVED_ON_SIGNAL as the exit status."""
     console = Console(enabled=is_first())
     if config.init_from and not RunDirectory(workdir).config_path.exists():
-        source_run(config)  # raises UserError before anything is written; a continued run does not need the source
+        source_run(config)  # checks init_from before anything is written; a resumed run does not need it
     mesh = make_mesh(config.mesh)
     check_divisible(config, mesh)
     platform = mesh.devices.flat[0].platform
-    build_model(config.model, task_of(config).head(config), platform)  # raises UserError before anything is written
+    build_model(config.model, task_of(config).head(config), platform)  # checks the model before anything is written
     with ExitStack() as stack:
         console.banner("Data")
         run = stack.enter_context(RunDirectory.open(workdir, config, is_first=is_first()))
@@ -67,7 +67,7 @@ def train(config: Config, workdir: Path) -> int:
         reporter = Reporter(config, prepared, model, mesh, run, console)
         console.print(describe_run(config, prepared, rows, reporter.notes(), mesh, model.kernel))
         for line in run.moved:
-            console.print(f"Data moved, contents unchanged: {line}")
+            console.print(f"The data has moved, but its contents are unchanged: {line}")
 
         console.banner("Model")
         multipliers = learning_rate_multipliers(config, model)
@@ -87,7 +87,7 @@ def train(config: Config, workdir: Path) -> int:
                 initial = load_initial(config, abstract.params)
                 state = with_params(state, initial.values)
                 console.print("\n".join(initial.lines))
-        if is_first():  # everything has been checked
+        if is_first():  # nothing is written before all checks have passed
             run.write_config(config)
             run.truncate_metrics(start)
             if start == 0 or not run.train_hashes_path.exists():
@@ -122,7 +122,7 @@ def train(config: Config, workdir: Path) -> int:
         if skipped == end:
             reason = f"all {end:,} steps were skipped, because their loss or gradient was not finite"
         if reason:
-            advice = "Check labels, loss weights and optimizer.learning_rate, and start again in another --workdir."
+            advice = "Check the labels, loss weights and optimizer.learning_rate; then start again in a new --workdir."
             raise UserError(f"{run.root}: nothing was learnt: {reason}. {advice}")
 
         console.banner("Result")
@@ -131,7 +131,7 @@ def train(config: Config, workdir: Path) -> int:
 
 
 def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) -> bool:
-    """Returns whether none of the last `patience` evaluations improved on the best earlier one.
+    """Returns True if none of the last `patience` evaluations improved on the best earlier evaluation.
 
     A value that is not finite never counts as an improvement. With a patience of 0, a run never stops early.
     """
@@ -142,7 +142,7 @@ def is_exhausted(values: Sequence[float], patience: int, highest_is_best: bool) 
 
 @dataclass
 class Loop:
-    """The training loop: takes the steps and, in between, logs metrics, evaluates the model and saves checkpoints."""
+    """The training loop, which takes steps, logs metrics, evaluates the model and saves checkpoints."""
 
     config: Config
     prepared: Prepared
@@ -173,7 +173,10 @@ class Loop:
     def run(
         self, state: TrainState, start: int, step: jax.stages.Compiled, request: StopRequest
     ) -> tuple[TrainState, int]:
-        """Trains from step `start` until the end or an early stop. Returns the last state and the last step."""
+        """Trains from step `start` until the end or an early stop.
+
+        Returns the final state and the number of the last step.
+        """
         config, total = self.config, self.config.train.num_steps
         late = LateMetrics()
         with ExitStack() as stack:
@@ -215,7 +218,7 @@ class Loop:
 
 
 class _StepLog:
-    """Displays and records the metrics of each step, delayed by one step; ends the run after too many bad steps."""
+    """Displays and records the metrics of each step, one step late. Ends the run after too many bad steps in a row."""
 
     def __init__(
         self, config: Config, model: Model, mesh: Mesh, progress: Progress, writer: MetricsWriter | None, seconds: float
@@ -239,7 +242,7 @@ class _StepLog:
         self.had_gradient |= math.isfinite(metrics["train/gradient_norm"]) and metrics["train/gradient_norm"] > 0
         bad = int(metrics.pop("bad_in_row"))
         if bad:
-            self._progress.message(f"step {step:,}: the loss or gradient is not finite; skipped ({bad} in a row)")
+            self._progress.message(f"step {step:,}: the loss or gradient is not finite; step skipped ({bad} in a row)")
         if bad >= self._config.train.max_bad_steps:
             raise UserError(
                 f"step {step}: the loss or gradient was not finite {bad} times in a row (train.max_bad_steps); none "
@@ -260,7 +263,7 @@ class _StepLog:
             self._writer.write(step, metrics)
         self._progress.update(
             step,
-            loss=metrics["train/nll"],  # as in `valid_loss`, without label smoothing and z-loss
+            loss=metrics["train/nll"],  # like `valid_loss`, excludes label smoothing and z-loss
             learning_rate=metrics["train/learning_rate"],
             tokens_per_second=speed,
             peak_share=metrics.get("train/peak_share"),
@@ -274,7 +277,7 @@ class _StepLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Excludes the time spent in the block from the training speed."""
+        """Excludes the time spent in the `with` block from the measured training speed."""
         began = time.monotonic()
         yield
         self._last_log += time.monotonic() - began

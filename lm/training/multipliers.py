@@ -1,10 +1,10 @@
 """Learning-rate multipliers: layer-wise learning-rate decay, frozen parameters, and adapter-only training.
 
 A multiplier scales the whole update of a parameter, including weight decay. Layer 0 holds the embeddings (of tokens,
-types and positions), their norm and the relative position bias; layer n + 1 is block n; everything after the last block
-is the top. The multiplier is 1 at the top, and each lower layer has `layer_decay` times the multiplier of the layer
-above it (Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately; an embedding
-that both stacks share counts as layer 0 of the deeper stack.
+types and positions), their norm and the relative position bias. Block n is layer n + 1. Everything after the last block
+is the top layer. The multiplier of the top layer is 1; that of any other layer is `layer_decay` times that of the layer
+above (Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately. An embedding that
+both stacks share counts as layer 0 of the deeper stack.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from lm.errors import UserError
 from lm.models.protocol import Model
 from lm.training.names import Path, block_of, map_with_path
 
-Multiplier = float | np.ndarray  # float32 (N,) if stacked layers differ; 0 means frozen
+Multiplier = float | np.ndarray  # float32 (N,) if the multipliers of N stacked layers differ; 0 means frozen
 
 ADAPTERS = ("lora_a", "lora_b")
-NO_UPDATE = -0.0  # adding it leaves every bit of a parameter unchanged; adding +0.0 would turn -0.0 into +0.0
+NO_UPDATE = -0.0  # adding -0.0 leaves every bit of a parameter unchanged; adding +0.0 would turn -0.0 into +0.0
 
 
 def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multiplier]:
-    """Returns {"layers/mlp/up/kernel": multiplier, ...} for every parameter of the model.
+    """Returns the multiplier of every parameter of the model, as in {"layers/mlp/up/kernel": 0.5, ...}.
 
-    The multipliers depend on optimizer.layer_decay, freeze_layers and freeze, and on model.lora_rank: with adapters,
-    all other parameters of the body are frozen. Raises UserError if a name in these settings matches no parameter, or
-    if everything is frozen.
+    The multipliers depend on the optimizer settings layer_decay, freeze_layers and freeze. If the model has adapters,
+    all other parameters of its body are frozen. Raises UserError if a name in the settings matches no parameter, or if
+    all parameters are frozen.
     """
     params = nn.unbox(jax.eval_shape(lambda: model.initial_params(jax.random.key(0))))
     leaves = traverse_util.flatten_dict(params).items()
@@ -54,7 +54,7 @@ def learning_rate_multipliers(config: Config, model: Model) -> dict[str, Multipl
     for target in config.model.lora_targets if config.model.lora_rank else ():
         if not any(name.endswith(f"/{target}/lora_a") for name in multipliers):
             gate = " (only a gated activation has a gate)" if target == "gate" else ""
-            raise UserError(f"config.model.lora_targets: this model has no projection {target!r}{gate}; remove it.")
+            raise UserError(f"config.model.lora_targets: this model has no projection {target!r}{gate}; omit it.")
     if all(map(is_frozen, multipliers.values())):
         ways = "lower freeze_layers, remove names from freeze, or raise layer_decay"
         raise UserError(f"config.optimizer: nothing is left to train; {ways}.")
@@ -72,9 +72,10 @@ def is_frozen(multiplier: Multiplier) -> bool:
 
 
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
-    """Returns the same parameters, but stops the gradients of frozen ones, which become 0 without being computed.
+    """Applies `stop_gradient` to frozen parameters, so that their gradients are 0 and need not be computed.
 
-    If a stack is only partly frozen, the gradients of all its layers are computed, and the frozen ones are set to 0.
+    If only some layers of a stack are frozen, the gradients of all its layers are computed, and those of the frozen
+    layers are set to 0.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:
@@ -91,10 +92,11 @@ def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
 def with_multipliers(
     optimizer: optax.GradientTransformation, multipliers: Mapping[str, Multiplier]
 ) -> optax.GradientTransformation:
-    """Wraps an optimizer so that its updates are scaled. The result takes and returns trees of all parameters.
+    """Wraps an optimizer so that its updates are scaled by the multipliers.
 
-    Frozen parameters have no optimizer state and stay bitwise unchanged; their gradients are ignored, even in the
-    global norm. If any layer of a stack is trained, the optimizer state covers all layers of the stack.
+    The wrapped optimizer takes and returns trees of all parameters. Frozen parameters have no optimizer state and stay
+    bitwise unchanged; their gradients are ignored, even in the global norm. If any layer of a stack is trained, the
+    optimizer state covers all layers of the stack.
     """
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def _depth(model: ModelConfig, path: Path) -> int:
 
 
 def _matches(part: str, name: str) -> bool:
-    """Returns whether `part` occurs in the name without cutting a number short: layer_1 does not match layer_10."""
+    """Returns whether `part` occurs in the name. Numbers must match as a whole: layer_1 does not match layer_10."""
     pattern = re.escape(part) + (r"(?!\d)" if part[-1:].isdigit() else "")
     return any(re.search(pattern, each) for each in (name, re.sub(r"layer_\d+", "layer_*", name)))
 

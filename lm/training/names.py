@@ -3,7 +3,7 @@
 Optimizers rely on names, never on the number of dimensions: scanned models stack their layers, so a stacked bias has as
 many dimensions as a single matrix. Every model in `lm/models` uses these names:
 
-    .../kernel                           a projection: 2-D unless listed in `INPUT_AXES` or `OUTPUT_AXES`
+    .../kernel                           a projection, which is 2-D unless listed in `INPUT_AXES` or `OUTPUT_AXES`
     .../bias, .../scale                  biases, and the scales of norms
     .../lora_a, .../lora_b               the adapter of a projection: (input axes, rank) and (rank, output axes)
     .../embedding                        a table with one row per token (`VOCABULARIES`), position, token type, ...
@@ -25,21 +25,22 @@ from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 
 Path = tuple[str, ...]
 
-# Whether weight decay applies to a kind of parameter (the last part of its name). It does not apply to adapters: they
-# start without effect, and decay would pull them back towards that state. Of the embeddings, only those in VOCABULARIES
-# decay.
+# Whether weight decay applies, by kind of parameter (the last part of its name). Adapters are exempt: they start
+# without effect, and weight decay would pull them back to that state. Among the embeddings, weight decay applies only
+# to those in VOCABULARIES.
 DECAYS = {"kernel": True, "bias": False, "scale": False, "embedding": False, "lora_a": False, "lora_b": False}
 VOCABULARIES = ("token_embedding", "source_embedding")
 
-# Modules whose kernels have more than one input axis, (H, K, D), or more than one output axis, (D, H, K).
+# Modules whose kernels have several input axes, as in (H, K, D), or several output axes, as in (D, H, K).
 INPUT_AXES = {"out": 2}
 OUTPUT_AXES = {"query": 2, "key": 2, "value": 2}
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps `function` over nested dicts like `jax.tree.map`; its first argument is the path. Boxed values are leaves.
+    """Maps `function(path, leaf, ...)` over nested dicts, like `jax.tree.map`. Boxed values are leaves.
 
-    `flax.traverse_util.path_aware_map` takes only one tree, and treats the empty nodes of optax as leaves.
+    `flax.traverse_util.path_aware_map` is not used, because it takes only one tree and treats the empty nodes of optax
+    as leaves.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(tuple(str(entry.key) for entry in path), *leaves),
@@ -50,7 +51,7 @@ def map_with_path(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def block_of(path: Path) -> int | None:
-    """Returns the index of a parameter's block, -1 if all blocks are stacked, or None outside the blocks."""
+    """Returns the index of a parameter's block, -1 if all blocks are stacked, or None if it belongs to no block."""
     for part in path:
         if part == STACK_NAME:
             return -1
@@ -68,8 +69,8 @@ def decayed(path: Path) -> bool:
 def matrix_axes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the input axes and the output axes of a matrix, counted from the end; any other axes are batch axes.
 
-    A kernel of shape (D, H, K) is a D x HK matrix, and one of shape (H, K, D) is an HK x D matrix; N stacked layers are
-    N matrices.
+    A kernel of shape (D, H, K) counts as a D x HK matrix, and one of shape (H, K, D) as an HK x D matrix. The kernels
+    of N stacked layers count as N matrices.
     """
     parent = path[-2] if len(path) > 1 else ""
     inputs, outputs = INPUT_AXES.get(parent, 1), OUTPUT_AXES.get(parent, 1)

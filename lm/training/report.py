@@ -1,4 +1,4 @@
-"""Evaluates the model and samples text during a run, and reports the results at the end."""
+"""Evaluates the model and generates sample text during a run, and reports the results at the end."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 class Reporter:
     """Evaluates the model on the validation split, and prints and writes the results.
 
-    The constructor raises UserError if a prompt is too long or the best metric is not measured; the methods raise
-    UserError if the results cannot be written.
+    The constructor raises UserError if a prompt is too long or if `checkpoint.best_metric` is not measured. The methods
+    raise UserError if the results cannot be written.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Reporter:
         self._during = self._evaluation(in_training=True) if limited else self._whole
         best = config.checkpoint.best_metric
         if reason := self._whole.missing.get(best.removeprefix("valid/")):
-            raise UserError(f"config.checkpoint.best_metric: {best!r} is not measured: {reason}; use 'valid/loss'.")
-        self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, seconds to compute them
+            raise UserError(f"config.checkpoint.best_metric: {best!r} is not measured ({reason}); use 'valid/loss'.")
+        self._last: tuple[int, dict[str, float], float] | None = None  # step, metrics, evaluation time in seconds
 
     def evaluate(self, state: TrainState, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics on the validation split, or on its first rows; prints some metrics and sample text.
+        """Returns the metrics on the validation split or its first rows. Prints some of the metrics and sample text.
 
         Results of different steps are comparable, because every evaluation uses the same rows and the same number of
         beams.
@@ -91,13 +91,14 @@ class Reporter:
         return values
 
     def notes(self) -> dict[str, Sequence[str]]:
-        """Returns the notes on the validation rows of each data source, e.g. how many texts are cut."""
+        """Returns the notes on the validation rows of each data source, e.g. how many texts are truncated."""
         return {name: each.examples.notes for name, each in self._rows.items()}
 
     def final(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
-        """Prints the metrics of the last step and of the best, which other commands use, and sample text.
+        """Prints sample text and the metrics of the last and the best step.
 
-        The results of both are written into eval/<step>/, and the curves are drawn.
+        Other commands use the best step by default. The results of both steps are written to eval/<step>/. The training
+        curves are drawn.
         """
         params = _evaluated_params(state)
         results, written = [], []
@@ -118,7 +119,7 @@ class Reporter:
             return
         if len(results) > 1:
             self._console.print(f"Step {step:,} is the last; step {best:,} has the best {metric}, so eval.py and the")
-            self._console.print("other commands use it unless --step names another.\n")
+            self._console.print("other commands use the best step unless --step names another.\n")
         else:
             self._console.print(f"Step {step:,} is the last{f' and has the best {metric}' if best == step else ''}.\n")
         print_table(results)
@@ -132,7 +133,7 @@ class Reporter:
         self._console.print(f"\nWritten: {', '.join(map(str, written))}")
 
     def _result(self, params: Any, step: int) -> tuple[Result, list[Path]]:
-        """Evaluates the whole split and writes the results. Returns them and the paths of the files."""
+        """Evaluates the whole split and writes the results. Returns the results and the paths of the files."""
         directory, stores, tokenizers = self._directory, self._prepared.stores["valid"], self._prepared.tokenizers
         with counting(self._whole.num_rows, "rows", enabled=is_first()) as report:
             values, seconds = self._evaluate_whole(params, step, report)
@@ -156,7 +157,7 @@ class Reporter:
             return result, write_results(folder, "results", result) + self._whole.write(folder, "predictions")
 
     def _evaluate_whole(self, params: Any, step: int, report: Report | None) -> tuple[dict[str, float], float]:
-        """Returns the metrics on the whole split and the evaluation time in seconds; never evaluates a step twice."""
+        """Returns the metrics on the whole split and the evaluation time in seconds. Never evaluates a step twice."""
         if self._last is None or self._last[0] != step:
             began = time.monotonic()
             values = self._whole.evaluate(params, step, report)

@@ -1,8 +1,9 @@
 """The learning rate as a function of the step.
 
 Steps are counted from 0, so step s performs update s + 1. Let w be warmup_steps, p the peak learning rate, and e the
-end value, final_fraction * p. Every schedule starts with the same warm-up, p * (s + 1) / w for s < w, so step 0 already
-changes the parameters and step w - 1 is the first at the peak. From step w on, the learning rate is:
+end value, final_fraction * p. Every schedule starts with the same warm-up: for s < w, the learning rate is p * (s + 1)
+/ w. Step 0 therefore already changes the parameters, and step w - 1 is the first at the peak. From step w on, the
+learning rate is:
 
     constant              p
     linear                linearly from p at s = w to e at s = decay_steps, then e
@@ -10,8 +11,8 @@ changes the parameters and step w - 1 is the first at the peak. From step w on, 
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
 
-A decay that ends at s = num_steps reaches the end value one step after the last step, so no step is wasted, even if
-final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
+A decay that ends at s = num_steps reaches the end value one step after the last step. The last step therefore still
+changes the parameters, even if final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ class Schedule:
 
     # (config, num_steps, step) -> the learning rate at the int32 `step`, as a fraction of the peak
     fraction: Callable[[OptimizerConfig, int, jax.Array], jax.Array]
-    has_end: bool = True  # whether it uses decay_steps and final_fraction; if not, training can go on forever
-    decays_last: bool = False  # whether decay_steps is the length of the final decay, not its last step
+    has_end: bool = True  # whether the schedule reads decay_steps and final_fraction; if not, it has no end
+    decays_last: bool = False  # if True, decay_steps is the length of the final decay; if False, its last step
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The settings that this schedule reads and some other schedules do not."""
+        """The settings that this schedule reads, but not all others do."""
         return ("decay_steps", "final_fraction") if self.has_end else ()
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> Callable[[Any], jax.Array]:
     """Returns a function that maps a step (int, or int32 scalar under jit) to the learning rate, a float32 scalar."""
     entry, warmup = SCHEDULES[config.schedule], config.warmup_steps
-    assert config.decay_steps > 0 or not entry.has_end, "decay_steps=0 must be resolved by Config.from_dict"
-    assert warmup >= 0, "warmup_steps=-1 must be resolved by Config.from_dict"
+    assert config.decay_steps > 0 or not entry.has_end, "Config.from_dict must have resolved decay_steps=0"
+    assert warmup >= 0, "Config.from_dict must have resolved warmup_steps=-1"
 
     def learning_rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.int32)
@@ -63,7 +64,7 @@ def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
 
 
 def _falling(config: OptimizerConfig, height: jax.Array) -> jax.Array:
-    """Maps a height between 0 (the end value) and 1 (the peak) to a fraction of the peak."""
+    """Interpolates between the end value (height 0) and the peak (height 1). Returns a fraction of the peak."""
     return config.final_fraction + (1.0 - config.final_fraction) * height
 
 

@@ -39,7 +39,7 @@ def describe_run(
 ) -> Table:
     """Returns a table of the versions, the devices, the data and the length of the run.
 
-    `evaluated` are the notes on the validation rows of each data source.
+    `evaluated` holds the notes on the validation rows of each data source.
     """
     table = Table.grid(padding=(0, 2))
     devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
@@ -66,10 +66,10 @@ def describe_run(
 
 
 def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table:
-    """Returns a table of abstract parameters: shape, layout on the mesh, and whether weight decay applies.
+    """Returns a table that shows each parameter's shape and layout on the mesh, and whether weight decay applies to it.
 
-    Corresponding parameters of unrolled layers share a row. An extra column shows the multipliers unless all of them
-    are 1.
+    Corresponding parameters of unrolled layers share a row. An extra column shows the learning-rate multipliers unless
+    all of them are 1.
     """
     columns = ["parameter", "shape", "on the mesh", "decay"] + ([] if all_one(multipliers) else ["multiplier"])
     kinds: dict[str, list[tuple[str, Any]]] = {}
@@ -92,7 +92,7 @@ def parameter_table(params: Any, multipliers: Mapping[str, Multiplier]) -> Table
 
 
 def estimate_line(config: Config, model: Model, mesh: Mesh) -> str:
-    """Returns a line with the estimated memory that a step needs on each device, broken down by purpose."""
+    """Returns a line with the estimated memory per device that a step needs, broken down by purpose."""
     estimate = estimate_memory(config, model, mesh.shape)
     parts = ", ".join(f"{name} {short_number(size)}B" for name, size in dataclasses.asdict(estimate).items() if size)
     return f"Estimated memory per device: {short_number(estimate.total)}B ({parts})"

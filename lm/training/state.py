@@ -21,18 +21,18 @@ from lm.parallel.mesh import on_mesh, param_shardings, state_shardings
 
 @flax.struct.dataclass
 class TrainState:
-    """The complete state of a run; the data order, masks and dropout depend only on `step` and the config."""
+    """The complete state of a run. The data order, masks and dropout depend only on `step` and the config."""
 
     step: Array  # int32: number of completed steps
     params: Any  # float32
     opt_state: Any
     ema: Any  # moving average of the parameters, or None
     bad_steps: Array  # int32: steps skipped because the loss or gradient was not finite
-    bad_in_row: Array  # int32: steps skipped since the last good one
+    bad_in_row: Array  # int32: steps skipped since the last good step
 
 
 def initial_state(config: Config, model: Model, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """Returns the state before the first step, unboxed and the same on every mesh."""
+    """Returns the unboxed initial state of a run, which is the same on every mesh."""
     params = nn.unbox(model.initial_params(key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -56,7 +56,7 @@ def abstract_state(config: Config, model: Model, optimizer: optax.GradientTransf
 def make_state(
     config: Config, model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, mesh: Mesh
 ) -> TrainState:
-    """Returns the state before the first step; each device computes its own shards."""
+    """Creates the initial state of a run. Each device computes its own shards."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     with on_mesh(mesh):
         init = jax.jit(lambda key: initial_state(config, model, optimizer, key), out_shardings=shardings)
@@ -64,10 +64,11 @@ def make_state(
 
 
 def with_params(state: TrainState, values: dict[str, Any]) -> TrainState:
-    """Replaces some parameters, and their moving average, in the state before the first step.
+    """Returns the initial state of a run with some parameters, and their moving averages, replaced.
 
-    `values` is nested like the parameters, but may omit some; its arrays must be sharded like the ones they replace.
-    The optimizer state is kept, because no optimizer's initial state depends on the values of the parameters.
+    `values` is nested like the parameters, but may omit some of them. Its arrays must be sharded like the parameters
+    that they replace. The optimizer state is kept, because no optimizer's initial state depends on the values of the
+    parameters.
     """
     old, new = traverse_util.flatten_dict(state.params), traverse_util.flatten_dict(values)
     params = traverse_util.unflatten_dict(old | new)

@@ -102,8 +102,8 @@ def batch_hash(batch: Batch) -> Array:
     def weighted_sum(x_BL: Array, start: int) -> Array:
         row_BL, column_BL = (jax.lax.broadcasted_iota(jnp.uint32, x_BL.shape, axis) for axis in (0, 1))
         index_BL = start + row_BL * x_BL.shape[1] + column_BL
-        # Multiplies the index by Knuth's constant, then folds the product: if the factor were the index itself, changes
-        # to neighbouring values could cancel out.
+        # The factor is not the index itself, because changes to neighbouring values could then cancel out. Instead, the
+        # index is multiplied by Knuth's constant, and the product is folded.
         mixed_BL = index_BL * jnp.uint32(2654435761)
         return jnp.sum(x_BL.astype(jnp.uint32) * ((mixed_BL ^ (mixed_BL >> 15)) | 1), dtype=jnp.uint32)
 
@@ -137,7 +137,7 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
 
 
 def moving_average(average: Any, params: Any, decay: float) -> Any:
-    """Returns decay * average + (1 - decay) * params, which is exactly `average` where the two are equal."""
+    """Returns decay * average + (1 - decay) * params, which is exactly `average` where both are equal."""
     return jax.tree.map(lambda a, p: jnp.where(a == p, a, decay * a + (1 - decay) * p), average, params)
 
 

@@ -47,9 +47,9 @@ def test_failed_save_ends_with_one_line_and_the_run_continues_later(tiny, launch
 @pytest.mark.parametrize(
     ("function", "named", "is_new"),
     [
-        ("lm.data.tokenizing.base.Tokenizer.save", "tokenizer: cannot be written: No space left", True),
-        ("lm.training.report.write_results", "eval/4: cannot be written: No space left", False),
-        ("lm.training.report.draw_curves", "curves.png: cannot be written: No space left", False),
+        ("lm.data.tokenizing.base.Tokenizer.save", "tokenizer cannot be written: No space left", True),
+        ("lm.training.report.write_results", "eval/4 cannot be written: No space left", False),
+        ("lm.training.report.draw_curves", "curves.png cannot be written: No space left", False),
     ],
 )
 def test_write_that_fails_is_named(tiny, trained, refused, monkeypatch, tmp_path, function, named, is_new):

@@ -28,23 +28,23 @@ from lm.training.schedules import make_schedule
 
 
 class StateSize(NamedTuple):
-    """Number of optimizer-state values per parameter, by kind of parameter."""
+    """The number of values in the optimizer state per parameter, for each kind of parameter."""
 
     block_matrix: float  # kernels inside blocks
     matrix: float  # other kernels, and embeddings
     vector: float  # biases and scales
 
 
-# One parameter of each kind, large enough that counters and factored moments round to 0 values per parameter.
+# One example per kind of parameter, so large that counters and factored moments round to 0 values per parameter.
 EXAMPLES = {"layer_0/up/kernel": (4096, 4096), "token_embedding/embedding": (4096, 4096), "final_norm/scale": (4096,)}
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer's update direction, given clipped float32 gradients. `make_optimizer` adds the rest of the chain."""
+    """An optimizer's update direction for clipped float32 gradients. `make_optimizer` adds the rest of the chain."""
 
     direction: Callable[[OptimizerConfig], optax.GradientTransformation]
-    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # settings that some other optimizers do not read
+    reads: tuple[str, ...] = ("b1", "b2", "epsilon")  # the settings that this optimizer reads, but not all others do
 
     def state_size(self, config: OptimizerConfig) -> StateSize:
         """Returns the state size per parameter, rounded to one decimal, for the memory estimate in `lm/costs.py`."""
@@ -66,7 +66,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adafactor": Optimizer(lambda config: scale_by_factored_rms(config.b2), ("b2",)),
     # Chen et al. 2023
     "lion": Optimizer(lambda config: optax.scale_by_lion(config.b1, config.b2), ("b1", "b2")),
-    # Jordan 2024; b2 and epsilon are for AdamW, which updates everything except the matrices of the blocks
+    # Jordan 2024; b2 and epsilon are used only by AdamW, which updates everything except the matrices of the blocks
     "muon": Optimizer(scale_by_muon_or_adam),
     # Polyak 1964; b1 is the momentum (heavy ball)
     "sgd": Optimizer(lambda config: optax.trace(config.b1) if config.b1 > 0 else optax.identity(), ("b1",)),
@@ -76,12 +76,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def make_optimizer(
     config: OptimizerConfig, num_steps: int, multipliers: Mapping[str, Multiplier] | None = None
 ) -> optax.GradientTransformation:
-    """Returns the optimizer of a run of `num_steps` steps.
+    """Returns the optimizer for a run of `num_steps` steps.
 
-    `init(params)` takes float32 parameters, named as in `lm/training/names.py`, plain or boxed with their logical axes;
-    the state mirrors the parameters, including any boxes. `update(grads, state, params)` takes plain trees and returns
-    float32 updates, whatever the dtype of the gradients. `config` must have been resolved by `Config.from_dict`.
-    `multipliers` come from `learning_rate_multipliers`; None means that all are 1.
+    `init(params)` takes a tree of float32 parameters whose names follow `lm/training/names.py`. If the parameters are
+    boxed with their logical axes, so is the state. `update(grads, state, params)` takes unboxed trees. The updates are
+    float32 even if the gradients have another dtype. `config` must have been resolved by `Config.from_dict`.
+    `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:
@@ -96,5 +96,5 @@ def make_optimizer(
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """Returns the L2 norm of all values in a tree, as used for clipping: a float32 scalar."""
+    """Returns the L2 norm of all values in a tree as a float32 scalar. Gradients are clipped by this norm."""
     return optax.tree.norm(optax.tree.cast(tree, jnp.float32))

@@ -31,18 +31,19 @@ class Factored(NamedTuple):
 
 class FactoredState(NamedTuple):
     count: Array  # int32 scalar
-    moments: Any  # for each parameter, a Factored or an array of the parameter's shape
+    moments: Any  # holds, for each parameter, a Factored or an array of the parameter's shape
 
 
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
-    """Returns Adafactor's direction: g / sqrt(v) with rank-one v, clipped to a root mean square of at most 1.
+    """Returns Adafactor's update direction, g / sqrt(v) with a rank-one v, clipped to a root mean square of at most 1.
 
     This is algorithm 4 of Shazeer and Stern 2018 without the relative step size (the learning rate comes from the
-    schedule alone) and without a first moment. The decay at update t is 1 - t^-0.8, as in the paper, but at most `b2`.
+    schedule alone) and without a first moment. The decay rate of v at update t is 1 - t^-0.8, as in the paper, but at
+    most `b2`.
 
-    `optax.scale_by_factored_rms` factors the two largest axes of a shape, so it may mix layers or split heads. Here,
-    each matrix of each layer (`matrix_axes`) is factored and clipped separately. Matrices with a side below `min_size`,
-    biases and scales keep a full second moment.
+    `optax.scale_by_factored_rms` factors the second moments over the two largest axes of an array, so it may mix layers
+    or split heads. Here, the moments are factored and the updates clipped separately for each matrix of each layer
+    (`matrix_axes`). Biases, scales and matrices with a side shorter than `min_size` keep a full second moment.
     """
 
     def factored_axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -95,7 +96,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
     """Returns the direction of Muon (Jordan 2024), scaled as in Liu et al. 2025.
 
     The update of each matrix in each block is orthogonalised separately; all other parameters are updated by AdamW.
-    `b1` is the momentum of both methods; `b2` and `epsilon` are used by AdamW only. `optax.contrib.muon` is not used,
+    Both methods use `b1` as their momentum; only AdamW uses `b2` and `epsilon`. `optax.contrib.muon` is not used,
     because it would decay every parameter that AdamW updates.
     """
 
@@ -119,7 +120,7 @@ def scale_by_muon_or_adam(config: OptimizerConfig) -> optax.GradientTransformati
 
 
 def _zeros_without(param: Any, axes: tuple[int, ...]) -> Any:
-    """Returns float32 zeros shaped like `param` without `axes`, and keeps the other axis names if `param` is boxed."""
+    """Returns float32 zeros shaped like `param` without `axes`. If `param` is boxed, the other axis names are kept."""
     if isinstance(param, meta.Partitioned):
         names = tuple(name for axis, name in enumerate(param.names) if axis not in axes)
         return param.replace(value=_zeros_without(param.value, axes), names=names)
