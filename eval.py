@@ -1,19 +1,19 @@
 """Evaluates checkpoints of one or more run directories and prints one table.
 
-python eval.py --workdir=runs/quickstart                      the best checkpoint on the validation split
-python eval.py --workdir=runs/a,runs/b --split=test           two runs, one row each
-python eval.py --workdir=runs/s0,runs/s1,runs/s2 --mean       adds mean and standard deviation
-python eval.py --workdir=runs/a --stride=64                   overlapping windows: more context for each token
-python eval.py --workdir=runs/a --text=book.txt               any text, with the run's own tokenizer
-python eval.py --workdir=runs/a --config=configs/other.py     the data sources of another config
-python eval.py --workdir=runs/a --split=test --average=5      the average of the five latest checkpoints
-python eval.py --workdir=runs/a --split=test --num_beams=5    beam-search outputs, written with their references
+python eval.py --workdir=runs/quickstart                      scores the best checkpoint on the validation split
+python eval.py --workdir=runs/a,runs/b --split=test           scores two runs, with one row each
+python eval.py --workdir=runs/s0,runs/s1,runs/s2 --mean       adds the mean and standard deviation
+python eval.py --workdir=runs/a --stride=64                   scores overlapping windows, for more context
+python eval.py --workdir=runs/a --text=book.txt               scores any text with the run's own tokenizer
+python eval.py --workdir=runs/a --config=configs/other.py     scores the data sources of another config
+python eval.py --workdir=runs/a --split=test --average=5      averages the five latest checkpoints
+python eval.py --workdir=runs/a --split=test --num_beams=5    writes beam-search outputs and their references
 
-Besides the data to score, only the run directory is needed; the number and kind of devices may differ from those used
-in training. Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md},
-and outputs to predictions.jsonl in the same directory. Options that differ from the defaults (the run's own settings
-and the validation split) are appended to the file names, as in results-test-beams5.json. If the directory is read-only,
-the table is printed with a warning, and the exit status is 0.
+Besides the data to score, only the run directory is needed. The number and kind of devices need not be the same as in
+training. Every token of the split is scored once. Results are written to WORKDIR/eval/<step>/results.{json,csv,md}, and
+outputs to predictions.jsonl in the same directory. By default, the run's own settings and the validation split are
+used. Options that differ from these defaults are appended to the file names, as in results-test-beams5.json. If the
+directory is read-only, the table is printed with a warning, and the exit status is 0.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
     flags.DEFINE_integer(
-        "batch_size", 0, "Rows per batch; affects only memory and speed. If 0, eval.batch_size is used."
+        "batch_size", 0, "Number of rows per batch, which affects only memory and speed. If 0, eval.batch_size is used."
     )
     flags.DEFINE_bool("mean", False, "Add two rows: the mean and the standard deviation of the runs.")
     distributed.define_flags()

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/quickstart.py --workdir=runs/quickstart
     python train.py --config=configs/shakespeare_char_cpu.py:input.txt --workdir=runs/char --config.train.num_steps=500
-    python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      three runs and their mean
+    python train.py --config=configs/classify_mr.py:DIR --workdir=runs/mr --seeds=0,1,2      trains three runs
 
 The exit status is 0 if the run is complete, 1 after an error that you can fix, and 75 after a signal. After a signal,
 run the same command again.

@@ -3,7 +3,7 @@
     python -m lm.aot --config=configs/NAME.py --topology=v5e:8x8 [--config.mesh.fsdp=64 ...]
 
 TPU topologies have names such as v4:2x2x4, v5e:8x8, v5p:4x4x4, v6e:4x4 and tpu7x:2x2x1. To compile for a TPU, first run
-`pip install -r requirements-tpu.txt`; this works on any Linux machine. `--num_slices=2` compiles for two slices that
+`pip install -r requirements-tpu.txt`. This works on any Linux machine. `--num_slices=2` compiles for two slices that
 are connected by the data-centre network. The topology of NVIDIA GPUs has the form cuda:HOSTSxGPUS, e.g. cuda:2x8. To
 compile for a GPU, first run `pip install -r requirements-cuda.txt`, then pass --gpu_target=FILE, where FILE is XLA's
 text description of the chip (xla/backends/gpu/target_config/specs/*.txtpb). No data is read, so the config must set

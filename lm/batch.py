@@ -18,7 +18,7 @@ Array = Any  # np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruc
 
 
 def same_segment(segments_BL: Array, other_segments_BS: Array) -> Array:
-    """Returns a bool (B, L, S) mask that is True for tokens in the same segment; padding belongs to no segment."""
+    """Returns a bool (B, L, S) mask that is True for tokens in the same segment. Padding belongs to no segment."""
     others_B1S = other_segments_BS[:, None, :]
     return (segments_BL[:, :, None] == others_B1S) & (others_B1S > 0)
 

@@ -1,7 +1,7 @@
 """Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
 
 A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. The
-temporary file is removed when NAME is written again; `remove_leftovers` removes such files and directories.
+temporary file is removed when NAME is written again. `remove_leftovers` removes such files and directories.
 """
 
 from __future__ import annotations

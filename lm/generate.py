@@ -7,7 +7,7 @@ If there is only one continuation, it is printed while it is generated. The samp
 in lm/decoding/sampling.py. The same flags always produce the same text. On a terminal, control characters are escaped.
 
 An encoder-decoder reads each line of --input, or each --prompt, as a source, and writes one output line per source, in
-the same order. Sources are cleaned and prefixed as in training; an empty source produces an empty output. By default,
+the same order. Sources are cleaned and prefixed as in training. An empty source produces an empty output. By default,
 outputs come from beam search with the settings in eval.generation, which --num_beams and the other beam-search flags
 override. With --temperature but without --num_beams, outputs are sampled. Line breaks within an output become spaces.
 If a source has several outputs, each of them is a line with three tab-separated columns: source index, score (or sample
@@ -45,9 +45,9 @@ SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat
 
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. An empty prompt starts a new text.")
-    flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
-    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
+    flags.DEFINE_multi_string("prompt", [], "Text to continue (repeatable). An empty prompt starts a new text.")
+    flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line. Empty lines are skipped.")
+    flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)

@@ -4,10 +4,10 @@ python -m lm.merge_lora --workdir=runs/tuned --output=runs/merged
 python -m lm.merge_lora --workdir=runs/tuned --adapters=tuned.safetensors
 
 --output names a run directory to create, which eval.py, lm.generate and config.init_from can use. The new directory
-holds the config with lora_rank=0, the tokenizer, and one checkpoint of the parameters (their moving average, if the run
-keeps one). The checkpoint has no optimizer state, so the run cannot be continued. --adapters names a file to create,
-which holds the adapter tensors, keyed by parameter name, and the config and the step as metadata. The file does not
-include the head, although the head was trained too.
+holds the config with lora_rank=0, the tokenizer, and one checkpoint of the parameters. If the run keeps a moving
+average of the parameters, the checkpoint contains this average. The checkpoint has no optimizer state, so the run
+cannot be continued. --adapters names a file to create, which holds the adapter tensors, keyed by parameter name, and
+the config and the step as metadata. The file does not include the head, although the head was trained too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory of a model with adapters.")
     flags.DEFINE_string("output", None, "Run directory to create for the merged model.")
     flags.DEFINE_string("adapters", None, "File NAME.safetensors to create, which holds only the adapters.")
-    flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
+    flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Labels new text with a trained model, or turns text into vectors.
 
-python -m lm.predict --workdir=runs/imdb --input=reviews.txt --output=labels.jsonl      one text per line
-python -m lm.predict --workdir=runs/nli --input=pairs.tsv --output=labels.jsonl         the columns of the training data
-python -m lm.predict --workdir=runs/ner --input=news.conll --output=tags.jsonl          one word per line
+python -m lm.predict --workdir=runs/imdb --input=reviews.txt --output=labels.jsonl      reads one text per line
+python -m lm.predict --workdir=runs/nli --input=pairs.tsv --output=labels.jsonl         reads columns as in training
+python -m lm.predict --workdir=runs/ner --input=news.conll --output=tags.jsonl          reads one word per line
 python -m lm.predict --workdir=runs/imdb --text="A wonderful film."
 python -m lm.predict --workdir=runs/squad --text='{"question": "Who?", "context": "Ann sang."}'
 zcat reviews.gz | python -m lm.predict --workdir=runs/imdb --input=- | head
@@ -20,10 +20,10 @@ on the task, other values:
 
 Inputs are read, cleaned and encoded as in evaluations, so lm.predict and eval.py make the same predictions. Labels in
 the input are ignored. The batch size affects only memory and speed. By default, the format is inferred from the file
-extension, and the fields have the same names as in the training data; --format, --field and --pair_field override these
+extension, and the fields have the same names as in the training data. --format, --field and --pair_field override these
 defaults. Standard input ("-") is read as one text per line unless --format is given.
 
-With --pooling, any model can turn texts into vectors; an encoder-decoder uses its encoder. --layer selects the layer
+With --pooling, any model can turn texts into vectors. An encoder-decoder uses its encoder. --layer selects the layer
 whose vectors are pooled over all tokens of the text, including BOS and EOS. If --output ends in .npy, the output is a
 float32 NumPy array of shape (texts, width).
 """

@@ -182,7 +182,7 @@ OVERLONG = "text\tlabel\n" + "".join(f"line {i}\tlabel {i}\n" for i in range(60)
         (LINES.replace("\tb", "\ta"), [], "labels are 'a', so there is nothing to distinguish; check label_field"),
         (OVERLONG, [], "examples have different labels"),
         (LINES.replace("line 3\tb", "line 3\t"), [], "lines.tsv, line 5: field 'label' holds no label"),
-        (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (from data.labels or, if"),
+        (LINES, ["data.labels=('a',)"], "lines: label 'b' is not one of a (from data.labels, or"),
         (LINES, ["model.num_classes=3"], "config.model.num_classes is no longer a setting"),
         (LINES, of_all("label_names=('x', 'y')"), "line 2: label 'a' is neither an integer nor one of label_names"),
         (LINES, ["objective.name=regression", PLAIN_BEST], "line 2: 'a' is not a finite number; regression"),

@@ -55,7 +55,7 @@ _print_unraisable, sys.unraisablehook = sys.unraisablehook, _without_late_callba
 
 
 class Damage(Exception):
-    """Raised if a checkpoint differs from the saved state; the message says how."""
+    """Raised if a checkpoint differs from the saved state. The message says how."""
 
 
 def read_record(checkpoint: Path) -> dict[str, Any]:

@@ -272,7 +272,8 @@ class DataConfig:
     prefetch: int = option(4, "Number of batches to prepare in advance.", minimum=1, affects="nothing")
     cache_dir: str = option(
         "",
-        "Directory for token stores and compiled programs. If empty, $LM_CACHE_DIR or, if that is unset, ~/.cache/lm "
-        "is used. The value stored in a run directory is ignored, since the directory may come from another machine.",
+        "Directory for token stores and compiled programs. If empty, $LM_CACHE_DIR is used if set, otherwise "
+        "~/.cache/lm. The value stored in a run directory is ignored, since the directory may come from another "
+        "machine.",
         affects="nothing",
     )

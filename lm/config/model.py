@@ -123,7 +123,7 @@ class ModelConfig:
         parameters=("output",),
     )
     scale_logits: bool = option(False, "Divide the logits by sqrt(d_model), as T5 1.0 does with its tied embeddings.")
-    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim); set this to False for T5.")
+    scale_attention: bool = option(True, "Divide attention scores by sqrt(head_dim). Set this to False for T5.")
     norm_embeddings: bool = option(False, "Normalise the embeddings, as BART does.")
     scale_embeddings: bool = option(False, "Multiply the embeddings by sqrt(d_model) (Vaswani 2017).")
     dropout: float = option(
@@ -146,7 +146,7 @@ class ModelConfig:
     )
     token_types: int = option(
         0,
-        "Number of learned token types in an encoder; BERT has 2, one for each of its two texts. 0 means no token "
+        "Number of learned token types in an encoder. BERT has 2, one for each of its two texts. 0 means no token "
         "types.",
         minimum=0,
         parameters=("type_embedding",),
@@ -167,7 +167,7 @@ class ModelConfig:
         True, "Divide init_std by sqrt(2 * num_layers) in the last layer of each sub-layer (GPT-2).", affects="updates"
     )
     dtype: str = option(
-        "float32", "Data type of the computation; parameters are always float32.", choices=("float32", "bfloat16")
+        "float32", "Data type of the computation. Parameters are always float32.", choices=("float32", "bfloat16")
     )
     attention: str = option(
         "auto",

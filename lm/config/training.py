@@ -19,8 +19,8 @@ class OptimizerConfig:
     )
     warmup_steps: int = option(
         -1,
-        "Number of linear warm-up steps, starting from a learning rate of 0. If -1, 100 steps are used or, if "
-        "train.num_epochs is set, a tenth of all steps.",
+        "Number of linear warm-up steps, starting from a learning rate of 0. If -1, the number is 100, or a tenth of "
+        "all steps if train.num_epochs is set.",
         minimum=-1,
     )
     decay_steps: int = option(
@@ -35,7 +35,7 @@ class OptimizerConfig:
         0.1, "Final learning rate, as a fraction of the peak rate.", minimum=0.0, maximum=1.0, read_by="schedule"
     )
     weight_decay: float = option(
-        0.1, "Decoupled weight decay of matrices; biases, norms and position parameters are not decayed.", minimum=0.0
+        0.1, "Decoupled weight decay of matrices. Biases, norms and position parameters are not decayed.", minimum=0.0
     )
     b1: float = option(
         0.9,
@@ -61,8 +61,8 @@ class OptimizerConfig:
     clip_norm: float = option(1.0, "Clip gradients to this global norm. 0 means no clipping.", minimum=0.0)
     layer_decay: float = option(
         1.0,
-        "Ratio of the learning rate of each layer to that of the layer above. The head has the full learning rate, "
-        "and the embeddings have the lowest. Clark 2020 uses 0.8 to 0.9 for fine-tuning.",
+        "Ratio between the learning rates of each layer and the layer above. The head has the full learning rate, and "
+        "the embeddings have the lowest. Clark 2020 uses 0.8 to 0.9 for fine-tuning.",
         minimum=0.0,
         maximum=1.0,
     )
@@ -94,14 +94,13 @@ class OptimizerConfig:
 class TrainConfig:
     num_steps: int = option(
         -1,
-        "Total number of optimizer steps. If -1, the number is derived from num_epochs or, if that is 0, set to 1000.",
+        "Total number of optimizer steps. If -1, the number is derived from num_epochs, or is 1000 if num_epochs is 0.",
         minimum=-1,
     )
     num_epochs: float = option(
         0.0,
-        "Length of the training in passes over the training data, possibly fractional. If 0, num_steps is used "
-        "instead. Several data sources count as one mixture, in which the share of each source is given by its "
-        "weight.",
+        "Number of training epochs, which may be fractional. If 0, num_steps is used instead. Several data sources are "
+        "treated as one mixture, sampled in proportion to their weights.",
         minimum=0.0,
         maximum=10_000.0,
     )
@@ -134,7 +133,7 @@ class TrainConfig:
 class MeshConfig:
     """The number of devices along each mesh axis; one axis may have size -1, which means all remaining devices."""
 
-    data: int = option(-1, "Number of replicas of the model; the batch is split among them.", minimum=-1)
+    data: int = option(-1, "Number of replicas of the model. The batch is split among the replicas.", minimum=-1)
     fsdp: int = option(1, "Number of devices over which both the parameters and the batch are split.", minimum=-1)
     tensor: int = option(
         1, "Number of devices over which the attention heads, MLPs and vocabulary are split.", minimum=-1

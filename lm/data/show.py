@@ -7,10 +7,10 @@ shown above its targets, and the source, if there is one, above both. Each docum
 colour, which is the same in the source and the target. A dot marks a target that is not scored. Padding at the end of a
 row is omitted.
 
-A masked token is shown below the <mask> token (or other token) that replaces it. A label is shown below the token that
-predicts it, which is the first one for next-sentence prediction. "start" and "end" are shown below the first and last
-tokens of an answer. Paired texts are shown one above the other. --workdir selects the run whose tokenizer is used;
-without this flag, a temporary tokenizer is made.
+A masked token is shown below the token that replaces it, usually <mask>. A label is shown below the token that predicts
+it, which is the first token for next-sentence prediction. "start" and "end" are shown below the first and last tokens
+of an answer. Paired texts are shown one above the other. --workdir selects the run whose tokenizer is used. Without
+this flag, a temporary tokenizer is made.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MARGIN = 9  # width of the line labels, in columns
 
 
 def stores_table(prepared: Prepared) -> Table:
-    """Returns a table of the stores (or of their sides) with their sizes and the number of examples dropped."""
+    """Returns a table with one row per side of a store: its sizes and the numbers of dropped examples."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
         left = name in ("split", "source", "dropped")
@@ -72,8 +72,8 @@ def stores_table(prepared: Prepared) -> Table:
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
     """Returns the lines that show a row, token by token: the source (if there is one), the inputs and the targets.
 
-    The source, inputs and targets take at most `most_lines` lines each; another line gives the number of tokens left
-    over.
+    The source, inputs and targets take at most `most_lines` lines each. Another line gives the number of remaining
+    tokens.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:

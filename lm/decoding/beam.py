@@ -7,10 +7,11 @@ the log-probability divided by a length penalty. The length is the number of new
 the EOS token.
 
 Each step extends the k live hypotheses of a row by every token and takes the 2 * k most probable of the k * V
-candidates. At least k of these do not end with EOS. Those of the first k candidates that end become finished hypotheses
-and compete by score with the hypotheses that finished earlier. The first k candidates that do not end stay alive. Ties
-go to the hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to the lower
-token id. With one beam, each step takes only the most probable token until EOS is reached. This is greedy decoding.
+candidates. At least k of these do not end with EOS. Among the first k candidates, those that end become finished
+hypotheses and compete by score with the hypotheses that finished earlier. The first k candidates that do not end stay
+alive. Ties go to the hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to
+the lower token id. With one beam, each step takes only the most probable token until EOS is reached. This is greedy
+decoding.
 
 A row ends when no live hypothesis could beat the worst finished hypothesis that is kept, even if all its further tokens
 had probability 1. Searching all T steps would therefore not change the outputs. Only `num_hypotheses` finished

@@ -66,7 +66,7 @@ def in_one_line(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Escapes control characters except tabs and line breaks; for example, the ESC character becomes \\x1b."""
+    """Escapes control characters except tabs and line breaks. For example, the ESC character becomes \\x1b."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

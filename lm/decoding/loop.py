@@ -3,7 +3,7 @@
 Prompts are padded on the right, and each row has its own length: the token at position n of a row is in slot n of the
 cache, regardless of the other rows. The prefill writes all tokens of a prompt except the last to the cache, so it
 needs no logits. Each step then reads the last token of each row and chooses the next token. Shapes depend only on the
-length bucket of the longest prompt, the number of rows and the number of new tokens; calls with the same three numbers
+length bucket of the longest prompt, the number of rows and the number of new tokens. Calls with the same three numbers
 share a compiled program.
 """
 
@@ -79,7 +79,7 @@ class Sampler:
     def generate(self, prompts: Rows, keys_B: Array, min_rows: int = 1, sources: Rows | None = None) -> list[list[int]]:
         """Returns the new tokens of each prompt, including the EOS token if it was reached.
 
-        A row also ends when it has `model.max_length` tokens; call `check_fits` first to rule this out.
+        A row also ends when it has `model.max_length` tokens. Call `check_fits` first to rule this out.
 
         Args:
             prompts: the token ids of each prompt, starting with BOS; for an encoder-decoder, the start of each target.
@@ -152,7 +152,7 @@ def _on_devices(state: DecodeState) -> DecodeState:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _prefill(model: Model, params: Any, batch: Batch, state: DecodeState) -> DecodeState:
-    """Writes the batch's tokens to the cache; returns the new state. The compiler removes the unused output layer."""
+    """Writes the batch's tokens to the cache. Returns the new state. The compiler removes the unused output layer."""
     source_length = 0 if batch.source is None else batch.source.tokens.shape[1]
     cache = model.empty_cache(batch.shape[0], state.capacity, source_length)
     cache = model.apply({"params": params}, batch, train=False, cache=cache).cache

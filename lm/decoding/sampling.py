@@ -91,7 +91,7 @@ class Sampling:
 
 
 def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
-    """Returns the logits of the distribution to sample from, float32 (B, V); -inf for tokens that a filter excludes.
+    """Returns the logits of the distribution to sample from, float32 (B, V). Excluded tokens have logit -inf.
 
     Args:
         seen_BV: a bool mask of the tokens that each row already contains; needed only for a repetition penalty.

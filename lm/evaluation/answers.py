@@ -63,8 +63,8 @@ def best_answer(
 
     Args:
         may_lack: whether some questions have no answer (SQuAD 2.0). "No answer" is then returned unless an answer has
-            a higher score. The score of "no answer" in a window is the sum of the start and end scores of the
-            window's first token; the lowest score of all windows is used.
+            a higher score. The score of "no answer" in a window is the sum of the start and end scores of the window's
+            first token. The lowest score of all windows is used.
     """
     best, where = -math.inf, (0, 0)
     for window in windows:
@@ -79,7 +79,7 @@ def best_answer(
 
 
 def best_span(window: Window, max_answer_tokens: int) -> tuple[float, int, int]:
-    """Returns the score, first token and last token of a window's best answer; the score is -inf if none exists."""
+    """Returns the score, first token and last token of a window's best answer. The score is -inf if none exists."""
     size = len(window.start_T)
     inside_T = window.offsets_T2[:, 0] >= 0
     start_T = np.where(inside_T & window.most_context_T, window.start_T.astype(np.float64), -np.inf)

@@ -79,7 +79,7 @@ def confusion_counts(gold_E: np.ndarray, predicted_E: np.ndarray, num_labels: in
 
 
 def regression_metrics(gold_E: np.ndarray, predicted_E: np.ndarray) -> dict[str, float]:
-    """Computes NUMBER_METRICS; the correlations lie between -1 and 1.
+    """Computes NUMBER_METRICS. The correlations lie between -1 and 1.
 
     If all predictions or all labels are the same, the correlations are undefined and reported as 0. All metrics are NaN
     if a prediction is not finite.

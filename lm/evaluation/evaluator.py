@@ -38,7 +38,8 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics of the model with the given parameters; their names have the form `NAME/metric`.
+        """Returns the metrics of the model with the given parameters. The names of the metrics have the form
+        `NAME/metric`.
 
         All processes must call this method. The result is the same in every process.
         """
@@ -63,7 +64,7 @@ class Evaluator(abc.ABC):
         return []
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes the outputs of the last evaluation, such as `STEM.jsonl`; returns the paths. May raise OSError."""
+        """Writes the last evaluation's outputs, such as `STEM.jsonl`, and returns their paths. May raise OSError."""
         return []
 
 
@@ -101,7 +102,7 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Chooses about `limit` items in total; returns the indices of the chosen items of each data source.
+    """Chooses about `limit` items in total. Returns the indices of the chosen items of each data source.
 
     The items of a data source are evenly spaced, and their number is proportional to the size of the data source. If
     `limit` is 0, all items are chosen.

@@ -21,7 +21,7 @@ class Generation(Evaluator):
     """Scores the model's outputs against the references of a split, counting each pair once.
 
     Evaluations during training use eval.generation.training_beams and score only about eval.generation.max_examples
-    evenly spaced pairs; `NAME/examples` is the number of scored pairs. If there are several data sources, metrics are
+    evenly spaced pairs. `NAME/examples` is the number of scored pairs. If there are several data sources, metrics are
     also computed for each data source (`NAME/SOURCE/bleu`). The metrics of the split are computed from all texts
     together, not averaged over the data sources.
 
@@ -99,7 +99,7 @@ class Generation(Evaluator):
             )
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
-        """Computes the metrics of a data source, or of the whole split if `source` is ""; stores the signatures.
+        """Computes the metrics of a data source, or of the whole split if `source` is "". Stores the signatures.
 
         The tokenisation depends on all references of the data source, even if only some pairs are scored.
         """

@@ -34,7 +34,7 @@ class Predictions(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Predictions:
-        """Restores predictions from the objects that `line` returned; the metrics remain the same.
+        """Restores predictions from the objects that `line` returned. The metrics remain the same.
 
         `config` is the config of the run, if known. Raises KeyError, TypeError or ValueError for invalid objects.
         """
@@ -70,7 +70,7 @@ class Predictions(abc.ABC):
         return line | self.details(index)
 
     def write(self, directory: Path, stem: str) -> list[Path]:
-        """Writes `STEM.jsonl` and, for some tasks, images; returns the paths. May raise OSError."""
+        """Writes `STEM.jsonl` and, for some tasks, images. Returns their paths. May raise OSError."""
         path = directory / f"{stem}.jsonl"
         write_objects(path, map(self.line, range(len(self.raw))))
         return [path]

@@ -47,7 +47,7 @@ class Scheme:
     mirrored: bool = False
 
     def is_broken(self, first: str, second: str) -> bool:
-        """Returns whether two adjacent tags contradict the scheme; O stands for the start and the end of a sentence."""
+        """Returns whether two adjacent tags contradict the scheme. O stands for the start and the end of a sentence."""
         same_type = first[2:] == second[2:]
         may_follow = second[0] not in self.after or (same_type and first[0] in self.after[second[0]])
         may_precede = first[0] not in self.before or (same_type and second[0] in self.before[first[0]])
@@ -138,7 +138,7 @@ def scheme_signature(sentences: Sequence[Sequence[str]], scheme: str) -> str:
 def tagging_metrics(words_E2: np.ndarray, entities_E3: np.ndarray | None) -> dict[str, float]:
     """Computes token_accuracy and ENTITY_METRICS (0 to 1) from `word_counts` and `entity_counts`.
 
-    `entities_E3` must be None if the tags follow no scheme; entity metrics are then omitted.
+    `entities_E3` must be None if the tags follow no scheme. Entity metrics are then omitted.
     """
     correct, words = map(int, words_E2.sum(axis=0))
     entities = {} if entities_E3 is None else entity_metrics(entities_E3.sum(axis=0))

@@ -59,7 +59,7 @@ class TextMetric(abc.ABC):
 
 @dataclass(frozen=True)
 class SacrebleuMetric(TextMetric):
-    """A corpus-level metric of sacrebleu (Post 2018) with its default settings."""
+    """A corpus-level metric from sacrebleu (Post 2018) with its default settings."""
 
     scorer: Callable[[str], Any]  # builds the sacrebleu metric for the given BLEU tokenisation
 
@@ -77,7 +77,7 @@ class CountedMetric(TextMetric):
     count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
-        """Returns the numerators and denominators of each metric, float64 (examples, 2); see `percent`."""
+        """Returns the numerators and denominators of each metric, float64 (examples, 2). See `percent`."""
         pairs = zip(predictions, references, strict=True)
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
@@ -99,7 +99,7 @@ def reference_streams(references: References) -> list[list[str | None]]:
 
 
 def percent(counts_E2: np.ndarray) -> float:
-    """Returns the sum of the first column as a percentage of the sum of the second; 0 / 0 is 0, and x / 0 is 100."""
+    """Returns the sum of the first column as a percentage of the sum of the second (0 / 0 is 0; x / 0 is 100)."""
     part, whole = counts_E2.sum(axis=0)
     return 100 * float(part / whole if whole else part > 0)
 
@@ -171,7 +171,7 @@ def _rouge_scorer() -> Any:
 
 
 def _rouge(prediction: str, references: tuple[str, ...]) -> list[tuple[float, float]]:
-    """Returns the F1 of each ROUGE metric, for the reference with the highest F1. ROUGE-Lsum compares lines."""
+    """Returns the F1 score for each ROUGE metric, taking the maximum over the references. ROUGE-Lsum compares lines."""
     scores = _rouge_scorer().score_multi(references, prediction)
     return [(scores[metric.name].fmeasure, 1) for metric in ROUGE]
 

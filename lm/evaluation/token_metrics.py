@@ -42,7 +42,7 @@ TOKEN_METRICS = (
 class Sums:
     """Sums over scored tokens, and the size of the text that these tokens represent.
 
-    `nll` is in nats; `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over text pairs (for
+    `nll` is in nats. `correct` and `weight` count tokens. `pair_nll` and `pair_correct` are sums over text pairs (for
     next-sentence prediction), and `pairs` is the number of pairs. `bytes` is the length of the text in UTF-8. `words`
     is the number of words by the WikiText convention: words are separated by white space, and the end of a line counts
     as a word. `unknown` is the number of unknown tokens, which stand for text that the tokenizer cannot encode.

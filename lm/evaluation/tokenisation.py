@@ -68,7 +68,7 @@ class Tokenisation:
         return "" if self.writing.has_spaces else "unspaced:char"
 
     def words(self, text: str) -> str:
-        """Puts spaces around each character if the text has no spaces between words; otherwise returns it unchanged."""
+        """Adds spaces around each character of a text without spaces between words. Leaves other texts unchanged."""
         return text if self.writing.has_spaces else scripts.spaced(text)
 
     @property
@@ -96,7 +96,7 @@ class Tokenisation:
 
 
 def _stem(word: str) -> str:
-    """Stems an ASCII word as rouge-score does; returns other words unchanged."""
+    """Stems an ASCII word as rouge-score does. Returns other words unchanged."""
     return _porter().stem(word) if word.isascii() and len(word) > 3 else word
 
 

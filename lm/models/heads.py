@@ -27,7 +27,7 @@ class HeadCost(NamedTuple):
 
 
 class Head(nn.Module):
-    """Base class of the heads."""
+    """Base class for the heads."""
 
     # Whether the head predicts text, which can be decoded token by token.
     predicts_text: ClassVar[bool] = False
@@ -74,7 +74,7 @@ class NextToken(Head):
 class MaskedTokens(Head):
     """Logits for the tokens that are masked in the input, as in BERT (Devlin 2019).
 
-    model.head_transform inserts a projection, an activation and a norm before the output matrix; model.output_bias adds
+    model.head_transform inserts a projection, an activation and a norm before the output matrix. model.output_bias adds
     a bias to the logits.
 
     Attributes:
@@ -213,7 +213,7 @@ def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> A
 
 
 def _pool(pooling: str, x_BLD: Array, segments_BL: Array) -> Array:
-    """Replaces each vector with the mean over its text if pooling is "mean"; otherwise returns x unchanged."""
+    """Replaces each vector with the mean over its text if pooling is "mean". Otherwise, returns x unchanged."""
     if pooling != "mean":
         return x_BLD
     same_BLS = same_segment(segments_BL, segments_BL).astype(jnp.float32)

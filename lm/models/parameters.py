@@ -26,7 +26,7 @@ def count_parameters(params: Any) -> int:
 
 
 def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Splits stacked layers into one subtree per layer; returns the tree unchanged if no layers are stacked."""
+    """Splits stacked layers into one subtree per layer. Returns the tree unchanged if no layers are stacked."""
     rest = {
         name: unstack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -39,7 +39,7 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def stack_layers(params: dict[str, Any]) -> dict[str, Any]:
-    """Stacks separate layers into one subtree; returns the tree unchanged if no layers are separate."""
+    """Stacks separate layers into one subtree. Returns the tree unchanged if no layers are separate."""
     rest = {
         name: stack_layers(value) if isinstance(value, dict) else value
         for name, value in params.items()
@@ -59,7 +59,7 @@ def merge_adapters(params: dict[str, Any], config: ModelConfig) -> tuple[dict[st
     """Replaces adapted kernels with W + (lora_alpha / lora_rank) A B (Hu 2021) and disables adapters in the config.
 
     The merged model computes the same function. `params` may come from a Transformer of any family, with stacked or
-    separate layers, and must be convertible to NumPy. Merged kernels are float32; other parameters are unchanged.
+    separate layers, and must be convertible to NumPy. Merged kernels are float32. Other parameters are unchanged.
     """
     assert config.lora_rank > 0, "there is nothing to merge"
     scale, flat = np.float32(config.lora_alpha / config.lora_rank), flatten_dict(params)

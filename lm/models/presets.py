@@ -1,4 +1,4 @@
-"""Model settings of published architectures. Example: `config.model.update(preset("gpt2_124m"))`.
+"""Model settings for published architectures. Example: `config.model.update(preset("gpt2_124m"))`.
 
 Each preset sets every ModelConfig field that differs between published models. Training settings, such as dropout,
 dtype and kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.

@@ -1,7 +1,7 @@
 """The model protocol: the only interface through which training, evaluation and decoding use a model.
 
 A model is immutable, hashable and free of arrays: parameters and the cache are arguments of its methods. Models
-that compare equal share compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
+that compare equal reuse the same compiled programs. The Transformer (`lm/models/transformer/`) is one implementation.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Model(Protocol):
 
     @property
     def max_source_length(self) -> int | None:
-        """The maximum number of tokens in a source; None if there is no limit."""
+        """The maximum number of tokens in a source, or None if there is no limit."""
 
     @property
     def reads_source(self) -> bool:
@@ -80,7 +80,7 @@ class Model(Protocol):
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:
-        """Initialises the parameters, boxed with their logical axes; `flax.linen.unbox` extracts plain arrays."""
+        """Initialises the parameters, boxed with their logical axes. `flax.linen.unbox` extracts plain arrays."""
 
     def empty_cache(self, batch_size: int, capacity: int, source_length: int = 0) -> Cache:
         """Returns an empty cache for rows of up to `capacity` tokens. The head must predict text."""
@@ -116,7 +116,7 @@ class ParameterCounts:
 class Flops:
     """FLOPs of the forward pass for one row.
 
-    Only matrix multiplications are counted, at two FLOPs per multiply-add; norms, softmax and similar operations add a
+    Only matrix multiplications are counted, at two FLOPs per multiply-add. Norms, softmax and similar operations add a
     few percent. A matrix multiplication that is repeated by rematerialization is counted once.
     """
 
@@ -129,5 +129,5 @@ class Flops:
 
     @property
     def train(self) -> int:
-        """FLOPs of the forward and backward passes; the latter computes two gradients per matrix multiplication."""
+        """FLOPs of the forward pass and the backward pass, which computes two gradients per matrix multiplication."""
         return 3 * self.forward

@@ -34,7 +34,7 @@ class LossSums:
 
 
 def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossSums:
-    """Returns the summed cross-entropy of a batch; the logits must be float32.
+    """Returns the summed cross-entropy of a batch. The logits must be float32.
 
     With label smoothing e over the whole vocabulary, the loss is (1 - e) nll + e mean_v(-log p_v) (Szegedy 2016). With
     smoothing over all entries except the target, as in fairseq, the loss is (1 - e) nll + e / (V - 1) sum_{v !=

@@ -56,7 +56,7 @@ def together(main: Callable[[], int]) -> Callable[[], int]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends all processes with status 1 if the block raises an error; each of them prints the name of this process.
+    """Ends all processes with status 1 if the block raises an error. Each of them prints the name of this process.
 
     Without it, the other processes would wait for the failed process. Use this context manager inside any block that
     waits for the other processes on exit.

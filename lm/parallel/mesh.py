@@ -82,9 +82,10 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Returns the shardings of the leaves of a training state or an optimizer state.
 
-    A leaf whose path ends with the path of a parameter of the same shape (e.g. one of Adam's moments) is sharded like
-    that parameter; all other leaves (counters, factored moments) are replicated. (optax.tree_utils.tree_map_params
-    handles only the state of the optimizer, not the moving average of the parameters.)
+    If the path of a leaf ends with the path of a parameter of the same shape, the leaf is sharded like this parameter.
+    Adam's moments are an example. All other leaves, such as counters and factored moments, are replicated.
+    optax.tree_utils.tree_map_params would handle only the state of the optimizer, not the moving average of the
+    parameters.
     """
 
     def names_of(path: tuple) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Peers(signals.Others):
         self._set(STOP, f"{name} in {self.name}")
 
     def finish(self) -> None:
-        """Waits until every process has finished; until then, any process may still end all of them."""
+        """Waits until every process has finished. Until then, any process may still end all of them."""
         self._client.wait_at_barrier("lm/finished", DAY_MS)
         self._finished = True
         for key in (END, STOP):
@@ -77,7 +77,7 @@ class Peers(signals.Others):
         self._outlive_others()
 
     def _outlive_others(self) -> None:
-        """In process 0: waits until the others have read the last message, because the store ends with process 0."""
+        """In process 0: waits until the others have read the last message. The store is lost when process 0 exits."""
         if self._index == 0:
             time.sleep(SECONDS_TO_READ)
 

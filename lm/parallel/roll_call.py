@@ -189,7 +189,7 @@ def _receive(connection: socket.socket, seconds: float) -> str:
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Returns whether the connection is still open; the other side is expected to send nothing more."""
+    """Returns whether the connection is still open. The other side is expected to send nothing more."""
     connection.setblocking(False)
     try:
         return connection.recv(1) != b""

@@ -33,7 +33,7 @@ class Others:
             state.loop.stop_after(0)
 
     def end(self, status: int, reason: str) -> None:
-        """Ends the other processes with this status; each of them prints the reason."""
+        """Ends the other processes with this status. Each of them prints the reason."""
 
 
 class _State:
@@ -49,7 +49,7 @@ _ending = threading.Lock()  # held by the thread that ends the process
 
 
 def catch() -> None:
-    """Makes SIGTERM and Ctrl-C end the process with status 75, whatever it is doing (but see `StopRequest`).
+    """Makes SIGTERM and Ctrl-C end the process with status 75 at any time (but see `StopRequest`).
 
     A thread handles the signals, since the main thread may be inside a library for minutes, e.g. while compiling.
     """

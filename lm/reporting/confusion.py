@@ -19,7 +19,7 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC"
 
 
 def draw_confusion(counts_CC: np.ndarray, labels: Sequence[str], path: Path, title: str) -> None:
-    """Plots a confusion matrix with `confusion_figure`; writes a PNG file atomically. May raise OSError."""
+    """Plots a confusion matrix with `confusion_figure`. Writes a PNG file atomically. May raise OSError."""
     figure = confusion_figure(counts_CC, labels, title)
     with replacing(path) as temporary, warnings.catch_warnings():
         # Characters that are missing from all installed fonts are drawn as boxes, without a warning.

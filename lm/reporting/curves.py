@@ -26,11 +26,11 @@ def draw_curves(
 ) -> None:
     """Plots the records of metrics.jsonl, which are dicts with the key `step`. Writes a PNG file atomically.
 
-    Metrics without values are not plotted; missing and null values are skipped. If the records contain `train/seconds`,
+    Metrics without values are not plotted. Missing and null values are skipped. If the records contain `train/seconds`,
     the first score is also plotted against the minutes of training.
 
     Args:
-        loss: the name of the metric whose heading labels the axis of the loss.
+        loss: the name of the loss metric. Its heading labels the loss axis.
         best_metric: the metric that determines the best step, such as `valid/loss`. The metric is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here

@@ -120,7 +120,7 @@ class LateMetrics:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
-        """Stores the metrics of the step just dispatched; returns the previous step and its metrics, or None."""
+        """Stores the metrics of the step just dispatched. Returns the previous step and its metrics, or None."""
         for value in metrics.values():
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()

@@ -68,7 +68,7 @@ class RunDirectory:
 
         If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block before
         the first step. If the run continues, nothing is written. A run that has not taken its first step may be started
-        again with any config. The first process holds a lock until it calls `close` or dies; the other processes write
+        again with any config. The first process holds a lock until it calls `close` or dies. The other processes write
         nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
         training in it, or if the existing run has a different config or inconsistent files.
         """
@@ -113,8 +113,8 @@ class RunDirectory:
     def load_config(self) -> Config:
         """Returns the config of the run without retired settings and with an empty data.cache_dir.
 
-        A run directory may come from someone else, so the user of this machine determines where the cache is. Raises
-        UserError if config.json is missing or invalid.
+        A run directory may come from someone else, so its config must not choose the cache location; only the local
+        user's settings do. Raises UserError if config.json is missing or invalid.
         """
         return replace_settings(self._load_config(), {"data.cache_dir": ""})
 
@@ -286,7 +286,7 @@ class RunDirectory:
     # --- metrics ------------------------------------------------------------------------------------------
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns the objects in metrics.jsonl. Skips a torn last line; raises UserError if another line is invalid."""
+        """Returns the objects in metrics.jsonl. Skips a torn last line. Raises UserError if another line is invalid."""
         lines = list(self._metric_lines())
         for number, (_, values) in enumerate(lines, start=1):
             if values is None and number < len(lines):

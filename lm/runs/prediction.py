@@ -107,5 +107,5 @@ def predictions(
 
 
 def without_cache_of_run(config: Config) -> Config:
-    """Returns the config without data.cache_dir, so that the cache directory of this machine's user is used."""
+    """Returns the config with an empty data.cache_dir, so that the local user's cache directory is used."""
     return replace_settings(config, {"data.cache_dir": ""})

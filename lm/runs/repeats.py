@@ -20,7 +20,7 @@ from lm.training.loop import train
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
     """Returns the config of each run, keyed by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    If `seeds` is empty, the seed of the config is used; if `folds` is 0, the fold of the config is used. Raises
+    If `seeds` is empty, the seed of the config is used. If `folds` is 0, the fold of the config is used. Raises
     UserError for a repeated or negative seed, or if `folds` is 1 or exceeds data.folds.
     """
     if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
@@ -43,9 +43,9 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
 def train_all(configs: dict[str, Config], workdir: Path) -> int:
     """Trains or continues one run per config, each in a subdirectory of `workdir`, then evaluates each run.
 
-    The results on the test split (or on the validation split if there is no test split) are printed with their mean and
-    standard deviation, and written to results.{md,csv} in `workdir`. Returns the exit status of a run that was stopped
-    by a signal, or DONE if none was.
+    The results on the test split are printed with their mean and standard deviation, and written to results.{md,csv} in
+    `workdir`. If there is no test split, the validation split is used. Returns the exit status of a run that was
+    stopped by a signal, or DONE if none was.
     """
     if RunDirectory(workdir).config_path.exists():
         raise UserError(f"{workdir} already holds a single run; use another --workdir for --seeds and --folds.")

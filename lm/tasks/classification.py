@@ -78,7 +78,7 @@ class Classified(Predictions):
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns an example and its prediction; `score` is the probability of the predicted label."""
+        """Returns an example and its prediction. `score` is the probability of the predicted label."""
         example, score = self.raw[index], float(self._probabilities_EC[index].max())
         prediction = self._labels[int(self._predicted_E[index])]
         return {**texts_of(example), "label": example.label, "prediction": prediction, "score": finite_or_none(score)}

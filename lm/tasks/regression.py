@@ -66,7 +66,7 @@ class Regressed(Predictions):
         return regression_metrics(self._gold_E[indices_E], self._predicted_E[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
-        """Returns an example and its prediction; `label` and `prediction` are numbers."""
+        """Returns an example and its prediction. `label` and `prediction` are numbers."""
         example, prediction = self.raw[index], finite_or_none(float(self._predicted_E[index]))
         return {**texts_of(example), "label": float(example.label), "prediction": prediction}
 

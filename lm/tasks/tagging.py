@@ -96,7 +96,7 @@ def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
 
 
 def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
-    """Returns eval.tag_scheme or, if it is "auto", the scheme inferred from the tags.
+    """Returns eval.tag_scheme. If it is "auto", returns the scheme inferred from the tags.
 
     Raises UserError if eval.tag_scheme does not allow one of the labels.
     """

@@ -201,7 +201,7 @@ class Task(abc.ABC):
         return {re.sub(r"(^|/)loss$", rf"\1{self.loss_name}", name): value for name, value in metrics.items()}
 
     def yardsticks(self, config: Config, stores: Stores, tokenizer: Tokenizer, metrics: Metrics) -> dict[str, float]:
-        """Computes baselines that need no model; tables show the baselines beside the metrics of the model."""
+        """Computes baselines that need no model. Tables show the baselines beside the metrics of the model."""
         return {}
 
     def sample_prompts(self, config: Config) -> tuple[str, ...]:

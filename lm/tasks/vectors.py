@@ -46,7 +46,7 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class TextVectors:
-    """A `Labeller` that computes one vector per text. Instances that are equal share compiled programs.
+    """A `Labeller` that computes one vector per text. Equal instances reuse the same compiled programs.
 
     Attributes:
         pooling: a key of POOLINGS.

@@ -51,7 +51,7 @@ class Report:
 
     @property
     def fits(self) -> bool | None:
-        """True if the step fits in memory; None if the memory size of the chip is unknown."""
+        """Whether the step fits in memory, or None if the memory size of the chip is unknown."""
         if self.needed is None:
             return False
         return None if self.capacity is None else self.needed <= self.capacity
@@ -107,7 +107,7 @@ def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report
 
 
 def count_collectives(program: str) -> dict[str, int]:
-    """Counts each kind of collective in a compiled program; a collective inside a loop is counted once."""
+    """Counts each kind of collective in a compiled program. A collective inside a loop is counted once."""
     found = re.findall(rf"[\s=]({'|'.join(COLLECTIVES)})(?:-start)?\(", program)
     return {name: found.count(name) for name in COLLECTIVES}
 

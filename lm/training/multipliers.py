@@ -95,12 +95,12 @@ def with_multipliers(
     """Wraps an optimizer so that its updates are scaled by the multipliers.
 
     The wrapped optimizer takes and returns trees of all parameters. Frozen parameters have no optimizer state and stay
-    bitwise unchanged; their gradients are ignored, even in the global norm. If any layer of a stack is trained, the
+    bitwise unchanged. Their gradients are ignored, even in the global norm. If any layer of a stack is trained, the
     optimizer state covers all layers of the stack.
     """
 
     def trained(tree: dict[str, Any]) -> dict[str, Any]:
-        """Returns {name: leaf} for the parameters that are trained in at least one layer; leaves may be boxed."""
+        """Returns {name: leaf} for the parameters that are trained in at least one layer. Leaves may be boxed."""
         leaves = traverse_util.flatten_dict(tree, sep="/").items()
         return {name: leaf for name, leaf in leaves if not is_frozen(multipliers[name])}
 

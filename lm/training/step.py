@@ -92,7 +92,7 @@ def train_step(
 
 
 def batch_hash(batch: Batch) -> Array:
-    """Returns a uint32 hash of a batch (its tokens, targets, source and types), for comparing runs.
+    """Returns a uint32 hash of a batch's tokens, targets, source and types, for comparing runs.
 
     The hash is the sum, modulo 2^32, of all values, each multiplied by an odd factor that depends on the index of the
     value in the global batch. The order of summation does not matter, so the hash is the same on every mesh. Changing a

@@ -135,7 +135,7 @@ def plain_search(logits_HV, settings):
         alive = [candidate for candidate, is_over in zip(candidates, over, strict=True) if not is_over][:k]
         kept = sorted((output[1] for output in finished), reverse=True)[:k]
         full = alive and len(kept) == k
-        # No alive hypothesis would be kept if it ended with the next token.
+        # No live hypothesis would be kept if it ended with the next token.
         if not settings.exact and full and alive[0][1] / penalty_of(settings, min(step + 2, T)) <= kept[-1]:
             break
     return sorted(finished, key=lambda output: -output[1])[: settings.num_hypotheses]

@@ -61,7 +61,7 @@ class AnswerExamples(LabelledExamples):
     of a window. The target is 1 at the first token of the answer and 2 at its last token, or 3 if they are the same
     token. A question without an answer has target 3 at the BOS token of every window. Targets 1, 2 and 3 have weight 1.
     A window that does not contain the whole answer has no target and is omitted in training. If a question has several
-    answers, the target is the first one found in the context.
+    answers, the target is the first listed answer that occurs in the context.
     """
 
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
@@ -92,7 +92,7 @@ class AnswerExamples(LabelledExamples):
             self._note_cut(lost, total, "questions are omitted because no window contains their whole answer")
 
     def _answer_of(self, number: int, example: Question) -> tuple[int, int]:
-        """Returns the indices, within the context, of the first and last tokens of the answer that is the target."""
+        """Returns the indices of the target answer's first and last tokens, relative to the start of the context."""
         if not example.answers:
             return UNANSWERABLE, UNANSWERABLE
         _, offsets_T2 = self._tokens.context(number)

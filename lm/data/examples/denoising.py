@@ -76,7 +76,7 @@ def _ended(tokens: np.ndarray, *end: int) -> np.ndarray:
 
 
 class Denoiser(abc.ABC):
-    """Base class of the methods of corrupting chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
+    """Base class for methods that corrupt chunks. A chunk has at least 2 tokens, none of which is BOS or EOS."""
 
     @abc.abstractmethod
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:

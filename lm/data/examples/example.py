@@ -89,7 +89,7 @@ class Chunks(NamedTuple):
 
 
 class ChunkExamples(Examples):
-    """Base class of examples that are made anew in each epoch, each from one chunk."""
+    """Base class for examples that are made anew in each epoch, each from one chunk."""
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
         self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)

@@ -63,7 +63,7 @@ class Ragged:
 
 
 class LabelledExamples(Examples):
-    """Base class of the examples of all labelled tasks. Pickling omits the texts of the store."""
+    """Base class for the examples of all labelled tasks. Pickling omits the texts of the store."""
 
     example_of: np.ndarray  # int64 (E,): index of the raw example from which each example is made
 
@@ -94,7 +94,7 @@ class LabelledExamples(Examples):
         return (self._sizes,)
 
     def _example(self, *texts: np.ndarray, targets: Any = np.int32) -> Example:
-        """Returns an example of one or two texts with all weights 0; `targets` is the dtype of its targets."""
+        """Returns an example of one or two texts with all weights 0. `targets` is the dtype of its targets."""
         tokens_T, types_T = framed(self._bos, self._eos, *texts)
         return Example(tokens_T, np.zeros(len(tokens_T), targets), np.zeros(len(tokens_T), np.float32), types_T)
 
@@ -256,7 +256,7 @@ class TaggingExamples(LabelledExamples):
             self.notes.append(f"{without:,} of {len(self._sizes_W):,} words have no tokens; they {counted}")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """Splits a sentence into examples of as many words as fit; returns the word bounds of each example."""
+        """Splits a sentence into examples of as many words as fit. Returns the word bounds of each example."""
         bounds, first, used = [], begin, 0
         for word in range(begin, end):
             size = int(self._sizes_W[word])
@@ -267,7 +267,7 @@ class TaggingExamples(LabelledExamples):
         return [*bounds, (first, end)]
 
     def word_indices(self, index: int) -> np.ndarray:
-        """Returns the index of each word's first token, int64 (words of the example,); -1 if a word has no token."""
+        """Returns the index of each word's first token, int64 (words,). The index of a word without tokens is -1."""
         begin, end = self._bounds_E2[index]
         sizes, firsts = self._sizes_W[begin:end], self._tokens.firsts_W[begin:end].astype(np.int64)
         return np.where((firsts >= 0) & (firsts < sizes), 1 + np.cumsum(sizes) - sizes + firsts, -1)

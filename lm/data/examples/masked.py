@@ -34,8 +34,8 @@ class Masking:
     word, both parts are masked or neither is. Raises UserError if no token starts a word.
 
     Args:
-        text_ids: the token ids from which random replacements are drawn uniformly, int32; the mask is excluded.
-        word_starts: whether each token of the vocabulary begins a word, bool (V,); if None, single tokens are masked.
+        text_ids: the token ids from which random replacements are drawn uniformly, int32. The mask is excluded.
+        word_starts: whether each token of the vocabulary begins a word, bool (V,). If None, single tokens are masked.
     """
 
     def __init__(self, density: float, mask_id: int, text_ids: np.ndarray, word_starts: np.ndarray | None = None):
@@ -74,7 +74,7 @@ class Masking:
 
 
 def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-    """Chooses random words with about `wanted` tokens in total; returns the mask of their tokens, bool (n,)."""
+    """Chooses random words with about `wanted` tokens in total. Returns the mask of their tokens, bool (n,)."""
     sizes_W = np.diff([0, *np.flatnonzero(starts_n[1:]) + 1, len(starts_n)])
     order_W = rng.permutation(len(sizes_W))
     chosen_W, left = np.zeros(len(sizes_W), bool), wanted
@@ -148,13 +148,13 @@ class _Pairs(NamedTuple):
 
 
 class NextSentenceExamples(MaskedExamples):
-    """Examples of the form `bos A eos B eos`; the first token, of weight 0, has target 1 if B follows A, otherwise 0.
+    """Examples of the form `bos A eos B eos`. The first token has weight 0 and target 1 if B follows A, otherwise 0.
 
     Both labels have probability 1/2. A is the part of a chunk before a random index. B is either the rest of the chunk
-    or the same number of consecutive tokens from another document (fewer if that document is shorter). The other
-    document is the one that contains a token drawn uniformly from the tokens of all other documents. Each document
-    therefore serves as B about equally often under both labels, and B is rarely short enough to reveal the label.
-    Raises UserError if there is only one document.
+    or the same number of consecutive tokens from another document, or fewer if that document is shorter. To choose that
+    document, a token is drawn uniformly from all documents except the document of A. Each document therefore serves as
+    B about equally often under both labels, and B is rarely short enough to reveal the label. Raises UserError if there
+    is only one document.
     """
 
     _specials = 3

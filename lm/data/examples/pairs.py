@@ -16,7 +16,7 @@ from lm.data.storing.token_store import PairStore
 class PairExamples(Examples):
     """The pairs of a store, which are the same in every epoch. Each side has the form `tokens eos`.
 
-    If `drop` is true, a pair is omitted if either side is too long for a row; otherwise, the side is cut before its
+    If `drop` is true, a pair is omitted if either side is too long for a row. Otherwise, the side is cut before its
     EOS.
     """
 

@@ -1,7 +1,7 @@
-"""Reads raw examples from files; FORMATS lists the supported formats, and `open_reader` opens a data source.
+"""Reads raw examples from files. FORMATS lists the supported formats, and `open_reader` opens a data source.
 
 A `Format` finds the files of a data source, hashes them and yields their records. A `Reader` converts the records to
-raw examples; `readers.py` has one reader class per kind of raw example.
+raw examples. `readers.py` has one reader class per kind of raw example.
 """
 
 from __future__ import annotations

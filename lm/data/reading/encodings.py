@@ -1,7 +1,7 @@
 """Chooses the codec of a text file from the `encoding` setting and the first bytes of the file.
 
-`TextFile` removes byte-order marks when it reads the text. Binary files (unless they are compressed and their
-names end in `.gz`) and text in a different UTF encoding raise errors that name the detected format.
+`TextFile` removes byte-order marks when it reads the text. Text in a different UTF encoding and binary files raise
+errors that name the detected format. Compressed files whose names end in `.gz` are decompressed.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         if "\r" in line and "\r" in (line := line.rstrip("\r")):
             raise UserError(
-                f"{path}, line {number:,}: this line contains a carriage return (CR); replace it with a space or, if "
-                "it ends a row, with a line feed."
+                f"{path}, line {number:,}: this line contains a carriage return (CR); replace it with a line feed if "
+                "it ends a row, otherwise with a space."
             )
         yield line
 
@@ -151,7 +151,7 @@ def has_mark(path: Path) -> bool:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a list with a note that counts the lines with bytes over 127; it is empty for UTF-8 and ASCII."""
+    """Returns a list with a note that counts the lines with bytes over 127. The list is empty for UTF-8 and ASCII."""
     try:
         if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
             return []

@@ -72,7 +72,7 @@ class Field:
         return ("".join(text + " ".join(found[name] if name else ()) for text, name in self._template),)
 
     def text(self, record: Record, where: str) -> str:
-        """Returns the value as one text; the texts of a list are joined by spaces."""
+        """Returns the value as a single string; the items of a list are joined with spaces."""
         return " ".join(self.texts(record, where))
 
 
@@ -270,7 +270,7 @@ def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
-    """Returns the name that a label refers to (see `index_of`) or, if `names` is empty, the label as text."""
+    """Returns the name that a label refers to (see `index_of`). If `names` is empty, returns the label as text."""
     label, names = label_text(value, name, where), tuple(names)
     index = index_of(label, names)
     if index is not None:

@@ -53,7 +53,7 @@ class ReadyField(Field):
 
 
 class Format(abc.ABC):
-    """Base class of formats. Class attributes describe the format; their defaults suit records with named fields."""
+    """Base class for formats. Class attributes describe the format. Their defaults suit records with named fields."""
 
     doc: ClassVar[str]  # the description for `--help`
     endings: ClassVar[Collection[str]] = ()  # file name endings; empty if the format reads no files
@@ -82,7 +82,7 @@ class Format(abc.ABC):
         """Raises UserError if the data has not yet been prepared in `config.data_dir`."""
 
     def field(self, role: str, setting: str = "", *, optional: bool = False) -> Field:
-        """Returns the field that `setting` specifies or, if `setting` is empty, the field called `role`."""
+        """Returns the field that `setting` specifies. If `setting` is empty, returns the field called `role`."""
         if self.names_fields:
             return ReadyField(role)
         return Field(getattr(self.config, setting), setting) if setting else Field(role, optional=optional)
@@ -104,7 +104,7 @@ class Format(abc.ABC):
 
 
 class FileFormat(Format):
-    """Base class of formats that read one or more files; `read` reads a single file."""
+    """Base class for formats that read one or more files. `read` reads a single file."""
 
     reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
     notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines with bytes over 127
@@ -295,13 +295,13 @@ class TextFile:
         return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
 
     def check_length(self, size: int, line: int = 0) -> int:
-        """Returns `size`. Raises UserError if a line or, if `line` is 0, a document of this size is too long."""
+        """Returns `size`. Raises UserError if a line (or document, if `line` is 0) of this size is too long."""
         if size <= self.longest:
             return size
         unit = "this line" if line else "a document (by default the whole file)"
         raise UserError(
             f"{self.path}{f', line {line:,}' if line else ''}: {unit} has more than {self.longest:,} characters; split "
-            "it (for text, see `document`) or, if there is enough memory, increase the source's longest_line."
+            "it (for text, see `document`) or increase the source's longest_line if there is enough memory."
         )
 
     def _split(self) -> Iterator[str]:

@@ -30,7 +30,7 @@ from lm.errors import UserError
 
 @dataclass(frozen=True)
 class Pair:
-    """A source text and its references, the first of which is the target."""
+    """A source text and its references. The first reference is the target."""
 
     source: str
     references: tuple[str, ...]
@@ -145,7 +145,7 @@ class PairReader(Reader):
 
 
 class ClassReader(Reader):
-    """Base class of readers whose examples have labels. Equal values are the same label, whatever their type."""
+    """Base class for readers whose examples have labels. Equal values of different types are the same label."""
 
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
@@ -211,7 +211,7 @@ class NumberReader(LabelReader):
 
 
 class TagReader(ClassReader):
-    """Reads lists of words with one tag per word; skips records without words.
+    """Reads lists of words with one tag per word and skips records without words.
 
     Tags are plain labels: BIO and BMES schemes are not checked, so an I- tag without a preceding B- tag is valid.
     """

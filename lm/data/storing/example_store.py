@@ -66,7 +66,7 @@ def build(
     encode: Callable[[Sequence[Any], Tokenizer], Any],
     identity: Sequence[str],
 ) -> ExampleStore | None:
-    """Builds the store of one data source in a split; returns None if the split contains no example of it.
+    """Builds the store for one data source in a split, or returns None if the split has no example from this source.
 
     `identity` lists everything that determines the examples and tokens except the source, tokenizer and subset.
     """
@@ -108,7 +108,7 @@ def with_label_counts(stores: Mapping[str, ExampleStore]) -> dict[str, ExampleSt
 
 
 def labels_of(stores: Mapping[str, ExampleStore]) -> tuple[str, ...]:
-    """Returns the sorted labels of a split; integer labels are sorted by value.
+    """Returns the sorted labels of a split. Integer labels are sorted by value.
 
     Raises UserError if all examples have the same label or if each example has a different label.
     """
@@ -138,8 +138,8 @@ def check_labels(config: Config, split: str, stores: Mapping[str, ExampleStore])
             shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UserError(
                 f"config.data.{split if getattr(config.data, split) else 'train'}.{name}: label {unknown[0]!r} is not "
-                f"one of {shown} (from data.labels or, if that is empty, from train); the first "
-                f"example with this label is {at.key!r:.60}."
+                f"one of {shown} (from data.labels, or from train if data.labels is empty); the first example with "
+                f"this label is {at.key!r:.60}."
             )
 
 

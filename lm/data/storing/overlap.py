@@ -26,7 +26,7 @@ MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number, because multiplication by 
 
 
 def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
-    """Returns a hash of each pair, uint64 (E,), from the hashes of its two sides; the order of the sides matters."""
+    """Returns a hash of each pair, uint64 (E,), from the hashes of its two sides. The order of the sides matters."""
     return np.asarray(first_E) * MIX + (np.asarray(second_E) ^ MIX)
 
 
@@ -71,7 +71,7 @@ class Hashes:
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """Reads a file written by `save`; returns None if the file is missing (as in older runs) or damaged."""
+        """Reads a file written by `save`, or returns None if the file is missing (as in older runs) or damaged."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(arrays["inputs"], arrays["examples"])

@@ -1,9 +1,9 @@
 """Selects the examples that a split takes from each data source, and cleans them.
 
 A split takes all examples of a data source, a subset, a fold or one side of the holdout, except the examples that
-cleaning drops. The hash of an example's key (the document itself, the source text of a pair, the text of a labelled
-example, ...) determines which split contains the example. Equal texts are therefore always on the same side, disjoint
-subsets share no example, and adding data never moves an example from one side to the other.
+cleaning drops. The key of an example is, for instance, the document itself, the source text of a pair, or the text of a
+labelled example. The hash of the key determines which split contains the example. Equal texts are therefore always on
+the same side, disjoint subsets share no example, and adding data never moves an example from one side to the other.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
 
 
 def nothing_in(data: DataConfig, split: str, what: str) -> str:
-    """Returns the error message for a split without examples; `what` names the kind of example, e.g. "documents"."""
+    """Returns the error message for a split without examples. `what` names the kind of example, e.g. "documents"."""
     if split == "test" and not data.test:
         return "config.data.test: no source is named, so there is no test split; add a source or use --split=valid."
     sources = split_sources(data, split)
@@ -335,6 +335,6 @@ class Script:
         self._has.cache_clear()
 
     def has_most_of(self, text: str) -> bool:
-        """Returns whether most letters of a text belong to the script; True if the text has no letters."""
+        """Returns whether most letters of a text belong to the script, or True if the text has no letters."""
         letters = [character for character in text if character.isalpha()]
         return not letters or 2 * sum(map(self._has, letters)) > len(letters)

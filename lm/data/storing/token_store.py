@@ -1,4 +1,4 @@
-"""Stores tokenised documents in memory-mapped files with a manifest; pairs of texts use two stores.
+"""Stores tokenised documents in memory-mapped files with a manifest. Pairs of texts use two stores.
 
 A store is a directory in the cache with four files: `tokens.bin` (all documents as `[bos] tokens [eos]`, one after
 another, uint16 or uint32), `starts.bin` (int64, the index of each document's first token), `hashes.bin` (uint64, a hash
@@ -263,7 +263,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
     Returns:
         The number of tokens of each document, including BOS and EOS.
         The tokens of all documents.
-        The number of documents that decoding does not restore exactly.
+        The number of documents that are not reproduced exactly when their tokens are decoded.
     """
     bos, eos = [tokenizer.bos_id], [tokenizer.eos_id]
     if max(map(len, texts)) <= PIECE:
@@ -284,7 +284,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[np.
 
 
 def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
-    """Counts the texts that decoding does not restore exactly, given the ids that `encode_batch` returned for them.
+    """Counts the texts that are not reproduced exactly when the ids returned by `encode_batch` are decoded.
 
     If encoding loses case, accents, white space or unknown words, the probability of the tokens is not the probability
     of the text.

@@ -1,4 +1,4 @@
-"""Converts text to token ids and back; TOKENIZERS is the registry of tokenizers.
+"""Converts text to token ids and back. TOKENIZERS is the registry of tokenizers.
 
 `base.py` defines the interface. Each run directory contains the tokenizer of the run, which `Tokenizer.save` writes and
 `load_tokenizer` reads.

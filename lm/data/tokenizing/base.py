@@ -1,8 +1,9 @@
 """The tokenizer interface: encoding, decoding, saving and fingerprints.
 
-Every tokenizer has a token that precedes a document (`bos_id`) and one that follows it (`eos_id`); `encode` adds
-neither. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary text.
-Segments and weights mark padding, not `pad_id` alone. Thus, a tokenizer without a padding token can use 0 as `pad_id`.
+Every tokenizer has a token that precedes each document (`bos_id`) and a token that follows it (`eos_id`). `encode` adds
+neither of them. Text is never encoded as a BOS token, an EOS token or an extra id: "<s>" in a document is ordinary
+text. Segments and weights mark padding, not `pad_id` alone. Thus, a tokenizer without a padding token can use 0 as
+`pad_id`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3  # ids in our own vocabularies; the byte tokeniz
 
 
 class Tokenizer(abc.ABC):
-    """Base class of tokenizers, which are immutable. Class attributes describe the kind of tokenizer."""
+    """Base class for tokenizers, which are immutable. Class attributes describe the kind of tokenizer."""
 
     kind: ClassVar[str]  # the value of data.tokenizer.kind
     doc: ClassVar[str]  # the description for `--help`

@@ -74,11 +74,11 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(_explain(config, str(error))) from error
 
     def _find_joints(self) -> dict[str, list[int]]:
-        """Returns a mapping from each joint (a character at which text can be split and encoded in parts) to its ids.
+        """Returns a mapping from boundary characters, at which text can be split and encoded in parts, to their ids.
 
         In models that `train` creates, only the piece "\\n" contains a line break, so documents are encoded line by
         line. U+2581 is encoded as bytes, because SentencePiece would decode it as a space. Published models have no
-        joints.
+        boundary characters.
         """
         processor = self._processor
         newline = processor.piece_to_id("\n")
@@ -95,7 +95,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [list(itertools.chain.from_iterable(each)) for each in ids]
 
     def _cut(self, text: str) -> list[str]:
-        """Splits text at the joints. Returns texts and joints alternately, beginning and ending with a text."""
+        """Splits text at boundary characters. Returns texts and these characters alternately; both ends are texts."""
         return re.split("([\n\u2581])", text) if self._joints else [text]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:

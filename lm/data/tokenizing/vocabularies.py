@@ -18,7 +18,7 @@ from lm.files import parse_json
 
 
 class VocabularyTokenizer(Tokenizer):
-    """Base class of tokenizers whose vocabulary is four special tokens and a list of strings, saved as JSON."""
+    """Base class for tokenizers whose vocabulary is four special tokens and a list of strings, saved as JSON."""
 
     unk_id = UNK
 

@@ -76,7 +76,7 @@ class AttentionContext:
 class Attention(nn.Module):
     """Computes softmax(q k^T / sqrt(K)) v (Vaswani 2017; grouped-query: Ainslie 2023), with the softmax in float32.
 
-    If `cross` is true, queries attend to the output of the encoder; otherwise, they attend to the tokens of their own
+    If `cross` is true, queries attend to the output of the encoder. Otherwise, they attend to the tokens of their own
     row, including cached tokens.
     """
 
@@ -154,7 +154,7 @@ def dot_product_attention(
     bias_BHLS: Array | None = None,
     scaled: bool = True,
 ) -> Array:
-    """Computes dot-product attention; returns (B, L, H, K). Query head h uses key/value head h // (H / G).
+    """Computes dot-product attention. Returns (B, L, H, K). Query head h uses key/value head h // (H / G).
 
     If all keys of a query are masked, the output is not NaN.
 

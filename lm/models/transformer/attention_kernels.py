@@ -2,7 +2,7 @@
 
 The fused kernels never hold the (L, S) scores in memory. The fused kernels derive the mask from the segments and from
 the order of the tokens in a row, which is valid because positions increase within each segment. Padding may attend to
-padding, so every query has a key; the outputs at padding are never used. The fused kernels support neither attention
+padding, so every query has a key. The outputs at padding are never used. The fused kernels support neither attention
 dropout nor decoding with a cache. The "xla" kernel, which uses plain matrix multiplications (`attention.py`), supports
 dropout and caches.
 """
@@ -32,7 +32,7 @@ def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
     The platform is "cpu", "gpu" or "tpu". If the platform is None, the platform of the default device is used. With
-    attention="auto", the platform's fused kernel is selected if it supports the model; otherwise, "xla" is selected.
+    attention="auto", the platform's fused kernel is selected if it supports the model. Otherwise, "xla" is selected.
     Raises UserError if the config names a kernel that does not support the model or the platform.
     """
     platform = platform or jax.default_backend()
@@ -76,7 +76,7 @@ def kernel_for_call(kernel: str, length: int, *, cached: bool) -> str:
 
 
 def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int) -> Array:
-    """Computes causal attention within each segment with cuDNN's flash attention; returns bfloat16 (B, L, H, K).
+    """Computes causal attention within each segment with cuDNN's flash attention. Returns bfloat16 (B, L, H, K).
 
     The kernel skips keys that come after a query or before the query's window. An explicit mask separates the segments.
     """
@@ -94,7 +94,7 @@ def cudnn(q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, windo
 def splash(
     q_BLHK: Array, k_BLGK: Array, v_BLGK: Array, segments_BL: Array, window: int, interpret: bool = False
 ) -> Array:
-    """Computes causal attention within each segment with Pallas splash attention; returns (B, L, H, K).
+    """Computes causal attention within each segment with Pallas splash attention. Returns (B, L, H, K).
 
     L must be a multiple of 128. XLA cannot partition a Pallas kernel, so under a mesh, rows and heads are split over
     devices explicitly, according to the current logical axis rules. With interpret=True, which is meant for tests, the

@@ -92,6 +92,6 @@ def empty_cache(config: ModelConfig, batch_size: int, capacity: int, source_leng
 
 
 def write_tokens(cache_BGSK: Array, new_BGLK: Array, positions_BL: Array) -> Array:
-    """Writes the L new keys or values of each row to the slots of their positions; returns the updated array."""
+    """Writes the L new keys or values of each row to the slots of their positions. Returns the updated array."""
     rows = jnp.arange(cache_BGSK.shape[0])[:, None]
     return cache_BGSK.at[rows, :, positions_BL].set(jnp.swapaxes(new_BGLK, 1, 2).astype(cache_BGSK.dtype))

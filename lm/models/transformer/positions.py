@@ -45,7 +45,7 @@ def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
     """Rotates each pair of dimensions in every head by the angle of the pair.
 
     If `interleaved` is true, the pairs are (2i, 2i + 1), as in the paper and in llama2.c. Otherwise, the pairs are (i,
-    i + K/2), as in Hugging Face's Llama. The rotation is computed in float32; the result has the dtype of x.
+    i + K/2), as in Hugging Face's Llama. The rotation is computed in float32. The result has the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)

@@ -26,7 +26,7 @@ DROPOUT_BESIDE_A_TOWER, DROPOUT_ALONE = "Dropout_1", "Dropout_0"
 
 
 class Transformer(nn.Module):
-    """Base class of the three families; `lm.models.protocol.Model` documents the methods."""
+    """Base class for the three families. `lm.models.protocol.Model` documents the methods."""
 
     config: ModelConfig
     head: Head
@@ -95,7 +95,7 @@ class OneTower(Transformer):
             nn.share_scope(self, each)  # puts their parameters at the same level as the embedding
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
-        """Returns the output of the head; see `lm.models.protocol.Model.apply`."""
+        """Returns the output of the head. See `lm.models.protocol.Model.apply`."""
         assert cache is None or self.causal, "an encoder does not support a cache"
         rows, two_texts = batch.shape[0], self.head.texts_per_row == 2
         if two_texts:
@@ -174,7 +174,7 @@ class EncoderDecoder(Transformer):
         return self.head.predicts_text
 
     def __call__(self, batch: Batch, train: bool = False, cache: Cache | None = None) -> Output:
-        """Returns the output of the head for the target; see `lm.models.protocol.Model.apply`.
+        """Returns the output of the head for the target. See `lm.models.protocol.Model.apply`.
 
         During decoding, the first call passes `batch.source` and an empty cache, and the returned cache stores the
         source. Later calls pass batch.source=None and the next tokens of each row. If there are fewer sources than

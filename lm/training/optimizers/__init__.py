@@ -81,7 +81,7 @@ def make_optimizer(
     `init(params)` takes a tree of float32 parameters whose names follow `lm/training/names.py`. If the parameters are
     boxed with their logical axes, so is the state. `update(grads, state, params)` takes unboxed trees. The updates are
     float32 even if the gradients have another dtype. `config` must have been resolved by `Config.from_dict`.
-    `multipliers` is the result of `learning_rate_multipliers`; None means that all multipliers are 1.
+    `multipliers` is the result of `learning_rate_multipliers`. None means that all multipliers are 1.
     """
     chain = [optax.stateless(lambda updates, params: optax.tree.cast(updates, jnp.float32))]
     if config.clip_norm > 0:

@@ -23,7 +23,7 @@ UPDATE_RMS = 0.2
 
 
 class Factored(NamedTuple):
-    """The second moment of a matrix, factored into its row and column means; batch axes are kept."""
+    """The second moment of a matrix, factored into its row and column means. Batch axes are kept."""
 
     row: Array  # the parameter's shape without its output axes
     column: Array  # the parameter's shape without its input axes
@@ -37,8 +37,8 @@ class FactoredState(NamedTuple):
 def scale_by_factored_rms(b2: float, min_size: int = MIN_FACTORED_SIZE) -> optax.GradientTransformation:
     """Returns Adafactor's update direction, g / sqrt(v) with a rank-one v, clipped to a root mean square of at most 1.
 
-    This is algorithm 4 of Shazeer and Stern 2018 without the relative step size (the learning rate comes from the
-    schedule alone) and without a first moment. The decay rate of v at update t is 1 - t^-0.8, as in the paper, but at
+    This is algorithm 4 of Shazeer and Stern 2018 without a first moment and without the relative step size: the
+    learning rate comes from the schedule alone. The decay rate of v at update t is 1 - t^-0.8, as in the paper, but at
     most `b2`.
 
     `optax.scale_by_factored_rms` factors the second moments over the two largest axes of an array, so it may mix layers
