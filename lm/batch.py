@@ -3,7 +3,7 @@
 B is the number of rows in a batch, L the length of the target (or of the only text), and S the length of the source or
 the number of keys. D is the model width, F the MLP width, H the number of query heads, G the number of key/value heads,
 and K the head size. N is the number of layers, V the vocabulary size, C the number of classes, P the number of tokens
-that have logits, and T the number of new tokens or, after flattening, B * L.
+that have logits, and T the number of new tokens (or B * L after flattening).
 
 An array named `logits_BLV` has the shape (B, L, V). `x_TD` is `x_BLD` with the axes B and L flattened into T.
 """
@@ -39,10 +39,10 @@ class Batch:
     A row may hold several documents ("packing"). Within a row, `segments` numbers the documents from 1; 0 is padding.
     Tokens attend only to their own segment, so documents do not affect each other.
 
-    The label of a whole text is the target at its first or last token; the other tokens of the text have weight 0. The
+    The label of a whole text is the target at its first or last token. The other tokens of the text have weight 0. The
     tag of a word is the target at its first token. For question answering (span_qa), the target is 1 at the first token
     of the answer, 2 at its last token, and 3 if the answer is a single token. For next-sentence prediction, the target
-    at the first token is 1 if the second text follows the first, and 0 otherwise; the weight of this target is 0,
+    at the first token is 1 if the second text follows the first, and 0 otherwise. The weight of this target is 0,
     because the token is not masked.
     """
 
@@ -51,7 +51,7 @@ class Batch:
     weights: Array  # float32 (B, L): weight of each target in the loss; 0 if there is no target
     positions: Array  # int32 (B, L): position within the document, from 0
     segments: Array  # int32 (B, L): index of the document within the row, from 1; 0 is padding
-    source: Source | None = None  # encoder input or, for contrastive learning, the paired text
+    source: Source | None = None  # the encoder's input; in contrastive learning, the paired text
     types: Array | None = None  # int32 (B, L): token types, for models with model.token_types
 
     @property

@@ -56,7 +56,7 @@ class Compared:
 
 
 def define_flags() -> None:
-    flags.DEFINE_list("workdir", [], "Comma-separated run directories; each one is compared with the first.")
+    flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each directory is compared with the first.")
     flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
     flags.DEFINE_string(
         "step",
@@ -90,7 +90,7 @@ def compare(
     """Compares all systems on each score of a metric (such as rouge1 of rouge). Also returns the metric's signature.
 
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
-    draw the same examples; both define the mean, the interval and the p-value in the same way.
+    draw the same examples. Both define the mean, the interval and the p-value in the same way.
     """
     scorer = TEXT_METRICS[metric]
     tokens = Tokenisation.of([each.references for each in systems[0]], bleu_tokenize)

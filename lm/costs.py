@@ -96,7 +96,7 @@ class MemoryEstimate:
 def estimate_memory(config: Config, model: Model, mesh: Mapping[str, int]) -> MemoryEstimate:
     """Estimates the memory per device on a mesh {"data": ..., "fsdp": ..., "tensor": ...}.
 
-    The estimate needs no compilation; it serves for warnings and for choosing a batch size. `python -m lm.aot` compiles
+    The estimate needs no compilation. It serves for warnings and for choosing a batch size. `python -m lm.aot` compiles
     the step and prints the exact number.
     """
     fsdp, tensor = mesh["fsdp"], mesh["tensor"]

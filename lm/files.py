@@ -50,7 +50,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def write_texts(contents: Mapping[Path, str]) -> None:
-    """Writes UTF-8 files, replacing old ones. If a file cannot be written, raises OSError and keeps all old files."""
+    """Writes or replaces UTF-8 files. If a file cannot be written, raises OSError and keeps all old files."""
     with ExitStack() as stack:
         for path, content in contents.items():
             stack.enter_context(replacing(path)).write_text(content, encoding="utf-8")

@@ -77,7 +77,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch_size",
         None,
-        f"Number of texts per batch. The default is {BATCH_SIZE_DEFAULT} or, for encoder-decoders, "
+        f"Number of texts per batch. The default is {BATCH_SIZE_DEFAULT}. For encoder-decoders, the default is "
         "eval.generation.batch_size. The batch size affects only memory and speed.",
         lower_bound=1,
     )

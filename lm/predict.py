@@ -82,9 +82,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "format", None, FORMAT_NAMES, "Format of the input. By default, it is inferred from the extension."
     )
-    flags.DEFINE_string("field", None, "Field or column that holds the text. The default is the one used in training.")
+    flags.DEFINE_string("field", None, "Field or column that holds the text. By default, it is named as in training.")
     flags.DEFINE_string(
-        "pair_field", None, "Field of the second text or the candidates. The default is the one used in training."
+        "pair_field", None, "Field of the second text or the candidates. By default, it is named as in training."
     )
     flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
     flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit of text that counts as one input.")
@@ -108,7 +108,7 @@ def define_flags() -> None:
         "With --pooling: index of the layer whose vectors are pooled. 0 is the embedding; the default is the last.",
     )
     flags.DEFINE_bool("normalize", False, "With --pooling: scale vectors to length 1.")
-    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the one used to train a T5.")
+    flags.DEFINE_string("prefix", "", "With --pooling: prefix of every text, e.g. the prefix used to train a T5.")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Keeps the latest and the best checkpoints, removes unfinished ones and sets damaged ones aside."""
+"""Keeps the latest and the best checkpoints, removes unfinished checkpoints and sets damaged checkpoints aside."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
 def read_arrays(checkpoint: Path, record: dict[str, Any], abstract: Any, *, partial: bool) -> Any:
     """Returns the arrays of a checkpoint or of a part of it.
 
-    Raises Damage if the arrays differ from those saved, or UserError if the tree differs from `abstract`.
+    Raises Damage if the arrays differ from the saved arrays, or UserError if the tree differs from `abstract`.
     """
     wanted = describe(abstract)
     top = next(iter(abstract)) + "/" if partial else ""

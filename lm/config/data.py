@@ -51,11 +51,13 @@ class SourceConfig:
         "expression must match the whole line and contain groups named source and target (for pairs) or label and "
         "text (for labelled texts).",
     )
-    pair_field: str = option("", "Field that holds the second text or, for multiple choice, the list of candidates.")
+    pair_field: str = option(
+        "", "Field that holds the second text. For multiple choice, the field holds the list of candidates."
+    )
     label_field: str = option(
         "",
         "Field that holds the label, number or list of tags, in the same syntax as `field`. For kind='conll', the "
-        "column that holds the tags is given by its number (from 1) or by a name such as UPOS; if empty, the last "
+        "column that holds the tags is given by its number (from 1) or by a name such as UPOS. If empty, the last "
         "column is used.",
     )
     label_pattern: str = option(
@@ -239,7 +241,9 @@ class DataConfig:
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
     separate_vocabularies: bool = option(False, "Train one tokenizer per side of a pair instead of a shared tokenizer.")
-    sequence_length: int = option(256, "Number of tokens per row or, in an encoder-decoder, per target row.", minimum=2)
+    sequence_length: int = option(
+        256, "Number of tokens per row. In an encoder-decoder, this setting applies to target rows.", minimum=2
+    )
     source_length: int = option(
         0, "Number of tokens per source row of an encoder-decoder. If 0, sequence_length is used.", minimum=0
     )

@@ -37,7 +37,7 @@ class ModelConfig:
         needs=("data.separate_vocabularies",),
     )
     num_layers: int = option(
-        6, "Number of blocks or, in an encoder-decoder, of decoder blocks.", minimum=1, affects="shapes"
+        6, "Number of blocks. In an encoder-decoder, this is the number of decoder blocks.", minimum=1, affects="shapes"
     )
     num_encoder_layers: int = option(
         0, "Number of encoder blocks in an encoder-decoder. If 0, num_layers is used.", minimum=0, affects="shapes"

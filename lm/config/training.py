@@ -39,7 +39,7 @@ class OptimizerConfig:
     )
     b1: float = option(
         0.9,
-        "Decay rate of the first moment or, for sgd and muon, the momentum. The optimizer adafactor ignores this "
+        "Decay rate of the first moment. For sgd and muon, this is the momentum. The optimizer adafactor ignores this "
         "setting.",
         minimum=0.0,
         maximum=0.9999,
@@ -47,7 +47,7 @@ class OptimizerConfig:
     )
     b2: float = option(
         0.95,
-        "Decay rate of the second moment or, for adafactor, the upper bound of this rate.",
+        "Decay rate of the second moment. For adafactor, this is the upper bound of the rate.",
         minimum=0.0,
         maximum=0.99999,
         read_by="name",
@@ -122,7 +122,7 @@ class TrainConfig:
     )
     max_bad_steps: int = option(
         10,
-        "Stop after this many consecutive bad steps, i.e. steps with a non-finite loss or gradient. A bad step "
+        "Stop after this many consecutive bad steps. A step is bad if its loss or gradient is not finite. A bad step "
         "leaves the state unchanged.",
         minimum=1,
         affects="nothing",

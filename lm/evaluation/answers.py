@@ -47,7 +47,7 @@ class Window:
 class Answer:
     text: str  # "" means "no answer"
     score: float  # the sum of the start and end scores; -inf if no span qualifies as an answer
-    start: int = field(default=0, compare=False)  # character offset in the context; 0 for "no answer"
+    start: int = field(default=0, compare=False)  # character offset in the context; 0 means "no answer"
     none_score: float = field(default=-math.inf, compare=False)  # the score of "no answer"
 
 

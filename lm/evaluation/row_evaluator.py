@@ -37,7 +37,7 @@ class Scored:
 
 
 class RowEvaluator(Evaluator):
-    """Scores all rows of a split or, during training, about eval.max_rows evenly spaced ones.
+    """Scores all rows of a split. During training, scores only about eval.max_rows evenly spaced rows.
 
     If there are several data sources, metrics are computed for each data source (`NAME/SOURCE/metric`) and for the
     whole split. If only some rows are scored, `NAME/rows` or `NAME/examples` is the number of scored rows or examples.
@@ -97,7 +97,7 @@ class RowEvaluator(Evaluator):
         """Computes the metrics of a data source or of the whole split from the reduced values."""
 
     def _count(self, whole: Any) -> tuple[str, int]:
-        """Returns the unit of the scored subset (such as "rows") and the size of the subset in this unit."""
+        """Returns the unit of the scored subset, such as "rows", and the size of the subset in this unit."""
         return "rows", self.num_rows
 
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:

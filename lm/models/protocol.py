@@ -69,14 +69,14 @@ class Model(Protocol):
 
     @property
     def text_layers(self) -> int:
-        """The number of layers that read a text: all layers or, in an encoder-decoder, the layers of the encoder."""
+        """The number of layers that read a text. In an encoder-decoder, only the encoder's layers count."""
 
     def token_vectors(self, variables: Any, batch: Batch, layer: int) -> Array:
         """Returns the vector of each token in the batch after the given layer, float32 (B, L, D).
 
         Layer 0 is the embedding, including positions. Layer `text_layers` is the last layer, including the final norm
-        if the model has one. The vectors after the last layer are the input of the head or, in an encoder-decoder, the
-        encoder's output.
+        if the model has one. The vectors after the last layer are the input of the head. In an encoder-decoder, they
+        are the encoder's output.
         """
 
     def initial_params(self, key: Array) -> dict[str, Any]:

@@ -33,7 +33,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices, or of the given ones. Raises UserError if the sizes do not match their number."""
+    """Returns a mesh of `devices` (by default, all). Raises UserError if the sizes do not match the device count."""
     devices = list(jax.devices() if devices is None else devices)
     sizes = [config.data, config.fsdp, config.tensor]
     if -1 in sizes:

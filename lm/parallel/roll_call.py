@@ -1,8 +1,8 @@
 """Roll call: finds out which of the expected processes are present before JAX connects them.
 
-JAX also waits for all processes, but aborts with a stack trace that does not name the missing ones. Process 0 therefore
-calls the roll first, on the port that JAX's own service uses afterwards. Each process connects and sends its index.
-Process 0 replies either that all processes are present or with an error that names the missing ones.
+JAX also waits for all processes, but aborts with a stack trace that does not name the missing processes. Process 0
+therefore calls the roll first, on the port that JAX's own service uses afterwards. Each process connects and sends its
+index. Process 0 replies either that all processes are present or with an error that names the missing processes.
 """
 
 from __future__ import annotations

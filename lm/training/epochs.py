@@ -1,4 +1,4 @@
-"""Converts the length of a run between steps and epochs (`train.num_epochs`), i.e. passes over the training data."""
+"""Converts the length of a run between steps and epochs. An epoch is a pass over the training data."""
 
 from __future__ import annotations
 

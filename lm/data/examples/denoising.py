@@ -58,7 +58,7 @@ def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id:
 
     The source is the text with each masked span replaced by its sentinel, followed by EOS. The target is sentinel 0,
     the tokens of span 0, sentinel 1, the tokens of span 1, ..., followed by EOS. If the last token of the text is not
-    masked, the target has a final sentinel before its EOS, as in the figure; this sentinel stands for the kept text at
+    masked, the target has a final sentinel before its EOS, as in the figure. This sentinel stands for the kept text at
     the end. Masks from `noise_mask`, like those from T5's code, end with a masked token and need no final sentinel.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])

@@ -38,7 +38,7 @@ class Examples(abc.ABC):
 
     All sizes are known before any example is made. Packing plans the rows of an epoch from sizes alone; the tokens of a
     row are made when the row is requested. Every random draw is keyed by (seed, source name, epoch, example index), so
-    all processes draw the same values, and each epoch draws new ones.
+    all processes draw the same values, and each epoch draws new values.
     """
 
     notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were cut
@@ -57,7 +57,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:
-        """Returns one example, whose sizes are exactly those given by `sizes`."""
+        """Returns one example, whose sizes are exactly the sizes that `sizes` returns."""
 
     @property
     @abc.abstractmethod

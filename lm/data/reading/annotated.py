@@ -28,7 +28,8 @@ _TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "p
 
 
 class Conll(FileFormat):
-    """Reads tagged words, one per line. Columns are separated by tabs or, in lines without tabs, by spaces.
+    """Reads tagged words, one per line. Columns are separated by tabs. In lines without tabs, columns are separated by
+    spaces.
 
     All lines of a file must have the same number of columns. `field` and `label_field` select the word column and the
     tag column by number (starting at 1) or by name. Column names come from the header row, from `# global.columns`

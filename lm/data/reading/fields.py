@@ -79,8 +79,8 @@ class Field:
 class FieldList(Field):
     """Several fields that hold alternative texts, such as several translations of one sentence.
 
-    Empty and missing texts are omitted; if no text remains, the result is one empty text. Raises UserError if
-    a field name is empty.
+    Empty and missing texts are omitted. If no text remains, the result is one empty text. Raises UserError if a field
+    name is empty.
     """
 
     def __init__(self, specs: Sequence[str], setting: str):

@@ -107,7 +107,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """The article's title or, without a title, the context. Thus, questions about the same text share a subset."""
+        """The article's title, or the context if there is none. Questions about the same text thus share a subset."""
         return self.title or self.context
 
     @property

@@ -58,7 +58,7 @@ class Hashes:
         return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
 
     def overlap(self, stores: Mapping[str, Any]) -> Overlap:
-        """Counts the examples of an evaluation split that also occur in this split, including repeated ones."""
+        """Counts the examples of an evaluation split that also occur in this split, including repetitions."""
         inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
         same_E = np.isin(examples_E, self.examples)
         same_input_E = np.isin(inputs_E, self.inputs) & ~same_E

@@ -230,7 +230,7 @@ def text_hash(*texts: str) -> int:
 
 
 class Cleaner:
-    """Cleans the documents of one data source, and drops those to which one of the `reasons` applies."""
+    """Cleans the documents of one data source, and drops documents to which one of the `reasons` applies."""
 
     reasons: ClassVar[tuple[str, ...]] = ("too_short", "too_long", "duplicate")
     train_only: ClassVar[bool] = False  # whether evaluations keep the examples that training drops
@@ -244,7 +244,7 @@ class Cleaner:
         return clean_text(self.config, example)
 
     def keeps(self, example: Any) -> bool:
-        """Returns whether a cleaned example is kept; if not, counts it in `dropped`."""
+        """Returns whether a cleaned example is kept. Counts dropped examples in `dropped`."""
         reason = self._reason_to_drop((example,) if isinstance(example, str) else (example.source, example.target))
         if reason:
             self.dropped[reason] += 1

@@ -72,7 +72,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def extra_tokens(self) -> Sequence[int]:
-        """The ids of <extra_id_0>, <extra_id_1>, ...; by default, they count down from the last id (Raffel 2020)."""
+        """The ids of <extra_id_0>, <extra_id_1>, ... By default, they count down from the last id (Raffel 2020)."""
         return range(self.vocab_size - 1, self.base_size - 1, -1)
 
     def extra_id(self, number: int) -> int:
@@ -87,7 +87,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def mask_id(self) -> int:
-        """The id of the mask token or, without a mask token, of <extra_id_0>. Raises UserError if neither exists."""
+        """The id of the mask token, or of <extra_id_0> if there is none. Raises UserError if neither exists."""
         return self.extra_id(0)
 
     @abc.abstractmethod
@@ -179,7 +179,7 @@ class Tokenizer(abc.ABC):
         """bool (vocab_size,): whether each token begins a new word. The first token of a text always begins a word.
 
         In most vocabularies, white space belongs to the word that follows it, so tokens with leading white space begin
-        a word. WordPiece tokens contain no white space; those without the continuation prefix begin a word.
+        a word. WordPiece tokens contain no white space. Tokens without the continuation prefix begin a word.
         """
         tokens = range(self.vocab_size)
         return np.array([(self._is_text(i) or i == self.unk_id) and self._starts_word(i) for i in tokens], bool)

@@ -114,7 +114,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Returns the ids and their character offsets, which refer to `text` even if the model normalises it.
 
         A character may become several tokens, e.g. one per byte or one per letter of a ligature. SentencePiece assigns
-        the character only to the last token; this method gives the offsets of the character to each of its tokens. A
+        the character only to the last token. This method gives the offsets of the character to each of its tokens. A
         space that the model adds before the text gets an empty range.
         """
         try:
