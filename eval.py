@@ -56,7 +56,7 @@ def define_flags() -> None:
         "text", "", "Text file or glob to score instead of a split (.gz is unpacked). Each file is one document."
     )
     flags.DEFINE_integer("stride", 0, "Number of tokens between window starts. If 0, the config's eval.stride is used.")
-    flags.DEFINE_integer("average", 1, "Average this many checkpoints, of which --step is the last.")
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.")
     flags.DEFINE_integer("num_beams", 0, "Beam size for generated outputs. If 0, eval.generation.num_beams is used.")
     flags.DEFINE_float("length_penalty", None, "Overrides eval.generation.length_penalty.")
     flags.DEFINE_integer(

@@ -1,8 +1,8 @@
 """Tests whether one system scores significantly better than another.
 
-python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       outputs written by eval.py
-python -m lm.compare --workdir=runs/a,runs/b --split=test             also predicted labels, tags or answers
-python -m lm.compare --predictions=a.jsonl,b.jsonl                    other files in the same format
+python -m lm.compare --workdir=runs/a,runs/b --metric=bleu,chrf       compares outputs written by eval.py
+python -m lm.compare --workdir=runs/a,runs/b --split=test             also compares labels, tags or answers
+python -m lm.compare --predictions=a.jsonl,b.jsonl                    compares other files in the same format
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
 them. The p-value is the probability that chance alone causes a difference from the first system at least as large as
@@ -76,7 +76,8 @@ def define_flags() -> None:
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU. The default is that of the first run or, with --predictions, auto.",
+        "sacrebleu's tokenisation for BLEU. The default is the setting of the first run. With --predictions, the "
+        "default is auto.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".
@@ -86,7 +87,7 @@ def define_flags() -> None:
 def compare(
     metric: str, systems: Sequence[Sequence[Example]], *, bleu_tokenize: str, samples: int, seed: int
 ) -> tuple[dict[str, list[Compared]], str]:
-    """Compares all systems on each score of a metric (such as rouge1 of rouge); also returns the metric's signature.
+    """Compares all systems on each score of a metric (such as rouge1 of rouge). Also returns the metric's signature.
 
     All systems must have the same references in the same order. With the same seed, sacrebleu's test and `bootstrap`
     draw the same examples; both define the mean, the interval and the p-value in the same way.

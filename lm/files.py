@@ -31,8 +31,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` stays unchanged. Missing parent directories are
-    created. With `durable`, the replacement is atomic even if the power fails. Raises OSError if the file cannot be
-    written.
+    created. If `durable` is true, the replacement is atomic even if the power fails. Raises OSError if the file cannot
+    be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent, path.name)
@@ -122,7 +122,7 @@ def _is_running(pid: int) -> bool:
 
 
 def check_below(path: Path, root: Path) -> None:
-    """Raises OSError if a symbolic link in `path`, a path below `root`, leads outside `root`."""
+    """Raises OSError if `path`, which must lie under `root`, contains a symbolic link that points outside `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise OSError(errno.EPERM, "a symbolic link leads out of the run directory", str(path))
 

@@ -48,7 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. An empty prompt starts a new text.")
     flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use; by default, the best step.")
-    flags.DEFINE_integer("average", 1, "Average this many checkpoints, of which --step is the last.", lower_bound=1)
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Random seed for sampling.", lower_bound=0, upper_bound=2**31 - 1)
     flags.DEFINE_integer(

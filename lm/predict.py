@@ -18,10 +18,10 @@ on the task, other values:
     multiple_choice  scores and probabilities of the candidates; the prediction is an index from 0
     contrastive      the unit vector of the text, in place of a prediction
 
-Inputs are read, cleaned and encoded as in evaluations, so the predictions equal those of eval.py. Labels in the input
-are ignored. The batch size affects only memory and speed. By default, the format is inferred from the file extension,
-and the fields have the same names as in the training data; --format, --field and --pair_field override these defaults.
-Standard input ("-") is read as one text per line unless --format is given.
+Inputs are read, cleaned and encoded as in evaluations, so lm.predict and eval.py make the same predictions. Labels in
+the input are ignored. The batch size affects only memory and speed. By default, the format is inferred from the file
+extension, and the fields have the same names as in the training data; --format, --field and --pair_field override these
+defaults. Standard input ("-") is read as one text per line unless --format is given.
 
 With --pooling, any model can turn texts into vectors; an encoder-decoder uses its encoder. --layer selects the layer
 whose vectors are pooled over all tokens of the text, including BOS and EOS. If --output ends in .npy, the output is a
@@ -94,7 +94,7 @@ def define_flags() -> None:
         "best",
         "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
     )
-    flags.DEFINE_integer("average", 1, "Average this many checkpoints, of which --step is the last.", lower_bound=1)
+    flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer(
         "batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size is used.", lower_bound=0
     )
@@ -186,7 +186,7 @@ def lines_of(parts: Iterator[Any]) -> Iterator[str]:
 
 
 def print_lines(lines: Iterator[str]) -> None:
-    """Prints lines as UTF-8, whatever the terminal's encoding, until the reader (such as `head`) closes the pipe."""
+    """Prints lines as UTF-8 in any terminal. Stops when a reader such as `head` closes the pipe."""
     try:
         for line in lines:
             sys.stdout.buffer.write(line.encode() + b"\n")

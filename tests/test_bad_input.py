@@ -348,7 +348,7 @@ def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, bro
     [
         ("eval.py", [], "--workdir is missing"),
         ("eval.py", ["--workdir=nowhere"], "nowhere: there is no such run directory"),
-        ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint of step 7; choose one of 1, 2"),
+        ("eval.py", ["--workdir=RUN", "--step=7"], "no checkpoint for step 7; choose one of 1, 2"),
         ("eval.py", ["--workdir=RUN", "--step=last"], "--step=last"),
         ("eval.py", ["--workdir=RUN", "--split=test"], "there is no test split"),
         ("eval.py", ["--workdir=RUN", "--text=nothing.txt"], "nothing.txt: there is no such file"),
@@ -356,7 +356,7 @@ def test_damaged_runs_are_refused(refused, tiny, trained, tmp_path, command, bro
         ("lm.generate", ["--prompt=a"], "--workdir is missing"),
         ("lm.generate", ["--workdir=nowhere", "--prompt=a"], "nowhere: there is no such run directory"),
         ("lm.generate", ["--workdir=RUN"], "there is no prompt"),
-        ("lm.generate", ["--workdir=RUN", "--prompt=a", "--step=7"], "no checkpoint of step 7"),
+        ("lm.generate", ["--workdir=RUN", "--prompt=a", "--step=7"], "no checkpoint for step 7"),
         ("lm.generate", ["--workdir=RUN", f"--prompt={'a ' * 40}"], "81"),
         ("lm.generate", ["--workdir=RUN", "--prompt=a", "--temperature=-1"], "temperature"),
         ("lm.generate", ["--workdir=RUN", "--prompts_file=nothing.txt"], "--prompts_file=nothing.txt cannot be read"),

@@ -277,7 +277,7 @@ def started(tiny_labels, tmp_path_factory):
         (
             "eval.py",
             ["--config=CONFIG:TEXT", "--config.data.labels=('is_y', 'is_x')"],
-            "--config=tiny_labels: its data.labels (is_y, is_x) must match those of RUN, including their order "
+            "--config=tiny_labels: its data.labels (is_y, is_x) must match the labels of RUN, including their order "
             "(is_x, is_y)",
         ),
         ("eval.py", [], "there is no checkpoint"),

@@ -207,7 +207,7 @@ def test_config_with_another_model_is_refused_with_the_settings_that_differ(fold
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"step": "5"}, "no checkpoint of step 5"),
+        ({"step": "5"}, "no checkpoint for step 5"),
         ({"split": "test"}, "no test split"),
         ({"split": "train/prose"}, "train has no data source named 'prose'; choose one of rhyme, story"),
         ({"text": "missing.txt"}, "missing.txt"),

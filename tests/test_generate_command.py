@@ -124,7 +124,7 @@ def test_one_prompt_streams_the_same_text_from_the_best_or_the_given_step(traine
         (("--prompt=a", "--max_new_tokens=127"), "2 tokens .* adding 127 new .* 128 positions .* at most 126"),
         (("--prompt=" + "a" * 140,), "141 tokens .* shorten the prompt"),
         (("--prompts_file=/nowhere/prompts",), "/nowhere/prompts cannot be read: No such file"),
-        (("--prompt=a", "--step=9"), "no checkpoint of step 9"),
+        (("--prompt=a", "--step=9"), "no checkpoint for step 9"),
         (("--prompt=a", "--workdir=/nowhere"), "/nowhere: there is no such run directory"),
         (("--prompt=a", "--average=3"), "cannot average 3 checkpoints: the run has only 2"),
         (

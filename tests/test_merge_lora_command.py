@@ -112,7 +112,7 @@ def test_bad_input_is_refused_and_nothing_is_written(run, call, tiny, tmp_path):
         ((f"--workdir={root}", f"--output={plain}"), f"--output={plain} already exists"),
         ((f"--workdir={root}", f"--adapters={there}"), f"--adapters={there} already exists"),
         ((f"--workdir={root}", f"--output={blocked}"), f"--output={blocked} cannot be written"),
-        ((f"--workdir={root}", f"--output={tmp_path}/x", "--step=9"), "there is no checkpoint of step 9"),
+        ((f"--workdir={root}", f"--output={tmp_path}/x", "--step=9"), "there is no checkpoint for step 9"),
         ((f"--workdir={tmp_path}/no", "--output=x"), "no such run directory"),
     ):
         outcome = call("lm.merge_lora", *arguments)

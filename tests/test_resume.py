@@ -117,7 +117,7 @@ def test_resume_after_kills_and_signals_matches_uninterrupted_run(tiny, launch, 
         assert f"Saved at step {stopped}." in process.stdout and number.name in process.stderr
     process = launch("train.py", *tiny.flags(root), **elsewhere)
     assert process.wait() == 0, process.stderr
-    assert f"Continuing from the checkpoint of step {stopped}." in process.stdout
+    assert f"Continuing from the checkpoint for step {stopped}." in process.stdout
     assert not torn()
     assert_same_run(straight, root)
     assert [list(folder.rglob("*")) for folder in elsewhere.values()] == [[]] * len(elsewhere)
@@ -146,7 +146,7 @@ def test_resume_after_kill_with_sources_matches_uninterrupted_run(family, launch
     assert process.wait() == -signal.SIGKILL
     process = launch("train.py", *family.flags(root))
     assert process.wait() == 0, process.stderr
-    assert "Continuing from the checkpoint of step" in process.stdout
+    assert "Continuing from the checkpoint for step" in process.stdout
     assert_same_run(family.straight, root)
 
 
@@ -179,7 +179,7 @@ def test_resume_skips_a_damaged_newest_checkpoint_and_reports_it(tiny, launch, s
     process = launch("train.py", *tiny.flags(root))
     assert process.wait() == 0, process.stderr
     assert f"{root / 'checkpoints' / '24'} is damaged" in process.stderr
-    assert "Continuing from the checkpoint of step 16." in process.stdout
+    assert "Continuing from the checkpoint for step 16." in process.stdout
     assert (root / "checkpoints" / "damaged-24").is_dir()
     assert_same_run(straight, root)
 

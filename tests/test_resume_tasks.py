@@ -111,7 +111,7 @@ def test_resume_after_signal_with_masked_tokens_matches_uninterrupted_run(family
     stopped = last_step(root)
     assert step <= stopped < STEPS and checkpoints_of(root)[-1] == stopped
     assert train_here(experiment, root, **changes) == 0
-    assert f"Continuing from the checkpoint of step {stopped}." in capsys.readouterr().out
+    assert f"Continuing from the checkpoint for step {stopped}." in capsys.readouterr().out
     assert_same_run(straight, root)
 
 
@@ -158,7 +158,7 @@ def test_a_run_loads_the_parameters_of_another_only_at_its_start(family, tiny_la
     shutil.rmtree(pretrained)
     monkeypatch.setattr(lm.training.loop, "load_initial", lambda *_: pytest.fail("loaded again"))
     assert tune() == 0
-    assert "Continuing from the checkpoint of step 1." in capsys.readouterr().out
+    assert "Continuing from the checkpoint for step 1." in capsys.readouterr().out
 
 
 def test_a_missing_run_to_start_from_is_refused_before_anything_is_written(tiny_labels, tmp_path):

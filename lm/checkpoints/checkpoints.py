@@ -46,9 +46,9 @@ class Checkpoints:
     """The checkpoints in one directory.
 
     In training, all processes must create this object together. The directory is created if necessary, and unfinished
-    checkpoints of a killed run are removed. With `read_only`, nothing is written, so a training run may save at the
-    same time. `settings` determines which checkpoints are kept and which metric `best` uses. Raises UserError if the
-    directory cannot be used.
+    checkpoints of a killed run are removed. If `read_only` is true, nothing is written, so a training run may save at
+    the same time. `settings` determines which checkpoints are kept and which metric `best` uses. Raises UserError if
+    the directory cannot be used.
     """
 
     def __init__(self, directory: Path, settings: CheckpointConfig | None = None, read_only: bool = False) -> None:
@@ -78,7 +78,7 @@ class Checkpoints:
 
         If an earlier save is still running, `save` first waits for it to finish and raises its error, if any. Returns
         False, without saving, if the step already has a checkpoint, and True otherwise. `metadata` holds JSON values,
-        which `restore` returns. Raises UserError for errors such as a full disk or denied access; earlier checkpoints
+        which `restore` returns. Raises UserError for errors such as a full disk or denied access. Earlier checkpoints
         stay intact.
         """
         assert self._manager is not None, "opened read-only"
@@ -99,7 +99,7 @@ class Checkpoints:
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):
-            # Orbax saves a step below the latest one only with `force`, and never overwrites a checkpoint.
+            # Orbax saves a step below the latest one only if `force` is true, and never overwrites a checkpoint.
             self._manager.save(step, args=args, force=True)
         return True
 
@@ -193,9 +193,9 @@ class Checkpoints:
         Args:
             abstract_params: a nested dict of jax.ShapeDtypeStruct objects with shardings. If None, the parameters are
                 returned as NumPy arrays.
-            step: the step to read. None means the newest checkpoint, and "best" means the best or, if no checkpoint has
-                the metric, the newest. If `step` is None or "best", damaged checkpoints are reported on stderr and
-                skipped. If it is a number, only that checkpoint is tried.
+            step: the step to read. None means the newest checkpoint. "best" means the best checkpoint, or the newest if
+                no checkpoint has the metric. If `step` is None or "best", damaged checkpoints are reported on stderr
+                and skipped. If it is a number, only that checkpoint is tried.
             ema: whether to return the moving average of the parameters instead, if the checkpoint contains one.
         """
 
@@ -243,7 +243,7 @@ class Checkpoints:
         if isinstance(step, int):
             if step not in steps:
                 known = ", ".join(map(str, steps))
-                raise UserError(f"{self.directory}: there is no checkpoint of step {step}; choose one of {known}.")
+                raise UserError(f"{self.directory}: there is no checkpoint for step {step}; choose one of {known}.")
             return [step]
         first = reading.agreed(best_first(steps, self._metrics_of, self._settings)[:1]) if step == "best" else []
         return [*first, *(each for each in steps[::-1] if each not in first)]
@@ -253,8 +253,9 @@ class Checkpoints:
     ) -> tuple[Any, dict[str, Any]]:
         """Returns the tree and record of the first intact candidate, and sets aside the damaged candidates before it.
 
-        `item` builds the abstract tree from the record. If `partial`, the tree is only a part of the state, such as
-        {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are listed again.
+        `item` builds the abstract tree from the record. If `partial` is true, the tree is only a part of the state,
+        such as {"params": ...}. If a training run removes a checkpoint while it is being read, the candidates are
+        listed again.
         """
         report = functools.partial(print, file=sys.stderr) if jax.process_index() == 0 else lambda _: None
         damaged: list[int] = []
@@ -279,7 +280,7 @@ class Checkpoints:
                     report(f"Checkpoint {where} is damaged ({damage}).")
                     continue
                 if damaged:
-                    report(f"Using the checkpoint of step {each} instead.")
+                    report(f"Using the checkpoint for step {each} instead.")
                     self._set_aside(damaged)
                 return tree, record
             else:

@@ -225,7 +225,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Settings of the training task and its loss. The plain cross-entropy is always reported in addition."""
+    """Settings of the training task and its loss. The plain cross-entropy is always reported as well."""
 
     name: str = option("causal", "Training task.", registry="lm.tasks.TASKS", affects="shapes")
     noise_density: float = option(

@@ -1,11 +1,11 @@
 """The config schema: nested dataclasses with documented fields, built from plain dicts with type checks.
 
-Every setting declares its effect: the aspect of an existing run that would change with the setting. The effect is given
-by the `affects` argument of `option` or, if that is empty, of the enclosing `section`. Other code queries these effects
-instead of keeping its own lists. For example, only settings that affect nothing may change when a run is continued.
-eval.py rejects a --config if its model differs from the run's in settings that affect "function" or "shapes". If a
-parameter and its counterpart in config.init_from differ in shape, the error names the settings responsible. A setting
-with several effects declares the one that comes last in this list:
+Every setting declares its effect: the aspect of an existing run that would change with the setting. The `affects`
+argument of `option` declares the effect. If it is empty, `affects` of the enclosing `section` is used. Other code
+queries these effects instead of keeping its own lists. For example, only settings that affect nothing may change when a
+run is continued. eval.py rejects a --config if its model differs from the run's in settings that affect "function" or
+"shapes". If a parameter and its counterpart in config.init_from differ in shape, the error names the settings
+responsible. If a setting has several effects, it declares the effect that comes last in this list:
 
     nothing    no effect on batches, updates or model outputs, except for rounding
     location   no effect as long as the contents of the file or directory stay the same, which is checked
@@ -58,7 +58,7 @@ def option(
     """Builds a dataclass field for a setting, with its documentation, allowed values and effect.
 
     Args:
-        choices: the allowed values; empty if any value is allowed.
+        choices: the allowed values. If empty, any value is allowed.
         registry: the dotted name of a dict, such as "lm.tasks.TASKS", whose keys are the allowed values. The
             registry replaces `choices` and is imported only when a value is checked.
         minimum, maximum: the bounds of the allowed range, inclusive.

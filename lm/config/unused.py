@@ -2,7 +2,8 @@
 
 A setting that the chosen task does not read is rejected by `checks.py`. The settings found here are only reported,
 since one file may serve several variants. The `option` of a setting declares the conditions under which the setting
-has an effect (`needs`). With `read_by`, the registry entry that another setting selects must also read the setting.
+has an effect (`needs`). If the option also declares `read_by`, the name of another setting, the registry entry selected
+by that setting must read this one.
 """
 
 from __future__ import annotations

@@ -6,17 +6,18 @@ normalised over the model's whole vocabulary, so excluding a token does not make
 the log-probability divided by a length penalty. The length is the number of new tokens, including a forced prefix and
 the EOS token.
 
-Each step extends the k alive hypotheses of a row by every token and takes the 2 * k most probable of the k * V
-candidates; at least k of these do not end with EOS. Those of the first k candidates that end become finished hypotheses
+Each step extends the k live hypotheses of a row by every token and takes the 2 * k most probable of the k * V
+candidates. At least k of these do not end with EOS. Those of the first k candidates that end become finished hypotheses
 and compete by score with the hypotheses that finished earlier. The first k candidates that do not end stay alive. Ties
 go to the hypothesis that finished earlier, then to the extension of the more probable hypothesis, then to the lower
-token id. With one beam, each step takes only the most probable token until EOS is reached; this is greedy decoding.
+token id. With one beam, each step takes only the most probable token until EOS is reached. This is greedy decoding.
 
-A row ends when no alive hypothesis can beat the worst finished hypothesis that is kept, however probable its further
-tokens are. The outputs therefore equal those of a search over all T steps. Only `num_hypotheses` finished hypotheses
-are kept, since the others would not be returned. If the penalty favours long outputs, most of the T steps are needed.
-With `exact=False`, a row ends when it has `num_beams` finished hypotheses that no alive hypothesis could displace by
-ending at the next token. This rule, Hugging Face's default, stops the search earlier and rarely changes the outputs.
+A row ends when no live hypothesis could beat the worst finished hypothesis that is kept, even if all its further tokens
+had probability 1. Searching all T steps would therefore not change the outputs. Only `num_hypotheses` finished
+hypotheses are kept, since the others would not be returned. If the penalty favours long outputs, most of the T steps
+are needed. If `exact` is false, a row ends once it has `num_beams` finished hypotheses and no live hypothesis would
+displace any of them if it ended at the next token. This rule, Hugging Face's default, stops the search earlier and
+rarely changes the outputs.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class BeamSettings:
     max_new_tokens: int = 128  # maximum length of a hypothesis, including the prefix and the EOS token
     min_new_tokens: int = 0  # minimum number of tokens, including the prefix, before the EOS token
     no_repeat_ngram: int = 0  # length of n-grams that may not occur twice, except within a prefix; 0 means no limit
-    exact: bool = True  # if True, stop once no alive hypothesis can win; if False, once none can win at the next token
+    exact: bool = True  # if True, stop once no live hypothesis can win; if False, once none can win at the next token
     num_hypotheses: int = 1  # number of hypotheses returned per source; at most num_beams
 
     def check(self) -> None:
@@ -65,14 +66,14 @@ class BeamSettings:
             ("penalty", self.penalty in PENALTIES, f"one of {', '.join(PENALTIES)}"),
             ("max_new_tokens", longest >= 1, "at least 1"),
             ("min_new_tokens", 0 <= self.min_new_tokens <= longest, f"from 0 to max_new_tokens={longest}"),
-            ("no_repeat_ngram", self.no_repeat_ngram >= 0, "a number of tokens, or 0 for no limit"),
+            ("no_repeat_ngram", self.no_repeat_ngram >= 0, "a number of tokens, or 0 to disable this limit"),
             # Beyond these limits, powers of long lengths can overflow float32.
             ("length_penalty", -8 <= self.length_penalty <= 8, "between -8 and 8"),
         )
 
     @property
     def num_kept(self) -> int:
-        """The number of finished hypotheses that a search keeps and compares with the alive hypotheses."""
+        """The number of finished hypotheses that a search keeps and compares with the live hypotheses."""
         return self.num_hypotheses if self.exact else self.num_beams
 
     def penalties(self) -> np.ndarray:
@@ -112,10 +113,10 @@ class Finished:
 
 @flax.struct.dataclass
 class Beams:
-    """The state of a search. The k alive hypotheses of a row are sorted by probability, highest first."""
+    """The state of a search. The k live hypotheses of a row are sorted by probability, highest first."""
 
     cache: Any
-    length: Array  # int32 (): number of tokens in every alive hypothesis
+    length: Array  # int32 (): number of tokens in every live hypothesis
     tokens_BkT: Array  # int32
     log_probabilities_Bk: Array  # float32; -inf for a hypothesis that is not alive
     finished: Finished
@@ -145,7 +146,7 @@ def search(
     pad_id, eos_id = vocabulary.pad_id, vocabulary.eos_id
 
     def close(beams: Beams) -> Beams:
-        """Drops the alive hypotheses of the rows whose outputs can no longer change."""
+        """Drops the live hypotheses of the rows whose outputs can no longer change."""
         # Log-probabilities only decrease, so the best possible score is the current log-probability divided by the
         # largest penalty. Penalties are monotone, so the largest is at the next possible final length or at T.
         next_end = jnp.minimum(jnp.maximum(beams.length, rules.min_new_tokens), T - 1)

@@ -9,7 +9,7 @@ from lm.evaluation.tagging import ENTITY_METRICS
 from lm.evaluation.text_metrics import TEXT_METRICS
 from lm.evaluation.token_metrics import TOKEN_METRICS
 
-# Maps the name of each metric to its declaration. The order is that of the columns in tables.
+# Maps the name of each metric to its declaration. Tables list their columns in this order.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (

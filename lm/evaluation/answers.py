@@ -1,6 +1,6 @@
 """Extractive question answering: finds the best answer, and scores answers by exact match and F1.
 
-Both metrics are in percent. For SQuAD and CMRC 2018, the metrics equal those of the official scripts.
+Both metrics are in percent. For SQuAD and CMRC 2018, the metrics agree with the official scripts.
 
 E is the number of questions, T the number of tokens per window, and A the maximum length of an answer in tokens.
 """

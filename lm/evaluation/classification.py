@@ -33,7 +33,7 @@ CALIBRATION_BINS = 15
 def classification_metrics(gold_E: np.ndarray, probabilities_EC: np.ndarray) -> dict[str, float]:
     """Computes LABEL_METRICS from the indices of the true labels and the predicted probabilities of all labels.
 
-    The prediction is the most probable label; ties go to the first label. The definitions are those of scikit-learn.
+    The prediction is the most probable label; ties go to the first label. The definitions follow scikit-learn.
 
     `f1_macro` is the mean F1 over all labels that occur as a true or predicted label. A label that is never
     predicted correctly has an F1 of 0. `f1_micro` pools the counts of all labels and equals the accuracy. `mcc` is

@@ -45,7 +45,7 @@ class RowEvaluator(Evaluator):
     once.
 
     Args:
-        task: a `lm.tasks.task.Task`. Evaluators of the same task and model share compiled programs.
+        task: a `lm.tasks.task.Task`. Evaluators for the same task and model reuse the same compiled programs.
 
     Attributes:
         num_rows: the number of rows that an evaluation scores.
@@ -134,7 +134,7 @@ class RowEvaluator(Evaluator):
 
 
 class TokenEvaluator(RowEvaluator):
-    """Computes metrics from sums over the target tokens, such as loss, perplexity and accuracy.
+    """Computes metrics such as loss, perplexity and accuracy from sums over the target tokens.
 
     If only some rows are scored, the numbers of bytes and words are estimated from the share of the targets that these
     rows contain.
@@ -183,7 +183,8 @@ def _text(rows: EvalRows, targets: float) -> Sums:
 def forward_batch(
     model: Model, task: Any, objective: ObjectiveConfig, with_logits: bool, params: Any, batch: Batch
 ) -> tuple[Array, Array | None]:
-    """Returns the stacked `LossSums` of a batch and, if `with_logits`, the logits; both are replicated on all devices.
+    """Returns the stacked `LossSums` of a batch and, if `with_logits` is true, the logits. Both are replicated on all
+    devices.
 
     All evaluators of the same model and task share one compiled program.
     """

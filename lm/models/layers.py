@@ -36,7 +36,7 @@ class Dense(nn.Module):
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axes: tuple[str, ...]  # logical axes of the kernel: first the axes of the inputs, then those of the outputs
+    axes: tuple[str, ...]  # logical axes of the kernel: the axes of the inputs, then the axes of the outputs
     use_bias: bool
     dtype: str  # the compute dtype
     init_std: float
@@ -173,7 +173,7 @@ def projection(
     """Builds a projection from a config, with an adapter if model.lora_targets contains its name.
 
     Args:
-        axes: the logical axes of the inputs, followed by those of the outputs.
+        axes: the logical axes of the inputs, followed by the logical axes of the outputs.
         scale: a factor by which the standard deviation of the initial weights is multiplied.
         use_bias: whether the projection has a bias; if None, model.use_bias is used.
     """

@@ -92,7 +92,7 @@ class Model(Protocol):
         """Returns the FLOPs for one row of `length` tokens. A training step takes batch_size * `Flops.train` FLOPs."""
 
     def activation_bytes(self, length: int, source_length: int, tensor: int) -> float:
-        """Estimates how many bytes of activations each of `tensor` devices keeps per row for the backward pass."""
+        """Estimates the bytes of activations that each of the `tensor` devices keeps per row for the backward pass."""
 
 
 @dataclass(frozen=True)

@@ -227,14 +227,14 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
             other["model"]["vocab_size"] = own.model.vocab_size
         lines = differences_affecting(MODEL, Config, {"model": values["model"]}, {"model": other["model"]})
         if lines:
-            problem = f"its model differs from that of {root} ({'; '.join(lines)})"
+            problem = f"its model differs from the model of {root} ({'; '.join(lines)})"
             raise UserError(
                 f"--config={options.config_name}: {problem}; override these settings, or use another config."
             )
         if (labels := other["data"]["labels"]) not in ((), own.data.labels):
             raise UserError(
-                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must match those of {root}, "
-                f"including their order ({', '.join(own.data.labels)}); omit data.labels."
+                f"--config={options.config_name}: its data.labels ({', '.join(labels)}) must match the labels of "
+                f"{root}, including their order ({', '.join(own.data.labels)}); omit data.labels."
             )
         other["data"]["labels"] = own.data.labels
         if other["eval"]["tag_scheme"] == "auto":
@@ -280,7 +280,8 @@ def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tupl
 def choose_mesh(config: Config) -> Mesh:
     """Returns the run's mesh if it fits the available devices.
 
-    Otherwise, returns a mesh that shards the parameters or, if that does not fit either, one that replicates them.
+    Otherwise, returns a mesh that shards the parameters. If this mesh does not fit either, the parameters are
+    replicated.
     """
     count = jax.device_count()  # the evaluator pads batches, so only the model's dimensions must be divisible
     config = replace_settings(config, {"train.batch_size": count, "train.accumulation": 1, "eval.batch_size": count})

@@ -78,7 +78,7 @@ def check_data(checkpoint: Path, metadata: Mapping[str, Any], fingerprint: Mappi
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, JSON value) for each setting, including those of data sources."""
+    """Yields (dotted name, JSON value) for each setting, including the settings of data sources."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -47,12 +47,12 @@ class Generator:
 
     directory: RunDirectory
     config: Config
-    step: int | None  # step of the checkpoint, or None for the best checkpoint
+    step: int | None  # step of the checkpoint; None means the best checkpoint
     average: int  # number of checkpoints to average: the latest checkpoints up to `step`
-    max_new_tokens: int | None  # number of new tokens per sampled text, or None for the default
+    max_new_tokens: int | None  # number of new tokens per sampled text; None means the default
     num_samples: int  # number of samples per text
     seed: int
-    batch_size: int | None  # number of texts to generate together, or None for the default
+    batch_size: int | None  # number of texts to generate together; None means the default
 
     def load(self, rows: int) -> tuple[Model, Any, Mesh]:
         """Returns the model, its parameters, and the mesh on which the parameters are replicated.

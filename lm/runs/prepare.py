@@ -126,7 +126,7 @@ def check_only_reads(config: Config, split: str) -> None:
 
 
 def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
-    """Replaces vocabulary sizes of 0 with those of the tokenizers. Raises UserError if any other size is too small."""
+    """Sets vocabulary sizes of 0 to the tokenizers' sizes. Raises UserError if any other size is too small."""
     needs = {"vocab_size": found.target.vocab_size}
     if config.data.separate_vocabularies:
         needs["source_vocab_size"] = found.source.vocab_size
@@ -153,7 +153,7 @@ def cache_directory(config: Config | None = None) -> Path:
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:
-    """Copies missing tokenizers from config.init_from or, if that is empty, trains them on training examples only."""
+    """Copies missing tokenizers from config.init_from. If that is empty, trains them on training examples only."""
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):

@@ -29,7 +29,7 @@ class LabelledTask(PackedTask):
         has_classes: whether the labels form a fixed set, which data.labels lists or the training data determines.
         real_targets: whether the targets are real numbers rather than integers.
         input_reader: the class that reads new inputs as raw examples without labels.
-        may_lack_answers: whether the examples are questions, some of which may have no answer.
+        may_lack_answers: whether the examples are questions that may have no answer.
     """
 
     families = ("decoder", "encoder_decoder", "encoder")
@@ -118,7 +118,7 @@ class LabelledTask(PackedTask):
 
     @abc.abstractmethod
     def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Predictions:
-        """Returns predictions for all raw examples of which `logits` contains every part.
+        """Returns predictions for all raw examples whose parts are all contained in `logits`.
 
         An example may consist of several parts. `logits` maps the index of each part to logits of shape (T, C).
         """

@@ -94,7 +94,7 @@ class Task(abc.ABC):
         check_source(source, self.reader, lambda setting, message: refuse(f"{where}.{setting}", message))
 
     def unread_value(self, setting: str, config: Config) -> Any:
-        """Returns the derived value of an unread setting whose default is 0 or empty; None for other settings."""
+        """Returns the derived value of an unread setting whose default is 0 or empty, otherwise None."""
         two_sided = config.model.family == "encoder_decoder" or self.layout(config).source_length
         derived = {
             "eval.stride": config.data.sequence_length,
@@ -209,18 +209,18 @@ class Task(abc.ABC):
         return ()
 
     def clean_source(self, config: Config, text: str) -> str:
-        """Cleans a source text from which a model generates text, as in training."""
+        """Cleans the source text given to a model for generation, in the same way as during training."""
         return text
 
     @property
     def predictions(self) -> Any:
-        """The subclass of `Predictions` that holds the predictions of this task; None for tasks without labels."""
+        """The subclass of `Predictions` that holds the predictions of this task, or None if it has no labels."""
         return None
 
     # --- new inputs -----------------------------------------------------------------------------------------
 
     def labeller(self, config: Config) -> Labeller | None:
-        """Returns the labeller that lm.predict uses for new inputs; None if the task does not support lm.predict."""
+        """Returns the labeller that lm.predict uses for new inputs, or None if the task does not support lm.predict."""
         return None
 
     # --- preview --------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ class Task(abc.ABC):
         return [tokenizer.piece(int(token)) for token in tokens_L]
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
-        """Returns the printable form of each target in a row; None if the task has no target per token."""
+        """Returns the printable form of each target in a row, or None if the task has no target per token."""
         columns = zip(batch.targets[row], batch.weights[row], batch.positions[row], strict=True)
         return [
             self.preview_target(config, tokenizer, target, int(position)) if weight else NOT_SCORED
@@ -251,7 +251,7 @@ class Labeller(Protocol):
 
     @property
     def may_lack_answers(self) -> bool:
-        """Whether the new inputs are questions, some of which may have no answer."""
+        """Whether the new inputs are questions that may have no answer."""
 
     def input_rows(
         self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Any], unanswerable: bool = False

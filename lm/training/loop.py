@@ -80,7 +80,7 @@ def train(config: Config, workdir: Path) -> int:
         if checkpoints.steps():
             restored = checkpoints.restore(abstract)
             state, start = restored.state, restored.step
-            console.print(f"Continuing from the checkpoint of step {start:,}.")
+            console.print(f"Continuing from the checkpoint for step {start:,}.")
         else:
             state, start = make_state(config, model, optimizer, abstract, mesh), 0
             if config.init_from:

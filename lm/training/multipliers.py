@@ -2,9 +2,9 @@
 
 A multiplier scales the whole update of a parameter, including weight decay. Layer 0 holds the embeddings (of tokens,
 types and positions), their norm and the relative position bias. Block n is layer n + 1. Everything after the last block
-is the top layer. The multiplier of the top layer is 1; that of any other layer is `layer_decay` times that of the layer
-above (Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered separately. An embedding that
-both stacks share counts as layer 0 of the deeper stack.
+is the top layer. The multiplier of the top layer is 1. The multiplier of any other layer is `layer_decay` times the
+multiplier of the layer above (Clark 2020, ELECTRA). In an encoder-decoder, the blocks of each stack are numbered
+separately. An embedding that both stacks share counts as layer 0 of the deeper stack.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def is_frozen(multiplier: Multiplier) -> bool:
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
     """Applies `stop_gradient` to frozen parameters, so that their gradients are 0 and need not be computed.
 
-    If only some layers of a stack are frozen, the gradients of all its layers are computed, and those of the frozen
-    layers are set to 0.
+    If only some layers of a stack are frozen, the gradients of all its layers are computed, and the gradients of the
+    frozen layers are set to 0.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:

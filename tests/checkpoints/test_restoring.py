@@ -93,7 +93,7 @@ def test_checkpoint_of_another_model_is_refused_and_not_called_damaged(
             checkpoints.restore(changed("tabel", table))
         with pytest.raises(UserError, match="ema/embed/table is not in the checkpoint"):
             checkpoints.restore(abstract(make_mesh(1), ema=True))
-        with pytest.raises(UserError, match="no checkpoint of step 15; choose one of 10, 20"):
+        with pytest.raises(UserError, match="no checkpoint for step 15; choose one of 10, 20"):
             checkpoints.restore_params(step=15)
     with pytest.raises(UserError, match="there is no checkpoint; train first"):
         Checkpoints(directory / "absent", read_only=True).restore(target)

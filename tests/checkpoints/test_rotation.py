@@ -54,7 +54,7 @@ def test_next_checkpoint_is_read_if_one_is_removed(tmp_path: Path, during_readin
 def test_chosen_checkpoint_that_is_removed_is_not_called_damaged(tmp_path: Path, during_reading: Any) -> None:
     save(tmp_path, 10)
     during_reading(lambda: save(tmp_path, 20))
-    with pytest.raises(UserError, match="there is no checkpoint of step 10; choose one of 20"):
+    with pytest.raises(UserError, match="there is no checkpoint for step 10; choose one of 20"):
         Checkpoints(tmp_path, read_only=True).restore_params(step=10)
 
 

@@ -151,7 +151,7 @@ def test_record_that_lacks_a_part_counts_as_damaged(call, tiny, copy, broken, pr
     broken(content)
     path.write_text(json.dumps({"content": content, "sha256": json_hash(content)}))
     outcome = call("lm.generate", f"--workdir={copy}", "--prompt=a", "--max_new_tokens=1")
-    assert outcome.status == 0 and "Using the checkpoint of step 2" in outcome.stderr and problem in outcome.stderr
+    assert outcome.status == 0 and "Using the checkpoint for step 2" in outcome.stderr and problem in outcome.stderr
 
 
 def old(root: Path, straight: Path) -> None:

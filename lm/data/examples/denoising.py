@@ -1,4 +1,4 @@
-"""Denoising examples: in every epoch, each chunk of text is newly corrupted to obtain a source and a target.
+"""Denoising examples: in every epoch, each chunk of text is corrupted anew to obtain a source and a target.
 
 The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
 for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the rest of the
@@ -95,7 +95,7 @@ class Denoiser(abc.ABC):
         return np.zeros((len(lengths_E), 0))
 
     def longest_chunk(self, source_length: int, target_length: int) -> int:
-        """Returns the largest length up to which every chunk fits a row. Raises UserError if no chunk fits.
+        """Returns the largest L such that all chunks of at most L tokens fit a row. Raises UserError if no chunk fits.
 
         For span corruption, this is T5's rule: with a density of 15 % and a mean span of 3, chunks may have up to 568
         tokens if rows have 512 source tokens.
@@ -201,8 +201,8 @@ class Infilling(Denoiser):
     m masked tokens is the event at time G, drawn from Gamma(m). This event falls into interval k = ceil(G / lambda).
     Given G, the times of the other m - 1 events are uniformly distributed between 0 and G.
 
-    If `ends_sentence`, bool (V,), is given, the sentences of the source are shuffled first. The array is True for
-    tokens that end a sentence.
+    If `ends_sentence` is given, the sentences of the source are shuffled first. This bool (V,) array is True for tokens
+    that end a sentence.
     """
 
     def __init__(
@@ -245,13 +245,13 @@ class Infilling(Denoiser):
 
 
 def permute_sentences(tokens: np.ndarray, ends_sentence: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffles the sentences of a chunk (n,). `ends_sentence`, bool (V,), is True for tokens that end a sentence."""
+    """Shuffles the sentences of a chunk (n,). The bool (V,) array `ends_sentence` is True for ends of sentences."""
     sentence = np.concatenate([[0], np.cumsum(ends_sentence[tokens[:-1]])])
     return tokens[np.argsort(rng.permutation(int(sentence[-1]) + 1)[sentence], kind="stable")]
 
 
 class DenoisingExamples(ChunkExamples):
-    """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens; one-token chunks are omitted."""
+    """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens. One-token chunks are omitted."""
 
     def __init__(
         self,

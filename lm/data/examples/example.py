@@ -53,7 +53,7 @@ class Examples(abc.ABC):
 
     @abc.abstractmethod
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
-        """Returns, for each of `RowLayout.capacities`, how much of this capacity each example uses, int64 (E,)."""
+        """Returns one int64 (E,) array per capacity in `RowLayout.capacities`: the amount that each example uses."""
 
     @abc.abstractmethod
     def make(self, epoch: int, index: int) -> Example:

@@ -27,11 +27,11 @@ class Masking:
     Halves are rounded to even. Each masked token is independently replaced by the mask (80 %) or a random token (10 %),
     or left unchanged (10 %).
 
-    With `word_starts`, whole words are masked, as in BERT's later release. Words are visited in random order; a word is
-    masked unless the total would exceed max(1, round(density * n)). Fewer tokens may therefore be masked. If no word
-    fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the first
-    token of the text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a word,
-    both parts are masked or neither is. Raises UserError if no token starts a word.
+    If `word_starts` is given, whole words are masked, as in BERT's later release. Words are tried in random order. A
+    word is masked unless the total would exceed max(1, round(density * n)). Fewer tokens may therefore be masked. If no
+    word fits, one of the shortest words is masked. A word begins at a token for which `word_starts` is True, or at the
+    first token of the text, and ends before the next such token. Special tokens do not end words: if [SEP] splits a
+    word, both parts are masked or neither is. Raises UserError if no token starts a word.
 
     Args:
         text_ids: the token ids from which random replacements are drawn uniformly, int32; the mask is excluded.
@@ -92,7 +92,7 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 class MaskedExamples(ChunkExamples):
     """Examples of the form `bos chunk eos`, at most `length` tokens long, in which some tokens are masked.
 
-    With `count_masked`, `sizes` includes the number of masked tokens, which is only approximate for whole words.
+    If `count_masked` is true, `sizes` includes the number of masked tokens. For whole words, it is only an estimate.
     """
 
     _specials = 2  # number of special tokens per example

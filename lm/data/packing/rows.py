@@ -1,4 +1,4 @@
-"""Packs examples into rows and rows into batches; a batch depends only on the config and the step.
+"""Packs examples into rows and rows into batches. A batch depends only on the config and the step.
 
 A row has one or more capacities: the maximum numbers of tokens, source tokens and masked tokens. Examples are added to
 a row in a given order; an example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
@@ -8,9 +8,9 @@ For causal language modelling, all documents form one stream, each as `[bos] tok
 stream, and each part of a document in the window is an example. A row can therefore be computed from its start offset
 alone.
 
-The training rows of a data source are the rows of epoch 0, followed by those of epoch 1, and so on without end. Element
-i of the mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element
-s * batch_size + r. Each host therefore computes only its own rows, and there is no iterator state to save.
+The training rows of a data source are the rows of epoch 0, followed by the rows of epoch 1, and so on. Element i of the
+mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
+Each host therefore computes only its own rows, and there is no iterator state to save.
 
 E is the number of examples, R the number of rows, W the number of windows, and T the number of tokens on one side of
 all examples.
@@ -231,7 +231,7 @@ def _cut(store: TokenStore, start: int, end: int) -> list[tuple[int, int]]:
 
 
 class WindowExamples(Examples):
-    """The parts of documents in all windows of a store; each target is scored exactly once.
+    """The parts of documents in all windows of a store. Each target is scored exactly once.
 
     Window i begins at token i * stride. A target that an earlier window has scored has weight 0. All windows except the
     last have `length` tokens, so no two windows share a row.
@@ -315,9 +315,9 @@ def _number_row(name: str, index: int, _: int) -> tuple[str, int]:
 
 
 class EvalRows:
-    """All examples of one source, packed in order into rows; rows past the end are all padding.
+    """All examples of one source, packed in order into rows. Rows past the end are all padding.
 
-    Examples that depend on random draws are those of epoch 0, so every evaluation scores the same examples.
+    Random draws are the same as in epoch 0, so every evaluation scores the same examples.
     """
 
     def __init__(self, examples: Examples, layout: RowLayout):
@@ -333,7 +333,7 @@ class EvalRows:
         return {"targets": self.examples.num_targets(), **self.examples.text}
 
     def _examples_of(self, row: int) -> range:
-        """Returns the indices of the examples in a row; empty for a row past the end."""
+        """Returns the indices of the examples in a row. The result is empty for a row past the end."""
         return range(*map(int, self._bounds[row : row + 2])) if row < self.num_rows else range(0)
 
     def starts(self, row: int) -> list[tuple[int, int]]:

@@ -37,7 +37,7 @@ SIGNATURES = (
     (b"SQLite format 3\x00", "an SQLite database; export its text first"),
 )
 TAR = slice(257, 262), b"ustar"
-# Byte-order marks and their encodings. UTF-32 is first because the mark of utf-32-le begins with that of utf-16-le.
+# Byte-order marks and their encodings. UTF-32 is first because the mark of utf-32-le begins with the mark of utf-16-le.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),

@@ -17,9 +17,9 @@ from lm.errors import UserError
 class Text(FileFormat):
     """Splits files into documents as the setting `document` specifies.
 
-    Memory use is bounded unless each file is one document. With `label_pattern`, each document gets the label found in
-    the path of its file, and empty documents are skipped. With `pattern`, each line is a pair or a labelled text. With
-    `target_path`, line i of one file is paired with line i of another file.
+    Memory use is bounded unless each file is one document. If `label_pattern` is set, each document gets the label
+    found in the path of its file, and empty documents are skipped. If `pattern` is set, each line is a pair or a
+    labelled text. If `target_path` is set, line i of the file is paired with line i of the file at `target_path`.
     """
 
     doc = "text files with documents, labelled texts (labels in paths or lines) or pairs (one per line)"

@@ -1,4 +1,4 @@
-"""Extracts text from HTML and removes control characters; words that were separated stay separated.
+"""Extracts text from HTML and removes control characters. Words that were separated stay separated.
 
 A regular expression finds each `<` and `&` that belongs to HTML; all others are left unchanged. lxml then parses the
 HTML without building a tree. Both steps take linear time for any text.
@@ -89,10 +89,11 @@ def _decoded(match: re.Match[str]) -> str:
 
 
 class _Marked:
-    """Converts a text to flat, valid HTML (attribute `html`), so that a parser only has to find the text between tags.
+    """Converts a string to HTML without nested elements, so that parsing only requires finding the text between tags.
 
-    Tags that separate words become <br>, <hr> or <img>, which cannot be nested. Other tags are removed, except those of
-    hidden elements. Every `<` and `&` that does not belong to HTML is escaped.
+    The result, `html`, is valid HTML. Tags that separate words become <br>, <hr> or <img>, which cannot be nested.
+    Other tags are removed, except the tags of hidden elements. Every `<` and `&` that does not belong to HTML is
+    escaped.
     """
 
     def __init__(self, text: str):

@@ -17,7 +17,7 @@ _PROBES = (("the", " end"), ("a", "\nb"), ("Ein Wort", " und"), ("мир", " и"
 def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bool]]:
     """Yields the ids of each piece of a text and whether decoding these ids fails to restore the piece.
 
-    Concatenated, the ids equal those of the whole text. There is one exception: if the tokenizer `cuts_anywhere`, a
+    The concatenated ids equal the ids of the whole text. There is one exception: if the tokenizer `cuts_anywhere`, a
     very long word may be cut after every PIECE characters. If a tokenizer neither `cuts_anywhere` nor encodes words
     independently, the whole text is one piece.
     """
@@ -41,8 +41,8 @@ def encode_long(tokenizer: Tokenizer, text: str) -> Iterator[tuple[list[int], bo
 def cut(text: str, *, anywhere: bool = False) -> Iterator[str]:
     """Splits a text into consecutive pieces, if possible between two words.
 
-    A piece has at most PIECE characters if there is a gap near its end. Without a gap, it extends to the next gap
-    or, if `anywhere` is true, is cut after exactly PIECE characters.
+    A piece has at most PIECE characters if there is a gap near its end. Otherwise, the piece extends to the next gap.
+    If `anywhere` is true, it is instead cut after exactly PIECE characters.
     """
     begin = 0
     while (end := begin + PIECE) < len(text):

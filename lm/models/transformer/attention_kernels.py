@@ -31,7 +31,7 @@ CUDNN_CAPABILITY = 8.0  # the minimum compute capability: Ampere
 def choose_kernel(config: ModelConfig, platform: str | None = None) -> str:
     """Returns the attention kernel for a platform: "xla", "cudnn" or "splash".
 
-    The platform is "cpu", "gpu" or "tpu". If the platform is None, that of the default device is used. With
+    The platform is "cpu", "gpu" or "tpu". If the platform is None, the platform of the default device is used. With
     attention="auto", the platform's fused kernel is selected if it supports the model; otherwise, "xla" is selected.
     Raises UserError if the config names a kernel that does not support the model or the platform.
     """

@@ -36,7 +36,7 @@ def towers(config: ModelConfig, length: int, source_length: int = 0) -> list[Tow
 
 
 def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
-    """Returns two dicts {name: (inputs, outputs)}: the projections of an attention layer and those of an MLP."""
+    """Returns two dicts {name: (inputs, outputs)}, for the projections of an attention layer and of an MLP."""
     D, F, K = config.d_model, config.d_ff, config.head_dim
     queries, keys = config.num_heads * K, config.num_kv_heads * K
     attention = {"query": (D, queries), "key": (D, keys), "value": (D, keys), "out": (queries, D)}
@@ -85,7 +85,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
 
 
 def activation_bytes(config: ModelConfig, length: int, source_length: int, tensor: int, kernel: str) -> float:
-    """Estimates how many bytes of activations each of `tensor` devices keeps per row for the backward pass.
+    """Estimates how many bytes of activations each of the `tensor` devices keeps per row for the backward pass.
 
     The estimate counts the arrays that JAX's automatic differentiation saves in each block; XLA may save fewer.
     """

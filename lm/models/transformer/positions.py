@@ -17,7 +17,7 @@ from lm.models.layers import parameter
 def sinusoidal(positions_BL: Array, width: int) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
-    The wavelengths are those of Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
+    The wavelengths follow Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
     embeddings are a fixed permutation of the dimensions used here.
     """
     rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
@@ -44,8 +44,8 @@ def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:
     """Rotates each pair of dimensions in every head by the angle of the pair.
 
-    The pairs are (i, i + K/2), as in Hugging Face's Llama, or, if `interleaved` is true, (2i, 2i + 1), as in the paper
-    and in llama2.c. The rotation is computed in float32; the result has the dtype of x.
+    If `interleaved` is true, the pairs are (2i, 2i + 1), as in the paper and in llama2.c. Otherwise, the pairs are (i,
+    i + K/2), as in Hugging Face's Llama. The rotation is computed in float32; the result has the dtype of x.
     """
     x = x_BLHK.astype(jnp.float32)
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else jnp.split(x, 2, axis=-1)

@@ -44,7 +44,7 @@ def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
 
 
 class Mlp(nn.Module):
-    """Computes down(activation(up(x))) or, if gated, down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
+    """Computes down(activation(up(x))). If gated, computes down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
 
     config: ModelConfig
 
