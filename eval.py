@@ -30,7 +30,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from lm.config.command import DONE, config_from_flags, define_config_flag, run
+from lm.config.command import DONE, config_from_flags, define_config_flag, define_step_flag, run
 from lm.errors import UserError
 from lm.parallel import distributed
 from lm.parallel.distributed import is_first
@@ -44,7 +44,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     define_config_flag()
     flags.DEFINE_list("workdir", [], "Comma-separated run directories, one table row each.")
-    flags.DEFINE_string("step", "best", "best (the latest if no step has the metric), latest, or a step number.")
+    define_step_flag()
     flags.DEFINE_string("split", "valid", "valid, test or train; SPLIT/SOURCE for a single data source.")
     flags.DEFINE_string("text", "", "Score this text file or glob (.gz is unpacked); each file is a document.")
     flags.DEFINE_integer("stride", 0, "Tokens between window starts; 0 for eval.stride of the config.")
@@ -85,8 +85,6 @@ def main() -> int:
 
 def _check(options: Options) -> None:
     """Raises UserError for flags that are invalid for any run directory."""
-    if options.step not in ("best", "latest") and not options.step.isdecimal():
-        raise UserError(f"--step={options.step}: must be best, latest or a step number.")
     if options.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={options.split}: must be one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):
@@ -106,4 +104,4 @@ def _names(roots: list[Path]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    run(distributed.together(main))
+    run(distributed.together(main), outlives_output=True)

@@ -19,6 +19,7 @@ import jax
 from absl import flags
 
 from lm.config import command
+from lm.config.command import LONGEST_NUMBER
 from lm.errors import UserError
 from lm.parallel import distributed
 from lm.runs.prepare import cache_directory
@@ -30,7 +31,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_string("workdir", None, "Run directory for checkpoints, metrics and all other files of the run.")
+    command.define_path("workdir", "Run directory for checkpoints, metrics and all other files of the run.")
     flags.DEFINE_list("seeds", [], "Train once per seed, in subdirectories of --workdir, and print one table.")
     flags.DEFINE_integer("folds", 0, "Train once for each of the first N of data.folds, and print one table.")
     distributed.define_flags()
@@ -47,7 +48,7 @@ def main() -> int:
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # the default is in the home directory
     for text in FLAGS.seeds:
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > LONGEST_NUMBER:
             raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")
     if FLAGS.seeds or FLAGS.folds:
         return train_all(repetitions(config, [int(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
@@ -56,4 +57,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(distributed.together(main))
+    command.run(distributed.together(main), outlives_output=True)

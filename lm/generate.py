@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import flags
 
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_path, run
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, refuse_same_file, visible, whole_file
 from lm.decoding.sampling import Sampling
@@ -44,9 +44,9 @@ SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of the model.")
+    define_path("workdir", "Run directory of the model.")
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be repeated. If empty, starts a new text.")
-    flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line; empty lines are skipped.")
+    define_path("prompts_file", "UTF-8 file with one prompt per line; empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
     flags.DEFINE_integer("average", 1, "Number of checkpoints to average, ending at --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
@@ -73,8 +73,8 @@ def define_flags() -> None:
         "Affects memory and speed, not the texts.",
         lower_bound=1,
     )
-    flags.DEFINE_string("input", None, "Encoder-decoder: UTF-8 file with one source per line.")
-    flags.DEFINE_string("output", None, "Encoder-decoder: file to write; by default the outputs are printed.")
+    define_path("input", "Encoder-decoder: UTF-8 file with one source per line.")
+    define_path("output", "Encoder-decoder: file to write; by default the outputs are printed.")
     flags.DEFINE_string("prefix", None, "Encoder-decoder: text before every source; by default as in training.")
     flags.DEFINE_string(
         "output_prefix", "", "Encoder-decoder: forced start of every output; counts towards --max_new_tokens."

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save
 
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_path, run
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models.parameters import adapters, merge_adapters
@@ -32,9 +32,9 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of a model with adapters.")
-    flags.DEFINE_string("output", None, "Run directory to create for the merged model.")
-    flags.DEFINE_string("adapters", None, "File for the adapters alone, NAME.safetensors.")
+    define_path("workdir", "Run directory of a model with adapters.")
+    define_path("output", "Run directory to create for the merged model.")
+    define_path("adapters", "File for the adapters alone, NAME.safetensors.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use; by default the best.")
 
 

@@ -30,7 +30,6 @@ of NumPy, float32 (texts, width).
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -42,11 +41,11 @@ import numpy as np
 from absl import flags
 
 from lm.config import Config, SourceConfig
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_path, define_step_flag, run
 from lm.data.reading.inputs import FORMAT_NAMES
 from lm.decoding.lines import whole_file
 from lm.errors import UserError
-from lm.files import replacing, writing_flag
+from lm.files import expanded, replacing, writing_flag
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
@@ -67,21 +66,21 @@ VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_string("input", None, "File or glob with the inputs (.gz is unpacked); - for standard input.")
+    define_path("workdir", "Run directory of the model.")
+    define_path("input", "File or glob with the inputs (.gz is unpacked); - for standard input.")
     flags.DEFINE_multi_string(
         "text",
         [],
         "Text to label, instead of --input; may be repeated. A JSON object if the model needs several fields.",
     )
-    flags.DEFINE_string("output", STANDARD_OUTPUT, "File to write, created when it is complete; - for standard output.")
+    define_path("output", "File to write, created when it is complete; - for standard output.", STANDARD_OUTPUT)
     flags.DEFINE_enum("format", None, FORMAT_NAMES, "Format of the input; by default as its name ends.")
     flags.DEFINE_string("field", None, "Field or column that holds the text; by default as in the training data.")
     flags.DEFINE_string("pair_field", None, "Field of the second text or of the candidates; by default as in training.")
     flags.DEFINE_string("columns", None, "tsv, csv: comma-separated column names, if the file has no header row.")
     flags.DEFINE_enum("document", "line", DOCUMENTS, "text: the unit that is one input.")
     flags.DEFINE_string("encoding", "utf-8", "Text encoding of the input.")
-    flags.DEFINE_string("step", "best", "best (the latest if no step has the metric), latest, or a step number.")
+    define_step_flag()
     flags.DEFINE_integer("average", 1, "Number of checkpoints to average, the latest up to --step.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 0, "Rows per batch; 0 for eval.batch_size of the run.", lower_bound=0)
     flags.DEFINE_bool("unanswerable", False, "span_qa: predict an empty text if a question seems to have no answer.")
@@ -98,12 +97,10 @@ def main() -> int:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/imdb.")
     if bool(FLAGS.text) == (FLAGS.input is not None):
         raise UserError('give either --input=FILE (- for standard input) or --text="...".')
-    if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
-        raise UserError(f"--step={FLAGS.step}: must be best, latest or a step number.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     labeller = choose_labeller(config)
-    output = None if FLAGS.output == STANDARD_OUTPUT else Path(FLAGS.output).expanduser()
+    output = None if FLAGS.output == STANDARD_OUTPUT else expanded(FLAGS.output)
     is_array = output is not None and output.suffix == ".npy"
     if is_array and not isinstance(labeller, TextVectors):
         raise UserError(f"--output={FLAGS.output}: holds vectors, but this model predicts labels; give --pooling too.")
@@ -166,13 +163,10 @@ def lines_of(parts: Iterator[Any]) -> Iterator[str]:
 
 
 def print_lines(lines: Iterator[str]) -> None:
-    """Prints lines as UTF-8, whatever the terminal's encoding is, until the reader (such as `head`) has enough."""
-    try:
-        for line in lines:
-            sys.stdout.buffer.write(line.encode() + b"\n")
-            sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the exit would fail
+    """Prints lines as UTF-8, whatever the terminal's encoding is."""
+    for line in lines:
+        sys.stdout.buffer.write(line.encode() + b"\n")
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

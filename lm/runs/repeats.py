@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lm.config import Config
 from lm.config.command import DONE
-from lm.config.experiment import replace_settings
+from lm.config.experiment import LARGEST_SEED, replace_settings
 from lm.errors import UserError
 from lm.files import storing, write_texts
 from lm.parallel.distributed import is_first
@@ -20,11 +20,11 @@ from lm.training.loop import train
 def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, Config]:
     """Returns the config of each run by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
-    Without seeds, the config's seed is used; with 0 folds, its fold. Raises UserError for a repeated or negative seed,
+    Without seeds, the config's seed is used; with 0 folds, its fold. Raises UserError for a repeated or invalid seed,
     or if `folds` is 1 or exceeds data.folds.
     """
-    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UserError(f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and not negative.")
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise UserError(f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and in 0..{LARGEST_SEED}.")
     if not 0 <= folds <= config.data.folds:
         raise UserError(f"--folds={folds}: the config has {config.data.folds} (data.folds).")
     if folds == 1:
