@@ -27,6 +27,7 @@ from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models.parameters import adapters, merge_adapters
 from lm.runs.directory import TOKENIZERS, RunDirectory
 from lm.runs.fingerprint import recorded_settings
+from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 
@@ -47,6 +48,7 @@ def main() -> int:
     config = directory.load_config()
     if config.model.lora_rank == 0:
         raise UserError(f"--workdir={FLAGS.workdir}: this run has no adapters (config.model.lora_rank is 0).")
+    load_tokenizers(config, directory.root)  # raises UserError if one is damaged
     for flag in ("output", "adapters"):
         path = FLAGS[flag].value
         if path is not None and os.path.lexists(path):
