@@ -30,7 +30,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from lm.config.command import DONE, config_from_flags, define_config_flag, run
+from lm.config.command import DONE, config_from_flags, define_config_flag, define_step_flag, run
 from lm.errors import UserError
 from lm.parallel import distributed
 from lm.parallel.distributed import is_first
@@ -44,11 +44,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     define_config_flag()
     flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each one gets a row in the table.")
-    flags.DEFINE_string(
-        "step",
-        "best",
-        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
-    )
+    define_step_flag()
     flags.DEFINE_string(
         "split", "valid", "Split to score: valid, test or train. SPLIT/SOURCE selects a single data source."
     )
@@ -95,8 +91,6 @@ def main() -> int:
 
 def _check(options: Options) -> None:
     """Raises UserError for flags that are invalid for any run directory."""
-    if options.step not in ("best", "latest") and not options.step.isdecimal():
-        raise UserError(f"--step={options.step}: use best, latest or a step number.")
     if options.split.partition("/")[0] not in SPLITS:
         raise UserError(f"--split={options.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if options.text and (options.config is not None or options.split != "valid"):
@@ -116,4 +110,4 @@ def _names(roots: list[Path]) -> list[str]:
 
 if __name__ == "__main__":
     define_flags()
-    run(distributed.together(main))
+    run(distributed.together(main), outlives_output=True)

@@ -20,6 +20,7 @@ import jax
 from absl import flags
 
 from lm.config import command
+from lm.config.command import LONGEST_NUMBER
 from lm.errors import UserError
 from lm.parallel import distributed
 from lm.runs.prepare import cache_directory
@@ -31,7 +32,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     command.define_config_flag()
-    flags.DEFINE_string("workdir", None, "Run directory for checkpoints, metrics and all other files of the run.")
+    command.define_path("workdir", "Run directory for checkpoints, metrics and all other files of the run.")
     flags.DEFINE_list(
         "seeds", [], "Train once with each of these seeds, in subdirectories of --workdir, and print one table."
     )
@@ -50,7 +51,7 @@ def main() -> int:
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))  # Matplotlib's default is in the home directory
     for text in FLAGS.seeds:
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > LONGEST_NUMBER:
             raise UserError(f"--seeds: {text!r} is not a number; separate numbers by commas, e.g. --seeds=0,1,2.")
     if FLAGS.seeds or FLAGS.folds:
         return train_all(repetitions(config, [int(each) for each in FLAGS.seeds], FLAGS.folds), Path(FLAGS.workdir))
@@ -59,4 +60,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(distributed.together(main))
+    command.run(distributed.together(main), outlives_output=True)

@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lm.config import Config, GenerationConfig
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_step_flag, run
 from lm.errors import UserError
 from lm.evaluation import METRICS, metric_of
 from lm.evaluation.intervals import resamples
@@ -58,11 +58,7 @@ class Compared:
 def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each directory is compared with the first.")
     flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
-    flags.DEFINE_string(
-        "step",
-        "best",
-        "With --workdir: step (best, latest or a number). If best_metric was never measured, best means latest.",
-    )
+    define_step_flag()
     flags.DEFINE_string(
         "split", "valid", "With --workdir: split (valid, test or train), or SPLIT/SOURCE for one data source."
     )
@@ -264,8 +260,6 @@ def main() -> int:
         raise UserError(f"--split={FLAGS.split}: use one of {', '.join(SPLITS)}, or SPLIT/SOURCE.")
     if files and FLAGS["split"].present:
         raise UserError("--split applies only to --workdir; omit it.")
-    if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
-        raise UserError(f"--step={FLAGS.step}: use best, latest or a step number.")
     if files and FLAGS["step"].present:
         raise UserError("--step has no effect, because --predictions names the files; omit it.")
     if FLAGS["bleu_tokenize"].present and "bleu" not in (metrics or ["bleu"]):

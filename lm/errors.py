@@ -1,5 +1,10 @@
 """The exception for errors that the user can fix, and the exit statuses of the commands."""
 
+from __future__ import annotations
+
+import os
+import traceback
+
 DONE, USER_ERROR, SAVED_ON_SIGNAL = 0, 1, 75  # 75 is EX_TEMPFAIL: "run me again"
 
 
@@ -18,3 +23,27 @@ class UserError(Exception):
         if len(message) > self.LONGEST:
             message = f"{message[: self.LONGEST * 2 // 3]} ... {message[-self.LONGEST // 4 :]}"
         super().__init__(message)
+
+
+def as_user_error(error: BaseException) -> UserError | None:
+    """Returns the UserError for an error of the machine: its storage, memory or accelerator. A bug gives None."""
+    if isinstance(error, UserError):
+        return error
+    debug = "(set LM_DEBUG=1 for the traceback)"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return UserError(
+            f"not enough memory ({reason}); lower the batch size, the lengths or the size of the model {debug}."
+        )
+    if isinstance(error, OSError) and error.errno:
+        where = "reading or writing failed" if error.filename is None else error.filename
+        return UserError(f"{where}: {error.strerror} {debug}.")
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and os.path.join("jax", "_src", "xla_bridge.py") in frames[-1].filename:
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split())[:250] or "no such device was found"
+        return UserError(
+            f"JAX_PLATFORMS={chosen}: this accelerator cannot be used ({reason}). Choose one that this machine has and "
+            f"install its requirements-*.txt, or set JAX_PLATFORMS=cpu {debug}."
+        )
+    return None

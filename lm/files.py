@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -146,6 +147,23 @@ def writing_flag(flag: str, path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--{flag}={path} cannot be written: {error.strerror or error}.") from None
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the content of a regular file. Raises OSError, also for a named pipe, which might block for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return file.read()
+
+
+def expanded(path: Path | str) -> Path:
+    """Returns a path with "~" replaced by a home directory. Raises UserError if that directory is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        problem = "there is no such user, or no home directory is known"
+        raise UserError(f"{path}: {problem}; give a full path, set HOME, or, for the cache, LM_CACHE_DIR.") from None
 
 
 def parse_json(content: str | bytes) -> Any:

@@ -27,7 +27,7 @@ from typing import Any
 
 from absl import flags
 
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_path, run
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import read_lines, refuse_same_file, visible, whole_file
 from lm.decoding.sampling import Sampling
@@ -44,9 +44,9 @@ SEARCH = ("num_beams", "penalty", "length_penalty", "min_new_tokens", "no_repeat
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of the model.")
+    define_path("workdir", "Run directory of the model.")
     flags.DEFINE_multi_string("prompt", [], "Text to continue (repeatable). An empty prompt starts a new text.")
-    flags.DEFINE_string("prompts_file", None, "UTF-8 file with one prompt per line. Empty lines are skipped.")
+    define_path("prompts_file", "UTF-8 file with one prompt per line. Empty lines are skipped.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer("num_samples", 1, "Number of continuations per prompt.", lower_bound=1)
@@ -81,8 +81,8 @@ def define_flags() -> None:
         "eval.generation.batch_size. The batch size affects only memory and speed.",
         lower_bound=1,
     )
-    flags.DEFINE_string("input", None, "For encoder-decoders: UTF-8 file with one source per line.")
-    flags.DEFINE_string("output", None, "For encoder-decoders: file to write. By default, the outputs are printed.")
+    define_path("input", "For encoder-decoders: UTF-8 file with one source per line.")
+    define_path("output", "For encoder-decoders: file to write. By default, the outputs are printed.")
     flags.DEFINE_string(
         "prefix", None, "For encoder-decoders: prefix of every source. The default is the prefix used in training."
     )

@@ -22,20 +22,21 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save
 
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_path, run
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, replacing, writing_flag
 from lm.models.parameters import adapters, merge_adapters
 from lm.runs.directory import TOKENIZERS, RunDirectory
 from lm.runs.fingerprint import recorded_settings
+from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of a model with adapters.")
-    flags.DEFINE_string("output", None, "Run directory to create for the merged model.")
-    flags.DEFINE_string("adapters", None, "File NAME.safetensors to create, which holds only the adapters.")
+    define_path("workdir", "Run directory of a model with adapters.")
+    define_path("output", "Run directory to create for the merged model.")
+    define_path("adapters", "File NAME.safetensors to create, which holds only the adapters.")
     flags.DEFINE_integer("step", None, "Checkpoint step to use. By default, the best step is used.")
 
 
@@ -48,6 +49,7 @@ def main() -> int:
     config = directory.load_config()
     if config.model.lora_rank == 0:
         raise UserError(f"--workdir={FLAGS.workdir}: this run has no adapters (config.model.lora_rank is 0).")
+    load_tokenizers(config, directory.root)  # raises UserError if one is damaged
     for flag in ("output", "adapters"):
         path = FLAGS[flag].value
         if path is not None and os.path.lexists(path):

@@ -31,7 +31,6 @@ float32 NumPy array of shape (texts, width).
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -43,11 +42,11 @@ import numpy as np
 from absl import flags
 
 from lm.config import Config, SourceConfig
-from lm.config.command import DONE, run
+from lm.config.command import DONE, define_path, define_step_flag, run
 from lm.data.reading.inputs import FORMAT_NAMES
 from lm.decoding.lines import whole_file
 from lm.errors import UserError
-from lm.files import replacing, writing_flag
+from lm.files import expanded, replacing, writing_flag
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
@@ -69,15 +68,15 @@ VISIBLE = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0x202A
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Run directory of the model.")
-    flags.DEFINE_string("input", None, "File or glob with the inputs (.gz is unpacked), or - for standard input.")
+    define_path("workdir", "Run directory of the model.")
+    define_path("input", "File or glob with the inputs (.gz is unpacked), or - for standard input.")
     flags.DEFINE_multi_string(
         "text",
         [],
         "Text to label, instead of --input; may be repeated. If the model needs several fields, give a JSON object.",
     )
-    flags.DEFINE_string(
-        "output", STANDARD_OUTPUT, "File to write, which is created only when complete, or - for standard output."
+    define_path(
+        "output", "File to write, which is created only when complete, or - for standard output.", STANDARD_OUTPUT
     )
     flags.DEFINE_enum(
         "format", None, FORMAT_NAMES, "Format of the input. By default, it is inferred from the extension."
@@ -89,11 +88,7 @@ def define_flags() -> None:
     flags.DEFINE_string("columns", None, "For tsv and csv: comma-separated column names, if there is no header row.")
     flags.DEFINE_enum("document", "line", DOCUMENTS, "With --format=text: the unit of text that counts as one input.")
     flags.DEFINE_string("encoding", "utf-8", "Text encoding of the input.")
-    flags.DEFINE_string(
-        "step",
-        "best",
-        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
-    )
+    define_step_flag()
     flags.DEFINE_integer("average", 1, "Average this many checkpoints, ending with --step.", lower_bound=1)
     flags.DEFINE_integer(
         "batch_size", 0, "Number of rows per batch. If 0, the run's eval.batch_size is used.", lower_bound=0
@@ -116,12 +111,10 @@ def main() -> int:
         raise UserError("--workdir is missing; name the run directory of the model, e.g. --workdir=runs/imdb.")
     if bool(FLAGS.text) == (FLAGS.input is not None):
         raise UserError('give either --input=FILE (- for standard input) or --text="...".')
-    if FLAGS.step not in ("best", "latest") and not FLAGS.step.isdecimal():
-        raise UserError(f"--step={FLAGS.step}: use best, latest or a step number.")
     directory = RunDirectory.existing(Path(FLAGS.workdir))
     config = directory.load_config()
     labeller = choose_labeller(config)
-    output = None if FLAGS.output == STANDARD_OUTPUT else Path(FLAGS.output).expanduser()
+    output = None if FLAGS.output == STANDARD_OUTPUT else expanded(FLAGS.output)
     is_array = output is not None and output.suffix == ".npy"
     if is_array and not isinstance(labeller, TextVectors):
         raise UserError(
@@ -186,13 +179,10 @@ def lines_of(parts: Iterator[Any]) -> Iterator[str]:
 
 
 def print_lines(lines: Iterator[str]) -> None:
-    """Prints lines as UTF-8 in any terminal. Stops when a reader such as `head` closes the pipe."""
-    try:
-        for line in lines:
-            sys.stdout.buffer.write(line.encode() + b"\n")
-            sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise, the flush at exit fails
+    """Prints lines as UTF-8, whatever the encoding of the terminal."""
+    for line in lines:
+        sys.stdout.buffer.write(line.encode() + b"\n")
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ SHORT = {"train__num_steps": 2, "optimizer__warmup_steps": 1, "checkpoint__every
         (["--config=CONFIG", "--workdir=w", "now"], "'now' is not a flag"),
         (["--config=CONFIG", "--workdir=w", "--steps=5"], "'steps'"),
         (["--config=CONFIG", "--workdir=w", "--num_processes=two"], "num_processes"),
-        (["--config=CONFIG", "--workdir=w", "--coordinator=here", "--num_processes=2"], "--coordinator=here"),
+        (
+            ["--config=CONFIG", "--workdir=w", "--coordinator=here", "--num_processes=2"],
+            "--coordinator must be host:port",
+        ),
         (["--config=CONFIG", "--workdir"], "Missing value for flag --workdir"),
         (["--config"], "--config=: no file is given"),
         (["--workdir=w", "--config.train.num_steps=5"], "--config=FILE.py"),
@@ -143,7 +146,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
         (["model.window=8"], "config.model.window: an encoder-decoder does not support a sliding window"),
         (
             ["model.attention=splash"],
-            "config.model.attention: splash needs data.sequence_length to be a multiple of 128",
+            "config.model.attention: 'splash' requires data.sequence_length to be a multiple of 128",
         ),
         (["eval.generation.num_beams=0"], "config.eval.generation.num_beams: 0 is below the smallest"),
         (["eval.generation.num_beams=100000"], "config.eval.generation.num_beams: 100000 is above the largest"),

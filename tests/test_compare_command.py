@@ -203,6 +203,7 @@ def test_run_without_predictions_is_refused_with_advice(command, tmp_path):
         command(f"--workdir={tmp_path / 'run'},{tmp_path / 'run'}")
 
 
+@pytest.mark.exhaustive
 def test_flag_error_of_the_command_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "lm.compare", "--workdir=a", "--samples=0"], capture_output=True, text=True, timeout=120

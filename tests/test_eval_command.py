@@ -209,7 +209,7 @@ def test_config_with_another_model_is_refused_with_the_settings_that_differ(fold
     [
         ({"step": "5"}, "no checkpoint for step 5"),
         ({"split": "test"}, "no test split"),
-        ({"split": "train/prose"}, "train has no data source 'prose'; it has rhyme, story"),
+        ({"split": "train/prose"}, "train has no data source named 'prose'; choose one of rhyme, story"),
         ({"text": "missing.txt"}, "missing.txt"),
         ({"stride": 17}, "exceeds data.sequence_length=16"),
     ],
@@ -240,7 +240,10 @@ def test_directory_without_a_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [([], "--workdir is missing"), (["--workdir=x", "--config.data.holdout=tail"], "also pass --config=FILE.py")],
+    [
+        pytest.param([], "--workdir is missing", marks=pytest.mark.exhaustive),
+        (["--workdir=x", "--config.data.holdout=tail"], "also pass --config=FILE.py"),
+    ],
 )
 def test_errors_are_one_line(flags, message):
     done = run_command(*flags)

@@ -372,6 +372,7 @@ def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path
     assert blank and set(blank) == {("", 0.0)} and any(each["prediction"] for each in examples)
 
 
+@pytest.mark.exhaustive
 def test_flag_error_of_the_command_is_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "lm.generate", "--prompt=a", "--num_samples=0"],

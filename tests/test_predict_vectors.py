@@ -96,12 +96,12 @@ POOLED = {
     ("case", "pooling", "layer"),
     [
         ("causal", "last", None),
-        ("causal", "max", 1),
+        pytest.param("causal", "max", 1, marks=pytest.mark.exhaustive),
         ("masked", "first", -1),
-        ("masked", "mean", 0),
+        pytest.param("masked", "mean", 0, marks=pytest.mark.exhaustive),
         ("seq2seq", "mean", None),
-        ("seq2seq", "first", -2),
-        ("tagging", "max", 2),
+        pytest.param("seq2seq", "first", -2, marks=pytest.mark.exhaustive),
+        pytest.param("tagging", "max", 2, marks=pytest.mark.exhaustive),
     ],
 )
 def test_vectors_are_pooled_from_those_of_the_tokens(runs, call, case, pooling, layer):

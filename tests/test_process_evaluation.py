@@ -115,6 +115,7 @@ def several(request, launch, runs, alone):
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.exhaustive
 def test_several_processes_get_the_results_of_one(task, alone, several):
     (expected, texts), (found, others) = alone[task], several[task]
     assert found == pytest.approx(expected, rel=1e-5, nan_ok=True)

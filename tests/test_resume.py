@@ -169,6 +169,7 @@ def test_moving_from_one_device_to_eight_and_back_keeps_batches_and_losses(famil
             assert here.get(name, 0) == pytest.approx(there.get(name, 0), abs=1e-5), (here["step"], name)
 
 
+@pytest.mark.exhaustive
 def test_resume_skips_a_damaged_newest_checkpoint_and_reports_it(tiny, launch, straight, tmp_path):
     root = killed_after(straight, tmp_path / "run", 24)
     arrays = max((root / "checkpoints" / "24" / "state").rglob("*"), key=lambda path: path.stat().st_size)

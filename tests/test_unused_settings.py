@@ -105,6 +105,7 @@ def test_conditions_name_settings_that_exist_and_registries_whose_entries_say_wh
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+@pytest.mark.exhaustive
 def test_commands_report_settings_without_effect(tiny, call, tmp_path):
     changes = {"data__tokenizer__vocab_size": 500, "train__num_steps": 2, "optimizer__warmup_steps": 1}
     outcome = call("train.py", *tiny.flags(tmp_path / "run", **changes))

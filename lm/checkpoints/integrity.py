@@ -29,6 +29,16 @@ def describe(tree: Any, sums: Sequence[int] | None = None) -> dict[str, dict[str
     return described
 
 
+def is_described(leaf: Any) -> bool:
+    """Returns whether a JSON value describes an array as `describe` does, with a checksum."""
+    try:
+        jnp.dtype(leaf["dtype"])
+        sizes = [*leaf["shape"], leaf["sum"]]
+    except (TypeError, KeyError):
+        return False
+    return isinstance(leaf["shape"], list) and all(type(size) is int and size >= 0 for size in sizes)
+
+
 def check_same_tree(where: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises UserError if two descriptions differ in a path, shape or dtype."""
     problems = []

@@ -20,9 +20,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lm.checkpoints.integrity import check_same_tree, describe, json_hash, leaf_sums
+from lm.checkpoints.integrity import check_same_tree, describe, is_described, json_hash, leaf_sums
 from lm.errors import UserError
-from lm.files import parse_json
+from lm.files import parse_json, read_file
 
 FORMAT = 1  # version of the record format; newer code may write a higher version
 MOST_STEPS = 1000  # maximum number of steps listed when there are several processes
@@ -64,7 +64,7 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     Raises Damage if the record is damaged, or UserError if a newer version of this code wrote it.
     """
     path = checkpoint / "record" / "metadata"
-    stored = parse_json(path.read_bytes())
+    stored = parse_json(read_file(path))
     if not isinstance(stored, dict) or stored.get("sha256") != json_hash(stored.get("content")):
         raise Damage("record/metadata does not match its hash")
     content = stored["content"]
@@ -75,6 +75,12 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
     for key, kind in {"step": int, "metadata": dict, "metrics": dict, "leaves": dict}.items():
         if not isinstance(content.get(key), kind):
             raise Damage(f"record/metadata has no {key}")
+    if not all(map(is_described, content["leaves"].values())):
+        raise Damage("record/metadata describes an array without its shape, dtype or checksum")
+    if not all(isinstance(each, dict) for each in (content["metadata"].get(name, {}) for name in ("config", "data"))):
+        raise Damage("record/metadata has no valid settings or fingerprints")
+    if not all(isinstance(each, (int, float)) for each in content["metrics"].values()):
+        raise Damage("record/metadata has a metric that is not a number")
     if content["step"] != int(checkpoint.name):
         raise Damage(f"its record belongs to step {content['step']}")
     return content

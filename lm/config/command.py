@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -16,7 +18,9 @@ from ml_collections import config_flags
 from lm.config import Config
 from lm.config.schema import build, check_name, describe_settings
 from lm.config.unused import unused
-from lm.errors import DONE, USER_ERROR, UserError
+from lm.errors import DONE, USER_ERROR, UserError, as_user_error
+
+LONGEST_NUMBER = 18  # digits of a step or a seed on the command line
 
 
 def define_config_flag() -> None:
@@ -44,29 +48,94 @@ def config_from_flags() -> Config | None:
     return config
 
 
-def run(main: Callable[[], int]) -> None:
+def define_path(name: str, doc: str, default: str | None = None) -> None:
+    """Defines a flag that names a file or directory and must not be empty."""
+    flags.DEFINE_string(name, default, doc)
+    flags.register_validator(name, lambda value: value != "", "the value is empty; give one, or omit the flag")
+
+
+def define_step_flag() -> None:
+    """Defines the flag --step, which chooses a checkpoint."""
+    flags.DEFINE_string(
+        "step",
+        "best",
+        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
+    )
+    flags.register_validator(
+        "step",
+        lambda step: step in ("best", "latest") or (step.isdecimal() and len(step) <= LONGEST_NUMBER),
+        "use best, latest or a step number",
+    )
+
+
+def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
     """Parses the command line, calls `main` and exits with the status that it returns.
 
-    A UserError is printed as one line on stderr, and the exit status is 1. Any other exception is a bug, so its
-    traceback is printed.
+    A UserError or an error of the machine is printed as one line on stderr, and the exit status is 1. Any other
+    exception is a bug, so its traceback is printed. If the reader of the standard output (such as `head`) closes it,
+    the command ends with status 0: at once or, if `outlives_output` is true, when its work is done.
     """
-    if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
-        print(_help())
-        sys.exit(DONE)
+    _open_streams(outlives_output)
     try:
-        with _one_line_flag_errors():
-            rest = flags.FLAGS(sys.argv, known_only=False)
-        if len(rest) > 1:
-            raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
-        status = main()
-    except UserError as error:
-        print("error:", *str(error).split(), file=sys.stderr, flush=True)
-        status = USER_ERROR
+        status = _status(main)
+        sys.stdout.flush()
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and not outlives_output:
+            status = DONE
+        elif (explained := as_user_error(error)) is None or (os.environ.get("LM_DEBUG") and explained is not error):
+            raise
+        else:
+            print("error:", *str(explained).split(), file=sys.stderr, flush=True)
+            status = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # reported above; another flush at the exit would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _status(main: Callable[[], int]) -> int:
+    if {"--help", "-help", "-h", "--helpfull"} & set(sys.argv[1:]):
+        print(_help())
+        return DONE
+    with _one_line_flag_errors():
+        rest = flags.FLAGS(sys.argv, known_only=False)
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is not a flag; every argument has the form --name=value (see --help).")
+    try:
+        return main()
+    except SystemExit as error:  # rich's answer to a closed output
+        if isinstance(error.__context__, BrokenPipeError):
+            return DONE
+        raise
+
+
+class _Unread(io.FileIO):
+    """A standard output that drops what is written after its reader has closed it."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def _open_streams(outlives_output: bool) -> None:
+    """Replaces closed streams, and spells out what their encoding (such as ASCII) lacks."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, as in `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            if name == "stdout" and outlives_output and stream is sys.__stdout__:
+                binary = io.BufferedWriter(_Unread(stream.fileno(), "w", closefd=False))
+                sys.stdout = io.TextIOWrapper(binary, stream.encoding, line_buffering=stream.line_buffering)
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -18,10 +18,18 @@ from lm.config.schema import build, entries, option, section
 from lm.config.training import CheckpointConfig, EvalConfig, LogConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lm.errors import UserError
 
+LARGEST_SEED = 2**32 - 2  # a key of JAX has 32 bits, and dropout uses the next seed
+
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = option(0, "Seed for initial weights, data order, dropout and sampling.", minimum=0, affects="batches")
+    seed: int = option(
+        0,
+        "Seed for initial weights, data order, dropout and sampling.",
+        minimum=0,
+        maximum=LARGEST_SEED,
+        affects="batches",
+    )
     init_from: str = option(
         "",
         "Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. "

@@ -6,13 +6,12 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from lm.config import Config
 from lm.data.reading import format
 from lm.data.reading.encodings import CONVERT
 from lm.errors import UserError
-from lm.files import replacing, writing_flag
+from lm.files import expanded, replacing, writing_flag
 
 # Control characters, and the marks that change the direction in which a terminal displays text.
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -21,7 +20,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def read_lines(path: str, flag: str) -> list[str]:
     """Returns the lines of a UTF-8 file with LF or CRLF endings. On failure, raises a UserError that names the flag."""
     try:
-        return list(format.read_lines(Path(path).expanduser(), "utf-8", remedy=CONVERT))
+        return list(format.read_lines(expanded(path), "utf-8", remedy=CONVERT))
     except UserError as error:
         raise UserError(f"--{flag}={error}") from None
 
@@ -72,7 +71,7 @@ def visible(text: str) -> str:
 
 def refuse_same_file(output: str, read: str | None, flag: str) -> None:
     """Raises UserError if --output names the same file as the flag `flag`, directly or through a link."""
-    one, other = Path(output).expanduser(), Path(read or "").expanduser()
+    one, other = expanded(output), expanded(read or "")
     if read and one.exists() and other.exists() and one.samefile(other):
         raise UserError(f"--output={output} would overwrite the file that --{flag} reads; name another file.")
 
@@ -90,7 +89,7 @@ def whole_file(path: str, flag: str) -> Iterator[Callable[[Iterable[str]], None]
                 file.writelines(f"{line}\n" for line in lines)
 
     with writing_flag(flag, path):
-        target = Path(path).expanduser().resolve()
+        target = expanded(path).resolve()
         if target.exists() and not target.is_file():
             raise UserError(f"--{flag}={path} is not a file; name a file, or omit --{flag} to print the output.")
         with tempfile.TemporaryFile(dir=target.parent):

@@ -16,7 +16,7 @@ from absl import flags
 from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
-from lm.errors import USER_ERROR, UserError
+from lm.errors import USER_ERROR, UserError, as_user_error
 from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
 from lm.parallel.signals import end_process, state
@@ -66,8 +66,9 @@ def failing_together() -> Iterator[None]:
     except Exception as error:
         if not isinstance(others := state.others, Peers):
             raise
-        reason = " ".join(str(error).split())
-        if not isinstance(error, UserError):
+        explained = as_user_error(error)
+        reason = " ".join(str(explained).split())
+        if explained is None:
             # The death of another process also makes operations fail in this process, although it is not at fault.
             time.sleep(SECONDS_UNTIL_NOTICED)
             traceback.print_exc()
@@ -94,7 +95,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
             shown = f"[{bind_address}]" if ":" in bind_address else bind_address
             values["coordinator_bind_address"] = f"{shown}:{expected.address[1]}"
     else:
-        slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+        slurm = _slurm_tasks() > 1 and "SLURM_PROCID" in os.environ
         if not slurm and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
             if num_processes > 1:
                 raise UserError(f"--num_processes={num_processes} also needs --coordinator=HOST:PORT of process 0.")
@@ -110,6 +111,13 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     host = str(global_state.coordinator_address).rpartition(":")[0].strip("[]")
     index, count = global_state.process_id, global_state.num_processes
     Peers(global_state.client, index, count, host, bind_address).start()
+
+
+def _slurm_tasks() -> int:
+    value = os.environ.get("SLURM_NTASKS", "1")
+    if not value.isascii() or not value.isdigit():
+        raise UserError(f"SLURM_NTASKS={value}: must be a number; unset it to run a single process.")
+    return int(value)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting, migrated
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
-from lm.files import parse_json, remove_leftovers, replacing, storing
+from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
 from lm.runs.fingerprint import (
     DERIVED_FROM_DATA,
     DERIVED_FROM_EPOCHS,
@@ -120,7 +120,7 @@ class RunDirectory:
 
     def _load_config(self) -> Config:
         try:
-            values = parse_json(self.config_path.read_bytes())
+            values = parse_json(read_file(self.config_path))
         except FileNotFoundError:
             raise UserError(f"{self.root} has no config.json, so it is not a run directory; check --workdir.") from None
         except OSError as error:
@@ -279,7 +279,7 @@ class RunDirectory:
     def _tokenizer_fingerprint(self, name: str) -> str | None:
         """Returns the fingerprint stored with a tokenizer, or None if the fingerprint cannot be read."""
         try:
-            return str(parse_json((self.root / name / INFO_FILE).read_bytes())["fingerprint"])
+            return str(parse_json(read_file(self.root / name / INFO_FILE))["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
             return None  # loading the tokenizer verifies the fingerprint and raises a more helpful error
 
@@ -302,11 +302,16 @@ class RunDirectory:
                 temporary.write_bytes(b"".join(kept))
 
     def _metric_lines(self) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-        """Yields each line of metrics.jsonl with the parsed object, or with None if the line is torn or invalid."""
+        """Yields each line of metrics.jsonl with the parsed object, or with None if the line is torn or invalid.
+
+        Raises UserError if the file cannot be read.
+        """
         try:
-            content = self.metrics_path.read_bytes()
+            content = read_file(self.metrics_path)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise UserError(f"{self.metrics_path}: cannot be read: {error.strerror}; restore it.") from None
         for line in content.splitlines(keepends=True):
             try:
                 values = parse_json(line)

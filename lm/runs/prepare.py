@@ -21,7 +21,7 @@ from lm.data.storing.splits import named_errors, nothing_in, split_sources
 from lm.data.tokenizing import build_tokenizer, load_tokenizer, needs_text
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.files import storing
+from lm.files import expanded, storing
 from lm.parallel.distributed import barrier, is_first
 from lm.tasks import task_of
 from lm.tasks.task import Tokenizers
@@ -148,8 +148,8 @@ def cache_directory(config: Config | None = None) -> Path:
     `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
     """
     if chosen := (config and config.data.cache_dir) or os.environ.get("LM_CACHE_DIR"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lm"
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lm"
 
 
 def _train_tokenizers(config: Config, workdir: Path) -> None:

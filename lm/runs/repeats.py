@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lm.config import Config
 from lm.config.command import DONE
-from lm.config.experiment import replace_settings
+from lm.config.experiment import LARGEST_SEED, replace_settings
 from lm.errors import UserError
 from lm.files import storing, write_texts
 from lm.parallel.distributed import is_first
@@ -21,10 +21,12 @@ def repetitions(config: Config, seeds: Sequence[int], folds: int) -> dict[str, C
     """Returns the config of each run, keyed by the name of its directory: "seed_1", "fold_0" or "seed_1_fold_0".
 
     If `seeds` is empty, the seed of the config is used. If `folds` is 0, the fold of the config is used. Raises
-    UserError for a repeated or negative seed, or if `folds` is 1 or exceeds data.folds.
+    UserError for a repeated or invalid seed, or if `folds` is 1 or exceeds data.folds.
     """
-    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UserError(f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and non-negative.")
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise UserError(
+            f"--seeds={','.join(map(str, seeds))}: seeds must be distinct and in the range 0 to {LARGEST_SEED}."
+        )
     if not 0 <= folds <= config.data.folds:
         raise UserError(f"--folds={folds}: the config has {config.data.folds} folds (data.folds).")
     if folds == 1:

@@ -84,7 +84,7 @@ def test_checkpoint_of_another_model_is_refused_and_not_called_damaged(
         ):
             checkpoints.restore(changed("table", wide))
         with pytest.raises(
-            UserError, match="params/embed/table is float32 in the checkpoint but bfloat16 in this model"
+            UserError, match="params/embed/table has dtype float32 in the checkpoint but bfloat16 in this model"
         ):
             checkpoints.restore_params(changed("table", half).params)
         with pytest.raises(

@@ -225,6 +225,7 @@ def test_two_processes_save_restore_and_agree_about_damage(tmp_path: Path) -> No
     assert record["content"]["step"] == 3
 
 
+@pytest.mark.exhaustive
 def test_saving_and_restoring_print_nothing(tmp_path: Path) -> None:
     """Neither Orbax's log messages nor deprecation warnings reach the terminal."""
     program = (

@@ -138,7 +138,7 @@ def test_training_compares_what_the_other_commands_ignore(refused, tiny, copy, c
 def test_run_without_its_tokenizer_is_refused(refused, tiny, copy):
     shutil.rmtree(copy / "tokenizer")
     for command in COMMANDS[:3]:
-        refused("tokenizer: ", *arguments(command, tiny, copy), keeping=copy)
+        refused("tokenizer", *arguments(command, tiny, copy), keeping=copy)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,7 @@ def test_run_continues_with_equal_data_in_another_place_only(tiny, trained, refu
     assert str(moved.text) in (root / "config.json").read_text(), "where eval.py looks from now on"
 
 
+@pytest.mark.exhaustive
 def test_labelled_data_that_moved_continues(tiny_labels, tmp_path):
     changes = {"train__num_steps": 8, "checkpoint__every_steps": 4, "eval__every_steps": 8}
     root, moved = tmp_path / "run", Tiny(tmp_path / "b.tsv", tiny_labels.config, tiny_labels.cache)
@@ -213,6 +214,7 @@ def test_prompts_that_became_too_long_are_refused_before_anything_is_written(ref
     assert checkpoints_of(copy) == [2, 4]
 
 
+@pytest.mark.exhaustive
 def test_start_after_a_killed_one_trains_the_tokenizer_anew(tiny, trained, tmp_path):
     """A kill before the first step leaves a tokenizer, perhaps of other data, and temporary files."""
     root = tmp_path / "run"

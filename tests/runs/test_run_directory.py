@@ -221,6 +221,7 @@ def test_opening_a_missing_or_damaged_run_is_refused(tmp_path: Path, content: by
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.exhaustive
 def test_lock_is_held_until_the_process_dies(tmp_path: Path) -> None:
     """The holder has a forked child that outlives it; kill -9 of the holder releases the lock."""
     reopen(tmp_path, config())

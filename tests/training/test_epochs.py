@@ -80,6 +80,7 @@ def test_steps_and_epochs_together_are_refused(tiny_labels):
     assert Config.from_dict(json.loads(resolved.to_json()), reset_unread=True) == resolved
 
 
+@pytest.mark.exhaustive
 def test_run_of_epochs_resumes_exactly(tiny_labels, capsys, tmp_path):
     """More epochs continue a run only at the same learning rates, and then as if they had been set at its start."""
     root, epochs = tmp_path / "run", {**UNSET, "train__num_epochs": 1.5}

@@ -165,6 +165,7 @@ def test_remat_changes_nothing(reference, remat):
     assert_same(sgd_gradients(config_with(model__remat=remat), ONE_DEVICE, ragged_batch()), reference)
 
 
+@pytest.mark.exhaustive
 def test_dropout_is_the_same_on_every_mesh(reference):
     config = config_with(model__dropout=0.3)
     one = sgd_gradients(config, ONE_DEVICE, ragged_batch())

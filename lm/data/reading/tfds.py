@@ -16,6 +16,8 @@ from lm.errors import UserError
 # Packages with data sets that `import tensorflow_datasets` does not register; they work without TensorFlow.
 PACKAGES = ("datasets.{name}.{name}_dataset_builder", "text", "translate", "summarization", "question_answering")
 
+RETRIES = 5  # of a download; the default of 10 takes two minutes without a network
+
 
 class Tfds(Format):
     doc = "a TFDS data set"
@@ -75,9 +77,12 @@ class Tfds(Format):
 
     def _open_split(self) -> Any:
         """Returns the split as a sequence, after downloading and preparing the data set if necessary."""
+        from tensorflow_datasets.core.download import downloader
+
         name, split = self.config.path, self.config.split
         try:
             if not self.builder.info.splits:
+                downloader.MAX_RETRIES = RETRIES
                 self.builder = self._build(file_format="array_record")
                 self.builder.download_and_prepare()
             return self.builder.as_data_source(split=split)

@@ -35,7 +35,7 @@ from lm.data.storing.splits import Cleaner, text_hash
 from lm.data.tokenizing.base import Tokenizer
 from lm.data.tokenizing.pieces import PIECE, encode_long
 from lm.errors import UserError
-from lm.files import new_directory, parse_json
+from lm.files import new_directory, parse_json, read_file
 
 FORMAT = 2  # increment this when a change to the code produces a different store from the same inputs
 BATCH_CHARACTERS = 1 << 20  # number of characters tokenised at a time
@@ -57,7 +57,7 @@ class TokenStore:
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
         try:
-            self.manifest: dict[str, Any] = parse_json((self.directory / "manifest.json").read_bytes())
+            self.manifest: dict[str, Any] = parse_json(read_file(self.directory / "manifest.json"))
             for name, size in self.manifest["files"].items():
                 found = (self.directory / name).stat().st_size
                 if found != size:

@@ -18,7 +18,7 @@ from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
 from lm.data.tokenizing.sentencepiece import SentencePieceTokenizer
 from lm.data.tokenizing.vocabularies import CharacterTokenizer, WordTokenizer
 from lm.errors import UserError
-from lm.files import parse_json
+from lm.files import expanded, parse_json, read_file
 
 # Maps each value of data.tokenizer.kind to its class.
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -43,7 +43,7 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
     setting = "config.data.tokenizer.path"
     if not cls.file_type:
         raise UserError(f"{setting}: a {config.kind} tokenizer cannot be loaded from a file; leave this setting empty.")
-    path = Path(config.path).expanduser()
+    path = expanded(config.path)
     if not path.is_file():
         raise UserError(f"{setting}: there is no file {config.path}.")
     try:
@@ -66,15 +66,15 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
     """Returns a tokenizer written by `Tokenizer.save`. Raises UserError if files are missing or damaged."""
     directory = Path(directory)
     try:
-        info = parse_json((directory / INFO_FILE).read_bytes())
-        cls = TOKENIZERS[info["kind"]]
+        info = parse_json(read_file(directory / INFO_FILE))
+        cls, saved = TOKENIZERS[info["kind"]], info["fingerprint"]
         options = dict(info["options"])
         extra_ids = options.pop("extra_ids", 0)
-        tokenizer = cls._from_content((directory / cls.file_name).read_bytes(), options).with_extra_ids(extra_ids)
+        tokenizer = cls._from_content(read_file(directory / cls.file_name), options).with_extra_ids(extra_ids)
     except FileNotFoundError as error:
         raise UserError(f"{directory}: the directory contains no tokenizer ({error.filename} is missing).") from error
     except Exception as error:
         raise UserError(f"{directory}: the tokenizer cannot be read ({type(error).__name__}: {error}).") from error
-    if tokenizer.fingerprint != info["fingerprint"]:
+    if tokenizer.fingerprint != saved:
         raise UserError(f"{directory}: the tokenizer has changed since it was saved (its file was modified).")
     return tokenizer

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lm.data.tokenizing.base import Offsets, Tokenizer
+from lm.errors import UserError
+
+MOST_UNUSED_IDS = 100_000  # below the largest one; each id has rows in the embedding and the head
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -40,7 +44,8 @@ class HuggingFaceTokenizer(Tokenizer):
         import tokenizers
 
         self._json = content
-        self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        with _library_errors("cannot be read"):
+            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # treats "<s>" in a document as ordinary text
@@ -56,6 +61,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self._mask_id = self._first_of("[MASK]", "<mask>")
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.base_size = max(ids.values()) + 1
+        if self.base_size - len(ids) > MOST_UNUSED_IDS:
+            raise ValueError(f"it has {len(ids):,} tokens, but ids up to {self.base_size - 1:,}; number them from 0")
         extra = itertools.takewhile(ids.__contains__, (f"<extra_id_{number}>" for number in itertools.count()))
         self._extra: Sequence[int] = [ids[token] for token in extra]
         unknown = getattr(self._tokenizer.model, "unk_token", None)
@@ -84,13 +91,15 @@ class HuggingFaceTokenizer(Tokenizer):
         return token
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self.encode_with_offsets(text)[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        with _library_errors("cannot encode a text"):
+            return [each.ids for each in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], Offsets]:
-        found = self._tokenizer.encode(text, add_special_tokens=False)
+        with _library_errors("cannot encode a text"):
+            found = self._tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
     def _decode(self, ids: list[int]) -> str:
@@ -128,3 +137,15 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _content(self) -> bytes:
         return self._json
+
+
+@contextlib.contextmanager
+def _library_errors(problem: str) -> Iterator[None]:
+    """Converts an error of the library, such as that of an unknown token missing from the vocabulary, to UserError."""
+    try:
+        yield
+    except BaseException as error:  # a panic of Rust is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"tokenizer.json {problem} ({reason}); correct the file, or use another one.") from error
+        raise

@@ -176,6 +176,7 @@ def make_batch(rows, step):
     return rows.rows(step, range(BATCH))
 
 
+@pytest.mark.exhaustive
 def test_a_worker_process_makes_the_same_rows(mixed):
     with prefetch(partial(make_batch, mixed), 30, 36, workers=1) as batches:
         found = list(batches)

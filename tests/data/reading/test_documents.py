@@ -130,6 +130,7 @@ def test_fingerprint_depends_on_the_content_and_not_on_the_path(write):
     assert fingerprint(path=first) != same
 
 
+@pytest.mark.exhaustive
 def test_the_embedded_corpus_is_there_and_fixed():
     texts = read(kind="embedded")
     assert sum(map(len, texts)) > 1_500_000
