@@ -72,8 +72,8 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
     """Parses the command line, calls `main` and exits with the status that it returns.
 
     A UserError or an error of the machine is printed as one line on stderr, and the exit status is 1. Any other
-    exception is a bug, so its traceback is printed. If the reader of the standard output (such as `head`) closes it,
-    the command ends with status 0: at once or, if `outlives_output` is true, when its work is done.
+    exception is a bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command
+    ends with status 0. If `outlives_output` is true, the command first finishes its work.
     """
     _open_streams(outlives_output)
     try:
@@ -125,7 +125,7 @@ class _Unread(io.FileIO):
 
 
 def _open_streams(outlives_output: bool) -> None:
-    """Replaces closed streams, and spells out what their encoding (such as ASCII) lacks."""
+    """Replaces closed streams, and escapes characters that their encoding, such as ASCII, lacks."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

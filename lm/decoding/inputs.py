@@ -81,7 +81,7 @@ def pad_sources(sources: Rows, rows: int, max_length: int | None, pad_id: int, b
 
 
 def model_batch(tokens_BL: Array, positions_BL: Array, segments_BL: Array, source: Source | None = None) -> Batch:
-    """Builds a batch for computing logits; all targets have weight 0."""
+    """Builds a batch for computing logits. All targets have weight 0."""
     weights_BL = np.zeros(tokens_BL.shape, np.float32)
     return Batch(tokens_BL, tokens_BL, weights_BL, positions_BL, segments_BL, source)
 

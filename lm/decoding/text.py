@@ -120,7 +120,7 @@ def encode_sources(
 def with_text(sources: Rows) -> list[int]:
     """Returns the indices of the sources to decode. A source that contains only EOS has an empty output.
 
-    Both evaluation and lm.generate use this function and, for blank texts, `lm.decoding.lines.source_text`.
+    Both evaluation and lm.generate use this function. For blank texts, both use `lm.decoding.lines.source_text`.
     """
     return [index for index, ids in enumerate(sources) if len(ids) > 1]
 

@@ -103,7 +103,7 @@ class RowEvaluator(Evaluator):
     def _score(self, params: Any, source: str, done: int) -> Iterator[Scored]:
         """Yields the results of each batch. `done` is the number of rows already scored in other data sources.
 
-        Sums within a batch are computed in float32 on the device; the sums of the batches are added in float64.
+        Sums within a batch are computed in float32 on the device. The sums of the batches are added in float64.
         """
         for scored in self._batches(params, self._rows[source], self._row_ids[source]):
             done += len(scored.row_ids)

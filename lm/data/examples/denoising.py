@@ -191,10 +191,10 @@ class Ul2(Denoiser):
 class Infilling(Denoiser):
     """BART's text infilling (Lewis 2020): one mask replaces each span; the decoder predicts the whole text.
 
-    The lengths of the spans follow a Poisson distribution. Spans are drawn until they contain round(n * density) tokens
-    (at least one but not all); the last span is shortened to reach this number exactly. A span of length 0 inserts a
-    mask that replaces nothing. Spans may be anywhere in the text, even next to each other. There are never more spans
-    than masked tokens, so a source is never longer than its target.
+    The lengths of the spans follow a Poisson distribution. Spans are drawn until they contain round(n * density)
+    tokens, but at least 1 and at most n - 1. The last span is shortened to reach this number exactly. A span of length
+    0 inserts a mask that replaces nothing. Spans may be anywhere in the text, even next to each other. There are never
+    more spans than masked tokens, so a source is never longer than its target.
 
     The sizes depend only on the number of spans k, which is drawn in closed form. Consider a Poisson process of rate 1,
     cut into intervals of length lambda: the number of events in each interval is the length of a span. The last of the

@@ -62,7 +62,7 @@ class Examples(abc.ABC):
     @property
     @abc.abstractmethod
     def text(self) -> dict[str, int]:
-        """Text counts of all targets (see `token_store`); `bytes` and `words` are 0 unless all tokens are targets."""
+        """Text counts of all targets (see `token_store`). `bytes` and `words` are 0 unless all tokens are targets."""
 
     def num_targets(self) -> int:
         """Counts the targets of epoch 0 that have a positive weight, by making every example once."""

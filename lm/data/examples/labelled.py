@@ -126,7 +126,7 @@ def label_weights(config: Config, store: ExampleStore, train: bool) -> np.ndarra
 
 
 def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
-    """Returns the index of each label in data.labels, int32; `example_store.check_labels` has checked the labels."""
+    """Returns the index of each label in data.labels, int32. `example_store.check_labels` has checked the labels."""
     numbers = {label: number for number, label in enumerate(config.data.labels)}
     return np.array([numbers[label] for label in labels], np.int32)
 

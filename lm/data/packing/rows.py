@@ -1,7 +1,7 @@
 """Packs examples into rows and rows into batches. A batch depends only on the config and the step.
 
 A row has one or more capacities: the maximum numbers of tokens, source tokens and masked tokens. Examples are added to
-a row in a given order; an example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
+a row in a given order. An example that would exceed a capacity starts a new row (next-fit). Each example is in exactly
 one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
@@ -194,7 +194,7 @@ class WindowRows(RowSource):
     """Windows of one data source, shuffled anew in each epoch.
 
     An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so
-    its rows are cut at different tokens; the last window may wrap around to the beginning of the stream.
+    its rows are cut at different tokens. The last window may wrap around to the beginning of the stream.
     """
 
     kind = "window"
@@ -273,7 +273,7 @@ class WindowExamples(Examples):
 
 
 def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows needed to predict every token of the stream if one begins every `stride` tokens."""
+    """Returns the number of windows that predict every token of the stream if a window begins every `stride` tokens."""
     assert 0 < stride <= length, (stride, length)
     return 1 + -(-max(0, num_tokens - 1 - length) // stride)
 
