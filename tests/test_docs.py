@@ -51,6 +51,7 @@ def test_task_example_trains_and_is_shown(tiny, tmp_path, monkeypatch, call):
     assert outcome.status == 0 and "source" in outcome.stdout, outcome.stderr
 
 
+@pytest.mark.exhaustive
 def test_metric_example_is_computed_and_shown(tiny_pairs, tmp_path, monkeypatch):
     metric = example("A metric")["length_ratio"]
     references = [("a b c",), ("d",)]

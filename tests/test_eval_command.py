@@ -222,7 +222,6 @@ def test_missing_data_or_checkpoint_is_refused(folder, wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"step": "first"}, "--step=first"),
         ({"split": "validation"}, "--split=validation: use one of valid, test, train"),
         ({"text": "a.txt", "split": "test"}, "--text"),
         ({"stride": -1}, "--stride must be at least 1, .*, not -1"),

@@ -48,6 +48,7 @@ def test_a_run_whose_steps_were_all_skipped_ends_with_an_error(tiny_labels, tmp_
     assert list((tmp_path / "run" / "eval").glob("*/*")) == []
 
 
+@pytest.mark.exhaustive
 def test_a_run_whose_gradients_were_all_zero_ends_with_an_error(tiny_labels, tmp_path, monkeypatch):
     def no_loss(self, output, batch, config):
         sums = losses.loss_sums(output.logits, batch, config)
@@ -136,6 +137,7 @@ def test_an_evaluation_whose_loss_is_not_finite_is_an_error_and_keeps_old_result
     refused(message, "eval.py", f"--workdir={root}", "--step=9", keeping=root)
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_ends_with_a_loss_that_is_not_finite_is_an_error(tiny_labels, trained, tmp_path, overflowing):
     """The validation data has a label that overflows; the training data has none."""
     huge = numbers_file(tiny_labels, tmp_path, "1.5")

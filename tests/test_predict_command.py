@@ -278,7 +278,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--input=/nowhere.txt",), "/nowhere.txt: there is no such file"),
         (("--input=/tmp",), "/tmp is a directory; select its files with a glob"),
         (("--input={odd}",), "odd.dat: the file name ends in none of .txt .jsonl"),
-        (("--text=x", "--step=first"), "--step=first: use best, latest or a step number."),
+        (("--text=x", "--step=first"), "--step=first: use best, latest or a step number"),
         (("--text=x", "--step=7"), "7"),
         (("--text=x", "--layer=1"), "--layer applies only to vectors; give --pooling=first|last|mean|max too."),
         (("--text=x", "--unanswerable"), "--unanswerable applies only to models that answer questions"),

@@ -36,6 +36,7 @@ def shell(command: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.exhaustive
 def test_closed_output_does_not_stop_an_evaluation(trained, tmp_path):
     shutil.copytree(trained, root := tmp_path / "run")
     shutil.rmtree(root / "eval")

@@ -17,7 +17,7 @@ import jax
 from lm.config import Config
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
-from lm.files import replacing, storing
+from lm.files import read_file, replacing, storing
 
 
 class MetricsWriter:
@@ -153,7 +153,7 @@ def _start_wandb(config: Config, root: Path) -> Any:
         project=project,
         name=root.name,
         dir=str(root),
-        id=id_path.read_text().strip(),
+        id=read_file(id_path).decode().strip(),
         resume="allow",
         config=config.to_dict(),
     )

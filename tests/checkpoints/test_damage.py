@@ -53,6 +53,7 @@ def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]
 
 
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.exhaustive
 def test_restore_params_finds_overwritten_parameters(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
     directory, states = two_steps
     # All data files: which of them holds the parameters differs from run to run.

@@ -189,6 +189,7 @@ def test_kill_during_a_save_leaves_the_earlier_checkpoint(tmp_path: Path) -> Non
         assert checkpoints.save(2, {"params": {"w": jnp.ones(3)}}, {}, {})
 
 
+@pytest.mark.exhaustive
 def test_two_processes_save_restore_and_agree_about_damage(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))

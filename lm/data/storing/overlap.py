@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from lm.data.reading import FORMATS
 from lm.data.reading.format import FileFormat, Files
 from lm.data.storing.splits import split_sources
 from lm.errors import UserError
-from lm.files import replacing
+from lm.files import read_file, replacing
 
 MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number, because multiplication by odd numbers is invertible modulo 2^64
 
@@ -73,7 +74,7 @@ class Hashes:
     def load(cls, path: Path) -> Self | None:
         """Reads a file written by `save`, or returns None if the file is missing (as in older runs) or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as arrays:
                 return cls(arrays["inputs"], arrays["examples"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None

@@ -48,7 +48,7 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
         raise UserError(f"{setting}: there is no file {config.path}.")
     try:
         with read_errors(path):
-            content = _read_text(path).encode("utf-8") if cls.file_is_text else path.read_bytes()
+            content = _read_text(path).encode("utf-8") if cls.file_is_text else read_file(path)
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
     try:
