@@ -40,6 +40,9 @@ from absl.flags import FLAGS
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+# Traced programs consist of millions of live objects, which the collector would scan again and again.
+gc.set_threshold(200_000, 50, 100)
+
 ROOT = Path(__file__).resolve().parent.parent
 # The slowest files run first, in this order, so that no worker is left with one of them at the end.
 LONG_FILES = (
@@ -52,6 +55,7 @@ LONG_FILES = (
     "test_task_steps.py",
     "test_eval_command.py",
     "test_generate_command.py",
+    "test_fuzz.py",
     "test_repeats.py",
     "test_contrastive.py",
     "test_bad_input.py",
