@@ -22,10 +22,12 @@ SET_ENCODING = "set the source's encoding to {}"
 UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
 CONVERT = "convert it from {} to UTF-8 first"  # the advice if no setting specifies the encoding
 
+# The records that a zip archive can begin with: a file, the end of an empty archive, or a mark of a split archive.
+ZIP_RECORDS = b"\x03\x04", b"\x05\x06", b"\x07\x08"
 # The first bytes of binary files, and how the error message continues after "the file is".
 SIGNATURES = (
     (b"\x1f\x8b\x08", "gzip data, but its name does not end in .gz; rename or unpack it"),
-    (b"PK\x03\x04", "a zip archive (or an office document); unpack it first"),
+    *((b"PK" + kind, "a zip archive (or an office document); unpack it first") for kind in ZIP_RECORDS),
     (b"\xfd7zXZ\x00", "xz data; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first"),
     (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
@@ -151,9 +153,14 @@ def has_mark(path: Path) -> bool:
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a list with a note that counts the lines with bytes over 127; it is empty for UTF-8 and ASCII."""
+    """Returns a list with a note that counts the lines with bytes over 127.
+
+    The list is empty for ASCII and UTF, where wrong settings are detected, and for encodings in which LF is a different
+    byte, so that lines of bytes are not lines of text.
+    """
     try:
-        if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
+        name = codecs.lookup(encoding).name
+        if name == "ascii" or name.startswith("utf-") or "\n".encode(name) != b"\n":
             return []
     except LookupError:
         return []  # reading the file raises a clearer error

@@ -264,9 +264,18 @@ def index_of(label: str, names: tuple[str, ...]) -> int | None:
 
 @functools.lru_cache
 def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """Returns a mapping from names (normalised by `label_text`) to indices, and whether any name is an integer."""
+    """Returns a mapping from names (normalised by `label_text`) to indices, and whether any name is an integer.
+
+    Raises UserError if two names are the same label.
+    """
     labels = [label_text(name, "label_names", "label_names") for name in names]
-    return {label: index for index, label in enumerate(labels)}, any(map(_INTEGER.fullmatch, labels))
+    indices: dict[str, int] = {}
+    for index, label in enumerate(labels):
+        if (first := indices.setdefault(label, index)) != index:
+            raise UserError(
+                f"label_names: {names[first]!r} and {names[index]!r} are the same label; remove one of them."
+            )
+    return indices, any(map(_INTEGER.fullmatch, labels))
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:

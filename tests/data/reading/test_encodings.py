@@ -241,3 +241,21 @@ def test_no_message_quotes_a_whole_file(write):
     path = write("a.tsv", "\t".join(f"column{i}" for i in range(20_000)) + "\nx\n")
     message = refusal(read, kind="tsv", path=path)
     assert "no field 'text'; available fields: 'column0'" in message and "set `columns`.)" in message
+
+
+@pytest.mark.parametrize("content", [b"PK\x05\x06" + bytes(18), b"PK\x07\x08PK\x03\x04"])
+def test_empty_and_split_zip_archives_are_refused(write, content):
+    assert "the file is a zip archive" in refusal(read, path=write("a.txt", content))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "notes"),
+    [
+        ("cp1252", ["2 lines with bytes over 127 are read as cp1252"]),
+        *((each, []) for each in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-8", "cp037")),
+    ],
+)
+def test_lines_of_bytes_are_counted_only_where_they_are_lines_of_text(write, encoding, notes):
+    text = "é\nplain\né" if encoding.startswith("cp") else "ȊéĊ\nplain\né"
+    reader = source(path=write("a.txt", text.encode(encoding)), encoding=encoding)
+    assert list(reader.iterate()) == [text] and reader.notes() == notes

@@ -259,3 +259,9 @@ def test_ambiguous_json_is_refused(write, line, message):
         reader = open_reader(SourceConfig(kind=kind, path=write("a.json", line), **options), READERS[wants])
         with pytest.raises(UserError, match=message if kind == "jsonl" else message.replace("line 1: ", "")):
             list(reader.iterate())
+
+
+@pytest.mark.parametrize("names", [("a", "b", "a"), ("1", "1.0"), ("True", "true")])
+def test_label_names_that_are_one_label_are_refused(open_as, names):
+    with pytest.raises(UserError, match=f"label_names: '{names[0]}' and '{names[-1]}' are the same label; remove one"):
+        labels_of(open_as("jsonl", records("a"), label_field="label", label_names=names))
