@@ -95,6 +95,19 @@ class FieldList(Field):
         return tuple(text for field in given for text in field.texts(record, where) if text) or ("",)
 
 
+class ReadyField(Field):
+    """A field whose name is set by the format, not by a setting. Its value is returned unchanged."""
+
+    def value(self, record: Record, where: str) -> Any:
+        return record[self.spec]
+
+    def texts(self, record: Record, where: str) -> tuple[str, ...]:
+        return (record[self.spec],)
+
+    def text(self, record: Record, where: str) -> str:
+        return record[self.spec]
+
+
 def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> list[str]:
     """Returns the table columns that the fields need. Raises UserError if a column is missing or occurs twice."""
     found = []

@@ -147,12 +147,18 @@ def test_lone_surrogates_become_replacement_characters(write):
 
 
 def test_marks_of_joined_files_and_pairs_of_cr_and_lf_across_blocks(write, monkeypatch):
-    text = "\ufeffone\r\n\ufefftwo \ufeff\r\nthree\r\n"
+    text = "\ufeff\ufeffone\r\r\r\n\ufefftwo \ufeff\r\n\ufeff\ufeff\ufeffthree\r\n"
     for size in (1, 2, 3, 5, 1000):
         monkeypatch.setattr(format, "BLOCK_BYTES", size)
         path = write("a.txt", text)
         assert read(path=path, document="line") == ["one", "two \ufeff", "three"], size
         assert read(path=path) == ["one\ntwo \ufeff\nthree\n"], size
+        assert read(path=path, document="separator", separator="e\nt") == ["on", "wo \ufeff\nthree"], size
+        assert source(path=path).source.identity()[-1].endswith(" without repeated marks"), size
+        for encoding in ("utf-8-sig", "utf-16") if size > 1 else ():  # the first block must hold the first mark
+            data = text.encode("utf-16-le" if encoding == "utf-16" else "utf-8")
+            lines = read(path=write("b.txt", data), encoding=encoding, document="line")
+            assert lines == ["one", "two \ufeff", "three"], size
 
 
 def test_mark_changes_the_fingerprint_so_that_no_old_store_is_used(write):
@@ -162,6 +168,8 @@ def test_mark_changes_the_fingerprint_so_that_no_old_store_is_used(write):
     assert parts("a", PLAIN) == f"False {hashlib.sha256(PLAIN).hexdigest()}", "as before"
     assert parts("b", b"\xef\xbb\xbfx\n").endswith("without marks")
     assert parts("c", b"x\n\xef\xbb\xbfy\n").endswith("without marks")
+    assert parts("e", b"x\n\xef\xbb\xbf\xef\xbb\xbfy\n\xef\xbb\xbf").endswith("without repeated marks")
+    assert parts("f.gz", gzip.compress(b"\xef\xbb\xbf" * 2)).endswith("without repeated marks")
     assert parts("d.gz", gzip.compress(b"\xef\xbb\xbfx\n")).endswith("without marks")
 
 
@@ -169,7 +177,20 @@ def test_lone_cr_within_a_row_is_refused_and_within_text_is_kept(write):
     rows = write("a.tsv", "pos\tgood\nneg\tbad\rpos\tfine\nneg\tx\n")
     options = {"kind": "tsv", "path": rows, "columns": "label,text", "label_field": "label"}
     assert "a.tsv, line 2: this line contains a carriage return" in refusal(read, "labels", **options)
-    assert read(path=rows, document="line")[1] == "neg\tbad\rpos\tfine"
+    pattern = r"(?P<label>\w+)\t(?P<text>[\s\S]*)"
+    for examples, options_of_text in [
+        ("documents", {}),
+        ("labels", {"pattern": pattern}),
+        ("pairs", {"target_path": rows}),
+    ]:
+        found = refusal(read, examples, path=rows, document="line", **options_of_text)
+        assert "a.tsv, line 2: this line contains a carriage return" in found
+    assert "a.tsv, line 2: this line contains a carriage return" in refusal(read_lines, rows, "input")
+    for options_of_text in ({}, {"document": "paragraph"}, {"document": "separator", "separator": "--"}):
+        reader = source(path=rows, **options_of_text)
+        for _ in range(2):
+            assert "".join(reader.iterate()).strip() == "pos\tgood\nneg\tbad\rpos\tfine\nneg\tx"
+            assert reader.notes() == ["1 carriage returns (CR) without a line feed are kept in the documents"]
     ends = write("b.tsv", "pos\tgood\r\r\nneg\tbad\r\r\n")
     assert [each.text for each in read("labels", **{**options, "path": ends})] == ["good", "bad"]
 
