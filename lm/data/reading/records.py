@@ -218,7 +218,21 @@ class Parquet(FileFormat):
     notes_encoding = is_text = False
 
     def options(self) -> list[str]:
-        return [self.config.field]
+        narrow = ["labels in their own width"] if any(map(self._has_narrow_labels, self.files.found)) else []
+        return [self.config.field, *narrow]  # earlier versions read such labels as float64
+
+    def _has_narrow_labels(self, path: Path) -> bool:
+        """Returns whether the column of the labels holds float16 or float32 numbers."""
+        import pyarrow
+        import pyarrow.parquet
+
+        name = self.config.label_field
+        try:
+            schema = pyarrow.parquet.read_schema(path) if name else pyarrow.schema([])
+        except (pyarrow.ArrowException, OSError, ValueError):
+            return False  # reading the file raises a clearer error
+        kinds = [str(each.type) for each in schema if each.name in (name, name.partition(".")[0])]
+        return any(map(NARROW.search, kinds))
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         import pyarrow

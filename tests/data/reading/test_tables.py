@@ -213,6 +213,10 @@ def test_numbers_in_parquet_are_read_in_their_own_width(tmp_path, width):
     library.write_table(pyarrow.table(table), path)
     for name in ("label", "inside.x"):
         assert [each.label for each in read(path, kind="parquet", label_field=name)] == ["0.1", "1", "-2.5"]
+        identity = open_reader(
+            SourceConfig(kind="parquet", path=path, label_field=name), READERS["labels"]
+        ).source.identity()
+        assert len(identity) == (2 if width == "float64" else 3), "no store of an earlier version is used"
     numbers = read(path, "numbers", "parquet", label_field="label")
     assert [each.label for each in numbers] == ["0.1", "1.0", "-2.5"]
     tagged = read(path, "tags", "parquet", field="words", label_field="tags")
