@@ -116,7 +116,8 @@ class Text(FileFormat):
             for text in split[self.config.document](file):
                 if not self._label or text.strip():
                     yield {"text": text, "label": label}, where
-            self._lone_returns += file.lone_returns
+            if self.config.document != "line":
+                self._lone_returns += file.lone_returns
 
     def _label_in(self, path: Path) -> str:
         if not self._label:

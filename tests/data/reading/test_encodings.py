@@ -191,6 +191,8 @@ def test_lone_cr_within_a_row_is_refused_and_within_text_is_kept(write):
         for _ in range(2):
             assert "".join(reader.iterate()).strip() == "pos\tgood\nneg\tbad\rpos\tfine\nneg\tx"
             assert reader.notes() == ["1 carriage returns (CR) without a line feed are kept in the documents"]
+    reader = source(path=write("c.txt", "a\r\r\nb\r"), document="line")
+    assert list(reader.iterate()) == ["a", "b"] and reader.notes() == []
     ends = write("b.tsv", "pos\tgood\r\r\nneg\tbad\r\r\n")
     assert [each.text for each in read("labels", **{**options, "path": ends})] == ["good", "bad"]
 
