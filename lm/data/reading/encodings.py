@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,14 +19,18 @@ from lm.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 MARK = "\ufeff"  # the byte-order mark as a character
+_LINE_END = re.compile(r"(?<!\r)\r+\n")
+_MARKS_AFTER_LF = re.compile(rf"\n{MARK}+")
 SET_ENCODING = "set the source's encoding to {}"
 UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
 CONVERT = "convert it from {} to UTF-8 first"  # the advice if no setting specifies the encoding
 
+# The records that a zip archive can begin with: a file, the end of an empty archive, or a mark of a split archive.
+ZIP_RECORDS = b"\x03\x04", b"\x05\x06", b"\x07\x08"
 # The first bytes of binary files, and how the error message continues after "the file is".
 SIGNATURES = (
     (b"\x1f\x8b\x08", "gzip data, but its name does not end in .gz; rename or unpack it"),
-    (b"PK\x03\x04", "a zip archive (or an office document); unpack it first"),
+    *((b"PK" + kind, "a zip archive (or an office document); unpack it first") for kind in ZIP_RECORDS),
     (b"\xfd7zXZ\x00", "xz data; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first"),
     (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
@@ -114,10 +119,15 @@ def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) ->
     return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"
 
 
+def with_line_feeds(text: str) -> str:
+    """Returns the text without the CRs that precede an LF."""
+    return _LINE_END.sub("\n", text) if "\r" in text else text
+
+
 def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    """Yields the lines without trailing CRs. Raises UserError if a CR occurs before the end of a line."""
+    """Yields the lines of `TextFile.lines`. Raises UserError if a line contains a CR."""
     for number, line in enumerate(lines, start=1):
-        if "\r" in line and "\r" in (line := line.rstrip("\r")):
+        if "\r" in line:
             raise UserError(
                 f"{path}, line {number:,}: this line contains a carriage return (CR); replace it with a line feed if "
                 "it ends a row, otherwise with a space."
@@ -136,24 +146,39 @@ def read_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def has_mark(path: Path) -> bool:
-    """Returns whether any line begins with a UTF-8 byte-order mark; in a `.gz` file, only the first line is checked."""
-    if path.name.endswith(".gz"):
-        with open_binary(path) as file:
-            return file.read(3) == codecs.BOM_UTF8
-    with path.open("rb") as file:
-        end = b"\n"
-        while block := file.read(BLOCK_BYTES):
-            if b"\n" + codecs.BOM_UTF8 in end + block:
-                return True
-            end = block[-3:]
-    return False
+def drop_marks(text: str, begins_line: bool) -> str:
+    """Removes all byte-order marks at the beginning of lines. `begins_line` states whether the text begins a line."""
+    text = text.lstrip(MARK) if begins_line else text
+    return _MARKS_AFTER_LF.sub("\n", text)
+
+
+def marks_in(path: Path) -> int:
+    """Returns the largest number of UTF-8 byte-order marks that begin a line: 0, 1 or, for any larger number, 2.
+
+    In a `.gz` file, only the first line is checked.
+    """
+    mark = b"\n" + codecs.BOM_UTF8
+    most, end = 0, b"\n"
+    with open_binary(path) as file:
+        while block := file.read(6 if path.name.endswith(".gz") else BLOCK_BYTES):
+            data = end + block
+            if mark + codecs.BOM_UTF8 in data:
+                return 2
+            most, end = max(most, int(mark in data)), data[-6:]
+            if path.name.endswith(".gz"):
+                break
+    return most
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a list with a note that counts the lines with bytes over 127. The list is empty for UTF-8 and ASCII."""
+    """Returns a list with a note that counts the lines with bytes over 127.
+
+    The list is empty for ASCII and UTF, where a wrong encoding is an error, and for encodings in which LF is a different
+    byte, so that lines of bytes are not lines of text.
+    """
     try:
-        if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii"):
+        name = codecs.lookup(encoding).name
+        if name == "ascii" or name.startswith("utf-") or "\n".encode(name) != b"\n":
             return []
     except LookupError:
         return []  # reading the file raises a clearer error

@@ -27,8 +27,8 @@ MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
 LARGEST = 1e15  # limits regression targets, so that the squares in the gradient norm stay finite in float32
 EXACT = 2**53  # float64 represents all integers up to this size exactly
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))\.0*")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_PLAIN = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.([0-9]*))?")  # a label that is compared by value; 01 and 1e0 may be codes
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
@@ -203,7 +203,7 @@ def as_number(value: Any, name: str, where: str) -> str:
         raise _unexpected(value, "a number", name, where)
     if not text:
         raise UserError(f"{where}: field {name!r} holds no number.")
-    if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+    if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise UserError(f"{where}: {text!r:.40} is not a finite number; regression requires finite numbers.")
     if abs(float(text)) > LARGEST:
         raise UserError(
@@ -216,32 +216,41 @@ def as_number(value: Any, name: str, where: str) -> str:
 def label_text(value: Any, name: str, where: str) -> str:
     """Returns a label as text, or "" if it is null or NaN.
 
-    Whole numbers are written without decimals, and booleans in lower case.
+    Numbers are written without an exponent and without trailing zeros after the point, also if they are given as text,
+    so that labels of equal value are the same. Any other spelling of a number, such as "01", "+1" or "1e0", may be a
+    code and is kept as it is. Booleans are written in lower case.
     """
     value = _scalar(value)
     if is_missing(value):
         return ""
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
-        if whole := _WHOLE.fullmatch(text):
-            return str(int(whole[1]))
-        return _BOOLEANS.get(text, text)
+        return _BOOLEANS.get(text, _without_zeros(text))
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value)).lower()
     if isinstance(value, (int, float, np.integer, np.floating, Decimal)):
-        whole_number = _whole(value)
-        if whole_number is None and not math.isfinite(value):
+        if isinstance(value, (int, np.integer)):
+            return str(value)
+        if not math.isfinite(value):
             raise UserError(f"{where}: field {name!r} holds {value}, which is not a label.")
-        return str(value if whole_number is None else whole_number)
+        return str(int(value)) if value == int(value) else _without_zeros(f"{Decimal(str(value)):f}")
     raise _unexpected(value, "a label", name, where)
+
+
+def _without_zeros(text: str) -> str:
+    """Returns the text or, if it is a plain decimal number, the shortest such text of equal value."""
+    if not (match := _PLAIN.fullmatch(text)):
+        return text
+    sign, whole, decimals = match[1], match[2], (match[3] or "").rstrip("0")
+    return f"{sign}{whole}.{decimals}" if decimals else "0" if whole == "0" else sign + whole
 
 
 def label_type(value: Any) -> str:
     """Returns the type of a label: "booleans", "integers", "decimals" (also for text such as "1.0") or "texts"."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
-        written = value if isinstance(value, str) else value.decode("utf-8", "replace")
-        return "decimals" if _WHOLE.fullmatch(written.strip()) else "texts"
+        written = (value if isinstance(value, str) else value.decode("utf-8", "replace")).strip()
+        return "texts" if _without_zeros(written) == written else "decimals"
     if isinstance(value, (bool, np.bool_)):
         return "booleans"
     return "integers" if isinstance(value, (int, np.integer)) else "decimals"
@@ -264,9 +273,18 @@ def index_of(label: str, names: tuple[str, ...]) -> int | None:
 
 @functools.lru_cache
 def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
-    """Returns a mapping from names (normalised by `label_text`) to indices, and whether any name is an integer."""
+    """Returns a mapping from names (normalised by `label_text`) to indices, and whether any name is an integer.
+
+    Raises UserError if two names are the same label.
+    """
     labels = [label_text(name, "label_names", "label_names") for name in names]
-    return {label: index for index, label in enumerate(labels)}, any(map(_INTEGER.fullmatch, labels))
+    indices: dict[str, int] = {}
+    for index, label in enumerate(labels):
+        if (first := indices.setdefault(label, index)) != index:
+            raise UserError(
+                f"label_names: {names[first]!r} and {names[index]!r} are the same label; remove one of them."
+            )
+    return indices, any(map(_INTEGER.fullmatch, labels))
 
 
 def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:

@@ -25,10 +25,12 @@ from lm.data.reading.encodings import (
     UNKNOWN_ENCODING,
     byte_position,
     choose_codec,
+    drop_marks,
     encoding_notes,
-    has_mark,
+    marks_in,
     open_binary,
     read_errors,
+    with_line_feeds,
     without_returns,
 )
 from lm.data.reading.fields import Field, Record
@@ -45,11 +47,10 @@ class ReadyField(Field):
     def value(self, record: Record, where: str) -> Any:
         return record[self.spec]
 
+    text = value
+
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         return (record[self.spec],)
-
-    def text(self, record: Record, where: str) -> str:
-        return record[self.spec]
 
 
 class Format(abc.ABC):
@@ -223,11 +224,11 @@ class Files:
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
         """For each file, returns a string with a hash of its content. The string also states whether the file is
-        compressed and whether it has byte-order marks, which earlier versions treated as text."""
+        compressed and whether it has (repeated) byte-order marks, which earlier versions treated as text."""
         hashes = []
         for path in self.found:
             with read_errors(path), path.open("rb") as file:
-                marked = " without marks" if is_text and has_mark(path) else ""
+                marked = {0: "", 1: " without marks"}.get(marks_in(path) if is_text else 0, " without repeated marks")
                 content = hashlib.file_digest(file, "sha256").hexdigest()
                 hashes.append(f"{path.name.endswith('.gz')} {content}{marked}")
         return hashes
@@ -246,6 +247,7 @@ class TextFile:
         self._head = binary.read(BLOCK_BYTES)
         self._encoding, self._codec = encoding, choose_codec(path, self._head, encoding, remedy)
         self._with_ends = self._split()
+        self.lone_returns = 0  # number of CRs so far, except those at the ends of lines
 
     def blocks(self) -> Iterator[str]:
         """Yields the text in blocks of bounded length. No block ends between CR and LF."""
@@ -260,15 +262,13 @@ class TextFile:
                 raise UserError(f"{self.path}: the text is not valid {self._encoding} at {where}; {remedy}.") from error
             except UnicodeError as error:
                 raise UserError(f"{self.path}: the text is not valid {self._encoding} ({error}).") from error
-            held = text[-1:] if data and (text.endswith("\r") or "\ud800" <= text[-1:] < "\udc00") else ""
+            held = (text[len(text.rstrip("\r")) :] or text[-1:] * ("\ud800" <= text[-1:] < "\udc00")) if data else ""
             text = text.removesuffix(held)
             if self._codec != "utf-8":
                 text = well_formed(text)
-            if MARK in text:
-                text = (text.removeprefix(MARK) if begins_line else text).replace(f"\n{MARK}", "\n")
+            text = drop_marks(text, begins_line) if MARK in text else text
             if text:
-                if line == 1:
-                    self._refuse_lone_returns(text)
+                self._count_lone_returns(text, is_first=line == 1)
                 begins_line = text.endswith("\n")
                 line += text.count("\n")
                 yield text
@@ -291,8 +291,8 @@ class TextFile:
         return next(self._with_ends, "")
 
     def lines(self) -> Iterator[str]:
-        """Yields the lines without the final LF or CR LF. Unlike in str.splitlines, nothing else ends a line."""
-        return (line.removesuffix("\n").removesuffix("\r") for line in self._with_ends)
+        """Yields the lines without LF and the CRs before it. Unlike in str.splitlines, nothing else ends a line."""
+        return (line.removesuffix("\n").rstrip("\r") for line in self._with_ends)
 
     def check_length(self, size: int, line: int = 0) -> int:
         """Returns `size`. Raises UserError if a line (or document, if `line` is 0) of this size is too long."""
@@ -319,9 +319,11 @@ class TextFile:
         if parts:
             yield "".join(parts)
 
-    def _refuse_lone_returns(self, text: str) -> None:
+    def _count_lone_returns(self, text: str, *, is_first: bool) -> None:
         """Raises UserError if, in the first block, more lines seem to end in CR alone than in LF."""
-        if text.count("\r") - text.count("\r\n") > text.count("\n"):
+        count = with_line_feeds(text).count("\r")
+        self.lone_returns += count
+        if is_first and count > text.count("\n"):
             raise UserError(
                 f"{self.path}: the lines end in CR (carriage return) alone, which is not supported; convert the file, "
                 "e.g. with: tr '\\r' '\\n' < OLD > NEW"

@@ -6,13 +6,16 @@ Documents are plain strings, read by `format.DocumentReader`. The hash of an exa
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import (
+    NUMBER,
     FieldList,
     Record,
     as_flag,
@@ -26,6 +29,8 @@ from lm.data.reading.fields import (
 )
 from lm.data.reading.format import DocumentReader, Format, Reader, hash_of
 from lm.errors import UserError
+
+SHOWN = 3  # number of groups of labels that a note lists
 
 
 @dataclass(frozen=True)
@@ -145,14 +150,19 @@ class PairReader(Reader):
 
 
 class ClassReader(Reader):
-    """Base class for readers whose examples have labels. Equal values of different types are the same label."""
+    """Base class for readers whose examples have labels. Equal values of different types are the same label.
+
+    `notes` lists the exceptions; see `label_text`.
+    """
 
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
         self._types: Counter[str] = Counter()  # number of labels of each type
+        self._labels: set[str] = set()
 
     def iterate(self) -> Iterator[Any]:
         self._types.clear()
+        self._labels.clear()
         yield from super().iterate()
 
     def label(self, value: Any, name: str, where: str) -> str:
@@ -162,17 +172,38 @@ class ClassReader(Reader):
         """
         label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
         self._types[label_type(value)] += 1
+        self._labels.add(label)
         mixed = self._types["booleans"] and any(self._types[each] for each in numbers)
         if mixed and not self.config.label_names:
             raise UserError(f"{where}: field {name!r} holds {value!r}, but earlier labels have a different type.")
         return label
 
     def notes(self) -> list[str]:
+        groups = [] if self.config.label_names else _spellings_apart(self._labels)
+        apart = [
+            f"{' and '.join(map(repr, group))} are different labels, although they are equal as numbers"
+            for group in groups[:SHOWN]
+        ]
+        if len(groups) > SHOWN:
+            apart.append(f"{len(groups) - SHOWN:,} more groups of labels are equal as numbers")
+        unless = ", except for some spellings of numbers" if groups else ""
         counts = [f"{count:,} {kind}" for kind, count in sorted(self._types.items()) if count]
-        several = [f"labels have several types ({', '.join(counts)}); equal values count as one label"]
-        written = [f"{self._types['decimals']:,} labels have decimals; labels such as 1.0 are read as 1"]
+        several = [f"labels have several types ({', '.join(counts)}); equal values count as one label{unless}"]
+        written = [
+            f"{self._types['decimals']:,} labels have decimals; labels such as 1.0 and 0.50 are read as 1 and 0.5"
+        ]
         noted = several if len(counts) > 1 else written if self._types["decimals"] else []
-        return noted + super().notes()
+        return noted + apart + super().notes()
+
+
+def _spellings_apart(labels: Iterable[str]) -> list[list[str]]:
+    """Returns the groups of labels that are equal as numbers but spelt differently, such as ["01", "1"]."""
+    groups: dict[Decimal, list[str]] = {}
+    for label in sorted(labels):
+        if NUMBER.fullmatch(label):
+            with contextlib.suppress(ArithmeticError):  # the exponent is too large
+                groups.setdefault(Decimal(label), []).append(label)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 class LabelReader(ClassReader):

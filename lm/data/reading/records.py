@@ -10,12 +10,14 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, columns_of
 from lm.data.reading.format import FileFormat, Format
 from lm.errors import UserError
 from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
 ROWS = 1024  # number of rows read from a Parquet file at a time
+NARROW = re.compile(r"\b(halffloat|float)\b")  # the Arrow types float16 and float32, perhaps nested
 QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a quoted CSV value
 
 
@@ -68,6 +70,17 @@ class TabSeparated(FileFormat):
     settings = (*Format.settings, "columns")
     quoting_hint = " If quoted values contain tabs or line breaks, use kind='csv'."
 
+    def __init__(self, config: SourceConfig):
+        super().__init__(config)
+        self._notes: list[str] = []
+
+    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        self._notes.clear()
+        yield from super().records(fields)
+
+    def notes(self) -> list[str]:
+        return self._notes + super().notes()
+
     def options(self) -> list[str]:
         # `columns` is included only if it is set, so that stores that predate this setting are still found.
         return super().options() + ([f"columns={self.config.columns}"] if self.config.columns else [])
@@ -90,24 +103,40 @@ class TabSeparated(FileFormat):
             if any(map(QUOTED.fullmatch, names)) and self.quoting_hint:
                 hint = "; they are quoted as in CSV: use kind='csv', which also reads tabs"
             raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
-        header = [name.strip().casefold() for name in names]
         for values, where in rows:
             if values in ([], [""]):  # an empty line
                 continue
             if max(needed) >= len(values) or (not self.config.columns and any(values[len(names) :])):
                 hint = self.quoting_hint if any('"' in value for value in values) else ""
                 raise UserError(f"{where}: this row has {len(values)} fields, but {origin} has {len(names)}.{hint}")
-            if len(names) > 1 and [value.strip().casefold() for value in values[: len(names)]] == header:
+            if _is_header(values, names, needed):
                 remedy = "leave `columns` empty" if self.config.columns else "remove it"
                 raise UserError(f"{where}: this line repeats the column names, so it is a header, not a row; {remedy}.")
             if self.quoting_hint:
                 quotes.count([values[index] for index in needed])
             yield dict(zip(names, values, strict=False)), where
-        if example := quotes.evidence():
+        if (example := quotes.evidence()) and quotes.stray:
+            self._notes.append(
+                f"{path}: {quotes.quoted:,} values are quoted as in CSV, e.g. {example!r:.60}, but "
+                f"{quotes.stray!r:.60} is not, so quotation marks are read as text; if they are not part of the "
+                "text, use kind='csv'"
+            )
+        elif example:
             raise UserError(
                 f"{path}: the values are quoted as in CSV, e.g. {example!r:.60}; use kind='csv', which removes the "
                 "quotation marks and also reads tabs. If the marks belong to the text, use kind='text' with a pattern."
             )
+
+
+def _is_header(values: Sequence[str], names: Sequence[str], needed: Sequence[int]) -> bool:
+    """Returns whether a row repeats the column names.
+
+    The values of all needed columns must do so, and those of at least two columns, because one may be a coincidence.
+    """
+    pairs = zip(values, names, strict=False)
+    same = [value.strip().casefold() == name.strip().casefold() for value, name in pairs]
+    named = sum(each and bool(name.strip()) for each, name in zip(same, names, strict=False))
+    return all(same[index] for index in needed) and (named > 1 or (len(same) == len(names) > 1 and all(same)))
 
 
 class Quotes:
@@ -118,7 +147,8 @@ class Quotes:
     """
 
     def __init__(self) -> None:
-        self._rows, self._unquoted = 0, False
+        self.quoted, self.stray = 0, ""  # number of quoted values; the first other value with a quotation mark
+        self._rows = 0
         self._doubled = ""  # a quoted value with doubled quotation marks inside
         self._examples: dict[int, str] = {}  # the first quoted value of each column
         self._plain: set[int] = set()  # columns with at least one value without quotation marks
@@ -129,14 +159,18 @@ class Quotes:
             if '"' not in value:
                 self._plain.add(column)
             elif not QUOTED.fullmatch(value):
-                self._unquoted = True
+                self.stray = self.stray or value
             else:
+                self.quoted += 1
                 self._examples.setdefault(column, value)
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves that the file is quoted as in CSV, or "" if there is no proof."""
-        if self._unquoted or self._rows < 2:
+        """Returns a value that proves that the file is quoted as in CSV, or "" if there is no proof.
+
+        If there is a `stray` value, the file cannot be read as CSV, and the result is no more than an indication.
+        """
+        if self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
 
@@ -184,7 +218,21 @@ class Parquet(FileFormat):
     notes_encoding = is_text = False
 
     def options(self) -> list[str]:
-        return [self.config.field]
+        narrow = ["labels in their own width"] if any(map(self._has_narrow_labels, self.files.found)) else []
+        return [self.config.field, *narrow]  # earlier versions read such labels as float64
+
+    def _has_narrow_labels(self, path: Path) -> bool:
+        """Returns whether the column of the labels holds float16 or float32 numbers."""
+        import pyarrow
+        import pyarrow.parquet
+
+        name = self.config.label_field
+        try:
+            schema = pyarrow.parquet.read_schema(path) if name else pyarrow.schema([])
+        except (pyarrow.ArrowException, OSError, ValueError):
+            return False  # reading the file raises a clearer error
+        kinds = [str(each.type) for each in schema if each.name in (name, name.partition(".")[0])]
+        return any(map(NARROW.search, kinds))
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         import pyarrow
@@ -211,7 +259,7 @@ def _as_records(batch: Any, where: str, before: int) -> list[Record]:
     Raises UserError if a text is not valid UTF-8.
     """
     try:
-        return batch.to_pylist()
+        records = batch.to_pylist()
     except UnicodeDecodeError:
         for row in range(batch.num_rows):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -221,3 +269,26 @@ def _as_records(batch: Any, where: str, before: int) -> list[Record]:
                     problem = f"field {name!r} is not valid UTF-8 at byte {error.start} ({error.reason})"
                     raise UserError(f"{where} {before + row + 1}: {problem}.") from error
         raise
+    for field in batch.schema:
+        if NARROW.search(str(field.type)):
+            for record in records:
+                record[field.name] = _in_own_width(record[field.name], field.type)
+    return records
+
+
+def _in_own_width(value: Any, kind: Any) -> Any:
+    """Returns a value in which float16 and float32 numbers are NumPy numbers.
+
+    Their text is the shortest that restores the number in its own width, such as 0.1 instead of 0.10000000149011612.
+    """
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if types.is_float16(kind) or types.is_float32(kind):
+        return kind.to_pandas_dtype()(value)
+    if types.is_struct(kind):
+        return {each.name: _in_own_width(value[each.name], each.type) for each in kind}
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [_in_own_width(each, kind.value_type) for each in value]
+    return _in_own_width(value, kind.value_type) if types.is_dictionary(kind) else value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lm.config import SourceConfig
+from lm.data.reading.encodings import with_line_feeds, without_returns
 from lm.data.reading.fields import Field, Record, as_label
 from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, hash_of
 from lm.errors import UserError
@@ -63,6 +64,7 @@ class Text(FileFormat):
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
+        self._lone_returns = 0  # in documents that may have several lines
         self._line = re.compile(config.pattern) if config.pattern else None
         self._label = re.compile(config.label_pattern) if config.label_pattern else None
         self._targets = Files(config.target_path) if config.target_path else None
@@ -85,11 +87,17 @@ class Text(FileFormat):
         return [hash_of("text", *documents), *found]
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        self._lone_returns = 0
         if not self._targets:
             yield from super().records(fields)
             return
         for source, target in zip(self.files.found, self._targets.found, strict=True):
             yield from self._read_aligned(source, target)
+
+    def notes(self) -> list[str]:
+        count = self._lone_returns
+        lone = [f"{count:,} carriage returns (CR) without a line feed are kept in the documents"] if count else []
+        return lone + super().notes()
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         return self._read_matches(path, self._line) if self._line else self._read_documents(path)
@@ -98,13 +106,18 @@ class Text(FileFormat):
         where, label = str(path), self._label_in(path)
 
         def whole(file: TextFile) -> Iterator[str]:
-            return filter(None, [file.read().replace("\r\n", "\n")])
+            return filter(None, [with_line_feeds(file.read())])
 
-        split = {"file": whole, "line": TextFile.lines, "paragraph": _paragraphs, "separator": self._separated}
+        def lines(file: TextFile) -> Iterator[str]:
+            return without_returns(path, file.lines())
+
+        split = {"file": whole, "line": lines, "paragraph": _paragraphs, "separator": self._separated}
         with self.open(path) as file:
             for text in split[self.config.document](file):
                 if not self._label or text.strip():
                     yield {"text": text, "label": label}, where
+            if self.config.document != "line":
+                self._lone_returns += file.lone_returns
 
     def _label_in(self, path: Path) -> str:
         if not self._label:
@@ -117,7 +130,7 @@ class Text(FileFormat):
     def _read_matches(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
         """Yields the named groups of each line. The pattern must match the whole line."""
         needed = [name for groups, _ in self.groups.values() for name in groups if name in pattern.groupindex]
-        for number, line in enumerate(self.lines(path), start=1):
+        for number, line in enumerate(self.lines(path, rows=True), start=1):
             if not line.strip():
                 continue
             where, match = f"{path}, line {number}", pattern.fullmatch(line)
@@ -127,7 +140,7 @@ class Text(FileFormat):
 
     def _read_aligned(self, source: Path, target: Path) -> Iterator[tuple[Record, str]]:
         """Pairs line i of one file with line i of the other."""
-        lines = self.lines(source), self.lines(target)
+        lines = self.lines(source, rows=True), self.lines(target, rows=True)
         number = 0
         for number, (one, other) in enumerate(zip_longest(*lines), start=1):
             if one is None or other is None:
@@ -147,7 +160,7 @@ class Text(FileFormat):
         parts: list[str] = []  # the current document so far, except `rest`, which may be the beginning of a separator
         size, rest = 0, ""
         for block in file.blocks():
-            *texts, rest = (rest + block.replace("\r\n", "\n")).split(separator)
+            *texts, rest = (rest + with_line_feeds(block)).split(separator)
             for text in texts:
                 yield "".join([*parts, text]).strip("\n")
                 parts, size = [], 0

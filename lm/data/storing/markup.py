@@ -14,7 +14,7 @@ from lxml import etree
 
 from lm.files import well_formed
 
-VERSION = 2  # part of the fingerprints of cleaned data; increment this when the result for the same text changes
+VERSION = 3  # part of the fingerprints of cleaned data; increment this when the result for the same text changes
 
 ELEMENTS = frozenset(
     "a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink blockquote "
@@ -77,8 +77,13 @@ def strip_html(text: str) -> str:
     marked = _Marked(well_formed(text))
     if not marked.num_tags:
         return _MARKUP.sub(lambda match: _decoded(match) if match["reference"] else match[0], text)
-    parser = etree.HTMLParser(target=_Words(), huge_tree=True)
-    parser.feed(f"<body><span>{marked.html}")  # inside an open element, leading white space counts as content
+    content, originals = marked.html, {}
+    for char in "\0\r":  # lxml would replace them by U+FFFD and LF
+        if char in content:
+            stand_in = next(each for each in map(chr, range(0xE000, 0x110000)) if each not in content)
+            content, originals[ord(stand_in)] = content.replace(char, stand_in), char
+    parser = etree.HTMLParser(target=_Words(originals), huge_tree=True)
+    parser.feed(f"<body><span>{content}")  # inside an open element, leading white space counts as content
     return parser.close()
 
 
@@ -143,9 +148,10 @@ def _replacement(name: str, tag: str) -> str:
 
 
 class _Words:
-    """Collects the text while lxml parses the HTML."""
+    """Collects the text while lxml parses the HTML. `originals` maps stand-ins to the characters that they replace."""
 
-    def __init__(self) -> None:
+    def __init__(self, originals: dict[int, str]) -> None:
+        self._originals = originals
         self._parts: list[str] = []
         self._is_hidden = False
         self._line_breaks = 0  # <br> elements since the last text
@@ -169,6 +175,7 @@ class _Words:
     def data(self, text: str) -> None:
         if self._is_hidden or not text:
             return
+        text = text.translate(self._originals) if self._originals else text
         if self._separator and self._parts and not (self._parts[-1][-1].isspace() or text[0].isspace()):
             self._parts.append("\n" * self._line_breaks or self._separator)
         self._parts.append(text)

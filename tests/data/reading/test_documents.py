@@ -27,8 +27,8 @@ def test_a_file_is_kept_to_the_character(write):
 
 
 def test_lines_end_at_line_feeds_only(write):
-    path = write("a.txt", "one\r\n\ntwo\u2028\x85\x0b \rx\nlast")
-    assert read(path=path, document="line") == ["one", "", "two\u2028\x85\x0b \rx", "last"]
+    path = write("a.txt", "one\r\n\ntwo\u2028\x85\x0b x\nlast")
+    assert read(path=path, document="line") == ["one", "", "two\u2028\x85\x0b x", "last"]
 
 
 def test_paragraphs_and_separators(write):

@@ -147,12 +147,18 @@ def test_lone_surrogates_become_replacement_characters(write):
 
 
 def test_marks_of_joined_files_and_pairs_of_cr_and_lf_across_blocks(write, monkeypatch):
-    text = "\ufeffone\r\n\ufefftwo \ufeff\r\nthree\r\n"
+    text = "\ufeff\ufeffone\r\r\r\n\ufefftwo \ufeff\r\n\ufeff\ufeff\ufeffthree\r\n"
     for size in (1, 2, 3, 5, 1000):
         monkeypatch.setattr(format, "BLOCK_BYTES", size)
         path = write("a.txt", text)
         assert read(path=path, document="line") == ["one", "two \ufeff", "three"], size
         assert read(path=path) == ["one\ntwo \ufeff\nthree\n"], size
+        assert read(path=path, document="separator", separator="e\nt") == ["on", "wo \ufeff\nthree"], size
+        assert source(path=path).source.identity()[-1].endswith(" without repeated marks"), size
+        for encoding in ("utf-8-sig", "utf-16") if size > 1 else ():  # the first block must hold the first mark
+            data = text.encode("utf-16-le" if encoding == "utf-16" else "utf-8")
+            lines = read(path=write("b.txt", data), encoding=encoding, document="line")
+            assert lines == ["one", "two \ufeff", "three"], size
 
 
 def test_mark_changes_the_fingerprint_so_that_no_old_store_is_used(write):
@@ -162,6 +168,8 @@ def test_mark_changes_the_fingerprint_so_that_no_old_store_is_used(write):
     assert parts("a", PLAIN) == f"False {hashlib.sha256(PLAIN).hexdigest()}", "as before"
     assert parts("b", b"\xef\xbb\xbfx\n").endswith("without marks")
     assert parts("c", b"x\n\xef\xbb\xbfy\n").endswith("without marks")
+    assert parts("e", b"x\n\xef\xbb\xbf\xef\xbb\xbfy\n\xef\xbb\xbf").endswith("without repeated marks")
+    assert parts("f.gz", gzip.compress(b"\xef\xbb\xbf" * 2)).endswith("without repeated marks")
     assert parts("d.gz", gzip.compress(b"\xef\xbb\xbfx\n")).endswith("without marks")
 
 
@@ -169,7 +177,22 @@ def test_lone_cr_within_a_row_is_refused_and_within_text_is_kept(write):
     rows = write("a.tsv", "pos\tgood\nneg\tbad\rpos\tfine\nneg\tx\n")
     options = {"kind": "tsv", "path": rows, "columns": "label,text", "label_field": "label"}
     assert "a.tsv, line 2: this line contains a carriage return" in refusal(read, "labels", **options)
-    assert read(path=rows, document="line")[1] == "neg\tbad\rpos\tfine"
+    pattern = r"(?P<label>\w+)\t(?P<text>[\s\S]*)"
+    for examples, options_of_text in [
+        ("documents", {}),
+        ("labels", {"pattern": pattern}),
+        ("pairs", {"target_path": rows}),
+    ]:
+        found = refusal(read, examples, path=rows, document="line", **options_of_text)
+        assert "a.tsv, line 2: this line contains a carriage return" in found
+    assert "a.tsv, line 2: this line contains a carriage return" in refusal(read_lines, rows, "input")
+    for options_of_text in ({}, {"document": "paragraph"}, {"document": "separator", "separator": "--"}):
+        reader = source(path=rows, **options_of_text)
+        for _ in range(2):
+            assert "".join(reader.iterate()).strip() == "pos\tgood\nneg\tbad\rpos\tfine\nneg\tx"
+            assert reader.notes() == ["1 carriage returns (CR) without a line feed are kept in the documents"]
+    reader = source(path=write("c.txt", "a\r\r\nb\r"), document="line")
+    assert list(reader.iterate()) == ["a", "b"] and reader.notes() == []
     ends = write("b.tsv", "pos\tgood\r\r\nneg\tbad\r\r\n")
     assert [each.text for each in read("labels", **{**options, "path": ends})] == ["good", "bad"]
 
@@ -241,3 +264,21 @@ def test_no_message_quotes_a_whole_file(write):
     path = write("a.tsv", "\t".join(f"column{i}" for i in range(20_000)) + "\nx\n")
     message = refusal(read, kind="tsv", path=path)
     assert "no field 'text'; available fields: 'column0'" in message and "set `columns`.)" in message
+
+
+@pytest.mark.parametrize("content", [b"PK\x05\x06" + bytes(18), b"PK\x07\x08PK\x03\x04"])
+def test_empty_and_split_zip_archives_are_refused(write, content):
+    assert "the file is a zip archive" in refusal(read, path=write("a.txt", content))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "notes"),
+    [
+        ("cp1252", ["2 lines with bytes over 127 are read as cp1252"]),
+        *((each, []) for each in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-8", "cp037")),
+    ],
+)
+def test_lines_of_bytes_are_counted_only_where_they_are_lines_of_text(write, encoding, notes):
+    text = "é\nplain\né" if encoding.startswith("cp") else "ȊéĊ\nplain\né"
+    reader = source(path=write("a.txt", text.encode(encoding)), encoding=encoding)
+    assert list(reader.iterate()) == [text] and reader.notes() == notes

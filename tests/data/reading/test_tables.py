@@ -167,3 +167,57 @@ def test_a_pattern_finds_the_label_in_a_line(write):
 def test_patterns_without_a_label_are_refused(write, options, message):
     with pytest.raises(UserError, match=message):
         read(write("trec.label", TREC), kind="text", **{"document": "line", **options})
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+@pytest.mark.parametrize("row", ["text,label,", "text,label,7", "TEXT, Label ,id"])
+def test_a_repeated_header_is_recognised_by_the_needed_columns(write, kind, row):
+    path = write(f"a.{kind}", f"text,label,id\na,x,1\n{row}\n".replace(",", "\t" if kind == "tsv" else ","))
+    for wants in ("labels", "documents"):
+        options = LABELS if wants == "labels" else {"label_field": ""}
+        with pytest.raises(UserError, match="line 3: this line repeats the column names"):
+            read(path, wants, kind, **options)
+
+
+def test_a_text_that_equals_its_column_name_is_no_header(write):
+    path = write("a.tsv", "text\tlabel\tid\ntext\tx\t1\nb\tlabel\t2\n")
+    assert read(path) == [Labelled("text", None, "x"), Labelled("b", None, "label")]
+    assert read(path, "documents") == ["text", "b"]
+    assert read(write("b.tsv", "text\t\t\ntext\tx\t\n"), "documents") == ["text"]
+
+
+def test_quoting_with_one_stray_mark_is_noted(write):
+    path = write("a.tsv", 'text\tlabel\n"good"\tx\n"bad"\ty\n5" pipe\tx\n')
+    reader = open_reader(SourceConfig(kind="tsv", path=path, **LABELS), READERS["labels"])
+    for _ in range(2):
+        assert [each.text for each in reader.iterate()] == ['"good"', '"bad"', '5" pipe']
+        (note,) = reader.notes()
+        assert "2 values are quoted as in CSV, e.g. '\"good\"', but '5\" pipe' is not" in note
+    path = write("b.tsv", 'text\tlabel\n"good"\tx\nbad\ty\n5" pipe\tx\n')
+    reader = open_reader(SourceConfig(kind="tsv", path=path, **LABELS), READERS["labels"])
+    assert len(list(reader.iterate())) == 3 and reader.notes() == []
+
+
+@pytest.mark.parametrize("width", ["float16", "float32", "float64"])
+def test_numbers_in_parquet_are_read_in_their_own_width(tmp_path, width):
+    pyarrow, library = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kind, values = getattr(pyarrow, width)(), [0.1, 1.0, -2.5]
+    table = {
+        "text": ["a", "b", "c"],
+        "label": pyarrow.array(values, kind),
+        "tags": pyarrow.array([values] * 3, pyarrow.list_(kind)),
+        "inside": pyarrow.array([{"x": each} for each in values], pyarrow.struct({"x": kind})),
+        "words": [["p", "q", "r"]] * 3,
+    }
+    path = str(tmp_path / "a.parquet")
+    library.write_table(pyarrow.table(table), path)
+    for name in ("label", "inside.x"):
+        assert [each.label for each in read(path, kind="parquet", label_field=name)] == ["0.1", "1", "-2.5"]
+        identity = open_reader(
+            SourceConfig(kind="parquet", path=path, label_field=name), READERS["labels"]
+        ).source.identity()
+        assert len(identity) == (2 if width == "float64" else 3), "no store of an earlier version is used"
+    numbers = read(path, "numbers", "parquet", label_field="label")
+    assert [each.label for each in numbers] == ["0.1", "1.0", "-2.5"]
+    tagged = read(path, "tags", "parquet", field="words", label_field="tags")
+    assert [each.tags for each in tagged] == [("0.1", "1", "-2.5")] * 3

@@ -58,7 +58,7 @@ EVERY = pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "parquet", "tfds
         ((0.0, 1.0, -2.0), (), ["0", "1", "-2"]),
         ((2.5, 1.0), (), ["2.5", "1"]),
         ((True, False), (), ["true", "false"]),
-        (("1.0", "1", "007", "1.10"), (), ["1", "1", "007", "1.10"]),
+        (("1.0", "1", "007", "1.10", "-0.0"), (), ["1", "1", "007", "1.1", "0"]),
         (("True", "false"), (), ["true", "false"]),
         ((1, 0), ("no", "yes"), ["yes", "no"]),
         ((1.0, 0.0), ("no", "yes"), ["yes", "no"]),
@@ -121,13 +121,29 @@ def test_null_labels_and_texts_are_refused(open_as, kind):
         (("a", "1"), None),
         ((0, 1.0, 1), "labels have several types (1 decimals, 2 integers); equal values count as one label"),
         ((1, "1", "a"), "labels have several types (1 integers, 2 texts); equal values count as one label"),
-        (("1.0", "2.0"), "2 labels have decimals; labels such as 1.0 are read as 1"),
+        (("1.0", "2.50"), "2 labels have decimals; labels such as 1.0 and 0.50 are read as 1 and 0.5"),
+        (
+            (10, "010"),
+            "labels have several types (1 integers, 1 texts); equal values count as one label, except for "
+            "some spellings of numbers|'010' and '10' are different labels, although they are equal as numbers",
+        ),
+        (
+            ("1", "01", "1e0", "+1", "1e" + "9" * 30, "a"),
+            "'+1' and '01' and '1' and '1e0' are different labels, although they are equal as numbers",
+        ),
+        (
+            ("1", "01", "2", "02", "3", "03", "4", "04"),
+            "|".join(
+                f"'0{each}' and '{each}' are different labels, although they are equal as numbers" for each in (1, 2, 3)
+            )
+            + "|1 more groups of labels are equal as numbers",
+        ),
     ],
 )
 def test_labels_of_several_types_are_noted(open_as, values, note):
     reader = open_as("jsonl", records(*values), label_field="label")
     for _ in range(2):
-        assert len(labels_of(reader)) == len(values) and reader.notes() == ([note] if note else [])
+        assert len(labels_of(reader)) == len(values) and reader.notes() == (note.split("|") if note else [])
 
 
 @pytest.mark.parametrize("values", [(True, 1), (0.0, False), (1, 2, True)])
@@ -142,7 +158,7 @@ def test_infinite_and_structured_labels_are_refused(open_as):
     for value, message in ((float("inf"), "holds inf, which is not a label"), ({"a": 1}, "should hold a label, but")):
         with pytest.raises(UserError, match=message):
             labels_of(open_as("jsonl", records(value), label_field="label"))
-    assert labels_of(open_as("jsonl", records(10**400, 1e300), label_field="label")) == [str(10**400), "1e+300"]
+    assert labels_of(open_as("jsonl", records(10**400, 1e300), label_field="label")) == [str(10**400), str(int(1e300))]
 
 
 @EVERY
@@ -259,3 +275,24 @@ def test_ambiguous_json_is_refused(write, line, message):
         reader = open_reader(SourceConfig(kind=kind, path=write("a.json", line), **options), READERS[wants])
         with pytest.raises(UserError, match=message if kind == "jsonl" else message.replace("line 1: ", "")):
             list(reader.iterate())
+
+
+@pytest.mark.parametrize("names", [("a", "b", "a"), ("1", "1.0"), ("True", "true")])
+def test_label_names_that_are_one_label_are_refused(open_as, names):
+    with pytest.raises(UserError, match=f"label_names: '{names[0]}' and '{names[-1]}' are the same label; remove one"):
+        labels_of(open_as("jsonl", records("a"), label_field="label", label_names=names))
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ([0.5, "0.5", "0.50"], ["0.5"] * 3),
+        (["1", "1.0", 1, 1.0, "01", "+1", "1e0"], ["1"] * 4 + ["01", "+1", "1e0"]),
+        (["-0", 0, -0.0, "-0.00", "0."], ["0"] * 5),
+        ([2**60, float(2**60), f"{2**60}.0", str(2**60), 2**60 + 1], [str(2**60)] * 4 + [str(2**60 + 1)]),
+        ([1e-5, "0.00001", "0.000010", "1e-05"], ["0.00001"] * 3 + ["1e-05"]),
+        ([-2.25, "-2.250", "-02.25", "1.2.0", "1,0", ".5", "١"], ["-2.25"] * 2 + ["-02.25", "1.2.0", "1,0", ".5", "١"]),
+    ],
+)
+def test_plain_numbers_of_equal_value_are_one_label(open_as, values, want):
+    assert labels_of(open_as("jsonl", records(*values), label_field="label")) == want

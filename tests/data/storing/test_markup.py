@@ -140,10 +140,18 @@ def test_fingerprint_changes_with_the_rules_only_where_they_apply():
     plain = CleaningConfig(unicode="NFC", whitespace="lines")
     assert "markup" not in cleaning_values(plain)
     for name in ("strip_html", "strip_control"):
-        assert cleaning_values(CleaningConfig(**{name: True}))["markup"] == 2
+        assert cleaning_values(CleaningConfig(**{name: True}))["markup"] == 3
     data = {"train": {"a": {"kind": "embedded"}}}
     old = (
         "[('deduplicate', False), ('max_chars', 0), ('min_chars', 1), ('strip_control', False), ('strip_html', False), "
     )
     config = Config.from_dict({"data": {**data, "cleaning": {}}})
     assert cleaning_identity(config) == [old + "('unicode', ''), ('whitespace', 'keep')]", ""]
+
+
+@pytest.mark.parametrize("char", [*map(chr, range(0x20)), "\x7f", "\x85", "\ue000", "\uffff"])
+def test_control_characters_are_kept_whether_or_not_there_are_tags(char):
+    text = f"a{char}b \ue000"
+    assert strip_html(f"x &amp; {text}") == f"x & {text}"
+    assert strip_html(f"x <b>{text}</b>") == f"x {text}"
+    assert strip_html(f"x <b>{text}</b>&#xE001;&amp;#0;") == f"x {text}\ue001&#0;"
