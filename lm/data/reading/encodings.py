@@ -173,7 +173,7 @@ def marks_in(path: Path) -> int:
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
     """Returns a list with a note that counts the lines with bytes over 127.
 
-    The list is empty for ASCII and UTF, where a wrong encoding is an error, and for encodings in which LF is a different
+    The list is empty for ASCII and UTF, where a wrong encoding is an error, and for encodings in which LF is another
     byte, so that lines of bytes are not lines of text.
     """
     try:

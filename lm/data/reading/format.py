@@ -324,9 +324,9 @@ class TextFile:
         count = with_line_feeds(text).count("\r")
         self.lone_returns += count
         if is_first and count > text.count("\n"):
+            advice = "convert the file, e.g. with: tr '\\r' '\\n' < OLD > NEW"
             raise UserError(
-                f"{self.path}: the lines end in CR (carriage return) alone, which is not supported; convert the file, "
-                "e.g. with: tr '\\r' '\\n' < OLD > NEW"
+                f"{self.path}: its lines end in CR (carriage return) alone, which is not supported; {advice}"
             )
 
 
