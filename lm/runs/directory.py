@@ -68,10 +68,11 @@ class RunDirectory:
         """Opens a directory for training, either to start a run or to continue one.
 
         If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block or
-        another process fails before the first step. If the run continues, nothing is written. A run that has not taken its first step may be started
-        again with any config. The first process holds a lock until it calls `close` or dies; the other processes write
-        nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
-        training in it, or if the existing run has a different config or inconsistent files.
+        another process fails before the first step. If the run continues, nothing is written. A run that has not taken
+        its first step may be started again with any config. The first process holds a lock until it calls `close` or
+        dies; the other processes write nothing. Raises UserError if the path is not a directory or holds unrelated
+        files, if another process is training in it, or if the existing run has a different config or inconsistent
+        files.
         """
         run = cls(root)
         if not is_first:
