@@ -278,7 +278,7 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--input=/nowhere.txt",), "/nowhere.txt: there is no such file"),
         (("--input=/tmp",), "/tmp is a directory; select its files with a glob"),
         (("--input={odd}",), "odd.dat: the file name ends in none of .txt .jsonl"),
-        (("--text=x", "--step=first"), "--step=first: use best, latest or a step number."),
+        (("--text=x", "--step=first"), "--step=first: use best, latest or a step number"),
         (("--text=x", "--step=7"), "7"),
         (("--text=x", "--layer=1"), "--layer applies only to vectors; give --pooling=first|last|mean|max too."),
         (("--text=x", "--unanswerable"), "--unanswerable applies only to models that answer questions"),
@@ -291,18 +291,34 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
             ("--input={bad}", "--format=conll"),
             "--format: conll does not support documents; use one of text, jsonl, tsv, csv, parquet.",
         ),
-        (("--input={bad}", "--columns=a"), "--columns: "),
+        (("--input={bad}", "--columns=a"), "--columns: this setting applies only to --format=tsv or csv; omit it."),
+        (
+            ("--input={wide}",),
+            "wide.jsonl: the file begins with the byte-order mark of utf-16-le, but is read as utf-8; set --encoding "
+            "to utf-16.",
+        ),
+        (("--input={bad}", "--encoding=utf-9"), "error: --encoding 'utf-9' is unknown; use e.g. utf-8"),
+        (("--input={bad}", "--field={{x"), "--field '{x' is not a valid template"),
+        (("--input={bad}", "--format=squad"), "--format: squad does not support documents; use one of text"),
+        (
+            ("--input={json}",),
+            "x.json: the file extension implies the format squad, which does not support documents; "
+            "use a file with the extension .txt .jsonl .ndjson .tsv .tab .csv .parquet, or set --format to one of text",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_line(runs, refused, tmp_path, flags, message):
     run, bad, odd = runs("classification"), tmp_path / "bad.jsonl", tmp_path / "odd.dat"
     odd.touch()
+    json_file, wide = tmp_path / "x.json", tmp_path / "wide.jsonl"
+    json_file.write_text("{}")
+    wide.write_text('{"sentence": "a"}\n', encoding="utf-16")
     bad.write_text('{"sentence": "a"}\n{"x": "b"}\n')
     refused(
         message,
         "lm.predict",
         f"--workdir={run.root}",
-        *(each.format(bad=bad, odd=odd) for each in flags),
+        *(each.format(bad=bad, odd=odd, json=json_file, wide=wide) for each in flags),
         keeping=tmp_path,
     )
 
