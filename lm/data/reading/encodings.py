@@ -164,5 +164,17 @@ def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
     return [f"{sum(counts.values()):,} lines with bytes over 127 are read as {encoding}{files}"]
 
 
+def refuse_unless_file(path: Path) -> None:
+    """Raises UserError if the path leads to a named pipe, a socket or a device, whose reading may never end.
+
+    Standard input and the pipes of process substitution have no path of their own, so they are accepted.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file() and not target.is_dir() and str(path) != "/dev/stdin":
+        raise UserError(f"{path} is a named pipe, a socket or a device; copy its content to a file and name that file.")
+
+
 def open_binary(path: Path) -> Any:
+    """Opens a file, which may be compressed. Raises UserError for named pipes, sockets and devices."""
+    refuse_unless_file(path)
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")

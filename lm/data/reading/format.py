@@ -28,6 +28,7 @@ from lm.data.reading.encodings import (
     has_mark,
     open_binary,
     read_errors,
+    refuse_unless_file,
     without_returns,
 )
 from lm.data.reading.fields import Field, Record
@@ -209,6 +210,7 @@ class Files:
             if not self.found:
                 raise UserError(f"{path}: no file matches this pattern (in {os.getcwd()}).")
         else:
+            refuse_unless_file(Path(pattern))
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
@@ -242,8 +244,7 @@ class TextFile:
     """
 
     def __init__(self, path: Path, binary: Any, encoding: str, longest: int, wording: Wording):
-        self.path, self.longest = path, longest
-        self._binary, self._wording = binary, wording
+        self.path, self.longest, self._binary, self._wording = path, longest, binary, wording
         self._head = binary.read(BLOCK_BYTES)
         self._encoding, self._codec = encoding, choose_codec(path, self._head, encoding, wording)
         self._with_ends = self._split()
@@ -264,8 +265,7 @@ class TextFile:
                 raise UserError(f"{self.path}: the text is not valid {self._encoding} ({error}).") from error
             held = text[-1:] if data and (text.endswith("\r") or "\ud800" <= text[-1:] < "\udc00") else ""
             text = text.removesuffix(held)
-            if self._codec != "utf-8":
-                text = well_formed(text)
+            text = text if self._codec == "utf-8" else well_formed(text)
             if MARK in text:
                 text = (text.removeprefix(MARK) if begins_line else text).replace(f"\n{MARK}", "\n")
             if text:
