@@ -286,7 +286,10 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--text=x", "--output="), "--output"),
         (("--text=x", "--output=/nowhere/x"), "--output=/nowhere/x cannot be written"),
         (("--text=x", "--pooling=mean", "--layer=2"), "--layer=2: the model has 1 layers that read text"),
-        (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available fields: 'x'."),
+        (
+            ("--input={bad}",),
+            "bad.jsonl, line 2: there is no field 'sentence'; available fields: 'x'. Choose one with --field.",
+        ),
         (
             ("--input={bad}", "--format=conll"),
             "--format: conll does not support documents; use one of text, jsonl, tsv, csv, parquet.",
