@@ -248,6 +248,20 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: S
                     )
 
 
+def check_same_conventions(paths: Sequence[Path], systems: Sequence[Predictions]) -> None:
+    """Raises UserError unless all systems have the same signatures, such as the tag scheme and the answer rules."""
+    for path, system in zip(paths[1:], systems[1:], strict=True):
+        for name, first in systems[0].signatures.items():
+            if (mine := system.signatures.get(name)) != first:
+                inferred = "compare systems whose predictions follow the same convention"
+                if FLAGS.workdir:
+                    inferred = "to infer it from the examples instead of the runs, name these files in --predictions"
+                raise UserError(
+                    f"{path}: its scores are not comparable with those of {paths[0]} ({name}: {mine!s:.100}, but "
+                    f"{first!s:.100}); {inferred}."
+                )
+
+
 def main() -> int:
     roots, files = [Path(each) for each in FLAGS.workdir if each], [Path(each) for each in FLAGS.predictions if each]
     if bool(roots) == bool(files) or len(roots or files) < 2:
@@ -278,7 +292,9 @@ def main() -> int:
     if labelled:
         scores = label_scores(paths, labelled, metrics)
         print(f"{len(labelled[0].raw):,} {heading}")
-        print_comparison(names, scores, [f"{', '.join(scores)}: bs:{FLAGS.samples}|seed:{FLAGS.seed}"], console)
+        conventions = [f"{name}: {text}" for name, text in labelled[0].signatures.items()]
+        drawn = f"{', '.join(scores)}: bs:{FLAGS.samples}|seed:{FLAGS.seed}"
+        print_comparison(names, scores, [drawn, *conventions], console)
         return DONE
     systems = [read_predictions(path) for path in paths]
     check_same(paths, systems, ("source", "references"))
@@ -305,6 +321,7 @@ def label_scores(
     """Compares predicted labels, tags or answers on some or all metrics. Raises UserError if that is impossible."""
     examples = [each.raw for each in systems]
     check_same(paths, examples, [field.name for field in dataclasses.fields(examples[0][0])])
+    check_same_conventions(paths, systems)
     values = [each.metrics() for each in systems]
     if FLAGS["bleu_tokenize"].present:
         raise UserError("--bleu_tokenize applies only to text predictions; omit it.")

@@ -191,7 +191,7 @@ def test_systems_with_different_examples_are_refused(command, files, tmp_path, c
     ],
 )
 def test_bad_input_is_refused_in_one_line(command, arguments, message):
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises((UserError, flags.Error), match=message) as caught:
         command(*arguments)
     assert "\n" not in str(caught.value)
 
@@ -314,3 +314,30 @@ def test_flags_that_do_not_fit_labels_are_refused(command, tmp_path, flag, messa
     path = labelled(tmp_path / "a.jsonl", 0.9, size=9)
     with pytest.raises(UserError, match=message):
         command(f"--predictions={path},{path}", flag)
+
+
+def test_conventions_are_printed_and_must_agree(command, tmp_path):
+    answer = {"id": "1", "question": "Who?", "answers": ["Ann"], "prediction": "the Ann", "score": 1.0}
+    tagged = {"words": ["Ann", "Lee"], "tags": ["B-P", "I-P"], "prediction": ["B-P", "O"]}
+    runs = {  # the task, a prediction, the setting, and the convention that it names
+        "squad": ("span_qa", answer, {"answer_rules": "squad"}, "answers: rules:squad|"),
+        "cmrc": ("span_qa", answer, {"answer_rules": "cmrc"}, "answers: rules:cmrc|"),
+        "IOB2": ("tagging", tagged, {"tag_scheme": "IOB2"}, "tag scheme: IOB2"),
+        "none": ("tagging", tagged, {"tag_scheme": "none"}, "tag scheme: none"),
+    }
+    roots, files = {}, {}
+    for name, (task, line, settings, convention) in runs.items():
+        data = {"train": {"a": {"kind": "jsonl", "path": "x", "label_field": "" if task == "span_qa" else "tags"}}}
+        values = {"data": data | {"labels": [] if task == "span_qa" else ["B-P", "I-P", "O"]}, "eval": settings}
+        config = Config.from_dict({**values, "objective": {"name": task}, "model": {"family": "encoder"}})
+        with RunDirectory.open(tmp_path / name, config) as directory:
+            files[name] = directory.eval_dir(4) / "predictions.jsonl"
+            files[name].parent.mkdir(parents=True)
+            files[name].write_text(json.dumps(line) + "\n")
+        roots[name] = directory.root
+        assert convention in command(f"--workdir={roots[name]},{roots[name]}", "--samples=5").splitlines()[-1], name
+    for one, other in (("squad", "cmrc"), ("IOB2", "none")):
+        with pytest.raises(UserError, match=r"not comparable with .*name these files in --predictions") as caught:
+            command(f"--workdir={roots[one]},{roots[other]}", "--samples=5")
+        assert all(runs[each][3].split(": ")[1] in str(caught.value) for each in (one, other))
+        assert runs[one][3] in command(f"--predictions={files[one]},{files[other]}", "--samples=5")

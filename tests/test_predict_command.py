@@ -286,23 +286,42 @@ def test_input_is_never_overwritten(runs, refused, tmp_path):
         (("--text=x", "--output="), "--output"),
         (("--text=x", "--output=/nowhere/x"), "--output=/nowhere/x cannot be written"),
         (("--text=x", "--pooling=mean", "--layer=2"), "--layer=2: the model has 1 layers that read text"),
-        (("--input={bad}",), "bad.jsonl, line 2: there is no field 'sentence'; available fields: 'x'."),
+        (
+            ("--input={bad}",),
+            "bad.jsonl, line 2: there is no field 'sentence'; available fields: 'x'. Choose one with --field.",
+        ),
         (
             ("--input={bad}", "--format=conll"),
             "--format: conll does not support documents; use one of text, jsonl, tsv, csv, parquet.",
         ),
-        (("--input={bad}", "--columns=a"), "--columns: "),
+        (("--input={bad}", "--columns=a"), "--columns: this setting applies only to --format=tsv or csv; omit it."),
+        (
+            ("--input={wide}",),
+            "wide.jsonl: the file begins with the byte-order mark of utf-16-le, but is read as utf-8; set --encoding "
+            "to utf-16.",
+        ),
+        (("--input={bad}", "--encoding=utf-9"), "error: --encoding 'utf-9' is unknown; use e.g. utf-8"),
+        (("--input={bad}", "--field={{x"), "--field '{x' is not a valid template"),
+        (("--input={bad}", "--format=squad"), "--format: squad does not support documents; use one of text"),
+        (
+            ("--input={json}",),
+            "x.json: the file extension implies the format squad, which does not support documents; "
+            "use a file with the extension .txt .jsonl .ndjson .tsv .tab .csv .parquet, or set --format to one of text",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_line(runs, refused, tmp_path, flags, message):
     run, bad, odd = runs("classification"), tmp_path / "bad.jsonl", tmp_path / "odd.dat"
     odd.touch()
+    json_file, wide = tmp_path / "x.json", tmp_path / "wide.jsonl"
+    json_file.write_text("{}")
+    wide.write_text('{"sentence": "a"}\n', encoding="utf-16")
     bad.write_text('{"sentence": "a"}\n{"x": "b"}\n')
     refused(
         message,
         "lm.predict",
         f"--workdir={run.root}",
-        *(each.format(bad=bad, odd=odd) for each in flags),
+        *(each.format(bad=bad, odd=odd, json=json_file, wide=wide) for each in flags),
         keeping=tmp_path,
     )
 

@@ -52,9 +52,9 @@ def reference(launch, flags, tmp_path_factory) -> Path:
     return root
 
 
-def launch_pair(launch, *flags):
+def launch_pair(launch, *flags, only_second=()):
     shared = [*flags, f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--startup_timeout=60"]
-    return [launch("train.py", *shared, f"--process_id={i}", devices=2) for i in range(2)]
+    return [launch("train.py", *shared, f"--process_id={i}", *(only_second if i else ()), devices=2) for i in range(2)]
 
 
 def errors(process) -> list[str]:
@@ -113,6 +113,21 @@ def test_an_error_in_one_process_ends_both(launch, flags, tmp_path):
     (line,) = errors(pair[0])
     assert line.startswith("error: process 0 of 2: ") and "letter.txt" in line
     assert errors(pair[1]) == [line]
+
+
+def test_an_error_in_the_second_process_removes_a_new_run(launch, flags, tmp_path):
+    """Only the data of process 1 is broken, so process 0 has already written files to the new run directory."""
+    (tmp_path / "broken.txt").write_bytes(b"caf\xe9\n" * 40)
+    root = tmp_path / "new" / "run"
+    pair = launch_pair(launch, *flags(root), only_second=[f"--config.data.train.text.path={tmp_path}/broken.txt"])
+    assert pair[1].wait() == 1
+    ended = time.monotonic()
+    assert pair[0].wait() == 1
+    assert time.monotonic() - ended < 15
+    (line,) = errors(pair[1])
+    assert line.startswith("error: process 1 of 2: ") and "broken.txt: the text is not valid utf-8" in line
+    assert errors(pair[0])[-1] == line, "after the progress of its own data"
+    assert [each.name for each in tmp_path.iterdir()] == ["broken.txt"]
 
 
 def test_a_signal_before_the_first_step_ends_both_with_75(launch, flags, tmp_path):

@@ -11,10 +11,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, Self
 
-from lm.errors import SAVED_ON_SIGNAL
+from lm.errors import SAVED_ON_SIGNAL, USER_ERROR
 from lm.files import remove_temporaries
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -40,6 +41,7 @@ class _State:
     loop: StopRequest | None = None  # the request of the training loop, while the loop runs
     status: int | None = None  # exit status of the command, once it is complete
     others = Others()
+    withdraw: Callable[[], None] | None = None  # removes the files of a run that has not taken its first step
     last_signal, signals = -SECONDS_APART, 0  # time of the last signal, and number of signals
     wakeup: int | None = None  # file descriptor to which Python writes the number of each signal
 
@@ -121,6 +123,8 @@ def end_process(status: int, line: str, reason: str = "") -> NoReturn:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         remove_temporaries()
+        if status == USER_ERROR and state.withdraw is not None:
+            state.withdraw()
 
     thread = threading.Thread(target=last_words, daemon=True)
     thread.start()

@@ -27,6 +27,7 @@ from lm.config.schema import differences_affecting, migrated
 from lm.data.tokenizing.base import INFO_FILE
 from lm.errors import UserError
 from lm.files import parse_json, read_file, remove_leftovers, replacing, storing
+from lm.parallel import signals
 from lm.runs.fingerprint import (
     DERIVED_FROM_DATA,
     DERIVED_FROM_EPOCHS,
@@ -66,11 +67,12 @@ class RunDirectory:
     def open(cls, root: Path, config: Config, *, is_first: bool = True) -> Self:
         """Opens a directory for training, either to start a run or to continue one.
 
-        If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block before
-        the first step. If the run continues, nothing is written. A run that has not taken its first step may be started
-        again with any config. The first process holds a lock until it calls `close` or dies. The other processes write
-        nothing. Raises UserError if the path is not a directory or holds unrelated files, if another process is
-        training in it, or if the existing run has a different config or inconsistent files.
+        If the run is new, config.json is written, and it is removed again if a UserError leaves the `with` block or
+        another process fails before the first step. If the run continues, nothing is written. A run that has not taken
+        its first step may be started again with any config. The first process holds a lock until it calls `close` or
+        dies; the other processes write nothing. Raises UserError if the path is not a directory or holds unrelated
+        files, if another process is training in it, or if the existing run has a different config or inconsistent
+        files.
         """
         run = cls(root)
         if not is_first:
@@ -99,6 +101,7 @@ class RunDirectory:
         except UserError:
             run.close()
             raise
+        signals.state.withdraw = run._withdraw
         return run
 
     @classmethod
@@ -156,9 +159,11 @@ class RunDirectory:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
-            if isinstance(error, UserError) and self._lock is not None and not self._has_begun():
-                self._discard()
+            if isinstance(error, UserError):
+                self._discard_unless_begun()
         finally:
+            if error is None or isinstance(error, UserError):
+                signals.state.withdraw = None
             self.close()
 
     def _take_lock(self) -> None:
@@ -199,8 +204,17 @@ class RunDirectory:
             shutil.rmtree(self.root / name, ignore_errors=True)
         self.write_config(config)
 
-    def _discard(self) -> None:
+    def _withdraw(self) -> None:
+        """Removes a new run because a process has failed. The error may already have released the lock here."""
+        with contextlib.suppress(UserError, OSError):
+            if self._lock is None:
+                self._take_lock()
+            self._discard_unless_begun()
+
+    def _discard_unless_begun(self) -> None:
         """Removes everything that a run wrote before its first step, so that a new run can start in the directory."""
+        if self._lock is None or self._has_begun():
+            return
         for path in (*(self.root / name for name in TOKENIZERS), self.tensorboard_dir, self.checkpoints_dir):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config_path, self.metrics_path, self.root / ".lock"):

@@ -46,12 +46,15 @@ def read_input(
         for each in Files(file).found:
             if output is not None and output.exists() and output.samefile(each):
                 raise UserError(f"--output={output}: this file is also the input; choose another file.")
-        kind = given.get("kind") or ("text" if path == STANDARD_INPUT else format_of(path))
+        inferred_from = "" if "kind" in given or path == STANDARD_INPUT else path
+        kind = format_of(path) if inferred_from else given.get("kind", "text")
         rest = {name: value for name, value in given.items() if name != "kind"}
-        reader = open_inputs(
-            input_source(config.data.train, labeller.input_reader, kind, file, rest), labeller.input_reader
-        )
-        return list(reader.iterate())
+        source = input_source(config.data.train, labeller.input_reader, kind, file, rest)
+        try:
+            return list(open_inputs(source, labeller.input_reader, inferred_from).iterate())
+        except UserError as error:
+            text = str(error)
+            raise UserError(text if text.startswith("--") else f"--input: {text}") from None
 
 
 @contextlib.contextmanager

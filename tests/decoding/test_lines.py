@@ -5,6 +5,7 @@ import os
 import pytest
 
 from lm.config import Config
+from lm.data.reading.format import Files
 from lm.decoding.lines import in_one_line, output_lines, prefix_of, read_lines, source_text, whole_file
 from lm.errors import UserError
 from lm.tasks import task_of
@@ -47,6 +48,20 @@ def test_unreadable_input_is_rejected(tmp_path):
         read_lines(str(tmp_path / "in"), "input")
     with pytest.raises(UserError, match=r"--input=.* cannot be read: Is a directory"):
         read_lines(str(tmp_path), "input")
+
+
+def test_named_pipe_and_device_are_refused_but_standard_input_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # it has no writer, so opening it would block forever
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UserError, match=f"--input={path} is a named pipe, a socket or a device; copy its content"):
+            read_lines(str(path), "input")
+    with pytest.raises(UserError, match="pipe is a named pipe, a socket or a device"):
+        Files(str(tmp_path / "pipe"))
+    reader, writer = os.pipe()  # as in --input=<(command)
+    os.write(writer, b"one\ntwo\n")
+    os.close(writer)
+    assert read_lines(f"/dev/fd/{reader}", "input") == ["one", "two"]
+    os.close(reader)
 
 
 def test_default_prefix_is_the_one_of_all_training_data():

@@ -12,6 +12,7 @@ import pytest
 
 from lm.config import Config, defaults, source
 from lm.errors import UserError
+from lm.parallel import signals
 from lm.runs.directory import RunDirectory
 from tests.conftest import content_of
 
@@ -94,6 +95,22 @@ def test_user_error_before_the_first_step_removes_a_new_run(tmp_path: Path) -> N
         run.metrics_path.write_text('{"step": 1}\n')
         raise UserError("bad steps")
     assert sorted(os.listdir(root)) == [".lock", "config.json", "metrics.jsonl"], "the user may want to look at it"
+
+
+def test_failure_of_another_process_removes_a_new_run(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "new", config()) as run:
+        run.tokenizer_dir.mkdir()
+        signals.state.withdraw()
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConnectionError), RunDirectory.open(tmp_path / "new", config()):
+        raise ConnectionError("the other process has closed its connection, but not yet said why")
+    signals.state.withdraw()
+    assert list(tmp_path.iterdir()) == []
+    with RunDirectory.open(tmp_path / "begun", config()) as run:
+        run.metrics_path.write_text('{"step": 1}\n')
+        signals.state.withdraw()
+        assert run.metrics_path.exists() and run.config_path.exists()
+    assert signals.state.withdraw is None, "a complete run stays"
 
 
 @pytest.mark.parametrize(

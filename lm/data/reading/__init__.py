@@ -16,6 +16,7 @@ from lm.data.reading.readers import READERS
 from lm.data.reading.records import CommaSeparated, JsonLines, Parquet, TabSeparated
 from lm.data.reading.text import Text
 from lm.data.reading.tfds import Tfds
+from lm.data.reading.wording import wording_of
 from lm.errors import UserError
 
 # Maps each value of data.*.NAME.kind to its format.
@@ -44,7 +45,7 @@ def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
 
 def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> None:
     """Calls `refuse` if the settings of a data source do not suit the reader. Opens no files."""
-    source, kind = FORMATS[config.kind], reader.kind
+    source, kind, wording = FORMATS[config.kind], reader.kind, wording_of(config)
     if source.holds is not None and kind not in source.holds:
         fitting = [name for name, each in FORMATS.items() if each.holds is None or kind in each.holds]
         refuse("kind", f"{config.kind} does not support {kind}; use {' or '.join(fitting)}.")
@@ -58,13 +59,12 @@ def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> 
         if wanting and setting not in reader.settings:
             refuse(
                 setting,
-                f"this setting applies only to {' or '.join(wanting)}, but this task reads {kind}; leave it empty.",
+                f"this setting applies only to {' or '.join(wanting)}, but this task reads {kind}; {wording.omit()}.",
             )
         holding = [name for name, each in FORMATS.items() if setting in each.settings]
         if holding and config.kind not in holding:
-            refuse(setting, f"this setting applies only to kind={' or '.join(holding)}; leave it empty.")
+            only = f"{wording.name('kind')}={' or '.join(holding)}"
+            refuse(setting, f"this setting applies only to {only}; {wording.omit()}.")
     source.check(config, kind, refuse)
     if "field" not in reader.roles.values() and config.field != SourceConfig.field:
-        refuse(
-            "field", f"{kind} have fixed field names ({', '.join(reader.roles)}); leave this setting at its default."
-        )
+        refuse("field", f"{kind} have fixed field names ({', '.join(reader.roles)}); {wording.omit('at its default')}.")

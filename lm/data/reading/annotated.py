@@ -13,6 +13,7 @@ from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_name, as_text
 from lm.data.reading.format import FileFormat, Refuse
 from lm.data.reading.records import parse_json
+from lm.data.reading.wording import wording_of
 from lm.errors import UserError
 
 NEW_DOCUMENT = "-DOCSTART-"
@@ -120,7 +121,7 @@ class Columns:
     """
 
     def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
-        self._path, self._tagged = path, tagged
+        self._path, self._tagged, self._wording = path, tagged, wording_of(config)
         settings = {"field": config.field if _is_named(config.field) else ""}
         settings["label_field"] = config.label_field if tagged else ""
         wanted = {name.casefold() for name in settings.values() if name and not name.isdecimal()}
@@ -149,7 +150,8 @@ class Columns:
         known = f"the columns are called {', '.join(names)}" if names else "the file does not name its columns"
         problem = "several columns are" if number else "no column is"
         raise UserError(
-            f"{self._path}: {setting}: {problem} called {name!r}; {known}. Give a column number (starting at 1)."
+            f"{self._path}: {self._wording.name(setting)}: {problem} called {name!r}; {known}. "
+            "Give a column number (starting at 1)."
         )
 
     def _check_choice(self, plain: Sequence[list[str]], settings: Mapping[str, str]) -> None:
@@ -162,15 +164,17 @@ class Columns:
                 f"{self._path}: this is CoNLL-U, whose last column holds no tags; set label_field, e.g. to 'UPOS' "
                 f"(the columns are {', '.join(CONLLU)})."
             )
+        field = self._wording.name("field", "`")
         if not settings["field"] and self._has_ids and not self.numbered:
-            raise UserError(f"{self._path}: column 1 holds only numbers; set `field` to the word column.")
+            raise UserError(f"{self._path}: column 1 holds only numbers; set {field} to the word column.")
         first = plain[0]
         if self.header < 0 and len(first) > max(self.word, self.tag):
             word, tag = first[self.word], first[self.tag]
+            last = f" and label_field={tag!r}" if self._tagged else ""
             if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
                 raise UserError(
                     f"{self._path}: the first line seems to name the columns ({', '.join(first)}); set "
-                    f"field={word!r} and label_field={tag!r}, or remove this line."
+                    f"{self._wording.assign('field', word)}{last}, or remove this line."
                 )
 
     def is_comment(self, values: Sequence[str], begins: bool) -> bool:
@@ -197,16 +201,17 @@ class Columns:
     def check(self, values: Sequence[str], line: str, where: str) -> None:
         """Raises UserError if a line does not hold a word and its tag."""
         if len(values) < 1 + self._tagged or not values[self.word if self.word < len(values) else 0]:
-            raise UserError(
-                f"{where}: {line!r:.60} does not hold a word and its tag (columns are separated by tabs or spaces)."
-            )
+            wanted = "a word and its tag" if self._tagged else "a word"
+            raise UserError(f"{where}: {line!r:.60} does not hold {wanted} (columns are separated by tabs or spaces).")
         if len(values) != self._width:
             raise UserError(
                 f"{where}: this line has {len(values)} columns, but earlier lines have {self._width}: {line!r:.60}."
             )
         for setting, column in (("field", self.word), ("label_field", self.tag))[: 1 + self._tagged]:
             if column >= len(values):
-                raise UserError(f"{where}: {setting} is {column + 1}, but there are only {len(values)} columns.")
+                raise UserError(
+                    f"{where}: {self._wording.name(setting)} is {column + 1}, but there are only {len(values)} columns."
+                )
 
 
 def _is_named(field: str) -> bool:

@@ -15,15 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm.data.reading.wording import Wording
 from lm.errors import UserError
 
 BLOCK_BYTES = 1 << 20
 MARK = "\ufeff"  # the byte-order mark as a character
 _LINE_END = re.compile(r"(?<!\r)\r+\n")
 _MARKS_AFTER_LF = re.compile(rf"\n{MARK}+")
-SET_ENCODING = "set the source's encoding to {}"
-UNKNOWN_ENCODING = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
-CONVERT = "convert it from {} to UTF-8 first"  # the advice if no setting specifies the encoding
 
 # The records that a zip archive can begin with: a file, the end of an empty archive, or a mark of a split archive.
 ZIP_RECORDS = b"\x03\x04", b"\x05\x06", b"\x07\x08"
@@ -36,7 +34,7 @@ SIGNATURES = (
     (b"\x04\x22\x4d\x18", "lz4 data; unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
     *((b"BZh%d1AY&SY" % level, "bzip2 data; unpack it first") for level in range(1, 10)),
-    (b"PAR1\x15", "a Parquet file; set kind to parquet"),
+    (b"PAR1\x15", "a Parquet file; choose the format parquet, or convert it to text"),
     (b"ARROW1\x00\x00", "an Arrow file; convert it to Parquet or JSON lines"),
     (b"%PDF-1.", "a PDF file; extract its text first"),
     (b"SQLite format 3\x00", "an SQLite database; export its text first"),
@@ -53,10 +51,8 @@ MARKS = (
 UNMARKED = "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"  # the encodings that `_by_nul_bytes` detects
 
 
-def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
+def choose_codec(path: Path, head: bytes, encoding: str, wording: Wording) -> str:
     """Returns the codec for a file that begins with `head`.
-
-    `remedy` is the advice in error messages, in which {} stands for the correct encoding.
 
     Raises UserError if `encoding` is unknown, or if `head` is not text in this encoding.
     """
@@ -66,7 +62,8 @@ def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
         if not found._is_text_encoding:  # a codec such as hex or zlib
             raise LookupError
     except (LookupError, ValueError) as error:  # ValueError: the name contains a NUL character
-        raise UserError(f"encoding {encoding!r} is unknown; use e.g. utf-8, cp1252 or gb18030.") from error
+        name = wording.name("encoding")
+        raise UserError(f"{name} {encoding!r} is unknown; use e.g. utf-8, cp1252 or gb18030.") from error
     name = found.name
     known = next((what for start, what in SIGNATURES if head.startswith(start)), "")
     if known or head[TAR[0]] == TAR[1]:
@@ -85,7 +82,7 @@ def choose_codec(path: Path, head: bytes, encoding: str, remedy: str) -> str:
         problem, right = f"looks like {likely}", likely
     else:
         return name
-    raise UserError(f"{path}: the file {problem}, but is read as {encoding}; {remedy.format(right)}.")
+    raise UserError(f"{path}: the file {problem}, but is read as {encoding}; {wording.encoding.format(right)}.")
 
 
 def _by_nul_bytes(head: bytes) -> str:
@@ -148,6 +145,8 @@ def read_errors(path: Path) -> Iterator[None]:
 
 def drop_marks(text: str, begins_line: bool) -> str:
     """Removes all byte-order marks at the beginning of lines. `begins_line` states whether the text begins a line."""
+    if MARK not in text:
+        return text
     text = text.lstrip(MARK) if begins_line else text
     return _MARKS_AFTER_LF.sub("\n", text)
 
@@ -191,5 +190,17 @@ def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
     return [f"{sum(counts.values()):,} lines with bytes over 127 are read as {encoding}{files}"]
 
 
+def refuse_unless_file(path: Path) -> None:
+    """Raises UserError if the path leads to a named pipe, a socket or a device, whose reading may never end.
+
+    Standard input and the pipes of process substitution have no path of their own, so they are accepted.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file() and not target.is_dir() and str(path) != "/dev/stdin":
+        raise UserError(f"{path} is a named pipe, a socket or a device; copy its content to a file and name that file.")
+
+
 def open_binary(path: Path) -> Any:
+    """Opens a file, which may be compressed. Raises UserError for named pipes, sockets and devices."""
+    refuse_unless_file(path)
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")

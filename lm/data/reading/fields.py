@@ -44,6 +44,7 @@ class Field:
 
     def __init__(self, spec: str, setting: str = "field", *, optional: bool = False):
         self.spec, self.optional, self.names = spec, optional, [spec]
+        self.advice = f" Choose one with {setting}." if setting.startswith("--") else ""
         self._template: list[tuple[str, str | None]] = []  # literal texts, each with the field name that follows it
         if "{" not in spec and "}" not in spec:
             return
@@ -62,11 +63,11 @@ class Field:
         """Returns the unchanged value from the record, or the filled-in template."""
         if self.optional:
             return "" if is_missing(value := record.get(self.spec)) else value
-        return self.text(record, where) if self._template else _look_up(record, self.spec, where)
+        return self.text(record, where) if self._template else _look_up(record, self.spec, where, self.advice)
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         """Returns the value, a text or a list of texts, as a tuple. An empty list becomes one empty text."""
-        found = {name: _as_texts(_look_up(record, name, where), name, where) for name in self.names}
+        found = {name: _as_texts(_look_up(record, name, where, self.advice), name, where) for name in self.names}
         if not self._template:
             return found[self.spec]
         return ("".join(text + " ".join(found[name] if name else ()) for text, name in self._template),)
@@ -106,11 +107,11 @@ def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> l
             if number:
                 found.append(column)
             elif not field.optional:
-                raise UserError(_missing(where, name, present))
+                raise UserError(_missing(where, name, present) + field.advice)
     return list(dict.fromkeys(found))
 
 
-def _look_up(record: Record, name: str, where: str) -> Any:
+def _look_up(record: Record, name: str, where: str, advice: str) -> Any:
     if name in record:
         return record[name]
     value: Any = record
@@ -121,7 +122,7 @@ def _look_up(record: Record, name: str, where: str) -> Any:
                 f"{where}: field {above!r} is of type {type(value).__name__}, not a record with a field {part!r}."
             )
         if part not in value:
-            raise UserError(_missing(where, name, list(value), above))
+            raise UserError(_missing(where, name, list(value), above) + advice)
         value, above = value[part], f"{above}.{part}" if above else part
     return value
 

@@ -20,9 +20,6 @@ from typing import Any, ClassVar, TypeVar
 from lm.config import SourceConfig
 from lm.data.reading.encodings import (
     BLOCK_BYTES,
-    MARK,
-    SET_ENCODING,
-    UNKNOWN_ENCODING,
     byte_position,
     choose_codec,
     drop_marks,
@@ -30,10 +27,12 @@ from lm.data.reading.encodings import (
     marks_in,
     open_binary,
     read_errors,
+    refuse_unless_file,
     with_line_feeds,
     without_returns,
 )
 from lm.data.reading.fields import Field, Record
+from lm.data.reading.wording import SETTINGS, Wording, wording_of
 from lm.errors import UserError
 from lm.files import well_formed
 
@@ -70,7 +69,7 @@ class Format(abc.ABC):
 
     def __init__(self, config: SourceConfig):
         """Locates the data. Raises UserError if no data is found or a setting is invalid."""
-        self.config = config
+        self.config, self.wording = config, wording_of(config)
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
@@ -86,7 +85,8 @@ class Format(abc.ABC):
         """Returns the field that `setting` specifies. If `setting` is empty, returns the field called `role`."""
         if self.names_fields:
             return ReadyField(role)
-        return Field(getattr(self.config, setting), setting) if setting else Field(role, optional=optional)
+        named = self.wording.name(setting)
+        return Field(getattr(self.config, setting), named) if setting else Field(role, optional=optional)
 
     @abc.abstractmethod
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -124,11 +124,11 @@ class FileFormat(Format):
 
     def open(self, path: Path) -> contextlib.AbstractContextManager[TextFile]:
         """Opens one file as text."""
-        return open_text(path, self.config.encoding, self.config.longest_line)
+        return open_text(path, self.config.encoding, self.config.longest_line, self.wording)
 
     def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
         """Yields the lines of one file without line endings. If `rows` is true, a CR within a line raises UserError."""
-        lines = read_lines(path, self.config.encoding, self.config.longest_line)
+        lines = read_lines(path, self.config.encoding, self.config.longest_line, self.wording)
         return without_returns(path, lines) if rows else lines
 
     def options(self) -> list[str]:
@@ -209,6 +209,7 @@ class Files:
             if not self.found:
                 raise UserError(f"{path}: no file matches this pattern (in {os.getcwd()}).")
         else:
+            refuse_unless_file(Path(pattern))
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
@@ -241,11 +242,10 @@ class TextFile:
     message gives the position. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
     """
 
-    def __init__(self, path: Path, binary: Any, encoding: str, longest: int, remedy: str):
-        self.path, self.longest = path, longest
-        self._binary, self._remedy = binary, remedy
+    def __init__(self, path: Path, binary: Any, encoding: str, longest: int, wording: Wording):
+        self.path, self.longest, self._binary, self._wording = path, longest, binary, wording
         self._head = binary.read(BLOCK_BYTES)
-        self._encoding, self._codec = encoding, choose_codec(path, self._head, encoding, remedy)
+        self._encoding, self._codec = encoding, choose_codec(path, self._head, encoding, wording)
         self._with_ends = self._split()
         self.lone_returns = 0  # number of CRs so far, except those at the ends of lines
 
@@ -258,15 +258,14 @@ class TextFile:
             try:
                 text = held + decoder.decode(data, not data)
             except UnicodeDecodeError as error:
-                where, remedy = byte_position(error, fed, line, self._codec), self._remedy.format(UNKNOWN_ENCODING)
-                raise UserError(f"{self.path}: the text is not valid {self._encoding} at {where}; {remedy}.") from error
+                problem = f"the text is not valid {self._encoding} at {byte_position(error, fed, line, self._codec)}"
+                raise UserError(f"{self.path}: {problem}; {self._wording.unknown_encoding}.") from error
             except UnicodeError as error:
                 raise UserError(f"{self.path}: the text is not valid {self._encoding} ({error}).") from error
             held = (text[len(text.rstrip("\r")) :] or text[-1:] * ("\ud800" <= text[-1:] < "\udc00")) if data else ""
             text = text.removesuffix(held)
-            if self._codec != "utf-8":
-                text = well_formed(text)
-            text = drop_marks(text, begins_line) if MARK in text else text
+            text = text if self._codec == "utf-8" else well_formed(text)
+            text = drop_marks(text, begins_line)
             if text:
                 self._count_lone_returns(text, is_first=line == 1)
                 begins_line = text.endswith("\n")
@@ -299,10 +298,8 @@ class TextFile:
         if size <= self.longest:
             return size
         unit = "this line" if line else "a document (by default the whole file)"
-        raise UserError(
-            f"{self.path}{f', line {line:,}' if line else ''}: {unit} has more than {self.longest:,} characters; split "
-            "it (for text, see `document`) or increase the source's longest_line if there is enough memory."
-        )
+        where, limit = f"{self.path}{f', line {line:,}' if line else ''}", f"{self.longest:,} characters"
+        raise UserError(f"{where}: {unit} has more than {limit}; {self._wording.length}.")
 
     def _split(self) -> Iterator[str]:
         parts: list[str] = []
@@ -332,18 +329,18 @@ class TextFile:
 
 @contextlib.contextmanager
 def open_text(
-    path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
+    path: Path, encoding: str, longest: int = SourceConfig.longest_line, wording: Wording = SETTINGS
 ) -> Iterator[TextFile]:
-    """Opens a text file, which may be a `.gz` file. `remedy` is the advice in error messages about the encoding."""
+    """Opens a text file, which may be a `.gz` file. `wording` is the advice in error messages."""
     with open_binary(path) as binary:
-        yield TextFile(path, binary, encoding, longest, remedy)
+        yield TextFile(path, binary, encoding, longest, wording)
 
 
 def read_lines(
-    path: Path, encoding: str, longest: int = SourceConfig.longest_line, remedy: str = SET_ENCODING
+    path: Path, encoding: str, longest: int = SourceConfig.longest_line, wording: Wording = SETTINGS
 ) -> Iterator[str]:
     """Yields the lines of one file and closes the file after the last line."""
-    with read_errors(path), open_text(path, encoding, longest, remedy) as file:
+    with read_errors(path), open_text(path, encoding, longest, wording) as file:
         yield from file.lines()
 
 

@@ -15,6 +15,7 @@ from lm.data.reading import FORMATS, check_source
 from lm.data.reading.fields import Field, Record, as_list, as_text
 from lm.data.reading.format import Format, Reader
 from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader, Tagged
+from lm.data.reading.wording import InputSource
 from lm.errors import UserError
 
 FORMAT_NAMES = [name for name, each in FORMATS.items() if each.endings]
@@ -137,16 +138,25 @@ def input_source(
             raise UserError(
                 f"--{setting} is required: its value differs between the training data sources ({found}); choose one."
             )
-    return SourceConfig(kind=kind, path=path, **{**values, **given})
+    return InputSource(kind=kind, path=path, **{**values, **given})
 
 
-def open_inputs(config: SourceConfig, reader: type[Reader]) -> Reader:
-    """Returns a reader for new inputs. Raises a UserError that names the flag if a setting does not suit the format."""
+def open_inputs(config: SourceConfig, reader: type[Reader], inferred_from: str = "") -> Reader:
+    """Returns a reader for new inputs. Raises a UserError that names the flag if a setting does not suit the format.
+
+    `inferred_from` is the path whose extension implies the format; it is "" if the format was given.
+    """
 
     def refuse(setting: str, message: str) -> None:
         raise UserError(f"--{ {'kind': 'format', 'path': 'input'}.get(setting, setting) }: {message}")
 
     fitting = [name for name in FORMAT_NAMES if reader.kind in (FORMATS[name].holds or [reader.kind])]
+    if config.kind not in fitting and inferred_from:
+        endings = " ".join(ending for name in fitting for ending in FORMATS[name].endings)
+        raise UserError(
+            f"--input={inferred_from}: the file extension implies the format {config.kind}, which does not support "
+            f"{reader.kind}; use a file with the extension {endings}, or set --format to one of {', '.join(fitting)}."
+        )
     if config.kind not in fitting:
         refuse("kind", f"{config.kind} does not support {reader.kind}; use one of {', '.join(fitting)}.")
     check_source(config, reader, refuse)

@@ -68,7 +68,7 @@ class TabSeparated(FileFormat):
     endings: ClassVar[Collection[str]] = (".tsv", ".tab")
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
-    quoting_hint = " If quoted values contain tabs or line breaks, use kind='csv'."
+    quoting_hint = " If quoted values contain tabs or line breaks, use {}."
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
@@ -92,25 +92,26 @@ class TabSeparated(FileFormat):
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         rows, quotes = self.rows(path), Quotes()
+        setting, csv_format = self.wording.name("columns", "`"), self.wording.assign("kind", "csv")
         if self.config.columns:
-            names, origin = [name.strip() for name in self.config.columns.split(",")], "`columns`"
+            names, origin = [name.strip() for name in self.config.columns.split(",")], setting
         else:
             names, origin = next(rows, ([""], ""))[0], "the first line"
         try:
             needed = [names.index(name) for name in columns_of(fields, names, str(path))]
         except UserError as error:
-            hint = "" if self.config.columns else "; if it is not a header, set `columns`"
+            hint = "" if self.config.columns else f"; if it is not a header, set {setting}"
             if any(map(QUOTED.fullmatch, names)) and self.quoting_hint:
-                hint = "; they are quoted as in CSV: use kind='csv', which also reads tabs"
+                hint = f"; they are quoted as in CSV: use {csv_format}, which also reads tabs"
             raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
         for values, where in rows:
             if values in ([], [""]):  # an empty line
                 continue
             if max(needed) >= len(values) or (not self.config.columns and any(values[len(names) :])):
-                hint = self.quoting_hint if any('"' in value for value in values) else ""
+                hint = self.quoting_hint.format(csv_format) if any('"' in value for value in values) else ""
                 raise UserError(f"{where}: this row has {len(values)} fields, but {origin} has {len(names)}.{hint}")
             if _is_header(values, names, needed):
-                remedy = "leave `columns` empty" if self.config.columns else "remove it"
+                remedy = f"do not set {setting}" if self.config.columns else "remove it"
                 raise UserError(f"{where}: this line repeats the column names, so it is a header, not a row; {remedy}.")
             if self.quoting_hint:
                 quotes.count([values[index] for index in needed])
@@ -119,12 +120,12 @@ class TabSeparated(FileFormat):
             self._notes.append(
                 f"{path}: {quotes.quoted:,} values are quoted as in CSV, e.g. {example!r:.60}, but "
                 f"{quotes.stray!r:.60} is not, so quotation marks are read as text; if they are not part of the "
-                "text, use kind='csv'"
+                f"text, use {csv_format}"
             )
         elif example:
             raise UserError(
-                f"{path}: the values are quoted as in CSV, e.g. {example!r:.60}; use kind='csv', which removes the "
-                "quotation marks and also reads tabs. If the marks belong to the text, use kind='text' with a pattern."
+                f"{path}: the values are quoted as in CSV, e.g. {example!r:.60}; use {csv_format}, which removes "
+                "the quotation marks and also reads tabs. If the marks belong to the text, convert it to JSON lines."
             )
 
 

@@ -104,7 +104,7 @@ def test_other_kinds_of_files_are_refused_by_name_in_every_reader(reading):
         (gzip.compress(tape.getvalue()), "file.tar.gz", "unpacks to a tar archive"),
         (bz2.compress(text.encode()), "file", "is bzip2 data"),
         (lzma.compress(text.encode()), "file", "is xz data"),
-        (b"PAR1\x15\x04", "file", "is a Parquet file; set kind to parquet"),
+        (b"PAR1\x15\x04", "file", "is a Parquet file; choose the format parquet, or convert"),
         (text.encode("utf-16"), "file", "byte-order mark of utf-16-le, but is read as utf-8; set .* to utf-16$"),
         (b"\xfe\xff" + text.encode("utf-16-be"), "file", "byte-order mark of utf-16-be.* to utf-16$"),
         (text.encode("utf-32"), "file", "byte-order mark of utf-32-le, .* to utf-32$"),

@@ -29,7 +29,7 @@ def read(path, wants="labels", kind="tsv", **options):
         (
             "text,label|a,x",
             {"columns": "text,label"},
-            "line 1: this line repeats the column names, .* leave `columns` empty",
+            "line 1: this line repeats the column names, .* do not set `columns`",
         ),
         ("text,label|a,x,b", {}, "line 2: this row has 3 fields, but the first line has 2"),
         ("text,label|a", {}, "line 2: this row has 1 fields, but the first line has 2"),
