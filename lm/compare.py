@@ -257,8 +257,8 @@ def check_same_conventions(paths: Sequence[Path], systems: Sequence[Predictions]
                 if FLAGS.workdir:
                     inferred = "to infer it from the examples instead of the runs, name these files in --predictions"
                 raise UserError(
-                    f"{path}: its scores are not comparable with those of {paths[0]} ({name}: {mine!s:.100}, but "
-                    f"{first!s:.100}); {inferred}."
+                    f"the scores are not comparable: the {name} is {mine!s:.90} in one system and {first!s:.90} in "
+                    f"another ({path}, {paths[0]}); {inferred}."
                 )
 
 

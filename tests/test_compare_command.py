@@ -337,7 +337,7 @@ def test_conventions_are_printed_and_must_agree(command, tmp_path):
         roots[name] = directory.root
         assert convention in command(f"--workdir={roots[name]},{roots[name]}", "--samples=5").splitlines()[-1], name
     for one, other in (("squad", "cmrc"), ("IOB2", "none")):
-        with pytest.raises(UserError, match=r"not comparable with .*name these files in --predictions") as caught:
+        with pytest.raises(UserError, match=r"not comparable: .*name these files in --predictions") as caught:
             command(f"--workdir={roots[one]},{roots[other]}", "--samples=5")
         assert all(runs[each][3].split(": ")[1] in str(caught.value) for each in (one, other))
         assert runs[one][3] in command(f"--predictions={files[one]},{files[other]}", "--samples=5")

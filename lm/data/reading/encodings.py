@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lm.data.reading.wording import Wording
 from lm.errors import UserError
@@ -118,18 +118,23 @@ def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) ->
 
 def with_line_feeds(text: str) -> str:
     """Returns the text without the CRs that precede an LF."""
-    return _LINE_END.sub("\n", text) if "\r" in text else text
+    return _LINE_END.sub("\n", text)
 
 
 def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
     """Yields the lines of `TextFile.lines`. Raises UserError if a line contains a CR."""
     for number, line in enumerate(lines, start=1):
         if "\r" in line:
-            raise UserError(
-                f"{path}, line {number:,}: this line contains a carriage return (CR); replace it with a line feed if "
-                "it ends a row, otherwise with a space."
-            )
+            refuse_return(path, number)
         yield line
+
+
+def refuse_return(path: Path, line: int) -> NoReturn:
+    """Raises UserError for a CR inside a line."""
+    raise UserError(
+        f"{path}, line {line:,}: this line contains a carriage return (CR); replace it with a line feed if it ends a "
+        "row, otherwise with a space."
+    )
 
 
 @contextlib.contextmanager
@@ -145,8 +150,6 @@ def read_errors(path: Path) -> Iterator[None]:
 
 def drop_marks(text: str, begins_line: bool) -> str:
     """Removes all byte-order marks at the beginning of lines. `begins_line` states whether the text begins a line."""
-    if MARK not in text:
-        return text
     text = text.lstrip(MARK) if begins_line else text
     return _MARKS_AFTER_LF.sub("\n", text)
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, TypeVar
 from lm.config import SourceConfig
 from lm.data.reading.encodings import (
     BLOCK_BYTES,
+    MARK,
     byte_position,
     choose_codec,
     drop_marks,
@@ -265,7 +266,7 @@ class TextFile:
             held = (text[len(text.rstrip("\r")) :] or text[-1:] * ("\ud800" <= text[-1:] < "\udc00")) if data else ""
             text = text.removesuffix(held)
             text = text if self._codec == "utf-8" else well_formed(text)
-            text = drop_marks(text, begins_line)
+            text = drop_marks(text, begins_line) if MARK in text else text
             if text:
                 self._count_lone_returns(text, is_first=line == 1)
                 begins_line = text.endswith("\n")
@@ -318,12 +319,12 @@ class TextFile:
 
     def _count_lone_returns(self, text: str, *, is_first: bool) -> None:
         """Raises UserError if, in the first block, more lines seem to end in CR alone than in LF."""
-        count = with_line_feeds(text).count("\r")
+        count = with_line_feeds(text).count("\r") if "\r" in text else 0
         self.lone_returns += count
         if is_first and count > text.count("\n"):
             advice = "convert the file, e.g. with: tr '\\r' '\\n' < OLD > NEW"
             raise UserError(
-                f"{self.path}: its lines end in CR (carriage return) alone, which is not supported; {advice}"
+                f"{self.path}: the lines end in CR (carriage return) alone, which is not supported; {advice}"
             )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lm.config import SourceConfig
-from lm.data.reading.encodings import with_line_feeds, without_returns
+from lm.data.reading.encodings import refuse_return, with_line_feeds
 from lm.data.reading.fields import Field, Record, as_label
 from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, hash_of
 from lm.errors import UserError
@@ -106,10 +106,14 @@ class Text(FileFormat):
         where, label = str(path), self._label_in(path)
 
         def whole(file: TextFile) -> Iterator[str]:
-            return filter(None, [with_line_feeds(file.read())])
+            text = file.read()
+            return filter(None, [with_line_feeds(text) if "\r" in text else text])
 
         def lines(file: TextFile) -> Iterator[str]:
-            return without_returns(path, file.lines())
+            for number, line in enumerate(file.lines(), start=1):
+                if "\r" in line:
+                    refuse_return(path, number)
+                yield line
 
         split = {"file": whole, "line": lines, "paragraph": _paragraphs, "separator": self._separated}
         with self.open(path) as file:
@@ -160,7 +164,7 @@ class Text(FileFormat):
         parts: list[str] = []  # the current document so far, except `rest`, which may be the beginning of a separator
         size, rest = 0, ""
         for block in file.blocks():
-            *texts, rest = (rest + with_line_feeds(block)).split(separator)
+            *texts, rest = (rest + (with_line_feeds(block) if "\r" in block else block)).split(separator)
             for text in texts:
                 yield "".join([*parts, text]).strip("\n")
                 parts, size = [], 0
