@@ -103,7 +103,7 @@ SETS = {
     "python": Set("language model, English prose and code", _python, (0.35, 0.5), (4096, 8192), 512, 1),
     "mr": Set("classification, English, spaces round tokens", _mr, (1.0, 1.0), (6000, 4096), 512, 2, 2),
     "songci": Set("language model, Chinese", _songci, (0.07, 0.1), (8192, 16384), 512, 1),
-    "multi30k": Set("translation, English to German", _multi30k, (0.35, 1.0), (4096, 8192), 384, 3),
+    "multi30k": Set("translation, English to German", _multi30k, (0.35, 1.0), (4096, 8192), 384, 2),
 }
 
 

@@ -168,7 +168,8 @@ class TokenizerConfig:
     )
     algorithm: str = option(
         "unigram",
-        "sentencepiece: training algorithm.",
+        "sentencepiece: training algorithm. bpe needs fewer tokens where a space follows every word, since unigram "
+        "splits frequent words in such text; see the section on tokenizers in docs/guide.md.",
         choices=("unigram", "bpe"),
         needs=("no path",),
         read_by="kind",
