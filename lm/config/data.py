@@ -168,8 +168,8 @@ class TokenizerConfig:
     )
     algorithm: str = option(
         "unigram",
-        "sentencepiece: training algorithm. bpe needs fewer tokens where a space follows every word, since unigram "
-        "splits frequent words in such text; see the section on tokenizers in docs/guide.md.",
+        "sentencepiece: training algorithm. In text that has a space after every word, bpe needs fewer tokens, since "
+        "unigram splits frequent words. Small models scored as well or better with unigram (see docs/guide.md).",
         choices=("unigram", "bpe"),
         needs=("no path",),
         read_by="kind",
