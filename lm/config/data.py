@@ -178,7 +178,8 @@ class TokenizerConfig:
     )
     algorithm: str = option(
         "unigram",
-        "Training algorithm of SentencePiece.",
+        "Training algorithm of SentencePiece. In text that has a space after every word, bpe needs fewer tokens, since "
+        "unigram splits frequent words. Small models scored as well or better with unigram (see docs/guide.md).",
         choices=("unigram", "bpe"),
         needs=("no path",),
         read_by="kind",
