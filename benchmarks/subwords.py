@@ -168,7 +168,7 @@ def small(values: Any, chosen: Set) -> Any:
             low, high = each.part
             each.part = (low, low + (high - low) * share)
     two_sided = values.model.family == "encoder_decoder"
-    classes = values.objective.name == "classification"
+    classes = values.model.family == "encoder"
     values.model = defaults().model
     values.model.update(
         family="encoder_decoder" if two_sided else "encoder" if classes else "decoder",

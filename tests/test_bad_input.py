@@ -390,6 +390,7 @@ def trained_pairs(tiny_pairs, launch, tmp_path_factory) -> Path:
         (["--split=valid/other"], "valid has no data source named 'other'; choose one of reversal"),
     ],
 )
+@pytest.mark.exhaustive
 def test_bad_flags_of_evaluations_of_pairs_are_refused(refused, trained_pairs, flags, message):
     argv = ["eval.py", f"--workdir={trained_pairs}", *flags]
     refused(message.replace("RUN", str(trained_pairs)), *argv, keeping=trained_pairs)

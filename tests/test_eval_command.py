@@ -240,10 +240,11 @@ def test_directory_without_a_run_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param([], "--workdir is missing", marks=pytest.mark.exhaustive),
+        ([], "--workdir is missing"),
         (["--workdir=x", "--config.data.holdout=tail"], "also pass --config=FILE.py"),
     ],
 )
+@pytest.mark.exhaustive
 def test_errors_are_one_line(flags, message):
     done = run_command(*flags)
     assert done.returncode == 1 and message in done.stderr

@@ -190,6 +190,7 @@ def one_line(text):
     return text.replace("\n", " ").replace("\t", " ")
 
 
+@pytest.mark.exhaustive
 def test_file_is_translated_line_by_line(pairs_run, command, tmp_path):
     root, model, params = pairs_run
     settings = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=8, num_hypotheses=2)
@@ -238,6 +239,7 @@ def test_outputs_are_sampled_with_a_temperature(pairs_run, command):
     assert found == "".join(f"{source}\t{sample}\t{one_line(text)}\n" for source, sample, text in rows)
 
 
+@pytest.mark.exhaustive
 def test_outputs_start_with_a_prefix(pairs_run, command):
     """The model generates the rest of every output after the prefix."""
     root, model, params = pairs_run

@@ -38,6 +38,7 @@ def overflowing(monkeypatch):
     monkeypatch.setattr(fields, "LARGEST", math.inf)
 
 
+@pytest.mark.exhaustive
 def test_a_run_whose_steps_were_all_skipped_ends_with_an_error(tiny_labels, tmp_path, capsys, overflowing):
     huge = numbers_file(tiny_labels, tmp_path, "1e38")
     changes = {**NUMBERS, "train__num_steps": 3, "optimizer__warmup_steps": 1}

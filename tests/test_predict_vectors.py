@@ -97,9 +97,9 @@ POOLED = {
     [
         ("causal", "last", None),
         pytest.param("causal", "max", 1, marks=pytest.mark.exhaustive),
-        ("masked", "first", -1),
+        pytest.param("masked", "first", -1, marks=pytest.mark.exhaustive),
         pytest.param("masked", "mean", 0, marks=pytest.mark.exhaustive),
-        ("seq2seq", "mean", None),
+        pytest.param("seq2seq", "mean", None, marks=pytest.mark.exhaustive),
         pytest.param("seq2seq", "first", -2, marks=pytest.mark.exhaustive),
         pytest.param("tagging", "max", 2, marks=pytest.mark.exhaustive),
     ],

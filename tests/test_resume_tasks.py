@@ -123,6 +123,7 @@ def saved_params(root, step, ema):
 
 
 @masked
+@pytest.mark.exhaustive
 def test_a_run_loads_the_parameters_of_another_only_at_its_start(family, tiny_labels, capsys, monkeypatch, tmp_path):
     """With a learning rate of 0 a checkpoint holds the initial parameters of the run."""
     pretrained = tmp_path / "pretrained"

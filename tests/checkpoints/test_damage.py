@@ -24,6 +24,7 @@ def damages(content: bytes, rng: random.Random) -> Iterator[bytes | None]:
 
 
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+@pytest.mark.exhaustive
 def test_damage_never_gives_wrong_values(two_steps: tuple[Path, dict[int, State]], capfd: Any) -> None:
     """Damages every file of step 20: either its own bits are restored, or it is reported and step 10 is used."""
     directory, states = two_steps

@@ -179,6 +179,7 @@ def test_sources_of_one_bucket_and_other_parameters_share_a_program(small):
     assert search_model._cache_size() == compiled
 
 
+@pytest.mark.exhaustive
 def test_outputs_on_a_mesh_equal_those_of_one_device(small, monkeypatch):
     model, params = small
     searched = []

@@ -68,6 +68,7 @@ def test_cut_sources_keep_their_end_token():
     assert cut_sources([[7, 8, 9, 2], [7, 8, 2], [2]], 3) == [[7, 8, 2], [7, 8, 2], [2]]
 
 
+@pytest.mark.exhaustive
 def test_samples_do_not_depend_on_the_batch_size(small):
     model, params = small
     sources, sampling = encode_sources(BYTES, TEXTS, LENGTH), Sampling(temperature=1.0)

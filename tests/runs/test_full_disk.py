@@ -56,6 +56,7 @@ def test_failed_save_ends_with_one_line_and_the_run_continues_later(tiny, launch
         ("lm.training.report.draw_curves", "curves.png cannot be written: No space left", False),
     ],
 )
+@pytest.mark.exhaustive
 def test_write_that_fails_is_named(tiny, trained, refused, monkeypatch, tmp_path, function, named, is_new):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))

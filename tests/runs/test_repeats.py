@@ -54,6 +54,7 @@ def table_lines(text):
     return [line for line in text.splitlines() if line.startswith(("seed_", "mean of", "deviation"))]
 
 
+@pytest.mark.exhaustive
 def test_seeds_are_trained_and_compared_in_one_table(tiny_labels, call, tmp_path):
     root = tmp_path / "seeds"
     outcome = call("train.py", *tiny_labels.flags(root), "--seeds=0,1")

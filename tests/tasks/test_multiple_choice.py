@@ -190,6 +190,7 @@ def trained(letters, tmp_path_factory):
     return root
 
 
+@pytest.mark.exhaustive
 def test_training_learns_the_choice_and_evaluation_prints_it(trained, call):
     results = json.loads((trained / "eval/60/results.json").read_text())["metrics"]
     assert results["accuracy"] > 0.9 and results["task_loss"] < 0.4

@@ -255,6 +255,7 @@ def test_gradients_of_frozen_parameters_do_not_count_in_the_norm():
         np.testing.assert_allclose(last, -0.1 / np.sqrt(trained) if moved else 0.0, rtol=1e-5, err_msg=path)
 
 
+@pytest.mark.exhaustive
 def test_frozen_gradients_are_0_and_cost_less_and_the_others_are_unchanged():
     def program(scan, **frozen):
         config = config_with({"scan_layers": scan}, **frozen)

@@ -31,6 +31,7 @@ def test_patience_matches_its_definition_on_every_short_history(patience, highes
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # of ml_collections
+@pytest.mark.exhaustive
 def test_run_stops_when_patience_is_exhausted_and_is_not_continued(tiny_pairs, call, tmp_path):
     """A model has learnt too little after six steps for a single exact match."""
     root = tmp_path / "run"

@@ -85,6 +85,7 @@ def test_step_is_the_same_on_a_mesh_and_in_microbatches(objective):
     assert_same(sgd_gradients(both, mesh_shape, batch, drawn=True), one)
 
 
+@pytest.mark.exhaustive
 def test_contrastive_step_is_the_same_on_a_mesh():
     config = config_of("contrastive", model__pooling="mean")
     plain = batch_of("tagging")

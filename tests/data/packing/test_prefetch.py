@@ -33,7 +33,7 @@ def make_batch(rows, step):
     return rows.rows(step, range(BATCH))
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.exhaustive), 2])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (1, 2))])
 def test_the_stream_and_its_errors_are_the_same_for_every_number_of_workers(rows, workers):
     with prefetch(partial(make_batch, rows), 3, 15, workers=workers, depth=3) as batches:
         found = [next(batches) for _ in range(9)]
@@ -82,6 +82,7 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads /proc")
+@pytest.mark.exhaustive
 def test_a_killed_parent_leaves_no_workers_and_no_shared_memory(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
