@@ -302,6 +302,7 @@ def test_bad_tokenizer_files_are_refused(refused, tiny, tmp_path, kind, content,
     refused(message, "train.py", *tiny.flags(tmp_path / "run", **changes))
 
 
+@pytest.mark.exhaustive
 def test_unusable_run_directories_are_refused(refused, tiny, trained, tmp_path):
     (tmp_path / "file").write_text("mine")
     refused("file is not a directory", "train.py", *tiny.flags(tmp_path / "file"), keeping=tmp_path)

@@ -229,6 +229,7 @@ def labelled(path, accuracy, size=200, seed=0):
     return path
 
 
+@pytest.mark.exhaustive
 def test_predicted_labels_are_compared_on_every_metric_of_the_task(command, tmp_path):
     paths = [labelled(tmp_path / f"{n}.jsonl", share, seed=n) for n, share in enumerate((0.9, 0.6, 0.88))]
     text = command(f"--predictions={','.join(map(str, paths))}", "--samples=100")

@@ -71,6 +71,7 @@ def test_training_finds_paired_texts_better_than_chance(trained):
     assert written == {name: measured[-1][f"valid/{name}"] for name in written}
 
 
+@pytest.mark.exhaustive
 def test_resumed_run_matches_uninterrupted_run(words, trained, tmp_path):
     root = tmp_path / "run"
     shutil.copytree(trained, root)

@@ -41,6 +41,7 @@ def results(root: Path) -> dict:
     return json.loads((root / "eval/2/results.json").read_text())["metrics"]
 
 
+@pytest.mark.exhaustive
 def test_task_example_trains_and_is_shown(tiny, tmp_path, monkeypatch, call):
     monkeypatch.setitem(TASKS, "unshuffle", example("A task")["Unshuffle"]())
     changes = {"objective__name": "unshuffle", "model__family": "encoder_decoder", "data__source_length": 32}

@@ -312,6 +312,7 @@ def test_outputs_of_a_run_with_pairs_are_written_and_scored(pairs_run, call):
     assert str(pairs_run.parent) not in json.dumps(results), "no paths of this machine"
 
 
+@pytest.mark.exhaustive
 def test_average_is_the_mean_of_the_checkpoints(pairs_run):
     config = RunDirectory.existing(pairs_run).load_config()
     mesh = make_mesh(config.mesh, jax.devices()[:1])

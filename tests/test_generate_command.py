@@ -336,6 +336,7 @@ def test_flags_without_effect_are_reported(pairs_run, command, monkeypatch):
     assert sys.stderr.getvalue().startswith("note: --seed=3 has no effect: beam search involves no randomness.\n")
 
 
+@pytest.mark.exhaustive
 def test_encoder_decoder_from_training_to_its_outputs(tiny_pairs, call, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     assert call("train.py", *tiny_pairs.flags(run, train__num_steps=8)).status == 0

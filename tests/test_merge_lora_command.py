@@ -61,6 +61,7 @@ def run(tiny, tmp_path_factory):
     return root, make_run(root, config_of(tiny.text))
 
 
+@pytest.mark.exhaustive
 def test_merged_run_evaluates_and_generates_as_before(run, call, tmp_path):
     root, _ = run
     merged = tmp_path / "new" / "merged"

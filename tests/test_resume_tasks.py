@@ -60,6 +60,7 @@ masked = pytest.mark.parametrize("family", ["masked"], indirect=True)
 
 
 @both
+@pytest.mark.exhaustive
 def test_every_number_of_devices_reads_the_same_batches(family, tmp_path):
     """Rows made here, on one device, have the batch hashes that a run on eight devices has written."""
     experiment, changes, root = family

@@ -255,6 +255,7 @@ def test_other_parameters_and_prompts_of_one_bucket_share_the_program(small):
     assert (advance._cache_size(), loop._prefill._cache_size()) == compiled
 
 
+@pytest.mark.exhaustive
 def test_tokens_on_a_mesh_equal_those_of_one_device():
     model, params = make(**VARIANTS["grouped"])
     sampling = Sampling(top_p=0.9, repetition_penalty=1.2)

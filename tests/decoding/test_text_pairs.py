@@ -47,6 +47,7 @@ def test_sources_end_in_the_end_token_even_if_cut():
         encode_sources(BYTES, ["a", "\udcff"], 4)
 
 
+@pytest.mark.exhaustive
 def test_outputs_are_in_the_order_of_the_texts_and_independent_of_the_batch(small):
     model, params = small
     reports = []
