@@ -2,16 +2,20 @@
 
 Messages are values in the key-value store of JAX's coordination service, which runs in process 0. Every other process
 also holds a connection to process 0. The operating system closes this connection when one of the two processes dies.
-JAX itself would notice a death much later, and abort with a native stack trace.
+JAX itself would notice the death of process 0 at about the same time and that of another process much later, and abort
+with a native stack trace.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import secrets
+import select
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -135,11 +139,27 @@ class Peers(signals.Others):
         with _kept_alive(connection):
             connection.sendall(f"{token} {self._index}".encode())
             connection.settimeout(None)
+            self._replace_abort(connection)
             _received(connection)
-            # Exits at once, because JAX notices the death some milliseconds later and would abort.
             if not self._finished:
-                signals.write_line(f"error: {self._died(0)}")
-                os._exit(SAVED_ON_SIGNAL)
+                self._exit_without_first()
+
+    def _replace_abort(self, connection: socket.socket) -> None:
+        """Makes this process exit with our line and status if JAX notices the death of process 0 first and aborts."""
+
+        def exit_if_first_died(_number: int) -> None:
+            closed, _, _ = select.select([connection], [], [], SECONDS_TO_READ)
+            if closed:
+                self._exit_without_first()
+
+        # A handler installed with Python's signal module would not run, because the process would be dead before.
+        self._abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(exit_if_first_died)
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._abort_handler)
+
+    def _exit_without_first(self) -> None:
+        """Exits at once, because JAX is about to abort as well."""
+        signals.write_line(f"error: {self._died(0)}")
+        os._exit(SAVED_ON_SIGNAL)
 
     def _lost(self, index: int) -> None:
         """In process 0: ends all processes because one has died, unless the dead process has reported a reason."""
