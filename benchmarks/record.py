@@ -16,9 +16,11 @@ import os
 import platform
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from lm.checkpoints.checkpoints import Checkpoints
@@ -139,7 +141,9 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    return f"{platform.machine()} {_processor()}, {os.cpu_count()} cores"
+    accelerators = Counter(device.device_kind for device in jax.devices() if device.platform != "cpu")
+    host = f"{platform.machine()} {_processor()}, {os.cpu_count()} cores"
+    return ", ".join([*(f"{count} x {kind}" for kind, count in accelerators.items()), host])
 
 
 def _processor() -> str:

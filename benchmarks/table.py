@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from lm.evaluation import METRICS
 from lm.evaluation.metric import Metric
@@ -32,7 +33,7 @@ def results_table() -> str:
             f"{record['tokens_trained'] / 1e6:.1f} M",
             split,
             ", ".join(f"{_name(each)} {each.show(splits[split][each.name])}" for each in shown),
-            _duration(record["training_seconds"]),
+            _duration(record),
             record["reference"],
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -50,8 +51,10 @@ def with_table(readme: str) -> str:
     return f"{before}{BEGIN}\n{results_table()}\n{END}{after}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _duration(record: dict[str, Any]) -> str:
+    seconds, device = record["training_seconds"], record["hardware"].split(",")[0]
+    shown = f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{shown} ({device})" if " x " in device else shown  # runs on accelerators begin like "1 x NVIDIA H200"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python eval.py --workdir=runs/multi30k --split=test --average=5 --num_beams=5
 
 DIR holds train, val and test_2016_flickr, each as a .en and a .de file. The text is neither tokenised nor lower-cased.
-Cost: about an hour on two CPU cores. Measured: BLEU 38.4 on the test split.
+Cost: about an hour on two CPU cores, or 3.5 minutes on an H200. Measured: BLEU 38.4 and 38.6 on the test split.
 
 The published BLEU of 41.02 for this size (fairseq, 8,000 updates) is for lower-cased, tokenised text and so is not
 comparable. Trained on that text for the same number of updates, with subwords joined (sed 's/@@ //g'), this config
