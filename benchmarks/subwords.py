@@ -12,9 +12,6 @@ in tokens is this number divided by the bytes per token), and therefore, to with
 the number of rows per step, all other settings and the seeds. The models differ in the tokens per row, and thus in the
 computation per byte. Bits per byte do not depend on the tokenizer.
 
-The third algorithm, unigram_cut, is unigram trained on lines that are cut after every second occurrence of each word
-(see `cut_after_words`). It shows why unigram splits frequent words.
-
 Measurements that are already in the output file are kept, so the command can be stopped and run again.
 """
 
@@ -25,7 +22,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,15 +35,13 @@ from lm.config import Config, command, defaults, source
 from lm.data.storing.splits import split_sources
 from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.base import Tokenizer
-from lm.data.tokenizing.sentencepiece import split_texts
 from lm.errors import UserError
 from lm.tasks import task_of
 from lm.training.loop import train
 
-ALGORITHMS = ("bpe", "unigram", "unigram_cut")
+ALGORITHMS = ("bpe", "unigram")
 TRAIN_MEGABYTES = 4.0  # of text for each tokenizer
 SCORES = ("bits_per_byte", "accuracy", "bleu")
-_WORD = re.compile(" *[^ ]+")
 
 FLAGS = flags.FLAGS
 
@@ -107,27 +102,6 @@ SETS = {
 }
 
 
-def cut_after_words(lines: Iterable[str]) -> Iterator[str]:
-    """Cuts lines after every second occurrence of each word, so that all repeated words are candidate pieces.
-
-    The unigram trainer considers only substrings that are followed by at least two different characters. In text in
-    which a space follows every word, this excludes most words. The end of a line counts as a character. Cutting has no
-    other effect, because every piece begins at or after the space before a word, and ends before the next space.
-    """
-    odd: set[str] = set()  # words with an odd number of occurrences so far
-    for line in lines:
-        begin = 0
-        for match in _WORD.finditer(line):
-            if match[0] in odd:
-                odd.remove(match[0])
-                yield line[begin : match.end()]
-                begin = match.end()
-            else:
-                odd.add(match[0])
-        if begin < len(line):
-            yield line[begin:]
-
-
 def texts_of(config: Config, split: str) -> list[str]:
     """Returns all texts of a split, cleaned as for training; for pairs, both sides."""
     task = task_of(config)
@@ -152,10 +126,9 @@ def whole_words(tokenizer: Tokenizer, texts: Iterable[str]) -> float | None:
 
 def train_tokenizer(values: Any, algorithm: str, vocab_size: int, texts: list[str]) -> Tokenizer:
     """Trains a tokenizer and checks on some of the texts that it is lossless."""
-    values.data.tokenizer.update(vocab_size=vocab_size, algorithm=algorithm.removesuffix("_cut"))
+    values.data.tokenizer.update(vocab_size=vocab_size, algorithm=algorithm)
     values.data.tokenizer.train_megabytes = TRAIN_MEGABYTES
-    lines = cut_after_words(split_texts(texts)) if algorithm.endswith("_cut") else texts
-    tokenizer = build_tokenizer(Config.from_dict(values.to_dict()).data.tokenizer, lines)
+    tokenizer = build_tokenizer(Config.from_dict(values.to_dict()).data.tokenizer, texts)
     for text in texts[:1000]:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     return tokenizer
@@ -224,7 +197,7 @@ def train_model(values: Any, chosen: Set, tokenizer: Tokenizer, seed: int) -> di
         targets = num_bytes(
             text for each in split_sources(config.data, "valid") for text in task_of(config).texts(each, ("target",))
         )
-        found["bits_per_byte"] = found["loss"] * found["tokens"] / math.log(2) / targets
+        found["bits_per_byte"] = found["nll"] * found["tokens"] / math.log(2) / targets
     return {"seed": seed, "steps": results["step"], "row_tokens": length} | {
         metric: found[metric] for metric in SCORES if metric in found
     }

@@ -19,6 +19,7 @@ LONGEST_LINE = 2000  # in characters; SentencePiece skips lines that are too lon
 LARGEST_SIZE = re.compile(
     r"too high \(\d+\)\. Please set it to a value <= (\d+)"
 )  # in an error message of SentencePiece
+WORD = re.compile(" *[^ ]+")
 THREADS = 4  # fixed, because the sums in the expectation step depend on the number of threads
 
 
@@ -168,7 +169,7 @@ def _train(algorithm: str, vocab_size: int, sample: Sequence[str]) -> bytes:
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sample),
+        sentence_iterator=iter(sample) if algorithm == "bpe" else cut_after_words(sample),
         model_writer=model,
         model_type=algorithm,
         vocab_size=vocab_size,
@@ -213,6 +214,27 @@ def split_texts(texts: Iterable[str]) -> Iterator[str]:
             if end > begin:
                 yield text[begin:end]
             begin = end + 1
+
+
+def cut_after_words(lines: Iterable[str]) -> Iterator[str]:
+    """Cuts lines after every second occurrence of each word, so that the unigram trainer considers all repeated words.
+
+    In some releases (0.2.1 and 0.2.3), the trainer considers only substrings that are followed by at least two
+    different characters. This excludes most words of a text in which every word is followed by a space. The end of a
+    line counts as a character. Cutting has no other effect, because a piece extends over one word at most.
+    """
+    odd: set[str] = set()  # words with an odd number of occurrences so far
+    for line in lines:
+        begin = 0
+        for match in WORD.finditer(line):
+            if match[0] in odd:
+                odd.remove(match[0])
+                yield line[begin : match.end()]
+                begin = match.end()
+            else:
+                odd.add(match[0])
+        if begin < len(line):
+            yield line[begin:]
 
 
 def even_sample(lines: Iterable[str], max_bytes: int) -> list[str]:
