@@ -50,7 +50,15 @@ INPUT = Wording("set --encoding to {}", f"{SPLIT} (for text, see --document)", {
 class InputSource(SourceConfig):
     """A data source for new inputs, which the flags of lm.predict describe."""
 
+    wording = INPUT
+
+
+class TextSource(SourceConfig):
+    """The text files that --text of eval.py names."""
+
+    wording = UTF8_ONLY
+
 
 def wording_of(config: SourceConfig) -> Wording:
     """Returns the wording for messages about a data source."""
-    return INPUT if isinstance(config, InputSource) else SETTINGS
+    return getattr(config, "wording", SETTINGS)
