@@ -49,8 +49,8 @@ def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> 
     if source.holds is not None and kind not in source.holds:
         fitting = [name for name, each in FORMATS.items() if each.holds is None or kind in each.holds]
         refuse("kind", f"{config.kind} does not support {kind}; use {' or '.join(fitting)}.")
-    needed, message = source.needs.get(kind, ("kind", "") if source.names_fields else reader.needs)
-    if not getattr(config, needed):
+    needed, message = reader.needs
+    if not source.names_fields and not getattr(config, needed):
         refuse(needed, message)
     for setting in (each.name for each in dataclasses.fields(SourceConfig) if each.default == ""):
         if not getattr(config, setting):

@@ -11,7 +11,7 @@ from typing import Any
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_name, as_text
-from lm.data.reading.format import FileFormat, Refuse
+from lm.data.reading.format import FileFormat, Refuse, open_text, read_lines
 from lm.data.reading.records import parse_json
 from lm.data.reading.wording import wording_of
 from lm.errors import UserError
@@ -79,7 +79,7 @@ class Conll(FileFormat):
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """For each sentence, yields a record with its words and tags, and the position of its first word."""
         tagged = "tags" in [each.spec for each in fields]  # new inputs may be untagged
-        lines = list(self.lines(path, rows=True))
+        lines = list(read_lines(path, self.config, rows=True))
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config, tagged)
         if columns.numbered and not _is_named(self.config.field):
@@ -272,7 +272,7 @@ class Squad(FileFormat):
     notes_encoding = False
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        with self.open(path) as file:
+        with open_text(path, self.config) as file:
             text = file.read()
         content = parse_json(text, str(path))
         for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):

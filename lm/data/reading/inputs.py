@@ -14,7 +14,7 @@ from lm.config import SourceConfig
 from lm.data.reading import FORMATS, check_source
 from lm.data.reading.fields import Field, Record, as_list, as_text
 from lm.data.reading.format import Format, Reader
-from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader, Tagged
+from lm.data.reading.readers import READERS, Labelled, QuestionReader, Tagged
 from lm.data.reading.wording import InputSource
 from lm.errors import UserError
 
@@ -28,11 +28,6 @@ class TextInput(Reader):
     kind = "documents"
     settings = ("pair_field",)
     roles: ClassVar = {"text": "field", "pair": "pair_field"}
-
-    def __init__(self, config: SourceConfig, source: Format):
-        super().__init__(config, source)
-        if not config.pair_field:
-            del self.fields["pair"]
 
     def example(self, record: Record, where: str) -> Labelled:
         pair = self.fields["pair"].text(record, where) if "pair" in self.fields else None
@@ -58,10 +53,6 @@ class QuestionInput(QuestionReader):
 
     roles: ClassVar = dict.fromkeys(("id", "title", "question", "context"), "")
     optional = ("id", "title")
-
-    def example(self, record: Record, where: str) -> Question:
-        texts = {role: as_text(field.value(record, where), role, where) for role, field in self.fields.items()}
-        return Question(**texts, answers=())
 
 
 class Given(Format):

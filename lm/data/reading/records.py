@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, columns_of
-from lm.data.reading.format import FileFormat, Format
+from lm.data.reading.format import FileFormat, Format, open_text, read_lines
 from lm.errors import UserError
 from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
@@ -47,7 +47,7 @@ class JsonLines(FileFormat):
     endings = (".jsonl", ".ndjson")
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        for number, line in enumerate(self.lines(path), start=1):
+        for number, line in enumerate(read_lines(path, self.config), start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
@@ -87,7 +87,7 @@ class TabSeparated(FileFormat):
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         """Yields the values and the position of each row."""
-        for number, line in enumerate(self.lines(path, rows=True), start=1):
+        for number, line in enumerate(read_lines(path, self.config, rows=True), start=1):
             yield line.split("\t"), f"{path}, line {number}"
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -192,18 +192,17 @@ class CommaSeparated(TabSeparated):
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         csv.field_size_limit(self.config.longest_line)  # the default of the csv module is 131,072 characters
-        with self.open(path) as file:
-            first = file.readline()
-            rows = csv.reader(itertools.chain([first], file), delimiter=self._separator(path, first), strict=True)
-            while True:
-                where = f"{path}, line {rows.line_num + 1}"  # where the row begins
-                try:
-                    values = next(rows, None)
-                except csv.Error as error:
-                    raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
-                if values is None:
-                    return
-                yield values, where
+        with open_text(path, self.config) as file:
+            lines = file.with_ends()
+            first = next(lines, "")
+            rows = csv.reader(itertools.chain([first], lines), delimiter=self._separator(path, first), strict=True)
+            where = f"{path}, line 1"  # where the row begins
+            try:
+                for values in rows:
+                    yield values, where
+                    where = f"{path}, line {rows.line_num + 1}"
+            except csv.Error as error:
+                raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
 
     def _separator(self, path: Path, first: str) -> str:
         if self.config.columns:

@@ -54,9 +54,12 @@ class InputSource(SourceConfig):
 
 
 class TextSource(SourceConfig):
-    """The text files that --text of eval.py names."""
+    """Text files that a flag names, such as --text of eval.py. They are read with default settings."""
 
     wording = UTF8_ONLY
+
+
+PLAIN_TEXT = TextSource()  # for UTF-8 files that are not data sources of a config
 
 
 def wording_of(config: SourceConfig) -> Wording:
