@@ -20,25 +20,22 @@ NEW_DOCUMENT = "-DOCSTART-"
 CONLLU = "ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC".split()
 COMMENT = "#"
 _NAMED_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
-_ID = re.compile(
-    r"([0-9]+)(?:([-.])[0-9]+)?"
-)  # the CoNLL-U ID of a word (3), a multiword token (3-4) or an empty node (8.1)
+# The CoNLL-U ID of a word (3), a multiword token (3-4) or an empty node (8.1).
+_ID = re.compile(r"([0-9]+)(?:([-.])[0-9]+)?")
 # A first line with one name from each of these two sets looks like a header row.
 _WORD_NAMES = {"word", "words", "token", "tokens", "form", "text"}
 _TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos", "chunk", "entity"}
 
 
 class Conll(FileFormat):
-    """Reads tagged words, one per line. Columns are separated by tabs. In lines without tabs, columns are separated by
-    spaces.
+    """Reads tagged words, one per line. Columns are separated by tabs or, in lines without tabs, by spaces.
 
     All lines of a file must have the same number of columns. `field` and `label_field` select the word column and the
     tag column by number (starting at 1) or by name. Column names come from the header row, from `# global.columns`
-    (CoNLL-U Plus) or from the CoNLL-U standard. By default, the words are in column 1 and the tags in the last column.
-    If column 1 numbers the words of each sentence, the words are in column 2.
+    (CoNLL-U Plus) or from the CoNLL-U standard. By default, the words are in column 1 (column 2 if column 1 numbers the
+    words of each sentence) and the tags in the last column.
 
-    A line that begins with # is a comment unless it looks like a word with its tag (see `Columns.is_comment`). The
-    multiword tokens and empty nodes of CoNLL-U are skipped.
+    Comments (see `Columns.is_comment`) and the multiword tokens and empty nodes of CoNLL-U are skipped.
     """
 
     doc = "CoNLL or CoNLL-U: one word and its tag per line, and an empty line after each sentence"
@@ -46,11 +43,6 @@ class Conll(FileFormat):
     holds = ("tags", "words")
     settings = ("label_field",)
     names_fields = True
-
-    def __init__(self, config: SourceConfig):
-        super().__init__(config)
-        self._counts: Counter[str] = Counter()  # maps a description to the number of skipped lines
-        self._notes: set[str] = set()
 
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
@@ -60,16 +52,16 @@ class Conll(FileFormat):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
                 refuse(setting, f"{column!r} is not a column; give a column number (starting at 1) or a column name.")
         if config.label_field == word:
-            message = f"{word!r} is the word column, not a tag column; leave this setting empty to use the last column."
-            refuse("label_field", message)
+            advice = "leave this setting empty to use the last column."
+            refuse("label_field", f"{word!r} is the word column, not a tag column; {advice}")
 
     def options(self) -> list[str]:
         # `field` is included only if it is set, so that runs that predate this setting can still be resumed.
         return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._counts.clear()
-        self._notes.clear()
+        self._counts: Counter[str] = Counter()  # maps a description to the number of skipped lines
+        self._notes: set[str] = set()
         return super().records(fields)
 
     def notes(self) -> list[str]:
@@ -108,16 +100,14 @@ class Conll(FileFormat):
 
 
 class Columns:
-    """The columns of a CoNLL file, inferred from all of its lines.
+    """The columns of a CoNLL file, inferred from all of its lines. If `tagged` is false, only words are required.
+
+    Raises UserError if a requested column does not exist, or if it is unclear which column holds the words or the tags.
 
     Attributes:
         word, tag: the indices of the word column and the tag column.
         numbered: whether the first column numbers the words of each sentence.
         header: the index of the header row, or -1 if there is none.
-
-    If `tagged` is false, only the word column is required, and all other columns are ignored.
-
-    Raises UserError if a requested column does not exist, or if it is unclear which column holds the words or the tags.
     """
 
     def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
@@ -131,13 +121,11 @@ class Columns:
         self._has_ids = all(ids) and any(each and not each[2] for each in ids)
         self.numbered = self._has_ids and _counts_up(rows, self.header)
         self._width = len(plain[0]) if plain else 0
-        if not names and self.numbered:
-            names = CONLLU
+        names = CONLLU if self.numbered and not names else names
         if self.header >= 0 and SourceConfig.field in names:
             settings["field"] = settings["field"] or SourceConfig.field
         found = {setting: self._index(setting, name, names) for setting, name in settings.items() if name}
-        self.word = found.get("field", int(self.numbered))
-        self.tag = found.get("label_field", self._width - 1)
+        self.word, self.tag = found.get("field", int(self.numbered)), found.get("label_field", self._width - 1)
         self._tags = {row[self.tag] for row in plain if len(row) > self.tag}
         self._check_choice(plain, settings)
 
@@ -164,18 +152,19 @@ class Columns:
                 f"{self._path}: this is CoNLL-U, whose last column holds no tags; set label_field, e.g. to 'UPOS' "
                 f"(the columns are {', '.join(CONLLU)})."
             )
-        field = self._wording.name("field", "`")
         if not settings["field"] and self._has_ids and not self.numbered:
+            field = self._wording.name("field", "`")
             raise UserError(f"{self._path}: column 1 holds only numbers; set {field} to the word column.")
         first = plain[0]
-        if self.header < 0 and len(first) > max(self.word, self.tag):
-            word, tag = first[self.word], first[self.tag]
-            last = f" and label_field={tag!r}" if self._tagged else ""
-            if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
-                raise UserError(
-                    f"{self._path}: the first line seems to name the columns ({', '.join(first)}); set "
-                    f"{self._wording.assign('field', word)}{last}, or remove this line."
-                )
+        if self.header >= 0 or len(first) <= max(self.word, self.tag):
+            return
+        word, tag = first[self.word], first[self.tag]
+        if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
+            named = self._wording.assign("field", word) + (f" and label_field={tag!r}" if self._tagged else "")
+            raise UserError(
+                f"{self._path}: the first line seems to name the columns ({', '.join(first)}); set {named}, or remove "
+                "this line."
+            )
 
     def is_comment(self, values: Sequence[str], begins: bool) -> bool:
         """Returns whether a line is a comment. `begins` is true if no word of the current sentence has been read yet.
@@ -188,10 +177,8 @@ class Columns:
             return False
         if self._has_ids or not self._tags:
             return True
-        assigns = "=" in values[1:3] and self._width > 2
-        if assigns or len(values) != self._width:
-            return begins
-        return begins and self._tagged and values[self.tag] not in self._tags
+        is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
+        return begins and (is_odd or (self._tagged and values[self.tag] not in self._tags))
 
     def is_no_word(self, values: Sequence[str]) -> bool:
         """Returns whether a CoNLL-U line holds a multiword token or an empty node instead of a word."""
@@ -200,18 +187,18 @@ class Columns:
 
     def check(self, values: Sequence[str], line: str, where: str) -> None:
         """Raises UserError if a line does not hold a word and its tag."""
-        if len(values) < 1 + self._tagged or not values[self.word if self.word < len(values) else 0]:
+        count = len(values)
+        if count < 1 + self._tagged or not values[self.word if self.word < count else 0]:
             wanted = "a word and its tag" if self._tagged else "a word"
             raise UserError(f"{where}: {line!r:.60} does not hold {wanted} (columns are separated by tabs or spaces).")
-        if len(values) != self._width:
+        if count != self._width:
             raise UserError(
-                f"{where}: this line has {len(values)} columns, but earlier lines have {self._width}: {line!r:.60}."
+                f"{where}: this line has {count} columns, but earlier lines have {self._width}: {line!r:.60}."
             )
         for setting, column in (("field", self.word), ("label_field", self.tag))[: 1 + self._tagged]:
-            if column >= len(values):
-                raise UserError(
-                    f"{where}: {self._wording.name(setting)} is {column + 1}, but there are only {len(values)} columns."
-                )
+            if column >= count:
+                name = self._wording.name(setting)
+                raise UserError(f"{where}: {name} is {column + 1}, but there are only {count} columns.")
 
 
 def _is_named(field: str) -> bool:
@@ -234,10 +221,7 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 
 
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
-    """Returns whether the first column numbers the words of each sentence, starting at 0 or 1.
-
-    Returns False if no sentence has at least two words.
-    """
+    """Returns whether the first column numbers the words of each sentence, at least two in one of them, from 0 or 1."""
     last, most = -1, 0
     for index, row in enumerate(rows):
         if not row or row[0] == NEW_DOCUMENT:
@@ -273,8 +257,7 @@ class Squad(FileFormat):
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         with open_text(path, self.config) as file:
-            text = file.read()
-        content = parse_json(text, str(path))
+            content = parse_json(file.read(), str(path))
         for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):
             where = f"{path}, article {number}"
             title = _text(article, "title", where, default="")
