@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, columns_of
 from lm.data.reading.format import FileFormat, Format, open_text, read_lines
 from lm.errors import UserError
