@@ -253,7 +253,9 @@ class Squad(FileFormat):
     holds = ("questions",)
     settings = ()
     names_fields = True
-    notes_encoding = False
+
+    def notes(self) -> list[str]:
+        return []
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         with open_text(path, self.config) as file:

@@ -1,7 +1,7 @@
 """Chooses the codec of a text file from the `encoding` setting and the first bytes of the file.
 
-`TextFile` removes byte-order marks when it reads the text. Text in a different UTF encoding and binary files raise
-errors that name the detected format. Compressed files whose names end in `.gz` are decompressed.
+Text in a different UTF encoding and binary files raise errors that name the detected format. `TextFile` removes
+byte-order marks when it reads the text. Files whose names end in `.gz` are decompressed.
 """
 
 from __future__ import annotations
@@ -80,13 +80,12 @@ def choose_codec(path: Path, head: bytes, encoding: str, wording: Wording) -> st
 def _by_nul_bytes(head: bytes) -> str:
     """Infers the encoding of text without a byte-order mark from its NUL bytes; returns "" if they are inconclusive.
 
-    In UTF-16 and UTF-32, characters below U+0100 have NUL bytes at fixed offsets, and nearly every text contains such
-    characters, for example spaces.
+    In UTF-16 and UTF-32, characters below U+0100, such as spaces, have NUL bytes at fixed offsets.
     """
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
         return ""
-    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]
+    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # of NUL bytes
     low, high = min(share[0::2]), min(share[1::2])
     if min(share[2:]) > 0.9 and share[0] < 0.1:
         return "utf-32-le"
@@ -98,11 +97,7 @@ def _by_nul_bytes(head: bytes) -> str:
 
 
 def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
-    """Describes an invalid byte and its position.
-
-    `fed` is the number of bytes up to the end of the block that contains the invalid byte. `line` is the number of the
-    line in which this block begins.
-    """
+    """Describes an invalid byte in a block that ends after `fed` bytes and begins in the line number `line`."""
     line += error.object[: error.start].decode(codec, "replace").count("\n")
     byte = fed - len(error.object) + error.start
     return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"

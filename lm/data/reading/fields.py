@@ -114,13 +114,11 @@ def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> l
 def _look_up(record: Record, name: str, where: str, advice: str) -> Any:
     if name in record:
         return record[name]
-    value: Any = record
-    above = ""
+    value, above = record, ""
     for part in name.split("."):
         if not isinstance(value, Mapping):
-            raise UserError(
-                f"{where}: field {above!r} is of type {type(value).__name__}, not a record with a field {part!r}."
-            )
+            kind = type(value).__name__
+            raise UserError(f"{where}: field {above!r} is of type {kind}, not a record with a field {part!r}.")
         if part not in value:
             raise UserError(_missing(where, name, list(value), above) + advice)
         value, above = value[part], f"{above}.{part}" if above else part
@@ -205,10 +203,8 @@ def as_number(value: Any, name: str, where: str) -> str:
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise UserError(f"{where}: {text!r:.40} is not a finite number; regression requires finite numbers.")
     if abs(float(text)) > LARGEST:
-        raise UserError(
-            f"{where}: {text:.40} is out of range: regression uses float32, so absolute values must not exceed "
-            f"{LARGEST:g}; rescale the numbers."
-        )
+        limit = f"regression uses float32, so absolute values must not exceed {LARGEST:g}"
+        raise UserError(f"{where}: {text:.40} is out of range: {limit}; rescale the numbers.")
     return text
 
 
@@ -276,9 +272,8 @@ def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
     indices: dict[str, int] = {}
     for index, label in enumerate(labels):
         if (first := indices.setdefault(label, index)) != index:
-            raise UserError(
-                f"label_names: {names[first]!r} and {names[index]!r} are the same label; remove one of them."
-            )
+            both = f"{names[first]!r} and {names[index]!r}"
+            raise UserError(f"label_names: {both} are the same label; remove one of them.")
     return indices, any(map(_INTEGER.fullmatch, labels))
 
 
@@ -300,9 +295,8 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
             f"{where}: label {label} is not one of label_names. Because some of these names are integers, "
             "integers are read as names, not as indices."
         )
-    raise UserError(
-        f"{where}: label {int(label)} has no name; label_names covers only the labels 0 to {len(names) - 1}."
-    )
+    covered = f"label_names covers only the labels 0 to {len(names) - 1}"
+    raise UserError(f"{where}: label {int(label)} has no name; {covered}.")
 
 
 def _scalar(value: Any) -> Any:
@@ -319,8 +313,5 @@ def _whole(value: Any) -> int | None:
 
 
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
-    if is_missing(value):
-        return UserError(f"{where}: field {name!r} should hold {wanted}, but its value is missing.")
-    return UserError(
-        f"{where}: field {name!r} should hold {wanted}, but holds the {type(value).__name__} {value!r:.40}."
-    )
+    found = "its value is missing" if is_missing(value) else f"holds the {type(value).__name__} {value!r:.40}"
+    return UserError(f"{where}: field {name!r} should hold {wanted}, but {found}.")

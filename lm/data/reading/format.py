@@ -19,16 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lm.config import SourceConfig
-from lm.data.reading.encodings import (
-    BLOCK_BYTES,
-    byte_position,
-    choose_codec,
-    encoding_notes,
-    marks_in,
-    open_binary,
-    read_errors,
-    refuse_unless_file,
-)
+from lm.data.reading import encodings
 from lm.data.reading.fields import Field, Record
 from lm.data.reading.wording import PLAIN_TEXT, wording_of
 from lm.errors import UserError
@@ -108,8 +99,6 @@ class FileFormat(Format):
     """Base class for formats that read one or more files."""
 
     reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
-    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines with bytes over 127
-    is_text: ClassVar[bool] = True  # whether the files are opened as text
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
@@ -127,10 +116,10 @@ class FileFormat(Format):
         return [*([] if self.names_fields else [self.config.field]), self.config.encoding]
 
     def identity(self) -> list[str]:
-        return [*self.options(), *self.files.hashes(is_text=self.is_text)]
+        return [*self.options(), *self.files.hashes(is_text="encoding" in self.reads)]
 
     def notes(self) -> list[str]:
-        return encoding_notes(self.files.found, self.config.encoding) if self.notes_encoding else []
+        return encodings.encoding_notes(self.files.found, self.config.encoding) if "encoding" in self.reads else []
 
 
 class Reader(abc.ABC):
@@ -204,14 +193,14 @@ class Files:
             if not self.found:
                 raise UserError(f"{path}: no file matches this pattern (in {os.getcwd()}).")
         else:
-            refuse_unless_file(Path(pattern))
+            encodings.refuse_unless_file(Path(pattern))
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
         """Yields the items of `read(path)` for each file. Raises UserError if no file yields an item."""
         empty = True
         for path in self.found:
-            with read_errors(path):
+            with encodings.read_errors(path):
                 for item in read(path):
                     empty = False
                     yield item
@@ -219,14 +208,17 @@ class Files:
             raise UserError(f"{self.path} contains no documents (is the file empty?).")
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
-        """For each file, returns a string with a hash of its content. The string also states whether the file is
-        compressed and whether it has (repeated) byte-order marks, which earlier versions treated as text."""
+        """For each file, returns a string with a hash of its content.
+
+        The string also states whether the file is compressed and whether it has (repeated) byte-order marks, which
+        earlier versions treated as text.
+        """
         hashes = []
         for path in self.found:
-            with read_errors(path), path.open("rb") as file:
-                marked = {0: "", 1: " without marks"}.get(marks_in(path) if is_text else 0, " without repeated marks")
+            with encodings.read_errors(path), path.open("rb") as file:
+                marks = ("", " without marks", " without repeated marks")[encodings.marks_in(path) if is_text else 0]
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-                hashes.append(f"{path.name.endswith('.gz')} {content}{marked}")
+                hashes.append(f"{path.name.endswith('.gz')} {content}{marks}")
         return hashes
 
 
@@ -240,8 +232,8 @@ class TextFile:
 
     def __init__(self, path: Path, binary: Any, config: SourceConfig):
         self.path, self._binary, self._config, self._wording = path, binary, config, wording_of(config)
-        self._head = binary.read(BLOCK_BYTES)
-        self._codec = choose_codec(path, self._head, config.encoding, self._wording)
+        self._head = binary.read(encodings.BLOCK_BYTES)
+        self._codec = encodings.choose_codec(path, self._head, config.encoding, self._wording)
         self.lone_returns = 0  # number of CRs so far, except those at the ends of lines
 
     def blocks(self) -> Iterator[str]:
@@ -254,8 +246,9 @@ class TextFile:
             try:
                 text = held + decoder.decode(data, not data)
             except UnicodeDecodeError as error:
-                where = byte_position(error, fed, line, self._codec)
-                raise UserError(f"{problem} at {where}; {self._wording.unknown_encoding}.") from error
+                where = encodings.byte_position(error, fed, line, self._codec)
+                right = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
+                raise UserError(f"{problem} at {where}; {self._wording.encoding.format(right)}.") from error
             except UnicodeError as error:
                 raise UserError(f"{problem} ({error}).") from error
             held = (text[len(text.rstrip("\r")) :] or text[-1:] * ("\ud800" <= text[-1:] < "\udc00")) if data else ""
@@ -276,7 +269,7 @@ class TextFile:
                 yield text
             if not data:
                 return
-            data = self._binary.read(BLOCK_BYTES)
+            data = self._binary.read(encodings.BLOCK_BYTES)
 
     def read(self) -> str:
         """Returns the whole text. Raises UserError if it is too long."""
@@ -329,13 +322,13 @@ class TextFile:
 @contextlib.contextmanager
 def open_text(path: Path, config: SourceConfig = PLAIN_TEXT) -> Iterator[TextFile]:
     """Opens a text file, which may be a `.gz` file."""
-    with open_binary(path) as binary:
+    with encodings.open_binary(path) as binary:
         yield TextFile(path, binary, config)
 
 
 def read_lines(path: Path, config: SourceConfig = PLAIN_TEXT, *, rows: bool = False) -> Iterator[str]:
     """Yields the lines of one file (see `TextFile.lines`) and closes the file after the last line."""
-    with read_errors(path), open_text(path, config) as file:
+    with encodings.read_errors(path), open_text(path, config) as file:
         yield from file.lines(rows=rows)
 
 

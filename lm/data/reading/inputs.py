@@ -56,7 +56,7 @@ class QuestionInput(QuestionReader):
 
 
 class Given(Format):
-    """The command line, whose records `given_text` passes to a reader."""
+    """The command line. `given_text` passes its records to the reader."""
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         return iter(())
@@ -123,7 +123,7 @@ def input_source(
             found = ", ".join(map(repr, (values[setting], *others)))
             problem = f"its value differs between the training data sources ({found})"
             raise UserError(f"--{setting} is required: {problem}; choose one.")
-    return InputSource(kind=kind, path=path, **(values | given))
+    return InputSource(kind=kind, path=path, **{**values, **given})
 
 
 def open_inputs(config: SourceConfig, reader: type[Reader], inferred_from: str = "") -> Reader:

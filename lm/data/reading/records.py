@@ -209,7 +209,6 @@ class Parquet(FileFormat):
     doc = "Parquet files"
     endings = (".parquet",)
     reads = ()
-    notes_encoding = is_text = False
 
     def options(self) -> list[str]:
         narrow = ["labels in their own width"] if any(map(self._has_narrow_labels, self.files.found)) else []
