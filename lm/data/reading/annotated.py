@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -59,15 +58,6 @@ class Conll(FileFormat):
         # `field` is included only if it is set, so that runs that predate this setting can still be resumed.
         return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
 
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._counts: Counter[str] = Counter()  # maps a description to the number of skipped lines
-        self._notes: set[str] = set()
-        return super().records(fields)
-
-    def notes(self) -> list[str]:
-        skipped = [f"{count:,} {what}" for what, count in sorted(self._counts.items())]
-        return sorted(self._notes) + skipped + super().notes()
-
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """For each sentence, yields a record with its words and tags, and the position of its first word."""
         tagged = "tags" in [each.spec for each in fields]  # new inputs may be untagged
@@ -76,7 +66,7 @@ class Conll(FileFormat):
         columns = Columns(path, lines, rows, self.config, tagged)
         if columns.numbered and not _is_named(self.config.field):
             tag = f" and tags are read from column {columns.tag + 1}" if tagged else ""
-            self._notes.add(f"column 1 numbers the words, so words are read from column 2{tag}")
+            self.remarks.add(f"column 1 numbers the words, so words are read from column 2{tag}")
         words: list[str] = []
         tags: list[str] = []
         begin = ""
@@ -87,9 +77,9 @@ class Conll(FileFormat):
                     yield {"words": words, "tags": tags}, begin
                 words, tags = [], []
             elif columns.is_comment(values, not words):
-                self._counts["comment lines are skipped"] += 1
+                self.counts["comment lines are skipped"] += 1
             elif columns.is_no_word(values):
-                self._counts["multiword tokens and empty nodes are skipped"] += 1
+                self.counts["multiword tokens and empty nodes are skipped"] += 1
             elif index != columns.header:
                 if columns.header >= 0 and values == rows[columns.header]:
                     raise UserError(f"{where}: this line repeats the column names; remove it.")

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -91,7 +92,7 @@ class Format(abc.ABC):
         """Returns the settings and hashes that determine the records and fields, but no file locations."""
 
     def notes(self) -> list[str]:
-        """Returns notes for the user about the files."""
+        """Returns notes for the user about the files. Must be called after the last record was read."""
         return []
 
 
@@ -105,6 +106,8 @@ class FileFormat(Format):
         self.files = Files(config.path)
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        self.counts: Counter[str] = Counter()  # for notes that begin with a number
+        self.remarks: set[str] = set()  # other notes
         return self.files.read_each(lambda path: self.read(path, fields))
 
     @abc.abstractmethod
@@ -119,7 +122,10 @@ class FileFormat(Format):
         return [*self.options(), *self.files.hashes(is_text="encoding" in self.reads)]
 
     def notes(self) -> list[str]:
-        return encodings.encoding_notes(self.files.found, self.config.encoding) if "encoding" in self.reads else []
+        counted = [f"{count:,} {what}" for what, count in sorted(self.counts.items()) if count]
+        has_text = "encoding" in self.reads
+        of_encoding = encodings.encoding_notes(self.files.found, self.config.encoding) if has_text else []
+        return [*sorted(self.remarks), *counted, *of_encoding]
 
 
 class Reader(abc.ABC):

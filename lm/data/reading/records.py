@@ -66,13 +66,6 @@ class TabSeparated(FileFormat):
     settings = (*Format.settings, "columns")
     quotes_are_text: ClassVar[bool] = True
 
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._notes: list[str] = []
-        return super().records(fields)
-
-    def notes(self) -> list[str]:
-        return self._notes + super().notes()
-
     def options(self) -> list[str]:
         # `columns` is included only if it is set, so that stores that predate this setting are still found.
         return super().options() + ([f"columns={self.config.columns}"] if self.config.columns else [])
@@ -112,7 +105,7 @@ class TabSeparated(FileFormat):
         example = quotes.evidence()
         found = f"values are quoted as in CSV, e.g. {example!r:.60}"
         if example and quotes.stray:
-            self._notes.append(
+            self.remarks.add(
                 f"{path}: {quotes.quoted:,} {found}, but {quotes.stray!r:.60} is not, so quotation marks are read as "
                 f"text; if they are not part of the text, use {csv_format}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby, zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,7 +59,6 @@ class Text(FileFormat):
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._lone_returns = 0  # in documents that may have several lines
         self._line = re.compile(config.pattern) if config.pattern else None
         self._label = re.compile(config.label_pattern) if config.label_pattern else None
         self._targets = Files(config.target_path) if config.target_path else None
@@ -81,17 +80,9 @@ class Text(FileFormat):
         found = [as_label(self._label_in(path), config.label_names, "label", str(path)) for path in self.files.found]
         return [hash_of("text", *documents), *found]
 
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._lone_returns = 0
-        if not self._targets:
-            return super().records(fields)
-        return chain.from_iterable(map(self._read_aligned, self.files.found, self._targets.found))
-
-    def notes(self) -> list[str]:
-        note = f"{self._lone_returns:,} carriage returns (CR) without a line feed are kept in the documents"
-        return ([note] if self._lone_returns else []) + super().notes()
-
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        if self._targets:
+            return self._read_aligned(path, self._targets.found[self.files.found.index(path)])
         return self._read_matches(path, self._line) if self._line else self._read_documents(path)
 
     def _read_documents(self, path: Path) -> Iterator[tuple[Record, str]]:
@@ -107,7 +98,8 @@ class Text(FileFormat):
                 if not self._label or text.strip():
                     yield {"text": text, "label": label}, str(path)
             if self.config.document != "line":
-                self._lone_returns += file.lone_returns
+                lone = "carriage returns (CR) without a line feed are kept in the documents"
+                self.counts[lone] += file.lone_returns
 
     def _label_in(self, path: Path) -> str:
         if not self._label:
