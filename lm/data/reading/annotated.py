@@ -34,7 +34,7 @@ class Conll(FileFormat):
     (CoNLL-U Plus) or from the CoNLL-U standard. By default, the words are in column 1 (column 2 if column 1 numbers the
     words of each sentence) and the tags in the last column.
 
-    Comments (see `Columns.is_comment`) and the multiword tokens and empty nodes of CoNLL-U are skipped.
+    Comments (see `Columns.skipped`) and the multiword tokens and empty nodes of CoNLL-U are skipped.
     """
 
     doc = "CoNLL or CoNLL-U: one word and its tag per line, and an empty line after each sentence"
@@ -46,7 +46,7 @@ class Conll(FileFormat):
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
         super().check(config, wants, refuse)
-        word = config.field if _is_named(config.field) else "1"
+        word = _word_column(config) or "1"
         for setting, column in (("field", word), ("label_field", config.label_field)):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
                 refuse(setting, f"{column!r} is not a column; give a column number (starting at 1) or a column name.")
@@ -56,7 +56,8 @@ class Conll(FileFormat):
 
     def options(self) -> list[str]:
         # `field` is included only if it is set, so that runs that predate this setting can still be resumed.
-        return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
+        word = _word_column(self.config)
+        return super().options() + ([f"field={word}"] if word else [])
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """For each sentence, yields a record with its words and tags, and the position of its first word."""
@@ -64,7 +65,7 @@ class Conll(FileFormat):
         lines = list(read_lines(path, self.config, rows=True))
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config, tagged)
-        if columns.numbered and not _is_named(self.config.field):
+        if columns.numbered and not _word_column(self.config):
             tag = f" and tags are read from column {columns.tag + 1}" if tagged else ""
             self.remarks.add(f"column 1 numbers the words, so words are read from column 2{tag}")
         words: list[str] = []
@@ -76,10 +77,8 @@ class Conll(FileFormat):
                 if words:
                     yield {"words": words, "tags": tags}, begin
                 words, tags = [], []
-            elif columns.is_comment(values, not words):
-                self.counts["comment lines are skipped"] += 1
-            elif columns.is_no_word(values):
-                self.counts["multiword tokens and empty nodes are skipped"] += 1
+            elif skipped := columns.skipped(values, not words):
+                self.counts[f"{skipped} are skipped"] += 1
             elif index != columns.header:
                 if columns.header >= 0 and values == rows[columns.header]:
                     raise UserError(f"{where}: this line repeats the column names; remove it.")
@@ -102,8 +101,7 @@ class Columns:
 
     def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
         self._path, self._tagged, self._wording = path, tagged, wording_of(config)
-        settings = {"field": config.field if _is_named(config.field) else ""}
-        settings["label_field"] = config.label_field if tagged else ""
+        settings = {"field": _word_column(config), "label_field": config.label_field if tagged else ""}
         wanted = {name.casefold() for name in settings.values() if name and not name.isdecimal()}
         names, self.header = _names(lines, rows, wanted)
         plain = [row for index, row in enumerate(rows) if index != self.header and _may_be_word(row)]
@@ -156,24 +154,21 @@ class Columns:
                 "this line."
             )
 
-    def is_comment(self, values: Sequence[str], begins: bool) -> bool:
-        """Returns whether a line is a comment. `begins` is true if no word of the current sentence has been read yet.
+    def skipped(self, values: Sequence[str], begins: bool) -> str:
+        """Returns what a line holds instead of a word, or "". `begins` is true before the first word of a sentence.
 
         In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
         begins with # may hold a word, e.g. a hashtag. It is a comment only if it precedes the first word of a sentence
         and has an unusual number of columns, a tag that no other line has, or the form "# name = value".
         """
-        if not values[0].startswith(COMMENT):
-            return False
-        if self._has_ids or not self._tags:
-            return True
-        is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
-        return begins and (is_odd or (self._tagged and values[self.tag] not in self._tags))
-
-    def is_no_word(self, values: Sequence[str]) -> bool:
-        """Returns whether a CoNLL-U line holds a multiword token or an empty node instead of a word."""
+        if values[0].startswith(COMMENT):
+            is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
+            must_be_comment = self._has_ids or not self._tags
+            if must_be_comment or (begins and (is_odd or (self._tagged and values[self.tag] not in self._tags))):
+                return "comment lines"
+            return ""
         match = _ID.fullmatch(values[0]) if self._has_ids and self.word > 0 else None
-        return bool(match and match[2])
+        return "multiword tokens and empty nodes" if match and match[2] else ""
 
     def check(self, values: Sequence[str], line: str, where: str) -> None:
         """Raises UserError if a line does not hold a word and its tag."""
@@ -191,8 +186,9 @@ class Columns:
                 raise UserError(f"{where}: {name} is {column + 1}, but there are only {count} columns.")
 
 
-def _is_named(field: str) -> bool:
-    return field != SourceConfig.field
+def _word_column(config: SourceConfig) -> str:
+    """Returns the number or name of the word column, or "" if `field` has its default."""
+    return config.field if config.field != SourceConfig.field else ""
 
 
 def _may_be_word(row: Sequence[str]) -> bool:

@@ -79,17 +79,17 @@ class Field:
 
 
 class FieldList(Field):
-    """Several fields that hold alternative texts, such as several translations of one sentence.
+    """Several fields, separated by commas, that hold alternative texts, such as several translations of one sentence.
 
     Empty and missing texts are omitted. If no text remains, the result is one empty text.
     """
 
-    def __init__(self, specs: Sequence[str], setting: str):
-        super().__init__(", ".join(specs), setting)
-        self._fields = [Field(spec, setting) for spec in specs]
-        self.names = [name for field in self._fields for name in field.names]
-        if not all(specs):
+    def __init__(self, spec: str, setting: str):
+        names = [name.strip() for name in spec.split(",")]
+        super().__init__(", ".join(names), setting)
+        if not all(names):
             raise UserError(f"{setting} {self.spec!r}: one of the names between commas is empty.")
+        self.names, self._fields = names, [Field(name, setting) for name in names]
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         given = [field for field in self._fields if not is_missing(field.value(record, where))]

@@ -138,8 +138,7 @@ class PairReader(Reader):
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
         if "," in config.target_field and "{" not in config.target_field:
-            names = [name.strip() for name in config.target_field.split(",")]
-            self.fields["target"] = FieldList(names, "target_field")
+            self.fields["target"] = FieldList(config.target_field, "target_field")
 
     def example(self, record: Record, where: str) -> Pair:
         return Pair(self.fields["source"].text(record, where), self.fields["target"].texts(record, where))
@@ -262,12 +261,11 @@ class TagReader(ClassReader):
 
 
 class QuestionReader(Reader):
-    """Reads questions from records with the fields id, question, context and answers, and optionally title and
-    is_impossible. Each answer has the fields text and answer_start.
+    """Reads questions from records in the format of SQuAD. Each answer has the fields text and answer_start.
 
     Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
-    the context does not contain at answer_start are kept for scoring but are never training targets; `notes_on` counts
-    them. If a question is impossible, its answers are omitted, because they are merely plausible.
+    the context does not contain at answer_start are kept for scoring but are never training targets (`notes_on`). If a
+    question is impossible, its answers are omitted, because they are merely plausible.
     """
 
     kind = "questions"
@@ -286,10 +284,8 @@ class QuestionReader(Reader):
         misplaced = [each.id for each in examples for _ in range(len(each.answers) - len(each.placed))]
         if not misplaced:
             return []
-        where = f"the context at answer_start (first: question {misplaced[0]!r})"
-        return [
-            f"{len(misplaced):,} answers do not match {where}; they are used for scoring but not as training targets"
-        ]
+        problem = f"answers do not match the context at answer_start (first: question {misplaced[0]!r})"
+        return [f"{len(misplaced):,} {problem}; they are used for scoring but not as training targets"]
 
 
 def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
