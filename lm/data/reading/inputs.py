@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lm.config import SourceConfig
-from lm.data.reading import FORMATS, check_source
+from lm.data.reading import FORMATS, open_reader
 from lm.data.reading.fields import Field, Record, as_list, as_text
 from lm.data.reading.format import Format, Reader
 from lm.data.reading.readers import READERS, Labelled, QuestionReader, Tagged
-from lm.data.reading.wording import InputSource, wording_of
+from lm.data.reading.wording import InputSource
 from lm.errors import UserError
 
 FORMAT_NAMES = [name for name, each in FORMATS.items() if each.endings]
@@ -131,18 +131,13 @@ def open_inputs(config: SourceConfig, reader: type[Reader], inferred_from: str =
 
     `inferred_from` is the path whose extension implies the format; it is "" if the format was given.
     """
-
-    def refuse(setting: str, message: str) -> None:
-        raise UserError(f"{wording_of(config).name(setting)}: {message}")
-
     fitting = [name for name in FORMAT_NAMES if reader.kind in (FORMATS[name].holds or [reader.kind])]
+    names = ", ".join(fitting)
     if config.kind not in fitting and inferred_from:
         raise UserError(
             f"--input={inferred_from}: the file extension implies the format {config.kind}, which does not support "
-            f"{reader.kind}; use a file with the extension {_endings(fitting)}, or set --format to one of "
-            f"{', '.join(fitting)}."
+            f"{reader.kind}; use a file with the extension {_endings(fitting)}, or set --format to one of {names}."
         )
     if config.kind not in fitting:
-        refuse("kind", f"{config.kind} does not support {reader.kind}; use one of {', '.join(fitting)}.")
-    check_source(config, reader, refuse)
-    return reader(config, FORMATS[config.kind](config))
+        raise UserError(f"--format: {config.kind} does not support {reader.kind}; use one of {names}.")
+    return open_reader(config, reader)
