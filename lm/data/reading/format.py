@@ -116,7 +116,7 @@ class FileFormat(Format):
 
     def options(self) -> list[str]:
         """Returns the settings that determine the records."""
-        return [*([] if self.names_fields else [self.config.field]), self.config.encoding]
+        return [self.config.encoding] if self.names_fields else [self.config.field, self.config.encoding]
 
     def identity(self) -> list[str]:
         return [*self.options(), *self.files.hashes(is_text="encoding" in self.reads)]

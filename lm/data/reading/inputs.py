@@ -1,7 +1,7 @@
-"""Readers and data sources for new inputs.
+"""Readers and data sources for new inputs, which have no labels.
 
-The readers correspond to those in `readers.py`, but never read labels, which thus cannot influence the predictions.
-Tasks use placeholders instead (`LabelledTask.unlabelled`).
+The readers correspond to those in `readers.py`. Labels in the records are never read, so they cannot influence the
+predictions; tasks use placeholders instead (`LabelledTask.unlabelled`).
 """
 
 from __future__ import annotations

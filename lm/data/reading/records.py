@@ -154,10 +154,7 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves that the file is quoted as in CSV, or "" if there is no proof.
-
-        If there is a `stray` value, the file cannot be read as CSV, and the result is no more than an indication.
-        """
+        """Returns a value that proves (if there is a `stray` value: suggests) that the file is quoted, or ""."""
         if self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
@@ -212,13 +209,12 @@ class Parquet(FileFormat):
         import pyarrow
         import pyarrow.parquet
 
-        name = self.config.label_field
+        names = self.config.label_field, self.config.label_field.partition(".")[0]
         try:
-            schema = pyarrow.parquet.read_schema(path) if name else pyarrow.schema([])
+            schema = pyarrow.parquet.read_schema(path) if names[0] else []
         except (pyarrow.ArrowException, OSError, ValueError):
             return False  # reading the file raises a clearer error
-        kinds = [str(each.type) for each in schema if each.name in (name, name.partition(".")[0])]
-        return any(map(NARROW.search, kinds))
+        return any(NARROW.search(str(each.type)) for each in schema if each.name in names)
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         import pyarrow
