@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError
+from lm.files import well_formed
 
 Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
 
@@ -152,9 +153,7 @@ def as_text(value: Any, name: str, where: str) -> str:
             raise UserError(f"{where}: field {name!r} is not valid UTF-8 at byte {error.start}.") from error
     if not isinstance(value, str):
         raise _unexpected(value, "text", name, where)
-    if not value.isascii():
-        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+    return value if value.isascii() else well_formed(value)
 
 
 def as_name(value: Any, name: str, where: str) -> str:
