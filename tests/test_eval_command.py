@@ -18,6 +18,7 @@ import pytest
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config, defaults, source
+from lm.data.storing.overlap import files_read_differently
 from lm.errors import UserError
 from lm.evaluation.predictions import read_predictions
 from lm.evaluation.text_metrics import score
@@ -172,6 +173,22 @@ def test_split_source_of_a_split_or_text_is_scored(folder):
     text = command.evaluate_run(folder / "one", options(text=str(folder / "rhyme.txt")))
     assert text.stem == "results-text-rhyme.txt" and text.result.split == "text rhyme.txt"
     assert text.result.metrics["tokens"] == len((folder / "rhyme.txt").read_bytes()) + 1  # end token
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_text_in_another_encoding_gets_advice_that_fits_the_flag(folder, encoding):
+    (folder / "foreign.txt").write_text("façade\n", encoding=encoding)
+    with pytest.raises(UserError, match=r"foreign\.txt: the .*; convert it from .* to UTF-8 first\.$"):
+        command.evaluate_run(folder / "one", options(text=str(folder / "foreign.txt")))
+
+
+def test_text_that_was_read_alike_in_training_is_not_reported_as_read_differently(folder):
+    """The source of --text is of a class of its own, but has the settings of any other text file."""
+    config = Config.from_dict(settings(folder, **{"data.train.story.document": "file"}).to_dict())
+    read = evaluation_config(folder / "one", config, options(text=str(folder / "train.txt")))
+    assert files_read_differently(read.data, "test") == []
+    read = evaluation_config(folder / "one", config, options(text=str(folder / "rhyme.txt")))
+    assert len(files_read_differently(read.data, "test")) == 1
 
 
 def test_another_config_provides_the_data(folder):

@@ -9,8 +9,7 @@ row is omitted.
 
 A masked token is shown below the token that replaces it, usually <mask>. A label is shown below the token that predicts
 it, which is the first token for next-sentence prediction. "start" and "end" are shown below the first and last tokens
-of an answer. Paired texts are shown one above the other. --workdir selects the run whose tokenizer is used. Without
-this flag, a temporary tokenizer is made.
+of an answer. Paired texts are shown one above the other.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("n", 5, "Number of batches to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 3, "Number of rows to show per batch.", lower_bound=1)
     flags.DEFINE_integer("lines", 4, "Maximum number of lines to show per row.", lower_bound=1)
-    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used.")
+    flags.DEFINE_string("workdir", "", "Run directory whose tokenizer is used. If empty, a temporary one is made.")
 
 
 COLORS = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -51,29 +50,23 @@ MARGIN = 9  # width of the line labels, in columns
 def stores_table(prepared: Prepared) -> Table:
     """Returns a table with one row per side of a store: its sizes and the numbers of dropped examples."""
     table = Table(title="Token stores", title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("split", "source", "documents", "tokens", "bytes", "bytes/token", "words", "unknown", "dropped"):
-        left = name in ("split", "source", "dropped")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "dropped")
+    sizes = ("documents", "tokens", "bytes", "bytes/token", "words", "unknown")
+    for name in ("split", "source", *sizes, "dropped"):
+        table.add_column(name, justify="right" if name in sizes else "left", no_wrap=name != "dropped")
     for split, stores in prepared.stores.items():
-        sides = ((name, *each) for name, store in stores.items() for each in store.sides().items())
-        for name, side, store in sides:
-            sizes = {key: f"{count:,}" for key, count in store.counts.items()}
-            table.add_row(
-                split,
-                f"{name}/{side}" if side else name,
-                *(sizes[key] for key in ("documents", "tokens", "bytes")),
-                f"{store.counts['bytes'] / max(1, store.num_tokens_of_text):.2f}",
-                *(sizes[key] for key in ("words", "unknown")),
-                "; ".join(store.notes) or "none",
-            )
+        for name, either in stores.items():
+            for side, store in either.sides().items():
+                shown = {key: f"{count:,}" for key, count in store.counts.items()}
+                shown["bytes/token"] = f"{store.counts['bytes'] / max(1, store.num_tokens_of_text):.2f}"
+                label, notes = f"{name}/{side}" if side else name, "; ".join(store.notes) or "none"
+                table.add_row(split, label, *(shown[key] for key in sizes), notes)
     return table
 
 
 def row_lines(prepared: Prepared, batch: Batch, row: int, width: int, most_lines: int) -> list[Text]:
-    """Returns the lines that show a row, token by token: the source (if there is one), the inputs and the targets.
+    """Returns the lines that show a row: the source (if there is one), the inputs and the targets.
 
-    The source, inputs and targets take at most `most_lines` lines each. Another line gives the number of remaining
-    tokens.
+    Each takes at most `most_lines` lines. Another line gives the number of remaining tokens.
     """
     task, lines = task_of(prepared.config), []
     if batch.source is not None:
@@ -97,11 +90,8 @@ def _visible(tokens: list[str], segments: np.ndarray) -> list[str]:
 def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: int, most_lines: int) -> list[Text]:
     """Aligns named token sequences by position and returns them as lines wrapped to `width` columns."""
 
-    def begin(names: Sequence[str]) -> list[Text]:
-        return [Text(name.ljust(MARGIN)) for name in names]
-
     lines: list[Text] = []
-    current, used = begin(list(tokens)), MARGIN
+    current, used = [Text(name.ljust(MARGIN)) for name in tokens], MARGIN
     columns = list(zip(*tokens.values(), strict=True))
     for i, column in enumerate(columns):
         mark = "|" if segments[i] and (i == 0 or segments[i] != segments[i - 1]) else " "
@@ -110,7 +100,7 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
             lines += current
             if len(lines) >= len(tokens) * most_lines:
                 return [*lines, Text(" " * MARGIN + f"... {len(columns) - i} more tokens", style="dim")]
-            current, used = begin([""] * len(tokens)), MARGIN
+            current, used = [Text(" " * MARGIN) for _ in tokens], MARGIN
         color = COLORS[(int(segments[i]) - 1) % len(COLORS)] if segments[i] else "dim"
         for line, token in zip(current, column, strict=True):
             line.append(mark + token + " " * (cell - cell_len(token)), style="dim" if token == NOT_SCORED else color)
@@ -120,42 +110,39 @@ def _columns(tokens: Mapping[str, Sequence[str]], segments: np.ndarray, width: i
 
 def show(console: Console, prepared: Prepared, num_batches: int, num_rows: int, most_lines: int) -> None:
     console.print(stores_table(prepared))
-    for overlap in prepared.overlap_lines():
-        console.print(overlap, highlight=False, markup=False)
-    config = prepared.config
+    config, notes = prepared.config, prepared.overlap_lines()
     for split, stores in prepared.stores.items():
         if counts := getattr(next(iter(stores.values())), "label_counts", {}):
             labels = ", ".join(f"{label} {counts.get(label, 0):,}" for label in config.data.labels)
-            console.print(f"{split} labels: {labels}", highlight=False, markup=False)
+            notes.append(f"{split} labels: {labels}")
     rows = task_of(config).train_rows(config, prepared.tokenizer, prepared.stores["train"])
     evaluated = task_of(config).eval_rows(config, prepared.tokenizer, prepared.stores["valid"])
     of_valid = {name: each.examples.notes for name, each in evaluated.items()}
     for split, named in (("train", rows.notes()), ("valid", of_valid)):
-        for name, notes in named.items():
-            for note in notes:
-                console.print(f"{split}/{name}: {note}", highlight=False, markup=False)
+        notes += [f"{split}/{name}: {note}" for name, found in named.items() for note in found]
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
     for step in range(num_batches):
         batch = rows.rows(step, range(config.train.batch_size))
         console.print()
         console.rule(f"step {step}: {_summary(batch)}", align="left")
         shown = range(min(num_rows, batch.shape[0]))
         for row, (name, epoch, number) in zip(shown, rows.locate(step, shown), strict=True):
-            console.print(
-                f"row {row}: source {name}, epoch {epoch}, {rows.kind} {number}", style="bold", highlight=False
-            )
+            title = f"row {row}: source {name}, epoch {epoch}, {rows.kind} {number}"
+            console.print(title, style="bold", highlight=False)
             for line in row_lines(prepared, batch, row, console.width, most_lines):
                 console.print(line, no_wrap=True, overflow="crop")
 
 
 def _summary(batch: Batch) -> str:
-    length, padding, more = f"{batch.shape[1]}", f"{np.mean(batch.segments == 0):.1%} padding", ""
+    length, padding = f"{batch.shape[1]}", f"{np.mean(batch.segments == 0):.1%} padding"
     if batch.source is None:
-        more = f", {np.mean(batch.weights == 0):.1%} not scored"
+        padding += f", {np.mean(batch.weights == 0):.1%} not scored"
     else:
         segments = batch.source.segments
         length, padding = f"{segments.shape[1]} + {length}", f"{np.mean(segments == 0):.1%} + {padding}"
     documents = np.mean(batch.segments.max(axis=1))
-    return f"{batch.shape[0]} rows of {length} tokens, {documents:.1f} documents per row, {padding}{more}"
+    return f"{batch.shape[0]} rows of {length} tokens, {documents:.1f} documents per row, {padding}"
 
 
 def main() -> int:
@@ -165,10 +152,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(flags.FLAGS.workdir or folder)
         if flags.FLAGS.workdir and not (workdir / "tokenizer").is_dir():
-            raise UserError(
-                f"--workdir={flags.FLAGS.workdir}: the directory contains no tokenizer; omit the flag to make a "
-                "temporary one."
-            )
+            problem = f"--workdir={flags.FLAGS.workdir}: the directory contains no tokenizer"
+            raise UserError(f"{problem}; omit the flag to make a temporary one.")
         console = Console(width=None if sys.stdout.isatty() else 120)
         show(console, prepare(config, workdir), flags.FLAGS.n, flags.FLAGS.rows, flags.FLAGS.lines)
     return command.DONE

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from lm.config import Config
 from lm.data.reading import format
-from lm.data.reading.encodings import without_returns
-from lm.data.reading.wording import UTF8_ONLY
 from lm.errors import UserError
 from lm.files import expanded, replacing, writing_flag
 
@@ -21,8 +19,7 @@ HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def read_lines(path: str, flag: str) -> list[str]:
     """Returns the lines of a UTF-8 file with LF or CRLF endings. On failure, raises a UserError that names the flag."""
     try:
-        lines = format.read_lines(expanded(path), "utf-8", wording=UTF8_ONLY)
-        return list(without_returns(expanded(path), lines))
+        return list(format.read_lines(expanded(path), rows=True))
     except UserError as error:
         raise UserError(f"--{flag}={error}") from None
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lm.data.reading.format import read_lines
-from lm.data.reading.wording import UTF8_ONLY
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
 from lm.files import parse_json, replacing
@@ -49,7 +48,7 @@ def read_objects(path: Path) -> list[tuple[int, Any]]:
 
     Raises UserError if the file cannot be read or is empty.
     """
-    lines = enumerate(read_lines(path, "utf-8", wording=UTF8_ONLY), start=1)
+    lines = enumerate(read_lines(path), start=1)
     objects = [(number, _parsed(line)) for number, line in lines if line.strip()]
     if not objects:
         raise UserError(f"{path}: the file holds no predictions; create it with eval.py.")

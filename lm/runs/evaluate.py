@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from lm.config import Config, MeshConfig
 from lm.config.experiment import replace_settings
 from lm.config.schema import differences_affecting
+from lm.data.reading.wording import TextSource
 from lm.data.storing.overlap import Hashes, files_read_differently
 from lm.errors import UserError
 from lm.evaluation import metric_of
@@ -254,11 +255,13 @@ def evaluation_config(root: Path, own: Config, options: Options) -> Config:
     if (options.num_beams or options.length_penalty is not None) and not config.eval.generation.metrics:
         flag = "num_beams" if options.num_beams else "length_penalty"
         raise UserError(f"--{flag}: {root} generates no outputs (eval.generation.metrics is empty); omit the flag.")
-    unused = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
+    replaced: dict[str, Any] = {"model.attention_dropout": 0.0, "model.dropout": 0.0, "model.remat": "none"}
     # The attention kernel that was used in training might not run on this hardware.
-    attention = {"model.attention": "xla" if config.model.attention == "xla" else "auto"}
+    replaced["model.attention"] = "xla" if config.model.attention == "xla" else "auto"
+    if options.text:
+        replaced["data.test"] = {"text": TextSource(**vars(config.data.test["text"]))}
     # The run's own metric determines the best checkpoint, even if this metric cannot be computed on other data.
-    return replace_settings(config, {**unused, **attention, "checkpoint": own.checkpoint})
+    return replace_settings(config, {**replaced, "checkpoint": own.checkpoint})
 
 
 def _open_data(config: Config, tokenizers: Tokenizers, options: Options) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -37,7 +37,7 @@ def open_reader(config: SourceConfig, reader: type[Reader]) -> Reader:
     """Returns a reader for a data source. Raises UserError if the settings are inconsistent or no data is found."""
 
     def refuse(setting: str, message: str) -> None:
-        raise UserError(f"{setting}: {message}")
+        raise UserError(f"{wording_of(config).name(setting)}: {message}")
 
     check_source(config, reader, refuse)
     return reader(config, FORMATS[config.kind](config))
@@ -49,18 +49,16 @@ def check_source(config: SourceConfig, reader: type[Reader], refuse: Refuse) -> 
     if source.holds is not None and kind not in source.holds:
         fitting = [name for name, each in FORMATS.items() if each.holds is None or kind in each.holds]
         refuse("kind", f"{config.kind} does not support {kind}; use {' or '.join(fitting)}.")
-    needed, message = source.needs.get(kind, ("kind", "") if source.names_fields else reader.needs)
-    if not getattr(config, needed):
+    needed, message = reader.needs
+    if not source.names_fields and not getattr(config, needed):
         refuse(needed, message)
     for setting in (each.name for each in dataclasses.fields(SourceConfig) if each.default == ""):
         if not getattr(config, setting):
             continue
         wanting = [each.kind for each in READERS.values() if setting in each.settings]
         if wanting and setting not in reader.settings:
-            refuse(
-                setting,
-                f"this setting applies only to {' or '.join(wanting)}, but this task reads {kind}; {wording.omit()}.",
-            )
+            only = f"{' or '.join(wanting)}, but this task reads {kind}"
+            refuse(setting, f"this setting applies only to {only}; {wording.omit()}.")
         holding = [name for name, each in FORMATS.items() if setting in each.settings]
         if holding and config.kind not in holding:
             only = f"{wording.name('kind')}={' or '.join(holding)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, as_list, as_name, as_text
-from lm.data.reading.format import FileFormat, Refuse
+from lm.data.reading.format import FileFormat, Refuse, open_text, read_lines
 from lm.data.reading.records import parse_json
 from lm.data.reading.wording import wording_of
 from lm.errors import UserError
@@ -20,25 +19,22 @@ NEW_DOCUMENT = "-DOCSTART-"
 CONLLU = "ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC".split()
 COMMENT = "#"
 _NAMED_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
-_ID = re.compile(
-    r"([0-9]+)(?:([-.])[0-9]+)?"
-)  # the CoNLL-U ID of a word (3), a multiword token (3-4) or an empty node (8.1)
+# The CoNLL-U ID of a word (3), a multiword token (3-4) or an empty node (8.1).
+_ID = re.compile(r"([0-9]+)(?:([-.])[0-9]+)?")
 # A first line with one name from each of these two sets looks like a header row.
 _WORD_NAMES = {"word", "words", "token", "tokens", "form", "text"}
 _TAG_NAMES = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "upos", "chunk", "entity"}
 
 
 class Conll(FileFormat):
-    """Reads tagged words, one per line. Columns are separated by tabs. In lines without tabs, columns are separated by
-    spaces.
+    """Reads tagged words, one per line. Columns are separated by tabs or, in lines without tabs, by spaces.
 
     All lines of a file must have the same number of columns. `field` and `label_field` select the word column and the
     tag column by number (starting at 1) or by name. Column names come from the header row, from `# global.columns`
-    (CoNLL-U Plus) or from the CoNLL-U standard. By default, the words are in column 1 and the tags in the last column.
-    If column 1 numbers the words of each sentence, the words are in column 2.
+    (CoNLL-U Plus) or from the CoNLL-U standard. By default, the words are in column 1 (column 2 if column 1 numbers the
+    words of each sentence) and the tags in the last column.
 
-    A line that begins with # is a comment unless it looks like a word with its tag (see `Columns.is_comment`). The
-    multiword tokens and empty nodes of CoNLL-U are skipped.
+    Comments (see `Columns.skipped`) and the multiword tokens and empty nodes of CoNLL-U are skipped.
     """
 
     doc = "CoNLL or CoNLL-U: one word and its tag per line, and an empty line after each sentence"
@@ -47,44 +43,31 @@ class Conll(FileFormat):
     settings = ("label_field",)
     names_fields = True
 
-    def __init__(self, config: SourceConfig):
-        super().__init__(config)
-        self._counts: Counter[str] = Counter()  # maps a description to the number of skipped lines
-        self._notes: set[str] = set()
-
     @classmethod
     def check(cls, config: SourceConfig, wants: str, refuse: Refuse) -> None:
         super().check(config, wants, refuse)
-        word = config.field if _is_named(config.field) else "1"
+        word = _word_column(config) or "1"
         for setting, column in (("field", word), ("label_field", config.label_field)):
             if re.fullmatch("[+-]?[0-9]+", column) and int(column) < 1:
                 refuse(setting, f"{column!r} is not a column; give a column number (starting at 1) or a column name.")
         if config.label_field == word:
-            message = f"{word!r} is the word column, not a tag column; leave this setting empty to use the last column."
-            refuse("label_field", message)
+            advice = "leave this setting empty to use the last column."
+            refuse("label_field", f"{word!r} is the word column, not a tag column; {advice}")
 
     def options(self) -> list[str]:
         # `field` is included only if it is set, so that runs that predate this setting can still be resumed.
-        return super().options() + ([f"field={self.config.field}"] if _is_named(self.config.field) else [])
-
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._counts.clear()
-        self._notes.clear()
-        return super().records(fields)
-
-    def notes(self) -> list[str]:
-        skipped = [f"{count:,} {what}" for what, count in sorted(self._counts.items())]
-        return sorted(self._notes) + skipped + super().notes()
+        word = _word_column(self.config)
+        return super().options() + ([f"field={word}"] if word else [])
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """For each sentence, yields a record with its words and tags, and the position of its first word."""
         tagged = "tags" in [each.spec for each in fields]  # new inputs may be untagged
-        lines = list(self.lines(path, rows=True))
+        lines = list(read_lines(path, self.config, rows=True))
         rows = list(map(_columns, lines))
         columns = Columns(path, lines, rows, self.config, tagged)
-        if columns.numbered and not _is_named(self.config.field):
+        if columns.numbered and not _word_column(self.config):
             tag = f" and tags are read from column {columns.tag + 1}" if tagged else ""
-            self._notes.add(f"column 1 numbers the words, so words are read from column 2{tag}")
+            self.remarks.add(f"column 1 numbers the words, so words are read from column 2{tag}")
         words: list[str] = []
         tags: list[str] = []
         begin = ""
@@ -94,10 +77,8 @@ class Conll(FileFormat):
                 if words:
                     yield {"words": words, "tags": tags}, begin
                 words, tags = [], []
-            elif columns.is_comment(values, not words):
-                self._counts["comment lines are skipped"] += 1
-            elif columns.is_no_word(values):
-                self._counts["multiword tokens and empty nodes are skipped"] += 1
+            elif skipped := columns.skipped(values, not words):
+                self.counts[f"{skipped} are skipped"] += 1
             elif index != columns.header:
                 if columns.header >= 0 and values == rows[columns.header]:
                     raise UserError(f"{where}: this line repeats the column names; remove it.")
@@ -108,22 +89,19 @@ class Conll(FileFormat):
 
 
 class Columns:
-    """The columns of a CoNLL file, inferred from all of its lines.
+    """The columns of a CoNLL file, inferred from all of its lines. If `tagged` is false, only words are required.
+
+    Raises UserError if a requested column does not exist, or if it is unclear which column holds the words or the tags.
 
     Attributes:
         word, tag: the indices of the word column and the tag column.
         numbered: whether the first column numbers the words of each sentence.
         header: the index of the header row, or -1 if there is none.
-
-    If `tagged` is false, only the word column is required, and all other columns are ignored.
-
-    Raises UserError if a requested column does not exist, or if it is unclear which column holds the words or the tags.
     """
 
     def __init__(self, path: Path, lines: Sequence[str], rows: Sequence[list[str]], config: SourceConfig, tagged: bool):
         self._path, self._tagged, self._wording = path, tagged, wording_of(config)
-        settings = {"field": config.field if _is_named(config.field) else ""}
-        settings["label_field"] = config.label_field if tagged else ""
+        settings = {"field": _word_column(config), "label_field": config.label_field if tagged else ""}
         wanted = {name.casefold() for name in settings.values() if name and not name.isdecimal()}
         names, self.header = _names(lines, rows, wanted)
         plain = [row for index, row in enumerate(rows) if index != self.header and _may_be_word(row)]
@@ -131,13 +109,11 @@ class Columns:
         self._has_ids = all(ids) and any(each and not each[2] for each in ids)
         self.numbered = self._has_ids and _counts_up(rows, self.header)
         self._width = len(plain[0]) if plain else 0
-        if not names and self.numbered:
-            names = CONLLU
+        names = CONLLU if self.numbered and not names else names
         if self.header >= 0 and SourceConfig.field in names:
             settings["field"] = settings["field"] or SourceConfig.field
         found = {setting: self._index(setting, name, names) for setting, name in settings.items() if name}
-        self.word = found.get("field", int(self.numbered))
-        self.tag = found.get("label_field", self._width - 1)
+        self.word, self.tag = found.get("field", int(self.numbered)), found.get("label_field", self._width - 1)
         self._tags = {row[self.tag] for row in plain if len(row) > self.tag}
         self._check_choice(plain, settings)
 
@@ -164,58 +140,55 @@ class Columns:
                 f"{self._path}: this is CoNLL-U, whose last column holds no tags; set label_field, e.g. to 'UPOS' "
                 f"(the columns are {', '.join(CONLLU)})."
             )
-        field = self._wording.name("field", "`")
         if not settings["field"] and self._has_ids and not self.numbered:
+            field = self._wording.name("field", "`")
             raise UserError(f"{self._path}: column 1 holds only numbers; set {field} to the word column.")
         first = plain[0]
-        if self.header < 0 and len(first) > max(self.word, self.tag):
-            word, tag = first[self.word], first[self.tag]
-            last = f" and label_field={tag!r}" if self._tagged else ""
-            if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
-                raise UserError(
-                    f"{self._path}: the first line seems to name the columns ({', '.join(first)}); set "
-                    f"{self._wording.assign('field', word)}{last}, or remove this line."
-                )
+        if self.header >= 0 or len(first) <= max(self.word, self.tag):
+            return
+        word, tag = first[self.word], first[self.tag]
+        if word.casefold() in _WORD_NAMES and tag.casefold() in _TAG_NAMES:
+            named = self._wording.assign("field", word) + (f" and label_field={tag!r}" if self._tagged else "")
+            raise UserError(
+                f"{self._path}: the first line seems to name the columns ({', '.join(first)}); set {named}, or remove "
+                "this line."
+            )
 
-    def is_comment(self, values: Sequence[str], begins: bool) -> bool:
-        """Returns whether a line is a comment. `begins` is true if no word of the current sentence has been read yet.
+    def skipped(self, values: Sequence[str], begins: bool) -> str:
+        """Returns what a line holds instead of a word, or "". `begins` is true before the first word of a sentence.
 
         In CoNLL-U, every word has an ID, so a line that begins with # is always a comment. In other files, a line that
         begins with # may hold a word, e.g. a hashtag. It is a comment only if it precedes the first word of a sentence
         and has an unusual number of columns, a tag that no other line has, or the form "# name = value".
         """
-        if not values[0].startswith(COMMENT):
-            return False
-        if self._has_ids or not self._tags:
-            return True
-        assigns = "=" in values[1:3] and self._width > 2
-        if assigns or len(values) != self._width:
-            return begins
-        return begins and self._tagged and values[self.tag] not in self._tags
-
-    def is_no_word(self, values: Sequence[str]) -> bool:
-        """Returns whether a CoNLL-U line holds a multiword token or an empty node instead of a word."""
+        if values[0].startswith(COMMENT):
+            is_odd = ("=" in values[1:3] and self._width > 2) or len(values) != self._width
+            must_be_comment = self._has_ids or not self._tags
+            if must_be_comment or (begins and (is_odd or (self._tagged and values[self.tag] not in self._tags))):
+                return "comment lines"
+            return ""
         match = _ID.fullmatch(values[0]) if self._has_ids and self.word > 0 else None
-        return bool(match and match[2])
+        return "multiword tokens and empty nodes" if match and match[2] else ""
 
     def check(self, values: Sequence[str], line: str, where: str) -> None:
         """Raises UserError if a line does not hold a word and its tag."""
-        if len(values) < 1 + self._tagged or not values[self.word if self.word < len(values) else 0]:
+        count = len(values)
+        if count < 1 + self._tagged or not values[self.word if self.word < count else 0]:
             wanted = "a word and its tag" if self._tagged else "a word"
             raise UserError(f"{where}: {line!r:.60} does not hold {wanted} (columns are separated by tabs or spaces).")
-        if len(values) != self._width:
+        if count != self._width:
             raise UserError(
-                f"{where}: this line has {len(values)} columns, but earlier lines have {self._width}: {line!r:.60}."
+                f"{where}: this line has {count} columns, but earlier lines have {self._width}: {line!r:.60}."
             )
         for setting, column in (("field", self.word), ("label_field", self.tag))[: 1 + self._tagged]:
-            if column >= len(values):
-                raise UserError(
-                    f"{where}: {self._wording.name(setting)} is {column + 1}, but there are only {len(values)} columns."
-                )
+            if column >= count:
+                name = self._wording.name(setting)
+                raise UserError(f"{where}: {name} is {column + 1}, but there are only {count} columns.")
 
 
-def _is_named(field: str) -> bool:
-    return field != SourceConfig.field
+def _word_column(config: SourceConfig) -> str:
+    """Returns the number or name of the word column, or "" if `field` has its default."""
+    return config.field if config.field != SourceConfig.field else ""
 
 
 def _may_be_word(row: Sequence[str]) -> bool:
@@ -234,10 +207,7 @@ def _names(lines: Sequence[str], rows: Sequence[list[str]], wanted: set[str]) ->
 
 
 def _counts_up(rows: Sequence[list[str]], header: int) -> bool:
-    """Returns whether the first column numbers the words of each sentence, starting at 0 or 1.
-
-    Returns False if no sentence has at least two words.
-    """
+    """Returns whether the first column numbers the words of each sentence, at least two in one of them, from 0 or 1."""
     last, most = -1, 0
     for index, row in enumerate(rows):
         if not row or row[0] == NEW_DOCUMENT:
@@ -269,12 +239,13 @@ class Squad(FileFormat):
     holds = ("questions",)
     settings = ()
     names_fields = True
-    notes_encoding = False
+
+    def notes(self) -> list[str]:
+        return []
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        with self.open(path) as file:
-            text = file.read()
-        content = parse_json(text, str(path))
+        with open_text(path, self.config) as file:
+            content = parse_json(file.read(), str(path))
         for number, article in enumerate(as_list(_get(content, "data"), "data", str(path)), start=1):
             where = f"{path}, article {number}"
             title = _text(article, "title", where, default="")

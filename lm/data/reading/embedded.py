@@ -1,8 +1,8 @@
 """The embedded corpus: Python's own documentation, which needs no download.
 
-The corpus consists of the topics of the language reference (`pydoc_data.topics`) and the docstrings of the standard
-library, which are read with `ast` without importing any module. Each document is one topic, or about one page of
-docstrings from one module, in file order. A Python installation always yields the same documents in the same order.
+Each document is one topic of the language reference (`pydoc_data.topics`), or about one page of docstrings from one
+module of the standard library, which is read with `ast` and not imported. A Python installation always yields the same
+documents in the same order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import ast
 import functools
 import hashlib
 import importlib.util
-import inspect
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,7 @@ from lm.data.reading.fields import Field, Record
 from lm.data.reading.format import Format, Refuse
 from lm.errors import UserError
 
-SKIPPED = (
-    "test tests idle_test idlelib lib2to3 pydoc_data site-packages dist-packages __pycache__".split()
-)  # directories
+SKIPPED_FOLDERS = "test tests idle_test idlelib lib2to3 pydoc_data site-packages dist-packages __pycache__".split()
 TOPICS = "pydoc_data/topics.py"
 PAGE_CHARACTERS = 1200
 FEWEST_CHARACTERS = 500_000  # a full installation has over 2 million; one without topics or docstrings has far fewer
@@ -55,20 +52,17 @@ def _files() -> list[tuple[str, Path]]:
     library = Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec("pydoc_data.topics")
     topics = [(TOPICS, Path(spec.origin))] if spec and spec.origin else []
-    files = {path.relative_to(library): path for path in library.rglob("*.py")}
-    return topics + sorted(
-        (name.as_posix(), path) for name, path in files.items() if not set(SKIPPED).intersection(name.parts)
-    )
+    files = [(path.relative_to(library), path) for path in library.rglob("*.py")]
+    return topics + sorted((name.as_posix(), path) for name, path in files if not {*SKIPPED_FOLDERS} & {*name.parts})
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
     """Yields the docstrings of a module, class or function and of everything defined in it, in file order."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        text = ast.get_docstring(node, clean=False)
-        if text and text.strip():
-            yield f"{name}\n\n{inspect.cleandoc(text)}"
+    definitions = ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+    if isinstance(node, (ast.Module, *definitions)) and (text := ast.get_docstring(node) or "").strip():
+        yield f"{name}\n\n{text}"
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(child, definitions):
             yield from _docstrings(child, f"{name}.{child.name}")
         elif isinstance(child, (ast.If, ast.Try, ast.With)):
             yield from _docstrings(child, name)
@@ -82,8 +76,7 @@ def _pages(docstrings: Iterator[str]) -> Iterator[str]:
             yield "\n\n\n".join(page)
             page = []
         page.append(text)
-    if page:
-        yield "\n\n\n".join(page)
+    yield "\n\n\n".join(page)  # "" if there is no docstring
 
 
 @functools.cache
@@ -104,11 +97,9 @@ def documents() -> tuple[str, ...]:
         else:
             module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             texts += _pages(_docstrings(tree, module))
-    texts = [text for text in texts if text]
-    size = sum(map(len, texts))
-    if size < FEWEST_CHARACTERS:
+    if (size := sum(map(len, texts))) < FEWEST_CHARACTERS:
         raise UserError(
             f"embedded corpus: the Python installation in {sysconfig.get_path('stdlib')} contains only {size:,} "
             "characters of documentation; use a full installation, or your own text (kind='text', path=FILE)."
         )
-    return tuple(texts)
+    return tuple(filter(None, texts))

@@ -1,7 +1,7 @@
 """Chooses the codec of a text file from the `encoding` setting and the first bytes of the file.
 
-`TextFile` removes byte-order marks when it reads the text. Text in a different UTF encoding and binary files raise
-errors that name the detected format. Compressed files whose names end in `.gz` are decompressed.
+Text in a different UTF encoding and binary files raise errors that name the detected format. `TextFile` removes
+byte-order marks when it reads the text. Files whose names end in `.gz` are decompressed.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import gzip
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lm.data.reading.wording import Wording
 from lm.errors import UserError
 
 BLOCK_BYTES = 1 << 20
-MARK = "\ufeff"  # the byte-order mark as a character
-_LINE_END = re.compile(r"(?<!\r)\r+\n")
-_MARKS_AFTER_LF = re.compile(rf"\n{MARK}+")
 
 # The records that a zip archive can begin with: a file, the end of an empty archive, or a mark of a split archive.
 ZIP_RECORDS = b"\x03\x04", b"\x05\x06", b"\x07\x08"
@@ -39,8 +35,7 @@ SIGNATURES = (
     (b"%PDF-1.", "a PDF file; extract its text first"),
     (b"SQLite format 3\x00", "an SQLite database; export its text first"),
 )
-TAR = slice(257, 262), b"ustar"
-# Byte-order marks and their encodings. UTF-32 is first because the mark of utf-32-le begins with the mark of utf-16-le.
+# UTF-32 is first because the mark of utf-32-le begins with the mark of utf-16-le.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -58,18 +53,15 @@ def choose_codec(path: Path, head: bytes, encoding: str, wording: Wording) -> st
     """
     try:
         codecs.getincrementaldecoder(encoding)
-        found = codecs.lookup(encoding)
-        if not found._is_text_encoding:  # a codec such as hex or zlib
+        if not codecs.lookup(encoding)._is_text_encoding:  # a codec such as hex or zlib
             raise LookupError
     except (LookupError, ValueError) as error:  # ValueError: the name contains a NUL character
-        name = wording.name("encoding")
-        raise UserError(f"{name} {encoding!r} is unknown; use e.g. utf-8, cp1252 or gb18030.") from error
-    name = found.name
-    known = next((what for start, what in SIGNATURES if head.startswith(start)), "")
-    if known or head[TAR[0]] == TAR[1]:
-        unpacked = "unpacks to" if path.name.endswith(".gz") else "is"
-        raise UserError(f"{path}: the file {unpacked} {known or 'a tar archive; unpack it first'}.")
-    likely = _by_nul_bytes(head)
+        setting = wording.name("encoding")
+        raise UserError(f"{setting} {encoding!r} is unknown; use e.g. utf-8, cp1252 or gb18030.") from error
+    name, likely = codecs.lookup(encoding).name, _by_nul_bytes(head)
+    binary = "a tar archive; unpack it first" if head[257:262] == b"ustar" else ""
+    if binary := next((what for start, what in SIGNATURES if head.startswith(start)), binary):
+        raise UserError(f"{path}: the file {'unpacks to' if path.name.endswith('.gz') else 'is'} {binary}.")
     if marked := next((each for mark, each in MARKS if head.startswith(mark)), ""):
         if marked == name or marked.startswith(f"{name}-") or name == f"{marked}-sig":
             return marked
@@ -88,13 +80,12 @@ def choose_codec(path: Path, head: bytes, encoding: str, wording: Wording) -> st
 def _by_nul_bytes(head: bytes) -> str:
     """Infers the encoding of text without a byte-order mark from its NUL bytes; returns "" if they are inconclusive.
 
-    In UTF-16 and UTF-32, characters below U+0100 have NUL bytes at fixed offsets, and nearly every text contains such
-    characters, for example spaces.
+    In UTF-16 and UTF-32, characters below U+0100, such as spaces, have NUL bytes at fixed offsets.
     """
     head = head[: min(len(head), 4096) // 4 * 4]
     if b"\0" not in head:
         return ""
-    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]
+    share = [4 * head[offset::4].count(0) / len(head) for offset in range(4)]  # of NUL bytes
     low, high = min(share[0::2]), min(share[1::2])
     if min(share[2:]) > 0.9 and share[0] < 0.1:
         return "utf-32-le"
@@ -106,35 +97,10 @@ def _by_nul_bytes(head: bytes) -> str:
 
 
 def byte_position(error: UnicodeDecodeError, fed: int, line: int, codec: str) -> str:
-    """Describes an invalid byte and its position.
-
-    `fed` is the number of bytes up to the end of the block that contains the invalid byte. `line` is the number of the
-    line in which this block begins.
-    """
+    """Describes an invalid byte in a block that ends after `fed` bytes and begins in the line number `line`."""
     line += error.object[: error.start].decode(codec, "replace").count("\n")
     byte = fed - len(error.object) + error.start
     return f"line {line:,}, byte {byte:,}: 0x{error.object[error.start]:02x} ({error.reason})"
-
-
-def with_line_feeds(text: str) -> str:
-    """Returns the text without the CRs that precede an LF."""
-    return _LINE_END.sub("\n", text)
-
-
-def without_returns(path: Path, lines: Iterator[str]) -> Iterator[str]:
-    """Yields the lines of `TextFile.lines`. Raises UserError if a line contains a CR."""
-    for number, line in enumerate(lines, start=1):
-        if "\r" in line:
-            refuse_return(path, number)
-        yield line
-
-
-def refuse_return(path: Path, line: int) -> NoReturn:
-    """Raises UserError for a CR inside a line."""
-    raise UserError(
-        f"{path}, line {line:,}: this line contains a carriage return (CR); replace it with a line feed if it ends a "
-        "row, otherwise with a space."
-    )
 
 
 @contextlib.contextmanager
@@ -148,42 +114,31 @@ def read_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def drop_marks(text: str, begins_line: bool) -> str:
-    """Removes all byte-order marks at the beginning of lines. `begins_line` states whether the text begins a line."""
-    text = text.lstrip(MARK) if begins_line else text
-    return _MARKS_AFTER_LF.sub("\n", text)
-
-
 def marks_in(path: Path) -> int:
     """Returns the largest number of UTF-8 byte-order marks that begin a line: 0, 1 or, for any larger number, 2.
 
     In a `.gz` file, only the first line is checked.
     """
-    mark = b"\n" + codecs.BOM_UTF8
-    most, end = 0, b"\n"
+    mark, most, end = b"\n" + codecs.BOM_UTF8, 0, b"\n"
     with open_binary(path) as file:
-        while block := file.read(6 if path.name.endswith(".gz") else BLOCK_BYTES):
+        blocks = [file.read(6)] if path.name.endswith(".gz") else iter(lambda: file.read(BLOCK_BYTES), b"")
+        for block in blocks:
             data = end + block
             if mark + codecs.BOM_UTF8 in data:
                 return 2
             most, end = max(most, int(mark in data)), data[-6:]
-            if path.name.endswith(".gz"):
-                break
     return most
 
 
 def encoding_notes(paths: Sequence[Path], encoding: str) -> list[str]:
-    """Returns a list with a note that counts the lines with bytes over 127.
+    """Returns a list with a note that counts the lines with bytes over 127, which in a wrong encoding are misread.
 
     The list is empty for ASCII and UTF, where a wrong encoding is an error, and for encodings in which LF is another
-    byte, so that lines of bytes are not lines of text.
+    byte, so that lines of bytes are not lines of text. `choose_codec` has checked the encoding.
     """
-    try:
-        name = codecs.lookup(encoding).name
-        if name == "ascii" or name.startswith("utf-") or "\n".encode(name) != b"\n":
-            return []
-    except LookupError:
-        return []  # reading the file raises a clearer error
+    name = codecs.lookup(encoding).name
+    if name == "ascii" or name.startswith("utf-") or "\n".encode(name) != b"\n":
+        return []
     counts = {}
     for path in paths:
         with read_errors(path), open_binary(path) as file:

@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UserError
+from lm.files import well_formed
 
 Record = Mapping[str, Any]  # a JSON object, a table row or a TFDS example
+
+BOOLEANS, INTEGERS, REALS = (bool, np.bool_), (int, np.integer), (float, np.floating, Decimal)
 
 # Texts that stand for a missing label. They include those that pandas.read_csv recognises, in upper or lower case, and
 # \N, which SQL dumps contain. NA and None are recognised only in the spelling that R and Python use.
@@ -27,17 +30,16 @@ MISSING_AS_WRITTEN = frozenset(("NA", "None", r"\N"))
 LARGEST = 1e15  # limits regression targets, so that the squares in the gradient norm stay finite in float32
 EXACT = 2**53  # float64 represents all integers up to this size exactly
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_PLAIN = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.([0-9]*))?")  # a label that is compared by value; 01 and 1e0 may be codes
+_PLAIN = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]*")  # a label that is compared by value; 01.0 and 1e0 may be codes
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_BOOLEANS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 
 
 class Field:
     """Selects a value of a record by its name (`text`), by a dotted name (`answers.text`) or by a template.
 
-    A template combines values. It is text with field names in braces, such as `title: {title} text: {text}`. Double
-    a brace to write it literally. A dotted name is looked up part by part, unless the record has a field with the full
-    name. If the field is `optional` and the record lacks it, the value is an empty string.
+    A template is text with field names in braces, such as `title: {title} text: {text}`; a doubled brace stands for
+    itself. A dotted name is looked up part by part, unless the record has a field with the full name. If the record
+    lacks an `optional` field, the value is an empty string.
 
     Raises a UserError that names the `setting` if the template cannot be parsed.
     """
@@ -78,18 +80,17 @@ class Field:
 
 
 class FieldList(Field):
-    """Several fields that hold alternative texts, such as several translations of one sentence.
+    """Several fields, separated by commas, that hold alternative texts, such as several translations of one sentence.
 
-    Empty and missing texts are omitted. If no text remains, the result is one empty text. Raises UserError if a field
-    name is empty.
+    Empty and missing texts are omitted. If no text remains, the result is one empty text.
     """
 
-    def __init__(self, specs: Sequence[str], setting: str):
-        super().__init__(", ".join(specs), setting)
-        self._fields = [Field(spec, setting) for spec in specs]
-        self.names = [name for field in self._fields for name in field.names]
-        if not all(specs):
+    def __init__(self, spec: str, setting: str):
+        names = [name.strip() for name in spec.split(",")]
+        super().__init__(", ".join(names), setting)
+        if not all(names):
             raise UserError(f"{setting} {self.spec!r}: one of the names between commas is empty.")
+        self.names, self._fields = names, [Field(name, setting) for name in names]
 
     def texts(self, record: Record, where: str) -> tuple[str, ...]:
         given = [field for field in self._fields if not is_missing(field.value(record, where))]
@@ -114,13 +115,11 @@ def columns_of(fields: Iterable[Field], present: Sequence[str], where: str) -> l
 def _look_up(record: Record, name: str, where: str, advice: str) -> Any:
     if name in record:
         return record[name]
-    value: Any = record
-    above = ""
+    value, above = record, ""
     for part in name.split("."):
         if not isinstance(value, Mapping):
-            raise UserError(
-                f"{where}: field {above!r} is of type {type(value).__name__}, not a record with a field {part!r}."
-            )
+            kind = type(value).__name__
+            raise UserError(f"{where}: field {above!r} is of type {kind}, not a record with a field {part!r}.")
         if part not in value:
             raise UserError(_missing(where, name, list(value), above) + advice)
         value, above = value[part], f"{above}.{part}" if above else part
@@ -142,7 +141,7 @@ def _as_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
 
 def is_missing(value: Any) -> bool:
     """Returns whether a value is null or NaN."""
-    return value is None or (isinstance(value, (float, np.floating, Decimal)) and math.isnan(value))
+    return value is None or (isinstance(value, REALS) and math.isnan(value))
 
 
 def as_text(value: Any, name: str, where: str) -> str:
@@ -154,9 +153,7 @@ def as_text(value: Any, name: str, where: str) -> str:
             raise UserError(f"{where}: field {name!r} is not valid UTF-8 at byte {error.start}.") from error
     if not isinstance(value, str):
         raise _unexpected(value, "text", name, where)
-    if not value.isascii():
-        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+    return value if value.isascii() else well_formed(value)
 
 
 def as_name(value: Any, name: str, where: str) -> str:
@@ -196,73 +193,65 @@ def as_number(value: Any, name: str, where: str) -> str:
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
-    elif isinstance(value, (int, float, np.integer, np.floating, Decimal)) and not isinstance(value, bool):
-        text = str(value)
-    elif value is None:
-        text = ""
-    else:
+    elif value is not None and (isinstance(value, BOOLEANS) or not isinstance(value, INTEGERS + REALS)):
         raise _unexpected(value, "a number", name, where)
+    else:
+        text = "" if value is None else str(value)
     if not text:
         raise UserError(f"{where}: field {name!r} holds no number.")
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise UserError(f"{where}: {text!r:.40} is not a finite number; regression requires finite numbers.")
     if abs(float(text)) > LARGEST:
-        raise UserError(
-            f"{where}: {text:.40} is out of range: regression uses float32, so absolute values must not exceed "
-            f"{LARGEST:g}; rescale the numbers."
-        )
+        limit = f"regression uses float32, so absolute values must not exceed {LARGEST:g}"
+        raise UserError(f"{where}: {text:.40} is out of range: {limit}; rescale the numbers.")
     return text
 
 
 def label_text(value: Any, name: str, where: str) -> str:
     """Returns a label as text, or "" if it is null or NaN.
 
-    Numbers are written without an exponent and without trailing zeros after the point, also if they are given as text,
-    so that labels of equal value are the same. Any other spelling of a number, such as "01", "+1" or "1e0", may be a
-    code and is kept as it is. Booleans are written in lower case.
+    Labels of equal value become the same text: numbers lose exponents and trailing zeros after the point, also if they
+    are given as text, and booleans are written in lower case. Other spellings, such as "01", "+1" or "1e0", may be
+    codes and are kept.
     """
     value = _scalar(value)
     if is_missing(value):
         return ""
     if isinstance(value, (bytes, str)):
         text = as_text(value, name, where).strip()
-        return _BOOLEANS.get(text, _without_zeros(text))
-    if isinstance(value, (bool, np.bool_)):
-        return str(bool(value)).lower()
-    if isinstance(value, (int, float, np.integer, np.floating, Decimal)):
-        if isinstance(value, (int, np.integer)):
-            return str(value)
-        if not math.isfinite(value):
-            raise UserError(f"{where}: field {name!r} holds {value}, which is not a label.")
-        return str(int(value)) if value == int(value) else _without_zeros(f"{Decimal(str(value)):f}")
-    raise _unexpected(value, "a label", name, where)
+        return text.lower() if text in ("True", "TRUE", "False", "FALSE") else _without_zeros(text)
+    if isinstance(value, BOOLEANS):
+        return str(value).lower()
+    if isinstance(value, INTEGERS):
+        return str(value)
+    if not isinstance(value, REALS):
+        raise _unexpected(value, "a label", name, where)
+    if not math.isfinite(value):
+        raise UserError(f"{where}: field {name!r} holds {value}, which is not a label.")
+    return str(int(value)) if value == int(value) else _without_zeros(f"{Decimal(str(value)):f}")
 
 
 def _without_zeros(text: str) -> str:
     """Returns the text or, if it is a plain decimal number, the shortest such text of equal value."""
-    if not (match := _PLAIN.fullmatch(text)):
-        return text
-    sign, whole, decimals = match[1], match[2], (match[3] or "").rstrip("0")
-    return f"{sign}{whole}.{decimals}" if decimals else "0" if whole == "0" else sign + whole
+    if "." in text and _PLAIN.fullmatch(text):
+        text = text.rstrip("0").removesuffix(".")
+    return "0" if text == "-0" else text
 
 
 def label_type(value: Any) -> str:
-    """Returns the type of a label: "booleans", "integers", "decimals" (also for text such as "1.0") or "texts"."""
+    """Returns the type of a valid label: "booleans", "integers", "decimals" (also for the text "1.0") or "texts"."""
     value = _scalar(value)
     if isinstance(value, (bytes, str)):
-        written = (value if isinstance(value, str) else value.decode("utf-8", "replace")).strip()
+        written = as_text(value, "", "").strip()
         return "texts" if _without_zeros(written) == written else "decimals"
-    if isinstance(value, (bool, np.bool_)):
-        return "booleans"
-    return "integers" if isinstance(value, (int, np.integer)) else "decimals"
+    return "booleans" if isinstance(value, BOOLEANS) else "integers" if isinstance(value, INTEGERS) else "decimals"
 
 
 def index_of(label: str, names: tuple[str, ...]) -> int | None:
     """Returns the index of the name that a label refers to, or None if there is no such name.
 
-    A label that equals a name refers to that name. Any other integer is interpreted as an index. However, if some names
-    are integers, every integer must be a name, so that no label is ambiguous. If there are exactly two names, false
-    refers to the first name and true to the second.
+    A label that equals a name refers to that name. Any other integer is an index, unless some names are integers, which
+    would make it ambiguous. If there are exactly two names, false refers to the first name and true to the second.
     """
     indices, have_integers = _index_by_label(names)
     if label in indices:
@@ -282,9 +271,8 @@ def _index_by_label(names: tuple[str, ...]) -> tuple[dict[str, int], bool]:
     indices: dict[str, int] = {}
     for index, label in enumerate(labels):
         if (first := indices.setdefault(label, index)) != index:
-            raise UserError(
-                f"label_names: {names[first]!r} and {names[index]!r} are the same label; remove one of them."
-            )
+            both = f"{names[first]!r} and {names[index]!r}"
+            raise UserError(f"label_names: {both} are the same label; remove one of them.")
     return indices, any(map(_INTEGER.fullmatch, labels))
 
 
@@ -306,9 +294,8 @@ def as_label(value: Any, names: Sequence[str], name: str, where: str) -> str:
             f"{where}: label {label} is not one of label_names. Because some of these names are integers, "
             "integers are read as names, not as indices."
         )
-    raise UserError(
-        f"{where}: label {int(label)} has no name; label_names covers only the labels 0 to {len(names) - 1}."
-    )
+    covered = f"label_names covers only the labels 0 to {len(names) - 1}"
+    raise UserError(f"{where}: label {int(label)} has no name; {covered}.")
 
 
 def _scalar(value: Any) -> Any:
@@ -318,15 +305,12 @@ def _scalar(value: Any) -> Any:
 def _whole(value: Any) -> int | None:
     """Returns a whole number as an integer, or None for any other value."""
     value = _scalar(value)
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    if isinstance(value, INTEGERS) and not isinstance(value, bool):
         return int(value)
-    real = isinstance(value, (float, np.floating, Decimal)) and math.isfinite(value) and abs(float(value)) < EXACT
-    return int(value) if real and value == int(value) else None
+    exact = isinstance(value, REALS) and math.isfinite(value) and abs(float(value)) < EXACT
+    return int(value) if exact and value == int(value) else None
 
 
 def _unexpected(value: Any, wanted: str, name: str, where: str) -> UserError:
-    if is_missing(value):
-        return UserError(f"{where}: field {name!r} should hold {wanted}, but its value is missing.")
-    return UserError(
-        f"{where}: field {name!r} should hold {wanted}, but holds the {type(value).__name__} {value!r:.40}."
-    )
+    found = "its value is missing" if is_missing(value) else f"holds the {type(value).__name__} {value!r:.40}"
+    return UserError(f"{where}: field {name!r} should hold {wanted}, but {found}.")

@@ -13,36 +13,28 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from lm.config import SourceConfig
-from lm.data.reading.encodings import (
-    BLOCK_BYTES,
-    MARK,
-    byte_position,
-    choose_codec,
-    drop_marks,
-    encoding_notes,
-    marks_in,
-    open_binary,
-    read_errors,
-    refuse_unless_file,
-    with_line_feeds,
-    without_returns,
-)
+from lm.data.reading import encodings
 from lm.data.reading.fields import Field, Record
-from lm.data.reading.wording import SETTINGS, Wording, wording_of
+from lm.data.reading.wording import PLAIN_TEXT, wording_of
 from lm.errors import UserError
 from lm.files import well_formed
 
 T = TypeVar("T")
 Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError
+MARK = "\ufeff"  # the byte-order mark as a character
+_MARKS_AFTER_LF = re.compile(rf"\n{MARK}+")
+_LINE_END = re.compile(r"(?<!\r)\r+\n")
 
 
 class ReadyField(Field):
-    """A field whose name is set by the format, not by a setting. Its value is returned unchanged."""
+    """A field whose name is set by the format. Its value is returned unchanged."""
 
     def value(self, record: Record, where: str) -> Any:
         return record[self.spec]
@@ -54,16 +46,14 @@ class ReadyField(Field):
 
 
 class Format(abc.ABC):
-    """Base class for formats. Class attributes describe the format. Their defaults suit records with named fields."""
+    """Base class for formats. The defaults of the class attributes suit records with named fields."""
 
     doc: ClassVar[str]  # the description for `--help`
     endings: ClassVar[Collection[str]] = ()  # file name endings; empty if the format reads no files
     holds: ClassVar[Collection[str] | None] = None  # the supported kinds of raw examples; None means all
-    # The settings that the format reads and that are empty by default.
+    # The settings that the format reads: those that are empty by default, and format-specific ones that are not.
     settings: ClassVar[Collection[str]] = ("target_field", "pair_field", "label_field")
-    reads: ClassVar[Collection[str]] = ()  # format-specific settings with non-empty defaults that it reads
-    # Maps a kind of raw example to a required setting and the error message if it is missing; overrides `Reader.needs`.
-    needs: ClassVar[dict[str, tuple[str, str]]] = {}
+    reads: ClassVar[Collection[str]] = ()
     # Whether record fields are named after the roles that readers define ("text", "label", ...) and hold values that
     # need no checks. Otherwise, settings such as `field` specify the field names.
     names_fields: ClassVar[bool] = False
@@ -86,8 +76,9 @@ class Format(abc.ABC):
         """Returns the field that `setting` specifies. If `setting` is empty, returns the field called `role`."""
         if self.names_fields:
             return ReadyField(role)
-        named = self.wording.name(setting)
-        return Field(getattr(self.config, setting), named) if setting else Field(role, optional=optional)
+        if not setting:
+            return Field(role, optional=optional)
+        return Field(getattr(self.config, setting), self.wording.name(setting))
 
     @abc.abstractmethod
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -101,46 +92,40 @@ class Format(abc.ABC):
         """Returns the settings and hashes that determine the records and fields, but no file locations."""
 
     def notes(self) -> list[str]:
-        """Returns notes for the user about the files."""
+        """Returns notes for the user about the files. Must be called after the last record was read."""
         return []
 
 
 class FileFormat(Format):
-    """Base class for formats that read one or more files. `read` reads a single file."""
+    """Base class for formats that read one or more files."""
 
     reads: ClassVar[Collection[str]] = ("encoding", "longest_line")
-    notes_encoding: ClassVar[bool] = True  # whether `notes` counts the lines with bytes over 127
-    is_text: ClassVar[bool] = True  # whether the files are opened as text
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
         self.files = Files(config.path)
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        self.counts: Counter[str] = Counter()  # for notes that begin with a number
+        self.remarks: set[str] = set()  # other notes
         return self.files.read_each(lambda path: self.read(path, fields))
 
     @abc.abstractmethod
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         """Yields the records of one file."""
 
-    def open(self, path: Path) -> contextlib.AbstractContextManager[TextFile]:
-        """Opens one file as text."""
-        return open_text(path, self.config.encoding, self.config.longest_line, self.wording)
-
-    def lines(self, path: Path, *, rows: bool = False) -> Iterator[str]:
-        """Yields the lines of one file without line endings. If `rows` is true, a CR within a line raises UserError."""
-        lines = read_lines(path, self.config.encoding, self.config.longest_line, self.wording)
-        return without_returns(path, lines) if rows else lines
-
     def options(self) -> list[str]:
         """Returns the settings that determine the records."""
         return [self.config.encoding] if self.names_fields else [self.config.field, self.config.encoding]
 
     def identity(self) -> list[str]:
-        return [*self.options(), *self.files.hashes(is_text=self.is_text)]
+        return [*self.options(), *self.files.hashes(is_text="encoding" in self.reads)]
 
     def notes(self) -> list[str]:
-        return encoding_notes(self.files.found, self.config.encoding) if self.notes_encoding else []
+        counted = [f"{count:,} {what}" for what, count in sorted(self.counts.items()) if count]
+        has_text = "encoding" in self.reads
+        of_encoding = encodings.encoding_notes(self.files.found, self.config.encoding) if has_text else []
+        return [*sorted(self.remarks), *counted, *of_encoding]
 
 
 class Reader(abc.ABC):
@@ -151,12 +136,16 @@ class Reader(abc.ABC):
     needs: ClassVar[tuple[str, str]] = ("kind", "")
     settings: ClassVar[Collection[str]] = ()  # the settings that it reads and that are empty by default
     optional: ClassVar[Collection[str]] = ()  # the roles whose fields may be absent
-    roles: ClassVar[Mapping[str, str]]  # maps a role to the setting that names its field, or to "" (see `Format.field`)
+    # Maps a role to the setting that names its field, or to "" (see `Format.field`). Only `pair_field` may be empty;
+    # the role then has no field.
+    roles: ClassVar[Mapping[str, str]]
 
     def __init__(self, config: SourceConfig, source: Format):
         self.config, self.source = config, source
         self.fields = {
-            role: source.field(role, setting, optional=role in self.optional) for role, setting in self.roles.items()
+            role: source.field(role, setting, optional=role in self.optional)
+            for role, setting in self.roles.items()
+            if setting != "pair_field" or config.pair_field
         }
 
     def iterate(self) -> Iterator[Any]:
@@ -210,14 +199,14 @@ class Files:
             if not self.found:
                 raise UserError(f"{path}: no file matches this pattern (in {os.getcwd()}).")
         else:
-            refuse_unless_file(Path(pattern))
+            encodings.refuse_unless_file(Path(pattern))
             raise UserError(f"{path}: there is no such file (in {os.getcwd()}).")
 
     def read_each(self, read: Callable[[Path], Iterator[T]]) -> Iterator[T]:
         """Yields the items of `read(path)` for each file. Raises UserError if no file yields an item."""
         empty = True
         for path in self.found:
-            with read_errors(path):
+            with encodings.read_errors(path):
                 for item in read(path):
                     empty = False
                     yield item
@@ -225,84 +214,102 @@ class Files:
             raise UserError(f"{self.path} contains no documents (is the file empty?).")
 
     def hashes(self, *, is_text: bool = True) -> list[str]:
-        """For each file, returns a string with a hash of its content. The string also states whether the file is
-        compressed and whether it has (repeated) byte-order marks, which earlier versions treated as text."""
+        """For each file, returns a string with a hash of its content.
+
+        The string also states whether the file is compressed and whether it has (repeated) byte-order marks, which
+        earlier versions treated as text.
+        """
         hashes = []
         for path in self.found:
-            with read_errors(path), path.open("rb") as file:
-                marked = {0: "", 1: " without marks"}.get(marks_in(path) if is_text else 0, " without repeated marks")
+            with encodings.read_errors(path), path.open("rb") as file:
+                marks = ("", " without marks", " without repeated marks")[encodings.marks_in(path) if is_text else 0]
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-                hashes.append(f"{path.name.endswith('.gz')} {content}{marked}")
+                hashes.append(f"{path.name.endswith('.gz')} {content}{marks}")
         return hashes
 
 
 class TextFile:
-    """The text of an open file. It can be read only once. Most callers need only `lines`.
+    """The text of an open file, which can be read only once: in `blocks`, `lines`, lines `with_ends`, or as a whole.
 
-    Reading raises UserError if bytes are invalid in the encoding or a line has more than `longest` characters. The
-    message gives the position. Lone surrogates, which some encodings can express but UTF-8 cannot, become U+FFFD.
+    Of the `config`, the settings `encoding` and `longest_line` are used. Reading raises UserError if bytes are invalid
+    in the encoding or a line is too long. The message gives the position. Lone surrogates, which some encodings can
+    express but UTF-8 cannot, become U+FFFD.
     """
 
-    def __init__(self, path: Path, binary: Any, encoding: str, longest: int, wording: Wording):
-        self.path, self.longest, self._binary, self._wording = path, longest, binary, wording
-        self._head = binary.read(BLOCK_BYTES)
-        self._encoding, self._codec = encoding, choose_codec(path, self._head, encoding, wording)
-        self._with_ends = self._split()
+    def __init__(self, path: Path, binary: Any, config: SourceConfig):
+        self.path, self._binary, self._config, self._wording = path, binary, config, wording_of(config)
+        self._head = binary.read(encodings.BLOCK_BYTES)
+        self._codec = encodings.choose_codec(path, self._head, config.encoding, self._wording)
         self.lone_returns = 0  # number of CRs so far, except those at the ends of lines
 
     def blocks(self) -> Iterator[str]:
         """Yields the text in blocks of bounded length. No block ends between CR and LF."""
         decoder = codecs.getincrementaldecoder(self._codec)()
         data, fed, line, held, begins_line = self._head, 0, 1, "", True
+        problem = f"{self.path}: the text is not valid {self._config.encoding}"
         while True:
             fed += len(data)
             try:
                 text = held + decoder.decode(data, not data)
             except UnicodeDecodeError as error:
-                problem = f"the text is not valid {self._encoding} at {byte_position(error, fed, line, self._codec)}"
-                raise UserError(f"{self.path}: {problem}; {self._wording.unknown_encoding}.") from error
+                where = encodings.byte_position(error, fed, line, self._codec)
+                right = "the file's encoding (e.g. cp1252, latin-1, gb18030)"
+                raise UserError(f"{problem} at {where}; {self._wording.encoding.format(right)}.") from error
             except UnicodeError as error:
-                raise UserError(f"{self.path}: the text is not valid {self._encoding} ({error}).") from error
+                raise UserError(f"{problem} ({error}).") from error
             held = (text[len(text.rstrip("\r")) :] or text[-1:] * ("\ud800" <= text[-1:] < "\udc00")) if data else ""
             text = text.removesuffix(held)
             text = text if self._codec == "utf-8" else well_formed(text)
-            text = drop_marks(text, begins_line) if MARK in text else text
+            if MARK in text:
+                text = _MARKS_AFTER_LF.sub("\n", text.lstrip(MARK) if begins_line else text)
             if text:
-                self._count_lone_returns(text, is_first=line == 1)
+                returns = with_line_feeds(text).count("\r")
+                self.lone_returns += returns
+                if line == 1 and returns > text.count("\n"):
+                    raise UserError(
+                        f"{self.path}: the lines end in CR (carriage return) alone, which is not supported; convert "
+                        "the file, e.g. with: tr '\\r' '\\n' < OLD > NEW"
+                    )
                 begins_line = text.endswith("\n")
                 line += text.count("\n")
                 yield text
             if not data:
                 return
-            data = self._binary.read(BLOCK_BYTES)
+            data = self._binary.read(encodings.BLOCK_BYTES)
 
     def read(self) -> str:
-        """Returns the whole text. Raises UserError if the text has more than `longest` characters."""
-        parts, size = [], 0
-        for block in self.blocks():
-            parts.append(block)
-            size = self.check_length(size + len(block))
-        return "".join(parts)
+        """Returns the whole text. Raises UserError if it is too long."""
+        return self.document(self.blocks())
 
-    def __iter__(self) -> Iterator[str]:
-        return self._with_ends
+    def document(self, parts: Iterable[str], between: str = "") -> str:
+        """Joins the parts of a document. Raises UserError as soon as they are too long."""
+        kept, size = [], -len(between)
+        for part in parts:
+            kept.append(part)
+            size = self.check_length(size + len(between) + len(part))
+        return between.join(kept)
 
-    def readline(self) -> str:
-        return next(self._with_ends, "")
+    def lines(self, *, rows: bool = False) -> Iterator[str]:
+        """Yields the lines without LF and the CRs before it. Unlike in str.splitlines, nothing else ends a line.
 
-    def lines(self) -> Iterator[str]:
-        """Yields the lines without LF and the CRs before it. Unlike in str.splitlines, nothing else ends a line."""
-        return (line.removesuffix("\n").rstrip("\r") for line in self._with_ends)
+        If `rows` is true, a CR within a line raises UserError.
+        """
+        for number, line in enumerate(self.with_ends(), start=1):
+            line = line.removesuffix("\n").rstrip("\r")
+            if rows and "\r" in line:
+                advice = "replace it with a line feed if it ends a row, otherwise with a space"
+                raise UserError(f"{self.path}, line {number:,}: this line contains a carriage return (CR); {advice}.")
+            yield line
 
     def check_length(self, size: int, line: int = 0) -> int:
         """Returns `size`. Raises UserError if a line (or document, if `line` is 0) of this size is too long."""
-        if size <= self.longest:
+        if size <= (longest := self._config.longest_line):
             return size
-        unit = "this line" if line else "a document (by default the whole file)"
-        where, limit = f"{self.path}{f', line {line:,}' if line else ''}", f"{self.longest:,} characters"
-        raise UserError(f"{where}: {unit} has more than {limit}; {self._wording.length}.")
+        unit = f", line {line:,}: this line" if line else ": a document (by default the whole file)"
+        raise UserError(f"{self.path}{unit} has more than {longest:,} characters; {self._wording.length}.")
 
-    def _split(self) -> Iterator[str]:
+    def with_ends(self) -> Iterator[str]:
+        """Yields the lines with their line endings."""
         parts: list[str] = []
         size, number = 0, 1
         for block in self.blocks():
@@ -317,32 +324,23 @@ class TextFile:
         if parts:
             yield "".join(parts)
 
-    def _count_lone_returns(self, text: str, *, is_first: bool) -> None:
-        """Raises UserError if, in the first block, more lines seem to end in CR alone than in LF."""
-        count = with_line_feeds(text).count("\r") if "\r" in text else 0
-        self.lone_returns += count
-        if is_first and count > text.count("\n"):
-            advice = "convert the file, e.g. with: tr '\\r' '\\n' < OLD > NEW"
-            raise UserError(
-                f"{self.path}: the lines end in CR (carriage return) alone, which is not supported; {advice}"
-            )
-
 
 @contextlib.contextmanager
-def open_text(
-    path: Path, encoding: str, longest: int = SourceConfig.longest_line, wording: Wording = SETTINGS
-) -> Iterator[TextFile]:
-    """Opens a text file, which may be a `.gz` file. `wording` is the advice in error messages."""
-    with open_binary(path) as binary:
-        yield TextFile(path, binary, encoding, longest, wording)
+def open_text(path: Path, config: SourceConfig = PLAIN_TEXT) -> Iterator[TextFile]:
+    """Opens a text file, which may be a `.gz` file."""
+    with encodings.open_binary(path) as binary:
+        yield TextFile(path, binary, config)
 
 
-def read_lines(
-    path: Path, encoding: str, longest: int = SourceConfig.longest_line, wording: Wording = SETTINGS
-) -> Iterator[str]:
-    """Yields the lines of one file and closes the file after the last line."""
-    with read_errors(path), open_text(path, encoding, longest, wording) as file:
-        yield from file.lines()
+def read_lines(path: Path, config: SourceConfig = PLAIN_TEXT, *, rows: bool = False) -> Iterator[str]:
+    """Yields the lines of one file (see `TextFile.lines`) and closes the file after the last line."""
+    with encodings.read_errors(path), open_text(path, config) as file:
+        yield from file.lines(rows=rows)
+
+
+def with_line_feeds(text: str) -> str:
+    """Returns the text without the CRs that precede an LF."""
+    return _LINE_END.sub("\n", text) if "\r" in text else text
 
 
 def hash_of(*parts: str) -> str:

@@ -1,7 +1,7 @@
 """Readers and data sources for new inputs, which have no labels.
 
-The readers correspond to those in `readers.py`. They never read labels, so labels in the records cannot influence the
-predictions. Tasks use placeholders instead of labels (`LabelledTask.unlabelled`).
+The readers correspond to those in `readers.py`. Labels in the records are never read, so they cannot influence the
+predictions; tasks use placeholders instead (`LabelledTask.unlabelled`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lm.config import SourceConfig
-from lm.data.reading import FORMATS, check_source
+from lm.data.reading import FORMATS, open_reader
 from lm.data.reading.fields import Field, Record, as_list, as_text
 from lm.data.reading.format import Format, Reader
-from lm.data.reading.readers import READERS, Labelled, Question, QuestionReader, Tagged
+from lm.data.reading.readers import READERS, Labelled, QuestionReader, Tagged
 from lm.data.reading.wording import InputSource
 from lm.errors import UserError
 
@@ -29,11 +29,6 @@ class TextInput(Reader):
     settings = ("pair_field",)
     roles: ClassVar = {"text": "field", "pair": "pair_field"}
 
-    def __init__(self, config: SourceConfig, source: Format):
-        super().__init__(config, source)
-        if not config.pair_field:
-            del self.fields["pair"]
-
     def example(self, record: Record, where: str) -> Labelled:
         pair = self.fields["pair"].text(record, where) if "pair" in self.fields else None
         return Labelled(self.fields["text"].text(record, where), pair, "")
@@ -47,8 +42,8 @@ class WordInput(Reader):
 
     def example(self, record: Record, where: str) -> Tagged:
         field = self.fields["words"]
-        is_text = self.source.names_fields and field.spec not in record  # a line of a text file
-        value = record["text"] if is_text else field.value(record, where)
+        is_line = self.source.names_fields and field.spec not in record  # of a text file
+        value = record["text"] if is_line else field.value(record, where)
         words = value.split() if isinstance(value, str) else as_list(value, field.spec, where)
         return Tagged(tuple(as_text(word, field.spec, where) for word in words), ())
 
@@ -59,18 +54,12 @@ class QuestionInput(QuestionReader):
     roles: ClassVar = dict.fromkeys(("id", "title", "question", "context"), "")
     optional = ("id", "title")
 
-    def example(self, record: Record, where: str) -> Question:
-        texts = {role: as_text(field.value(record, where), role, where) for role, field in self.fields.items()}
-        return Question(**texts, answers=())
-
 
 class Given(Format):
-    """A single record from the command line."""
-
-    record: Record
+    """The command line. `given_text` passes its records to the reader."""
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        yield self.record, "--text"
+        return iter(())
 
     def identity(self) -> list[str]:
         return []
@@ -81,23 +70,18 @@ def given_text(config: SourceConfig, reader: type[Reader], text: str) -> Any:
 
     Raises UserError if `text` should be a JSON object but is not, or if a field is missing.
     """
-    source = Given(config)
-    reading = reader(config, source)
+    reading = reader(config, Given(config))
     names = list(dict.fromkeys(n for each in reading.fields.values() if not each.optional for n in each.names))
-    if len(names) == 1:
-        source.record = {names[0]: text}
-    else:
-        try:
-            source.record = json.loads(text)
-        except (ValueError, RecursionError):
-            source.record = {}
-        if not isinstance(source.record, Mapping) or not source.record:
-            example = json.dumps(dict.fromkeys(names, "..."))
-            raise UserError(
-                f"--text: this model reads the fields {' and '.join(names)}; give a JSON object: --text='{example}'."
-            )
-    (example,) = reading.iterate()
-    return example
+    try:
+        record = {names[0]: text} if len(names) == 1 else json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not record or not isinstance(record, Mapping):
+        sample = json.dumps(dict.fromkeys(names, "..."))
+        raise UserError(
+            f"--text: this model reads the fields {' and '.join(names)}; give a JSON object: --text='{sample}'."
+        )
+    return reading.example(record, "--text")
 
 
 def format_of(path: str) -> str:
@@ -106,9 +90,14 @@ def format_of(path: str) -> str:
     for kind in FORMAT_NAMES:
         if name.endswith(tuple(FORMATS[kind].endings)):
             return kind
-    endings = " ".join(ending for kind in FORMAT_NAMES for ending in FORMATS[kind].endings)
-    names = ", ".join(FORMAT_NAMES)
-    raise UserError(f"--input={path}: the file name ends in none of {endings}; set --format to one of {names}.")
+    raise UserError(
+        f"--input={path}: the file name ends in none of {_endings(FORMAT_NAMES)}; set --format to one of "
+        f"{', '.join(FORMAT_NAMES)}."
+    )
+
+
+def _endings(formats: Sequence[str]) -> str:
+    return " ".join(ending for kind in formats for ending in FORMATS[kind].endings)
 
 
 def input_source(
@@ -117,8 +106,7 @@ def input_source(
     """Returns a data source for new inputs. In a text file, each line is a document.
 
     Settings such as field names are copied from the training data unless they are `given`. Raises UserError if a copied
-    setting differs between the training data sources, or if the model reads pairs of texts but the format holds single
-    texts.
+    setting differs between the training data sources, or if the format cannot hold the pairs that the model reads.
     """
     sources = [source for source in train.values() if source.weight > 0]
     as_in_training = {*FORMATS[kind].settings} - OF_TARGETS
@@ -126,18 +114,15 @@ def input_source(
         as_in_training |= {*reader.settings, *reader.roles.values()} - {""}
     elif "pair_field" in reader.settings and "pair_field" not in given and any(each.pair_field for each in sources):
         fitting = ", ".join(name for name in FORMAT_NAMES if not FORMATS[name].names_fields)
-        raise UserError(
-            f"--input={path}: this model reads pairs of texts, but the format {kind} holds single texts; use one of "
-            f"{fitting}."
-        )
+        problem = f"this model reads pairs of texts, but the format {kind} holds single texts"
+        raise UserError(f"--input={path}: {problem}; use one of {fitting}.")
     values: dict[str, Any] = {"document": "line"}
     for setting in sorted(as_in_training - given.keys()):
         values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources)
         if others:
             found = ", ".join(map(repr, (values[setting], *others)))
-            raise UserError(
-                f"--{setting} is required: its value differs between the training data sources ({found}); choose one."
-            )
+            problem = f"its value differs between the training data sources ({found})"
+            raise UserError(f"--{setting} is required: {problem}; choose one.")
     return InputSource(kind=kind, path=path, **{**values, **given})
 
 
@@ -146,18 +131,13 @@ def open_inputs(config: SourceConfig, reader: type[Reader], inferred_from: str =
 
     `inferred_from` is the path whose extension implies the format; it is "" if the format was given.
     """
-
-    def refuse(setting: str, message: str) -> None:
-        raise UserError(f"--{ {'kind': 'format', 'path': 'input'}.get(setting, setting) }: {message}")
-
     fitting = [name for name in FORMAT_NAMES if reader.kind in (FORMATS[name].holds or [reader.kind])]
+    names = ", ".join(fitting)
     if config.kind not in fitting and inferred_from:
-        endings = " ".join(ending for name in fitting for ending in FORMATS[name].endings)
         raise UserError(
             f"--input={inferred_from}: the file extension implies the format {config.kind}, which does not support "
-            f"{reader.kind}; use a file with the extension {endings}, or set --format to one of {', '.join(fitting)}."
+            f"{reader.kind}; use a file with the extension {_endings(fitting)}, or set --format to one of {names}."
         )
     if config.kind not in fitting:
-        refuse("kind", f"{config.kind} does not support {reader.kind}; use one of {', '.join(fitting)}.")
-    check_source(config, reader, refuse)
-    return reader(config, FORMATS[config.kind](config))
+        raise UserError(f"--format: {config.kind} does not support {reader.kind}; use one of {names}.")
+    return open_reader(config, reader)

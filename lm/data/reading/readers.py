@@ -138,8 +138,7 @@ class PairReader(Reader):
     def __init__(self, config: SourceConfig, source: Format):
         super().__init__(config, source)
         if "," in config.target_field and "{" not in config.target_field:
-            names = [name.strip() for name in config.target_field.split(",")]
-            self.fields["target"] = FieldList(names, "target_field")
+            self.fields["target"] = FieldList(config.target_field, "target_field")
 
     def example(self, record: Record, where: str) -> Pair:
         return Pair(self.fields["source"].text(record, where), self.fields["target"].texts(record, where))
@@ -155,14 +154,9 @@ class ClassReader(Reader):
     `notes` lists the exceptions; see `label_text`.
     """
 
-    def __init__(self, config: SourceConfig, source: Format):
-        super().__init__(config, source)
+    def iterate(self) -> Iterator[Any]:
         self._types: Counter[str] = Counter()  # number of labels of each type
         self._labels: set[str] = set()
-
-    def iterate(self) -> Iterator[Any]:
-        self._types.clear()
-        self._labels.clear()
         yield from super().iterate()
 
     def label(self, value: Any, name: str, where: str) -> str:
@@ -170,30 +164,27 @@ class ClassReader(Reader):
 
         Without label names, raises UserError if labels mix booleans and numbers, because true and 1 differ as text.
         """
-        label, numbers = as_label(value, self.config.label_names, name, where), ("integers", "decimals")
+        label = as_label(value, self.config.label_names, name, where)
         self._types[label_type(value)] += 1
         self._labels.add(label)
-        mixed = self._types["booleans"] and any(self._types[each] for each in numbers)
+        mixed = self._types["booleans"] and (self._types["integers"] or self._types["decimals"])
         if mixed and not self.config.label_names:
             raise UserError(f"{where}: field {name!r} holds {value!r}, but earlier labels have a different type.")
         return label
 
     def notes(self) -> list[str]:
         groups = [] if self.config.label_names else _spellings_apart(self._labels)
-        apart = [
-            f"{' and '.join(map(repr, group))} are different labels, although they are equal as numbers"
-            for group in groups[:SHOWN]
-        ]
+        counts, notes = [f"{count:,} {kind}" for kind, count in sorted(self._types.items()) if count], []
+        if len(counts) > 1:
+            unless = ", except for some spellings of numbers" if groups else ""
+            notes.append(f"labels have several types ({', '.join(counts)}); equal values count as one label{unless}")
+        elif number := self._types["decimals"]:
+            notes.append(f"{number:,} labels have decimals; labels such as 1.0 and 0.50 are read as 1 and 0.5")
+        for group in groups[:SHOWN]:
+            notes.append(f"{' and '.join(map(repr, group))} are different labels, although they are equal as numbers")
         if len(groups) > SHOWN:
-            apart.append(f"{len(groups) - SHOWN:,} more groups of labels are equal as numbers")
-        unless = ", except for some spellings of numbers" if groups else ""
-        counts = [f"{count:,} {kind}" for kind, count in sorted(self._types.items()) if count]
-        several = [f"labels have several types ({', '.join(counts)}); equal values count as one label{unless}"]
-        written = [
-            f"{self._types['decimals']:,} labels have decimals; labels such as 1.0 and 0.50 are read as 1 and 0.5"
-        ]
-        noted = several if len(counts) > 1 else written if self._types["decimals"] else []
-        return noted + apart + super().notes()
+            notes.append(f"{len(groups) - SHOWN:,} more groups of labels are equal as numbers")
+        return notes + super().notes()
 
 
 def _spellings_apart(labels: Iterable[str]) -> list[list[str]]:
@@ -213,11 +204,6 @@ class LabelReader(ClassReader):
     needs = ("label_field", "name the field that holds the label.")
     settings = ("label_field", "label_pattern", "pair_field", "pattern")
     roles: ClassVar = {"text": "field", "label": "label_field", "pair": "pair_field"}
-
-    def __init__(self, config: SourceConfig, source: Format):
-        super().__init__(config, source)
-        if not config.pair_field:
-            del self.fields["pair"]
 
     def example(self, record: Record, where: str) -> Labelled:
         label = self.fields["label"]
@@ -257,8 +243,8 @@ class TagReader(ClassReader):
         yield from super().iterate()
 
     def example(self, record: Record, where: str) -> Tagged | None:
-        words, tags = (as_list(field.value(record, where), field.spec, where) for field in self.fields.values())
         name, tag = (field.spec for field in self.fields.values())
+        words, tags = (as_list(field.value(record, where), field.spec, where) for field in self.fields.values())
         if len(words) != len(tags):
             raise UserError(f"{where}: there are {len(words)} words in {name!r} but {len(tags)} tags.")
         if not words:
@@ -270,17 +256,16 @@ class TagReader(ClassReader):
         )
 
     def notes(self) -> list[str]:
-        left_out = [f"{self._without_words:,} records without words are skipped"] if self._without_words else []
-        return left_out + super().notes()
+        note = f"{self._without_words:,} records without words are skipped"
+        return ([note] if self._without_words else []) + super().notes()
 
 
 class QuestionReader(Reader):
-    """Reads questions from records with the fields id, question, context and answers, and optionally title and
-    is_impossible. Each answer has the fields text and answer_start.
+    """Reads questions from records in the format of SQuAD. Each answer has the fields text and answer_start.
 
     Texts are left unchanged, because answer_start is a character offset in the context (-1 if unknown). Answers that
-    the context does not contain at answer_start are kept for scoring but are never training targets; `notes_on` counts
-    them. If a question is impossible, its answers are omitted, because they are merely plausible.
+    the context does not contain at answer_start are kept for scoring but are never training targets (`notes_on`). If a
+    question is impossible, its answers are omitted, because they are merely plausible.
     """
 
     kind = "questions"
@@ -289,21 +274,18 @@ class QuestionReader(Reader):
 
     def example(self, record: Record, where: str) -> Question:
         values = {role: field.value(record, where) for role, field in self.fields.items()}
-        impossible = as_flag(values.pop("is_impossible"), "is_impossible", where)
-        given = values.pop("answers")
+        impossible = as_flag(values.pop("is_impossible", False), "is_impossible", where)
+        given = values.pop("answers", [])
         answers = () if impossible else _answers(given, where)
-        named = {role: as_name(values.pop(role), role, where) for role in ("id", "title")}
-        texts = named | {role: as_text(value, role, where) for role, value in values.items()}
-        return Question(**texts, answers=answers)
+        convert = {"id": as_name, "title": as_name, "question": as_text, "context": as_text}
+        return Question(**{role: convert[role](value, role, where) for role, value in values.items()}, answers=answers)
 
     def notes_on(self, examples: Sequence[Question]) -> list[str]:
         misplaced = [each.id for each in examples for _ in range(len(each.answers) - len(each.placed))]
         if not misplaced:
             return []
-        return [
-            f"{len(misplaced):,} answers do not match the context at answer_start (first: question "
-            f"{misplaced[0]!r}); they are used for scoring but not as training targets"
-        ]
+        problem = f"answers do not match the context at answer_start (first: question {misplaced[0]!r})"
+        return [f"{len(misplaced):,} {problem}; they are used for scoring but not as training targets"]
 
 
 def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:

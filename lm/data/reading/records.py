@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lm.config import SourceConfig
 from lm.data.reading.fields import Field, Record, columns_of
-from lm.data.reading.format import FileFormat, Format
+from lm.data.reading.format import FileFormat, Format, open_text, read_lines
 from lm.errors import UserError
 from lm.files import DEEPEST_JSON, TOO_DEEP, check_depth
 
@@ -35,10 +34,9 @@ def parse_json(text: str, where: str) -> Any:
         value = json.loads(text, object_pairs_hook=unique)
         if text.count("[") + text.count("{") > DEEPEST_JSON:
             check_depth(value)
-    except ValueError as error:
-        raise UserError(f"{where}: this is not valid JSON ({error}).") from error
-    except RecursionError as error:
-        raise UserError(f"{where}: this is not valid JSON ({TOO_DEEP}).") from error
+    except (ValueError, RecursionError) as error:
+        reason = TOO_DEEP if isinstance(error, RecursionError) else error
+        raise UserError(f"{where}: this is not valid JSON ({reason}).") from error
     return value
 
 
@@ -47,14 +45,12 @@ class JsonLines(FileFormat):
     endings = (".jsonl", ".ndjson")
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        for number, line in enumerate(self.lines(path), start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            record = parse_json(line, where)
-            if not isinstance(record, dict):
-                raise UserError(f"{where}: expected a JSON object, but got {type(record).__name__}.")
-            yield record, where
+        for number, line in enumerate(read_lines(path, self.config), start=1):
+            if line.strip():
+                record = parse_json(line, where := f"{path}, line {number}")
+                if not isinstance(record, dict):
+                    raise UserError(f"{where}: expected a JSON object, but got {type(record).__name__}.")
+                yield record, where
 
 
 class TabSeparated(FileFormat):
@@ -68,18 +64,7 @@ class TabSeparated(FileFormat):
     endings: ClassVar[Collection[str]] = (".tsv", ".tab")
     holds = ("documents", "pairs", "labels", "numbers", "words")
     settings = (*Format.settings, "columns")
-    quoting_hint = " If quoted values contain tabs or line breaks, use {}."
-
-    def __init__(self, config: SourceConfig):
-        super().__init__(config)
-        self._notes: list[str] = []
-
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._notes.clear()
-        yield from super().records(fields)
-
-    def notes(self) -> list[str]:
-        return self._notes + super().notes()
+    quotes_are_text: ClassVar[bool] = True
 
     def options(self) -> list[str]:
         # `columns` is included only if it is set, so that stores that predate this setting are still found.
@@ -87,7 +72,7 @@ class TabSeparated(FileFormat):
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         """Yields the values and the position of each row."""
-        for number, line in enumerate(self.lines(path, rows=True), start=1):
+        for number, line in enumerate(read_lines(path, self.config, rows=True), start=1):
             yield line.split("\t"), f"{path}, line {number}"
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
@@ -101,31 +86,33 @@ class TabSeparated(FileFormat):
             needed = [names.index(name) for name in columns_of(fields, names, str(path))]
         except UserError as error:
             hint = "" if self.config.columns else f"; if it is not a header, set {setting}"
-            if any(map(QUOTED.fullmatch, names)) and self.quoting_hint:
+            if self.quotes_are_text and any(map(QUOTED.fullmatch, names)):
                 hint = f"; they are quoted as in CSV: use {csv_format}, which also reads tabs"
             raise UserError(f"{error} (The column names come from {origin}{hint}.)") from error
         for values, where in rows:
             if values in ([], [""]):  # an empty line
                 continue
             if max(needed) >= len(values) or (not self.config.columns and any(values[len(names) :])):
-                hint = self.quoting_hint.format(csv_format) if any('"' in value for value in values) else ""
+                has_quotes = self.quotes_are_text and any('"' in value for value in values)
+                hint = f" If quoted values contain tabs or line breaks, use {csv_format}." if has_quotes else ""
                 raise UserError(f"{where}: this row has {len(values)} fields, but {origin} has {len(names)}.{hint}")
             if _is_header(values, names, needed):
                 remedy = f"do not set {setting}" if self.config.columns else "remove it"
                 raise UserError(f"{where}: this line repeats the column names, so it is a header, not a row; {remedy}.")
-            if self.quoting_hint:
+            if self.quotes_are_text:
                 quotes.count([values[index] for index in needed])
             yield dict(zip(names, values, strict=False)), where
-        if (example := quotes.evidence()) and quotes.stray:
-            self._notes.append(
-                f"{path}: {quotes.quoted:,} values are quoted as in CSV, e.g. {example!r:.60}, but "
-                f"{quotes.stray!r:.60} is not, so quotation marks are read as text; if they are not part of the "
-                f"text, use {csv_format}"
+        example = quotes.evidence()
+        found = f"values are quoted as in CSV, e.g. {example!r:.60}"
+        if example and quotes.stray:
+            self.remarks.add(
+                f"{path}: {quotes.quoted:,} {found}, but {quotes.stray!r:.60} is not, so quotation marks are read as "
+                f"text; if they are not part of the text, use {csv_format}"
             )
         elif example:
             raise UserError(
-                f"{path}: the values are quoted as in CSV, e.g. {example!r:.60}; use {csv_format}, which removes "
-                "the quotation marks and also reads tabs. If the marks belong to the text, convert it to JSON lines."
+                f"{path}: the {found}; use {csv_format}, which removes the quotation marks and also reads tabs. If the "
+                "marks belong to the text, convert it to JSON lines."
             )
 
 
@@ -134,9 +121,9 @@ def _is_header(values: Sequence[str], names: Sequence[str], needed: Sequence[int
 
     The values of all needed columns must do so, and those of at least two columns, because one may be a coincidence.
     """
-    pairs = zip(values, names, strict=False)
-    same = [value.strip().casefold() == name.strip().casefold() for value, name in pairs]
-    named = sum(each and bool(name.strip()) for each, name in zip(same, names, strict=False))
+    columns, cells = ([each.strip().casefold() for each in row] for row in (names, values))
+    same = [cell == column for cell, column in zip(cells, columns, strict=False)]
+    named = sum(cell == column != "" for cell, column in zip(cells, columns, strict=False))
     return all(same[index] for index in needed) and (named > 1 or (len(same) == len(names) > 1 and all(same)))
 
 
@@ -167,10 +154,7 @@ class Quotes:
                 self._doubled = self._doubled or value * ('"' in value[1:-1])
 
     def evidence(self) -> str:
-        """Returns a value that proves that the file is quoted as in CSV, or "" if there is no proof.
-
-        If there is a `stray` value, the file cannot be read as CSV, and the result is no more than an indication.
-        """
+        """Returns a value that proves (if there is a `stray` value: suggests) that the file is quoted, or ""."""
         if self._rows < 2:
             return ""
         return self._doubled or next((self._examples[each] for each in self._examples if each not in self._plain), "")
@@ -188,22 +172,21 @@ class CommaSeparated(TabSeparated):
         "comma-, semicolon- or tab-separated values, quoted or not; the first line is a header unless `columns` is set"
     )
     endings = (".csv",)
-    quoting_hint = ""
+    quotes_are_text = False
 
     def rows(self, path: Path) -> Iterator[tuple[list[str], str]]:
         csv.field_size_limit(self.config.longest_line)  # the default of the csv module is 131,072 characters
-        with self.open(path) as file:
-            first = file.readline()
-            rows = csv.reader(itertools.chain([first], file), delimiter=self._separator(path, first), strict=True)
-            while True:
-                where = f"{path}, line {rows.line_num + 1}"  # where the row begins
-                try:
-                    values = next(rows, None)
-                except csv.Error as error:
-                    raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
-                if values is None:
-                    return
-                yield values, where
+        with open_text(path, self.config) as file:
+            lines = file.with_ends()
+            first = next(lines, "")
+            rows = csv.reader(itertools.chain([first], lines), delimiter=self._separator(path, first), strict=True)
+            where = f"{path}, line 1"  # where the row begins
+            try:
+                for values in rows:
+                    yield values, where
+                    where = f"{path}, line {rows.line_num + 1}"
+            except csv.Error as error:
+                raise UserError(f"{where}: this is not a valid CSV row ({error}).") from error
 
     def _separator(self, path: Path, first: str) -> str:
         if self.config.columns:
@@ -216,7 +199,6 @@ class Parquet(FileFormat):
     doc = "Parquet files"
     endings = (".parquet",)
     reads = ()
-    notes_encoding = is_text = False
 
     def options(self) -> list[str]:
         narrow = ["labels in their own width"] if any(map(self._has_narrow_labels, self.files.found)) else []
@@ -227,19 +209,17 @@ class Parquet(FileFormat):
         import pyarrow
         import pyarrow.parquet
 
-        name = self.config.label_field
+        names = self.config.label_field, self.config.label_field.partition(".")[0]
         try:
-            schema = pyarrow.parquet.read_schema(path) if name else pyarrow.schema([])
+            schema = pyarrow.parquet.read_schema(path) if names[0] else []
         except (pyarrow.ArrowException, OSError, ValueError):
             return False  # reading the file raises a clearer error
-        kinds = [str(each.type) for each in schema if each.name in (name, name.partition(".")[0])]
-        return any(map(NARROW.search, kinds))
+        return any(NARROW.search(str(each.type)) for each in schema if each.name in names)
 
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
         import pyarrow
         import pyarrow.parquet
 
-        row = 0
         try:
             with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
                 columns = columns_of(fields, file.schema_arrow.names, str(path))

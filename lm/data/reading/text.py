@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import ClassVar
 
 from lm.config import SourceConfig
-from lm.data.reading.encodings import refuse_return, with_line_feeds
 from lm.data.reading.fields import Field, Record, as_label
-from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, hash_of
+from lm.data.reading.format import FileFormat, Files, Refuse, TextFile, hash_of, open_text, read_lines, with_line_feeds
 from lm.errors import UserError
 
 
@@ -40,10 +39,8 @@ class Text(FileFormat):
         if config.document == "separator" and not config.separator:
             refuse("separator", "this setting must not be empty if document='separator'.")
         if wants == "pairs" and bool(config.target_path) == bool(config.pattern):
-            refuse(
-                "target_path",
-                "name the file with the targets (or, if one file has sources and targets, set only `pattern`).",
-            )
+            message = "name the file with the targets (or, if one file has sources and targets, set only `pattern`)."
+            refuse("target_path", message)
         if wants in ("labels", "numbers") and bool(config.label_pattern) == bool(config.pattern):
             message = (
                 "give a pattern that finds the label in a file's path (or, if lines hold labels, set only `pattern`)."
@@ -57,21 +54,18 @@ class Text(FileFormat):
             examples = r"'/(?P<label>neg|pos)/' or '\.(?P<label>neg|pos)$'"
             _check_pattern(config, "label_pattern", ("label",), examples, refuse)
             if "(?P<text>" in config.label_pattern:
-                refuse(
-                    "label_pattern",
-                    "this pattern is matched against paths, which contain no text; to match lines, use `pattern`.",
-                )
+                message = "this pattern is matched against paths, which contain no text; to match lines, use `pattern`."
+                refuse("label_pattern", message)
 
     def __init__(self, config: SourceConfig):
         super().__init__(config)
-        self._lone_returns = 0  # in documents that may have several lines
         self._line = re.compile(config.pattern) if config.pattern else None
         self._label = re.compile(config.label_pattern) if config.label_pattern else None
         self._targets = Files(config.target_path) if config.target_path else None
-        if self._targets and len(self.files.found) != len(self._targets.found):
+        if self._targets and (sources := len(self.files.found)) != (targets := len(self._targets.found)):
             raise UserError(
-                f"{config.path} has {len(self.files.found)} files, but {config.target_path} "
-                f"has {len(self._targets.found)}; files are paired in the order of their names."
+                f"{config.path} has {sources} files, but {config.target_path} has {targets}; files are paired in the "
+                "order of their names."
             )
 
     def identity(self) -> list[str]:
@@ -86,42 +80,26 @@ class Text(FileFormat):
         found = [as_label(self._label_in(path), config.label_names, "label", str(path)) for path in self.files.found]
         return [hash_of("text", *documents), *found]
 
-    def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        self._lone_returns = 0
-        if not self._targets:
-            yield from super().records(fields)
-            return
-        for source, target in zip(self.files.found, self._targets.found, strict=True):
-            yield from self._read_aligned(source, target)
-
-    def notes(self) -> list[str]:
-        count = self._lone_returns
-        lone = [f"{count:,} carriage returns (CR) without a line feed are kept in the documents"] if count else []
-        return lone + super().notes()
-
     def read(self, path: Path, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
+        if self._targets:
+            return self._read_aligned(path, self._targets.found[self.files.found.index(path)])
         return self._read_matches(path, self._line) if self._line else self._read_documents(path)
 
     def _read_documents(self, path: Path) -> Iterator[tuple[Record, str]]:
-        where, label = str(path), self._label_in(path)
-
-        def whole(file: TextFile) -> Iterator[str]:
-            text = file.read()
-            return filter(None, [with_line_feeds(text) if "\r" in text else text])
-
-        def lines(file: TextFile) -> Iterator[str]:
-            for number, line in enumerate(file.lines(), start=1):
-                if "\r" in line:
-                    refuse_return(path, number)
-                yield line
-
-        split = {"file": whole, "line": lines, "paragraph": _paragraphs, "separator": self._separated}
-        with self.open(path) as file:
+        label = self._label_in(path)
+        split: dict[str, Callable[[TextFile], Iterable[str]]] = {
+            "file": lambda file: filter(None, [with_line_feeds(file.read())]),
+            "line": lambda file: file.lines(rows=True),
+            "paragraph": _paragraphs,
+            "separator": self._separated,
+        }
+        with open_text(path, self.config) as file:
             for text in split[self.config.document](file):
                 if not self._label or text.strip():
-                    yield {"text": text, "label": label}, where
+                    yield {"text": text, "label": label}, str(path)
             if self.config.document != "line":
-                self._lone_returns += file.lone_returns
+                lone = "carriage returns (CR) without a line feed are kept in the documents"
+                self.counts[lone] += file.lone_returns
 
     def _label_in(self, path: Path) -> str:
         if not self._label:
@@ -134,7 +112,7 @@ class Text(FileFormat):
     def _read_matches(self, path: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Record, str]]:
         """Yields the named groups of each line. The pattern must match the whole line."""
         needed = [name for groups, _ in self.groups.values() for name in groups if name in pattern.groupindex]
-        for number, line in enumerate(self.lines(path, rows=True), start=1):
+        for number, line in enumerate(read_lines(path, self.config, rows=True), start=1):
             if not line.strip():
                 continue
             where, match = f"{path}, line {number}", pattern.fullmatch(line)
@@ -144,18 +122,18 @@ class Text(FileFormat):
 
     def _read_aligned(self, source: Path, target: Path) -> Iterator[tuple[Record, str]]:
         """Pairs line i of one file with line i of the other."""
-        lines = self.lines(source, rows=True), self.lines(target, rows=True)
+        lines = read_lines(source, self.config, rows=True), read_lines(target, self.config, rows=True)
         number = 0
         for number, (one, other) in enumerate(zip_longest(*lines), start=1):
             if one is None or other is None:
-                shorter, longer = number - 1, number + sum(1 for side in lines for _ in side)
-                counts = (shorter, longer) if one is None else (longer, shorter)
+                more = sum(1 for side in lines for _ in side)  # only the longer file has more lines
+                counts = [number - 1 if line is None else number + more for line in (one, other)]
                 raise UserError(
                     f"{source} has {counts[0]:,} lines, but {target} has {counts[1]:,}; line i of one is paired with "
                     "line i of the other, so one of the files is wrong or incomplete."
                 )
             yield {"source": one, "target": other}, f"{source}, line {number}"
-        if number == 0:
+        if not number:
             raise UserError(f"{source} and {target} are both empty.")
 
     def _separated(self, file: TextFile) -> Iterator[str]:
@@ -164,7 +142,7 @@ class Text(FileFormat):
         parts: list[str] = []  # the current document so far, except `rest`, which may be the beginning of a separator
         size, rest = 0, ""
         for block in file.blocks():
-            *texts, rest = (rest + (with_line_feeds(block) if "\r" in block else block)).split(separator)
+            *texts, rest = (rest + with_line_feeds(block)).split(separator)
             for text in texts:
                 yield "".join([*parts, text]).strip("\n")
                 parts, size = [], 0
@@ -176,27 +154,17 @@ class Text(FileFormat):
 
 
 def _paragraphs(file: TextFile) -> Iterator[str]:
-    lines: list[str] = []
-    size = 0
-    for line in file.lines():
-        if line.strip():
-            lines.append(line)
-            size = file.check_length(size + len(line) + 1)
-        elif lines:
-            yield "\n".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield "\n".join(lines)
+    for is_empty, lines in groupby(file.lines(), key=lambda line: not line.strip()):
+        if not is_empty:
+            yield file.document(lines, "\n")
 
 
 def _check_pattern(config: SourceConfig, setting: str, groups: Iterable[str], examples: str, refuse: Refuse) -> None:
     """Calls `refuse` if the pattern is not a regular expression or lacks one of the named groups."""
     pattern = getattr(config, setting)
     try:
-        found = re.compile(pattern).groupindex
+        if missing := sorted(set(groups) - set(re.compile(pattern).groupindex)):
+            names = " and none named ".join(missing)
+            refuse(setting, f"{pattern!r} has no group named {names}; use a pattern such as {examples}.")
     except re.error as error:
         refuse(setting, f"{pattern!r} is not a regular expression ({error}).")
-        return
-    if missing := sorted(set(groups) - set(found)):
-        names = " and none named ".join(missing)
-        refuse(setting, f"{pattern!r} has no group named {names}; use a pattern such as {examples}.")

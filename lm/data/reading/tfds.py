@@ -40,8 +40,7 @@ class Tfds(Format):
         return [self.builder.info.full_name, self.config.split, self.config.field]
 
     def records(self, fields: Sequence[Field]) -> Iterator[tuple[Record, str]]:
-        where = f"tfds {self.config.path}, split {self.config.split!r}"
-        data = self._open_split()
+        where, data = f"tfds {self.config.path}, split {self.config.split!r}", self._open_split()
         if not len(data):
             raise UserError(f"{where}: the split is empty.")
         for i in range(len(data)):
@@ -87,16 +86,13 @@ class Tfds(Format):
                 self.builder.download_and_prepare()
             return self.builder.as_data_source(split=split)
         except NotImplementedError as error:
-            raise UserError(
-                f"tfds {name}: the copy in {self.builder.data_path} does not support random access; "
-                f"prepare the data set with file_format='array_record' in another data_dir ({_first_line(error)})."
-            ) from error
+            problem = f"the copy in {self.builder.data_path} does not support random access"
+            advice = f"prepare the data set with file_format='array_record' in another data_dir ({_first_line(error)})."
+            raise UserError(f"tfds {name}: {problem}; {advice}") from error
         except Exception as error:  # TFDS and its downloads raise many types of exceptions
             self._check_tensorflow(error)
-            raise UserError(
-                f"tfds {name}, split {split!r}: {type(error).__name__}: {_first_line(error)} "
-                f"(splits: {', '.join(self.builder.info.splits or {}) or 'none yet'})"
-            ) from error
+            splits, problem = ", ".join(self.builder.info.splits or {}), f"{type(error).__name__}: {_first_line(error)}"
+            raise UserError(f"tfds {name}, split {split!r}: {problem} (splits: {splits or 'none yet'})") from error
 
     def _check_tensorflow(self, error: BaseException) -> None:
         """Raises UserError if `error` is a failed import of TensorFlow or was caused by one."""

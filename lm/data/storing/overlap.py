@@ -6,7 +6,6 @@ E is the number of examples.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import zipfile
 from collections.abc import Mapping
@@ -105,11 +104,9 @@ def _files_of(source: SourceConfig) -> set[Path]:
     return set()
 
 
-def _how_read(source: SourceConfig) -> SourceConfig:
-    """Returns the config of a source with default values for the settings that do not affect how a file is read."""
-    usual = SourceConfig()
-    others = {name: getattr(usual, name) for name in ("path", "target_path", "part", "weight")}
-    return dataclasses.replace(source, **others)
+def _how_read(source: SourceConfig) -> dict[str, Any]:
+    """Returns the settings of a source that affect how a file is read."""
+    return {name: each for name, each in vars(source).items() if name not in ("path", "target_path", "part", "weight")}
 
 
 def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from lm.config import TokenizerConfig
 from lm.data.reading.encodings import read_errors
 from lm.data.reading.format import open_text
-from lm.data.reading.wording import UTF8_ONLY
 from lm.data.tokenizing.base import INFO_FILE, Tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.data.tokenizing.huggingface import HuggingFaceTokenizer
@@ -59,7 +58,7 @@ def _from_file(cls: type[Tokenizer], config: TokenizerConfig) -> Tokenizer:
 
 
 def _read_text(path: Path) -> str:
-    with open_text(path, "utf-8", wording=UTF8_ONLY) as file:
+    with open_text(path) as file:
         return file.read()
 
 

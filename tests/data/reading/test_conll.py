@@ -144,6 +144,11 @@ def test_unclear_lines_are_refused(write, content, message):
         read(write("a.conll", content))
 
 
+def test_comment_before_a_tag_column_that_does_not_exist_is_skipped(write):
+    with pytest.raises(UserError, match="line 2: label_field is 5, but there are only 2 columns"):
+        read(write("a.conll", "# c\na O\n"), label_field="5")
+
+
 def test_the_word_may_follow_its_tag_and_a_number_of_the_sentence(write):
     path = write("a.tsv", "7\tO\tBerlin\n7\tX\tlies\n")
     assert read(path, field="3", label_field="2") == tagged("Berlin/O lies/X")

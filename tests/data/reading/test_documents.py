@@ -43,7 +43,7 @@ def test_paragraphs_and_separators(write):
 
 
 def test_a_separator_is_found_across_blocks(write, monkeypatch):
-    monkeypatch.setattr("lm.data.reading.format.BLOCK_BYTES", 3)
+    monkeypatch.setattr("lm.data.reading.encodings.BLOCK_BYTES", 3)
     path = write("a.txt", "one\r\n--SEP--two\r\n\r\nx--SEP----SEP--end")
     assert read(path=path, document="separator", separator="--SEP--") == ["one", "two\n\nx", "", "end"]
 

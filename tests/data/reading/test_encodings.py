@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from lm.config import SourceConfig
-from lm.data.reading import format, open_reader
+from lm.data.reading import encodings, open_reader
 from lm.data.reading.readers import READERS
 from lm.decoding.lines import read_lines
 from lm.errors import UserError
@@ -149,7 +149,7 @@ def test_lone_surrogates_become_replacement_characters(write):
 def test_marks_of_joined_files_and_pairs_of_cr_and_lf_across_blocks(write, monkeypatch):
     text = "\ufeff\ufeffone\r\r\r\n\ufefftwo \ufeff\r\n\ufeff\ufeff\ufeffthree\r\n"
     for size in (1, 2, 3, 5, 1000):
-        monkeypatch.setattr(format, "BLOCK_BYTES", size)
+        monkeypatch.setattr(encodings, "BLOCK_BYTES", size)
         path = write("a.txt", text)
         assert read(path=path, document="line") == ["one", "two \ufeff", "three"], size
         assert read(path=path) == ["one\ntwo \ufeff\nthree\n"], size
@@ -198,7 +198,7 @@ def test_lone_cr_within_a_row_is_refused_and_within_text_is_kept(write):
 
 
 def test_long_lines_and_documents_are_refused_before_they_fill_the_memory(write, monkeypatch):
-    monkeypatch.setattr(format, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(encodings, "BLOCK_BYTES", 64)
     bomb = gzip.compress(b"a" * 10_000)
     lines = gzip.compress(b"ab\n" * 1000)
     for name, content, options, message in [

@@ -23,7 +23,6 @@ def test_declarations_name_readers_and_settings_that_exist(name):
     assert f"{name}: {source.doc}" in doc
     assert source.holds is None or (source.holds and set(source.holds) <= {*READERS, WordInput.kind})
     assert set(source.settings) <= EMPTY
-    assert {setting for setting, _ in source.needs.values()} <= set(source.settings)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from lm.config import SourceConfig
 from lm.data.reading import open_reader
+from lm.data.reading.inputs import QuestionInput, given_text, input_source
 from lm.data.reading.readers import READERS, Labelled, Question, Tagged
 from lm.errors import UserError
 
@@ -334,3 +335,9 @@ def test_fingerprints_differ_if_the_examples_do(write, tmp_path):
     pattern = r"\.(?P<label>neg|pos)$"
     one, two = (source(path=str(tmp_path / each / "*"), label_pattern=pattern).fingerprint() for each in ("one", "two"))
     assert one != two, "the labels are in the names"
+
+
+def test_new_question_may_have_a_whole_number_as_its_id_like_a_training_question():
+    config = input_source({"a": SourceConfig(kind="squad")}, QuestionInput, "jsonl", "--text", {})
+    text = json.dumps({"id": 7, "question": "who?", "context": "x"})
+    assert given_text(config, QuestionInput, text) == Question("7", "", "who?", "x", ())
