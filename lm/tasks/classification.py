@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import SMOOTHING, Refuse
+from lm.tasks.task import SMOOTHING
 
 
 class TextTask(LabelledTask):
@@ -33,37 +34,21 @@ class TextTask(LabelledTask):
     tokens = TextTokens
     cleans = True
 
-    def check(self, config: Config, refuse: Refuse) -> None:
-        super().check(config, refuse)
-        check_pooling(config, refuse)
-
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         return TextExamples(store, config, tokenizer, train, real=self.real_targets, pooling=config.model.pooling)
 
-
-class Classification(TextTask):
-    name = "classification"
-    doc = "predict a label for a text or a pair of texts"
-    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
-    settings |= {"objective.balance_classes", "objective.class_weights"}
-    metric_names = ("loss", *names(LABEL_METRICS))
-    has_classes = True
-
-    @property
-    def predictions(self) -> type[Classified]:
-        return Classified
-
-    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
-        return dataclasses.replace(raw, label=config.data.labels[0])
-
     def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)
-        probabilities_EC = softmax(text_scores(examples, whole, logits).astype(np.float64), axis=1)
-        return Classified([examples.store.raw[number] for number in whole], config.data.labels, probabilities_EC)
+        scores_EC = np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
+        return self.predicted(config, [examples.store.raw[number] for number in whole], scores_EC.astype(np.float64))
+
+    @abc.abstractmethod
+    def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
+        """Returns the predictions for E texts, given the logits at the tokens that carry the labels."""
 
 
 class Classified(Predictions):
-    """Predictions of a classifier: the probabilities of C labels for each of E examples."""
+    """The probabilities of C labels for each of E examples."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")
@@ -97,8 +82,7 @@ class Classified(Predictions):
         return cls(raw, labels, probabilities_EC)
 
     def details(self, index: int) -> dict[str, Any]:
-        probabilities_C = self._probabilities_EC[index].tolist()
-        return {"probabilities": dict(zip(self._labels, probabilities_C, strict=True))}
+        return {"probabilities": dict(zip(self._labels, self._probabilities_EC[index].tolist(), strict=True))}
 
     def write(self, directory: Path, stem: str) -> list[Path]:
         paths, picture = super().write(directory, stem), directory / f"{stem}-confusion.png"
@@ -111,21 +95,24 @@ class Classified(Predictions):
         return Classified(self._all_raw(others), self._labels, probabilities_EC)
 
     def preview(self, index: int) -> dict[str, str]:
-        example = self.raw[index]
-        return texts_of(example) | {
-            "predicted": self._labels[int(self._predicted_E[index])],
-            "label": example.label,
-        }
+        example, predicted = self.raw[index], self._labels[int(self._predicted_E[index])]
+        return texts_of(example) | {"predicted": predicted, "label": example.label}
 
 
-def check_pooling(config: Config, refuse: Refuse) -> None:
-    if config.model.pooling == "first" and config.model.family == "decoder":
-        refuse("model.pooling", "the first token of a decoder sees no other tokens; set pooling to 'last' or 'mean'.")
+class Classification(TextTask):
+    name = "classification"
+    doc = "predict a label for a text or a pair of texts"
+    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
+    settings |= {"objective.balance_classes", "objective.class_weights"}
+    metric_names = ("loss", *names(LABEL_METRICS))
+    has_classes = True
+    predictions = Classified
 
+    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
+        return dataclasses.replace(raw, label=config.data.labels[0])
 
-def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:
-    """Returns the logits of all labels for each text, (E, C)."""
-    return np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
+    def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
+        return Classified(raw, config.data.labels, softmax(scores_EC, axis=1))
 
 
 def labelled_of(line: Mapping[str, Any]) -> Labelled:

@@ -6,6 +6,8 @@ import dataclasses
 from operator import attrgetter
 from typing import Any
 
+import jax.numpy as jnp
+
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
@@ -16,8 +18,7 @@ from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import contrastive_metrics
 from lm.models.heads import TextEmbedding
-from lm.objectives.losses import LossSums, contrastive_loss, row_weight
-from lm.tasks.classification import check_pooling
+from lm.objectives.losses import LossSums, contrastive_loss, real_rows
 from lm.tasks.task import EvaluationSetup, Refuse, Stores
 from lm.tasks.texts import PairTask
 from lm.tasks.vectors import TextVectors
@@ -43,15 +44,12 @@ class Contrastive(PairTask):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         super().check(config, refuse)
-        check_pooling(config, refuse)
         if config.train.accumulation > 1:
             refuse("train.accumulation", "texts are compared across the batch; set accumulation to 1 to keep it whole.")
         for setting in ("train.batch_size", "eval.batch_size", "eval.max_rows"):
             if attrgetter(setting)(config) == 1:
-                refuse(
-                    setting,
-                    "a text that is alone in its batch cannot be compared with other texts; use a value of 2 or more.",
-                )
+                message = "a text that is alone in its batch cannot be compared with other texts; use 2 or more."
+                refuse(setting, message)
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         _check_several(stores, "config.data.train")
@@ -68,7 +66,7 @@ class Contrastive(PairTask):
         return contrastive_loss(output.embedding, output.paired_embedding, batch, config.temperature)
 
     def total_weight(self, batch: Batch) -> Array:
-        return row_weight(batch)
+        return jnp.maximum(jnp.sum(real_rows(batch)), 1.0)
 
     def labeller(self, config: Config) -> TextVectors:
         """Returns the labeller that computes the same vectors as in training."""

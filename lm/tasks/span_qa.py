@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch, Output
@@ -31,67 +32,12 @@ from lm.evaluation.answers import (
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
-from lm.objectives.losses import LossSums, span_loss, span_weight
+from lm.objectives.losses import LossSums, span_loss, span_weights
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
 ENDS_OF_ANSWER = ("", "start", "end", "start+end")
 NO_ANSWER = "no answer"  # shown in the preview at the first token of a text without the answer
-
-
-class SpanQa(LabelledTask):
-    name = "span_qa"
-    doc = "find the answer to a question in a text"
-    settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
-    metric_names = ("loss", *names(ANSWER_METRICS))
-    reader = QuestionReader
-    input_reader = QuestionInput
-    may_lack_answers = True
-    tokens = AnswerTokens
-
-    def head(self, config: Config) -> Any:
-        return AnswerSpan()
-
-    def check(self, config: Config, refuse: Refuse) -> None:
-        super().check(config, refuse)
-        if config.data.context_overlap >= config.data.sequence_length // 2:
-            refuse("data.context_overlap", "the overlap must be less than half of data.sequence_length.")
-
-    @property
-    def predictions(self) -> type[Answered]:
-        return Answered
-
-    def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
-        # An empty answer stands for an unknown answer. It marks the question as answerable but is never found.
-        return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return AnswerExamples(store, config, tokenizer, train)
-
-    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        return span_loss(output.logits, batch)
-
-    def total_weight(self, batch: Batch) -> Array:
-        return span_weight(batch)
-
-    def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
-        whole, every = whole_examples(examples, logits), examples.store.raw
-        raw = [every[number] for number in whole]
-        # All questions of the data source determine the rules, so that the rules do not depend on eval.max_rows.
-        may_lack = not all(each.answers for each in every)
-        rules = config.eval.answer_rules
-        if rules == "auto":
-            rules = rules_for({each.context for each in every})
-        answers = []
-        for each, numbers in zip(raw, whole.values(), strict=True):
-            windows = [
-                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
-            ]
-            answers.append(best_answer(each.context, windows, may_lack=may_lack))
-        return Answered.scored(raw, answers, rules, may_lack)
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER
 
 
 class Answered(Predictions):
@@ -164,3 +110,55 @@ class Answered(Predictions):
         right = example.answers[0][0] if example.answers else ""
         predicted = self._answers[index].text
         return {"question": example.question, "predicted": predicted or NO_ANSWER, "answer": right or NO_ANSWER}
+
+
+class SpanQa(LabelledTask):
+    name = "span_qa"
+    doc = "find the answer to a question in a text"
+    settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
+    metric_names = ("loss", *names(ANSWER_METRICS))
+    reader = QuestionReader
+    input_reader = QuestionInput
+    may_lack_answers = True
+    tokens = AnswerTokens
+    predictions = Answered
+
+    def head(self, config: Config) -> Any:
+        return AnswerSpan()
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        if config.data.context_overlap >= config.data.sequence_length // 2:
+            refuse("data.context_overlap", "the overlap must be less than half of data.sequence_length.")
+
+    def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
+        # An empty answer stands for an unknown answer. It marks the question as answerable but is never found.
+        return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return AnswerExamples(store, config, tokenizer, train)
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return span_loss(output.logits, batch)
+
+    def total_weight(self, batch: Batch) -> Array:
+        return jnp.maximum(jnp.sum(span_weights(batch)), 1.0)
+
+    def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole, every = whole_examples(examples, logits), examples.store.raw
+        raw = [every[number] for number in whole]
+        # All questions of the data source determine the rules, so that the rules do not depend on eval.max_rows.
+        may_lack = not all(each.answers for each in every)
+        rules = config.eval.answer_rules
+        if rules == "auto":
+            rules = rules_for({each.context for each in every})
+        answers = []
+        for each, numbers in zip(raw, whole.values(), strict=True):
+            windows = [
+                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
+            ]
+            answers.append(best_answer(each.context, windows, may_lack=may_lack))
+        return Answered.scored(raw, answers, rules, may_lack)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER

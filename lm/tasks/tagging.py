@@ -35,82 +35,6 @@ from lm.tasks.task import NOT_SCORED, SMOOTHING, EvaluationSetup, Stores
 OUTSIDE = "O"
 
 
-class Tagging(LabelledTask):
-    """Predicts the tag of each word at its first token. Words without tokens are tagged O if O is a label."""
-
-    name = "tagging"
-    doc = "predict a label for each word"
-    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
-    metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
-    reader = TagReader
-    input_reader = WordInput
-    tokens = WordTokens
-    has_classes = True
-
-    def pooling(self, config: Config) -> str:
-        return "none"
-
-    @property
-    def predictions(self) -> type[TaggedWords]:
-        return TaggedWords
-
-    def unlabelled(self, config: Config, raw: Tagged, unanswerable: bool) -> Tagged:
-        return dataclasses.replace(raw, tags=config.data.labels[:1] * len(raw.words))
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TaggingExamples(store, config, tokenizer, train)
-
-    def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
-        whole, labels = whole_examples(examples, logits), config.data.labels
-        without_tokens = OUTSIDE if OUTSIDE in labels else None
-        predicted = []
-        for numbers in whole.values():
-            tags: list[str | None] = []
-            for number in numbers:
-                best_T = logits[number].argmax(axis=1)
-                words = examples.word_indices(number).tolist()
-                tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
-            predicted.append(tags)
-        scheme = _scheme(config, _tags([examples.store]))
-        return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
-
-    def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
-        stores = [store for split in splits.values() for store in split.values()]
-        return replace_settings(config, {"eval.tag_scheme": _scheme(config, _tags(stores))})
-
-    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
-        metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
-        # Older runs have configs without a scheme; the scheme is then inferred from all tags of the split.
-        scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
-        if "/entity_" in metric and scheme == NO_SCHEME:
-            raise UserError(
-                f"config.checkpoint.best_metric: {metric!r} is not computed because the tags ({labels[0]!r}, ...) "
-                "do not follow an entity scheme such as BIO; use 'valid/token_accuracy'."
-            )
-        config = replace_settings(setup.config, {"eval.tag_scheme": scheme})
-        return super().evaluators(dataclasses.replace(setup, config=config))
-
-
-def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
-    return [example.tags for store in stores for example in store.raw]
-
-
-def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
-    """Returns eval.tag_scheme. If it is "auto", returns the scheme inferred from the tags.
-
-    Raises UserError if eval.tag_scheme does not allow one of the labels.
-    """
-    named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
-    if named == "auto":
-        return infer_schemes(tags, labels)[0]
-    fitting = fitting_schemes(labels)
-    if named != NO_SCHEME and named not in fitting:
-        unlike = next(label for label in labels if named not in fitting_schemes([label]))
-        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
-        raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
-    return named
-
-
 class TaggedWords(Predictions):
     """Predicted tags, one per word. The tag of a word without a prediction is None, which is never correct."""
 
@@ -154,3 +78,76 @@ class TaggedWords(Predictions):
         predicted = [tag or NOT_SCORED for tag in self._predicted[index]]
         named = {"words": example.words, "predicted": predicted, "tags": example.tags}
         return {name: " ".join(each) for name, each in named.items()}
+
+
+def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
+    return [example.tags for store in stores for example in store.raw]
+
+
+def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
+    """Returns eval.tag_scheme. If it is "auto", returns the scheme inferred from the tags.
+
+    Raises UserError if eval.tag_scheme does not allow one of the labels.
+    """
+    named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
+    if named == "auto":
+        return infer_schemes(tags, labels)[0]
+    fitting = fitting_schemes(labels)
+    if named != NO_SCHEME and named not in fitting:
+        unlike = next(label for label in labels if named not in fitting_schemes([label]))
+        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
+        raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
+    return named
+
+
+class Tagging(LabelledTask):
+    """Predicts the tag of each word at its first token. Words without tokens are tagged O if O is a label."""
+
+    name = "tagging"
+    doc = "predict a label for each word"
+    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
+    metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
+    reader = TagReader
+    input_reader = WordInput
+    tokens = WordTokens
+    has_classes = True
+    predictions = TaggedWords
+
+    def pooling(self, config: Config) -> str:
+        return "none"
+
+    def unlabelled(self, config: Config, raw: Tagged, unanswerable: bool) -> Tagged:
+        return dataclasses.replace(raw, tags=config.data.labels[:1] * len(raw.words))
+
+    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
+        return TaggingExamples(store, config, tokenizer, train)
+
+    def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole, labels = whole_examples(examples, logits), config.data.labels
+        without_tokens = OUTSIDE if OUTSIDE in labels else None
+        predicted = []
+        for numbers in whole.values():
+            tags: list[str | None] = []
+            for number in numbers:
+                best_T = logits[number].argmax(axis=1)
+                words = examples.word_indices(number).tolist()
+                tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
+            predicted.append(tags)
+        scheme = _scheme(config, _tags([examples.store]))
+        return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
+
+    def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
+        stores = [store for split in splits.values() for store in split.values()]
+        return replace_settings(config, {"eval.tag_scheme": _scheme(config, _tags(stores))})
+
+    def evaluators(self, setup: EvaluationSetup) -> list[Any]:
+        metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
+        # Older runs have configs without a scheme; the scheme is then inferred from all tags of the split.
+        scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
+        if "/entity_" in metric and scheme == NO_SCHEME:
+            raise UserError(
+                f"config.checkpoint.best_metric: {metric!r} is not computed because the tags ({labels[0]!r}, ...) "
+                "do not follow an entity scheme such as BIO; use 'valid/token_accuracy'."
+            )
+        config = replace_settings(setup.config, {"eval.tag_scheme": scheme})
+        return super().evaluators(dataclasses.replace(setup, config=config))

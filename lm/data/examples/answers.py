@@ -13,7 +13,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples.example import Example
-from lm.data.examples.labelled import LabelledExamples, Ragged
+from lm.data.examples.labelled import LabelledExamples, Ragged, Tokens
 from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
@@ -23,7 +23,7 @@ UNANSWERABLE, UNKNOWN = -1, -2  # used in place of token indices if there is no 
 
 
 @dataclass(frozen=True)
-class AnswerTokens:
+class AnswerTokens(Tokens):
     """The tokens of questions and of their contexts. A context shared by several questions is stored once."""
 
     questions: Ragged  # X rows
@@ -43,10 +43,6 @@ class AnswerTokens:
             offsets += (trimmed(context, *span) for span in spans)
         questions = Ragged.encode(tokenizer, [each.question for each in examples])
         return cls(questions, Ragged.of(ids), np.array(offsets, np.int32).reshape(-1, 2), context_of_X)
-
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.questions.flat_N, self.contexts.flat_N]
 
     def context(self, question: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens (T,) of a question's context and their character offsets (T, 2)."""

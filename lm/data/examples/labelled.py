@@ -62,6 +62,15 @@ class Ragged:
         return np.diff(self.starts)
 
 
+class Tokens:
+    """Base class for the tokens of raw examples, whose attributes include `Ragged` arrays."""
+
+    @property
+    def flat(self) -> list[np.ndarray]:
+        """All tokens except special ones."""
+        return [each.flat_N for each in vars(self).values() if isinstance(each, Ragged)]
+
+
 class LabelledExamples(Examples):
     """Base class for the examples of all labelled tasks. Pickling omits the texts of the store."""
 
@@ -132,7 +141,7 @@ def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TextTokens:
+class TextTokens(Tokens):
     """The tokens of texts, or of pairs of texts."""
 
     texts: Ragged  # E rows
@@ -144,10 +153,6 @@ class TextTokens:
         seconds = [each.pair for each in examples if each.pair is not None]
         assert len(seconds) in (0, len(examples)), "either all examples must be pairs or none"
         return cls(texts, Ragged.encode(tokenizer, seconds) if seconds else None)
-
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.texts.flat_N, *([self.pairs.flat_N] if self.pairs else [])]
 
 
 class TextExamples(LabelledExamples):
@@ -196,7 +201,7 @@ class TextExamples(LabelledExamples):
 
 
 @dataclass(frozen=True)
-class WordTokens:
+class WordTokens(Tokens):
     """The tokens of each word; no token belongs to two words."""
 
     words: Ragged  # W rows
@@ -222,10 +227,6 @@ class WordTokens:
                 before = word or before
         starts = np.cumsum([0, *(len(each.words) for each in examples)], dtype=np.int64)
         return cls(Ragged.of(ids for ids, _ in found), np.array([first for _, first in found], np.int32), starts)
-
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.words.flat_N]
 
 
 class TaggingExamples(LabelledExamples):
