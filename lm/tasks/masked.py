@@ -67,10 +67,9 @@ class Masked(DocumentTask, PackedTask):
         word_starts = tokenizer.word_starts if config.objective.whole_words else None
         masking = Masking(config.objective.noise_density, tokenizer.mask_id, tokenizer.text_ids, word_starts)
         kind = NextSentenceExamples if config.objective.next_sentence else MaskedExamples
-        length, ends = config.data.sequence_length, (tokenizer.bos_id, tokenizer.eos_id)
-        count = self.max_masked(config) > 0
+        ends = tokenizer.bos_id, tokenizer.eos_id
         return {
-            name: kind(store, masking, length, *ends, config.seed, name, count_masked=count)
+            name: kind(store, masking, config.data.sequence_length, *ends, config.seed, name)
             for name, store in stores.items()
         }
 

@@ -41,6 +41,7 @@ class Examples(abc.ABC):
     all processes draw the same values, and each epoch draws new values.
     """
 
+    store: Any  # the store from which the examples are made
     notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were cut
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,9 +61,10 @@ class Examples(abc.ABC):
         """Returns one example, whose sizes are exactly the sizes that `sizes` returns."""
 
     @property
-    @abc.abstractmethod
     def text(self) -> dict[str, int]:
         """Text counts of all targets (see `token_store`). `bytes` and `words` are 0 unless all tokens are targets."""
+        counts = self.store.counts
+        return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
 
     def num_targets(self) -> int:
         """Counts the targets of epoch 0 that have a positive weight, by making every example once."""
@@ -92,23 +94,18 @@ class ChunkExamples(Examples):
     """Base class for examples that are made anew in each epoch, each from one chunk."""
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
-        self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
+        self.store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
 
     @cached_property
     def _chunks(self) -> Chunks:
-        return cut_documents(self._store, self._longest, self._shortest)
-
-    @property
-    def text(self) -> dict[str, int]:
-        counts = self._store.counts
-        return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
+        return cut_documents(self.store, self._longest, self._shortest)
 
     def __len__(self) -> int:
         return len(self._chunks.first_E)
 
     def _tokens(self, first: int, length: int) -> np.ndarray:
         """Returns `length` tokens of the store, int32."""
-        return np.asarray(self._store.tokens[first : first + length], np.int32)
+        return np.asarray(self.store.tokens[first : first + length], np.int32)
 
 
 def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:

@@ -94,11 +94,6 @@ class LabelledExamples(Examples):
     def __len__(self) -> int:
         return len(self.example_of)
 
-    @property
-    def text(self) -> dict[str, int]:
-        counts = self.store.counts
-        return {"documents": counts["examples"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
-
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return (self._sizes,)
 
