@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from operator import attrgetter
 from typing import Any
 
@@ -10,9 +9,9 @@ import jax.numpy as jnp
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
+from lm.config.experiment import replace_settings
 from lm.data.examples.example import Examples
 from lm.data.examples.pairs import PairedTexts
-from lm.data.packing.rows import EvalRows, TrainRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
@@ -36,8 +35,7 @@ class Contrastive(PairTask):
     source_title = "positive"
 
     def resolve(self, config: Config) -> Config:
-        data = dataclasses.replace(config.data, source_length=config.data.sequence_length)
-        return dataclasses.replace(config, data=data)
+        return replace_settings(config, {"data.source_length": config.data.sequence_length})
 
     def head(self, config: Config) -> Any:
         return TextEmbedding(config.model.pooling)
@@ -51,15 +49,10 @@ class Contrastive(PairTask):
                 message = "a text that is alone in its batch cannot be compared with other texts; use 2 or more."
                 refuse(setting, message)
 
-    def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
-        _check_several(stores, "config.data.train")
-        return super().train_rows(config, tokenizer, stores)
-
-    def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
-        _check_several(stores, "config.data: the evaluation data")
-        return super().eval_rows(config, tokenizer, stores)
-
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
+        if sum(store.num_pairs for store in stores.values()) < 2:
+            where = "config.data.train" if train else "config.data: the evaluation data"
+            raise UserError(f"{where} has only one pair, so its texts cannot be compared with other texts; add pairs.")
         return {name: PairedTexts(store, config.data.sequence_length) for name, store in stores.items()}
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
@@ -77,9 +70,3 @@ class Contrastive(PairTask):
 
     def preview_targets(self, config: Config, tokenizer: Tokenizer, batch: Batch, row: int) -> list[str] | None:
         return None
-
-
-def _check_several(stores: Stores, where: str) -> None:
-    """Raises UserError if there is only one pair, because texts are compared with the texts of other pairs."""
-    if sum(store.num_pairs for store in stores.values()) < 2:
-        raise UserError(f"{where} has only one pair, so its texts cannot be compared with other texts; add pairs.")

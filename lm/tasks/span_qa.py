@@ -19,16 +19,7 @@ from lm.data.reading.inputs import QuestionInput
 from lm.data.reading.readers import Question, QuestionReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.answers import (
-    ANSWER_METRICS,
-    Answer,
-    Window,
-    answer_metrics,
-    answer_scores,
-    answer_signature,
-    best_answer,
-    rules_for,
-)
+from lm.evaluation import answers as scoring
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
@@ -47,17 +38,21 @@ class Answered(Predictions):
     keys = ("question", "answers", "prediction")
 
     def __init__(
-        self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray, signatures: Sequence[str]
+        self,
+        raw: Sequence[Question],
+        answers: Sequence[scoring.Answer],
+        scores_E2: np.ndarray,
+        signatures: Sequence[str],
     ):
         self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
         self._signatures = list(signatures)  # one signature per question
 
     @classmethod
-    def scored(cls, raw: Sequence[Question], answers: Sequence[Answer], rules: str, may_lack: bool) -> Answered:
+    def scored(cls, raw: Sequence[Question], answers: Sequence[scoring.Answer], rules: str, may_lack: bool) -> Answered:
         """Scores the predicted answers for one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
-        scores_E2 = answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
-        return cls(raw, answers, scores_E2, [answer_signature(rules, may_lack)] * len(raw))
+        scores_E2 = scoring.answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
+        return cls(raw, answers, scores_E2, [scoring.answer_signature(rules, may_lack)] * len(raw))
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -67,7 +62,7 @@ class Answered(Predictions):
         return {"answers": "; ".join(f"{text} ({count:,} questions)" for text, count in counts.items())}
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        return answer_metrics(self._scores_E2[indices_E])
+        return scoring.answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
         """Returns a question and its prediction. The list of correct `answers` may be empty."""
@@ -86,10 +81,12 @@ class Answered(Predictions):
         for line in lines:
             right = tuple((str(text), 0) for text in line["answers"])
             raw.append(Question(line["id"], "", line["question"], "", right))
-            answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
+            answers.append(
+                scoring.Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"]))
+            )
         rules = config.eval.answer_rules if config else "auto"
         if rules == "auto":  # `line` stores no contexts, so the answers determine the rules
-            rules = rules_for(text for each in raw for text, _ in each.answers)
+            rules = scoring.rules_for(text for each in raw for text, _ in each.answers)
         return cls.scored(raw, answers, rules, may_lack=not all(each.answers for each in raw))
 
     def details(self, index: int) -> dict[str, Any]:
@@ -116,7 +113,7 @@ class SpanQa(LabelledTask):
     name = "span_qa"
     doc = "find the answer to a question in a text"
     settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
-    metric_names = ("loss", *names(ANSWER_METRICS))
+    metric_names = ("loss", *names(scoring.ANSWER_METRICS))
     reader = QuestionReader
     input_reader = QuestionInput
     may_lack_answers = True
@@ -151,13 +148,14 @@ class SpanQa(LabelledTask):
         may_lack = not all(each.answers for each in every)
         rules = config.eval.answer_rules
         if rules == "auto":
-            rules = rules_for({each.context for each in every})
+            rules = scoring.rules_for({each.context for each in every})
         answers = []
         for each, numbers in zip(raw, whole.values(), strict=True):
             windows = [
-                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
+                scoring.Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i))
+                for i in numbers
             ]
-            answers.append(best_answer(each.context, windows, may_lack=may_lack))
+            answers.append(scoring.best_answer(each.context, windows, may_lack=may_lack))
         return Answered.scored(raw, answers, rules, may_lack)
 
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:

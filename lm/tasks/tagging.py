@@ -16,19 +16,9 @@ from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation import tagging
 from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.tagging import (
-    ALIASES,
-    ENTITY_METRICS,
-    NO_SCHEME,
-    entity_counts,
-    fitting_schemes,
-    infer_schemes,
-    scheme_signature,
-    tagging_metrics,
-    word_counts,
-)
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import NOT_SCORED, SMOOTHING, EvaluationSetup, Stores
 
@@ -44,17 +34,17 @@ class TaggedWords(Predictions):
     def __init__(self, raw: Sequence[Tagged], scheme: str, predicted: Sequence[Sequence[str | None]]):
         self.raw, self._scheme, self._predicted = list(raw), scheme, list(predicted)
         gold = [each.tags for each in raw]
-        self._words_E2 = word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
+        self._words_E2 = tagging.word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
         outside = [[tag or OUTSIDE for tag in tags] for tags in predicted]
-        self._entities_E3 = None if scheme == NO_SCHEME else entity_counts(gold, outside, scheme)
+        self._entities_E3 = None if scheme == tagging.NO_SCHEME else tagging.entity_counts(gold, outside, scheme)
 
     @property
     def signatures(self) -> dict[str, str]:
-        return {"tag scheme": scheme_signature([each.tags for each in self.raw], self._scheme)}
+        return {"tag scheme": tagging.scheme_signature([each.tags for each in self.raw], self._scheme)}
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         entities_E3 = None if self._entities_E3 is None else self._entities_E3[indices_E]
-        return tagging_metrics(self._words_E2[indices_E], entities_E3)
+        return tagging.tagging_metrics(self._words_E2[indices_E], entities_E3)
 
     def line(self, index: int) -> dict[str, Any]:
         """Returns the words, the correct tags and the predicted tags. A missing prediction is None."""
@@ -67,7 +57,7 @@ class TaggedWords(Predictions):
         predicted = [line["prediction"] for line in lines]
         gold = [each.tags for each in raw]
         found = sorted({tag for tags in (*gold, *predicted) for tag in tags if tag})
-        return cls(raw, _scheme(config, gold) if config else infer_schemes(gold, found)[0], predicted)
+        return cls(raw, _scheme(config, gold) if config else tagging.infer_schemes(gold, found)[0], predicted)
 
     def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
         predicted = [tags for each in (self, *others) for tags in each._predicted]
@@ -89,13 +79,13 @@ def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
 
     Raises UserError if eval.tag_scheme does not allow one of the labels.
     """
-    named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
+    named, labels = tagging.ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
     if named == "auto":
-        return infer_schemes(tags, labels)[0]
-    fitting = fitting_schemes(labels)
-    if named != NO_SCHEME and named not in fitting:
-        unlike = next(label for label in labels if named not in fitting_schemes([label]))
-        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
+        return tagging.infer_schemes(tags, labels)[0]
+    fitting = tagging.fitting_schemes(labels)
+    if named != tagging.NO_SCHEME and named not in fitting:
+        unlike = next(label for label in labels if named not in tagging.fitting_schemes([label]))
+        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {tagging.NO_SCHEME!r}"
         raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
     return named
 
@@ -106,7 +96,7 @@ class Tagging(LabelledTask):
     name = "tagging"
     doc = "predict a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
-    metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
+    metric_names = ("loss", *names(tagging.ENTITY_METRICS), "token_accuracy")
     reader = TagReader
     input_reader = WordInput
     tokens = WordTokens
@@ -144,7 +134,7 @@ class Tagging(LabelledTask):
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
         # Older runs have configs without a scheme; the scheme is then inferred from all tags of the split.
         scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
-        if "/entity_" in metric and scheme == NO_SCHEME:
+        if "/entity_" in metric and scheme == tagging.NO_SCHEME:
             raise UserError(
                 f"config.checkpoint.best_metric: {metric!r} is not computed because the tags ({labels[0]!r}, ...) "
                 "do not follow an entity scheme such as BIO; use 'valid/token_accuracy'."

@@ -50,32 +50,23 @@ class TextVectors:
     """A `Labeller` that computes one vector per text. Equal instances reuse the same compiled programs."""
 
     pooling: str  # a key of POOLINGS
-    layer: int | None  # from 0 (the embedding) to the model's `text_layers`; None means the last layer
-    unit_length: bool  # whether each vector is scaled to length 1
     cleans: bool  # whether texts are cleaned as in training
     is_source: bool  # whether texts are encoded as sources for an encoder-decoder that generates text
-    prefix: str  # prepended to each text after cleaning
+    layer: int | None = None  # from 0 (the embedding) to the model's `text_layers`; None means the last layer
+    unit_length: bool = False  # whether each vector is scaled to length 1
+    prefix: str = ""  # prepended to each text after cleaning
 
     input_reader = TextInput
     may_lack_answers = False
     loss_name = "loss"  # the loss is always 0
 
     @classmethod
-    def of(
-        cls,
-        task: Task,
-        config: Config,
-        pooling: str,
-        *,
-        layer: int | None = None,
-        unit_length: bool = False,
-        prefix: str = "",
-    ) -> TextVectors:
+    def of(cls, task: Task, config: Config, pooling: str, **options: Any) -> TextVectors:
         """Builds the labeller for models of a task. Raises UserError if the pooling does not suit the model family."""
-        if pooling == "first" and config.model.family == "decoder":
+        family = config.model.family
+        if pooling == "first" and family == "decoder":
             raise UserError("--pooling=first: the first token of a decoder sees no other token; use last, mean or max.")
-        is_source = config.model.family == "encoder_decoder" and task.head(config).predicts_text
-        return cls(pooling, layer, unit_length, task.cleans, is_source, prefix)
+        return cls(pooling, task.cleans, family == "encoder_decoder" and task.head(config).predicts_text, **options)
 
     def input_rows(
         self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Labelled], unanswerable: bool = False

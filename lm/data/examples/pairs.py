@@ -26,12 +26,8 @@ class PairExamples(Examples):
         self._source_length, self._target_length, self._drop = source_length, target_length, drop
         fate = "are too long, so their pairs are dropped" if drop else "are cut"
         self.notes = [
-            note
-            for side, length, name, setting in (
-                (pairs.source, source_length, "sources", "source_length"),
-                (pairs.target, target_length, "targets", "sequence_length"),
-            )
-            for note in _count_long(side.text_lengths + 1, f"{name} {fate}", setting, length)
+            *_count_long(pairs.source.text_lengths + 1, f"sources {fate}", "source_length", source_length),
+            *_count_long(pairs.target.text_lengths + 1, f"targets {fate}", "sequence_length", target_length),
         ]
 
     @cached_property
