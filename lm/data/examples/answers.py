@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.example import Example
+from lm.data.examples.example import Example, numbered
 from lm.data.examples.labelled import LabelledExamples, Ragged, Tokens
 from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
@@ -63,16 +63,14 @@ class AnswerExamples(LabelledExamples):
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens: AnswerTokens = store.tokens
-        questions = self._tokens.questions
+        questions, total = self._tokens.questions, len(store.raw)
         self._question_X = np.minimum(questions.lengths, (self._length - 3) // 2)
         self._capacity_X = self._length - 3 - self._question_X
         self._stride_X = self._capacity_X - np.minimum(config.data.context_overlap, self._capacity_X // 2)
         self._context_X = self._tokens.contexts.lengths[self._tokens.context_of_X]
         self._windows_X = 1 + np.maximum(0, -(-(self._context_X - self._capacity_X) // self._stride_X))
-        self._answer_X2 = np.array(list(map(self._answer_of, range(len(questions)), store.raw)), np.int64)
-        self.example_of = np.repeat(np.arange(len(questions)), self._windows_X)
-        first_windows_X = np.cumsum(self._windows_X) - self._windows_X
-        nth_E = np.arange(len(self.example_of)) - first_windows_X[self.example_of]
+        self._answer_X2 = np.array(list(map(self._answer_of, range(total), store.raw)), np.int64)
+        self.example_of, nth_E = numbered(self._windows_X)
         self._start_E = nth_E * self._stride_X[self.example_of]
         self._end_E = np.minimum(self._start_E + self._capacity_X[self.example_of], self._context_X[self.example_of])
         first_E, last_E = self._answer_X2[self.example_of].T
@@ -81,7 +79,6 @@ class AnswerExamples(LabelledExamples):
             every = self.example_of, self._start_E, self._end_E, self._has_E
             self.example_of, self._start_E, self._end_E, self._has_E = (each[self._has_E] for each in every)
         self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + 3
-        total = len(questions)
         self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
         if train:
             lost = total - len(np.unique(self.example_of))

@@ -19,9 +19,8 @@ from lm.data.examples.example import ChunkExamples, Example, from_pair
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
-# Mean length of the spans, and fraction of the tokens that are masked.
-UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))
-UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # the mode tokens of UL2_SPANS, then the mode token of the prefix LM
+# Mode token, mean length of the spans, and fraction of the tokens that are masked. Mode S is a prefix LM.
+UL2 = (("R", 3, 0.15), ("R", 8, 0.15), ("X", 3, 0.5), ("X", 8, 0.5), ("X", 64, 0.15), ("X", 64, 0.5))
 UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # indices of extra ids; the first 100 are the sentinels of spans
 
 Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each ending with the EOS token
@@ -119,7 +118,7 @@ class SpanCorruption(Denoiser):
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
         _, spans_E = noise_counts(lengths_E, self._density, self._mean_span)
-        source_sizes_E, target_sizes_E = self.sizes(lengths_E, self.draw(lengths_E, np.random.default_rng(0)))
+        source_sizes_E, target_sizes_E = self.sizes(lengths_E, np.zeros((len(lengths_E), 0)))
         fits_E = (source_sizes_E <= source_length) & (target_sizes_E <= target_length)
         return fits_E & (spans_E <= len(self._sentinels))
 
@@ -156,16 +155,13 @@ class PrefixLm(Denoiser):
 class Ul2(Denoiser):
     """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), with a mode token before the source.
 
-    Mode R masks 15 % of the tokens in spans of mean length 3 or 8. Mode X masks 50 % of the tokens in spans of mean
-    length 3, 8 or 64, or 15 % in spans of mean length 64. Mode S is a prefix LM that may cut the text anywhere, as in
-    the code in the paper's appendix. Extra ids 100, 101 and 102 are the mode tokens of R, S and X; the first 100 extra
-    ids are the sentinels of spans.
+    The prefix LM may cut the text anywhere, as in the code in the paper's appendix.
     """
 
     def __init__(self, extra_ids: Sequence[int], eos_id: int):
-        spans = [SpanCorruption(density, mean, extra_ids[:100], eos_id) for mean, density in UL2_SPANS]
+        spans = [SpanCorruption(density, mean, extra_ids[:100], eos_id) for _, mean, density in UL2]
         self._denoisers: list[Denoiser] = [*spans, PrefixLm(eos_id)]
-        self._modes = [extra_ids[UL2_MODE_IDS[mode]] for mode in UL2_MODES]
+        self._modes = [extra_ids[UL2_MODE_IDS[mode]] for mode in (*(mode for mode, _, _ in UL2), "S")]
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
         return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)

@@ -91,14 +91,31 @@ class Chunks(NamedTuple):
 
 
 class ChunkExamples(Examples):
-    """Base class for examples that are made anew in each epoch, each from one chunk."""
+    """Base class for examples that are made anew in each epoch, each from one chunk.
+
+    Each document is cut into chunks of `longest` tokens and a remainder of at least `shortest` (1 or 2) tokens. A
+    remainder that is too short takes a token from the chunk before it, or is omitted if that chunk has none to spare.
+    """
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
+        assert 1 <= shortest <= min(2, longest), (shortest, longest)
         self.store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
 
     @cached_property
     def _chunks(self) -> Chunks:
-        return cut_documents(self.store, self._longest, self._shortest)
+        lengths, longest = self.store.text_lengths, self._longest
+        counts = -(-lengths // longest)
+        rests = lengths - (counts - 1) * longest  # length of each document's last chunk
+        lone = (lengths > 0) & (rests < self._shortest)
+        borrows = lone & (lengths >= 2) & (longest > 2)
+        counts -= lone & ~borrows
+        document_E, nth_E = numbered(counts)
+        borrows_E, chunks_after_E = borrows[document_E], counts[document_E] - 1 - nth_E
+        borrowed_E = borrows_E & (chunks_after_E == 0)
+        first_E = np.asarray(self.store.starts)[document_E] + 1 + nth_E * longest - borrowed_E
+        length_E = np.minimum(lengths[document_E] - nth_E * longest, longest) + borrowed_E
+        length_E -= borrows_E & (chunks_after_E == 1)
+        return Chunks(first_E, length_E, document_E)
 
     def __len__(self) -> int:
         return len(self._chunks.first_E)
@@ -108,23 +125,7 @@ class ChunkExamples(Examples):
         return np.asarray(self.store.tokens[first : first + length], np.int32)
 
 
-def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:
-    """Cuts each document into chunks of `longest` tokens and a remainder of at least `shortest` (1 or 2) tokens.
-
-    A remainder that is too short takes a token from the chunk before it, or is omitted if that chunk has none to spare.
-    """
-    assert 1 <= shortest <= min(2, longest), (shortest, longest)
-    lengths = store.text_lengths
-    counts = -(-lengths // longest)
-    rests = lengths - (counts - 1) * longest  # length of each document's last chunk
-    lone = (lengths > 0) & (rests < shortest)
-    borrows = lone & (lengths >= 2) & (longest > 2)
-    counts -= lone & ~borrows
-    document_E = np.repeat(np.arange(len(lengths)), counts)
-    nth_E = np.arange(len(document_E)) - np.repeat(np.cumsum(counts) - counts, counts)
-    borrows_E, chunks_after_E = borrows[document_E], counts[document_E] - 1 - nth_E
-    borrowed_E = borrows_E & (chunks_after_E == 0)
-    first_E = np.asarray(store.starts)[document_E] + 1 + nth_E * longest - borrowed_E
-    length_E = np.minimum(lengths[document_E] - nth_E * longest, longest) + borrowed_E
-    length_E -= borrows_E & (chunks_after_E == 1)
-    return Chunks(first_E, length_E, document_E)
+def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns, for each item of groups with these sizes, its group and its index within the group, int64 (E,) each."""
+    group_E = np.repeat(np.arange(len(counts)), counts)
+    return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -31,7 +31,7 @@ import numpy as np
 from lm.batch import Batch, Source
 from lm.config import Config
 from lm.data import order
-from lm.data.examples.example import Example, Examples
+from lm.data.examples.example import Example, Examples, numbered
 from lm.data.storing.token_store import TokenStore
 
 
@@ -102,16 +102,15 @@ class _Side:
         sizes_E = np.array([size for row in segments for size in row], np.int64)
         counts_R = np.array([len(row) for row in segments], np.int64)
         self._shape = (len(counts_R), length)
-        row_of_E = np.repeat(np.arange(len(counts_R)), counts_R)
-        first_E = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)  # index of the first segment in the same row
+        row_of_E, nth_E = numbered(counts_R)
+        segment_T, position_T = numbered(sizes_E)
         begins_E = np.cumsum(sizes_E) - sizes_E
-        columns_E = begins_E - begins_E[first_E]
+        columns_E = begins_E - begins_E[np.arange(len(sizes_E)) - nth_E]
         assert np.all(columns_E + sizes_E <= length), "the examples of a row are longer than the row"
-        positions_T = np.arange(int(sizes_E.sum())) - np.repeat(begins_E, sizes_E)
-        self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
+        self._flat_index_T = (row_of_E * length + columns_E)[segment_T] + position_T
         self.tokens = self.spread(tokens)
-        self.positions = self.spread([positions_T])  # positions within the segment, int32 (R, length)
-        self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # segment 0 is padding
+        self.positions = self.spread([position_T])  # positions within the segment, int32 (R, length)
+        self.segments = self.spread([nth_E[segment_T] + 1])  # segment 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
         """Arranges one value per token in rows (R, length), with 0 where there is no token."""
@@ -224,8 +223,8 @@ class WindowExamples(Examples):
         ends_W = np.minimum(starts_W + length, store.num_tokens)
         first_W = np.searchsorted(store.starts, starts_W, side="right") - 1  # document
         counts_W = np.searchsorted(store.starts, ends_W) - first_W
-        self._window_E = np.repeat(np.arange(len(starts_W)), counts_W)
-        document_E = np.arange(len(self._window_E)) + np.repeat(first_W - np.cumsum(counts_W) + counts_W, counts_W)
+        self._window_E, nth_E = numbered(counts_W)
+        document_E = first_W[self._window_E] + nth_E
         bounds = np.append(store.starts, store.num_tokens)
         self._begin_E = np.maximum(starts_W[self._window_E], bounds[document_E])
         self._end_E = np.minimum(ends_W[self._window_E], bounds[document_E + 1])
