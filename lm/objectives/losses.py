@@ -43,8 +43,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
-    nll_BL = log_z_BL - target_logit_BL
-    loss_BL = nll_BL
+    loss_BL = nll_BL = log_z_BL - target_logit_BL
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
         if config.label_smoothing_over == "others":
@@ -54,13 +53,8 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     if config.z_loss > 0:
         loss_BL = loss_BL + config.z_loss * jnp.square(log_z_BL)
     correct_BL = (jnp.argmax(logits_BLV, axis=-1) == batch.targets).astype(jnp.float32)
-    weights = batch.weights
-    return LossSums(
-        loss=jnp.sum(loss_BL * weights),
-        nll=jnp.sum(nll_BL * weights),
-        correct=jnp.sum(correct_BL * weights),
-        weight=jnp.sum(weights),
-    )
+    loss, nll, correct = (jnp.sum(each_BL * batch.weights) for each_BL in (loss_BL, nll_BL, correct_BL))
+    return LossSums(loss, nll, correct, weight=jnp.sum(batch.weights))
 
 
 def first_tokens(batch: Batch) -> Array:
@@ -78,14 +72,9 @@ def masked_loss(output: Output, batch: Batch, config: ObjectiveConfig) -> LossSu
     if output.next_sentence_logits is None:
         return sums
     # The target at the first token of a segment is 1 if the second text follows the first (Devlin 2019).
-    logits_BL2, first_BL = output.next_sentence_logits, first_tokens(batch)
-    labels_BL = jnp.clip(batch.targets, 0, 1)
-    log_p_BL2 = jax.nn.log_softmax(logits_BL2, axis=-1)
-    nll_BL = -jnp.take_along_axis(log_p_BL2, labels_BL[..., None], axis=-1)[..., 0]
-    correct_BL = (jnp.argmax(logits_BL2, axis=-1) == labels_BL).astype(jnp.float32)
-    return dataclasses.replace(
-        sums, pair_nll=jnp.sum(nll_BL * first_BL), pair_correct=jnp.sum(correct_BL * first_BL), pairs=jnp.sum(first_BL)
-    )
+    first = dataclasses.replace(batch, targets=jnp.clip(batch.targets, 0, 1), weights=first_tokens(batch))
+    pairs = loss_sums(output.next_sentence_logits, first, ObjectiveConfig())
+    return dataclasses.replace(sums, pair_nll=pairs.nll, pair_correct=pairs.correct, pairs=pairs.weight)
 
 
 def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:

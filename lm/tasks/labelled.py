@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lm.config import Config, DataConfig
+from lm.config.experiment import replace_settings
 from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading.format import Reader
@@ -81,7 +81,7 @@ class LabelledTask(PackedTask):
     def resolve_data(self, config: Config, train: Stores) -> Config:
         if not self.has_classes or len(config.data.labels) > 1:
             return config  # if there is only one label, `labels_of` raises UserError
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, labels=example_store.labels_of(train)))
+        return replace_settings(config, {"data.labels": example_store.labels_of(train)})
 
     def batch_settings(self, config: Config) -> list[Any]:
         weights = [config.objective.class_weights, config.objective.balance_classes]
