@@ -22,6 +22,7 @@ from lm.data.reading import check_source, open_reader
 from lm.data.reading.format import DocumentReader, Reader
 from lm.data.storing import Store
 from lm.data.storing.splits import Cleaner, SplitSource, named_errors
+from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
@@ -57,6 +58,8 @@ class Task(abc.ABC):
     counts_examples = False  # whether an evaluation counts examples rather than tokens
     writes_text = False  # whether models trained on this task generate text
     spells_extra_ids = False  # whether <extra_id_N> in a prompt is read as the special token <extra_id_N>
+    needed_ids = 0  # the number of <extra_id_N> tokens that the tokenizer must have
+    ids_advice = ""  # the end of the error message that is shown if data.tokenizer.extra_ids is too low
     windowed = False  # whether rows are windows of a text; if so, result files report sequence length and stride
     plain_text_refusal = ""  # the end of the error message if `eval.py --text` does not support the task
     source_title = "source"  # the heading of the source side in the preview
@@ -71,9 +74,11 @@ class Task(abc.ABC):
 
     def check(self, config: Config, refuse: Refuse) -> None:
         """Refuses settings of this task that contradict each other."""
-        data, model = config.data, config.model
+        data, model, tokenizer = config.data, config.model, config.data.tokenizer
         if self.reader is not DocumentReader and not data.valid and data.holdout != "hash":
             refuse("data.holdout", f"{self.noun} can only be held out by hash; use 'hash', or specify data.valid.")
+        if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
+            refuse("data.tokenizer.extra_ids", f"objective.name='{self.name}' {self.ids_advice}")
         if "model.pooling" in self.settings and model.pooling == "first" and model.family == "decoder":
             refuse(
                 "model.pooling", "the first token of a decoder sees no other tokens; set pooling to 'last' or 'mean'."

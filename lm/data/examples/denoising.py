@@ -250,16 +250,10 @@ class DenoisingExamples(ChunkExamples):
     """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens. One-token chunks are omitted."""
 
     def __init__(
-        self,
-        store: TokenStore,
-        denoiser: Denoiser,
-        source_length: int,
-        target_length: int,
-        bos_id: int,
-        seed: int,
-        name: str,
+        self, store: TokenStore, denoiser: Denoiser, lengths: tuple[int, int], bos_id: int, seed: int, name: str
     ):
-        super().__init__(store, denoiser.longest_chunk(source_length, target_length), 2, seed, name)
+        """`lengths` are the lengths of the source and of the target in a row."""
+        super().__init__(store, denoiser.longest_chunk(*lengths), 2, seed, name)
         self._denoiser, self._bos_id = denoiser, bos_id
         self._kept = order.EpochCache[np.ndarray]()  # caches the random draws of each epoch
 
