@@ -132,9 +132,8 @@ class AnswerExamples(LabelledExamples):
         question = self._tokens.questions[number][: self._question_X[number]]
         example = self._example(question, context[start:end])
         if self._has_E[index]:
-            first, last = self._answer_X2[number]
-            inside = len(question) + 2 - start
-            first, last = (0, 0) if first == UNANSWERABLE else (first + inside, last + inside)
+            answer_2 = self._answer_X2[number]
+            first, last = (0, 0) if answer_2[0] == UNANSWERABLE else answer_2 - start + len(question) + 2
             example.targets_T[first] |= STARTS
             example.targets_T[last] |= ENDS
             example.weights_T[[first, last]] = 1.0

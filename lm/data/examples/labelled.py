@@ -164,9 +164,8 @@ class TextExamples(LabelledExamples):
         super().__init__(store, config, tokenizer)
         self._tokens: TextTokens = store.tokens
         self._at_end = pooling == "last"
-        first, second, special = self._tokens.texts.lengths, np.zeros(len(self._tokens.texts), np.int64), 2
-        if self._tokens.pairs is not None:
-            second, special = self._tokens.pairs.lengths, 3
+        first, pairs = self._tokens.texts.lengths, self._tokens.pairs
+        second, special = (np.zeros_like(first), 2) if pairs is None else (pairs.lengths, 3)
         capacity = self._length - special
         self._second = np.minimum(second, np.maximum(capacity // 2, capacity - first))
         self._first = np.minimum(first, capacity - self._second)
@@ -243,13 +242,12 @@ class TaggingExamples(LabelledExamples):
         self._bounds_E2 = np.array(list(chain.from_iterable(cuts)), np.int64)  # word indices [begin, end)
         ends_W = np.concatenate([[0], np.cumsum(self._sizes_W)])
         self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
-        several = sum(len(cut) > 1 for cut in cuts)
-        self._note_cut(several, len(cuts), "sentences are split into several examples")
-        too_long = int(np.sum(self._tokens.words.lengths > self._capacity))
-        self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
+        num_words, too_long = len(self._sizes_W), int(np.sum(self._tokens.words.lengths > self._capacity))
+        self._note_cut(sum(len(cut) > 1 for cut in cuts), len(cuts), "sentences are split into several examples")
+        self._note_cut(too_long, num_words, "words are longer than a row and were cut")
         if without := int(np.sum(self._tokens.firsts_W < 0)):
             counted = "count as O" if "O" in config.data.labels else "have no prediction, which counts as an error"
-            self.notes.append(f"{without:,} of {len(self._sizes_W):,} words have no tokens; they {counted}")
+            self.notes.append(f"{without:,} of {num_words:,} words have no tokens; they {counted}")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Splits a sentence into examples of as many words as fit. Returns the word bounds of each example."""
@@ -273,9 +271,9 @@ class TaggingExamples(LabelledExamples):
         words = [self._tokens.words[word][: self._capacity] for word in range(begin, end)]
         example = self._example(np.concatenate([np.zeros(0, np.int32), *words]))
         indices = self.word_indices(index)
-        targets = self._targets_W[begin:end][indices >= 0]
-        example.targets_T[indices[indices >= 0]] = targets
-        example.weights_T[indices[indices >= 0]] = self._weights_C[targets]
+        targets, indices = self._targets_W[begin:end][indices >= 0], indices[indices >= 0]
+        example.targets_T[indices] = targets
+        example.weights_T[indices] = self._weights_C[targets]
         return example
 
 

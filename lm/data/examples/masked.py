@@ -22,10 +22,9 @@ MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # int32 inputs, int32 ta
 
 
 class Masking:
-    """Masks max(1, round(density * n)) tokens of the text. Special tokens are never masked.
+    """Masks max(1, round(density * n)) tokens of the text, with halves rounded to even, but never special tokens.
 
-    Halves are rounded to even. Each masked token is independently replaced by the mask (80 %) or a random token (10 %),
-    or left unchanged (10 %).
+    Each masked token is independently replaced by the mask (80 %) or a random token (10 %), or left unchanged (10 %).
 
     If `word_starts` is given, whole words are masked, as in BERT's later release. Words are tried in random order. A
     word is masked unless the total would exceed max(1, round(density * n)). Fewer tokens may therefore be masked. If no

@@ -16,8 +16,7 @@ from lm.data.storing.token_store import PairStore
 class PairExamples(Examples):
     """The pairs of a store, which are the same in every epoch. Each side has the form `tokens eos`.
 
-    If `drop` is true, a pair is omitted if either side is too long for a row. Otherwise, the side is cut before its
-    EOS.
+    A side that is too long for a row is cut before its EOS. If `drop` is true, its pair is omitted instead.
     """
 
     def __init__(self, pairs: PairStore, source_length: int, target_length: int, bos_id: int, *, drop: bool = False):
@@ -33,10 +32,8 @@ class PairExamples(Examples):
     @cached_property
     def _kept_E(self) -> np.ndarray:
         """The indices of the pairs that are kept."""
-        if not self._drop:
-            return np.arange(self._source.num_documents)
-        fits = self._source.text_lengths < self._source_length
-        return np.flatnonzero(fits & (self._target.text_lengths < self._target_length))
+        long = (self._source.text_lengths >= self._source_length) | (self._target.text_lengths >= self._target_length)
+        return np.flatnonzero(~(long & self._drop))
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
