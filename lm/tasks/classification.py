@@ -48,16 +48,17 @@ class TextTask(LabelledTask):
 
 
 class Classified(Predictions):
-    """The probabilities of C labels for each of E examples."""
+    """The output is the probability of each label. All examples share the list of labels."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")
 
-    def __init__(self, raw: Sequence[Labelled], labels: Sequence[str], probabilities_EC: np.ndarray):
-        self.raw, self._labels, self._probabilities_EC = list(raw), list(labels), probabilities_EC
+    def __init__(self, raw: Sequence[Labelled], probabilities_EC: Sequence[Any] | np.ndarray, labels: Sequence[str]):
+        super().__init__(raw, probabilities_EC, labels)
+        self._labels, self._probabilities_EC = list(labels), np.array(probabilities_EC, np.float64)
         numbers = {label: number for number, label in enumerate(labels)}
         self._gold_E = np.array([numbers[each.label] for each in raw], np.int64)
-        self._predicted_E = probabilities_EC.argmax(axis=1)
+        self._predicted_E = self._probabilities_EC.argmax(axis=1)
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
@@ -79,7 +80,7 @@ class Classified(Predictions):
             score = math.nan if line["score"] is None else float(line["score"])
             row_C[:] = (1 - score) / max(1, len(labels) - 1)
             row_C[labels.index(line["prediction"])] = score
-        return cls(raw, labels, probabilities_EC)
+        return cls(raw, probabilities_EC, labels)
 
     def details(self, index: int) -> dict[str, Any]:
         return {"probabilities": dict(zip(self._labels, self._probabilities_EC[index].tolist(), strict=True))}
@@ -89,10 +90,6 @@ class Classified(Predictions):
         counts_CC = confusion_counts(self._gold_E, self._predicted_E, len(self._labels))
         draw_confusion(counts_CC, self._labels, picture, f"{len(self.raw):,} examples")
         return [*paths, picture]
-
-    def joined(self, others: Sequence[Classified]) -> Classified:
-        probabilities_EC = np.concatenate([each._probabilities_EC for each in (self, *others)])
-        return Classified(self._all_raw(others), self._labels, probabilities_EC)
 
     def preview(self, index: int) -> dict[str, str]:
         example, predicted = self.raw[index], self._labels[int(self._predicted_E[index])]
@@ -112,7 +109,7 @@ class Classification(TextTask):
         return dataclasses.replace(raw, label=config.data.labels[0])
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
-        return Classified(raw, config.data.labels, softmax(scores_EC, axis=1))
+        return Classified(raw, softmax(scores_EC, axis=1), config.data.labels)
 
 
 def labelled_of(line: Mapping[str, Any]) -> Labelled:

@@ -34,6 +34,7 @@ class LabelledTask(PackedTask):
     plain_text_refusal = "needs labelled examples; specify them in data.test of a config"
     cleans = False
     tokens: Any  # the class that encodes raw examples, such as `TextTokens`
+    example_type: Any  # the subclass of `LabelledExamples`
     has_classes = False  # whether the labels form a fixed set: data.labels, or all labels of the training data
     real_targets = False  # whether the targets are real numbers rather than integers
     input_reader: type[Reader]  # reads new inputs as raw examples without labels
@@ -96,9 +97,9 @@ class LabelledTask(PackedTask):
         types = config.model.token_types > 0
         return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
-    @abc.abstractmethod
     def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
         """Returns the examples of a data source."""
+        return self.example_type(store, config, tokenizer, train)
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:
         return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}

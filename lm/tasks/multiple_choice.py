@@ -128,9 +128,9 @@ class ChoiceExamples(LabelledExamples):
     and the question is cut at the beginning. All segments contain the same part of the question.
     """
 
-    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, pooling: str):
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
-        self._tokens, self._at_end = store.tokens, pooling == "last"
+        self._tokens, self._at_end = store.tokens, config.model.pooling == "last"
         self._right = np.array([each.right for each in store.raw], np.int64)
         self.example_of = np.arange(len(store.raw))
         self._sizes = np.array([sum(self.segments(index)) for index in range(len(store.raw))], np.int64)
@@ -181,13 +181,13 @@ class ChoiceExamples(LabelledExamples):
 
 
 class Chosen(Predictions):
-    """The candidate with the highest score for each question. Ties go to the first candidate."""
+    """The output is the score of each candidate, (N,). The highest score is chosen, the first if there are several."""
 
     label_key = "label"
     keys = ("question", "candidates", "label", "prediction", "scores")
 
     def __init__(self, raw: Sequence[Choice], scores: Sequence[np.ndarray]):
-        self.raw, self._scores = list(raw), list(scores)
+        super().__init__(raw, scores)
         self._chosen_E = np.array([each.argmax() for each in scores], np.int64)
         finite_E = np.array([np.isfinite(each).all() for each in scores])
         self._correct_E = np.where(finite_E, self._chosen_E == [each.right for each in raw], np.nan)
@@ -198,7 +198,7 @@ class Chosen(Predictions):
 
     def line(self, index: int) -> dict[str, Any]:
         """Returns the question, candidates and scores, and the indices of the correct and the predicted candidate."""
-        example, scores = self.raw[index], [finite_or_none(float(score)) for score in self._scores[index]]
+        example, scores = self.raw[index], [finite_or_none(float(score)) for score in self.outputs[index]]
         chosen = {"label": example.right, "prediction": int(self._chosen_E[index]), "scores": scores}
         return {"question": example.question, "candidates": example.candidates, **chosen}
 
@@ -208,10 +208,7 @@ class Chosen(Predictions):
         return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # NumPy converts None to NaN
 
     def details(self, index: int) -> dict[str, Any]:
-        return {"probabilities": softmax(self._scores[index].astype(np.float64)).tolist()}
-
-    def joined(self, others: Sequence[Chosen]) -> Chosen:
-        return Chosen(self._all_raw(others), [scores for each in (self, *others) for scores in each._scores])
+        return {"probabilities": softmax(self.outputs[index].astype(np.float64)).tolist()}
 
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
@@ -227,15 +224,13 @@ class MultipleChoice(LabelledTask):
     reader = ChoiceReader
     input_reader = ChoiceInput
     tokens = ChoiceTokens
+    example_type = ChoiceExamples
     predictions = Chosen
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
         super().check_source(where, source, config, refuse)
         if not source.pair_field:
             refuse(f"{where}.pair_field", "name the field that holds the list of candidates.")
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return ChoiceExamples(store, config, tokenizer, config.model.pooling)
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         question_BL = jnp.cumsum(batch.targets // FIRST, axis=1)

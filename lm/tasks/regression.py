@@ -21,13 +21,14 @@ from lm.tasks.classification import TextTask, labelled_of, texts_of
 
 
 class Regressed(Predictions):
-    """One predicted number per example."""
+    """The output is the predicted number."""
 
     label_key = "label"
     keys = ("text", "label", "prediction")
 
-    def __init__(self, raw: Sequence[Labelled], predicted_E: np.ndarray):
-        self.raw, self._predicted_E = list(raw), predicted_E
+    def __init__(self, raw: Sequence[Labelled], predicted: Sequence[float] | np.ndarray):
+        super().__init__(raw, predicted)
+        self._predicted_E = np.array(predicted, np.float64)
         self._gold_E = np.array([float(each.label) for each in raw], np.float64)
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
@@ -41,10 +42,7 @@ class Regressed(Predictions):
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Regressed:
         predicted = [math.nan if line["prediction"] is None else float(line["prediction"]) for line in lines]
-        return cls([labelled_of(line) for line in lines], np.array(predicted, np.float64))
-
-    def joined(self, others: Sequence[Regressed]) -> Regressed:
-        return Regressed(self._all_raw(others), np.concatenate([each._predicted_E for each in (self, *others)]))
+        return cls([labelled_of(line) for line in lines], predicted)
 
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]

@@ -14,12 +14,11 @@ import numpy as np
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.answers import AnswerExamples, AnswerTokens
-from lm.data.examples.labelled import LabelledExamples
 from lm.data.reading.inputs import QuestionInput
 from lm.data.reading.readers import Question, QuestionReader
-from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation import answers as scoring
+from lm.evaluation.answers import Answer, Window
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
@@ -32,33 +31,28 @@ NO_ANSWER = "no answer"  # shown in the preview at the first token of a text wit
 
 
 class Answered(Predictions):
-    """Predicted answers and their `answer_scores`. The rules for scoring may differ between data sources."""
+    """The output is an answer, its `answer_scores` and their signature, which may differ between data sources."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")
 
-    def __init__(
-        self,
-        raw: Sequence[Question],
-        answers: Sequence[scoring.Answer],
-        scores_E2: np.ndarray,
-        signatures: Sequence[str],
-    ):
-        self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
-        self._signatures = list(signatures)  # one signature per question
+    def __init__(self, raw: Sequence[Question], outputs: Sequence[tuple[Answer, np.ndarray, str]]):
+        super().__init__(raw, outputs)
+        self._scores_E2 = np.array([scores for _, scores, _ in outputs])
 
     @classmethod
-    def scored(cls, raw: Sequence[Question], answers: Sequence[scoring.Answer], rules: str, may_lack: bool) -> Answered:
+    def scored(cls, raw: Sequence[Question], answers: Sequence[Answer], rules: str, may_lack: bool) -> Answered:
         """Scores the predicted answers for one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
         scores_E2 = scoring.answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
-        return cls(raw, answers, scores_E2, [scoring.answer_signature(rules, may_lack)] * len(raw))
+        signature = scoring.answer_signature(rules, may_lack)
+        return cls(raw, [(*each, signature) for each in zip(answers, scores_E2, strict=True)])
 
     @property
     def signatures(self) -> dict[str, str]:
-        counts = Counter(self._signatures)
+        counts = Counter(signature for _, _, signature in self.outputs)
         if len(counts) == 1:
-            return {"answers": self._signatures[0]}
+            return {"answers": self.outputs[0][2]}
         return {"answers": "; ".join(f"{text} ({count:,} questions)" for text, count in counts.items())}
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
@@ -66,7 +60,7 @@ class Answered(Predictions):
 
     def line(self, index: int) -> dict[str, Any]:
         """Returns a question and its prediction. The list of correct `answers` may be empty."""
-        example, answer = self.raw[index], self._answers[index]
+        example, (answer, *_) = self.raw[index], self.outputs[index]
         return {
             "id": example.id,
             "question": example.question,
@@ -81,9 +75,7 @@ class Answered(Predictions):
         for line in lines:
             right = tuple((str(text), 0) for text in line["answers"])
             raw.append(Question(line["id"], "", line["question"], "", right))
-            answers.append(
-                scoring.Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"]))
-            )
+            answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
         rules = config.eval.answer_rules if config else "auto"
         if rules == "auto":  # `line` stores no contexts, so the answers determine the rules
             rules = scoring.rules_for(text for each in raw for text, _ in each.answers)
@@ -91,21 +83,15 @@ class Answered(Predictions):
 
     def details(self, index: int) -> dict[str, Any]:
         """Returns the character offsets of the answer in the context, and the score of "no answer"."""
-        answer = self._answers[index]
+        answer, *_ = self.outputs[index]
         start = answer.start if answer.text else None
         end = None if start is None else start + len(answer.text)
         return {"start": start, "end": end, "no_answer_score": finite_or_none(answer.none_score)}
 
-    def joined(self, others: Sequence[Answered]) -> Answered:
-        parts = (self, *others)
-        answers = [answer for each in parts for answer in each._answers]
-        signatures = [text for each in parts for text in each._signatures]
-        return Answered(self._all_raw(others), answers, np.concatenate([each._scores_E2 for each in parts]), signatures)
-
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
         right = example.answers[0][0] if example.answers else ""
-        predicted = self._answers[index].text
+        predicted = self.outputs[index][0].text
         return {"question": example.question, "predicted": predicted or NO_ANSWER, "answer": right or NO_ANSWER}
 
 
@@ -118,6 +104,7 @@ class SpanQa(LabelledTask):
     input_reader = QuestionInput
     may_lack_answers = True
     tokens = AnswerTokens
+    example_type = AnswerExamples
     predictions = Answered
 
     def head(self, config: Config) -> Any:
@@ -131,9 +118,6 @@ class SpanQa(LabelledTask):
     def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
         # An empty answer stands for an unknown answer. It marks the question as answerable but is never found.
         return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return AnswerExamples(store, config, tokenizer, train)
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return span_loss(output.logits, batch)
@@ -152,8 +136,7 @@ class SpanQa(LabelledTask):
         answers = []
         for each, numbers in zip(raw, whole.values(), strict=True):
             windows = [
-                scoring.Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i))
-                for i in numbers
+                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
             ]
             answers.append(scoring.best_answer(each.context, windows, may_lack=may_lack))
         return Answered.scored(raw, answers, rules, may_lack)

@@ -10,11 +10,10 @@ import numpy as np
 
 from lm.config import Config
 from lm.config.experiment import replace_settings
-from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
+from lm.data.examples.labelled import TaggingExamples, WordTokens
 from lm.data.reading.inputs import WordInput
 from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation import tagging
 from lm.evaluation.metric import names
@@ -26,14 +25,14 @@ OUTSIDE = "O"
 
 
 class TaggedWords(Predictions):
-    """Predicted tags, one per word. The tag of a word without a prediction is None, which is never correct."""
+    """The output is one tag per word, or None, which is never correct, for a word without a prediction."""
 
     label_key = "tags"
     keys = ("words", "tags", "prediction")
 
-    def __init__(self, raw: Sequence[Tagged], scheme: str, predicted: Sequence[Sequence[str | None]]):
-        self.raw, self._scheme, self._predicted = list(raw), scheme, list(predicted)
-        gold = [each.tags for each in raw]
+    def __init__(self, raw: Sequence[Tagged], predicted: Sequence[Sequence[str | None]], scheme: str):
+        super().__init__(raw, predicted, scheme)
+        self._scheme, gold = scheme, [each.tags for each in raw]
         self._words_E2 = tagging.word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
         outside = [[tag or OUTSIDE for tag in tags] for tags in predicted]
         self._entities_E3 = None if scheme == tagging.NO_SCHEME else tagging.entity_counts(gold, outside, scheme)
@@ -49,7 +48,7 @@ class TaggedWords(Predictions):
     def line(self, index: int) -> dict[str, Any]:
         """Returns the words, the correct tags and the predicted tags. A missing prediction is None."""
         example = self.raw[index]
-        return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
+        return {"words": example.words, "tags": example.tags, "prediction": list(self.outputs[index])}
 
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> TaggedWords:
@@ -57,15 +56,11 @@ class TaggedWords(Predictions):
         predicted = [line["prediction"] for line in lines]
         gold = [each.tags for each in raw]
         found = sorted({tag for tags in (*gold, *predicted) for tag in tags if tag})
-        return cls(raw, _scheme(config, gold) if config else tagging.infer_schemes(gold, found)[0], predicted)
-
-    def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
-        predicted = [tags for each in (self, *others) for tags in each._predicted]
-        return TaggedWords(self._all_raw(others), self._scheme, predicted)
+        return cls(raw, predicted, _scheme(config, gold) if config else tagging.infer_schemes(gold, found)[0])
 
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
-        predicted = [tag or NOT_SCORED for tag in self._predicted[index]]
+        predicted = [tag or NOT_SCORED for tag in self.outputs[index]]
         named = {"words": example.words, "predicted": predicted, "tags": example.tags}
         return {name: " ".join(each) for name, each in named.items()}
 
@@ -100,6 +95,7 @@ class Tagging(LabelledTask):
     reader = TagReader
     input_reader = WordInput
     tokens = WordTokens
+    example_type = TaggingExamples
     has_classes = True
     predictions = TaggedWords
 
@@ -108,9 +104,6 @@ class Tagging(LabelledTask):
 
     def unlabelled(self, config: Config, raw: Tagged, unanswerable: bool) -> Tagged:
         return dataclasses.replace(raw, tags=config.data.labels[:1] * len(raw.words))
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TaggingExamples(store, config, tokenizer, train)
 
     def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, labels = whole_examples(examples, logits), config.data.labels
@@ -123,8 +116,8 @@ class Tagging(LabelledTask):
                 words = examples.word_indices(number).tolist()
                 tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
             predicted.append(tags)
-        scheme = _scheme(config, _tags([examples.store]))
-        return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
+        raw, scheme = [examples.store.raw[number] for number in whole], _scheme(config, _tags([examples.store]))
+        return TaggedWords(raw, predicted, scheme)
 
     def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
         stores = [store for split in splits.values() for store in split.values()]
