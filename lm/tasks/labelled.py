@@ -12,7 +12,7 @@ from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading.format import Reader
 from lm.data.storing import example_store
-from lm.data.storing.example_store import ExampleStore, texts_of
+from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.splits import LabelledCleaner, SplitSource, named_errors
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.evaluation.prediction_evaluator import PredictionEvaluator, Predictions
@@ -61,7 +61,7 @@ class LabelledTask(PackedTask):
         return LabelledCleaner(data.cleaning)
 
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
-        return texts_of(example for example, _ in source.read(*self.open(source)))
+        return example_store.texts_of(example for example, _ in source.read(*self.open(source)))
 
     def open_store(
         self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any

@@ -159,7 +159,7 @@ class Task(abc.ABC):
     def batch_settings(self, config: Config) -> list[Any]:
         """Returns the values of the task-specific settings that affect batches.
 
-        Existing run directories contain fingerprints of the list, so its structure must not change.
+        Run directories contain fingerprints of the list, so its structure must not change.
         """
         return []
 
@@ -173,18 +173,15 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
-        """Maps each data source of a split to its evaluation rows. Long examples are cut but never dropped.
+        """Maps each data source that has examples to its evaluation rows. Long examples are cut but never dropped.
 
-        Data sources without examples are left out. Raises UserError if no data source has any examples.
+        Raises UserError if no data source has any examples.
         """
 
     # --- loss -----------------------------------------------------------------------------------------------
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the loss of a batch as a sum. The default is the weighted cross-entropy of the targets.
-
-        The caller divides the sum by the `total_weight` of the whole batch.
-        """
+        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides it by `total_weight`."""
         return loss_sums(output.logits, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:

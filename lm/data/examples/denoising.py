@@ -1,8 +1,7 @@
 """Denoising examples: in every epoch, each chunk of text is corrupted anew to obtain a source and a target.
 
 The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
-for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the rest of the
-random numbers.
+for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the others.
 
 n is the number of tokens in a chunk, E the number of examples, and D the number of random numbers per example.
 """
@@ -30,9 +29,8 @@ Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) eac
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
-    The number of masked tokens is round(n * density), but at least 1 and at most n - 1. The number of spans is
-    round(masked / mean_span), but at least 1 and at most the number of kept tokens. Halves are rounded to even, as in
-    T5.
+    The numbers are round(n * density), but from 1 to n - 1, and round(masked / mean_span), but from 1 to the number of
+    kept tokens. Halves are rounded to even, as in T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -55,7 +53,7 @@ def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Gen
 def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Corrupted:
     """Returns T5's source and target (Raffel 2020, figure 2): sentinel i replaces masked span i, counted from 0.
 
-    The source is the text with each masked span replaced by its sentinel, followed by EOS. The target is sentinel 0,
+    The source is the text with these replacements, followed by EOS. The target is sentinel 0,
     the tokens of span 0, sentinel 1, the tokens of span 1, ..., followed by EOS. If the last token of the text is not
     masked, the target has a final sentinel before its EOS, as in the figure. This sentinel stands for the kept text at
     the end. Masks from `noise_mask`, like those from T5's code, end with a masked token and need no final sentinel.

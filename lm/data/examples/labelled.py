@@ -1,8 +1,7 @@
 """Labelled examples: texts or pairs of texts that have one label, and sentences that have a tag for each word.
 
-The examples are the same in every epoch. In training, the weight of an example depends on its label
-(objective.class_weights or balance_classes). In evaluations, all weights are 1, so the loss is the mean over the
-examples.
+The examples are the same in every epoch. In training, the weight of an example may depend on its label. In evaluations,
+all weights are 1, so the loss is the mean over the examples.
 
 E is the number of examples, T the number of tokens per example, C the number of labels, N the total number of tokens in
 all texts, X the number of sentences, and W the total number of words in all sentences.

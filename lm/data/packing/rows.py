@@ -5,8 +5,7 @@ a row in a given order. An example that would exceed a capacity starts a new row
 one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream, and each part of a document in the window is an example. A row can therefore be computed from its start offset
-alone.
+stream, which its start offset determines, and each part of a document in the window is an example.
 
 The training rows of a data source are the rows of epoch 0, followed by the rows of epoch 1, and so on. Element i of the
 mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
@@ -93,9 +92,9 @@ class RowLayout:
 
 
 class _Side:
-    """One side (inputs or source) of rows that have `length` tokens each.
+    """One side (inputs or source) of rows of `length` tokens: the tokens of all examples, in order.
 
-    `tokens` contains the tokens of all examples, in order; `segments` contains the lengths of the segments in each row.
+    `segments` contains the lengths of the segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
