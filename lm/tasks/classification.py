@@ -13,11 +13,9 @@ import numpy as np
 from scipy.special import softmax
 
 from lm.config import Config
-from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
+from lm.data.examples.labelled import TextExamples, TextTokens
 from lm.data.reading.inputs import TextInput
 from lm.data.reading.readers import Labelled, LabelReader
-from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
@@ -32,10 +30,11 @@ class TextTask(LabelledTask):
     reader = LabelReader
     input_reader = TextInput
     tokens = TextTokens
+    example_type = TextExamples
     cleans = True
 
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TextExamples(store, config, tokenizer, train, real=self.real_targets, pooling=config.model.pooling)
+    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
+        return dataclasses.replace(raw, label=config.data.labels[0] if self.has_classes else "0")
 
     def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)
@@ -104,9 +103,6 @@ class Classification(TextTask):
     metric_names = ("loss", *names(LABEL_METRICS))
     has_classes = True
     predictions = Classified
-
-    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
-        return dataclasses.replace(raw, label=config.data.labels[0])
 
     def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
         return Classified(raw, softmax(scores_EC, axis=1), config.data.labels)

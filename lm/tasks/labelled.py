@@ -8,7 +8,6 @@ from typing import Any
 
 from lm.config import Config, DataConfig
 from lm.config.experiment import replace_settings
-from lm.data.examples.labelled import LabelledExamples
 from lm.data.packing.rows import EvalRows, RowLayout
 from lm.data.reading.format import Reader
 from lm.data.storing import example_store
@@ -97,12 +96,8 @@ class LabelledTask(PackedTask):
         types = config.model.token_types > 0
         return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        """Returns the examples of a data source."""
-        return self.example_type(store, config, tokenizer, train)
-
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Any]:
-        return {name: self.make_examples(store, config, tokenizer, train) for name, store in stores.items()}
+        return {name: self.example_type(store, config, tokenizer, train) for name, store in stores.items()}
 
     def reason_without_examples(self, config: Config) -> str:
         return "no example has a target, so there is nothing to train on; read the notes above, or use longer rows."
@@ -131,7 +126,7 @@ class LabelledTask(PackedTask):
         rules, tokenizer = self.cleaner(config.data), tokenizers.target
         raw = [self.unlabelled(config, rules.clean(each), unanswerable) for each in inputs]
         store = example_store.of_inputs(raw, self.tokens.encode(raw, tokenizer), tokenizer)
-        return EvalRows(self.make_examples(store, config, tokenizer, False), self.layout(config))
+        return EvalRows(self.example_type(store, config, tokenizer, False), self.layout(config))
 
     def applied(self, model: Any) -> Any:
         """Returns an object whose `apply` returns the outputs that `predict` needs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,9 +56,6 @@ class Regression(TextTask):
     reader = NumberReader
     real_targets = True
     predictions = Regressed
-
-    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
-        return dataclasses.replace(raw, label="0")
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
         return squared_error(output.logits, batch)

@@ -79,7 +79,8 @@ class TextVectors:
         length = config.data.source_length if self.is_source else config.data.sequence_length
         layout = RowLayout(length, with_types=config.model.token_types > 0, real_targets=True)
         kind = SourceTexts if self.is_source else TextExamples
-        return EvalRows(kind(store, config, tokenizer, False, real=True, pooling="first"), layout)
+        unlabelled = replace_settings(config, {"data.labels": ()})
+        return EvalRows(kind(store, unlabelled, tokenizer, False), layout)
 
     def applied(self, model: Model) -> LayerOutput:
         """Raises UserError if the model has no layer with this index."""
@@ -131,9 +132,9 @@ Labeller: TypeAlias = LabelledTask | TextVectors
 class SourceTexts(TextExamples):
     """Unlabelled sources of an encoder-decoder, which have no BOS token."""
 
-    def __init__(self, store: ExampleStore, config: Config, *args: Any, **options: Any):
+    def __init__(self, store: ExampleStore, config: Config, *args: Any):
         longest = config.data.source_length + 1  # includes the BOS token that `make` removes
-        super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), *args, **options)
+        super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), *args)
         self._sizes = self._sizes - 1
 
     def _note_cut(self, number: int, total: int, what: str) -> None:

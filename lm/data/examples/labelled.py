@@ -150,19 +150,17 @@ class TextTokens(Tokens):
 
 
 class TextExamples(LabelledExamples):
-    """Examples for classification, or for regression if the labels are `real` numbers.
+    """Examples for classification, or for regression if data.labels is empty: the labels are then numbers.
 
-    The label is the target of the last token if `pooling` is "last", otherwise of the first token. A text that is too
-    long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that is
-    currently longer.
+    The label is the target of the last token if model.pooling is "last", otherwise of the first token. A text that is
+    too long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that
+    is currently longer.
     """
 
-    def __init__(
-        self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool, *, real: bool, pooling: str
-    ):
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens: TextTokens = store.tokens
-        self._at_end = pooling == "last"
+        self._at_end = config.model.pooling == "last"
         first, pairs = self._tokens.texts.lengths, self._tokens.pairs
         second, special = (np.zeros_like(first), 2) if pairs is None else (pairs.lengths, 3)
         capacity = self._length - special
@@ -172,12 +170,12 @@ class TextExamples(LabelledExamples):
         self._note_cut(int(np.sum(self._sizes < first + second + special)), len(first), "texts are cut")
         self.example_of = np.arange(len(first))
         labels = [example.label for example in store.raw if isinstance(example, Labelled)]
-        if real:
-            self._targets = np.array([float(label) for label in labels], np.float32)
-            self._weights = np.ones(len(labels), np.float32)
-        else:
+        if config.data.labels:
             self._targets = label_numbers(labels, config)
             self._weights = label_weights(config, store, train)[self._targets]
+        else:
+            self._targets = np.array([float(label) for label in labels], np.float32)
+            self._weights = np.ones(len(labels), np.float32)
 
     def label_index(self, index: int) -> int:
         """Returns the index of the token that carries the label."""
