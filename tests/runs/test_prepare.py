@@ -255,7 +255,7 @@ def test_pairs_become_two_aligned_stores(pair_config, tmp_path):
     assert pickle.loads(pickle.dumps(store)).fingerprint == store.fingerprint
 
 
-def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
+def test_evaluation_has_all_pairs_and_their_references_uncleaned(pair_config, tmp_path):
     splits = {"data__valid": {"v": pair_config.mine}, "data__test": {"t": {**pair_config.mine, "prefix": ""}}}
     cfg = pair_config(**splits, eval__generation__metrics=("bleu",))
     prepared = prepare(cfg, tmp_path / "run")
