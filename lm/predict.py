@@ -53,8 +53,7 @@ from lm.runs.evaluate import Options
 from lm.runs.prediction import predictions, read_input, read_texts, without_cache_of_run
 from lm.runs.prepare import cache_directory
 from lm.tasks import task_of
-from lm.tasks.task import Labeller
-from lm.tasks.vectors import POOLINGS, TextVectors
+from lm.tasks.vectors import POOLINGS, Labeller, TextVectors
 
 FLAGS = flags.FLAGS
 STANDARD_OUTPUT = "-"

@@ -136,7 +136,7 @@ def test_settings_that_do_not_go_with_the_objective_are_refused(refused_settings
             "config.data.train.reversal.kind: embedded does not support pairs; use",
         ),
         (["data.train.reversal.document=file"], "config.data.train.reversal.document: pairs in text files are read"),
-        (["data.holdout=tail"], "config.data.holdout: pairs of texts can only be held out by hash"),
+        (["data.holdout=tail"], "config.data.holdout: pairs can only be held out by hash"),
         (["data.separate_vocabularies=True"], "config.model.share_embeddings: two vocabularies cannot share"),
         (
             ["model.positions=relative", "model.relative_max_distance=16"],

@@ -225,7 +225,7 @@ def labelled(path, accuracy, size=200, seed=0):
         predicted = label if number in correct else draw.choice("xyz".replace(label, ""))
         raw.append(Labelled(f"text {number}", None, label))
         probabilities.append([0.8 if each == predicted else 0.1 for each in "xyz"])
-    Classified(raw, list("xyz"), np.array(probabilities)).write(path.parent, path.stem)
+    Classified(raw, np.array(probabilities), list("xyz")).write(path.parent, path.stem)
     return path
 
 

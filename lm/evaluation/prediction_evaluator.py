@@ -25,11 +25,13 @@ from lm.evaluation.token_metrics import Sums, ratio
 
 
 class Predictions(abc.ABC):
-    """A model's predictions for raw examples of a task."""
+    """A model's predictions for raw examples of a task: one output per example, and values that all examples share."""
 
-    raw: list[Any]  # the examples
     label_key: ClassVar[str]  # the key under which `line` stores the correct output
     keys: ClassVar[tuple[str, ...]]  # keys that occur together only in the `line` of this class
+
+    def __init__(self, raw: Sequence[Any], outputs: Sequence[Any] | np.ndarray, *shared: Any):
+        self.raw, self.outputs, self.shared = list(raw), list(outputs), shared
 
     @classmethod
     @abc.abstractmethod
@@ -48,9 +50,11 @@ class Predictions(abc.ABC):
         """Maps each metric that can be defined in several ways to the definition that is used."""
         return {}
 
-    @abc.abstractmethod
-    def joined(self, others: Sequence[Any]) -> Predictions:
+    def joined(self, others: Sequence[Predictions]) -> Predictions:
         """Concatenates these predictions with the predictions for other data sources."""
+        parts = (self, *others)
+        raw, outputs = [each for part in parts for each in part.raw], [each for part in parts for each in part.outputs]
+        return type(self)(raw, outputs, *self.shared)
 
     @abc.abstractmethod
     def preview(self, index: int) -> dict[str, str]:
@@ -74,9 +78,6 @@ class Predictions(abc.ABC):
         path = directory / f"{stem}.jsonl"
         write_objects(path, map(self.line, range(len(self.raw))))
         return [path]
-
-    def _all_raw(self, others: Sequence[Predictions]) -> list[Any]:
-        return [example for each in (self, *others) for example in each.raw]
 
 
 class PredictionEvaluator(RowEvaluator):

@@ -24,7 +24,7 @@ from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options, choose_mesh, evaluation_config, read_params
 from lm.runs.prepare import load_tokenizers
 from lm.tasks import task_of
-from lm.tasks.task import Labeller
+from lm.tasks.vectors import Labeller
 
 STANDARD_INPUT = "-"
 

@@ -73,7 +73,7 @@ def rows_of(config, raw):
     store = ExampleStore(
         "s", list(raw), task.tokens.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, []
     )
-    return EvalRows(task.make_examples(store, config, BYTES, False), task.layout(config))
+    return EvalRows(task.example_type(store, config, BYTES, False), task.layout(config))
 
 
 def evaluation(config, sources, ahead=0, devices=1, max_rows=0, **options):
