@@ -23,19 +23,11 @@ LARGEST_SEED = 2**32 - 2  # a key of JAX has 32 bits, and dropout uses the next 
 
 @dataclass(frozen=True)
 class Config:
-    seed: int = option(
-        0,
-        "Seed for initial weights, data order, dropout and sampling.",
-        minimum=0,
-        maximum=LARGEST_SEED,
-        affects="batches",
-    )
-    init_from: str = option(
-        "",
-        "Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. "
-        "Parameters without a match are listed. If empty, all parameters are initialised randomly.",
-        affects="updates",
-    )
+    seed: int = option(0, minimum=0, maximum=LARGEST_SEED, affects="batches")
+    """Seed for initial weights, data order, dropout and sampling."""
+    init_from: str = option("", affects="updates")
+    """Run directory from which the tokenizer and, in its best checkpoint, the initial parameters are loaded. Parameters
+    without a match are listed. If empty, all parameters are initialised randomly."""
     data: DataConfig = section(DataConfig, affects="batches")
     model: ModelConfig = section(ModelConfig, affects="function")
     objective: ObjectiveConfig = section(ObjectiveConfig, affects="updates")

@@ -18,11 +18,14 @@ responsible. If a setting has several effects, it declares the effect that comes
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
+import itertools
 import math
 import typing
 from collections.abc import Collection, Mapping
@@ -44,7 +47,6 @@ RETIRED = {
 
 def option(
     default: Any,
-    doc: str,
     *,
     choices: tuple = (),
     registry: str = "",
@@ -55,7 +57,7 @@ def option(
     needs: tuple[str, ...] = (),
     read_by: str = "",
 ) -> Any:
-    """Builds a dataclass field for a setting, with its documentation, allowed values and effect.
+    """Builds a dataclass field for a setting, with its allowed values and effect. The string below it documents it.
 
     Args:
         choices: the allowed values. If empty, any value is allowed.
@@ -72,7 +74,7 @@ def option(
     """
     affects = affects or ("shapes" if parameters else "")
     assert not affects or affects in EFFECTS, affects
-    rules = {"doc": doc, "choices": choices, "registry": registry, "min": minimum, "max": maximum}
+    rules = {"choices": choices, "registry": registry, "min": minimum, "max": maximum}
     rules |= {"needs": needs, "read_by": read_by}
     return field(default=default, metadata={**rules, "affects": affects, "parameters": parameters})
 
@@ -81,6 +83,17 @@ def section(cls: type, affects: str = "") -> Any:
     """Builds a dataclass field that holds a `cls`. `affects` applies to settings of `cls` that declare no effect."""
     assert not affects or affects in EFFECTS, affects
     return field(default_factory=cls, metadata={"affects": affects})
+
+
+@functools.cache
+def docs(cls: type) -> dict[str, str]:
+    """Returns the documentation of each setting of a section: the string below its declaration in the source."""
+    found = {}
+    for declaration, below in itertools.pairwise(ast.walk(ast.parse(inspect.getsource(cls)))):
+        match declaration, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                found[name] = " ".join(doc.split())
+    return found
 
 
 def entries(registry: str) -> Mapping[str, Any]:
@@ -173,7 +186,7 @@ def describe_settings(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
         if dataclasses.is_dataclass(kind):
             found += describe_settings(kind, name + ".")
         else:
-            doc = spec.metadata["doc"]
+            doc = docs(cls)[spec.name]
             if choices := allowed_values(spec.metadata):
                 doc += f"{_docs_of_entries(spec.metadata)} One of: {', '.join(map(repr, choices))}."
             found.append((name, getattr(cls(), spec.name), doc))

@@ -97,9 +97,9 @@ def _wrong_shape(
 ) -> str:
     """Returns the error message for a parameter whose shape differs, including the settings that differ."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
-    special = [each.name for each in fields if {*each.metadata["parameters"]} & {*levels}]
-    shapes = [each for each in fields if each.metadata["affects"] == "shapes"]
-    general = [each.name for each in shapes if not each.metadata["parameters"]]
+    parameters = {each.name: {*each.metadata.get("parameters", ())} for each in fields}
+    special = [setting for setting, names in parameters.items() if names.intersection(levels)]
+    general = [each.name for each in fields if each.metadata.get("affects") == "shapes" and not parameters[each.name]]
     differing = _differing(theirs, ours, special) or _differing(theirs, ours, general)
     settings = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
     advice = f"set {settings}" if settings else "use that run's model settings"
