@@ -38,7 +38,7 @@ def config_from_flags() -> Config | None:
         return None
     if not isinstance(flag.value, ml_collections.ConfigDict):
         path = config_flags.get_config_filename(flag).partition(":")[0]
-        if error := vars(flag.value).get("_error") if hasattr(flag.value, "__dict__") else None:
+        if error := getattr(flag.value, "_error", None):
             raise _unreadable(path, error)  # an OSError that ml_collections deferred
         raise UserError(f"{path}: get_config() returned {flag.value!r}; end this function with `return config`.")
     values = flag.value.to_dict()
@@ -80,13 +80,13 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
         status = _status(main)
         sys.stdout.flush()
     except Exception as error:
+        explained, status = as_user_error(error), USER_ERROR
         if isinstance(error, BrokenPipeError) and not outlives_output:
             status = DONE
-        elif (explained := as_user_error(error)) is None or (os.environ.get("LM_DEBUG") and explained is not error):
+        elif explained is None or (os.environ.get("LM_DEBUG") and explained is not error):
             raise
         else:
             print("error:", *str(explained).split(), file=sys.stderr, flush=True)
-            status = USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         status = 130
@@ -149,10 +149,8 @@ def _one_line_flag_errors() -> Iterator[None]:
             path = value.partition(":")[0]
             if not Path(path).is_file():
                 near = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem != "__init__")
-                missing = f"there is no file {path}" if path else "no file is given"
-                raise UserError(
-                    f"--config={value}: {missing}; available configs: {', '.join(near) or 'none in configs/'}."
-                )
+                problem = f"--config={value}: there is no file {path}" if path else "--config=: no file is given"
+                raise UserError(f"{problem}; available configs: {', '.join(near) or 'none in configs/'}.")
         elif name.startswith("config."):
             check_name(Config, name.removeprefix("config.").split("[")[0])
             if "config" in flags.FLAGS and not any(each.lstrip("-").partition("=")[0] == "config" for each in sys.argv):
