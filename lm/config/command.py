@@ -21,6 +21,7 @@ from lm.config.unused import unused
 from lm.errors import DONE, USER_ERROR, UserError, as_user_error
 
 LONGEST_NUMBER = 18  # digits of a step or a seed on the command line
+flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
 
 
 def define_config_flag() -> None:
