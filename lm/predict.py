@@ -50,7 +50,7 @@ from lm.files import expanded, replacing, writing_flag
 from lm.reporting.progress import duration
 from lm.runs.directory import RunDirectory
 from lm.runs.evaluate import Options
-from lm.runs.prediction import predictions, read_input, read_texts, without_cache_of_run
+from lm.runs.prediction import predictions, read_input, read_texts
 from lm.runs.prepare import cache_directory
 from lm.tasks import task_of
 from lm.tasks.task import Labeller
@@ -125,7 +125,7 @@ def main() -> int:
         raw = read_texts(config, labeller, FLAGS.text, given)
     else:
         raw = read_input(config, labeller, FLAGS.input, given, output)
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory(without_cache_of_run(config)) / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory(config) / "xla"))
     options = Options(step=FLAGS.step, average=FLAGS.average, batch_size=FLAGS.batch_size)
     parts = predictions(directory, config, labeller, raw, options, unanswerable=FLAGS.unanswerable)
     if output is None:

@@ -39,10 +39,9 @@ def source_run(config: Config) -> RunDirectory:
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     """Loads the parameters of config.init_from whose names are in `abstract_params`, with the shardings given there.
 
-    The parameters, or their moving average if the run keeps one, come from the run's best checkpoint. Stacked layers
-    are unstacked if necessary, and vice versa. `Initial.lines` lists the parameters that only one of the two models
-    has. All processes must call this function. Raises UserError if there is no run directory or no intact checkpoint,
-    if a shape differs, if no parameter matches, or if the run has adapters that this model lacks.
+    The parameters, or their moving average if the run keeps one, come from the run's best checkpoint. Layers are
+    stacked or unstacked as needed. All processes must call this function. Raises UserError if there is no run directory
+    or no intact checkpoint, if a shape differs, if no parameter matches, or if this model lacks the run's adapters.
     """
     directory, root = source_run(config), Path(config.init_from)
     try:
@@ -63,15 +62,13 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         if found[name].shape != wanted[name].shape:
             raise UserError(_wrong_shape(name, found[name].shape, wanted[name].shape, root, theirs.model, config.model))
     if any(name.endswith("/lora_a") for name in unused):
-        raise UserError(
-            f"config.init_from: {root} has adapters that this model does not have; merge them first (python -m "
-            f"lm.merge_lora --workdir={root} --output=NEW), or use the model.lora_* settings of that run."
-        )
+        merge = f"python -m lm.merge_lora --workdir={root} --output=NEW"
+        advice = f"merge them first ({merge}), or use the model.lora_* settings of that run."
+        raise UserError(f"config.init_from: {root} has adapters that this model does not have; {advice}")
     if not shared:
         tops = f"{_tops(found)} in that run, {_tops(wanted)} in this one"
-        raise UserError(
-            f"config.init_from: no parameter of {root} is in this model ({tops}); use the model settings of that run."
-        )
+        problem = f"no parameter of {root} is in this model ({tops})"
+        raise UserError(f"config.init_from: {problem}; use the model settings of that run.")
     is_stacked, leaves = config.model.scan_layers, traverse_util.flatten_dict(abstract_params)
     placed = {}
     values = traverse_util.unflatten_dict({name: found[name] for name in shared}, sep="/")
@@ -104,9 +101,7 @@ def _wrong_shape(
     settings = ", ".join(f"config.model.{setting}={old!r} (here {new!r})" for setting, old, new in differing)
     advice = f"set {settings}" if settings else "use that run's model settings"
     if levels[0] == "classifier" and there[-1] != here[-1]:
-        advice = (
-            "the labels of that run are different; use the same labels, or initialise from a run without a classifier"
-        )
+        advice = "the labels of that run differ; use the same labels, or initialise from a run without a classifier"
     return f"config.init_from: {name} has shape {list(there)} in {root} and {list(here)} here; {advice}."
 
 

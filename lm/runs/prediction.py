@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import Config
-from lm.config.experiment import replace_settings
 from lm.data.reading.format import Files
 from lm.data.reading.inputs import format_of, given_text, input_source, open_inputs
 from lm.data.reading.readers import Labelled
@@ -107,8 +106,3 @@ def predictions(
             done += len(part.raw)
             if report is not None:
                 report(done, len(raw))
-
-
-def without_cache_of_run(config: Config) -> Config:
-    """Returns the config with an empty data.cache_dir, so that the local user's cache directory is used."""
-    return replace_settings(config, {"data.cache_dir": ""})

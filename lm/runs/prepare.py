@@ -41,7 +41,7 @@ class Prepared:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer for targets, or for all text if there is only one tokenizer."""
+        """The tokenizer for targets, or for all text if there is only one."""
         return self.tokenizers.target
 
     @functools.cached_property
@@ -57,7 +57,7 @@ class Prepared:
 
 
 def prepare(config: Config, workdir: Path) -> Prepared:
-    """Trains or loads the tokenizers, builds or opens the train and valid stores, and checks them.
+    """Trains or loads the tokenizers, and builds or opens the stores of train and valid.
 
     The first process does the work; the others wait, then read the results from the shared run directory and cache, or
     build their own stores if the cache is not shared. Raises UserError for invalid data or settings.
@@ -134,9 +134,8 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
     for name, need in needs.items():
         size = getattr(config.model, name) or -(-need // multiple) * multiple
         if size < need:
-            raise UserError(
-                f"config.model.{name}: {size} is smaller than the tokenizer's vocabulary of {need}; set it to 0."
-            )
+            problem = f"{size} is smaller than the tokenizer's vocabulary of {need}"
+            raise UserError(f"config.model.{name}: {problem}; set it to 0.")
         config = replace_settings(config, {f"model.{name}": size})
     return config
 
@@ -157,10 +156,9 @@ def _train_tokenizers(config: Config, workdir: Path) -> None:
     wanted: dict[str, tuple[str, ...]] = {"tokenizer": SIDES}
     if config.data.separate_vocabularies:
         if not needs_text(config.data.tokenizer):
-            raise UserError(
-                "config.data.separate_vocabularies: the tokenizer of each side is trained on the text of that side, "
-                f"but kind={config.data.tokenizer.kind} needs no training; set separate_vocabularies to False."
-            )
+            problem = "the tokenizer of each side is trained on the text of that side, but"
+            advice = f"kind={config.data.tokenizer.kind} needs no training; set separate_vocabularies to False."
+            raise UserError(f"config.data.separate_vocabularies: {problem} {advice}")
         wanted = {"tokenizer": ("target",), "tokenizer_source": ("source",)}
     for folder, sides in wanted.items():
         if not (workdir / folder).exists():
