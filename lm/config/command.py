@@ -57,16 +57,13 @@ def define_path(name: str, doc: str, default: str | None = None) -> None:
 
 def define_step_flag() -> None:
     """Defines the flag --step, which chooses a checkpoint."""
-    flags.DEFINE_string(
-        "step",
-        "best",
-        "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest.",
-    )
-    flags.register_validator(
-        "step",
-        lambda step: step in ("best", "latest") or (step.isdecimal() and len(step) <= LONGEST_NUMBER),
-        "use best, latest or a step number",
-    )
+    doc = "Checkpoint step to use: best, latest or a number. If best_metric was never measured, best means latest."
+    flags.DEFINE_string("step", "best", doc)
+    flags.register_validator("step", _is_step, "use best, latest or a step number")
+
+
+def _is_step(value: str) -> bool:
+    return value in ("best", "latest") or (value.isdecimal() and len(value) <= LONGEST_NUMBER)
 
 
 def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
@@ -74,7 +71,7 @@ def run(main: Callable[[], int], *, outlives_output: bool = False) -> None:
 
     A UserError or an error of the machine is printed as one line on stderr, and the exit status is 1. Any other
     exception is a bug, so its traceback is printed. If a reader such as `head` closes the standard output, the command
-    ends with status 0. If `outlives_output` is true, the command first finishes its work.
+    ends with status 0, after finishing its work if `outlives_output` is true.
     """
     _open_streams(outlives_output)
     try:

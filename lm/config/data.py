@@ -14,8 +14,7 @@ class SourceConfig:
     kind: str = option("text", registry="lm.data.reading.FORMATS")
     """Data format."""
     path: str = option("", affects="location")
-    """File or glob pattern of the input (.gz is decompressed), or the name of a data set, with or without version
-    (tfds)."""
+    """File or glob pattern of the input (.gz is decompressed). For kind='tfds', name of the data set."""
     split: str = option("train", read_by="kind")
     """Name of the split, e.g. train or train[:1%] (kind='tfds' only)."""
     data_dir: str = option("", affects="location")
@@ -26,8 +25,7 @@ class SourceConfig:
     list of texts, they are joined with spaces. For kind='conll', the column that holds the words is given by its number
     (from 1) or by a name such as FORM; by default, the first column that does not hold word numbers is used."""
     target_path: str = option("", affects="location")
-    """File or glob pattern of the targets, if pairs are stored in two text files with document=line. The targets must
-    be aligned line by line with the sources."""
+    """File or glob pattern of the targets, if its line i belongs to line i of `path` (document=line)."""
     target_field: str = ""
     """Field that holds the target of a pair, in the same syntax as `field`, or several such fields separated by commas.
     If a record has several targets, the first is used for training, and all of them serve as references."""
@@ -40,11 +38,11 @@ class SourceConfig:
     """Field that holds the label, number or list of tags, in the same syntax as `field`. For kind='conll', the column
     that holds the tags is given by its number (from 1) or by a name such as UPOS. If empty, the last column is used."""
     label_pattern: str = ""
-    """Regular expression that extracts the label of a text file from its path, for classification. The expression is
-    searched for in each file path, and the group named label captures the label."""
+    """Regular expression to search for in the path of each text file; its group named label is the label of the
+    file."""
     label_names: tuple[str, ...] = ()
-    """Names of the labels 0, 1, ..., if the label field holds these numbers. If the names themselves are numbers, the
-    label field must hold the names."""
+    """Names of the labels 0, 1, ..., if the label field holds these numbers. The names must not be numbers
+    themselves."""
     part: tuple[float, ...] = (0.0, 1.0)
     """Use only the examples whose hash falls in this subrange of [0, 1], e.g. (0.0, 0.8). Data sources that read the
     same file with disjoint ranges share no examples. All examples of a SQuAD article stay together."""
@@ -75,8 +73,7 @@ class CleaningConfig:
     """Remove HTML tags, scripts and styles, and decode character references. Tags that separate words are replaced by a
     line break or a space. A `<` or `&` that is not part of HTML is kept."""
     strip_control: bool = False
-    """Remove control characters other than newline and tab. Between two words, a space or a line break replaces
-    them."""
+    """Remove control characters other than newline and tab, or replace them by white space between two words."""
     whitespace: str = option("keep", choices=("keep", "trim", "lines", "collapse"))
     """Treatment of white space. 'keep' leaves it unchanged; 'trim' strips both ends of the document; 'lines' strips
     trailing spaces and merges empty lines; 'collapse' replaces each run of white space with one space."""
@@ -97,8 +94,7 @@ class PairsConfig:
     drop_identical: bool = False
     """Drop pairs whose two sides are identical."""
     source_script: str = ""
-    """Keep only pairs in which most letters of the source belong to this script. The script is named as in Unicode
-    character names, e.g. LATIN, CYRILLIC or CJK. If empty, pairs are not filtered by script."""
+    """If not empty, drop pairs unless most letters of the source are of this script, e.g. LATIN, CYRILLIC or CJK."""
     target_script: str = ""
     """Like source_script, but for the target."""
     overlong: str = option("truncate", choices=("truncate", "drop"))

@@ -42,9 +42,8 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any], *, reset_unread: bool = False) -> Config:
         """Builds a config and fills in the derived values. Raises UserError for the first invalid setting.
 
-        If `reset_unread` is true, as when the config of an existing run is loaded, settings that the task does not read
-        are reset to their defaults instead of being rejected. In that case, train.num_epochs and the number of steps
-        derived from it may both be set.
+        If `reset_unread` is true, as for the config of an existing run, settings that the task does not read are reset
+        to their defaults, and train.num_epochs and the number of steps derived from it may both be set.
         """
         given = build(cls, values)
         if not reset_unread:
@@ -57,10 +56,7 @@ class Config:
         return config
 
     def with_num_steps(self, num_steps: int) -> Config:
-        """Returns the config with the number of steps derived from train.num_epochs, and with a matching schedule.
-
-        Raises UserError if the warm-up or decay that the user has set does not fit into this number of steps.
-        """
+        """Returns a copy with this number of steps and a matching schedule. Raises UserError if it does not fit."""
         config = _with_schedule(replace_settings(self, {"train.num_steps": num_steps}))
         check_schedule(config)
         return config

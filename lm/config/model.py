@@ -16,15 +16,13 @@ class ModelConfig:
     token attends to all tokens (BERT). In an 'encoder_decoder', an encoder reads the source and a decoder writes the
     target (Transformer, T5, BART)."""
     vocab_size: int = option(0, minimum=0, parameters=("token_embedding", "output", "output_bias"))
-    """Number of rows of the token embedding. If 0, the size of the vocabulary, rounded up to a multiple of
-    vocab_multiple."""
+    """Number of rows of the token embedding. If 0, the tokenizer's size, rounded up to a multiple of vocab_multiple."""
     vocab_multiple: int = option(1, minimum=1, affects="storage")
     """Round a derived vocab_size up to a multiple of this number (128 suits TPUs)."""
     source_vocab_size: int = option(
         0, minimum=0, parameters=("source_embedding",), needs=("data.separate_vocabularies",)
     )
-    """Number of rows of the encoder's token embedding, if data.separate_vocabularies is set. If 0, the size of the
-    source tokenizer's vocabulary is used, rounded up to a multiple of vocab_multiple."""
+    """Like vocab_size, but for the encoder and the source tokenizer, if data.separate_vocabularies is set."""
     num_layers: int = option(6, minimum=1, affects="shapes")
     """Number of blocks. In an encoder-decoder, this is the number of decoder blocks."""
     num_encoder_layers: int = option(0, minimum=0, affects="shapes")
@@ -34,8 +32,7 @@ class ModelConfig:
     num_heads: int = option(6, minimum=1, affects="shapes")
     """Number of attention (query) heads."""
     num_kv_heads: int = option(0, minimum=0, affects="shapes")
-    """Number of key/value heads. A number below num_heads gives grouped-query attention, and 1 gives multi-query
-    attention. If 0, num_heads is used."""
+    """Number of key/value heads (grouped-query attention; multi-query if 1). If 0, num_heads is used."""
     head_dim: int = option(0, minimum=0, affects="shapes")
     """Size of each attention head. If 0, d_model / num_heads is used."""
     d_ff: int = option(0, minimum=0, affects="shapes")
@@ -96,13 +93,12 @@ class ModelConfig:
     dtype: str = option("float32", choices=("float32", "bfloat16"))
     """Data type of the computation. Parameters are always float32."""
     attention: str = option("auto", choices=("auto", "xla", "cudnn", "splash"), affects="nothing")
-    """Attention kernel. 'xla' runs anywhere, 'cudnn' on NVIDIA GPUs in bfloat16, and 'splash' on TPUs. 'auto' selects
+    """Attention kernel: 'xla' runs anywhere, 'cudnn' on NVIDIA GPUs in bfloat16, 'splash' on TPUs; 'auto' selects
     one."""
     scan_layers: bool = option(True, affects="storage")
     """Stack the layers and scan over them, so that compile time is independent of depth."""
     remat: str = option("none", choices=("none", "full", "dots"), affects="nothing")
-    """Activations to recompute in the backward pass to save memory. 'none' recomputes none of them, 'full' recomputes
-    all, and 'dots' recomputes all except the results of matrix multiplications."""
+    """Activations to recompute in backward passes to save memory: all ('full') or all but matrix products ('dots')."""
     pooling: str = option("", choices=("", "first", "last", "mean"))
     """Vector that represents a text: the vector of the first token, the vector of the last token, or the mean over all
     tokens. If empty, an encoder uses 'first' and the other families use 'last'."""

@@ -19,8 +19,7 @@ class OptimizerConfig:
     schedule: str = option("cosine", registry="lm.training.schedules.SCHEDULES")
     """Learning-rate schedule after the warm-up."""
     warmup_steps: int = option(-1, minimum=-1)
-    """Number of linear warm-up steps, from a learning rate of 0. If -1, 100, or a tenth of all steps with
-    num_epochs."""
+    """Number of linear warm-up steps, from a rate of 0. If -1, 100, or a tenth of all steps with train.num_epochs."""
     decay_steps: int = option(0, minimum=0, read_by="schedule")
     """With schedule='linear' or 'cosine', the step at which the decay ends (if 0, train.num_steps). With
     schedule='warmup_stable_decay', the length of the final decay (if 0, a fifth of train.num_steps)."""
@@ -57,8 +56,8 @@ class TrainConfig:
     num_steps: int = option(-1, minimum=-1)
     """Total number of optimizer steps. If -1, the number is derived from num_epochs, or is 1000 if num_epochs is 0."""
     num_epochs: float = option(0.0, minimum=0.0, maximum=10_000.0)
-    """Number of training epochs, which may be fractional. If 0, num_steps is used instead. Several data sources are
-    treated as one mixture, sampled in proportion to their weights."""
+    """Number of epochs, which may be fractional, over the mixture of all data sources. If 0, num_steps is used
+    instead."""
     batch_size: int = option(32, minimum=1, affects="batches")
     """Total number of rows per step, over all devices and microbatches."""
     accumulation: int = option(1, minimum=1, affects="nothing")
@@ -66,8 +65,7 @@ class TrainConfig:
     patience: int = option(0, minimum=0, affects="nothing")
     """Stop if checkpoint.best_metric has not improved in this many consecutive evaluations. 0 means never."""
     max_bad_steps: int = option(10, minimum=1, affects="nothing")
-    """Stop after this many consecutive steps whose loss or gradient is not finite. Such a step leaves the state
-    unchanged."""
+    """Stop after this many consecutive steps whose loss or gradient is not finite; they leave the state unchanged."""
 
 
 @dataclass(frozen=True)

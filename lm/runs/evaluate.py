@@ -182,8 +182,8 @@ def _check_finite(metrics: Mapping[str, float], run: str, step: int, split: str)
         if math.isnan(value) or (math.isinf(value) and metric == "loss"):
             what = "the loss" if metric == "loss" else metric_of(metric).heading
             raise UserError(
-                f"{run}, step {step}: {what} on {split} is {value}, so the results are meaningless and "
-                "were not written. The model has diverged, or values overflow on this data; try another --step or "
+                f"{run}, step {step}: {what} on {split} is {value}, so the results are meaningless and were not "
+                "written. The model has diverged, or values overflow on this data; try another --step or "
                 "model.dtype='float32', or train again with a lower optimizer.learning_rate."
             )
 

@@ -129,11 +129,8 @@ def translate(
     numbers, ids = [index + 1 for index in decoded], [every[index] for index in decoded]
     longest = config.data.source_length
     if long := [number for number, each in zip(numbers, ids, strict=True) if len(each) > longest]:
-        print(
-            f"warning: {len(long):,} of {len(ids):,} sources are longer than {longest} tokens "
-            f"(config.data.source_length) and were truncated; the first is on line {long[0]:,}.",
-            file=sys.stderr,
-        )
+        problem = f"{len(long):,} of {len(ids):,} sources are longer than {longest} tokens (config.data.source_length)"
+        print(f"warning: {problem} and were truncated; the first is on line {long[0]:,}.", file=sys.stderr)
     ids = cut_sources(ids, longest)
     ((*output_start, _),) = encode_sources(tokenizers.target, [output_prefix], spelled=spelled)  # without the EOS token
     if output_start and len(output_start) >= max_new_tokens:

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from lm.config import Config, ModelConfig
 from lm.config.schema import effect
+from lm.data.storing.splits import named_errors
 from lm.errors import UserError
 from lm.models.parameters import STACK_NAME, stack_layers, unstack_layers
 from lm.runs.directory import RunDirectory
@@ -30,10 +31,8 @@ def source_run(config: Config) -> RunDirectory:
     if not run.config_path.is_file():
         advice = "set it to the --workdir of a run."
         raise UserError(f"config.init_from: {run.root} is not a run directory (it has no config.json); {advice}")
-    try:
+    with named_errors("config.init_from"):
         return RunDirectory.existing(run.root)
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from None
 
 
 def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
@@ -44,13 +43,11 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
     or no intact checkpoint, if a shape differs, if no parameter matches, or if this model lacks the run's adapters.
     """
     directory, root = source_run(config), Path(config.init_from)
-    try:
+    with named_errors("config.init_from"):
         theirs = directory.load_config()
         ema = theirs.optimizer.ema_decay > 0
         with directory.open_checkpoints(theirs) as checkpoints:
             saved, step = checkpoints.restore_params(None, "best", ema=ema)
-    except UserError as error:
-        raise UserError(f"config.init_from: {error}") from None
 
     # Layers are stacked before the comparison, so that a different number of layers shows up as a different shape.
     stacked = jax.tree.map(np.asarray, stack_layers(saved))
@@ -76,10 +73,8 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
         array = np.asarray(value, leaves[path].dtype)  # each device gets only its own shard
         placed[path] = jax.make_array_from_callback(array.shape, leaves[path].sharding, array.__getitem__)
 
-    lines = [
-        f"Parameters of {root}, step {step:,}{' (moving average)' if ema else ''}, "
-        f"initialise {len(shared)} of the {len(wanted)} arrays of this model."
-    ]
+    origin = f"{root}, step {step:,}{' (moving average)' if ema else ''}"
+    lines = [f"Parameters of {origin}, initialise {len(shared)} of the {len(wanted)} arrays of this model."]
     new = [name for name in wanted if name not in found]
     lines += [f"  randomly initialised: {_listed(new, is_stacked)}"] if new else []
     lines += [f"  not used: {_listed(unused, is_stacked)}"] if unused else []
@@ -92,7 +87,7 @@ def load_initial(config: Config, abstract_params: dict[str, Any]) -> Initial:
 def _wrong_shape(
     name: str, there: tuple[int, ...], here: tuple[int, ...], root: Path, theirs: ModelConfig, ours: ModelConfig
 ) -> str:
-    """Returns the error message for a parameter whose shape differs, including the settings that differ."""
+    """Returns the error message for a parameter whose shape differs, with the settings that are responsible."""
     levels, fields = name.split("/"), dataclasses.fields(ModelConfig)
     parameters = {each.name: {*each.metadata.get("parameters", ())} for each in fields}
     special = [setting for setting, names in parameters.items() if names.intersection(levels)]

@@ -46,11 +46,11 @@ class Prepared:
 
     @functools.cached_property
     def trained(self) -> Hashes:
-        """The hashes of the training examples, used to count evaluation examples that duplicate training examples."""
+        """The hashes of the training examples, by which their duplicates in evaluations are counted."""
         return Hashes.of(self.stores["train"])
 
     def overlap_lines(self) -> list[str]:
-        """Returns lines that report which validation examples and files are also used for training, if any."""
+        """Reports which validation examples and files are also used for training, if any."""
         overlap, noun = self.trained.overlap(self.stores["valid"]), task_of(self.config).noun
         counted = [f"valid {noun} that are also used for training: {overlap}"] if overlap else []
         return counted + files_read_differently(self.config.data, "valid")
@@ -79,10 +79,7 @@ def prepare(config: Config, workdir: Path) -> Prepared:
 
 
 def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
-    """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer.
-
-    Data sources that have moved are checked by comparing `Prepared.fingerprint`.
-    """
+    """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer."""
     setting, chosen = "data.tokenizer.path", prepared.config.data.tokenizer
     has_moved = chosen.path and any(line.startswith(f"{setting}:") for line in moved)
     if has_moved and build_tokenizer(chosen, ()).fingerprint != prepared.tokenizer.fingerprint:
@@ -97,10 +94,7 @@ def load_tokenizers(config: Config, workdir: Path | str) -> Tokenizers:
 
 
 def prepare_split(config: Config, found: Tokenizers, split: str) -> dict[str, Any]:
-    """Returns the non-empty stores of one split ("train", "valid" or "test"), keyed by data source name.
-
-    If the config has no validation data, a share of train is held out instead. Raises UserError if the split is empty.
-    """
+    """Returns the non-empty stores of a split ("train", "valid" or "test") by source. Raises UserError if empty."""
     task, cache = task_of(config), cache_directory(config)
     if not is_first():
         barrier(f"stores of {split}")
@@ -143,8 +137,7 @@ def resolve_vocab_size(config: Config, found: Tokenizers) -> Config:
 def cache_directory(config: Config | None = None) -> Path:
     """Returns data.cache_dir if set, otherwise $LM_CACHE_DIR if set, otherwise `lm` in the user's cache directory.
 
-    The value in `config` must come from the user, because compiled programs are loaded from this directory.
-    `RunDirectory.load_config` therefore drops the value that is stored in a run directory.
+    `config` must come from the user, not from a run directory, because compiled programs are loaded from it.
     """
     if chosen := (config and config.data.cache_dir) or os.environ.get("LM_CACHE_DIR"):
         return expanded(chosen)
