@@ -21,6 +21,7 @@ from lm.parallel.peers import Peers
 from lm.parallel.roll_call import Expected, call_roll
 from lm.parallel.signals import end_process, state
 
+flags.disclaim_key_flags()  # --help lists the flags defined here as those of the command
 SECONDS_UNTIL_NOTICED = 5.0  # time from the death of a process to the end of all others
 
 
