@@ -83,5 +83,5 @@ class Contrastive(PairTask):
 
 def _check_several(stores: Stores, where: str) -> None:
     """Raises UserError if there is only one pair, because texts are compared with the texts of other pairs."""
-    if sum(store.num_pairs for store in stores.values()) < 2:
+    if sum(store.target.num_documents for store in stores.values()) < 2:
         raise UserError(f"{where} has only one pair, so its texts cannot be compared with other texts; add pairs.")

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,9 +33,7 @@ def combined(first_E: np.ndarray, second_E: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of evaluation examples that also occur in the training data."""
-
-    total: int  # all evaluation examples
+    total: int  # evaluation examples
     same: int  # exact duplicates of training examples
     same_input: int  # examples whose input is in the training data, but with a different target or label
 
@@ -56,11 +54,11 @@ class Hashes:
 
     @classmethod
     def of(cls, stores: Mapping[str, Any]) -> Self:
-        return cls(*(np.unique(np.concatenate(each)) for each in _hashes_of(stores)))
+        return cls(*map(np.unique, _hashes_of(stores)))
 
     def overlap(self, stores: Mapping[str, Any]) -> Overlap:
         """Counts the examples of an evaluation split that also occur in this split, including repetitions."""
-        inputs_E, examples_E = map(np.concatenate, _hashes_of(stores))
+        inputs_E, examples_E = _hashes_of(stores)
         same_E = np.isin(examples_E, self.examples)
         same_input_E = np.isin(inputs_E, self.inputs) & ~same_E
         return Overlap(len(examples_E), int(same_E.sum()), int(same_input_E.sum()))
@@ -106,13 +104,10 @@ def _files_of(source: SourceConfig) -> set[Path]:
 
 
 def _how_read(source: SourceConfig) -> SourceConfig:
-    """Returns the config of a source with default values for the settings that do not affect how a file is read."""
-    usual = SourceConfig()
-    others = {name: getattr(usual, name) for name in ("path", "target_path", "part", "weight")}
-    return dataclasses.replace(source, **others)
+    """Returns the config of a source with fixed values for the settings that do not affect how a file is read."""
+    return dataclasses.replace(source, path="", target_path="", part=(0.0, 1.0), weight=1.0)
 
 
-def _hashes_of(stores: Mapping[str, Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Returns the hashes of the inputs and the hashes of the whole examples, as two lists with one array per store."""
-    found = [store.hashes_of_examples() for store in stores.values()]
-    return [inputs_E for inputs_E, _ in found], [examples_E for _, examples_E in found]
+def _hashes_of(stores: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """Yields the hashes of the inputs of all stores, then the hashes of their whole examples, uint64 (E,) each."""
+    return map(np.concatenate, zip(*(store.hashes_of_examples() for store in stores.values()), strict=True))
