@@ -58,7 +58,7 @@ class Report:
 
 
 def compile_for(config: Config, devices: Sequence[Any], platform: str) -> Report:
-    """Compiles the training step for `devices`, which need not be present. Raises UserError for an unsuitable config."""
+    """Compiles the step for `devices`, which need not be present. Raises UserError for an unsuitable config."""
     if config.model.vocab_size == 0:
         raise UserError(
             "config.model.vocab_size must not be 0, because no tokenizer is built here; set it to 32768, for example."

@@ -1,9 +1,8 @@
 """The learning rate as a function of the step.
 
-Steps are counted from 0, so step s performs update s + 1. Let w be warmup_steps, p the peak learning rate, and e the
-end value, final_fraction * p. Every schedule starts with the same warm-up: for s < w, the learning rate is p * (s + 1)
-/ w. Step 0 therefore already changes the parameters, and step w - 1 is the first at the peak. From step w on, the
-learning rate is:
+Steps are counted from 0. Let w be warmup_steps, p the peak learning rate, and e the end value, final_fraction * p. In
+the warm-up (s < w), the learning rate is p * (s + 1) / w, so step 0 already changes the parameters, and step w - 1 is
+the first at the peak. From step w on, the learning rate is:
 
     constant              p
     linear                linearly from p at s = w to e at s = decay_steps, then e
@@ -11,8 +10,8 @@ learning rate is:
     inverse_sqrt          p * sqrt(w / max(s, w)), where w = 0 counts as 1 (Vaswani et al. 2017)
     warmup_stable_decay   p up to s = num_steps - decay_steps, then linearly to e at s = num_steps
 
-A decay that ends at s = num_steps reaches the end value one step after the last step. The last step therefore still
-changes the parameters, even if final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
+A decay that ends at s = num_steps ends one step after the last step, which therefore still changes the parameters, even
+if final_fraction is 0. To add a schedule, add an entry to `SCHEDULES`.
 """
 
 from __future__ import annotations
