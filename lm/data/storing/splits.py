@@ -37,9 +37,9 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 
 @dataclass(frozen=True)
 class Subset:
-    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high.
+    """The examples whose hash h in [0, 1) satisfies low <= (h + fold / folds) mod 1 < high, in exact arithmetic.
 
-    The arithmetic is exact. Across all folds, the range [0, 1 / folds) contains each example exactly once.
+    Across all folds, the range [0, 1 / folds) contains each example exactly once.
     """
 
     low: Fraction = Fraction(0)
@@ -59,10 +59,8 @@ class Subset:
     def holds(self, key: str) -> bool:
         if (self.low, self.high) == (0, 1):
             return True
-        low, high = (each * self.folds * HASHES for each in (self.low, self.high))
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-        rotated = number * self.folds + self.fold * HASHES
-        return low <= rotated % (self.folds * HASHES) < high
+        return self.low <= (Fraction(number, HASHES) + Fraction(self.fold, self.folds)) % 1 < self.high
 
 
 def exact(number: float | Fraction) -> Fraction:
@@ -72,7 +70,7 @@ def exact(number: float | Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """One data source of a split, and the subset of this source that the split takes."""
+    """A data source of a split, and the subset of the source that the split takes."""
 
     split: str
     section: str  # "train", "valid" or "test": the section of config.data that names the source
@@ -210,9 +208,8 @@ def text_hash(*texts: str) -> int:
 
     The probability that a text has the same hash as one of 10^7 other texts is about 10^-12.
     """
-    content = texts[0] if len(texts) == 1 else repr(texts)
-    digest = hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    content = (texts[0] if len(texts) == 1 else repr(texts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 class Cleaner:
