@@ -60,20 +60,16 @@ def confusion_figure(counts_CC: np.ndarray, labels: Sequence[str], title: str) -
             axes.tick_params(which="minor", length=0)
         else:
             figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8, format="{x:.0%}")
-        _name_sides(axes, labels)
+        step = -(-size // MOST_NAMED)
+        indices, names = np.arange(size)[::step], [_short(label) for label in labels[::step]]
+        side_by_side = max(map(len, names)) * len(names) <= 40
+        style: dict[str, Any] = {"fontsize": 10 if numbered else 8, "parse_math": False}
+        axes.set_xticks(indices, names, rotation=0 if side_by_side else 90, **style)
+        axes.set_yticks(indices, names, **style)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true label")
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", parse_math=False)
     return figure
-
-
-def _name_sides(axes: Any, labels: Sequence[str]) -> None:
-    step = -(-len(labels) // MOST_NAMED)
-    indices, names = np.arange(len(labels))[::step], [_short(label) for label in labels[::step]]
-    fontsize = 10 if len(labels) <= MOST_WITH_NUMBERS else 8
-    level = max(map(len, names)) * len(names) <= 40  # whether the labels fit side by side
-    axes.set_xticks(indices, names, rotation=0 if level else 90, fontsize=fontsize, parse_math=False)
-    axes.set_yticks(indices, names, fontsize=fontsize, parse_math=False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true label")
 
 
 def _short(label: str) -> str:

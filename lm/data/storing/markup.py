@@ -151,15 +151,12 @@ class _Words:
         self._separator = ""  # the separator required by the other elements since the last text
 
     def start(self, tag: str, attributes: object) -> None:
-        self._is_hidden = tag in HIDDEN
         self._line_breaks += tag == "br"
-        self._separate(tag)
+        self.end(tag)
+        self._is_hidden = tag in HIDDEN
 
     def end(self, tag: str) -> None:
         self._is_hidden = False  # hidden elements contain no other elements
-        self._separate(tag)
-
-    def _separate(self, tag: str) -> None:
         if tag == "br" or tag in BLOCKS:
             self._separator = "\n"
         elif tag in SPACED:
