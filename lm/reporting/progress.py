@@ -23,6 +23,7 @@ PLAIN_SECONDS = 10.0  # minimum interval between lines if there is no terminal
 LOG_WIDTH = 120  # columns per line if there is no terminal
 BAR_WIDTHS = 6, 24  # the minimum and maximum width in columns
 
+Clock = Callable[[], float]  # returns a time in seconds
 # The texts of a line from left to right, each with its rank (0 is the most important), and the fraction done.
 State = tuple[list[tuple[int, str]], float]
 # Maps the metrics that `Progress.update` accepts to their ranks and formats. The order is from left to right.
@@ -54,11 +55,7 @@ class Progress(AbstractContextManager["Progress"]):
     """A context manager that shows the progress of a run. A quiet console shows nothing."""
 
     def __init__(
-        self,
-        console: rich.console.Console,
-        total_steps: int,
-        start_step: int = 0,
-        clock: Callable[[], float] = time.monotonic,
+        self, console: rich.console.Console, total_steps: int, start_step: int = 0, clock: Clock = time.monotonic
     ) -> None:
         self._console, self._clock = console, clock
         self._total, self._step = total_steps, start_step
@@ -94,15 +91,12 @@ class Progress(AbstractContextManager["Progress"]):
         if self._open:
             self._console.print(text.rstrip("\n"), soft_wrap=True)
 
-    def close(self) -> None:
-        """Ends the progress line, which stays on the screen. Further calls have no effect."""
+    def __exit__(self, *_: object) -> None:
+        """Ends the progress line, which stays on the screen."""
         if self._undrawn:
             self._draw()
         self._live.stop()
         self._open = False
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _changed(self, at_once: bool = False) -> None:
         self._undrawn = True
@@ -151,12 +145,11 @@ class Console:
 
 @contextmanager
 def counting(
-    total: int, noun: str, enabled: bool = True, stream: TextIO | None = None, clock: Any = time.monotonic
+    total: int, noun: str, enabled: bool = True, stream: TextIO | None = None, clock: Clock = time.monotonic
 ) -> Iterator[Callable[..., None] | None]:
     """Yields a function of (number done, total) that updates a progress line, or None if there is no terminal.
 
-    A call with a new `noun` starts a new count. The progress line is erased at the end of the `with` block. `stream`
-    defaults to stderr.
+    A call with a new `noun` starts a new count. The line is erased at the end. `stream` defaults to stderr.
     """
     console = rich_console(stream or sys.stderr)
     if not enabled or not total or not console.is_terminal or console.is_dumb_terminal:
@@ -191,7 +184,7 @@ def _live(state: Callable[[], State], console: rich.console.Console, transient: 
 
 
 class Line:
-    """A rich renderable for a progress line: the texts of the current state and, after the first text, a bar.
+    """A rich renderable for a progress line: the texts of the state and, after the first, a bar.
 
     On a narrow terminal, the least important texts are left out.
     """
