@@ -1,7 +1,7 @@
 """Writes files and directories atomically, so that they appear complete or not at all, and parses JSON.
 
-A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind, until NAME
-is written again or `remove_leftovers` is called.
+A process that is killed leaves its temporary file (`.NAME.PID.tmp`) or directory (`NAME.tmp-PID-*`) behind. `replacing`
+and `remove_leftovers` remove them.
 """
 
 from __future__ import annotations

@@ -78,8 +78,7 @@ def initialize(coordinator: str, num_processes: int, process_id: int, timeout_se
     """Connects to the other processes, if there are any. Must be called before JAX uses a device.
 
     Without `coordinator` (host:port of process 0), Slurm jobs with several tasks and multi-host Cloud TPUs are detected
-    from the environment; in all other cases, this process runs alone. Raises UserError if the other processes do not
-    join within `timeout_seconds`.
+    from the environment; otherwise, this process runs alone. Raises UserError if the others do not join in time.
     """
     values: dict[str, Any] = {}
     bind_address = ""

@@ -27,11 +27,8 @@ def draw_curves(records: Records, path: Path, title: str, loss: str = "loss", be
     """Plots the metrics of a run. Writes a PNG file atomically.
 
     Metrics without values are not plotted. If the records contain `train/seconds`, the first score is also plotted
-    against the minutes of training.
-
-    Args:
-        loss: the name of the loss metric. Its heading labels the loss axis.
-        best_metric: the metric that determines the best step, such as `valid/loss`. The metric is always plotted.
+    against the minutes of training. The heading of the metric `loss` labels the loss axis. `best_metric`, which
+    determines the best step, is always plotted.
     """
     from matplotlib.figure import Figure  # slow to import, and used only here
 

@@ -72,8 +72,7 @@ def is_frozen(multiplier: Multiplier) -> bool:
 def stop_frozen(params: Any, multipliers: Mapping[str, Multiplier]) -> Any:
     """Applies `stop_gradient` to frozen parameters, so that their gradients are 0 and need not be computed.
 
-    If only some layers of a stack are frozen, the gradients of all its layers are computed, and the gradients of the
-    frozen layers are set to 0.
+    If only some layers of a stack are frozen, the gradients of all its layers are computed.
     """
 
     def stop(path: Path, param: jax.Array) -> jax.Array:

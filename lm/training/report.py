@@ -38,8 +38,7 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)  # readable without being repet
 class Reporter:
     """Evaluates the model on the validation split, and prints and writes the results.
 
-    Raises UserError if a prompt is too long, if `checkpoint.best_metric` is not measured, or if the results cannot be
-    written.
+    Raises UserError if a prompt is too long, `checkpoint.best_metric` is not measured, or a result cannot be written.
     """
 
     def __init__(
@@ -66,8 +65,7 @@ class Reporter:
     def evaluate(self, state: TrainState, step: int, report: Report | None = None) -> dict[str, float]:
         """Returns the metrics on the validation split or its first rows. Prints some of the metrics and sample text.
 
-        Results of different steps are comparable, because every evaluation uses the same rows and the same number of
-        beams.
+        All evaluations use the same rows and the same number of beams, so their results are comparable.
         """
         params = _evaluated_params(state)
         if self._during is self._whole:
@@ -97,8 +95,7 @@ class Reporter:
     def final(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
         """Prints sample text and the metrics of the last and the best step.
 
-        Other commands use the best step by default. The results of both steps are written to eval/<step>/. The training
-        curves are drawn.
+        The results of both steps are written to eval/<step>/. The training curves are drawn.
         """
         params, written = _evaluated_params(state), list[Path]()
         results = [self._result(params, step, written)]

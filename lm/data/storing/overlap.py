@@ -81,8 +81,7 @@ class Hashes:
 def files_read_differently(data: DataConfig, split: str) -> list[str]:
     """Returns a line for each pair of evaluation and training sources that divide a file into different examples.
 
-    Hashes cannot reveal an overlap between such sources: for example, a file may be a single training document, while
-    each of its lines is an evaluation document.
+    Hashes cannot reveal their overlap, e.g. if a file is a training document, but each line a test document.
     """
     training = [(each, _files_of(each.config)) for each in split_sources(data, "train")]
     lines = []

@@ -133,8 +133,7 @@ class SplitSource:
 def split_sources(data: DataConfig, split: str) -> list[SplitSource]:
     """Returns the data sources of a split ("train", "valid" or "test"), sorted by name.
 
-    If `valid` names no source, the validation examples are held out from `train`. Training sources with weight 0 are
-    omitted.
+    If `valid` names no source, the validation examples are held out from `train`. Training omits sources of weight 0.
     """
     held_out = split != "test" and not data.valid
     section = "train" if held_out else split

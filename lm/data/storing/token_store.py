@@ -147,11 +147,9 @@ def open_or_build(
 ) -> TokenStore:
     """Returns the store for `identity` in `cache`; builds it from `texts` if it is missing or damaged.
 
-    If several processes request the same store at once, one builds it and the others wait. Raises UserError if the
-    cache cannot be written; errors raised while reading the texts are propagated.
-
-    `label` names the store in messages. `texts` should be a generator, so that the documents are read only if the store
-    is built. `rules` is the cleaner that `texts` uses; it counts the dropped documents.
+    If several processes request the same store at once, one builds it and the others wait. `label` names the store in
+    messages. `texts` should be a generator, so that the documents are read only if the store is built. `rules` is the
+    cleaner that `texts` uses; it counts the dropped documents. Raises UserError if the cache cannot be written.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True).encode()).hexdigest()[:32]
     directory = cache / key
@@ -271,8 +269,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], dtype: str) -> tuple[lis
 def count_changed(tokenizer: Tokenizer, texts: Sequence[str], encoded: Sequence[list[int]]) -> int:
     """Counts the texts that differ from the text decoded from their ids, as returned by `encode_batch`.
 
-    If encoding loses case, accents, white space or unknown words, the probability of the tokens is not the probability
-    of the text.
+    If encoding loses case, white space or unknown words, the tokens' probability is not the probability of the text.
     """
     return sum(text != found for text, found in zip(texts, tokenizer.decode_each(encoded), strict=True))
 
