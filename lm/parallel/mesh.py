@@ -116,9 +116,8 @@ def to_global(local: Batch, row_ids: np.ndarray, sharding: NamedSharding, num_ro
     def to_array(x: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
-            start, stop, _ = index[0].indices(num_rows)
-            first = int(np.searchsorted(row_ids, start))
-            return x[first : first + stop - start]
+            first, last = np.searchsorted(row_ids, index[0].indices(num_rows)[:2])
+            return x[first:last]
 
         return jax.make_array_from_callback((num_rows, *x.shape[1:]), sharding, shard)
 

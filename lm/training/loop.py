@@ -240,22 +240,16 @@ class _StepLog:
             self._progress.update(step)
             return
         now = time.monotonic()
-        speed = self._step_tokens * self._steps / max(now - self._last_log, 1e-9)
         metrics["train/learning_rate"] = float(self._learning_rate(np.int32(step - 1)))
-        metrics["train/tokens_per_second"] = speed
+        metrics["train/tokens_per_second"] = self._step_tokens * self._steps / max(now - self._last_log, 1e-9)
         if self._peak_speed is not None:
-            metrics["train/peak_share"] = speed / self._peak_speed
+            metrics["train/peak_share"] = metrics["train/tokens_per_second"] / self._peak_speed
         metrics["train/seconds"] = now - self._began
         self._last_log, self._steps = now, 0
         if self._writer is not None:
             self._writer.write(step, metrics)
-        self._progress.update(
-            step,
-            loss=metrics["train/nll"],  # like `valid_loss`, excludes label smoothing and z-loss
-            learning_rate=metrics["train/learning_rate"],
-            tokens_per_second=speed,
-            peak_share=metrics.get("train/peak_share"),
-        )
+        shown = {name: metrics.get(f"train/{name}") for name in ("learning_rate", "tokens_per_second", "peak_share")}
+        self._progress.update(step, loss=metrics["train/nll"], **shown)  # nll excludes label smoothing and z-loss
 
     def evaluated(self, step: int, values: dict[str, float]) -> None:
         if self._writer is not None:
