@@ -11,7 +11,7 @@ import abc
 import functools
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,14 +77,13 @@ class CountedMetric(TextMetric):
     count: Callable[[str, tuple[str, ...]], Sequence[tuple[float, float]]]
 
     def counts(self, predictions: Sequence[str], references: References) -> dict[str, np.ndarray]:
-        """Returns the numerators and denominators of each metric, float64 (examples, 2). See `percent`."""
+        """Returns the numerators and denominators of each metric, float64 (examples, 2). See `percentages`."""
         pairs = zip(predictions, references, strict=True)
         counts_EM2 = np.array([self.count(*pair) for pair in pairs], np.float64)
         return {metric.name: counts_EM2[:, number] for number, metric in enumerate(self.gives)}
 
     def score(self, predictions: Sequence[str], references: References, tokens: Tokenisation) -> TextScores:
-        values = {name: percent(counts_E2) for name, counts_E2 in self.counts(predictions, references).items()}
-        signature = self.signature(tokens)
+        values, signature = percentages(self.counts(predictions, references)), self.signature(tokens)
         return TextScores(values, {self.name: signature} if signature else {})
 
 
@@ -98,10 +97,13 @@ def reference_streams(references: References) -> list[list[str | None]]:
     return [list(stream) for stream in itertools.zip_longest(*references)]
 
 
-def percent(counts_E2: np.ndarray) -> float:
-    """Returns the sum of the first column as a percentage of the sum of the second (0 / 0 is 0; x / 0 is 100)."""
-    part, whole = counts_E2.sum(axis=0)
-    return 100 * float(part / whole if whole else part > 0)
+def percentages(counts: Mapping[str, np.ndarray], indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+    """Returns each sum of numerators as a percentage of the sum of denominators (0 / 0 is 0; x / 0 is 100).
+
+    `counts` is the result of `CountedMetric.counts`. Only the examples with the given indices, which may repeat, count.
+    """
+    sums = {name: counts_E2[indices_E].sum(axis=0).tolist() for name, counts_E2 in counts.items()}
+    return {name: 100 * float(part / whole if whole else part > 0) for name, (part, whole) in sums.items()}
 
 
 def score(
