@@ -105,12 +105,11 @@ class Generation(Evaluator):
         """
         source, examples = part
         pairs = [pair for name, each in self._setup.references.items() if source in ("", name) for pair in each]
-        scores = score(
+        metrics, self._signatures[source] = score(
             self._settings.metrics,
             [each.prediction for each in examples],
             [each.references for each in examples],
             bleu_tokenize=self._settings.bleu_tokenize,
             whole=[pair.references for pair in pairs],
         )
-        self._signatures[source] = scores.signatures
-        return scores.metrics
+        return metrics
