@@ -299,7 +299,7 @@ def text_scores(
     for metric in metrics or ():
         if metric not in TEXT_METRICS:
             raise UserError(f"--metric={metric} does not apply to texts; use {', '.join(TEXT_METRICS)}.")
-    scores, signatures = {}, []
+    scores, signatures = dict[str, list[Compared]](), []
     for metric in metrics or ["bleu"]:
         found, signature = compare(metric, systems, bleu_tokenize=bleu_tokenize, samples=FLAGS.samples, seed=FLAGS.seed)
         scores |= found

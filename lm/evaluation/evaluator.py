@@ -38,8 +38,7 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
-        """Returns the metrics of the model with the given parameters. The names of the metrics have the form
-        `NAME/metric`.
+        """Returns the metrics of the model with the given parameters, named `NAME/metric`.
 
         All processes must call this method. The result is the same in every process.
         """
@@ -56,7 +55,7 @@ class Evaluator(abc.ABC):
 
     @property
     def signatures(self) -> dict[str, str]:
-        """Maps each metric that can be defined in several ways to the definition used in the last evaluation."""
+        """Maps metrics that can be defined in several ways to the definitions used in the last evaluation."""
         return {}
 
     def previews(self, count: int) -> list[dict[str, str]]:
@@ -102,19 +101,14 @@ class SplitEvaluation(Evaluator):
 
 
 def choose(sizes: Mapping[str, int], limit: int) -> dict[str, np.ndarray]:
-    """Chooses about `limit` items in total. Returns the indices of the chosen items of each data source.
+    """Chooses about `limit` items in total, or all if it is 0. Returns the indices of the items of each data source.
 
-    The items of a data source are evenly spaced, and their number is proportional to the size of the data source. If
-    `limit` is 0, all items are chosen.
+    The items of a data source are evenly spaced, and their number is proportional to the size of the data source.
     """
-    total = sum(sizes.values())
-    if limit == 0 or limit >= total:
-        return {source: np.arange(count) for source, count in sizes.items()}
-    chosen = {}
-    for source, count in sizes.items():
-        wanted = min(count, max(1, round(limit * count / total)))
-        chosen[source] = np.arange(wanted) * count // max(1, wanted)
-    return chosen
+    total = max(1, sum(sizes.values()))
+    limit = min(limit or total, total)
+    wanted = {source: min(count, max(1, round(limit * count / total))) for source, count in sizes.items()}
+    return {source: np.arange(wanted[source]) * count // max(1, wanted[source]) for source, count in sizes.items()}
 
 
 def named_metrics(
