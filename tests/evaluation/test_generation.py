@@ -106,7 +106,7 @@ def test_limited_examples_are_spread_over_the_split_and_reported(translator):
     parts = {"a": pairs(*map(str, range(90))), "b": pairs(*(f"b{i}" for i in range(10))), "none": []}
     each = evaluator(parts, replace(SETTINGS, max_examples=10), in_training=True)
     got = each.evaluate(None, 0)
-    assert got["valid/examples"] == each.num_examples == 10
+    assert got["valid/examples"] == len(each.examples) == 10
     assert [example.source for example in each.examples] == [str(i) for i in range(0, 90, 10)] + ["b0"]
     assert not [name for name in got if "none" in name]
     assert "valid/examples" not in evaluator(parts, replace(SETTINGS, max_examples=100), in_training=True).evaluate(
