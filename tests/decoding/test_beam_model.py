@@ -82,7 +82,7 @@ def log_probabilities(model, params, source, tokens):
     """(NEW, V): row t is the distribution of token t of the output."""
     read_1L = np.zeros((1, NEW), np.int32)
     read_1L[0, : len(tokens) + 1] = [VOCABULARY.bos_id, *tokens][:NEW]
-    padded = pad_sources([source], 1, model.max_source_length, 0, bucket=16)
+    padded = pad_sources([source], 1, model.max_source_length, 0)
     return np.asarray(full_forward(model, params, padded, read_1L))
 
 
@@ -138,7 +138,7 @@ def test_outputs_do_not_depend_on_the_rest_of_the_batch_or_on_padding(small):
     together = beam_search(model, params, SOURCES, BEAM, VOCABULARY)
     for row in (0, 3):  # a bucket of 8 here, of 16 there
         assert_same(beam_search(model, params, [SOURCES[row]], BEAM, VOCABULARY), together[row : row + 1])
-    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, min_rows=4, source_bucket=16)
+    padded = beam_search(model, params, SOURCES[:1], BEAM, VOCABULARY, min_rows=4)
     assert_same(padded, together[:1])
 
 
