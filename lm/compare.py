@@ -6,14 +6,13 @@ python -m lm.compare --predictions=a.jsonl,b.jsonl                    compares o
 
 Uses paired bootstrap resampling (Koehn 2004): each resample draws examples with replacement and scores all systems on
 them. The p-value is the probability that chance alone causes a difference from the first system at least as large as
-the observed one. A difference with a p-value below 0.05 is usually called significant. All systems must have been
-evaluated on the same examples.
+the observed one; below 0.05, the difference is usually called significant. All systems must have been evaluated on the
+same examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +32,7 @@ from lm.config import Config, GenerationConfig
 from lm.config.command import DONE, define_step_flag, run
 from lm.errors import UserError
 from lm.evaluation import METRICS, metric_of
-from lm.evaluation.intervals import resamples
+from lm.evaluation.intervals import resampled
 from lm.evaluation.prediction_evaluator import Predictions
 from lm.evaluation.predictions import Example, read_objects, read_predictions
 from lm.evaluation.text_metrics import (
@@ -51,7 +50,6 @@ from lm.tasks import TASKS
 
 FLAGS = flags.FLAGS
 FILE = "predictions.jsonl"
-Indices = np.ndarray | slice  # of examples, which may repeat
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def compare(
 
 
 def bootstrap(
-    systems: Sequence[Callable[[Indices], Mapping[str, float]]], num_examples: int, samples: int, seed: int
+    systems: Sequence[Callable[[Any], Mapping[str, float]]], num_examples: int, samples: int, seed: int
 ) -> dict[str, list[Compared]]:
     """Applies the paired bootstrap to each score of the systems, as sacrebleu's PairedTest does.
 
@@ -133,18 +131,17 @@ def bootstrap(
     Args:
         systems: for each system, a function that scores the examples with the given indices.
     """
-    drawn = itertools.chain.from_iterable(resamples(num_examples, samples, seed))
-    found, cut = [[system(indices_E) for system in systems] for indices_E in drawn], samples // 40
-    whole = [system(slice(None)) for system in systems]
-    results: dict[str, list[Compared]] = {name: [] for name in whole[0]}
+    found = [resampled(system, num_examples, samples=samples, seed=seed) for system in systems]
+    whole, cut = [system(slice(None)) for system in systems], samples // 40
+    results: dict[str, list[Compared]] = {name: [] for name in found[0]}
     for name, compared in results.items():
-        resampled = np.array([[scores[name] for scores in each] for each in found]).T  # (systems, samples)
-        for values, real in zip(resampled, (scores[name] for scores in whole), strict=True):
-            ordered, distances = np.sort(values), np.abs(values - resampled[0])
-            extreme = int(np.sum(distances - distances.mean() > abs(real - whole[0][name])))
-            p_value = 1.0 if real == whole[0][name] else (extreme + 1) / (samples + 1)
-            interval = float(ordered[samples - cut - 1] - ordered[cut]) / 2
-            compared.append(Compared(real, float(values.mean()), interval, p_value if compared else None))
+        first = whole[0][name]
+        for values_S, real in ((drawn[name], scores[name]) for drawn, scores in zip(found, whole, strict=True)):
+            ordered_S, distances_S = np.sort(values_S), np.abs(values_S - found[0][name])
+            extreme = int(np.sum(distances_S - distances_S.mean() > abs(real - first)))
+            p_value = 1.0 if real == first else (extreme + 1) / (samples + 1)
+            interval = float(ordered_S[samples - cut - 1] - ordered_S[cut]) / 2
+            compared.append(Compared(real, float(values_S.mean()), interval, p_value if compared else None))
     return results
 
 
@@ -202,13 +199,10 @@ def read_system(path: Path, config: Config | None) -> Predictions | None:
     if "source" in present:
         return None
     kinds = [task.predictions for task in TASKS.values() if task.predictions is not None]
-    fitting = [each for each in kinds if present >= set(each.keys)]
-    if not fitting:
-        known = "; ".join(", ".join(each.keys) for each in kinds)
-        raise UserError(
-            f"{path}: its first line is not a prediction written by eval.py (keys: source, reference; {known})."
-        )
-    kind = max(fitting, key=lambda each: len(each.keys))
+    kind = max((each for each in kinds if present >= set(each.keys)), key=lambda each: len(each.keys), default=None)
+    if kind is None:
+        keys = "; ".join(["source, reference", *(", ".join(each.keys) for each in kinds)])
+        raise UserError(f"{path}: its first line is not a prediction written by eval.py (keys: {keys}).")
     found = _read(kind, [line for _, line in lines], config)
     if found is None:
         number = next((number for number, line in lines if _read(kind, [line], config) is None), 1)
@@ -228,17 +222,13 @@ def check_same(paths: Sequence[Path], systems: Sequence[Sequence[Any]], names: S
     """Raises UserError unless the attributes `names` of the examples, in order, are the same for all systems."""
     for path, examples in zip(paths[1:], systems[1:], strict=True):
         if len(examples) != len(systems[0]):
-            raise UserError(
-                f"{path} has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}; "
-                "evaluate all systems on the same data."
-            )
+            problem = f"{path} has {len(examples):,} examples, but {paths[0]} has {len(systems[0]):,}"
+            raise UserError(f"{problem}; evaluate all systems on the same data.")
         for number, (mine, first) in enumerate(zip(examples, systems[0], strict=True), start=1):
             for name in names:
                 if getattr(mine, name) != getattr(first, name):
-                    raise UserError(
-                        f"{path}, example {number}: its {name.removesuffix('s')} differs from that in {paths[0]}; "
-                        "evaluate all systems on the same data."
-                    )
+                    problem = f"its {name.removesuffix('s')} differs from that in {paths[0]}"
+                    raise UserError(f"{path}, example {number}: {problem}; evaluate all systems on the same data.")
 
 
 def check_same_conventions(paths: Sequence[Path], systems: Sequence[Predictions]) -> None:
@@ -276,9 +266,8 @@ def main() -> int:
     known: list[Config | None] = [*configs] or [None] * len(files)
     found = [read_system(path, config) for path, config in zip(paths, known, strict=True)]
     if len({type(each) for each in found}) > 1:
-        raise UserError(
-            f"{', '.join(map(str, paths))} hold predictions of different kinds; compare systems of one task."
-        )
+        names = ", ".join(map(str, paths))
+        raise UserError(f"{names} hold predictions of different kinds; compare systems of one task.")
     labelled = [each for each in found if each is not None]
     if labelled:
         count, (scores, signatures) = len(labelled[0].raw), label_scores(paths, labelled, metrics)

@@ -2,7 +2,7 @@
 
 Each resample consists of E examples drawn with replacement. The interval of a metric extends from the 2.5th to the
 97.5th percentile of the metric over the resamples. The interval reflects the random choice of the evaluated examples,
-not the randomness of training. With the same seed, every metric is computed on the same resamples.
+not the randomness of training.
 
 E is the number of examples, and S the number of resamples.
 """
@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-Interval = tuple[float, float]
+Interval = tuple[float, ...]  # lower and upper bound
+Metrics = Callable[[np.ndarray], Mapping[str, float]]  # of the examples with the given indices, which may repeat
 DRAWN_AT_ONCE = 2**20
 
 
@@ -29,15 +30,13 @@ def resamples(num_examples: int, samples: int, seed: int) -> Iterator[np.ndarray
         left -= block
 
 
-def intervals(
-    metrics: Callable[[np.ndarray], Mapping[str, float]], num_examples: int, *, samples: int, seed: int
-) -> dict[str, Interval]:
-    """Computes the confidence interval of each metric. If the metric is NaN on any resample, both bounds are NaN.
-
-    Args:
-        metrics: a function that computes the metrics of the examples with the given indices, which may repeat.
-    """
+def resampled(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns each metric on all resamples, float64 (S,). With the same seed, the resamples are the same."""
     found = [metrics(indices_E) for block_SE in resamples(num_examples, samples, seed) for indices_E in block_SE]
-    values_SM = np.array([[*each.values()] for each in found], np.float64)
-    low_M, high_M = np.percentile(values_SM, (2.5, 97.5), axis=0).tolist()
-    return dict(zip(found[0], zip(low_M, high_M, strict=True), strict=True))
+    return {name: np.array([each[name] for each in found], np.float64) for name in found[0]}
+
+
+def intervals(metrics: Metrics, num_examples: int, *, samples: int, seed: int) -> dict[str, Interval]:
+    """Computes the confidence interval of each metric. If the metric is NaN on any resample, both bounds are NaN."""
+    found = resampled(metrics, num_examples, samples=samples, seed=seed)
+    return {name: tuple(np.percentile(values_S, (2.5, 97.5)).tolist()) for name, values_S in found.items()}
