@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Evaluator(abc.ABC):
     """Scores every example of a split exactly once."""
 
     name: str  # the name of the split
+    undefined: Set[str] = frozenset()  # the metrics that were NaN in the last evaluation for lack of targets
 
     @abc.abstractmethod
     def evaluate(self, params: Any, step: int, report: Report | None = None) -> dict[str, float]:
@@ -47,11 +48,6 @@ class Evaluator(abc.ABC):
     def missing(self) -> dict[str, str]:
         """Maps each metric that cannot be computed from the data to the reason."""
         return {}
-
-    @property
-    def undefined(self) -> set[str]:
-        """The metrics that were NaN in the last evaluation for lack of targets. Tables omit these metrics."""
-        return set()
 
     @property
     def signatures(self) -> dict[str, str]:
@@ -78,16 +74,13 @@ class SplitEvaluation(Evaluator):
         return {name: value for each in self._evaluators for name, value in each.evaluate(params, step, report).items()}
 
     def plain(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Removes the split's name from the metric names."""
-        return {name.removeprefix(f"{self.name}/"): value for name, value in values.items()}
+        """Returns the metrics without undefined ones, which tables omit, and without the split's name."""
+        undefined = {f"{self.name}/{name}" for each in self._evaluators for name in each.undefined}
+        return {name.removeprefix(f"{self.name}/"): each for name, each in values.items() if name not in undefined}
 
     @property
     def missing(self) -> dict[str, str]:
         return {name: reason for each in self._evaluators for name, reason in each.missing.items()}
-
-    @property
-    def undefined(self) -> set[str]:
-        return {name for each in self._evaluators for name in each.undefined}
 
     @property
     def signatures(self) -> dict[str, str]:

@@ -92,7 +92,7 @@ class PredictionEvaluator(RowEvaluator):
 
     def __init__(self, task: Any, setup: EvaluationSetup) -> None:
         super().__init__(task, setup)
-        self._undefined: set[str] = set()
+        self.undefined: set[str] = set()
         for source, rows in self._rows.items() if self._limited else ():
             present = {example for row in self._row_ids[source].tolist() for example, _ in rows.starts(row)}
             if not whole_examples(rows.examples, present):
@@ -108,7 +108,7 @@ class PredictionEvaluator(RowEvaluator):
             sums += scored.sums
             logits.update(self._by_example(source, scored))
         if sums.weight == 0:
-            self._undefined.add(f"{source}/loss")
+            self.undefined.add(f"{source}/loss")
         return sums, self._task.predict(self._config, examples, logits)
 
     def stream(self, params: Any) -> Iterator[Any]:
@@ -142,7 +142,7 @@ class PredictionEvaluator(RowEvaluator):
         self.whole = first.joined(others) if others else first
         sums = sum((sums for sums, _ in parts), Sums())
         if sums.weight == 0:
-            self._undefined.add("loss")
+            self.undefined.add("loss")
         return sums, self.whole
 
     def _metrics(self, part: tuple[Sums, Predictions]) -> dict[str, float]:
@@ -152,11 +152,7 @@ class PredictionEvaluator(RowEvaluator):
     @property
     def missing(self) -> dict[str, str]:
         reason = "no example has a target, such as an answer in the text"
-        return {self._task.loss_name: reason} if "loss" in self._undefined else {}
-
-    @property
-    def undefined(self) -> set[str]:
-        return self._undefined
+        return {self._task.loss_name: reason} if "loss" in self.undefined else {}
 
     def _count(self) -> tuple[str, int]:
         return "examples", len(self.whole.raw)

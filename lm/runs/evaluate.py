@@ -151,8 +151,7 @@ def make_result(
         trained: the hashes of the training examples. If None, the overlap with the training examples is not
             reported.
     """
-    task, undefined = task_of(config), evaluation.undefined
-    plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
+    task, plain = task_of(config), evaluation.plain(values)
     _check_finite(plain, **labels)
     metrics = task.for_table(plain)
     if is_first():
