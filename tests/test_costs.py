@@ -14,18 +14,9 @@ from lm.models import build_model
 from lm.models.heads import AnswerSpan, Classes, MaskedTokens, TextEmbedding
 from lm.models.parameters import count_parameters
 from lm.models.transformer.costs import projections
+from tests.small_model import small_config
 
-SMALL = ModelConfig(
-    vocab_size=512,
-    num_layers=3,
-    d_model=256,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=64,
-    d_ff=768,
-    max_length=64,
-    scan_layers=False,
-)
+SMALL = small_config(512, 64, num_layers=3, d_model=256, num_heads=4, d_ff=768, scan_layers=False)
 
 VARIANTS = [
     {},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.decoding.beam import BeamSettings, Finished, Hypothesis, beam_search, hypotheses, search_model
 from lm.decoding.inputs import pad_sources, source_bucket
 from lm.decoding.loop import Sampler
@@ -18,19 +18,16 @@ from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
+from tests.small_model import small_config
 
 V, EOS, NEW = 16, 2, 10
-CONFIG = ModelConfig(
+CONFIG = small_config(
+    V,
+    16,
     family="encoder_decoder",
-    vocab_size=V,
     num_layers=2,
     num_encoder_layers=1,
-    d_model=16,
     num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    d_ff=32,
-    max_length=16,
     positions="learned",
     tie_embeddings=False,
 )

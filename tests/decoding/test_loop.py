@@ -10,25 +10,16 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.decoding import loop
 from lm.decoding.loop import Sampler, check_fits
 from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
+from tests.small_model import small_config
 
-CONFIG = ModelConfig(
-    vocab_size=32,
-    num_layers=2,
-    d_model=16,
-    num_heads=4,
-    num_kv_heads=4,
-    head_dim=4,
-    d_ff=32,
-    max_length=48,
-    init_std=0.4,
-)
+CONFIG = small_config(32, 48, num_layers=2, num_heads=4, num_kv_heads=4, init_std=0.4)
 VARIANTS = {  # in addition to those of tests/models/test_attention.py
     "grouped": {"num_kv_heads": 2, "norm": "rmsnorm", "activation": "swiglu", "use_bias": False},
     "interleaved_multi_query_window": {

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import pytest
 
-from lm.config import ModelConfig, TokenizerConfig
+from lm.config import TokenizerConfig
 from lm.data.tokenizing import build_tokenizer
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding import text
@@ -12,18 +12,10 @@ from lm.decoding.loop import Sampler
 from lm.decoding.sampling import Sampling
 from lm.errors import UserError
 from lm.models import build_model
+from tests.small_model import small_config
 
 BYTES = ByteTokenizer()
-CONFIG = ModelConfig(
-    vocab_size=BYTES.vocab_size,
-    num_layers=1,
-    d_model=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=16,
-    max_length=32,
-)
+CONFIG = small_config(BYTES.vocab_size, 32, d_ff=16)
 
 
 @pytest.fixture(scope="module")

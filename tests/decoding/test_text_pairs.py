@@ -5,27 +5,17 @@ import jax
 import numpy as np
 import pytest
 
-from lm.config import ModelConfig
 from lm.data.tokenizing.bytes import ByteTokenizer
 from lm.decoding.beam import BeamSettings, beam_search
 from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import SourceDecoder, cut_sources, encode_sources, generate_texts
 from lm.errors import UserError
 from lm.models import build_model
+from tests.small_model import small_config
 
 BYTES = ByteTokenizer()
-CONFIG = ModelConfig(
-    family="encoder_decoder",
-    vocab_size=BYTES.vocab_size,
-    num_layers=1,
-    num_encoder_layers=1,
-    d_model=16,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=16,
-    max_length=16,
-    positions="sinusoidal",
+CONFIG = small_config(
+    BYTES.vocab_size, 16, family="encoder_decoder", num_encoder_layers=1, d_ff=16, positions="sinusoidal"
 )
 SETTINGS = BeamSettings(num_beams=2, length_penalty=0.6, max_new_tokens=6, num_hypotheses=2)
 TEXTS = ["abc", "", "a longer text", "été", "x" * 40, "abc", "b"]

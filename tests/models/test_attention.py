@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ModelConfig
 from lm.models import build_model
 from lm.models.transformer.attention import attention_mask, dot_product_attention
+from tests.small_model import small_config
 
-CONFIG = ModelConfig(
-    vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
-)
+CONFIG = small_config(23, 16, num_layers=2, num_heads=4)
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 3, 3, 3], [1, 2, 2, 2, 2, 2, 0, 0]])
 POSITIONS = np.array([[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 1, 2, 3, 4, 0, 1]])

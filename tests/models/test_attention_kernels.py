@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import MeshConfig, ModelConfig
+from lm.config import MeshConfig
 from lm.errors import UserError
 from lm.models import build_model
 from lm.models.heads import NextToken
@@ -18,6 +18,7 @@ from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import attention_mask, dot_product_attention
 from lm.models.transformer.wiring import Decoder
 from lm.parallel.mesh import make_mesh, on_mesh
+from tests.small_model import small_config
 
 LENGTH = 128
 
@@ -109,17 +110,7 @@ def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, without_cu
     assert_same(actual, expected)
 
 
-CONFIG = ModelConfig(
-    vocab_size=31,
-    num_layers=1,
-    d_model=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    d_ff=64,
-    max_length=LENGTH,
-    window=20,
-)
+CONFIG = small_config(31, LENGTH, d_model=32, num_heads=4, window=20)
 
 
 def random_params(config):

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch
-from lm.config import ModelConfig, ObjectiveConfig
+from lm.config import ObjectiveConfig
 from lm.models import build_model
 from lm.models.parameters import stack_layers, unstack_layers
 from lm.models.transformer.stack import REMAT_POLICIES
 from lm.objectives.losses import loss_sums
+from tests.small_model import small_config
 
-CONFIG = ModelConfig(
-    vocab_size=29, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=8
-)
+CONFIG = small_config(29, 8, num_layers=2, num_heads=4)
 
 
 def loss_and_gradients(config, params):
