@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from lm.decoding.sampling import Sampling, Vocabulary, choosable, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
-from tests.small_model import small_config
+from tests.small_model import abstract_params, random_params, small_config
 
 V, EOS, NEW = 16, 2, 10
 CONFIG = small_config(
@@ -46,20 +45,10 @@ BEAM = BeamSettings(num_beams=3, length_penalty=0.6, max_new_tokens=NEW, num_hyp
 GREEDY = dataclasses.replace(BEAM, num_beams=1, num_hypotheses=1)
 
 
-def abstract_params(model):
-    return jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
-
-
 def make(seed=11, **changes):
     """A model with random parameters, which ends some of its outputs."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
-    random = np.random.default_rng(seed)
-
-    def value(path, leaf):
-        around = 1.0 if path[-1].key == "scale" else 0.0
-        return random.normal(around, 0.4, leaf.shape).astype(leaf.dtype)
-
-    return model, jax.tree_util.tree_map_with_path(value, nn.unbox(abstract_params(model)))
+    return model, random_params(model, 0.4, seed, scale=1.0)
 
 
 @pytest.fixture(scope="module")

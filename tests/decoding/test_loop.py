@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from lm.decoding.sampling import Sampling, Vocabulary, process_logits, row_keys
 from lm.errors import UserError
 from lm.models import build_model
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
-from tests.small_model import small_config
+from tests.small_model import abstract_params, random_params, small_config
 
 CONFIG = small_config(32, 48, num_layers=2, num_heads=4, num_kv_heads=4, init_std=0.4)
 VARIANTS = {  # in addition to those of tests/models/test_attention.py
@@ -45,19 +44,8 @@ NEW = 12  # new tokens: one number, so that the tests share compiled programs
 
 
 def make(**changes):
-    """A model with random parameters, including scales and biases, which are initialised to ones and zeros."""
     model = build_model(dataclasses.replace(CONFIG, **changes))
-    rng = np.random.default_rng(0)
-
-    def value(path, leaf):
-        around = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(rng.normal(around, 0.4, leaf.shape), leaf.dtype)
-
-    return model, jax.tree_util.tree_map_with_path(value, nn.unbox(abstract_params(model)))
-
-
-def abstract_params(model):
-    return jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0))
+    return model, random_params(model, 0.4, scale=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Outputs of an encoder-decoder for texts: in order, cut, and independent of the batch."""
 
-import flax.linen as nn
-import jax
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import SourceDecoder, cut_sources, encode_sources, generate_texts
 from lm.errors import UserError
 from lm.models import build_model
-from tests.small_model import small_config
+from tests.small_model import random_params, small_config
 
 BYTES = ByteTokenizer()
 CONFIG = small_config(
@@ -25,9 +23,7 @@ LENGTH = 16
 @pytest.fixture(scope="module")
 def small():
     model = build_model(CONFIG)
-    shapes = nn.unbox(jax.eval_shape(lambda key: model.initial_params(key), jax.random.key(0)))
-    random = np.random.default_rng(0)
-    return model, jax.tree.map(lambda x: random.normal(0.0, 0.4, x.shape).astype(x.dtype), shapes)
+    return model, random_params(model, 0.4)
 
 
 def test_sources_end_in_the_end_token_even_if_cut():

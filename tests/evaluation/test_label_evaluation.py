@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lm.data.reading.readers import Labelled
-from lm.evaluation.intervals import resamples
 from tests.evaluation.table_model import (
     BYTES,
     LABELS,
@@ -65,7 +64,7 @@ def test_classification_equals_loop_over_examples(tmp_path, pooling, ahead, pair
     assert 0.1 < wanted["accuracy"] < 0.9, "otherwise the test would distinguish little"
 
     right = np.array([example.label == name for example, (name, _) in zip(raw, predicted, strict=True)], float)
-    drawn = [right[places_E].mean() for block in resamples(len(right), 40, config.seed) for places_E in block]
+    drawn = right[np.random.default_rng(config.seed).choice(len(right), size=(40, len(right)))].mean(axis=1)
     assert each.intervals()["accuracy"] == tuple(np.percentile(drawn, (2.5, 97.5)))
     assert each.whole.preview(4)["predicted"] == predicted[4][0]
     assert list(each.whole.preview(4).values()) == [*raw[4].texts, predicted[4][0], raw[4].label]
