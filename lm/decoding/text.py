@@ -45,15 +45,7 @@ def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]
 
 
 def sample_many(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompts: Rows,
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-    num_samples: int = 1,
-    max_rows: int = 16,
+    sampler: Sampler, tokenizer: Tokenizer, prompts: Rows, seed: int, num_samples: int = 1, max_rows: int = 16
 ) -> Iterator[tuple[int, int, str]]:
     """Yields tuples (prompt index, sample index, continuation) in order.
 
@@ -61,8 +53,7 @@ def sample_many(
     on its prompt and sample indices, but not on the batch size `max_rows`. Raises UserError if a prompt leaves no
     position for a new token.
     """
-    check_fits(prompts, 1, model.max_length)
-    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
+    check_fits(prompts, 1, sampler.model.max_length)
     rows = [(prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
     max_rows = min(max_rows, len(rows))
     for first in range(0, len(rows), max_rows):
@@ -73,20 +64,11 @@ def sample_many(
             yield prompt, sample, continuation(tokenizer, prompts[prompt], new)
 
 
-def stream_text(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-) -> Iterator[str]:
+def stream_text(sampler: Sampler, tokenizer: Tokenizer, prompt: Sequence[int], seed: int) -> Iterator[str]:
     """Yields the continuation that `sample_many` yields for one prompt in parts, each as soon as it is final.
 
     A character that spans several tokens is yielded once its last token has been sampled.
     """
-    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     new, text, shown = list[int](), "", 0
     for token in sampler.stream(prompt, row_keys(seed, np.zeros(1), np.zeros(1))[0]):
         new.append(token)
@@ -122,27 +104,6 @@ def with_text(sources: Rows) -> list[int]:
 def cut_sources(sources: Rows, source_length: int) -> list[list[int]]:
     """Truncates sources to `source_length` tokens, including the final EOS token, which is always kept."""
     return [[*ids[:-1][: source_length - 1], ids[-1]] for ids in sources]
-
-
-def generate_texts(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    source_tokenizer: Tokenizer,
-    texts: Sequence[str],
-    settings: BeamSettings,
-    batch_size: int,
-    source_length: int,
-    report: Report | None = None,
-) -> list[list[tuple[str, float]]]:
-    """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
-
-    The output of a text without tokens is empty, with score 0. Raises UserError if a text is not valid UTF-8.
-    """
-    sources = encode_sources(source_tokenizer, texts, source_length)
-    numbers, decoder = with_text(sources), SourceDecoder(model, params, tokenizer, batch_size, report)
-    outputs = dict(zip(numbers, decoder.search([sources[each] for each in numbers], settings), strict=True))
-    return [outputs.get(number, [("", 0.0)]) for number in range(len(sources))]
 
 
 @dataclass(frozen=True)
@@ -195,6 +156,19 @@ class SourceDecoder:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return (self.tokenizer.decode_spelled if self.spelled else self.tokenizer.decode)(tokens)
+
+
+def generate_texts(
+    decoder: SourceDecoder, tokenizer: Tokenizer, texts: Sequence[str], settings: BeamSettings, source_length: int
+) -> list[list[tuple[str, float]]]:
+    """Returns the outputs of `SourceDecoder.search` for texts truncated to `source_length` tokens.
+
+    The output of a text without tokens is empty, with score 0. Raises UserError if a text is not valid UTF-8.
+    """
+    sources = encode_sources(tokenizer, texts, source_length)
+    numbers = with_text(sources)
+    outputs = dict(zip(numbers, decoder.search([sources[each] for each in numbers], settings), strict=True))
+    return [outputs.get(number, [("", 0.0)]) for number in range(len(sources))]
 
 
 def batches_by_length(sources: Rows, batch_size: int, report: Report | None = None) -> Iterator[list[int]]:

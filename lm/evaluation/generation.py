@@ -10,7 +10,7 @@ from typing import Any
 
 from lm.data.reading.readers import Pair
 from lm.decoding.beam import BeamSettings
-from lm.decoding.text import generate_texts
+from lm.decoding.text import SourceDecoder, generate_texts
 from lm.evaluation.evaluator import EvaluationSetup, Evaluator, Report, choose, named_metrics
 from lm.evaluation.predictions import Example, write_predictions
 from lm.evaluation.text_metrics import score
@@ -82,11 +82,11 @@ class Generation(Evaluator):
         names = {field.name for field in dataclasses.fields(BeamSettings)} - {"num_hypotheses"}
         values = {name: getattr(settings, name) for name in names}
         values["num_beams"] = settings.training_beams if setup.in_training else settings.num_beams
-        texts, tokenizers = [pair.source for pair in pairs], (setup.tokenizers.target, setup.tokenizers.source)
-        sizes = settings.batch_size, setup.config.data.source_length
+        texts, length = [pair.source for pair in pairs], setup.config.data.source_length
         counted = None if report is None else functools.partial(report, noun="outputs")
+        decoder = SourceDecoder(setup.model, params, setup.tokenizers.target, settings.batch_size, counted)
         with on_mesh(setup.mesh):
-            return generate_texts(setup.model, params, *tokenizers, texts, BeamSettings(**values), *sizes, counted)
+            return generate_texts(decoder, setup.tokenizers.source, texts, BeamSettings(**values), length)
 
     def _score(self, part: tuple[str, Sequence[Example]]) -> dict[str, float]:
         """Computes the metrics of a data source, or of the whole split if `source` is "". Stores the signatures.

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.decoding.loop import check_fits
-from lm.decoding.sampling import Sampling
+from lm.decoding.loop import Sampler, check_fits
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import encode_prompts, sample_many
 from lm.errors import UserError
 from lm.evaluation import metric_of
@@ -183,9 +183,9 @@ class Reporter:
             return []
         params, tokenizer = _evaluated_params(state), self._prepared.tokenizer
         with on_mesh(self._mesh):
-            settings = SAMPLING, length, self._config.seed
             ids = encode_prompts(tokenizer, prompts)
-            samples = sample_many(self._model, params, tokenizer, ids, *settings, max_rows=len(ids))
+            sampler = Sampler(self._model, params, SAMPLING, vocabulary_of(tokenizer), length)
+            samples = sample_many(sampler, tokenizer, ids, self._config.seed, max_rows=len(ids))
             return [(prompts[number], text) for number, _, text in samples]
 
 

@@ -37,9 +37,8 @@ def test_sources_end_in_the_end_token_even_if_cut():
 def test_outputs_are_in_the_order_of_the_texts_and_independent_of_the_batch(small):
     model, params = small
     reports = []
-    outputs = generate_texts(
-        model, params, BYTES, BYTES, TEXTS, SETTINGS, 3, LENGTH, lambda *counts: reports.append(counts)
-    )
+    decoder = SourceDecoder(model, params, BYTES, 3, lambda *counts: reports.append(counts))
+    outputs = generate_texts(decoder, BYTES, TEXTS, SETTINGS, LENGTH)
     assert reports == [(3, 6), (6, 6)]
     assert outputs[1] == [("", 0.0)]  # the empty text is not decoded
     decoded = list(zip(encode_sources(BYTES, TEXTS, LENGTH), outputs, strict=True))
@@ -78,7 +77,7 @@ def test_samples_at_temperature_0_equal_greedy_search(small):
 
 
 def test_no_texts_give_no_outputs_and_settings_are_checked(small):
-    model, params = small
-    assert generate_texts(model, params, BYTES, BYTES, [], SETTINGS, 3, LENGTH) == []
+    decoder = SourceDecoder(*small, BYTES, 3)
+    assert generate_texts(decoder, BYTES, [], SETTINGS, LENGTH) == []
     with pytest.raises(UserError, match="num_beams=0"):
-        generate_texts(model, params, BYTES, BYTES, [], BeamSettings(num_beams=0), 3, LENGTH)
+        generate_texts(decoder, BYTES, [], BeamSettings(num_beams=0), LENGTH)

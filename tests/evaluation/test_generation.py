@@ -30,8 +30,9 @@ def translator(monkeypatch):
     """In place of beam search: an output is the source in capitals, or what `answers` has for it."""
     calls, answers = [], {}
 
-    def translate(model, params, tokenizer, source_tokenizer, texts, settings, batch_size, source_length, report):
-        calls.append((params, list(texts), settings, batch_size, source_length))
+    def translate(decoder, source_tokenizer, texts, settings, source_length):
+        batch_size, report = decoder.batch_size, decoder.report
+        calls.append((decoder.params, list(texts), settings, batch_size, source_length))
         outputs = []
         for done, text in enumerate(texts, start=1):
             outputs.append([(answers.get(text, text.upper()), -0.5 * done)])
