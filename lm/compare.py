@@ -66,21 +66,18 @@ def define_flags() -> None:
     flags.DEFINE_list("workdir", [], "Comma-separated run directories. Each directory is compared with the first.")
     flags.DEFINE_list("predictions", [], f"Comma-separated files in the format of {FILE}, instead of --workdir.")
     define_step_flag()
-    flags.DEFINE_string(
-        "split", "valid", "With --workdir: split (valid, test or train), or SPLIT/SOURCE for one data source."
-    )
+    flags.DEFINE_string("split", "valid", "With --workdir: valid, test or train, or SPLIT/SOURCE for one data source.")
     flags.DEFINE_list(
         "metric",
         None,
-        f"Comma-separated metrics. For texts, choose from {', '.join(TEXT_METRICS)}; the default is bleu. For labels, "
-        "tags and answers, choose from the metrics that eval.py prints; the default is all of them.",
+        f"Comma-separated metrics: for texts, some of {', '.join(TEXT_METRICS)} (default: bleu); for labels, tags and "
+        "answers, some of the metrics that eval.py prints (default: all).",
     )
     flags.DEFINE_enum(
         "bleu_tokenize",
         None,
         GenerationConfig.__dataclass_fields__["bleu_tokenize"].metadata["choices"],
-        "sacrebleu's tokenisation for BLEU. The default is the setting of the first run. With --predictions, the "
-        "default is auto.",
+        "sacrebleu's tokenisation for BLEU. By default, the setting of the first run; with --predictions, auto.",
     )
     flags.DEFINE_integer("samples", 1000, "Number of resamples.", lower_bound=1)
     # sacrebleu treats a seed of 0 as "no seed".

@@ -81,7 +81,6 @@ class Sampler:
 
         Args:
             prompts: the token ids of each prompt, starting with BOS; for an encoder-decoder, the start of each target.
-            keys_B: one PRNG key per prompt.
             min_rows: the number of rows to which smaller batches are padded, so that they share one compiled program.
             sources: for an encoder-decoder, the token ids of one source per prompt, including the EOS token.
         """

@@ -89,8 +89,7 @@ class Sampling:
 def process_logits(logits_BV: Array, seen_BV: Array | None, sampling: Sampling) -> Array:
     """Returns the logits of the distribution to sample from, float32 (B, V). Excluded tokens have logit -inf.
 
-    Args:
-        seen_BV: a bool mask of the tokens that each row already contains; needed only for a repetition penalty.
+    Only a repetition penalty needs `seen_BV`, a mask of the tokens that each row already contains.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     if sampling.repetition_penalty != 1:

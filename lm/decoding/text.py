@@ -86,9 +86,8 @@ def encode_sources(
 ) -> list[list[int]]:
     """Encodes texts as token ids that end with the EOS token. Raises UserError if a text is not valid UTF-8.
 
-    Args:
-        source_length: the number of tokens to which `cut_sources` truncates longer sources; 0 means no limit.
-        spelled: whether to encode the string <extra_id_N> as the extra id with that name.
+    Sources longer than `source_length` (0 means no limit) are truncated. If `spelled` is true, the string <extra_id_N>
+    is encoded as the extra id with that name.
     """
     _check_utf8("text", texts)
     encoded = map(tokenizer.encode_spelled, texts) if spelled else tokenizer.encode_batch(list(texts))

@@ -50,7 +50,7 @@ class Writing:
     @classmethod
     def of(cls, texts: Iterable[str]) -> Writing:
         whole = "\n".join(texts)
-        letters = Counter(LETTER.findall(whole))
+        letters = Counter({each: count for each, count in Counter(whole).items() if LETTER.match(each)})
 
         def count(pattern: regex.Pattern[str]) -> int:
             return sum(number for letter, number in letters.items() if pattern.match(letter))
