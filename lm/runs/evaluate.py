@@ -147,8 +147,7 @@ def make_result(
     `rows` holds the EvalRows of each data source. The overlap with the training examples is reported if their hashes
     (`trained`) are given. Raises UserError if the loss is not finite or a metric is NaN.
     """
-    task, undefined = task_of(config), evaluation.undefined
-    plain = {name: value for name, value in evaluation.plain(values).items() if name not in undefined}
+    task, plain = task_of(config), evaluation.plain(values)
     _check_finite(plain, **labels)
     metrics = task.for_table(plain)
     if is_first():

@@ -16,8 +16,8 @@ from lm.config.experiment import replace_settings
 from lm.data.tokenizing import load_tokenizer
 from lm.decoding.beam import BeamSettings
 from lm.decoding.lines import output_lines, prefix_of, source_text
-from lm.decoding.loop import check_fits
-from lm.decoding.sampling import Sampling
+from lm.decoding.loop import Sampler, check_fits
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import (
     SourceDecoder,
     cut_sources,
@@ -85,14 +85,15 @@ def continue_prompts(run: Generator, prompts: Sequence[str], sampling: Sampling)
     rows = len(encoded) * run.num_samples
     batch_size = min(rows, run.batch_size or BATCH_SIZE_DEFAULT)
     model, params, mesh = run.load(batch_size)
+    sampler = Sampler(model, params, sampling, vocabulary_of(tokenizer), max_new_tokens)
     with on_mesh(mesh):
         if rows == 1:
             yield prompts[0]
-            yield from stream_text(model, params, tokenizer, encoded[0], sampling, max_new_tokens, run.seed)
+            yield from stream_text(sampler, tokenizer, encoded[0], run.seed)
             yield "\n"
             return
-        settings = sampling, max_new_tokens, run.seed, run.num_samples, batch_size
-        for prompt, sample, text in sample_many(model, params, tokenizer, encoded, *settings):
+        samples = sample_many(sampler, tokenizer, encoded, run.seed, run.num_samples, batch_size)
+        for prompt, sample, text in samples:
             yield f"--- prompt {prompt + 1}, sample {sample + 1} ---\n{prompts[prompt]}{text}\n"
 
 

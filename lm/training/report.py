@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from lm.checkpoints.checkpoints import Checkpoints
 from lm.config import Config
-from lm.decoding.loop import check_fits
-from lm.decoding.sampling import Sampling
+from lm.decoding.loop import Sampler, check_fits
+from lm.decoding.sampling import Sampling, vocabulary_of
 from lm.decoding.text import encode_prompts, sample_many
 from lm.errors import UserError
 from lm.evaluation import metric_of
@@ -160,10 +160,10 @@ class Reporter:
         config, tokenizer, prompts = self._config, self._prepared.tokenizer, self._task.sample_prompts(self._config)
         if not prompts:
             return []
-        settings = SAMPLING, config.eval.sample_tokens, config.seed
         with on_mesh(self._mesh):
             ids = encode_prompts(tokenizer, prompts)
-            samples = sample_many(self._model, params, tokenizer, ids, *settings, max_rows=len(ids))
+            sampler = Sampler(self._model, params, SAMPLING, vocabulary_of(tokenizer), config.eval.sample_tokens)
+            samples = sample_many(sampler, tokenizer, ids, config.seed, max_rows=len(ids))
             return [(prompts[number], text) for number, _, text in samples]
 
 
