@@ -118,6 +118,10 @@ def _check_model(config: Any) -> None:
         refuse("model.window", "an encoder-decoder does not support a sliding window; set this to 0.")
     if model.global_every and not model.window:
         refuse("model.global_every", "this setting requires a sliding window; set model.window.")
+    if model.global_offset >= model.global_every > 0:
+        refuse("model.global_offset", f"{model.global_offset} is not less than global_every={model.global_every}.")
+    if model.attention == "cudnn" and model.attention_softcap:
+        refuse("model.attention", "'cudnn' does not support attention_softcap; use 'xla'.")
     if model.token_types and model.family != "encoder":
         refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
     if model.token_types == 1:

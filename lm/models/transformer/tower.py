@@ -11,7 +11,7 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.config import ModelConfig
-from lm.models.layers import Embedding, Norm
+from lm.models.layers import NORM_POSITIONS, Embedding, Norm
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.cache import Cache
@@ -45,8 +45,8 @@ class Tower(nn.Module):
     ) -> tuple[Array, Cache | None]:
         """Returns the output of the last layer, (B, L, D), and the updated cache."""
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
-        if config.scale_embeddings:
-            x_BLD = x_BLD * jnp.asarray(math.sqrt(config.d_model), config.dtype)
+        if config.embedding_scale != 1.0:
+            x_BLD = x_BLD * jnp.asarray(config.embedding_scale or math.sqrt(config.d_model), config.dtype)
         if config.positions == "learned":
             table = Embedding(config.max_length, config, ("positions", "embed"), name="position_embedding")
             x_BLD = x_BLD + table(positions_BL)
@@ -90,6 +90,6 @@ class Tower(nn.Module):
         )
         x_BLD, layers = self.stack(x_BLD, None if cache is None else cache.layers, context)
         self.sow(RECORD, LAST_BLOCK, x_BLD)
-        if config.norm_position == "pre":
+        if not NORM_POSITIONS[config.norm_position].sums:
             x_BLD = Norm(config, name="final_norm")(x_BLD)
         return x_BLD, None if cache is None else dataclasses.replace(cache, layers=layers, segments=key_segments_BS)
