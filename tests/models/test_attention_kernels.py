@@ -39,9 +39,9 @@ def query_key_value(heads, kv_heads, rows=2, size=16):
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def ours(q, k, v, segments, positions, window):
+def ours(q, k, v, segments, positions, window, **settings):
     mask = attention_mask(positions, segments, positions, segments, causal=True, window=window)
-    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask)
+    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask, **settings)
 
 
 def values_and_gradients(function, inputs, segments):
