@@ -72,6 +72,11 @@ class BlockSettings:
         "What is normalised in each block. If not the residual sums, there is also a norm after the last block.",
         registry="lm.models.layers.NORM_POSITIONS",
     )
+    first_norm: bool = option(
+        True,
+        "Normalise the input of the first attention. If False, its norm exists but is not used (ModernBERT).",
+        read_by="norm_position",
+    )
     norm_unit_offset: bool = option(
         False, "Multiply normalised values by 1 + scale, with an initial scale of 0, in all norms (Gemma)."
     )

@@ -36,6 +36,70 @@ class PositionSettings:
         minimum=0.0,
         needs=("global_every", "positions=rotary"),
     )
+    rope_scaling: str = option(
+        "none",
+        "Change of the rotation frequencies for texts that are longer than rope_original_length.",
+        registry="lm.models.transformer.rope_scaling.ROPE_SCALINGS",
+        needs=("positions=rotary",),
+    )
+    rope_factor: float = option(
+        1.0, "Number by which rope_scaling divides frequencies.", minimum=1.0, read_by="rope_scaling"
+    )
+    rope_original_length: int = option(
+        0, "Maximum sequence length before the frequencies were changed.", minimum=0, read_by="rope_scaling"
+    )
+    rope_low_freq_factor: float = option(
+        1.0,
+        "A frequency with at most this many turns within rope_original_length is divided by rope_factor.",
+        minimum=0.0,
+        read_by="rope_scaling",
+    )
+    rope_high_freq_factor: float = option(
+        4.0,
+        "A frequency with at least this many turns within rope_original_length is unchanged.",
+        minimum=0.0,
+        read_by="rope_scaling",
+    )
+    rope_beta_fast: float = option(
+        32.0,
+        "Number of turns within rope_original_length at which the ramp of 'yarn' begins.",
+        minimum=0.001,
+        read_by="rope_scaling",
+    )
+    rope_beta_slow: float = option(
+        1.0,
+        "Number of turns within rope_original_length at which the ramp of 'yarn' ends.",
+        minimum=0.001,
+        read_by="rope_scaling",
+    )
+    rope_attention_factor: float = option(
+        0.0,
+        "Factor of all cosines and sines. If 0, 0.1 * ln(rope_factor) + 1 is used (Peng 2023).",
+        minimum=0.0,
+        read_by="rope_scaling",
+    )
+    rope_truncate: bool = option(
+        True, "Round the first and last index of the ramp to whole numbers, outwards.", read_by="rope_scaling"
+    )
+    rope_scaling_local: bool = option(
+        False,
+        "Apply rope_scaling also to layers with a window, if global_every is set.",
+        needs=("global_every",),
+        read_by="rope_scaling",
+    )
+    nope_every: int = option(
+        0,
+        "If this is n > 0, layers nope_offset, nope_offset + n, ... have no rotary positions (SmolLM3). If 0, every "
+        "layer has them.",
+        minimum=0,
+        needs=("positions=rotary",),
+    )
+    nope_offset: int = option(
+        0,
+        "Number of the first layer without rotary positions (SmolLM3: 3 of every 4).",
+        minimum=0,
+        needs=("nope_every",),
+    )
     rotary_interleaved: bool = option(
         False,
         "Rotate pairs of adjacent features, as in llama.c, instead of pairing the two halves of a head, as in "

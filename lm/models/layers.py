@@ -130,6 +130,11 @@ class NormPosition:
     sums: bool = False  # norm(x + f(x)); the other positions need a norm after the last block
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The settings that have an effect only with some positions."""
+        return frozenset({"first_norm"} if self.inputs else ())
+
+    @property
     def per_sublayer(self) -> int:
         return self.inputs + self.outputs + self.sums
 

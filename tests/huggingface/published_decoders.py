@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.renamed import Weights, numbered_layers
 from lm.config import ModelConfig
 
-LENGTH = 90  # tokens in the longest row
+LENGTH = 100  # tokens in the longest row: more than four times the original length of scaled rotary positions
 SIZES = {"vocab_size": 40, "num_layers": 4, "d_model": 24, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "d_ff": 32}
 LLAMA = ModelConfig(
     **SIZES,
@@ -27,10 +27,18 @@ GEMMA = dataclasses.replace(
 GEMMA2 = dataclasses.replace(
     GEMMA, norm_position="sandwich", attention_scale=12**-0.5, attention_softcap=3.0, logits_softcap=4.0
 )
+GEMMA3 = dataclasses.replace(
+    GEMMA2, window=7, global_every=2, global_offset=1, qk_norm="head", attention_softcap=0.0, logits_softcap=0.0
+)
 OLMO2 = dataclasses.replace(LLAMA, norm_position="branch", qk_norm="width")
+QWEN2 = dataclasses.replace(LLAMA, head_dim=6, attention_bias="qkv")
+SCALED = {"rope_factor": 4.0, "rope_original_length": 24}
+# Of the four frequencies, the first is kept, the second is interpolated, and the others are divided.
+LLAMA3 = {"rope_scaling": "llama3", "rope_low_freq_factor": 0.5, "rope_high_freq_factor": 3.0}
 WINDOW = {"window": 7, "global_every": 2}
 FULL, LOCAL = "full_attention", "sliding_attention"
 LAYER_TYPES = [LOCAL, FULL, LOCAL, FULL]
+GEMMA3_SETTINGS = {"query_pre_attn_scalar": 12, "sliding_window": 7, "layer_types": LAYER_TYPES}
 
 
 def rope(theta: float = 10_000.0, **scaling: Any) -> dict[str, Any]:
@@ -58,6 +66,8 @@ def sizes(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+YARN = rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=24)
+
 # name -> (name of the class, our config, their settings besides `sizes`)
 DECODERS: dict[str, tuple[str, ModelConfig, dict[str, Any]]] = {
     "llama with biases of attention": (
@@ -66,44 +76,90 @@ DECODERS: dict[str, tuple[str, ModelConfig, dict[str, Any]]] = {
     "llama with biases of the mlp": (
         "Llama", dataclasses.replace(LLAMA, use_bias=True, attention_bias="none"), {"mlp_bias": True}
     ),
-    "qwen2": ("Qwen2", dataclasses.replace(LLAMA, head_dim=6, attention_bias="qkv"), {}),
+    "qwen2": ("Qwen2", QWEN2, {}),
     "qwen3": ("Qwen3", dataclasses.replace(LLAMA, qk_norm="head"), {}),
     "gemma": ("Gemma", GEMMA, {"hidden_activation": "gelu_pytorch_tanh"}),
     "gemma2": (
         "Gemma2",
         dataclasses.replace(GEMMA2, **WINDOW, global_offset=1),
         {
-            "query_pre_attn_scalar": 12,
+            **GEMMA3_SETTINGS,
             "attn_logit_softcapping": 3.0,
             "final_logit_softcapping": 4.0,
-            "sliding_window": 7,
-            "layer_types": LAYER_TYPES,
         },
     ),
     "gemma3": (
         "Gemma3",
-        dataclasses.replace(
-            GEMMA2,
-            **WINDOW,
-            global_offset=1,
-            qk_norm="head",
-            attention_softcap=0.0,
-            logits_softcap=0.0,
-            rotary_theta=1e6,
-            local_rotary_theta=1e4,
-        ),
-        {
-            "query_pre_attn_scalar": 12,
-            "sliding_window": 7,
-            "layer_types": LAYER_TYPES,
-            "rope_parameters": {FULL: rope(1e6), LOCAL: rope(1e4)},
-        },
+        dataclasses.replace(GEMMA3, rotary_theta=1e6, local_rotary_theta=1e4),
+        {**GEMMA3_SETTINGS, "rope_parameters": {FULL: rope(1e6), LOCAL: rope(1e4)}},
     ),
     "olmo2": ("Olmo2", dataclasses.replace(OLMO2, head_dim=6), {}),
     "olmo3": (
         "Olmo3",
         dataclasses.replace(OLMO2, head_dim=6, window=7, global_every=4, global_offset=3),
-        {"sliding_window": 7},
+        {"sliding_window": 7, "rope_parameters": {FULL: rope(), LOCAL: rope()}},
+    ),
+    "llama3 scaling": (
+        "Llama",
+        dataclasses.replace(LLAMA, **SCALED, **LLAMA3, rotary_theta=300.0),
+        {
+            "rope_parameters": rope(
+                300.0,
+                rope_type="llama3",
+                factor=4.0,
+                low_freq_factor=0.5,
+                high_freq_factor=3.0,
+                original_max_position_embeddings=24,
+            )
+        },
+    ),
+    "linear scaling of global layers": (
+        "Gemma3",
+        dataclasses.replace(
+            GEMMA3, rotary_theta=1e6, local_rotary_theta=1e4, rope_scaling="linear", rope_factor=8.0
+        ),
+        {**GEMMA3_SETTINGS, "rope_parameters": {FULL: rope(1e6, rope_type="linear", factor=8.0), LOCAL: rope(1e4)}},
+    ),
+    "yarn": (
+        "Qwen2",
+        dataclasses.replace(QWEN2, **SCALED, rope_scaling="yarn"),
+        {"rope_parameters": YARN},
+    ),
+    "yarn with its own numbers": (
+        "Qwen2",
+        dataclasses.replace(
+            QWEN2,
+            **SCALED,
+            rope_scaling="yarn",
+            rope_beta_fast=4.0,
+            rope_beta_slow=0.3,
+            rope_attention_factor=1.3,
+            rope_truncate=False,
+            rotary_theta=50.0,
+        ),
+        {
+            "rope_parameters": YARN
+            | {"rope_theta": 50.0, "beta_fast": 4.0, "beta_slow": 0.3, "attention_factor": 1.3, "truncate": False}
+        },
+    ),
+    "yarn of every layer": (
+        "Olmo3",
+        dataclasses.replace(
+            OLMO2,
+            **SCALED,
+            head_dim=6,
+            window=30,
+            global_every=4,
+            global_offset=3,
+            rope_scaling="yarn",
+            rope_scaling_local=True,
+        ),
+        {"sliding_window": 30, "rope_parameters": {FULL: YARN, LOCAL: YARN}},
+    ),
+    "smollm3": (
+        "SmolLM3",
+        dataclasses.replace(LLAMA, head_dim=6, nope_every=4, nope_offset=3),
+        {"no_rope_layers": [1, 1, 1, 0]},
     ),
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def drawn_params(config):
         values = np.random.default_rng(zlib.crc32(path.encode())).normal(size=shape)
         kind = path.rpartition("/")[2]
         if kind == "kernel":
-            return values * 1.5 / np.sqrt(np.prod(shape[: 2 if "/out/" in path else 1]))
+            return values * 1.2 / np.sqrt(np.prod(shape[: 2 if "/out/" in path else 1]))
         return 0.3 * values + (kind == "scale" and not config.norm_unit_offset)
 
     return nest({path: draw(path, leaf.shape).astype(np.float32) for path, leaf in flatten(shapes).items()})

@@ -85,7 +85,16 @@ VARIANTS = [
         "global_every": 2,
         "global_offset": 1,
     },
-    {"norm": "rmsnorm", "norm_position": "branch", "qk_norm": "width", "attention_bias": "qkv", "scan_layers": False},
+    {
+        "norm": "rmsnorm",
+        "norm_position": "branch",
+        "qk_norm": "width",
+        "attention_bias": "qkv",
+        "scan_layers": False,
+        "nope_every": 2,
+        "nope_offset": 1,
+    },
+    {"first_norm": False, "nope_every": 2, "rope_scaling": "yarn", "rope_original_length": 4, "rope_factor": 2.0},
 ]
 
 

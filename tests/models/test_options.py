@@ -11,8 +11,11 @@ import pytest
 from lm.config import ModelConfig
 from lm.models import build_model
 from lm.models.layers import NORM_POSITIONS, Norm
+from lm.models.parameters import unstack_layers
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import dot_product_attention
+from lm.models.transformer.positions import rotary
+from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 from lm.models.transformer.stack import layer_pattern
 from tests.models.test_attention import make_batch, random_params
 from tests.models.test_attention_kernels import assert_same, ours, packed_rows, query_key_value, values_and_gradients
@@ -120,6 +123,96 @@ def test_logits_are_capped_last():
         for each in (config, dataclasses.replace(config, logits_softcap=0.5))
     )
     np.testing.assert_allclose(capped, 0.5 * np.tanh(plain / 0.5), atol=1e-6)
+
+
+def scaled_rates(**changes):
+    config = dataclasses.replace(CONFIG, head_dim=128, rotary_theta=500_000.0, **changes)
+    rates = config.rotary_theta ** -(np.arange(0, 128, 2) / 128)
+    return rates, *ROPE_SCALINGS[config.rope_scaling].rescale(config, config.rotary_theta, rates)
+
+
+def test_linear_scaling_divides_all_frequencies():
+    rates, scaled, factor = scaled_rates(rope_scaling="linear", rope_factor=8.0)
+    np.testing.assert_array_equal(scaled, rates / 8)
+    assert factor == 1.0
+
+
+def test_llama3_scaling_matches_its_definition():
+    """Wavelengths above 8192 / 1 are multiplied by 8, those below 8192 / 4 are kept (the code of Llama 3.1)."""
+    rates, scaled, factor = scaled_rates(rope_scaling="llama3", rope_factor=8.0, rope_original_length=8192)
+    for rate, found in zip(rates, scaled, strict=True):
+        wavelength = 2 * np.pi / rate
+        smooth = (8192 / wavelength - 1) / (4 - 1)
+        between = (1 - smooth) * rate / 8 + smooth * rate
+        assert found == pytest.approx(rate if wavelength < 2048 else rate / 8 if wavelength > 8192 else between)
+    assert factor == 1.0 and 0 < sum(rates / 8 == scaled) < 64 > sum(rates == scaled) > 0
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_yarn_matches_its_definition(truncate):
+    """Peng 2023, section 3.2, with the bounds of the ramp in indices, as in the authors' code."""
+    rates, scaled, factor = scaled_rates(
+        rope_scaling="yarn", rope_factor=4.0, rope_original_length=32_768, rope_truncate=truncate
+    )
+    low, high = (64 * np.log(32_768 / (turns * 2 * np.pi)) / np.log(500_000.0) for turns in (32, 1))
+    low, high = (np.floor(low), np.ceil(high)) if truncate else (low, high)
+    ramp = np.clip((np.arange(64) - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(scaled, rates / 4 * ramp + rates * (1 - ramp), rtol=1e-12)
+    assert factor == pytest.approx(0.1 * np.log(4) + 1)
+    assert (
+        scaled_rates(rope_scaling="yarn", rope_factor=4.0, rope_original_length=99, rope_attention_factor=1.5)[2] == 1.5
+    )
+
+
+def test_attention_factor_multiplies_cosines_and_sines():
+    changes = {"rope_scaling": "yarn", "rope_factor": 1.0, "rope_original_length": 64, "rope_attention_factor": 1.5}
+    positions = jnp.array([[0, 5, 400]])
+    plain, scaled = (rotary(positions, 8, 100.0, each) for each in (None, dataclasses.replace(CONFIG, **changes)))
+    np.testing.assert_allclose(scaled.cos, 1.5 * plain.cos, rtol=1e-6)
+    np.testing.assert_allclose(scaled.sin, 1.5 * plain.sin, rtol=1e-6)
+
+
+def test_pattern_says_which_layers_have_scaled_rotary_positions_or_none():
+    def kinds(**changes):
+        return layer_pattern(dataclasses.replace(CONFIG, num_layers=4, window=5, **changes))
+
+    assert [each.rope_is_scaled for each in kinds()] == [True] * 4
+    assert [each.rope_is_scaled for each in kinds(global_every=2)] == [True, False, True, False]
+    assert all(each.rope_is_scaled for each in kinds(global_every=2, rope_scaling_local=True))
+    assert [each.is_rotary for each in kinds(nope_every=4, nope_offset=3)] == [True, True, True, False]
+    assert [each.has_first_norm for each in kinds(first_norm=False)] == [False, True, True, True]
+
+
+def test_all_layers_without_rotary_positions_equal_a_model_without_positions():
+    params, ids = random_params(CONFIG), jnp.arange(8)[None]
+    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    found, expected = (
+        build_model(dataclasses.replace(CONFIG, **changes)).apply({"params": params}, batch).logits
+        for changes in ({"nope_every": 1}, {"positions": "none"})
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(scan):
+    """The norm of the first layer has no influence; that of the second has."""
+    config = dataclasses.replace(CONFIG, first_norm=False, scan_layers=scan)
+    params = random_params(dataclasses.replace(config, scan_layers=True))
+    ids = jnp.arange(8)[None]
+    batch = make_batch(ids, ids, jnp.ones_like(ids))
+
+    def logits(layer, scale, first_norm=False):
+        changed = jax.tree.map(np.array, params)
+        norm = changed["layers"]["attention_norm"]
+        if scale:
+            norm["scale"][layer] = scale
+        each = dataclasses.replace(config, first_norm=first_norm)
+        tree = changed if scan else unstack_layers(changed)
+        return np.asarray(build_model(each).apply({"params": tree}, batch).logits)
+
+    np.testing.assert_array_equal(logits(0, 2.0), logits(0, 0))
+    assert np.abs(logits(1, 2.0) - logits(1, 0)).max() > 1e-2
+    assert np.abs(logits(0, 0, first_norm=True) - logits(0, 0)).max() > 1e-2
 
 
 def test_global_offset_moves_the_pattern():

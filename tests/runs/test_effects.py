@@ -57,6 +57,8 @@ def test_settings_that_change_what_equal_parameters_compute(by_effect):
     assert by_effect["function"] == names(
         "model",
         "family positions relative_max_distance rotary_theta local_rotary_theta rotary_interleaved norm norm_position "
+        "rope_scaling rope_factor rope_original_length rope_low_freq_factor rope_high_freq_factor rope_beta_fast "
+        "rope_beta_slow rope_attention_factor rope_truncate rope_scaling_local nope_every nope_offset first_norm "
         "norm_epsilon norm_unit_offset activation scale_logits logits_softcap attention_scale attention_softcap "
         "norm_embeddings embedding_scale window global_every global_offset dtype pooling lora_alpha",
     )

@@ -50,6 +50,9 @@ class View:
 
     mask: Array | None  # bool (B, L, S) for the xla kernel; None for fused kernels, which use only the segments
     rotation: Rotation | None
+    skips_first_norm: Array | None = (
+        None  # bool (): whether the attention reads its input as it is; None if no kind does
+    )
 
 
 @flax.struct.dataclass

@@ -15,7 +15,7 @@ from lm.models.layers import NORM_POSITIONS, Embedding, Norm
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.cache import Cache
-from lm.models.transformer.positions import RelativeBias, rotary, sinusoidal
+from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
 RECORD = "intermediates"  # the Flax collection that records vectors if the caller makes the collection mutable
@@ -64,13 +64,18 @@ class Tower(nn.Module):
         kernel = kernel_for_call(self.kernel, positions_BL.shape[1], cached=cache is not None)
         kinds, views = distinct_kinds(layer_pattern(config)), []
         for kind in kinds:
-            mask_BLS = rotation = None
+            mask_BLS = rotation = skips = None
             if kernel == "xla":
                 keys = key_positions_BS, key_segments_BS
                 mask_BLS = attention_mask(positions_BL, segments_BL, *keys, causal=self.causal, window=kind.window)
-            if config.positions == "rotary":
-                rotation = rotary(positions_BL, config.head_dim, kind.rotary_theta)
-            views.append(View(mask_BLS, rotation))
+            if config.positions == "rotary" and kind.is_rotary:
+                scaled_by = config if kind.rope_is_scaled else None
+                rotation = rotary(positions_BL, config.head_dim, kind.rotary_theta, scaled_by)
+            elif config.positions == "rotary":
+                rotation = no_rotation(positions_BL, config.head_dim)
+            if not config.first_norm:
+                skips = jnp.asarray(not kind.has_first_norm)
+            views.append(View(mask_BLS, rotation, skips))
         bias_BHLS = None
         if config.positions == "relative":
             relative = positions_BL, key_positions_BS
