@@ -1,6 +1,7 @@
 """Each model option against its closed form, and combinations of options in every way of running a model."""
 
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -31,6 +32,14 @@ from tests.trees import flatten
 CONFIG = ModelConfig(
     vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
 )
+
+
+BATCH = make_batch(IDS := jnp.arange(8)[None], IDS, jnp.ones_like(IDS))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(config, params):
+    return build_model(config).apply({"params": params}, BATCH).logits
 
 
 def initial(config):
@@ -123,12 +132,8 @@ def test_initial_scores_have_the_same_deviation_for_any_attention_scale():
 
 def test_logits_are_capped_last():
     config = dataclasses.replace(CONFIG, output_bias=True)
-    ids = jnp.arange(8)[None]
-    params, batch = random_params(config), make_batch(ids, ids, jnp.ones_like(ids))
-    plain, capped = (
-        build_model(each).apply({"params": params}, batch).logits
-        for each in (config, dataclasses.replace(config, logits_softcap=0.5))
-    )
+    capped_config, params = dataclasses.replace(config, logits_softcap=0.5), random_params(config)
+    plain, capped = (logits_of(each, params) for each in (config, capped_config))
     np.testing.assert_allclose(capped, 0.5 * np.tanh(plain / 0.5), atol=1e-6)
 
 
@@ -191,10 +196,9 @@ def test_pattern_says_which_layers_have_scaled_rotary_positions_or_none():
 
 
 def test_all_layers_without_rotary_positions_equal_a_model_without_positions():
-    params, ids = random_params(CONFIG), jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    params = random_params(CONFIG)
     found, expected = (
-        build_model(dataclasses.replace(CONFIG, **changes)).apply({"params": params}, batch).logits
+        logits_of(dataclasses.replace(CONFIG, **changes), params)
         for changes in ({"nope_every": 1}, {"positions": "none"})
     )
     np.testing.assert_array_equal(found, expected)
@@ -205,8 +209,6 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
     """The norm of the first layer has no influence; that of the second has."""
     config = dataclasses.replace(CONFIG, first_norm=False, scan_layers=scan)
     params = random_params(dataclasses.replace(config, scan_layers=True))
-    ids = jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
 
     def logits(layer, scale, first_norm=False):
         changed = jax.tree.map(np.array, params)
@@ -215,7 +217,7 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
             norm["scale"][layer] = scale
         each = dataclasses.replace(config, first_norm=first_norm)
         tree = changed if scan else unstack_layers(changed)
-        return np.asarray(build_model(each).apply({"params": tree}, batch).logits)
+        return np.asarray(logits_of(each, tree))
 
     np.testing.assert_array_equal(logits(0, 2.0), logits(0, 0))
     assert np.abs(logits(1, 2.0) - logits(1, 0)).max() > 1e-2
@@ -225,14 +227,12 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
 def test_factorised_embeddings_are_projected_before_the_first_block():
     """A model with the tables E W + b in place of E and W computes the same."""
     narrow = dataclasses.replace(CONFIG, embedding_width=6, tie_embeddings=False)
-    params, ids = random_params(narrow), jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    params = random_params(narrow)
     wide = {name: value for name, value in params.items() if name != "embedding_projection"}
     projected = params["token_embedding"]["embedding"] @ params["embedding_projection"]["kernel"]
     wide["token_embedding"] = {"embedding": projected + params["embedding_projection"]["bias"]}
-    expected = build_model(dataclasses.replace(narrow, embedding_width=0)).apply({"params": wide}, batch).logits
-    found = build_model(narrow).apply({"params": params}, batch).logits
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = logits_of(dataclasses.replace(narrow, embedding_width=0), wide)
+    np.testing.assert_allclose(logits_of(narrow, params), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -240,17 +240,16 @@ def test_shared_layers_equal_layers_with_equal_parameters(scan):
     """The logits, and the gradients of the shared layer, which are the sums of those of all layers."""
     apart = dataclasses.replace(CONFIG, num_layers=3)
     shared = dataclasses.replace(apart, share_layers=True, scan_layers=scan, remat="full")
-    params, ids = random_params(shared), jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    params = random_params(shared)
     copied = {name: value for name, value in params.items() if name != "shared_layer"}
     copied["layers"] = jax.tree.map(lambda x: np.stack([x] * 3), params["shared_layer"])
 
     def loss(params, config):
-        logits = build_model(config).apply({"params": params}, batch, train=True).logits
+        logits = build_model(config).apply({"params": params}, BATCH, train=True).logits
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), logits
 
-    found, logits = jax.grad(loss, has_aux=True)(params, shared)
-    expected, expected_logits = jax.grad(loss, has_aux=True)(copied, apart)
+    gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (found, logits), (expected, expected_logits) = gradient(params, shared), gradient(copied, apart)
     np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b.sum(axis=0), atol=1e-5), found["shared_layer"], expected["layers"]
