@@ -49,7 +49,7 @@ _BASE: Fields = {
     "norm_epsilon": 1e-5,
     "use_bias": True,
     "tie_embeddings": True,
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "init_std": 0.02,
     "init_residual_scaling": False,
 }
@@ -76,6 +76,14 @@ _LLAMA = _BASE | {
 }
 _LLAMA2 = _LLAMA | {"vocab_size": 32_000, "max_length": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128_256, "max_length": 8192, "rotary_theta": 500_000.0}
+_LLAMA3_2 = {
+    "tie_embeddings": True,
+    "rope_scaling": "llama3",
+    "rope_factor": 32.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_original_length": 8192,
+}
 _STORIES = {"vocab_size": 512, "max_length": 512, "tie_embeddings": True, "rotary_interleaved": True}
 
 # Vaswani 2017, table 3. The vocabulary depends on the task. The fan-in of a layer sets its initial weight scale.
@@ -86,9 +94,9 @@ _VASWANI = _BASE | {
     "norm_embeddings": False,
     "activation": "relu",
     "share_embeddings": True,
-    "scale_embeddings": True,
+    "embedding_scale": 0.0,  # sqrt(d_model)
     "scale_logits": False,
-    "scale_attention": True,
+    "attention_scale": 0.0,
     "init_std": 0.0,
     "embedding_std": 0.0,
 }
@@ -103,9 +111,9 @@ _T5 = _VASWANI | {
     "norm_position": "pre",
     "norm_epsilon": 1e-6,
     "use_bias": False,
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "scale_logits": True,
-    "scale_attention": False,
+    "attention_scale": 1.0,
     "embedding_std": 1.0,
 }
 _T5_1_1 = _T5 | {"activation": "geglu_tanh", "tie_embeddings": False, "scale_logits": False}
@@ -117,7 +125,7 @@ _BART = _VASWANI | {
     "positions": "learned",
     "norm_embeddings": True,
     "activation": "gelu",
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "init_std": 0.02,
 }
 
@@ -145,7 +153,7 @@ _BERT = _BASE | {
 _ROBERTA = _BERT | {"vocab_size": 50265, "token_types": 0, "norm_epsilon": 1e-5}
 
 # Warner 2024 and the config.json files of answerdotai/ModernBERT-*. Each token attends to 64 tokens on either side or,
-# in every third layer, to all tokens. Unlike the original, our model has a norm before the first attention layer.
+# in every third layer, to all tokens. Our model has a norm before the first attention layer, but does not use it.
 _MODERNBERT = _ROBERTA | {
     "vocab_size": 50368,
     "max_length": 8192,
@@ -153,6 +161,7 @@ _MODERNBERT = _ROBERTA | {
     "rotary_theta": 160_000.0,
     "local_rotary_theta": 10_000.0,
     "norm_position": "pre",
+    "first_norm": False,
     "activation": "geglu",
     "use_bias": False,
     "pooler": False,
@@ -172,9 +181,8 @@ PRESETS: dict[str, Fields] = {
     "llama2_13b": _LLAMA2 | _size(40, 5120, 40, 13_824),  # 13,015,864,320
     # Grattafiori 2024, table 3, and the config.json file of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
-    # The config.json file of meta-llama/Llama-3.2-1B, but without the scaling of rotary angles, which is not
-    # implemented, so the preset suits training from scratch, not the released weights. 1,235,814,400 parameters
-    "llama3_1b": _LLAMA3 | _size(16, 2048, 32, 8192, kv_heads=8) | {"tie_embeddings": True},
+    # The config.json file of meta-llama/Llama-3.2-1B, but for rows of 8192 tokens. 1,235,814,400 parameters
+    "llama3_1b": _LLAMA3 | _LLAMA3_2 | _size(16, 2048, 32, 8192, kv_heads=8),
     # Parameters without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for
     # Multi30k).
     "transformer_base": _VASWANI | _two_sides(6, 512, 8),
