@@ -1,0 +1,1 @@
+"""Published weights and tokenizers in the formats of Hugging Face, in and out."""
