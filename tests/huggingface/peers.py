@@ -16,7 +16,31 @@ SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "n
 LLAMA = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 96}
 
 # family -> (class, settings of its config)
+BERT = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 96}
+ROBERTA = {**BERT, "max_position_embeddings": 98, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
+T5 = {"vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+SIDES = {"encoder_layers": 2, "decoder_layers": 3}
+SIDES |= {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 4), ("ffn_dim", 48))}
+BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 1, **SIDES}
+
 MODELS = {
+    "t5": ("T5ForConditionalGeneration", {**T5, "decoder_start_token_id": 2}),
+    "t5_1_1": (
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 2},
+    ),
+    "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 2}),
+    "bart": ("BartForConditionalGeneration", BART),
+    "bert": ("BertForMaskedLM", BERT),
+    "bert_pretraining": ("BertForPreTraining", BERT),
+    "bert_classes": ("BertForSequenceClassification", {**BERT, "num_labels": 3}),
+    "bert_number": ("BertForSequenceClassification", {**BERT, "num_labels": 1}),
+    "bert_tags": ("BertForTokenClassification", {**BERT, "num_labels": 5}),
+    "bert_answers": ("BertForQuestionAnswering", BERT),
+    "bert_body": ("BertModel", BERT),
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta_classes": ("RobertaForSequenceClassification", {**ROBERTA, "type_vocab_size": 2}),
+    "xlm_roberta": ("XLMRobertaForTokenClassification", ROBERTA),
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 96}),
     "llama": ("LlamaForCausalLM", {**LLAMA, "rms_norm_eps": 1e-5}),
     "smollm2": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True, "rope_theta": 100000.0}),
@@ -40,6 +64,8 @@ def build(kind, settings, seed=0, dtype=torch.float32, spread=True):
     config = cls.config_class(**{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, **settings})
     config._attn_implementation = "eager"
     model = cls(config).eval()
+    if settings.get("tie_word_embeddings") is False and getattr(model, "lm_head", None) is not None:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))  # T5's class ties them
     if spread:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -68,3 +94,83 @@ def rows(seed=0, count=3, length=30):
     tokens = generator.integers(4, VOCABULARY, (count, length))
     lengths = np.array([length, length // 2, 5])[:count]
     return tokens, np.arange(length)[None] < lengths[:, None]
+
+
+def padded(left=False):
+    """Returns a source and a target, each tokens, mask and positions of shape (B, L), padded on one side."""
+    sides = []
+    for seed, length in ((1, 30), (2, 23)):
+        tokens, mask = rows(seed, length=length)
+        if left:
+            mask = mask[:, ::-1].copy()
+        sides.append((tokens, mask, (np.cumsum(mask, axis=1) - 1) * mask))
+    return sides
+
+
+def their_outputs(model, left=False):
+    """Returns {name: values} at the real tokens, and the hidden states of every layer that we have too."""
+    (tokens, mask, positions), (targets, target_mask, _) = padded(left)
+    inputs = {"input_ids": np.where(mask, tokens, model.config.pad_token_id or 0), "attention_mask": mask}
+    if left and "position_ids" in model.forward.__code__.co_varnames:
+        offset = positions + 2 if model.config.model_type in ("roberta", "xlm-roberta") else positions
+        inputs["position_ids"] = offset * mask
+    if model.config.is_encoder_decoder:
+        inputs |= {"decoder_input_ids": targets, "decoder_attention_mask": target_mask}
+    with torch.no_grad():
+        found = model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}, output_hidden_states=True)
+    out = {}
+    real = target_mask if model.config.is_encoder_decoder else mask
+    for name, value in found.items():
+        if name in ("logits", "prediction_logits", "start_logits", "end_logits"):
+            value = value.numpy()
+            out[name] = value[real] if value.shape[:2] == real.shape else value
+        elif name == "seq_relationship_logits":
+            out[name] = value.numpy()
+    hidden = found.encoder_hidden_states if model.config.is_encoder_decoder else found.hidden_states
+    return out, [layer.numpy()[mask] for layer in hidden]
+
+
+def batch_of(two_sided, left=False):
+    import jax.numpy as jnp
+
+    from lm.batch import Batch, Source
+
+    (tokens, mask, positions), (targets, target_mask, target_positions) = padded(left)
+    source = Source(*(jnp.asarray(x, jnp.int32) for x in (tokens * mask, positions, mask)))
+    if not two_sided:
+        targets, target_mask, target_positions = tokens, mask, positions
+    arrays = (targets * target_mask, targets)
+    return Batch(
+        *(jnp.asarray(x, jnp.int32) for x in arrays),
+        weights=jnp.asarray(target_mask, jnp.float32),
+        positions=jnp.asarray(target_positions, jnp.int32),
+        segments=jnp.asarray(target_mask, jnp.int32),
+        source=source if two_sided else None,
+    )
+
+
+def our_outputs(config, model, params, left=False):
+    """Returns the values of `their_outputs` for our model."""
+    two_sided = config.model.family == "encoder_decoder"
+    batch = batch_of(two_sided and model.reads_source, left)
+    (_, mask, _), (_, target_mask, _) = padded(left)
+    out, real, objective = {}, target_mask if two_sided else mask, config.objective.name
+    if objective != "contrastive":
+        if objective == "masked":  # logits at all tokens
+            model = model.clone(head=model.head.clone(max_masked=0))
+        found = model.apply({"params": params}, batch)
+        logits = np.asarray(found.logits)
+        if objective in ("classification", "regression"):
+            first, last = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+            at = last if config.model.pooling == "last" else first
+            out["logits"] = logits[np.arange(len(at)), at]
+        elif objective == "span_qa":
+            out["start_logits"], out["end_logits"] = logits[real][:, 0], logits[real][:, 1]
+        else:
+            out["prediction_logits" if config.objective.next_sentence else "logits"] = logits[real]
+        if config.objective.next_sentence:
+            first = real.argmax(axis=1)
+            out["seq_relationship_logits"] = np.asarray(found.next_sentence_logits)[np.arange(len(first)), first]
+    text = batch_of(False, left)
+    vectors = [model.token_vectors({"params": params}, text, n) for n in range(model.text_layers + 1)]
+    return out, [np.asarray(each)[mask] for each in vectors]

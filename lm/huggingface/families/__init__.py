@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from lm.huggingface.families import gpt2, llama, mistral
+from lm.huggingface.families import bart, bert, gpt2, llama, mistral, roberta, t5
 from lm.huggingface.families.family import Family
 
-FAMILIES: dict[str, Family] = {each.FAMILY.name: each.FAMILY for each in (gpt2, llama, mistral)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        gpt2.FAMILY,
+        llama.FAMILY,
+        mistral.FAMILY,
+        t5.FAMILY,
+        t5.MT5,
+        bart.FAMILY,
+        bert.FAMILY,
+        roberta.FAMILY,
+        roberta.XLM_ROBERTA,
+    )
+}

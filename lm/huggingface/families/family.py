@@ -39,6 +39,7 @@ class Family:
         fields: the fields of config.json that determine further settings or are refused.
         names: the names of the body's modules. A function gets the model's settings.
         heads: the classes of `transformers`, the one for the bare body included.
+        kept: further modules that files may hold and no head uses; their tensors are kept for the export.
         neutral: the fields of config.json that do not affect what the model computes.
         spelling: the prefixes of names.
         ignored: patterns of the names of buffers, which are not read.
@@ -54,6 +55,7 @@ class Family:
     fields: tuple[Field, ...]
     names: Names | Callable[[ModelConfig], Names]
     heads: Mapping[str, Head]
+    kept: Names = field(default_factory=dict)
     neutral: frozenset[str] = frozenset()
     spelling: Spelling = Spelling()
     ignored: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ class Family:
 
     def names_of_other_heads(self, head: Head) -> Iterator[str]:
         """Yields patterns of the names of tensors that other heads use."""
-        for other in self.heads.values():
-            for module, target in other.names.items():
+        for names in (self.kept, *(other.names for other in self.heads.values())):
+            for module, target in names.items():
                 if module not in head.names:
                     yield from pattern_of(module, target, self.spelling)
