@@ -107,7 +107,7 @@ def drawn_weights(case: Case) -> dict[str, Any]:
         elif names[-1] == "kernel":
             inputs = np.prod(leaf.shape[:2] if names[-2] == "out" else leaf.shape[:1])
             normal *= 1.5 / np.sqrt(inputs)
-            if names[-2] == "query" and not config.scale_attention:
+            if names[-2] == "query" and config.attention_scale == 1.0:
                 normal /= np.sqrt(config.head_dim)
         elif names[-2] == "token_embedding" and config.tie_embeddings and not config.scale_logits:
             normal *= 0.3

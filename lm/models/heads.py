@@ -68,14 +68,14 @@ class NextToken(Head):
     @nn.nowrap
     def cost(self, config: ModelConfig, length: int = 0) -> HeadCost:
         D, V = config.d_model, config.vocab_size
-        return HeadCost(0 if config.tie_embeddings else V * D, flops=2 * D * V * length, logits=V * length)
+        parameters = (0 if config.tie_embeddings else V * D) + V * config.output_bias
+        return HeadCost(parameters, flops=2 * D * V * length, logits=V * length)
 
 
 class MaskedTokens(Head):
     """Logits for the tokens that are masked in the input, as in BERT (Devlin 2019).
 
-    model.head_transform inserts a projection, an activation and a norm before the output matrix. model.output_bias adds
-    a bias to the logits.
+    model.head_transform inserts a projection, an activation and a norm before the output matrix.
 
     Attributes:
         max_masked: the maximum number of masked tokens in a row. Logits are computed for only this many tokens, or for
@@ -97,8 +97,6 @@ class MaskedTokens(Head):
             h_BLD = ACTIVATIONS[config.activation].function(h_BLD)
             h_BLD = Norm(config, name="head_norm")(h_BLD)
         logits_BLV = _vocabulary_logits(config, embed, h_BLD)
-        if config.output_bias:
-            logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
         next_sentence_BL2 = None
         if self.next_sentence:
             next_sentence_BL2 = _classes(config, "next_sentence", 2, _pooler(config, x_BLD))
@@ -204,11 +202,18 @@ def _classes(config: ModelConfig, name: str, num_classes: int, x_BLD: Array) -> 
 
 
 def _vocabulary_logits(config: ModelConfig, embed: Embedding, x_BLD: Array) -> Array:
-    """Returns logits, float32 (B, L, V), computed with the token embedding or a separate output matrix."""
+    """Returns logits, float32 (B, L, V), computed with the token embedding or a separate output matrix.
+
+    With model.logits_softcap c > 0, each logit z becomes c tanh(z / c).
+    """
     if config.tie_embeddings:
         logits_BLV = embed.attend(x_BLD)
     else:
         logits_BLV = _linear(config, "output", config.vocab_size, "vocab", use_bias=False)(x_BLD).astype(jnp.float32)
+    if config.output_bias:
+        logits_BLV = logits_BLV + VocabularyBias(config.vocab_size, name="output_bias")()
+    if cap := config.logits_softcap:
+        logits_BLV = cap * jnp.tanh(logits_BLV / cap)
     return nn.with_logical_constraint(logits_BLV, ("batch", "length", "vocab"))
 
 

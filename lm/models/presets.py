@@ -49,7 +49,7 @@ _BASE: Fields = {
     "norm_epsilon": 1e-5,
     "use_bias": True,
     "tie_embeddings": True,
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "init_std": 0.02,
     "init_residual_scaling": False,
 }
@@ -86,9 +86,9 @@ _VASWANI = _BASE | {
     "norm_embeddings": False,
     "activation": "relu",
     "share_embeddings": True,
-    "scale_embeddings": True,
+    "embedding_scale": 0.0,  # sqrt(d_model)
     "scale_logits": False,
-    "scale_attention": True,
+    "attention_scale": 0.0,
     "init_std": 0.0,
     "embedding_std": 0.0,
 }
@@ -103,9 +103,9 @@ _T5 = _VASWANI | {
     "norm_position": "pre",
     "norm_epsilon": 1e-6,
     "use_bias": False,
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "scale_logits": True,
-    "scale_attention": False,
+    "attention_scale": 1.0,
     "embedding_std": 1.0,
 }
 _T5_1_1 = _T5 | {"activation": "geglu_tanh", "tie_embeddings": False, "scale_logits": False}
@@ -117,7 +117,7 @@ _BART = _VASWANI | {
     "positions": "learned",
     "norm_embeddings": True,
     "activation": "gelu",
-    "scale_embeddings": False,
+    "embedding_scale": 1.0,
     "init_std": 0.02,
 }
 

@@ -40,7 +40,7 @@ T5 = {
     "relative_buckets": 8,
     "relative_max_distance": 12,
     "norm": "rmsnorm",
-    "scale_attention": False,
+    "attention_scale": 1.0,
     "scan_layers": False,
 }
 VOCABULARY = Vocabulary(size=14, bos_id=1, eos_id=EOS, pad_id=0, pad_is_special=True)

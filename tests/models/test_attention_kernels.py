@@ -39,9 +39,9 @@ def query_key_value(heads, kv_heads, rows=2, size=16):
     return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def ours(q, k, v, segments, positions, window):
+def ours(q, k, v, segments, positions, window, **settings):
     mask = attention_mask(positions, segments, positions, segments, causal=True, window=window)
-    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask)
+    return dot_product_attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask, **settings)
 
 
 def values_and_gradients(function, inputs, segments):
@@ -199,7 +199,7 @@ def test_no_mask_is_computed_for_a_fused_kernel(monkeypatch):
         return attention_mask(*args, **kwargs)
 
     monkeypatch.setattr("lm.models.transformer.tower.attention_mask", spy)
-    monkeypatch.setitem(attention_kernels.FUSED, "splash", lambda q, k, v, segments, window: q)
+    monkeypatch.setitem(attention_kernels.FUSED, "splash", lambda q, *_: q)
     ids = jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)
     batch, params = Batch(ids, ids, ids, ids, ids), random_params(CONFIG)
     for backend, expected in (("splash", 0), ("xla", 1)):

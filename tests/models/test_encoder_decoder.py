@@ -38,7 +38,7 @@ VARIANTS = {
         relative_max_distance=12,
         norm="rmsnorm",
         use_bias=False,
-        scale_attention=False,
+        attention_scale=1.0,
         scale_logits=True,
         activation="relu",
     ),
@@ -53,7 +53,7 @@ VARIANTS = {
         scan_layers=False,
     ),
     "apart": dataclasses.replace(
-        CONFIG, positions="sinusoidal", scale_embeddings=True, share_embeddings=False, source_vocab_size=37
+        CONFIG, positions="sinusoidal", embedding_scale=0.0, share_embeddings=False, source_vocab_size=37
     ),
 }
 

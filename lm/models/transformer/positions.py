@@ -12,6 +12,7 @@ import numpy as np
 from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import parameter
+from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 
 
 def sinusoidal(positions_BL: Array, width: int) -> Array:
@@ -33,12 +34,24 @@ class Rotation:
     sin: Array
 
 
-def rotary(positions_BL: Array, head_dim: int, theta: float) -> Rotation:
-    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021)."""
+def rotary(positions_BL: Array, head_dim: int, theta: float, scaled_by: ModelConfig | None = None) -> Rotation:
+    """Returns the rotation of pair i of every head by p * theta^(-2i/K) at position p (RoFormer, Su 2021).
+
+    If `scaled_by` is given, the frequencies theta^(-2i/K) are changed as its model.rope_scaling says.
+    """
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
-    rates = (theta**-exponents).astype(np.float32)
-    angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
-    return Rotation(cos=jnp.cos(angles_BLK)[:, :, None, :], sin=jnp.sin(angles_BLK)[:, :, None, :])
+    rates, factor = theta**-exponents, 1.0
+    if scaled_by is not None:
+        rates, factor = ROPE_SCALINGS[scaled_by.rope_scaling].rescale(scaled_by, theta, rates)
+    angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates.astype(np.float32)[None, None, :]
+    cos, sin = (function(angles_BLK)[:, :, None, :] for function in (jnp.cos, jnp.sin))
+    return Rotation(cos, sin) if factor == 1.0 else Rotation(cos * factor, sin * factor)
+
+
+def no_rotation(positions_BL: Array, head_dim: int) -> Rotation:
+    """Returns the rotation of all pairs by 0, for layers without rotary positions."""
+    zeros = jnp.zeros((*positions_BL.shape, 1, head_dim // 2), jnp.float32)
+    return Rotation(cos=zeros + 1.0, sin=zeros)
 
 
 def rotate(x_BLHK: Array, rotation: Rotation, interleaved: bool) -> Array:

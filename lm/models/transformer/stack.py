@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import ACTIVATIONS, Norm, projection, residual_scale
+from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm, projection, residual_scale
 from lm.models.parameters import LAYER_PREFIX, STACK_NAME
 from lm.models.transformer.attention import Attention, AttentionContext, WithCache
 from lm.models.transformer.cache import LayerCache
@@ -28,14 +29,25 @@ class LayerKind:
 
     window: int  # tokens attend only to positions at a smaller distance than this; 0 means no limit
     rotary_theta: float
+    rope_is_scaled: bool  # whether model.rope_scaling applies
+    is_rotary: bool = True  # False if the layer ignores positions although model.positions is rotary
+    has_first_norm: bool = True  # False if the input of the attention is not normalised although norm_position says so
 
 
 def layer_pattern(config: ModelConfig) -> tuple[LayerKind, ...]:
     """Returns the kind of each layer, in order."""
-    local = LayerKind(config.window, config.local_rotary_theta or config.rotary_theta)
-    everywhere = LayerKind(config.window if config.global_every == 0 else 0, config.rotary_theta)
-    period = config.global_every or 1
-    return tuple(everywhere if n % period == 0 else local for n in range(config.num_layers))
+    local = LayerKind(config.window, config.local_rotary_theta or config.rotary_theta, config.rope_scaling_local)
+    others = LayerKind(0 if config.global_every else config.window, config.rotary_theta, rope_is_scaled=True)
+
+    def kind(n: int) -> LayerKind:
+        is_local = config.global_every and n % config.global_every != config.global_offset
+        return dataclasses.replace(
+            local if is_local else others,
+            is_rotary=not (config.nope_every and n % config.nope_every == config.nope_offset),
+            has_first_norm=config.first_norm or n > 0,
+        )
+
+    return tuple(kind(n) for n in range(config.num_layers))
 
 
 def distinct_kinds(pattern: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
@@ -64,7 +76,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention (only if `cross` is true) and an MLP, each in a residual branch."""
+    """Self-attention, cross-attention (only if `cross` is true) and an MLP, each in a residual branch.
+
+    model.norm_position determines whether the input of a branch, its output or the residual sum is normalised.
+    """
 
     config: ModelConfig
     cross: bool = False
@@ -74,22 +89,28 @@ class Block(nn.Module):
         self, x_BLD: Array, cache: LayerCache | None, context: AttentionContext, kind: Array | int
     ) -> WithCache:
         config, context = self.config, context.of_kind(kind)
-        dropout, pre = nn.Dropout(config.dropout, deterministic=not context.train), config.norm_position == "pre"
+        dropout = nn.Dropout(config.dropout, deterministic=not context.train)
         branches: dict[str, nn.Module] = {"attention": Attention(config, name="attention")}
         if self.cross:
             branches["cross_attention"] = Attention(config, cross=True, name="cross_attention")
         branches["mlp"] = Mlp(config, name="mlp")
 
         x_BLD = nn.with_logical_constraint(x_BLD, ("batch", "length", "activation"))
+        normalized, (view,) = NORM_POSITIONS[config.norm_position], context.views
+
+        def norm(name: str, x_BLD: Array, applies: bool) -> Array:
+            return Norm(config, name=name)(x_BLD) if applies else x_BLD
+
         for name, branch in branches.items():
-            norm = Norm(config, name=f"{name}_norm")
-            y_BLD = norm(x_BLD) if pre else x_BLD
+            y_BLD = norm(f"{name}_norm", x_BLD, normalized.inputs)
+            if name == "attention" and view.skips_first_norm is not None:
+                y_BLD = jnp.where(view.skips_first_norm, x_BLD, y_BLD)
             if name == "mlp":
                 y_BLD = branch(y_BLD)
             else:
                 y_BLD, cache = branch(y_BLD, context, cache)
-            x_BLD = x_BLD + dropout(y_BLD)
-            x_BLD = x_BLD if pre else norm(x_BLD)
+            y_BLD = norm(f"{name}_output_norm", y_BLD, normalized.outputs)
+            x_BLD = norm(f"{name}_norm", x_BLD + dropout(y_BLD), normalized.sums)
         return x_BLD, cache
 
 
