@@ -66,7 +66,7 @@ class Folder(abc.ABC):
         return None if path is None else read_content(path)
 
     def read_object(self, name: str) -> dict[str, Any] | None:
-        """Returns the object in a JSON file such as tokenizer_config.json, or None if there is none. Raises UserError."""
+        """Returns the object in a file such as tokenizer_config.json, or None if there is none. Raises UserError."""
         content = self.content(name)
         return None if content is None else parse_object(content, f"{self.source}/{name}")
 
@@ -132,6 +132,8 @@ def open_folder(path: Path | str) -> Folder:
 
     Raises UserError if there is none or if it is incomplete, damaged or of another format.
     """
+    from lm.huggingface import gguf  # which imports this module
+
     source, found = str(path), expanded(path)
     if not os.path.lexists(found):
         if HUB_NAME.fullmatch(source):
@@ -141,9 +143,15 @@ def open_folder(path: Path | str) -> Folder:
             "organisation/name."
         )
     if not found.is_dir():
+        if found.suffix == ".gguf":
+            return gguf.GgufFolder(found, source)
         raise UserError(f"{source} is not a folder; name the folder that holds {CONFIG}, or a GGUF file.")
     if not os.path.lexists(found / CONFIG):
-        raise UserError(f"{source} holds no {CONFIG}, so it is not a model folder.")
+        files = sorted(each for each in found.iterdir() if each.suffix == ".gguf")
+        if len(files) == 1:
+            return gguf.GgufFolder(files[0], source)
+        problem = f"{len(files)} GGUF files; name one of them" if files else f"no {CONFIG}, so it is not a model folder"
+        raise UserError(f"{source} holds {problem}.")
     return SafetensorsFolder(found, source)
 
 
