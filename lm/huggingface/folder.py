@@ -42,8 +42,9 @@ class Folder(abc.ABC):
     source: str  # what the user named: a path, or a name on the hub
     config: dict[str, Any]  # config.json
     tensors: Mapping[str, TensorInfo]
-    # The files that are neither weights nor config.json or generation_config.json, by relative name.
-    other_files: Mapping[str, Path]
+    # The files that are neither weights nor config.json or generation_config.json, by relative name: their paths, or
+    # their contents if they are not files of their own. To write them, use `writing.write_files`.
+    other_files: Mapping[str, Path | bytes]
 
     def read(self, name: str) -> np.ndarray:
         """Returns a tensor in its own dtype, memory-mapped where possible and read-only.
@@ -62,8 +63,8 @@ class Folder(abc.ABC):
 
     def content(self, name: str) -> bytes | None:
         """Returns the content of a file such as tokenizer.json, or None if there is none. Raises UserError."""
-        path = self.other_files.get(name)
-        return None if path is None else read_content(path)
+        file = self.other_files.get(name)
+        return read_content(file) if isinstance(file, Path) else file
 
     def read_object(self, name: str) -> dict[str, Any] | None:
         """Returns the object in a file such as tokenizer_config.json, or None if there is none. Raises UserError."""
@@ -94,7 +95,7 @@ class SafetensorsFolder(Folder):
             self.tensors = self._read_index()
         else:
             raise UserError(missing_weights(path, source))
-        self.other_files = other_files(path)
+        self.other_files: Mapping[str, Path | bytes] = other_files(path)
 
     def _read_index(self) -> dict[str, TensorInfo]:
         """Opens the shards and returns their tensors in the order of the index."""

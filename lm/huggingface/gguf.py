@@ -101,10 +101,9 @@ class GgufFolder(Folder):
             else:
                 self._add(tensor)
         self.config = self._config(architecture, metadata, factors)
-        self.other_files: Mapping[str, Path] = {}
         ids = special_ids(metadata)
         self.config |= ids
-        self._files = tokenizer_files(metadata, str(path))
+        self.other_files: Mapping[str, Path | bytes] = tokenizer_files(metadata, str(path))
         self._generation = ids or None
 
     def _add(self, tensor: Any) -> None:
@@ -134,9 +133,6 @@ class GgufFolder(Folder):
             heads = self.config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
             array = unpermuted(array, heads)
         return array
-
-    def content(self, name: str) -> bytes | None:
-        return self._files.get(name)
 
     @property
     def generation_config(self) -> dict[str, Any] | None:
