@@ -31,8 +31,8 @@ RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of 
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")
 WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", *OTHER_WEIGHTS)
 CONVERT = (
-    "import sys,torch; from safetensors.torch import save_file as s; s({k: v.clone().contiguous() for f in sys.argv[2:]"
-    " for k, v in torch.load(f, 'cpu', weights_only=True).items()}, sys.argv[1], {'format': 'pt'})"
+    "import sys,torch; from safetensors.torch import save_file as s; s({k: v.clone().contiguous() for f in sys.argv[1:]"
+    " for k, v in torch.load(f, 'cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"
 )
 
 
@@ -167,10 +167,9 @@ def missing_weights(path: Path, source: str) -> str:
     pickles = [name for name in names if re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name)]
     if pickles:
         pattern = pickles[0] if len(pickles) == 1 else "pytorch_model-*.bin"
-        place = shlex.quote(str(path))
         return (
             f"{source} holds its weights only as {pattern}, which is never unpickled here. Where torch is installed, "
-            f'convert it: python -c "{CONVERT}" {place}/{WEIGHTS} {place}/{pattern}'
+            f'convert it, in that folder: python -c "{CONVERT}" {pattern}'
         )
     if "adapter_config.json" in names:
         return f"{source} holds adapters only; merge them into their base model first (peft: merge_and_unload)."

@@ -151,7 +151,7 @@ class GgufFolder(Folder):
             if not read and (name not in NEUTRAL or NEUTRAL[name] not in (None, value)):
                 raise UserError(f"{self.path}: the setting {architecture}.{name}={value!r:.60} is not supported.")
         for name in FIELDS:
-            if type(settings.get(name)) not in (int, float):
+            if type(settings.get(name)) is not (float if name.endswith("epsilon") else int):
                 raise UserError(f"{self.path}: the setting {architecture}.{name} is missing or not a number.")
         config: dict[str, Any] = {"model_type": architecture, "architectures": [CLASSES[architecture]]}
         config |= {field: settings[name] for name, field in FIELDS.items()}

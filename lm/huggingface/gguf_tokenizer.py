@@ -46,8 +46,12 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
     if kind is None:
         return {}
     tokens, types = metadata.get(f"{PREFIX}tokens", []), metadata.get(f"{PREFIX}token_type", [])
-    if not tokens or len(types) != len(tokens):
+    if not tokens or not isinstance(tokens[0], str) or len(types) != len(tokens):
         raise UserError(f"{where}: the tokenizer has no tokens, or not one type for each.")
+    for name in (*SPECIAL.values(), "eot"):
+        token = metadata.get(f"{PREFIX}{name}_token_id", 0)
+        if type(token) is not int or not 0 <= token < len(tokens):
+            raise UserError(f"{where}: {PREFIX}{name}_token_id={token!r:.40} is no token.")
     if kind == "gpt2":
         parts = _byte_pairs(metadata, where)
     elif kind == "llama":
@@ -106,7 +110,9 @@ def _byte_pairs(metadata: Mapping[str, Any], where: str) -> dict[str, Any]:
         known = ", ".join(PRE_TOKENIZERS)
         raise UserError(f"{where}: the pre-tokenizer {pre!r:.40} is not supported in GGUF ({known} are).")
     steps, normalizer, ignore_merges = PRE_TOKENIZERS[pre]
-    merges = [merge.split(" ", 1) for merge in metadata.get(f"{PREFIX}merges", ())]
+    merges = [str(merge).split(" ") for merge in metadata.get(f"{PREFIX}merges", ())]
+    if any(len(merge) != 2 for merge in merges):
+        raise UserError(f"{where}: the tokenizer joins something else than two tokens; its merges are damaged.")
     return {
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps} if len(steps) > 1 else steps[0],
