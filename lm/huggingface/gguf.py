@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from lm.errors import UserError
+from lm.huggingface.base import Folder
 from lm.huggingface.documents import read_head
-from lm.huggingface.folder import Folder
 from lm.huggingface.gguf_tokenizer import special_ids, tokenizer_files
 from lm.huggingface.weights import TensorInfo
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
-from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, INDEX
+from lm.huggingface.base import CONFIG, GENERATION_CONFIG
+from lm.huggingface.folder import INDEX
 from lm.huggingface.weights import TensorInfo, TensorWriter, shard_names, split
 
 MAX_SHARD_BYTES = 5_000_000_000  # as in the transformers library
