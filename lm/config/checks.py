@@ -48,8 +48,6 @@ def default_of(setting: str) -> Any:
 
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
-    if not data.train:
-        refuse("data.train", "no data source is given; add one, e.g. config.data.train.mine = source(path=...).")
     for split in ("train", "valid", "test"):
         sources = getattr(data, split)
         for name, each in sources.items():
@@ -71,7 +69,7 @@ def _check_data(config: Any, task: Any) -> None:
             "data.cleaning.max_chars", "every document would be dropped, because max_chars is smaller than min_chars."
         )
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
-    if tokenizer.needs_file and not data.tokenizer.path:
+    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # whose tokenizer is copied
         refuse(
             "data.tokenizer.path",
             f"give the path of a {tokenizer.file_type}, because this kind of tokenizer cannot be trained.",
@@ -120,8 +118,6 @@ def _check_model(config: Any) -> None:
         refuse("model.global_every", "this setting requires a sliding window; set model.window.")
     if model.token_types and model.family != "encoder":
         refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
-    if model.token_types == 1:
-        refuse("model.token_types", "the number of token types must be 0 (no token types) or at least 2 (as in BERT).")
     projections = ("query", "key", "value", "out", "up", "gate", "down")
     for name in model.lora_targets:
         if name not in projections:

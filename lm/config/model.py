@@ -146,8 +146,8 @@ class ModelConfig:
     )
     token_types: int = option(
         0,
-        "Number of learned token types in an encoder. BERT has 2, one for each of its two texts. 0 means no token "
-        "types.",
+        "Number of learned token types in an encoder. BERT has 2, one for each of its two texts. RoBERTa has 1, for "
+        "all tokens. 0 means no token types.",
         minimum=0,
         parameters=("type_embedding",),
     )

@@ -103,7 +103,7 @@ class LabelledTask(PackedTask):
         return config.model.pooling
 
     def layout(self, config: Config) -> RowLayout:
-        types = config.model.token_types > 0
+        types = config.model.token_types > 1
         return RowLayout(config.data.sequence_length, with_types=types, real_targets=self.real_targets)
 
     @abc.abstractmethod

@@ -132,7 +132,8 @@ def input_source(
         )
     values: dict[str, Any] = {"document": "line"}
     for setting in sorted(as_in_training - given.keys()):
-        values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources)
+        # An imported model has no training data; the settings then have their defaults.
+        values[setting], *others = dict.fromkeys(getattr(each, setting) for each in sources or [SourceConfig()])
         if others:
             found = ", ".join(map(repr, (values[setting], *others)))
             raise UserError(
