@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,21 @@ def mistaken(head: bytes) -> str:
     if start.startswith((b"<!doctype html", b"<html")):
         return "is an HTML page, perhaps of a failed download; download the file itself"
     return ""
+
+
+def read_head(path: Path) -> bytes:
+    """Returns the first HEAD_BYTES of a file, under the conditions of `read_content`."""
+    try:
+        # A named pipe must not block.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path} cannot be read: it is not a regular file.")
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if problem := mistaken(head):
+        raise UserError(f"{path} {problem}.")
+    return head
 
 
 def read_content(path: Path) -> bytes:

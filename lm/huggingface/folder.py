@@ -1,12 +1,11 @@
-"""A model folder in the format of Hugging Face: config.json, tensors by name, and other files.
+"""Opens model folders: safetensors, one GGUF file, or a model of the hub.
 
-`open_folder` checks everything but the values of the tensors. It never runs code from the folder, and never reads a
-pickle. Links are followed, because in the cache of the hub every file is one.
+Everything but the values of the tensors is checked. No code from a folder is run, and no pickle is read. Links are
+followed, because in the cache of the hub every file is one.
 """
 
 from __future__ import annotations
 
-import abc
 import os
 import re
 import shlex
@@ -19,11 +18,11 @@ import numpy as np
 
 from lm.errors import UserError
 from lm.files import expanded
-from lm.huggingface import hub
-from lm.huggingface.documents import parse_object, read_content, read_object
+from lm.huggingface import gguf, hub
+from lm.huggingface.base import CONFIG, GENERATION_CONFIG, Folder
+from lm.huggingface.documents import read_object
 from lm.huggingface.weights import TensorFile, TensorInfo
 
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)  # organisation/name@revision
 RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of a run directory
@@ -31,49 +30,9 @@ RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of 
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")
 WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", *OTHER_WEIGHTS)
 CONVERT = (
-    "import sys,torch; from safetensors.torch import save_file as s; s({k: v.clone().contiguous() for f in sys.argv[2:]"
-    " for k, v in torch.load(f, 'cpu', weights_only=True).items()}, sys.argv[1], {'format': 'pt'})"
+    "import sys,torch; from safetensors.torch import save_file as s; s({k: v.clone().contiguous() for f in sys.argv[1:]"
+    " for k, v in torch.load(f, 'cpu', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"
 )
-
-
-class Folder(abc.ABC):
-    """A published model, however it is stored. Tensors have the names and layouts of Hugging Face's classes."""
-
-    source: str  # what the user named: a path, or a name on the hub
-    config: dict[str, Any]  # config.json
-    tensors: Mapping[str, TensorInfo]
-    # The files that are neither weights nor config.json or generation_config.json, by relative name.
-    other_files: Mapping[str, Path]
-
-    def read(self, name: str) -> np.ndarray:
-        """Returns a tensor in its own dtype, memory-mapped where possible and read-only.
-
-        Raises KeyError for an unknown name, and UserError if there is a NaN or an infinite value.
-        """
-        array = self._read(name)
-        # The largest value is NaN if any value is, and finding it takes no memory.
-        if array.size and array.dtype.kind in "fV" and not (np.isfinite(array.max()) and np.isfinite(array.min())):
-            raise UserError(f"{self.source}: tensor {name!r} holds NaN or infinite values; use an undamaged model.")
-        return array
-
-    @abc.abstractmethod
-    def _read(self, name: str) -> np.ndarray:
-        """Returns a tensor."""
-
-    def content(self, name: str) -> bytes | None:
-        """Returns the content of a file such as tokenizer.json, or None if there is none. Raises UserError."""
-        path = self.other_files.get(name)
-        return None if path is None else read_content(path)
-
-    def read_object(self, name: str) -> dict[str, Any] | None:
-        """Returns the object in a JSON file such as tokenizer_config.json, or None if there is none. Raises UserError."""
-        content = self.content(name)
-        return None if content is None else parse_object(content, f"{self.source}/{name}")
-
-    @property
-    def generation_config(self) -> dict[str, Any] | None:
-        """The object in generation_config.json, or None if there is none. Raises UserError."""
-        return self.read_object(GENERATION_CONFIG)
 
 
 class SafetensorsFolder(Folder):
@@ -94,7 +53,7 @@ class SafetensorsFolder(Folder):
             self.tensors = self._read_index()
         else:
             raise UserError(missing_weights(path, source))
-        self.other_files = other_files(path)
+        self.other_files: Mapping[str, Path | bytes] = other_files(path)
 
     def _read_index(self) -> dict[str, TensorInfo]:
         """Opens the shards and returns their tensors in the order of the index."""
@@ -141,9 +100,15 @@ def open_folder(path: Path | str) -> Folder:
             "organisation/name."
         )
     if not found.is_dir():
+        if found.suffix == ".gguf":
+            return gguf.GgufFolder(found, source)
         raise UserError(f"{source} is not a folder; name the folder that holds {CONFIG}, or a GGUF file.")
     if not os.path.lexists(found / CONFIG):
-        raise UserError(f"{source} holds no {CONFIG}, so it is not a model folder.")
+        files = sorted(each for each in found.iterdir() if each.suffix == ".gguf")
+        if len(files) == 1:
+            return gguf.GgufFolder(files[0], source)
+        problem = f"{len(files)} GGUF files; name one of them" if files else f"no {CONFIG}, so it is not a model folder"
+        raise UserError(f"{source} holds {problem}.")
     return SafetensorsFolder(found, source)
 
 
@@ -158,10 +123,9 @@ def missing_weights(path: Path, source: str) -> str:
     pickles = [name for name in names if re.fullmatch(r"pytorch_model(-\d+-of-\d+)?\.bin", name)]
     if pickles:
         pattern = pickles[0] if len(pickles) == 1 else "pytorch_model-*.bin"
-        place = shlex.quote(str(path))
         return (
             f"{source} holds its weights only as {pattern}, which is never unpickled here. Where torch is installed, "
-            f'convert it: python -c "{CONVERT}" {place}/{WEIGHTS} {place}/{pattern}'
+            f'convert it, in that folder: python -c "{CONVERT}" {pattern}'
         )
     if "adapter_config.json" in names:
         return f"{source} holds adapters only; merge them into their base model first (peft: merge_and_unload)."

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from lm.errors import UserError
 
-# Other formats of the weights, and folders that hold the model once more.
-UNUSED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.pkl", "*.tflite", "*.gguf", "*.onnx*")
-UNUSED += ("onnx/*", "openvino/*", "original/*", "coreml/*", "consolidated*")
+UNUSED = (
+    # other formats of the weights
+    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.ot", "*.pkl", "*.tflite", "*.gguf", "*.onnx*"),
+    # folders and files that hold the model once more
+    *("onnx/*", "openvino/*", "original/*", "coreml/*", "consolidated*"),
+)
 
 
 def download(name: str) -> Path:

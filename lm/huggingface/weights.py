@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import os
-import stat
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from lm.errors import UserError
-from lm.huggingface.documents import HEAD_BYTES, mistaken, parse_object
+from lm.huggingface.documents import parse_object, read_head
 
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple
@@ -61,25 +60,17 @@ class TensorFile:
         self.path = path
         self.tensors: dict[str, TensorInfo] = {}
         self._begins: dict[str, int] = {}  # from the start of the file
-        try:
-            # A named pipe must not block.
-            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise UserError(f"{path} cannot be read: it is not a regular file.")
-                head = file.read(HEAD_BYTES)
-                length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else LARGEST_HEADER
-                file.seek(8)
-                header = file.read(length) if length < LARGEST_HEADER else b""
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
-        if problem := mistaken(head):
-            raise UserError(f"{path} {problem}.")
+        head = read_head(path)
+        length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else LARGEST_HEADER
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(8)
+            header = file.read(length) if length < LARGEST_HEADER else b""
         if not header.startswith(b"{"):
             raise UserError(f"{path}: this is not a safetensors file, or it is damaged; download it again.")
         if len(header) < length:
             raise UserError(f"{path} is truncated within its header; download it again.")
-        self._read_header(parse_object(header, f"{path}, header"), 8 + length, status.st_size)
+        self._read_header(parse_object(header, f"{path}, header"), 8 + length, size)
 
     def _read_header(self, header: Mapping[str, Any], start: int, size: int) -> None:
         """Checks the entries of the header, whose values begin at byte `start` of the file with `size` bytes."""

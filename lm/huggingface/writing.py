@@ -13,7 +13,8 @@ import numpy as np
 
 from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
-from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, INDEX
+from lm.huggingface.base import CONFIG, GENERATION_CONFIG
+from lm.huggingface.folder import INDEX
 from lm.huggingface.weights import TensorInfo, TensorWriter, shard_names, split
 
 MAX_SHARD_BYTES = 5_000_000_000  # as in the transformers library
@@ -46,17 +47,22 @@ def write_folder(
     with writing_flag("out", out):
         remove_leftovers(out.parent, out.name)
     with writing_flag("out", out), new_directory(out) as temporary:
-        for name, content in files.items():
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            else:
-                shutil.copyfile(content, path)
+        write_files(temporary, files)
         _write_object(temporary / CONFIG, config)
         if generation_config is not None:
             _write_object(temporary / GENERATION_CONFIG, generation_config)
         _write_weights(temporary, tensors, arrays, max_shard_bytes)
+
+
+def write_files(directory: Path, files: Mapping[str, Path | bytes]) -> None:
+    """Writes files by relative name: the given contents, or byte-for-byte copies. Raises OSError."""
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            shutil.copyfile(content, path)
 
 
 def check_out(out: Path) -> None:
