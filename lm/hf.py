@@ -26,7 +26,6 @@ from lm.huggingface.importing import describe, import_folder
 from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
 from lm.huggingface.writing import check_out
-from lm.models.parameters import merge_adapters
 from lm.runs.directory import RunDirectory
 
 FLAGS = flags.FLAGS

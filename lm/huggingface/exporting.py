@@ -22,7 +22,7 @@ from lm.errors import UserError
 from lm.huggingface import provenance
 from lm.huggingface.documents import read_object
 from lm.huggingface.families import FAMILIES
-from lm.huggingface.families.family import Family
+from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Values, read_settings, write_values
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, other_files
 from lm.huggingface.names import Entry, Slot, entries_of
@@ -97,8 +97,7 @@ def export(
                 plan[name] = array, TensorInfo(array.shape, DTYPES[dtype] if dtype else array.dtype)
     files: Mapping[str, Path | bytes] = tokenizer_files or {}
     if original:
-        names = other_files(original.directory / provenance.FILES)
-        files = {**names, **files}
+        files = {**other_files(original.directory / provenance.FILES), **files}
     write_folder(
         out,
         config=config_json(family, architecture, config, original, dtype, plan),
@@ -199,13 +198,17 @@ def resolved(settings: Mapping[str, Any]) -> ModelConfig:
 def class_in(family: Family, config: Config, preferred: str) -> str:
     """Returns the class of the family with the head of the run's task. Raises UserError if there is none."""
     objective = "classification" if config.objective.name == "regression" else config.objective.name
-    fitting = [
-        name
-        for name, head in family.heads.items()
-        if head.objective == objective
-        and all(getattr(config.model, key) == value for key, value in head.settings.items() if key != "pooling")
-        and all(getattr(config.objective, key) == value for key, value in head.objective_settings.items())
-    ]
+    candidates = {name: head for name, head in family.heads.items() if head.objective == objective}
+
+    def fits(head: Head) -> bool:
+        for settings, section in (("settings", config.model), ("objective_settings", config.objective)):
+            own = getattr(head, settings)
+            for key in {key for each in candidates.values() for key in getattr(each, settings)} - {"pooling"}:
+                if getattr(section, key) != own.get(key, getattr(type(section)(), key)):
+                    return False
+        return True
+
+    fitting = [name for name, head in candidates.items() if fits(head)]
     if not fitting:
         raise UserError(
             f"{family.name} models have no head for objective.name={config.objective.name} with these settings of the "
@@ -242,5 +245,5 @@ def config_json(
             kind = "regression" if objective == "regression" else "single_label_classification"
             values["problem_type"] = kind
     if dtype or not original:
-        values |= {name: dtype or "float32" for name in DTYPE_FIELDS}
+        values |= dict.fromkeys(DTYPE_FIELDS, dtype or "float32")
     return values

@@ -7,6 +7,7 @@ family's class in `transformers`, which differs between families.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,12 +48,14 @@ class Field:
         ours: the names of the settings that the fields determine.
         read: computes the settings from the values of the fields. Raises ValueError with the reason for a refusal.
         write: computes the fields from a config; fields that need not be written are left out.
+        reads: further fields, with their defaults, on which the settings depend.
     """
 
     defaults: Mapping[str, Any]
     ours: tuple[str, ...]
     read: Callable[[Values], Settings]
     write: Callable[[ModelConfig], Values]
+    reads: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def number(theirs: str, ours: str, default: float | None, *, null: Any = None) -> Field:
@@ -102,12 +105,6 @@ def only(theirs: str, *allowed: Any, absent: Any = None) -> Field:
     return Field({theirs: default}, (), read, lambda _: {} if default in allowed else {theirs: allowed[0]})
 
 
-def derived(theirs: str, value_of: Callable[[ModelConfig], Any], default: Any = None) -> Field:
-    """Returns a field that follows from the other fields. It is checked by `check_derived`, once these are known."""
-    field = Field({theirs: default}, (), lambda values: {}, lambda model: {theirs: value_of(model)})
-    return field
-
-
 def position_rows(theirs: str, default: int, unused: int = 0) -> Field:
     """Returns the field with the number of positions, of which the first `unused` rows of the table are never read."""
 
@@ -153,7 +150,7 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
             "model may compute something else; remove the field if it has no effect."
         )
     for each in fields:
-        values = {name: config.get(name, default) for name, default in each.defaults.items()}
+        values = {name: config.get(name, default) for name, default in {**each.reads, **each.defaults}.items()}
         try:
             settings |= each.read(values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -16,7 +16,7 @@ from lm.huggingface.families import FAMILIES
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Settings, read_settings
 from lm.huggingface.folder import Folder
-from lm.huggingface.names import LAYER, Entry, Match, Place, entries_of, find, match, place, same_values
+from lm.huggingface.names import Entry, Match, Place, entries_of, find, match, place, same_values
 from lm.models import build_model
 from lm.models.protocol import Model
 from lm.tasks import task_of

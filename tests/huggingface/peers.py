@@ -1,10 +1,15 @@
 """Tiny models of `transformers` with random weights, saved as folders, to compare ours with."""
 
+import inspect
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from lm.batch import Batch, Source
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -12,7 +17,7 @@ tokenizers = pytest.importorskip("tokenizers")
 transformers.logging.set_verbosity_error()
 
 VOCABULARY = 64
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 96}
 
 # family -> (class, settings of its config)
@@ -20,7 +25,9 @@ BERT = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 96}
 ROBERTA = {**BERT, "max_position_embeddings": 98, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
 T5 = {"vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
 SIDES = {"encoder_layers": 2, "decoder_layers": 3}
-SIDES |= {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 4), ("ffn_dim", 48))}
+SIDES |= {
+    f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 4), ("ffn_dim", 48))
+}
 BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 1, **SIDES}
 
 MODELS = {
@@ -41,9 +48,56 @@ MODELS = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta_classes": ("RobertaForSequenceClassification", {**ROBERTA, "type_vocab_size": 2}),
     "xlm_roberta": ("XLMRobertaForTokenClassification", ROBERTA),
-    "gpt2": ("GPT2LMHeadModel", {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 96}),
+    "gpt2": ("GPT2LMHeadModel", {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}),
     "llama": ("LlamaForCausalLM", {**LLAMA, "rms_norm_eps": 1e-5}),
     "smollm2": ("LlamaForCausalLM", {**LLAMA, "tie_word_embeddings": True, "rope_theta": 100000.0}),
+    "llama3": (
+        "LlamaForCausalLM",
+        {
+            **LLAMA,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    "qwen2": ("Qwen2ForCausalLM", LLAMA),
+    "qwen3": (
+        "Qwen3ForCausalLM",
+        {
+            **LLAMA,
+            "head_dim": 16,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        },
+    ),
+    "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 16}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {**LLAMA, "num_hidden_layers": 3, "head_dim": 16, "sliding_window": 7, "query_pre_attn_scalar": 24},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **LLAMA,
+            "num_hidden_layers": 4,
+            "head_dim": 16,
+            "sliding_window": 7,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
+    "phi3": ("Phi3ForCausalLM", {**LLAMA, "sliding_window": 9}),
+    "olmo2": ("Olmo2ForCausalLM", LLAMA),
+    "olmo3": ("Olmo3ForCausalLM", {**LLAMA, "num_hidden_layers": 4, "sliding_window": 7}),
+    "smollm3": ("SmolLM3ForCausalLM", {**LLAMA, "num_hidden_layers": 4}),
     "mistral": ("MistralForCausalLM", {**LLAMA, "sliding_window": 9}),
 }
 
@@ -111,7 +165,7 @@ def their_outputs(model, left=False):
     """Returns {name: values} at the real tokens, and the hidden states of every layer that we have too."""
     (tokens, mask, positions), (targets, target_mask, _) = padded(left)
     inputs = {"input_ids": np.where(mask, tokens, model.config.pad_token_id or 0), "attention_mask": mask}
-    if left and "position_ids" in model.forward.__code__.co_varnames:
+    if left and "position_ids" in inspect.signature(model.forward).parameters:
         offset = positions + 2 if model.config.model_type in ("roberta", "xlm-roberta") else positions
         inputs["position_ids"] = offset * mask
     if model.config.is_encoder_decoder:
@@ -123,7 +177,8 @@ def their_outputs(model, left=False):
     for name, value in found.items():
         if name in ("logits", "prediction_logits", "start_logits", "end_logits"):
             value = value.numpy()
-            out[name] = value[real] if value.shape[:2] == real.shape else value
+            per_text = type(model).__name__.endswith("ForSequenceClassification")
+            out[name] = value if per_text else value[real]
         elif name == "seq_relationship_logits":
             out[name] = value.numpy()
     hidden = found.encoder_hidden_states if model.config.is_encoder_decoder else found.hidden_states
@@ -131,10 +186,6 @@ def their_outputs(model, left=False):
 
 
 def batch_of(two_sided, left=False):
-    import jax.numpy as jnp
-
-    from lm.batch import Batch, Source
-
     (tokens, mask, positions), (targets, target_mask, target_positions) = padded(left)
     source = Source(*(jnp.asarray(x, jnp.int32) for x in (tokens * mask, positions, mask)))
     if not two_sided:
@@ -151,26 +202,29 @@ def batch_of(two_sided, left=False):
 
 def our_outputs(config, model, params, left=False):
     """Returns the values of `their_outputs` for our model."""
-    two_sided = config.model.family == "encoder_decoder"
-    batch = batch_of(two_sided and model.reads_source, left)
+    two_sided, objective = config.model.family == "encoder_decoder", config.objective.name
+    batch, text = batch_of(two_sided and model.reads_source, left), batch_of(False, left)
     (_, mask, _), (_, target_mask, _) = padded(left)
-    out, real, objective = {}, target_mask if two_sided else mask, config.objective.name
-    if objective != "contrastive":
-        if objective == "masked":  # logits at all tokens
-            model = model.clone(head=model.head.clone(max_masked=0))
-        found = model.apply({"params": params}, batch)
+    out, real = {}, target_mask if two_sided else mask
+    whole = model.clone(head=model.head.clone(max_masked=0)) if objective == "masked" else model
+
+    @jax.jit
+    def compute(params):
+        found = None if objective == "contrastive" else whole.apply({"params": params}, batch)
+        layers = range(model.text_layers + 1)
+        return found, [model.token_vectors({"params": params}, text, n) for n in layers]
+
+    found, vectors = compute(params)
+    if found is not None:
         logits = np.asarray(found.logits)
+        rows = np.arange(len(real))
+        first, last = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
         if objective in ("classification", "regression"):
-            first, last = real.argmax(axis=1), real.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
-            at = last if config.model.pooling == "last" else first
-            out["logits"] = logits[np.arange(len(at)), at]
+            out["logits"] = logits[rows, last if config.model.pooling == "last" else first]
         elif objective == "span_qa":
             out["start_logits"], out["end_logits"] = logits[real][:, 0], logits[real][:, 1]
         else:
             out["prediction_logits" if config.objective.next_sentence else "logits"] = logits[real]
         if config.objective.next_sentence:
-            first = real.argmax(axis=1)
-            out["seq_relationship_logits"] = np.asarray(found.next_sentence_logits)[np.arange(len(first)), first]
-    text = batch_of(False, left)
-    vectors = [model.token_vectors({"params": params}, text, n) for n in range(model.text_layers + 1)]
+            out["seq_relationship_logits"] = np.asarray(found.next_sentence_logits)[rows, first]
     return out, [np.asarray(each)[mask] for each in vectors]

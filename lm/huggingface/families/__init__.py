@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm.huggingface.families import bart, bert, gpt2, llama, mistral, roberta, t5
+from lm.huggingface.families import bart, bert, gemma, gpt2, llama, mistral, olmo, phi3, qwen, roberta, smollm3, t5
 from lm.huggingface.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -11,6 +11,15 @@ FAMILIES: dict[str, Family] = {
         gpt2.FAMILY,
         llama.FAMILY,
         mistral.FAMILY,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        gemma.GEMMA,
+        gemma.GEMMA2,
+        gemma.GEMMA3,
+        phi3.FAMILY,
+        olmo.OLMO2,
+        olmo.OLMO3,
+        smollm3.FAMILY,
         t5.FAMILY,
         t5.MT5,
         bart.FAMILY,

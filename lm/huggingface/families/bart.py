@@ -81,7 +81,7 @@ FIELDS: tuple[Field, ...] = (
     equal_sides("ffn_dim", "d_ff", 4096),
     choice("activation_function", "activation", ACTIVATIONS, "gelu"),
     position_rows("max_position_embeddings", 1024),
-    choice("scale_embedding", "scale_embeddings", {False: False, True: True}, False),
+    choice("scale_embedding", "embedding_scale", {False: 1.0, True: 0.0}, False),
     only("is_encoder_decoder", True),
     # Variants that only the first code knew.
     only("normalize_before", False),
@@ -107,7 +107,9 @@ FAMILY = Family(
     model_types=("bart",),
     settings=SETTINGS,
     fields=FIELDS,
-    neutral=frozenset({"tie_word_embeddings", "output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}),
+    neutral=frozenset(
+        {"tie_word_embeddings", "output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}
+    ),
     names=names_of(),
     heads={"BartForConditionalGeneration": Head("seq2seq", GENERATION)},
     kept={"final_logits_bias": place("output_bias", whole=True)},

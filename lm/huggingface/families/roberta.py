@@ -39,9 +39,7 @@ def _read_types(values: Values) -> Settings:
 
 FIELDS: tuple[Field, ...] = gathered(
     bert.FIELDS,
-    Field(
-        {"max_position_embeddings": 512, "pad_token_id": PAD}, ("max_length",), _read_positions, _write_positions
-    ),
+    Field({"max_position_embeddings": 512, "pad_token_id": PAD}, ("max_length",), _read_positions, _write_positions),
     Field({"type_vocab_size": 2}, ("token_types",), _read_types, lambda model: {"type_vocab_size": model.token_types}),
     only("position_embedding_type", "absolute"),
 )
@@ -65,9 +63,7 @@ def heads_of(kind: str) -> dict[str, Head]:
     """Returns the heads of the classes called `kind`For... The bare body's pooler belongs to no head and is kept."""
     return {
         f"{kind}ForMaskedLM": Head("masked", MASKED, bert.MASKED_SETTINGS),
-        f"{kind}ForSequenceClassification": Head(
-            "classification", CLASSIFIER, {"pooler": True, "pooling": "first"}
-        ),
+        f"{kind}ForSequenceClassification": Head("classification", CLASSIFIER, {"pooler": True, "pooling": "first"}),
         f"{kind}ForTokenClassification": Head("tagging", {"classifier": "classifier"}),
         f"{kind}ForQuestionAnswering": Head("span_qa", {"qa_outputs": "span"}),
         f"{kind}Model": Head("contrastive"),

@@ -11,7 +11,13 @@ from lm.huggingface.fields import Field, Settings, Values, gathered, number, onl
 from lm.huggingface.names import place
 
 # The form of feed_forward_proj: an activation, or "gated-" and an activation.
-MLPS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gated-gelu": "geglu_tanh", "gated-gelu_new": "geglu_tanh"}
+MLPS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gated-gelu": "geglu_tanh",
+    "gated-gelu_new": "geglu_tanh",
+}
 MLPS |= {"gated-silu": "swiglu"}
 
 
@@ -68,12 +74,17 @@ FIELDS: tuple[Field, ...] = (
     number("d_model", "d_model", 512),
     number("d_kv", "head_dim", 64),
     number("d_ff", "d_ff", 2048),
-    Field({"num_layers": 6, "num_decoder_layers": None}, ("num_encoder_layers", "num_layers"), _read_layers, _write_layers),
+    Field(
+        {"num_layers": 6, "num_decoder_layers": None}, ("num_encoder_layers", "num_layers"), _read_layers, _write_layers
+    ),
     number("num_heads", "num_heads", 8),
     number("relative_attention_num_buckets", "relative_buckets", 32),
     number("relative_attention_max_distance", "relative_max_distance", 128),
     Field(
-        {"feed_forward_proj": "relu", "dense_act_fn": None, "is_gated_act": None}, ("activation",), _read_mlp, _write_mlp
+        {"feed_forward_proj": "relu", "dense_act_fn": None, "is_gated_act": None},
+        ("activation",),
+        _read_mlp,
+        _write_mlp,
     ),
     number("layer_norm_epsilon", "norm_epsilon", 1e-6),
     Field(
@@ -118,7 +129,7 @@ FAMILY = Family(
         "norm": "rmsnorm",
         "norm_position": "pre",
         "use_bias": False,
-        "scale_attention": False,
+        "attention_scale": 1.0,
         "share_embeddings": True,
     },
     fields=FIELDS,
