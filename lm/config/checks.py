@@ -102,8 +102,11 @@ def _check_model(config: Any) -> None:
         refuse("model.nope_offset", f"{model.nope_offset} is not less than nope_every={model.nope_every}.")
     if model.nope_every == 1:
         refuse("model.nope_every", "no layer would have rotary positions; set model.positions='none' instead.")
-    if model.positions == "sinusoidal" and model.d_model % 2:
-        refuse("model.d_model", f"{model.d_model} is odd, but sinusoidal positions need an even number of features.")
+    width = "embedding_width" if model.embedding_width else "d_model"
+    if model.positions == "sinusoidal" and (size := getattr(model, width)) % 2:
+        refuse(f"model.{width}", f"{size} is odd, but sinusoidal positions need an even number of features.")
+    if model.sinusoid_variant == "half_minus_one" and getattr(model, width) < 4:
+        refuse("model.sinusoid_variant", f"'half_minus_one' needs model.{width} to be at least 4.")
     if model.positions == "relative" and model.relative_max_distance <= model.relative_buckets // 2:
         refuse("model.relative_max_distance", "the distance must be greater than half of model.relative_buckets.")
     for name in ("sequence_length", "source_length"):
@@ -136,8 +139,9 @@ def _check_model(config: Any) -> None:
     for name in model.lora_targets:
         if name not in projections:
             refuse("model.lora_targets", f"{name!r} is not one of {', '.join(projections)}.")
-    if config.optimizer.freeze_layers > model.num_layers:
-        refuse("optimizer.freeze_layers", f"the model has fewer layers ({model.num_layers}).")
+    layers = 1 if model.share_layers else model.num_layers
+    if config.optimizer.freeze_layers > layers:
+        refuse("optimizer.freeze_layers", f"the model has fewer layers ({layers}).")
 
 
 def check_steps(train: Any) -> None:

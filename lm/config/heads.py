@@ -16,8 +16,17 @@ class HeadSettings:
         choices=("", "first", "last", "mean"),
     )
     pooler: bool = option(
-        False, "Add a linear layer and tanh before the classifier, as in BERT.", parameters=("pooler",)
+        False,
+        "Add a linear layer and an activation function before the classifier, as in BERT.",
+        parameters=("pooler", "pooler_norm"),
     )
+    pooler_activation: str = option(
+        "tanh",
+        "Activation function of the pooler (DistilBERT: relu, ELECTRA and ModernBERT: gelu).",
+        registry="lm.models.heads.POOLER_ACTIVATIONS",
+    )
+    pooler_bias: bool = option(True, "Use a bias in the pooler. ModernBERT has none.", parameters=("pooler",))
+    pooler_norm: bool = option(False, "Add a norm after the pooler (ModernBERT).", parameters=("pooler_norm",))
     head_transform: bool = option(
         False,
         "Apply a linear layer, an activation function and a norm before the output projection, as in BERT "

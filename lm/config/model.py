@@ -43,6 +43,27 @@ class SizeSettings:
         0, "Number of encoder blocks in an encoder-decoder. If 0, num_layers is used.", minimum=0, affects="shapes"
     )
     d_model: int = option(384, "Width of the residual stream.", minimum=1, affects="shapes")
+    embedding_width: int = option(
+        0,
+        "Width of all embeddings, which a linear layer then maps to d_model (ALBERT, ELECTRA). If 0, the width is "
+        "d_model and there is no such layer.",
+        minimum=0,
+        parameters=(
+            "token_embedding",
+            "source_embedding",
+            "position_embedding",
+            "type_embedding",
+            "embedding_norm",
+            "embedding_projection",
+            "head_product",
+            "head_norm",
+            "output",
+            "output_projection",
+        ),
+    )
+    share_layers: bool = option(
+        False, "Use the same parameters in all layers of a stack (ALBERT).", parameters=("shared_layer",)
+    )
     num_heads: int = option(6, "Number of attention (query) heads.", minimum=1, affects="shapes")
     num_kv_heads: int = option(
         0,
@@ -86,7 +107,7 @@ class BlockSettings:
     activation: str = option(
         "gelu",
         "Activation function of the MLP. 'gelu' is exact (erf), and 'gelu_tanh' is GPT-2's approximation. 'swiglu', "
-        "'geglu' (exact) and 'geglu_tanh' (T5 1.1) are gated.",
+        "'geglu' (exact), 'geglu_tanh' (T5 1.1) and 'reglu' are gated.",
         registry="lm.models.layers.ACTIVATIONS",
     )
     use_bias: bool = option(True, "Use biases in linear layers and in layer normalisation.", parameters=("bias",))
@@ -108,6 +129,12 @@ class BlockSettings:
         True,
         "Share one token embedding between the encoder and the decoder of an encoder-decoder.",
         parameters=("source_embedding",),
+        needs=("family=encoder_decoder",),
+    )
+    shift_decoder: bool = option(
+        False,
+        "If the encoder and the decoder read the same text, as in classification, shift the decoder's text right by "
+        "one token and put its last token, EOS, in front (BART).",
         needs=("family=encoder_decoder",),
     )
     tie_embeddings: bool = option(

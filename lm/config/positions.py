@@ -14,6 +14,19 @@ class PositionSettings:
         "Encoding of token positions. 'relative' adds a learned bias per distance bucket to the attention scores (T5).",
         choices=("learned", "sinusoidal", "rotary", "relative", "none"),
     )
+    sinusoid_variant: str = option(
+        "half",
+        "Wavelengths for positions='sinusoidal'. Of n wavelengths, the last is 10000^((n-1)/n) times the first "
+        "('half', Vaswani 2017) or 10000 times the first ('half_minus_one', M2M-100).",
+        choices=("half", "half_minus_one"),
+        needs=("positions=sinusoidal",),
+    )
+    sinusoid_offset: int = option(
+        0,
+        "Number of the first position for positions='sinusoidal' (M2M-100: 2).",
+        minimum=0,
+        needs=("positions=sinusoidal",),
+    )
     relative_buckets: int = option(
         32,
         "Number of distance buckets for positions='relative'. Half of the buckets hold a single distance each.",

@@ -162,11 +162,19 @@ _gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(_gelu, tensors_kept=4),
     "gelu_tanh": Activation(_gelu_tanh, tensors_kept=6),
+    "quick_gelu": Activation(lambda x: x * jax.nn.sigmoid(1.702 * x), tensors_kept=4),
     "relu": Activation(jax.nn.relu, tensors_kept=2),
+    "silu": Activation(jax.nn.silu, tensors_kept=4),
     "swiglu": Activation(jax.nn.silu, tensors_kept=6, gated=True),
     "geglu": Activation(_gelu, tensors_kept=6, gated=True),
     "geglu_tanh": Activation(_gelu_tanh, tensors_kept=6, gated=True),
+    "reglu": Activation(jax.nn.relu, tensors_kept=4, gated=True),
 }
+
+
+def embedding_width(config: ModelConfig) -> int:
+    """Returns the width E of all embedding tables, which is d_model unless model.embedding_width is set."""
+    return config.embedding_width or config.d_model
 
 
 class Embedding(nn.Module):
@@ -177,21 +185,22 @@ class Embedding(nn.Module):
     axes: tuple[str, str]
 
     def setup(self) -> None:
-        std = self.config.embedding_std or self.config.init_std or self.config.d_model**-0.5
-        self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, self.config.d_model))
+        width = embedding_width(self.config)
+        std = self.config.embedding_std or self.config.init_std or width**-0.5
+        self.embedding = parameter(self, "embedding", normal(std), self.axes, (self.size, width))
 
     def __call__(self, ids_BL: Array) -> Array:
-        """Returns the embeddings of the ids, (B, L, D)."""
+        """Returns the embeddings of the ids, (B, L, E)."""
         return jnp.take(self.embedding, ids_BL, axis=0).astype(self.config.dtype)
 
-    def attend(self, x_BLD: Array) -> Array:
+    def attend(self, x_BLE: Array) -> Array:
         """Returns logits, float32 (B, L, V)."""
         dtype = self.config.dtype
         if self.config.scale_logits:
-            x_BLD = x_BLD * jnp.asarray(self.config.d_model**-0.5, x_BLD.dtype)
-        x_TD = x_BLD.reshape(-1, x_BLD.shape[-1]).astype(dtype)
-        logits_TV = jnp.einsum("TD,VD->TV", x_TD, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
-        return logits_TV.reshape(*x_BLD.shape[:-1], -1)
+            x_BLE = x_BLE * jnp.asarray(self.config.d_model**-0.5, x_BLE.dtype)
+        x_TE = x_BLE.reshape(-1, x_BLE.shape[-1]).astype(dtype)
+        logits_TV = jnp.einsum("TE,VE->TV", x_TE, self.embedding.astype(dtype), preferred_element_type=jnp.float32)
+        return logits_TV.reshape(*x_BLE.shape[:-1], -1)
 
 
 # The attention projections that have a bias, for each value of model.attention_bias except "default".

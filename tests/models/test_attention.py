@@ -94,6 +94,8 @@ VARIANTS = [
         "nope_every": 2,
         "nope_offset": 1,
     },
+    {"share_layers": True, "embedding_width": 6, "positions": "learned", "window": 2, "global_every": 2},
+    {"share_layers": True, "scan_layers": False, "positions": "sinusoidal", "sinusoid_offset": 2},
     {"first_norm": False, "nope_every": 2, "rope_scaling": "yarn", "rope_original_length": 4, "rope_factor": 2.0},
 ]
 

@@ -1,6 +1,7 @@
 """Each model option against its closed form, and combinations of options in every way of running a model."""
 
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -8,15 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import ModelConfig
+from lm.config import Config, ModelConfig, defaults, source
+from lm.config.schema import build
+from lm.config.unused import unused
+from lm.errors import UserError
 from lm.models import build_model
-from lm.models.layers import NORM_POSITIONS, Norm
+from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm
 from lm.models.parameters import unstack_layers
 from lm.models.transformer import attention_kernels
 from lm.models.transformer.attention import dot_product_attention
-from lm.models.transformer.positions import rotary
+from lm.models.transformer.positions import rotary, sinusoidal_positions
 from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 from lm.models.transformer.stack import layer_pattern
+from lm.models.transformer.wiring import shifted_right
+from lm.training.multipliers import learning_rate_multipliers
+from lm.training.names import block_of
 from tests.models.test_attention import make_batch, random_params
 from tests.models.test_attention_kernels import assert_same, ours, packed_rows, query_key_value, values_and_gradients
 from tests.trees import flatten
@@ -213,6 +220,120 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
     np.testing.assert_array_equal(logits(0, 2.0), logits(0, 0))
     assert np.abs(logits(1, 2.0) - logits(1, 0)).max() > 1e-2
     assert np.abs(logits(0, 0, first_norm=True) - logits(0, 0)).max() > 1e-2
+
+
+def test_factorised_embeddings_are_projected_before_the_first_block():
+    """A model with the tables E W + b in place of E and W computes the same."""
+    narrow = dataclasses.replace(CONFIG, embedding_width=6, tie_embeddings=False)
+    params, ids = random_params(narrow), jnp.arange(8)[None]
+    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    wide = {name: value for name, value in params.items() if name != "embedding_projection"}
+    projected = params["token_embedding"]["embedding"] @ params["embedding_projection"]["kernel"]
+    wide["token_embedding"] = {"embedding": projected + params["embedding_projection"]["bias"]}
+    expected = build_model(dataclasses.replace(narrow, embedding_width=0)).apply({"params": wide}, batch).logits
+    found = build_model(narrow).apply({"params": params}, batch).logits
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_shared_layers_equal_layers_with_equal_parameters(scan):
+    """The logits, and the gradients of the shared layer, which are the sums of those of all layers."""
+    apart = dataclasses.replace(CONFIG, num_layers=3)
+    shared = dataclasses.replace(apart, share_layers=True, scan_layers=scan, remat="full")
+    params, ids = random_params(shared), jnp.arange(8)[None]
+    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    copied = {name: value for name, value in params.items() if name != "shared_layer"}
+    copied["layers"] = jax.tree.map(lambda x: np.stack([x] * 3), params["shared_layer"])
+
+    def loss(params, config):
+        logits = build_model(config).apply({"params": params}, batch, train=True).logits
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), logits
+
+    found, logits = jax.grad(loss, has_aux=True)(params, shared)
+    expected, expected_logits = jax.grad(loss, has_aux=True)(copied, apart)
+    np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b.sum(axis=0), atol=1e-5), found["shared_layer"], expected["layers"]
+    )
+    axes = jax.eval_shape(lambda: build_model(shared).initial_params(jax.random.key(0)))["shared_layer"]
+    assert axes["attention"]["query"]["kernel"].names == ("embed", "heads", "head_dim")
+
+
+def test_a_shared_layer_is_one_layer_for_learning_rates_and_matrices():
+    assert block_of(("encoder", "shared_layer", "mlp", "up", "kernel")) == 0
+    values = {
+        "data": {"train": {"a": {"kind": "embedded"}}},
+        "model": {"num_layers": 3, "share_layers": True, "embedding_width": 6, "vocab_size": 9},
+        "optimizer": {"layer_decay": 0.5},
+    }
+    config = Config.from_dict(values)
+    multipliers = learning_rate_multipliers(config, build_model(config.model))
+    assert multipliers["shared_layer/mlp/up/kernel"] == 0.5
+    assert multipliers["embedding_projection/kernel"] == multipliers["token_embedding/embedding"] == 0.25
+    with pytest.raises(UserError, match=r"optimizer.freeze_layers: the model has fewer layers \(1\)"):
+        Config.from_dict(values | {"optimizer": {"freeze_layers": 2}})
+
+
+def test_activations_match_their_definition():
+    x = np.linspace(-4, 4, 33)
+    for name, expected in {
+        "silu": x / (1 + np.exp(-x)),
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "reglu": np.maximum(x, 0),
+    }.items():
+        np.testing.assert_allclose(ACTIVATIONS[name].function(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+
+
+def test_last_sinusoid_of_m2m100_is_ten_thousand_times_as_long_as_the_first():
+    config = dataclasses.replace(CONFIG, d_model=8, sinusoid_variant="half_minus_one", sinusoid_offset=2)
+    angles = np.array([0, 5, 30])[:, None] + 2
+    expected = angles * 10_000.0 ** (-np.arange(4) / 3)
+    found = sinusoidal_positions(config, jnp.array([[0, 5, 30]]))[0]
+    np.testing.assert_allclose(found, np.concatenate([np.sin(expected), np.cos(expected)], axis=-1), atol=1e-5)
+
+
+def test_decoder_reads_each_text_shifted_with_its_last_token_in_front():
+    tokens, segments = jnp.array([[5, 6, 2, 7, 8, 9, 2, 0]]), jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]])
+    np.testing.assert_array_equal(shifted_right(tokens, segments)[0, :7], [2, 5, 6, 2, 7, 8, 9])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_scaling": "llama3"}, "rope_original_length: rope_scaling='llama3' needs this length"),
+        ({"rope_scaling": "yarn"}, "rope_original_length: rope_scaling='yarn' needs this length"),
+        (
+            {"rope_scaling": "llama3", "rope_original_length": 9, "rope_low_freq_factor": 4.0},
+            "rope_high_freq_factor: this must exceed rope_low_freq_factor=4.0",
+        ),
+        (
+            {"rope_scaling": "yarn", "rope_original_length": 9, "rope_beta_fast": 1.0},
+            "rope_beta_fast: this must exceed rope_beta_slow=1.0",
+        ),
+        ({"window": 4, "global_every": 2, "global_offset": 2}, "global_offset: 2 is not less than global_every=2"),
+        ({"nope_every": 2, "nope_offset": 2}, "nope_offset: 2 is not less than nope_every=2"),
+        ({"nope_every": 1}, "nope_every: no layer would have rotary positions"),
+        ({"attention": "cudnn", "dtype": "bfloat16", "attention_softcap": 9.0}, "'cudnn' does not support"),
+        ({"positions": "sinusoidal", "embedding_width": 7}, "embedding_width: 7 is odd"),
+        (
+            {"positions": "sinusoidal", "embedding_width": 2, "sinusoid_variant": "half_minus_one"},
+            "'half_minus_one' needs model.embedding_width to be at least 4",
+        ),
+    ],
+)
+def test_options_that_cannot_work_together_are_refused(changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Config.from_dict({"data": {"train": {"a": {"kind": "embedded"}}}, "model": changes})
+
+
+def test_options_without_effect_are_reported():
+    values = defaults()
+    values.data.train.a = source(kind="embedded")
+    values.model.update(norm_position="post", first_norm=False, rope_factor=2.0, nope_offset=1, global_offset=1)
+    found = unused(build(Config, values.to_dict()))
+    assert sorted(line.split("=")[0] for line in found) == [
+        f"config.model.{name}" for name in ("first_norm", "global_offset", "nope_offset", "rope_factor")
+    ]
 
 
 def test_global_offset_moves_the_pattern():

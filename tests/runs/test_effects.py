@@ -56,7 +56,8 @@ def test_settings_that_may_change_if_the_contents_stay_the_same(by_effect):
 def test_settings_that_change_what_equal_parameters_compute(by_effect):
     assert by_effect["function"] == names(
         "model",
-        "family positions relative_max_distance rotary_theta local_rotary_theta rotary_interleaved norm norm_position "
+        "family positions sinusoid_variant sinusoid_offset relative_max_distance rotary_theta local_rotary_theta "
+        "rotary_interleaved norm norm_position shift_decoder pooler_activation "
         "rope_scaling rope_factor rope_original_length rope_low_freq_factor rope_high_freq_factor rope_beta_fast "
         "rope_beta_slow rope_attention_factor rope_truncate rope_scaling_local nope_every nope_offset first_norm "
         "norm_epsilon norm_unit_offset activation scale_logits logits_softcap attention_scale attention_softcap "
@@ -76,19 +77,24 @@ def test_settings_that_decide_shapes(by_effect):
         for parameter in parameters:
             decided[parameter].add(name)
     assert decided == {
-        "position_embedding": {"max_length"},
+        "position_embedding": {"max_length", "embedding_width"},
         "relative_bias": {"relative_buckets"},
-        "type_embedding": {"token_types"},
-        "token_embedding": {"vocab_size"},
-        "source_embedding": {"source_vocab_size", "share_embeddings"},
-        "output": {"vocab_size", "tie_embeddings"},
+        "type_embedding": {"token_types", "embedding_width"},
+        "token_embedding": {"vocab_size", "embedding_width"},
+        "source_embedding": {"source_vocab_size", "share_embeddings", "embedding_width"},
+        "embedding_norm": {"embedding_width"},
+        "embedding_projection": {"embedding_width"},
+        "output_projection": {"embedding_width"},
+        "shared_layer": {"share_layers"},
+        "output": {"vocab_size", "tie_embeddings", "embedding_width"},
         "output_bias": {"vocab_size", "output_bias"},
         "bias": {"use_bias", "attention_bias"},
         "query_norm": {"qk_norm"},
         "key_norm": {"qk_norm"},
-        "pooler": {"pooler"},
-        "head_product": {"head_transform"},
-        "head_norm": {"head_transform"},
+        "pooler": {"pooler", "pooler_bias"},
+        "pooler_norm": {"pooler", "pooler_norm"},
+        "head_product": {"head_transform", "embedding_width"},
+        "head_norm": {"head_transform", "embedding_width"},
         "lora_a": {"lora_rank", "lora_targets"},
         "lora_b": {"lora_rank", "lora_targets"},
     }

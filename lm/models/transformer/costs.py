@@ -6,11 +6,12 @@ utilization (Chowdhery 2022, appendix B). Kernels that skip later keys or keys o
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from lm.config import ModelConfig
 from lm.models.heads import Head
-from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, has_bias
+from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, NORMS, embedding_width, has_bias
 from lm.models.protocol import Flops, ParameterCounts
 
 
@@ -50,11 +51,13 @@ def projections(config: ModelConfig) -> tuple[dict[str, tuple[int, int]], dict[s
 
 def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
     """Returns the exact parameter counts of a resolved config."""
-    D, both = config.d_model, towers(config, 1, 1)
+    D, E, both = config.d_model, embedding_width(config), towers(config, 1, 1)
+    if config.share_layers:
+        both = [dataclasses.replace(each, layers=1) for each in both]
     source = 0
     if config.family == "encoder_decoder" and not config.share_embeddings:
         source = config.source_vocab_size or config.vocab_size
-    positions = {"learned": config.max_length * D, "relative": config.relative_buckets * config.num_heads}
+    positions = {"learned": config.max_length * E, "relative": config.relative_buckets * config.num_heads}
     num_layers, num_attentions = sum(each.layers for each in both), sum(each.attentions for each in both)
     layers = adapters = 0
     for number, group in zip((num_attentions, num_layers), projections(config), strict=True):
@@ -62,7 +65,8 @@ def parameter_counts(config: ModelConfig, head: Head) -> ParameterCounts:
             layers += number * (inputs + has_bias(config, name)) * outputs
             adapters += number * (inputs + outputs) * config.lora_rank * (name in config.lora_targets)
     return ParameterCounts(
-        token_embedding=(config.vocab_size + source + config.token_types) * D,
+        token_embedding=(config.vocab_size + source + config.token_types) * E
+        + len(both) * (E * D + D) * bool(config.embedding_width),
         position_embedding=len(both) * positions.get(config.positions, 0),
         layers=layers,
         norms=sum(_norm_parameters(config, each) for each in both),
@@ -76,9 +80,9 @@ def _norm_parameters(config: ModelConfig, tower: TowerSize) -> int:
     kind, position = NORMS[config.norm], NORM_POSITIONS[config.norm_position]
     heads = {"none": (0, 0), "head": (1, 1), "width": (config.num_heads, config.num_kv_heads)}[config.qk_norm]
     per_attention = sum(kind.num_parameters(config, each * config.head_dim) for each in heads if each)
-    outside = int(not position.sums) + int(config.norm_embeddings)
-    number = tower.sublayers * position.per_sublayer + outside
-    return number * kind.num_parameters(config) + tower.attentions * per_attention
+    number = tower.sublayers * position.per_sublayer + (not position.sums)
+    embedding_norm = kind.num_parameters(config, embedding_width(config)) * config.norm_embeddings
+    return number * kind.num_parameters(config) + tower.attentions * per_attention + embedding_norm
 
 
 def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: int = 0) -> Flops:
@@ -91,7 +95,7 @@ def flops_per_row(config: ModelConfig, head: Head, length: int, source_length: i
         products = per_token * L + 2 * L * L * queries  # the projections, then q k^T and weights times v
         if S:
             products += 2 * D * (queries * L + keys * S) + 2 * L * S * queries
-        total += 2 * each.layers * products
+        total += 2 * (each.layers * products + L * D * config.embedding_width)
     return Flops(layers=head.texts_per_row * total, head=head.cost(config, length).flops)
 
 

@@ -11,17 +11,25 @@ import numpy as np
 
 from lm.batch import Array
 from lm.config import ModelConfig
-from lm.models.layers import parameter
+from lm.models.layers import embedding_width, parameter
 from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 
 
-def sinusoidal(positions_BL: Array, width: int) -> Array:
+def sinusoidal_positions(config: ModelConfig, positions_BL: Array) -> Array:
+    """Returns the sinusoidal embeddings of a model, float32 (B, L, E)."""
+    ends_at_longest = config.sinusoid_variant == "half_minus_one"
+    return sinusoidal(positions_BL + config.sinusoid_offset, embedding_width(config), ends_at_longest)
+
+
+def sinusoidal(positions_BL: Array, width: int, ends_at_longest: bool = False) -> Array:
     """Returns sinusoidal embeddings, float32 (B, L, D): sines in the first half of the width, cosines in the second.
 
     The wavelengths follow Vaswani 2017, section 3.5. In the paper, sines and cosines alternate, so the paper's
-    embeddings are a fixed permutation of the dimensions used here.
+    embeddings are a fixed permutation of the dimensions used here. If `ends_at_longest` is true, the last wavelength is
+    exactly 10,000 times the first, as in tensor2tensor and fairseq; in the paper, it is one step shorter.
     """
-    rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / (width // 2)).astype(np.float32)
+    steps = width // 2 - 1 if ends_at_longest else width // 2
+    rates = np.exp(-np.log(10_000.0) * np.arange(width // 2) / steps).astype(np.float32)
     angles_BLK = positions_BL[..., None].astype(jnp.float32) * rates[None, None, :]
     return jnp.concatenate([jnp.sin(angles_BLK), jnp.cos(angles_BLK)], axis=-1)
 

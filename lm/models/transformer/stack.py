@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from lm.batch import Array
 from lm.config import ModelConfig
 from lm.models.layers import ACTIVATIONS, NORM_POSITIONS, Norm, projection, residual_scale
-from lm.models.parameters import LAYER_PREFIX, STACK_NAME
+from lm.models.parameters import LAYER_PREFIX, SHARED_NAME, STACK_NAME
 from lm.models.transformer.attention import Attention, AttentionContext, WithCache
 from lm.models.transformer.cache import LayerCache
 
@@ -115,7 +115,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """The N blocks of a tower."""
+    """The N blocks of a tower, or one block that is applied N times."""
 
     config: ModelConfig
     cross: bool = False
@@ -134,20 +134,24 @@ class Stack(nn.Module):
         if config.remat != "none":
             # In a scan, XLA cannot merge recomputation with the forward pass, so no costly guard against it is needed.
             block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+        shared = config.share_layers
         if config.scan_layers:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
+                variable_axes={} if shared else {"params": 0},
+                variable_broadcast="params" if shared else False,
+                split_rngs={"params": not shared, "dropout": True},
                 in_axes=(0, nn.broadcast, 0),
                 out_axes=0,
                 length=config.num_layers,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )
-            return scanned(config, self.cross, name=STACK_NAME)(x_BLD, layers, context, jnp.array(kinds))
+            name = SHARED_NAME if shared else STACK_NAME
+            return scanned(config, self.cross, name=name)(x_BLD, layers, context, jnp.array(kinds))
         new_layers = []
         for n, kind in enumerate(kinds):
-            one = block(config, self.cross, name=f"{LAYER_PREFIX}{n}")
+            if n == 0 or not shared:
+                one = block(config, self.cross, name=SHARED_NAME if shared else f"{LAYER_PREFIX}{n}")
             x_BLD, cache = one(x_BLD, None if layers is None else layers[n], context, kind)
             new_layers.append(cache)
         return x_BLD, None if layers is None else tuple(new_layers)

@@ -11,11 +11,11 @@ import numpy as np
 
 from lm.batch import Array, Batch, Source
 from lm.config import ModelConfig
-from lm.models.layers import NORM_POSITIONS, Embedding, Norm
+from lm.models.layers import NORM_POSITIONS, Embedding, Norm, projection
 from lm.models.transformer.attention import AttentionContext, Memory, View, attention_mask
 from lm.models.transformer.attention_kernels import kernel_for_call
 from lm.models.transformer.cache import Cache
-from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal
+from lm.models.transformer.positions import RelativeBias, no_rotation, rotary, sinusoidal_positions
 from lm.models.transformer.stack import Stack, distinct_kinds, layer_pattern
 
 RECORD = "intermediates"  # the Flax collection that records vectors if the caller makes the collection mutable
@@ -37,24 +37,31 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x_BLD: Array,
+        x_BLE: Array,
         tokens: Batch | Source,
         train: bool,
         cache: Cache | None = None,
         memory: Memory | None = None,
     ) -> tuple[Array, Cache | None]:
-        """Returns the output of the last layer, (B, L, D), and the updated cache."""
+        """Returns the output of the last layer, (B, L, D), and the updated cache.
+
+        Args:
+            x_BLE: the token embeddings, with the embeddings of token types added.
+        """
         config, positions_BL, segments_BL = self.config, tokens.positions, tokens.segments
         if config.embedding_scale != 1.0:
-            x_BLD = x_BLD * jnp.asarray(config.embedding_scale or math.sqrt(config.d_model), config.dtype)
+            x_BLE = x_BLE * jnp.asarray(config.embedding_scale or math.sqrt(config.d_model), config.dtype)
         if config.positions == "learned":
             table = Embedding(config.max_length, config, ("positions", "embed"), name="position_embedding")
-            x_BLD = x_BLD + table(positions_BL)
+            x_BLE = x_BLE + table(positions_BL)
         elif config.positions == "sinusoidal":
-            x_BLD = x_BLD + sinusoidal(positions_BL, config.d_model).astype(config.dtype)
+            x_BLE = x_BLE + sinusoidal_positions(config, positions_BL).astype(config.dtype)
         if config.norm_embeddings:
-            x_BLD = Norm(config, name="embedding_norm")(x_BLD)
-        x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLD)
+            x_BLE = Norm(config, name="embedding_norm")(x_BLE)
+        x_BLD = nn.Dropout(config.dropout, deterministic=not train)(x_BLE)
+        if config.embedding_width:
+            widths, axes = ((config.embedding_width,), (config.d_model,)), ("embed", "activation")
+            x_BLD = projection(config, "embedding_projection", *widths, axes, use_bias=True)(x_BLD)
         self.sow(RECORD, EMBEDDED, x_BLD)  # recorded only for `token_vectors`
 
         key_positions_BS, key_segments_BS = positions_BL, segments_BL
