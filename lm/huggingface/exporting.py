@@ -27,7 +27,7 @@ from lm.huggingface.fields import Values, read_settings, write_values
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, other_files
 from lm.huggingface.names import Entry, Slot, entries_of
 from lm.huggingface.provenance import Record
-from lm.huggingface.recognising import names_for
+from lm.huggingface.recognising import labels_of, names_for
 from lm.huggingface.weights import TensorInfo
 from lm.huggingface.writing import MAX_SHARD_BYTES, write_folder
 
@@ -62,6 +62,7 @@ def export(
     out: Path,
     original: Original | None = None,
     tokenizer_files: Mapping[str, Path | bytes] | None = None,
+    special_ids: Mapping[str, int] | None = None,
     dtype: str = "",
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> str:
@@ -71,13 +72,14 @@ def export(
         params: the parameters, stacked or not.
         original: the folder from which the run was imported, if it was.
         tokenizer_files: the files of the tokenizer, for a run that was not imported.
+        special_ids: fields of config.json such as pad_token_id, for a run that was not imported.
         dtype: a key of DTYPES; if empty, the dtypes of the original, or float32.
 
     Raises UserError, naming the setting, if no family can express the model.
     """
     family, architecture = choose_class(config, original)
     head = family.heads[architecture]
-    entries = entries_of(names_for(family, config.model, head), params)
+    entries = entries_of(names_for(family, config.model, head), params, family.unstored)
     same_class = original is not None and original.record.architecture == architecture
     carried = provenance.read_carried(original.directory) if original else {}
     plan: dict[str, tuple[Entry | np.ndarray, TensorInfo]] = {}
@@ -100,7 +102,7 @@ def export(
         files = {**other_files(original.directory / provenance.FILES), **files}
     write_folder(
         out,
-        config=config_json(family, architecture, config, original, dtype, plan),
+        config={**({} if original else special_ids or {}), **config_json(family, architecture, config, original, dtype)},
         generation_config=original.generation_config if original else None,
         tensors={name: info for name, (_, info) in plan.items()},
         arrays=_arrays(params, plan, carried),
@@ -172,7 +174,7 @@ def mismatch(family: Family, model: ModelConfig, original: Values) -> str:
     except UserError as error:
         return str(error)
     found = resolved(settings)
-    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling"} | {
+    free = {"tie_embeddings", "max_length", "vocab_multiple", "pooling", *family.free} | {
         name for head in family.heads.values() for name in head.settings
     }
     for spec in dataclasses.fields(ModelConfig):
@@ -218,7 +220,7 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
 
 
 def config_json(
-    family: Family, architecture: str, config: Config, original: Original | None, dtype: str, plan: Mapping[str, Any]
+    family: Family, architecture: str, config: Config, original: Original | None, dtype: str
 ) -> Values:
     """Returns the content of config.json: that of the original with what has changed, or a new one."""
     before = None
@@ -237,9 +239,9 @@ def config_json(
     objective = config.objective.name
     if objective in ("classification", "tagging", "regression"):
         labels = config.data.labels or ("LABEL_0",)
-        id2label = {str(number): label for number, label in enumerate(labels)}
-        if {str(key): value for key, value in (values.get("id2label") or {}).items()} != id2label:
-            values |= {"id2label": id2label, "label2id": {label: number for number, label in enumerate(labels)}}
+        if labels_of(values) != labels:
+            values["id2label"] = {str(number): label for number, label in enumerate(labels)}
+            values["label2id"] = {label: number for number, label in enumerate(labels)}
             values.pop("num_labels", None)
         if objective != "tagging" and (not original or values.get("problem_type")):
             kind = "regression" if objective == "regression" else "single_label_classification"

@@ -58,7 +58,7 @@ class Field:
     reads: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def number(theirs: str, ours: str, default: float | None, *, null: Any = None) -> Field:
+def number(theirs: str, ours: str, default: float | None, *, null: Any = None, least: float = 0) -> Field:
     """Returns a field whose value is the value of a setting. `null` is the setting's value if the field is null."""
 
     def read(values: Values) -> Settings:
@@ -67,11 +67,17 @@ def number(theirs: str, ours: str, default: float | None, *, null: Any = None) -
             return {ours: null}
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{theirs}={value!r} is not a number")
-        if value != value or value in (float("inf"), -float("inf")) or value < 0:
+        if value != value or value in (float("inf"), -float("inf")) or value < least:
             raise ValueError(f"{theirs}={value!r} is out of range")
+        if value == null:
+            raise ValueError(f"{theirs}={value!r} is not supported; null turns it off")
         return {ours: value}
 
-    return Field({theirs: default}, (ours,), read, lambda model: {theirs: getattr(model, ours)})
+    def write(model: ModelConfig) -> Values:
+        value = getattr(model, ours)
+        return {theirs: None if null is not None and value == null else value}
+
+    return Field({theirs: default}, (ours,), read, write)
 
 
 def choice(theirs: str, ours: str, known: Mapping[Any, Any], default: Any) -> Field:

@@ -28,7 +28,7 @@ from lm.errors import UserError
 from lm.files import new_directory, remove_leftovers, writing_flag
 from lm.huggingface import provenance
 from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, Folder
-from lm.huggingface.names import Slot
+from lm.huggingface.names import Slot, slots_of
 from lm.huggingface.provenance import Record
 from lm.huggingface.recognising import Published
 from lm.parallel.mesh import on_mesh
@@ -78,6 +78,9 @@ def load_params(folder: Folder, published: Published) -> dict[str, Any]:
                 done += 1
                 if report is not None:
                     report(done, total)
+        for module in published.family.unstored:  # norms, whose scale is 1
+            for slot in slots_of(unflatten_dict(abstract)).get(module, {}).values():
+                _put(leaves, slot, np.ones(slot.shape, np.float32), abstract[slot.path])
     return unflatten_dict(leaves)
 
 

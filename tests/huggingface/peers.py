@@ -23,6 +23,9 @@ LLAMA = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 40, "max_positi
 # family -> (class, settings of its config)
 BERT = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 96}
 ROBERTA = {**BERT, "max_position_embeddings": 98, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
+DISTILBERT = {"vocab_size": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 96}
+MODERNBERT = {**SIZES, "num_hidden_layers": 4, "intermediate_size": 40, "max_position_embeddings": 96}
+MODERNBERT |= {"local_attention": 12, "cls_token_id": 0, "sep_token_id": 1}
 T5 = {"vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
 SIDES = {"encoder_layers": 2, "decoder_layers": 3}
 SIDES |= {
@@ -37,6 +40,21 @@ MODELS = {
         {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "decoder_start_token_id": 2},
     ),
     "mt5": ("MT5ForConditionalGeneration", {**T5, "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 2}),
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_classes": ("DistilBertForSequenceClassification", {**DISTILBERT, "num_labels": 3}),
+    "albert": ("AlbertForMaskedLM", {**BERT, "embedding_size": 16}),
+    "albert_classes": ("AlbertForSequenceClassification", {**BERT, "embedding_size": 16, "hidden_act": "gelu"}),
+    "electra": ("ElectraForMaskedLM", {**BERT, "embedding_size": 16}),
+    "electra_classes": ("ElectraForSequenceClassification", {**BERT, "embedding_size": 32}),
+    "electra_discriminator": ("ElectraForPreTraining", {**BERT, "embedding_size": 16}),
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert_classes": ("ModernBertForSequenceClassification", {**MODERNBERT, "classifier_pooling": "mean"}),
+    "modernbert_tags": ("ModernBertForTokenClassification", MODERNBERT),
+    "bart_classes": ("BartForSequenceClassification", {**BART, "num_labels": 3}),
+    "mbart": ("MBartForConditionalGeneration", {**BART, "scale_embedding": True}),
+    "pegasus": ("PegasusForConditionalGeneration", {**BART, "activation_function": "relu"}),
+    "marian": ("MarianMTModel", {**BART, "decoder_vocab_size": 64, "activation_function": "swish"}),
+    "m2m_100": ("M2M100ForConditionalGeneration", {**BART, "pad_token_id": 1, "eos_token_id": 2}),
     "bart": ("BartForConditionalGeneration", BART),
     "bert": ("BertForMaskedLM", BERT),
     "bert_pretraining": ("BertForPreTraining", BERT),
@@ -142,6 +160,13 @@ def save(model, path: Path, **options):
     return path
 
 
+def real_tokens(tokens, mask):
+    """Ends each text with the end token, which BART classifies by."""
+    last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+    tokens[np.arange(len(tokens)), last] = 1
+    return tokens
+
+
 def rows(seed=0, count=3, length=30):
     """Returns random tokens (B, L) and a mask of the same shape; rows end (or begin) with padding."""
     generator = np.random.default_rng(seed)
@@ -157,6 +182,7 @@ def padded(left=False):
         tokens, mask = rows(seed, length=length)
         if left:
             mask = mask[:, ::-1].copy()
+        tokens = real_tokens(tokens, mask)
         sides.append((tokens, mask, (np.cumsum(mask, axis=1) - 1) * mask))
     return sides
 
@@ -168,7 +194,8 @@ def their_outputs(model, left=False):
     if left and "position_ids" in inspect.signature(model.forward).parameters:
         offset = positions + 2 if model.config.model_type in ("roberta", "xlm-roberta") else positions
         inputs["position_ids"] = offset * mask
-    if model.config.is_encoder_decoder:
+    per_text = type(model).__name__.endswith("ForSequenceClassification")
+    if model.config.is_encoder_decoder and not per_text:
         inputs |= {"decoder_input_ids": targets, "decoder_attention_mask": target_mask}
     with torch.no_grad():
         found = model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}, output_hidden_states=True)
@@ -177,7 +204,6 @@ def their_outputs(model, left=False):
     for name, value in found.items():
         if name in ("logits", "prediction_logits", "start_logits", "end_logits"):
             value = value.numpy()
-            per_text = type(model).__name__.endswith("ForSequenceClassification")
             out[name] = value if per_text else value[real]
         elif name == "seq_relationship_logits":
             out[name] = value.numpy()
@@ -228,3 +254,10 @@ def our_outputs(config, model, params, left=False):
         if config.objective.next_sentence:
             out["seq_relationship_logits"] = np.asarray(found.next_sentence_logits)[rows, first]
     return out, [np.asarray(each)[mask] for each in vectors]
+
+
+def pads_left(kind):
+    """Returns whether a class of `transformers` gives the right values for rows that begin with padding."""
+    absolute = ("Bart", "MBart", "Pegasus", "Marian")
+    first_token = kind.endswith(("ForSequenceClassification", "ForPreTraining")) and not kind.startswith("ModernBert")
+    return not kind.startswith(absolute) and not first_token

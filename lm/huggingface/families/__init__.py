@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from lm.huggingface.families import bart, bert, gemma, gpt2, llama, mistral, olmo, phi3, qwen, roberta, smollm3, t5
+from lm.huggingface.families import (
+    albert,
+    bart,
+    bert,
+    distilbert,
+    electra,
+    gemma,
+    gpt2,
+    llama,
+    mbart,
+    mistral,
+    modernbert,
+    olmo,
+    phi3,
+    qwen,
+    roberta,
+    smollm3,
+    t5,
+)
 from lm.huggingface.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -23,8 +41,16 @@ FAMILIES: dict[str, Family] = {
         t5.FAMILY,
         t5.MT5,
         bart.FAMILY,
+        mbart.MBART,
+        mbart.PEGASUS,
+        mbart.MARIAN,
+        mbart.M2M100,
         bert.FAMILY,
         roberta.FAMILY,
         roberta.XLM_ROBERTA,
+        distilbert.FAMILY,
+        albert.FAMILY,
+        electra.FAMILY,
+        modernbert.FAMILY,
     )
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lm.config import ModelConfig
-from lm.huggingface.families.bert import ACTIVATIONS
+from lm.huggingface.families import bert
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, Settings, Values, choice, number, only, position_rows
-from lm.huggingface.names import place
+from lm.huggingface.names import Names, place
 
+ACTIVATIONS = {**bert.ACTIVATIONS, "silu": "silu", "swish": "silu", "quick_gelu": "quick_gelu"}
 UNUSED_ROWS = 2  # of the position tables, beyond max_position_embeddings
 
 
@@ -100,7 +101,13 @@ SETTINGS = {
     "norm_embeddings": True,
     "share_embeddings": True,
 }
-GENERATION = {"lm_head": "output"}
+GENERATION: Names = {"lm_head": "output", "final_logits_bias": place("output_bias", whole=True)}
+
+
+def has_logits_bias(settings: Settings, folder: Any) -> Settings:
+    """The bias of the logits is a buffer, which old files lack; Marian's holds values, the others' zeros."""
+    return {"output_bias": settings["family"] == "encoder_decoder" and "final_logits_bias" in folder.tensors}
+
 
 FAMILY = Family(
     name="bart",
@@ -111,8 +118,18 @@ FAMILY = Family(
         {"tie_word_embeddings", "output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}
     ),
     names=names_of(),
-    heads={"BartForConditionalGeneration": Head("seq2seq", GENERATION)},
-    kept={"final_logits_bias": place("output_bias", whole=True)},
+    heads={
+        "BartForConditionalGeneration": Head("seq2seq", GENERATION),
+        # The decoder reads the text shifted right; the vector of its last token, </s>, is classified.
+        "BartForSequenceClassification": Head(
+            "classification",
+            {"classification_head.dense": "pooler", "classification_head.out_proj": "classifier"},
+            {"pooler": True, "pooling": "last", "shift_decoder": True},
+        ),
+    },
+    same_class={"BartModel": "BartForConditionalGeneration"},
+    adapt=(has_logits_bias,),
+    free=frozenset({"output_bias"}),
     ignored=(r"(model\.)?(encoder|decoder)\.version",),
     tie_default=True,
 )

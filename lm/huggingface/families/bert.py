@@ -21,7 +21,7 @@ FIELDS: tuple[Field, ...] = (
     number("intermediate_size", "d_ff", 3072),
     choice("hidden_act", "activation", ACTIVATIONS, "gelu"),
     position_rows("max_position_embeddings", 512),
-    number("type_vocab_size", "token_types", 2),
+    number("type_vocab_size", "token_types", 2, least=1),
     number("layer_norm_eps", "norm_epsilon", 1e-12),
     # `transformers` 5 ignores other values without a word.
     only("position_embedding_type", "absolute"),

@@ -45,6 +45,8 @@ class Family:
         ignored: patterns of the names of buffers, which are not read.
         tie_default: the class default of tie_word_embeddings.
         adapt: functions that derive further settings from the settings and the tensors of a folder.
+        free: settings that `adapt` determines.
+        unstored: modules of ours that files lack because the model does not use them.
         same_class: further names of the classes in `heads`.
         marks: patterns of names, all of which a folder without model_type must have to belong to the family.
     """
@@ -61,6 +63,8 @@ class Family:
     ignored: tuple[str, ...] = ()
     tie_default: bool = False
     adapt: tuple[Callable[[Settings, Any], Settings], ...] = ()
+    free: frozenset[str] = frozenset()
+    unstored: tuple[str, ...] = ()
     same_class: Mapping[str, str] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
 
