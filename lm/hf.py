@@ -17,7 +17,9 @@ from pathlib import Path
 
 from absl import flags
 
+from lm.config import Config
 from lm.config.command import DONE, define_path, run
+from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.files import expanded
 from lm.huggingface.exporting import DTYPES, Original, export
@@ -27,6 +29,7 @@ from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
 from lm.huggingface.writing import check_out
 from lm.runs.directory import RunDirectory
+from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 arguments: list[str] = []  # the command, taken from the command line
@@ -93,8 +96,22 @@ def export_run() -> None:
             params, _ = checkpoints.restore_params(None, step, ema=ema)
     found = provenance_of(directory.root, config, lambda root: RunDirectory(root).load_config())
     original = Original.read(found) if found else None
-    architecture = export(params, config, out, original, None, FLAGS.dtype or "", int(FLAGS.max_shard_gb * 1e9))
+    architecture = export(
+        params,
+        config,
+        out,
+        original,
+        special_ids=special_ids(config, load_tokenizers(config, directory.root).target),
+        dtype=FLAGS.dtype or "",
+        max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
+    )
     print(f"written: {FLAGS.out}, {architecture}")
+
+
+def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns the fields of config.json that name special tokens."""
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    return ids | ({"decoder_start_token_id": tokenizer.bos_id} if config.model.family == "encoder_decoder" else {})
 
 
 if __name__ == "__main__":

@@ -97,6 +97,9 @@ def export(
         for name, array in carried.items():
             if name not in known:
                 plan[name] = array, TensorInfo(array.shape, DTYPES[dtype] if dtype else array.dtype)
+    if not same_class:
+        for name, array in family.computed(config.model).items():
+            plan[name] = array, TensorInfo(array.shape, DTYPES[dtype or "float32"])
     files: Mapping[str, Path | bytes] = tokenizer_files or {}
     if original:
         files = {**other_files(original.directory / provenance.FILES), **files}

@@ -19,22 +19,24 @@ Settings = dict[str, Any]  # settings of ModelConfig
 Values = dict[str, Any]  # fields of config.json
 
 # Fields of any model that do not affect what the model computes: bookkeeping, training, and defaults of generation,
-# which generation_config.json replaces.
+# which generation_config.json replaces. The tensors, too, tell whether embeddings are tied (see recognising.py).
 NEUTRAL = frozenset(
     """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures attn_implementation
-    auto_map dtype finetuning_task id2label keys_to_ignore_at_inference label2id model_type name_or_path num_labels
-    output_attentions output_hidden_states output_past problem_type return_dict task_specific_params tokenizer_class
-    torch_dtype torchscript transformers_version use_bfloat16 use_cache use_return_dict xla_device chunk_size_feed_forward
-    gradient_checkpointing initializer_range initializer_factor init_std
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
+    attn_implementation auto_map dtype finetuning_task id2label keys_to_ignore_at_inference label2id model_type
+    name_or_path num_labels output_attentions output_hidden_states output_past problem_type return_dict
+    task_specific_params tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version use_bfloat16
+    use_cache use_return_dict xla_device chunk_size_feed_forward gradient_checkpointing
+    initializer_range initializer_factor init_std
     attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout classifier_dropout_prob dropout
     dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob resid_pdrop activation_dropout layerdrop
     encoder_layerdrop decoder_layerdrop embedding_dropout mlp_dropout
     bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id mask_token_id unk_token_id decoder_start_token_id
     forced_bos_token_id forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens prefix
-    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature
-    top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
-    num_return_sequences output_scores return_dict_in_generate remove_invalid_values exponential_decay_length_penalty
+    max_length min_length max_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
+    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate remove_invalid_values
+    exponential_decay_length_penalty
     """.split()
 )
 
@@ -137,6 +139,7 @@ GENERIC = (
     only("cross_attention_hidden_size", None),
     only("tie_encoder_decoder", False, None),
     only("is_decoder", False, None),
+    only("is_encoder_decoder", False, None),
 )
 
 

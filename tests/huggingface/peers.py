@@ -10,28 +10,32 @@ import numpy as np
 import pytest
 
 from lm.batch import Batch, Source
+from lm.huggingface.folder import Folder
+from lm.huggingface.importing import load_params
+from lm.huggingface.recognising import recognise
+from lm.huggingface.weights import TensorInfo
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 transformers.logging.set_verbosity_error()
 
-VOCABULARY = 64
+VOCABULARY, END = 64, 2
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 40, "max_position_embeddings": 96}
 
 # family -> (class, settings of its config)
 BERT = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 96}
-ROBERTA = {**BERT, "max_position_embeddings": 98, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
+ROBERTA = {**BERT, "max_position_embeddings": 98, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 DISTILBERT = {"vocab_size": 64, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 96}
 MODERNBERT = {**SIZES, "num_hidden_layers": 4, "intermediate_size": 40, "max_position_embeddings": 96}
-MODERNBERT |= {"local_attention": 12, "cls_token_id": 0, "sep_token_id": 1}
+MODERNBERT |= {"local_attention": 12, "cls_token_id": 0, "sep_token_id": 2}
 T5 = {"vocab_size": 64, "d_model": 24, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
 SIDES = {"encoder_layers": 2, "decoder_layers": 3}
 SIDES |= {
     f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 4), ("ffn_dim", 48))
 }
-BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 1, **SIDES}
+BART = {"vocab_size": 64, "d_model": 32, "max_position_embeddings": 96, "decoder_start_token_id": 2, **SIDES}
 
 MODELS = {
     "t5": ("T5ForConditionalGeneration", {**T5, "decoder_start_token_id": 2}),
@@ -54,7 +58,7 @@ MODELS = {
     "mbart": ("MBartForConditionalGeneration", {**BART, "scale_embedding": True}),
     "pegasus": ("PegasusForConditionalGeneration", {**BART, "activation_function": "relu"}),
     "marian": ("MarianMTModel", {**BART, "decoder_vocab_size": 64, "activation_function": "swish"}),
-    "m2m_100": ("M2M100ForConditionalGeneration", {**BART, "pad_token_id": 1, "eos_token_id": 2}),
+    "m2m_100": ("M2M100ForConditionalGeneration", {**BART}),
     "bart": ("BartForConditionalGeneration", BART),
     "bert": ("BertForMaskedLM", BERT),
     "bert_pretraining": ("BertForPreTraining", BERT),
@@ -120,20 +124,53 @@ MODELS = {
 }
 
 
-def tokenizer_json(special=("<s>", "</s>", "<pad>", "<mask>")):
+def tokenizer_json(special=("<s>", "<pad>", "</s>", "<mask>")):
     """Returns a tokenizer.json of words w4, w5, ..., with the special tokens first."""
     words = {**{token: n for n, token in enumerate(special)}, **{f"w{n}": n for n in range(4, VOCABULARY)}}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=special[2]))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=special[3]))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(list(special))
     return tokenizer.to_str()
+
+
+class MemoryFolder(Folder):
+    """A folder that exists only in memory."""
+
+    def __init__(self, config, arrays, source="FOLDER"):
+        self.source, self.config, self._arrays, self.other_files = source, config, dict(arrays), {}
+        self.tensors = {name: TensorInfo(array.shape, array.dtype) for name, array in arrays.items()}
+
+    def _read(self, name):
+        return self._arrays[name]
+
+
+def stored(model):
+    """Returns the tensors that `save_pretrained` would write, without the copies of tied ones."""
+    state, seen = {}, set()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen:
+            state[name] = value
+        seen.add(value.data_ptr())
+    return {name: value.detach().numpy().copy() for name, value in state.items()}
+
+
+def folder_of(model):
+    """Returns what `save_pretrained` would write, in memory."""
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    return MemoryFolder({**config, "architectures": [type(model).__name__]}, stored(model))
+
+
+def imported(folder, **options):
+    """Returns (published model, parameters)."""
+    published = recognise(folder, **options)
+    return published, load_params(folder, published)
 
 
 def build(kind, settings, seed=0, dtype=torch.float32, spread=True):
     """Returns a model in evaluation mode, all of whose parameters are random, norms and biases included."""
     cls = getattr(transformers, kind)
     torch.manual_seed(seed)
-    config = cls.config_class(**{"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, **settings})
+    config = cls.config_class(**{"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, **settings})
     config._attn_implementation = "eager"
     model = cls(config).eval()
     if settings.get("tie_word_embeddings") is False and getattr(model, "lm_head", None) is not None:
@@ -142,6 +179,8 @@ def build(kind, settings, seed=0, dtype=torch.float32, spread=True):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
+                if "embed_positions" in name and kind.startswith(("Pegasus", "Marian")):
+                    continue  # sinusoids
                 noise = torch.randn(parameter.shape, generator=generator)
                 if parameter.ndim == 1:
                     base = 1.0 if "norm" in name.lower() or "ln_" in name else 0.0
@@ -163,7 +202,7 @@ def save(model, path: Path, **options):
 def real_tokens(tokens, mask):
     """Ends each text with the end token, which BART classifies by."""
     last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
-    tokens[np.arange(len(tokens)), last] = 1
+    tokens[np.arange(len(tokens)), last] = END
     return tokens
 
 
@@ -196,11 +235,11 @@ def their_outputs(model, left=False):
         inputs["position_ids"] = offset * mask
     per_text = type(model).__name__.endswith("ForSequenceClassification")
     if model.config.is_encoder_decoder and not per_text:
-        inputs |= {"decoder_input_ids": targets, "decoder_attention_mask": target_mask}
+        inputs |= {"decoder_input_ids": np.where(target_mask, targets, model.config.pad_token_id), "decoder_attention_mask": target_mask}
     with torch.no_grad():
         found = model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}, output_hidden_states=True)
     out = {}
-    real = target_mask if model.config.is_encoder_decoder else mask
+    real = target_mask if model.config.is_encoder_decoder and not per_text else mask
     for name, value in found.items():
         if name in ("logits", "prediction_logits", "start_logits", "end_logits"):
             value = value.numpy()
@@ -228,8 +267,8 @@ def batch_of(two_sided, left=False):
 
 def our_outputs(config, model, params, left=False):
     """Returns the values of `their_outputs` for our model."""
-    two_sided, objective = config.model.family == "encoder_decoder", config.objective.name
-    batch, text = batch_of(two_sided and model.reads_source, left), batch_of(False, left)
+    two_sided, objective = config.model.family == "encoder_decoder" and model.reads_source, config.objective.name
+    batch, text = batch_of(two_sided, left), batch_of(False, left)
     (_, mask, _), (_, target_mask, _) = padded(left)
     out, real = {}, target_mask if two_sided else mask
     whole = model.clone(head=model.head.clone(max_masked=0)) if objective == "masked" else model

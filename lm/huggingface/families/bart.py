@@ -115,7 +115,7 @@ FAMILY = Family(
     settings=SETTINGS,
     fields=FIELDS,
     neutral=frozenset(
-        {"tie_word_embeddings", "output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}
+        {"output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}
     ),
     names=names_of(),
     heads={

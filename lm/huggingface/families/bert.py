@@ -74,7 +74,7 @@ FAMILY = Family(
     fields=FIELDS,
     neutral=frozenset(
         """
-        tie_word_embeddings pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
+        pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
         pooler_type directionality
         """.split()
     ),

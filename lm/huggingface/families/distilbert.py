@@ -45,7 +45,7 @@ FAMILY = Family(
     fields=FIELDS,
     # The table of positions is stored whether or not it was sinusoidal at first.
     neutral=frozenset(
-        {"sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_", "tie_word_embeddings"}
+        {"sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout"}
     ),
     names=NAMES,
     heads={

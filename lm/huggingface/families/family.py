@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lm.config import ModelConfig
 from lm.huggingface.fields import Field, Settings
 from lm.huggingface.names import Names, Spelling, pattern_of
@@ -40,6 +42,7 @@ class Family:
         names: the names of the body's modules. A function gets the model's settings.
         heads: the classes of `transformers`, the one for the bare body included.
         kept: further modules that files may hold and no head uses; their tensors are kept for the export.
+        computed: tensors that files hold although they follow from the settings.
         neutral: the fields of config.json that do not affect what the model computes.
         spelling: the prefixes of names.
         ignored: patterns of the names of buffers, which are not read.
@@ -58,6 +61,7 @@ class Family:
     names: Names | Callable[[ModelConfig], Names]
     heads: Mapping[str, Head]
     kept: Names = field(default_factory=dict)
+    computed: Callable[[ModelConfig], dict[str, np.ndarray]] = lambda model: {}
     neutral: frozenset[str] = frozenset()
     spelling: Spelling = Spelling()
     ignored: tuple[str, ...] = ()

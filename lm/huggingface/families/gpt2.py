@@ -48,7 +48,7 @@ FAMILY = Family(
     neutral=frozenset(
         """
         n_ctx reorder_and_upcast_attn summary_type summary_use_proj summary_activation summary_proj_to_labels
-        summary_first_dropout tie_word_embeddings
+        summary_first_dropout
         """.split()
     ),
     names=NAMES,

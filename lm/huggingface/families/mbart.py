@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from lm.config import ModelConfig
 from lm.errors import UserError
 from lm.huggingface.families import bart
 from lm.huggingface.families.family import Head
-from lm.huggingface.fields import Settings, Values, choice, gathered, only, position_rows
-from lm.huggingface.fields import Field
+from lm.huggingface.fields import Field, Settings, Values, choice, gathered, only, position_rows
 
 # Variants that only the first code knew, with the values that these families have.
 _FIRST = ("normalize_before", "normalize_embedding", "add_final_layer_norm", "static_position_embeddings")
@@ -29,15 +29,25 @@ def _first(*values: bool) -> tuple[Field, ...]:
     return tuple(only(name, value) for name, value in zip(_FIRST, values, strict=True))
 
 
+def _sinusoids(rows: int, width: int) -> np.ndarray:
+    """Returns the table of positions, float32 (rows, width): sines, then cosines."""
+    half = width // 2
+    angles = np.arange(rows)[:, None] * np.exp(-np.log(10_000.0) * np.arange(half) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def _tables(model: ModelConfig) -> dict[str, np.ndarray]:
+    table = _sinusoids(model.max_length, model.d_model)
+    return {f"model.{tower}.embed_positions.weight": table for tower in ("encoder", "decoder")}
+
+
 def _check_sinusoids(settings: Settings, folder: Any) -> Settings:
     """Raises UserError if stored positions are not the sinusoids that we compute."""
     for tower in ("encoder", "decoder"):
         name = f"model.{tower}.embed_positions.weight"
         if name in folder.tensors:
             table = np.asarray(folder.read(name), np.float32)
-            half = table.shape[1] // 2
-            angles = np.arange(len(table))[:, None] * np.exp(-np.log(10_000.0) * np.arange(half) / half)
-            if np.abs(table - np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).max() > TOLERANCE:
+            if np.abs(table - _sinusoids(*table.shape)).max() > TOLERANCE:
                 raise UserError(f"{folder.source}: the tensor {name!r} does not hold sinusoids, as it should.")
     return {}
 
@@ -61,6 +71,7 @@ PEGASUS = dataclasses.replace(
     names=bart.names_of(embeddings=False, norm_embeddings=False, final_norm=True),
     heads={"PegasusForConditionalGeneration": Head("seq2seq", bart.GENERATION)},
     kept={f"model.{tower}.embed_positions": "" for tower in ("encoder", "decoder")},
+    computed=_tables,
     neutral=_NEUTRAL,
     adapt=(*bart.FAMILY.adapt, _check_sinusoids),
 )
@@ -92,6 +103,7 @@ MARIAN = dataclasses.replace(
     ),
     names=bart.names_of(embeddings=False, norm_embeddings=False),
     heads={"MarianMTModel": Head("seq2seq", bart.GENERATION)},
+    computed=bart.FAMILY.computed,
 )
 
 

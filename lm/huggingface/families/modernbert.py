@@ -73,7 +73,7 @@ FAMILY = Family(
     neutral=frozenset(
         """
         position_embedding_type layer_norm_eps initializer_cutoff_factor deterministic_flash_attn reference_compile
-        repad_logits_with_grad sparse_prediction sparse_pred_ignore_index tie_word_embeddings
+        repad_logits_with_grad sparse_prediction sparse_pred_ignore_index
         """.split()
     ),
     names=NAMES,

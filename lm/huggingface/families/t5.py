@@ -167,7 +167,7 @@ MT5 = dataclasses.replace(
             _write_mlp,
         ),
     ),
-    neutral=FAMILY.neutral | {"tie_word_embeddings"},
+    neutral=FAMILY.neutral,
     heads={"MT5ForConditionalGeneration": Head("seq2seq", {"lm_head": "output"})},
     same_class={},
     marks=(),
