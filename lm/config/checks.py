@@ -47,8 +47,6 @@ def default_of(setting: str) -> Any:
 
 def _check_data(config: Any, task: Any) -> None:
     data = config.data
-    if not data.train:
-        refuse("data.train", "no data source is given; add one, e.g. config.data.train.mine = source(path=...).")
     for split in ("train", "valid", "test"):
         sources = getattr(data, split)
         for name, each in sources.items():
@@ -65,7 +63,7 @@ def _check_data(config: Any, task: Any) -> None:
     if 0 < data.cleaning.max_chars < data.cleaning.min_chars:
         refuse("data.cleaning.max_chars", "this is smaller than min_chars, so every document would be dropped.")
     tokenizer = entries("lm.data.tokenizing.TOKENIZERS")[data.tokenizer.kind]
-    if tokenizer.needs_file and not data.tokenizer.path:
+    if tokenizer.needs_file and not data.tokenizer.path and not config.init_from:  # whose tokenizer is copied
         refuse("data.tokenizer.path", f"give a {tokenizer.file_type}; this kind of tokenizer cannot be trained.")
     if data.fold >= data.folds:
         refuse("data.fold", f"{data.fold} is not less than data.folds={data.folds}; folds are numbered from 0.")
@@ -121,8 +119,6 @@ def _check_model(config: Any) -> None:
         refuse("model.attention", "'cudnn' does not support attention_softcap; use 'xla'.")
     if model.token_types and model.family != "encoder":
         refuse("model.token_types", "this setting applies only to model.family=encoder; leave it at 0.")
-    if model.token_types == 1:
-        refuse("model.token_types", "the number of token types must be 0 (no token types) or at least 2 (as in BERT).")
     _check_names("model.lora_targets", model.lora_targets, ("query", "key", "value", "out", "up", "gate", "down"))
     layers = 1 if model.share_layers else model.num_layers
     if config.optimizer.freeze_layers > layers:

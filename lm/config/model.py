@@ -117,7 +117,8 @@ class BlockSettings:
     """Number of the first layer without a sliding window, if global_every is set (Gemma 2: 1 of every 2, Gemma 3: 5 of
     every 6)."""
     token_types: int = option(0, minimum=0, parameters=("type_embedding",))
-    """Number of learned token types in an encoder. BERT has 2, one for each of its two texts. 0 means none."""
+    """Number of learned token types in an encoder. BERT has 2, one for each of its two texts.
+    RoBERTa has 1, for all tokens. 0 means none."""
     init_std: float = option(0.02, minimum=0.0, affects="updates")
     """Standard deviation of the initial weights. If 0, 1/sqrt(fan-in) is used in each layer."""
     embedding_std: float = option(0.0, minimum=0.0, affects="updates")
