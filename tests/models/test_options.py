@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import Config, ModelConfig, defaults, source
+from lm.config import Config, MeshConfig, ModelConfig, defaults, source
 from lm.config.schema import build
 from lm.config.unused import unused
 from lm.errors import UserError
@@ -23,6 +23,7 @@ from lm.models.transformer.positions import rotary, sinusoidal_positions
 from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 from lm.models.transformer.stack import layer_pattern
 from lm.models.transformer.wiring import shifted_right
+from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.names import block_of
 from tests.models.test_attention import make_batch, random_params
@@ -271,6 +272,30 @@ def test_a_shared_layer_is_one_layer_for_learning_rates_and_matrices():
     assert multipliers["embedding_projection/kernel"] == multipliers["token_embedding/embedding"] == 0.25
     with pytest.raises(UserError, match=r"optimizer.freeze_layers: the model has fewer layers \(1\)"):
         Config.from_dict(values | {"optimizer": {"freeze_layers": 2}})
+
+
+@pytest.mark.parametrize("norm_position", ["sandwich", "branch"])
+def test_options_give_the_same_logits_on_a_mesh(norm_position):
+    """Heads are split, so norms over all heads, and the shared layer, are combined over devices."""
+    config = dataclasses.replace(
+        CONFIG,
+        vocab_size=24,
+        norm_position=norm_position,
+        qk_norm="width",
+        attention_softcap=2.0,
+        embedding_width=8,
+        share_layers=norm_position == "branch",
+        output_bias=True,
+    )
+    params = random_params(config)
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), BATCH)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    boxed = jax.eval_shape(lambda: build_model(config).initial_params(jax.random.key(0)))
+    placed = jax.device_put(params, param_shardings(boxed, mesh))
+    assert len(placed["embedding_projection"]["kernel"].sharding.device_set) == 8
+    with on_mesh(mesh):
+        found = jax.jit(lambda p, b: build_model(config).apply({"params": p}, b).logits)(placed, batch)
+    np.testing.assert_allclose(found[:1], logits_of(config, params), atol=1e-5)
 
 
 def test_activations_match_their_definition():
