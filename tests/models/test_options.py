@@ -26,8 +26,9 @@ from lm.models.transformer.wiring import shifted_right
 from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.names import block_of
-from tests.models.test_attention import make_batch, random_params
+from tests.models.test_attention import make_batch
 from tests.models.test_attention_kernels import assert_same, ours, packed_rows, query_key_value, values_and_gradients
+from tests.small_model import random_params
 from tests.trees import flatten
 
 CONFIG = ModelConfig(
@@ -133,7 +134,7 @@ def test_initial_scores_have_the_same_deviation_for_any_attention_scale():
 
 def test_logits_are_capped_last():
     config = dataclasses.replace(CONFIG, output_bias=True)
-    capped_config, params = dataclasses.replace(config, logits_softcap=0.5), random_params(config)
+    capped_config, params = dataclasses.replace(config, logits_softcap=0.5), random_params(build_model(config))
     plain, capped = (logits_of(each, params) for each in (config, capped_config))
     np.testing.assert_allclose(capped, 0.5 * np.tanh(plain / 0.5), atol=1e-6)
 
@@ -197,7 +198,7 @@ def test_pattern_says_which_layers_have_scaled_rotary_positions_or_none():
 
 
 def test_all_layers_without_rotary_positions_equal_a_model_without_positions():
-    params = random_params(CONFIG)
+    params = random_params(build_model(CONFIG))
     found, expected = (
         logits_of(dataclasses.replace(CONFIG, **changes), params)
         for changes in ({"nope_every": 1}, {"positions": "none"})
@@ -209,7 +210,7 @@ def test_all_layers_without_rotary_positions_equal_a_model_without_positions():
 def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(scan):
     """The norm of the first layer has no influence; that of the second has."""
     config = dataclasses.replace(CONFIG, first_norm=False, scan_layers=scan)
-    params = random_params(dataclasses.replace(config, scan_layers=True))
+    params = random_params(build_model(dataclasses.replace(config, scan_layers=True)))
 
     def logits(layer, scale, first_norm=False):
         changed = jax.tree.map(np.array, params)
@@ -228,7 +229,7 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
 def test_factorised_embeddings_are_projected_before_the_first_block():
     """A model with the tables E W + b in place of E and W computes the same."""
     narrow = dataclasses.replace(CONFIG, embedding_width=6, tie_embeddings=False)
-    params = random_params(narrow)
+    params = random_params(build_model(narrow))
     wide = {name: value for name, value in params.items() if name != "embedding_projection"}
     projected = params["token_embedding"]["embedding"] @ params["embedding_projection"]["kernel"]
     wide["token_embedding"] = {"embedding": projected + params["embedding_projection"]["bias"]}
@@ -241,7 +242,7 @@ def test_shared_layers_equal_layers_with_equal_parameters(scan):
     """The logits, and the gradients of the shared layer, which are the sums of those of all layers."""
     apart = dataclasses.replace(CONFIG, num_layers=3)
     shared = dataclasses.replace(apart, share_layers=True, scan_layers=scan, remat="full")
-    params = random_params(shared)
+    params = random_params(build_model(shared))
     copied = {name: value for name, value in params.items() if name != "shared_layer"}
     copied["layers"] = jax.tree.map(lambda x: np.stack([x] * 3), params["shared_layer"])
 
@@ -287,7 +288,7 @@ def test_options_give_the_same_logits_on_a_mesh(norm_position):
         share_layers=norm_position == "branch",
         output_bias=True,
     )
-    params = random_params(config)
+    params = random_params(build_model(config))
     batch = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), BATCH)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     boxed = jax.eval_shape(lambda: build_model(config).initial_params(jax.random.key(0)))
