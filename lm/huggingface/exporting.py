@@ -105,7 +105,10 @@ def export(
         files = {**other_files(original.directory / provenance.FILES), **files}
     write_folder(
         out,
-        config={**({} if original else special_ids or {}), **config_json(family, architecture, config, original, dtype)},
+        config={
+            **({} if original else special_ids or {}),
+            **config_json(family, architecture, config, original, dtype),
+        },
         generation_config=original.generation_config if original else None,
         tensors={name: info for name, (_, info) in plan.items()},
         arrays=_arrays(params, plan, carried),
@@ -222,9 +225,7 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
     return preferred if preferred in fitting else fitting[0]
 
 
-def config_json(
-    family: Family, architecture: str, config: Config, original: Original | None, dtype: str
-) -> Values:
+def config_json(family: Family, architecture: str, config: Config, original: Original | None, dtype: str) -> Values:
     """Returns the content of config.json: that of the original with what has changed, or a new one."""
     before = None
     if original:

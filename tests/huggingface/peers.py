@@ -235,7 +235,10 @@ def their_outputs(model, left=False):
         inputs["position_ids"] = offset * mask
     per_text = type(model).__name__.endswith("ForSequenceClassification")
     if model.config.is_encoder_decoder and not per_text:
-        inputs |= {"decoder_input_ids": np.where(target_mask, targets, model.config.pad_token_id), "decoder_attention_mask": target_mask}
+        inputs |= {
+            "decoder_input_ids": np.where(target_mask, targets, model.config.pad_token_id),
+            "decoder_attention_mask": target_mask,
+        }
     with torch.no_grad():
         found = model(**{k: torch.tensor(v.astype(np.int64)) for k, v in inputs.items()}, output_hidden_states=True)
     out = {}

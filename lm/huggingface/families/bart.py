@@ -114,9 +114,7 @@ FAMILY = Family(
     model_types=("bart",),
     settings=SETTINGS,
     fields=FIELDS,
-    neutral=frozenset(
-        {"output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}
-    ),
+    neutral=frozenset({"output_past", "classif_dropout", "save_step", "force_bos_token_to_be_generated"}),
     names=names_of(),
     heads={
         "BartForConditionalGeneration": Head("seq2seq", GENERATION),

@@ -44,9 +44,7 @@ FAMILY = Family(
     settings={**SETTINGS, "norm_epsilon": 1e-12},
     fields=FIELDS,
     # The table of positions is stored whether or not it was sinusoidal at first.
-    neutral=frozenset(
-        {"sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout"}
-    ),
+    neutral=frozenset({"sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout"}),
     names=NAMES,
     heads={
         "DistilBertForMaskedLM": Head("masked", MASKED, MASKED_SETTINGS),

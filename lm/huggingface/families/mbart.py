@@ -1,4 +1,4 @@
-"""Relatives of BART: mBART (Liu 2020), Pegasus (Zhang 2020), Marian (Junczys-Dowmunt 2018), M2M-100 and NLLB (Fan 2021).
+"""Relatives of BART: mBART (Liu 2020), Pegasus (Zhang 2020), Marian (Junczys-Dowmunt 2018), M2M-100, NLLB (Fan 2021).
 
 They differ in where norms are, and in how positions are encoded.
 """
@@ -109,7 +109,9 @@ MARIAN = dataclasses.replace(
 
 def _read_positions(values: Values) -> Settings:
     if values["pad_token_id"] != 1:
-        raise ValueError(f"pad_token_id={values['pad_token_id']!r} is not supported, only 1, from which positions count")
+        raise ValueError(
+            f"pad_token_id={values['pad_token_id']!r} is not supported, only 1, from which positions count"
+        )
     return {"sinusoid_offset": 2}
 
 
