@@ -53,9 +53,8 @@ def read_scaling(parameters: Mapping[str, Any], longest: int) -> Settings:
     if kind == "default":
         return {"rope_scaling": "none"}
     if kind not in SCALED:
-        raise ValueError(
-            f"rope_scaling / rope_parameters: rope_type={kind!r} is not supported; supported: default, {', '.join(SCALED)}"
-        )
+        known = ", ".join(("default", *SCALED))
+        raise ValueError(f"rope_scaling / rope_parameters: rope_type={kind!r} is not supported; supported: {known}")
     settings: Settings = {"rope_scaling": kind}
     if kind != "linear":
         settings["rope_original_length"] = int(read_number(parameters, "original_max_position_embeddings", longest))
