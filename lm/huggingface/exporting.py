@@ -227,7 +227,8 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
         }
         reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist there"
         raise UserError(
-            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} {reason}."
+            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} "
+            f"{reason}."
         )
     return preferred if preferred in fitting else fitting[0]
 

@@ -47,8 +47,8 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
     tokenizer = read_tokenizer(folder)
     if tokenizer.vocab_size > (rows := published.config.model.vocab_size):
         raise UserError(
-            f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only {rows} "
-            "rows."
+            f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only "
+            f"{rows} rows."
         )
     path = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
     config = replace_settings(published.config, {"data.tokenizer.path": path})

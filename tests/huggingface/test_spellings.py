@@ -234,7 +234,7 @@ def test_pooling_of_sentence_transformers(tmp_path):
 
 def test_fewer_positions():
     config, arrays = parts("roberta")
-    published, params = imported(MemoryFolder(config, arrays), max_length=10)
+    _, params = imported(MemoryFolder(config, arrays), max_length=10)
     table = arrays["roberta.embeddings.position_embeddings.weight"]
     np.testing.assert_array_equal(params["position_embedding"]["embedding"], table[2:12])
     with pytest.raises(UserError, match="--max_length=97 exceeds the 96 positions"):
