@@ -89,6 +89,14 @@ _LLAMA = _BASE | {
 }
 _LLAMA2 = _LLAMA | {"vocab_size": 32_000, "max_length": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128_256, "max_length": 8192, "rotary_theta": 500_000.0}
+_LLAMA3_2 = {
+    "tie_embeddings": True,
+    "rope_scaling": "llama3",
+    "rope_factor": 32.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_original_length": 8192,
+}
 _STORIES = {"vocab_size": 512, "max_length": 512, "tie_embeddings": True, "rotary_interleaved": True}
 
 # Vaswani 2017, table 3. The vocabulary depends on the task. The fan-in of a layer sets its initial weight scale.
@@ -158,7 +166,7 @@ _BERT = _BASE | {
 _ROBERTA = _BERT | {"vocab_size": 50265, "token_types": 0, "norm_epsilon": 1e-5}
 
 # Warner 2024 and the config.json files of answerdotai/ModernBERT-*. Each token attends to 64 tokens on either side or,
-# in every third layer, to all tokens. Unlike the original, our model has a norm before the first attention layer.
+# in every third layer, to all tokens. Our model has a norm before the first attention layer, but does not use it.
 _MODERNBERT = _ROBERTA | {
     "vocab_size": 50368,
     "max_length": 8192,
@@ -166,6 +174,7 @@ _MODERNBERT = _ROBERTA | {
     "rotary_theta": 160_000.0,
     "local_rotary_theta": 10_000.0,
     "norm_position": "pre",
+    "first_norm": False,
     "activation": "geglu",
     "use_bias": False,
     "pooler": False,
@@ -185,9 +194,8 @@ PRESETS: dict[str, Fields] = {
     "llama2_13b": _LLAMA2 | _size(40, 5120, 40, 13_824),  # 13,015,864,320
     # Grattafiori 2024, table 3, and the config.json file of meta-llama/Meta-Llama-3-8B.
     "llama3_8b": _LLAMA3 | _size(32, 4096, 32, 14_336, kv_heads=8),  # 8,030,261,248
-    # The config.json file of meta-llama/Llama-3.2-1B, but without the scaling of rotary angles, which is not
-    # implemented, so the preset suits training from scratch, not the released weights. 1,235,814,400 parameters
-    "llama3_1b": _LLAMA3 | _size(16, 2048, 32, 8192, kv_heads=8) | {"tie_embeddings": True},
+    # The config.json file of meta-llama/Llama-3.2-1B, but for rows of 8192 tokens. 1,235,814,400 parameters
+    "llama3_1b": _LLAMA3 | _LLAMA3_2 | _size(16, 2048, 32, 8192, kv_heads=8),
     # Parameters without the embedding: 44,138,496, 176,357,376 and 1,325,056. transformer_tiny is from Wu 2021 (for
     # Multi30k).
     "transformer_base": _VASWANI | _two_sides(6, 512, 8),

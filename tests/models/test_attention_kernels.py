@@ -100,12 +100,16 @@ def without_cudnn(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "window"), [(4, 2, 0), (4, 1, 9)])
-def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, without_cudnn):
+@pytest.mark.parametrize(("heads", "kv_heads", "window", "scale"), [(4, 2, 0, 0.0), (4, 1, 9, 0.7)])
+def test_cudnn_arguments_match_our_attention(heads, kv_heads, window, scale, without_cudnn):
     segments, positions = packed_rows()
     inputs = query_key_value(heads, kv_heads)
-    actual = values_and_gradients(lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window), inputs, segments)
-    expected = values_and_gradients(lambda q, k, v: ours(q, k, v, segments, positions, window), inputs, segments)
+    actual = values_and_gradients(
+        lambda q, k, v: attention_kernels.cudnn(q, k, v, segments, window, scale), inputs, segments
+    )
+    expected = values_and_gradients(
+        lambda q, k, v: ours(q, k, v, segments, positions, window, scale=scale), inputs, segments
+    )
     assert_same(actual, expected)
 
 

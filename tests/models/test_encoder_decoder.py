@@ -55,6 +55,23 @@ VARIANTS = {
     "apart": dataclasses.replace(
         CONFIG, positions="sinusoidal", embedding_scale=0.0, share_embeddings=False, source_vocab_size=37
     ),
+    # every option that concerns cross-attention, the cache or the logits
+    "options": dataclasses.replace(
+        CONFIG,
+        positions="sinusoidal",
+        sinusoid_variant="half_minus_one",
+        sinusoid_offset=2,
+        embedding_width=8,
+        share_layers=True,
+        norm_position="sandwich",
+        norm_unit_offset=True,
+        qk_norm="width",
+        attention_bias="qkv",
+        attention_scale=0.4,
+        attention_softcap=2.0,
+        logits_softcap=5.0,
+        output_bias=True,
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Each model option against its closed form, and combinations of options in every way of running a model."""
 
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import Config, ModelConfig, defaults, source
+from lm.config import Config, MeshConfig, ModelConfig, defaults, source
 from lm.config.schema import build
 from lm.config.unused import unused
 from lm.errors import UserError
@@ -22,6 +23,7 @@ from lm.models.transformer.positions import rotary, sinusoidal_positions
 from lm.models.transformer.rope_scaling import ROPE_SCALINGS
 from lm.models.transformer.stack import layer_pattern
 from lm.models.transformer.wiring import shifted_right
+from lm.parallel.mesh import make_mesh, on_mesh, param_shardings
 from lm.training.multipliers import learning_rate_multipliers
 from lm.training.names import block_of
 from tests.models.test_attention import make_batch, random_params
@@ -31,6 +33,14 @@ from tests.trees import flatten
 CONFIG = ModelConfig(
     vocab_size=23, num_layers=2, d_model=16, num_heads=4, num_kv_heads=2, head_dim=4, d_ff=32, max_length=16
 )
+
+
+BATCH = make_batch(IDS := jnp.arange(8)[None], IDS, jnp.ones_like(IDS))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(config, params):
+    return build_model(config).apply({"params": params}, BATCH).logits
 
 
 def initial(config):
@@ -123,12 +133,8 @@ def test_initial_scores_have_the_same_deviation_for_any_attention_scale():
 
 def test_logits_are_capped_last():
     config = dataclasses.replace(CONFIG, output_bias=True)
-    ids = jnp.arange(8)[None]
-    params, batch = random_params(config), make_batch(ids, ids, jnp.ones_like(ids))
-    plain, capped = (
-        build_model(each).apply({"params": params}, batch).logits
-        for each in (config, dataclasses.replace(config, logits_softcap=0.5))
-    )
+    capped_config, params = dataclasses.replace(config, logits_softcap=0.5), random_params(config)
+    plain, capped = (logits_of(each, params) for each in (config, capped_config))
     np.testing.assert_allclose(capped, 0.5 * np.tanh(plain / 0.5), atol=1e-6)
 
 
@@ -191,10 +197,9 @@ def test_pattern_says_which_layers_have_scaled_rotary_positions_or_none():
 
 
 def test_all_layers_without_rotary_positions_equal_a_model_without_positions():
-    params, ids = random_params(CONFIG), jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    params = random_params(CONFIG)
     found, expected = (
-        build_model(dataclasses.replace(CONFIG, **changes)).apply({"params": params}, batch).logits
+        logits_of(dataclasses.replace(CONFIG, **changes), params)
         for changes in ({"nope_every": 1}, {"positions": "none"})
     )
     np.testing.assert_array_equal(found, expected)
@@ -205,8 +210,6 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
     """The norm of the first layer has no influence; that of the second has."""
     config = dataclasses.replace(CONFIG, first_norm=False, scan_layers=scan)
     params = random_params(dataclasses.replace(config, scan_layers=True))
-    ids = jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
 
     def logits(layer, scale, first_norm=False):
         changed = jax.tree.map(np.array, params)
@@ -215,7 +218,7 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
             norm["scale"][layer] = scale
         each = dataclasses.replace(config, first_norm=first_norm)
         tree = changed if scan else unstack_layers(changed)
-        return np.asarray(build_model(each).apply({"params": tree}, batch).logits)
+        return np.asarray(logits_of(each, tree))
 
     np.testing.assert_array_equal(logits(0, 2.0), logits(0, 0))
     assert np.abs(logits(1, 2.0) - logits(1, 0)).max() > 1e-2
@@ -225,14 +228,12 @@ def test_first_attention_reads_the_embeddings_as_they_are_without_first_norm(sca
 def test_factorised_embeddings_are_projected_before_the_first_block():
     """A model with the tables E W + b in place of E and W computes the same."""
     narrow = dataclasses.replace(CONFIG, embedding_width=6, tie_embeddings=False)
-    params, ids = random_params(narrow), jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    params = random_params(narrow)
     wide = {name: value for name, value in params.items() if name != "embedding_projection"}
     projected = params["token_embedding"]["embedding"] @ params["embedding_projection"]["kernel"]
     wide["token_embedding"] = {"embedding": projected + params["embedding_projection"]["bias"]}
-    expected = build_model(dataclasses.replace(narrow, embedding_width=0)).apply({"params": wide}, batch).logits
-    found = build_model(narrow).apply({"params": params}, batch).logits
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = logits_of(dataclasses.replace(narrow, embedding_width=0), wide)
+    np.testing.assert_allclose(logits_of(narrow, params), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -240,17 +241,16 @@ def test_shared_layers_equal_layers_with_equal_parameters(scan):
     """The logits, and the gradients of the shared layer, which are the sums of those of all layers."""
     apart = dataclasses.replace(CONFIG, num_layers=3)
     shared = dataclasses.replace(apart, share_layers=True, scan_layers=scan, remat="full")
-    params, ids = random_params(shared), jnp.arange(8)[None]
-    batch = make_batch(ids, ids, jnp.ones_like(ids))
+    params = random_params(shared)
     copied = {name: value for name, value in params.items() if name != "shared_layer"}
     copied["layers"] = jax.tree.map(lambda x: np.stack([x] * 3), params["shared_layer"])
 
     def loss(params, config):
-        logits = build_model(config).apply({"params": params}, batch, train=True).logits
+        logits = build_model(config).apply({"params": params}, BATCH, train=True).logits
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1)), logits
 
-    found, logits = jax.grad(loss, has_aux=True)(params, shared)
-    expected, expected_logits = jax.grad(loss, has_aux=True)(copied, apart)
+    gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (found, logits), (expected, expected_logits) = gradient(params, shared), gradient(copied, apart)
     np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b.sum(axis=0), atol=1e-5), found["shared_layer"], expected["layers"]
@@ -272,6 +272,30 @@ def test_a_shared_layer_is_one_layer_for_learning_rates_and_matrices():
     assert multipliers["embedding_projection/kernel"] == multipliers["token_embedding/embedding"] == 0.25
     with pytest.raises(UserError, match=r"optimizer.freeze_layers: the model has fewer layers \(1\)"):
         Config.from_dict(values | {"optimizer": {"freeze_layers": 2}})
+
+
+@pytest.mark.parametrize("norm_position", ["sandwich", "branch"])
+def test_options_give_the_same_logits_on_a_mesh(norm_position):
+    """Heads are split, so norms over all heads, and the shared layer, are combined over devices."""
+    config = dataclasses.replace(
+        CONFIG,
+        vocab_size=24,
+        norm_position=norm_position,
+        qk_norm="width",
+        attention_softcap=2.0,
+        embedding_width=8,
+        share_layers=norm_position == "branch",
+        output_bias=True,
+    )
+    params = random_params(config)
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), BATCH)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    boxed = jax.eval_shape(lambda: build_model(config).initial_params(jax.random.key(0)))
+    placed = jax.device_put(params, param_shardings(boxed, mesh))
+    assert len(placed["embedding_projection"]["kernel"].sharding.device_set) == 8
+    with on_mesh(mesh):
+        found = jax.jit(lambda p, b: build_model(config).apply({"params": p}, b).logits)(placed, batch)
+    np.testing.assert_allclose(found[:1], logits_of(config, params), atol=1e-5)
 
 
 def test_activations_match_their_definition():

@@ -122,6 +122,9 @@ def values() -> dict:
 
 def test_old_run_continues_without_its_retired_settings(tmp_path):
     old = values()
+    for name in ("attention_scale", "embedding_scale"):
+        del old["model"][name]
+    old["model"] |= {"scale_attention": True, "scale_embeddings": False}
     old["model"] |= {"head": "tokens", "num_classes": 0, "max_hidden": 0, "pair_head": False, "pooling": "none"}
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
