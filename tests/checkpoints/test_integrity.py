@@ -37,3 +37,11 @@ def test_checksum_is_the_same_on_every_mesh_and_changes_with_every_element() -> 
         changed = np.asarray(x).view(np.uint16).reshape(-1).copy()
         changed[i] ^= 1 << (i % 16)
         assert int(integrity.leaf_sum(changed)) != reference
+
+
+def test_checksum_of_a_large_numpy_array_is_computed_in_parts(monkeypatch) -> None:
+    whole = {name: np.arange(105, dtype=np.float32).reshape(shape) for name, shape in (("a", (7, 15)), ("b", (105,)))}
+    whole["c"] = np.arange(60, dtype=np.uint16).reshape(5, 3, 4)
+    expected = [int(integrity.leaf_sum(jnp.asarray(each))) for each in whole.values()]
+    monkeypatch.setattr(integrity, "PART_BYTES", 100)
+    assert integrity.leaf_sums(whole) == expected
