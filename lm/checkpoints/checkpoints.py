@@ -34,7 +34,7 @@ from lm.config import CheckpointConfig
 from lm.errors import UserError
 
 # An array is compressed chunk by chunk, and the result is held in memory until a file of this size can be written.
-CHUNK_BYTES, FILE_BYTES = 2**24, 2**27
+CHUNK_BYTES, FILE_BYTES = 2**21, 2**26
 ATTEMPTS = 10  # number of attempts to read while a training run replaces checkpoints
 
 

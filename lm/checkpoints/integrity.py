@@ -78,18 +78,30 @@ def nested(leaves: Mapping[str, Any], name: str) -> dict[str, Any]:
 def leaf_sums(tree: Any) -> list[int]:
     """Returns the checksums of all leaves, in order. Every process gets all checksums.
 
-    NumPy arrays are copied to the device in parts and one after the other, because the copies need memory.
+    A large leaf is divided along its first axis, unless that is sharded, because a CPU needs as much memory again.
     """
     return [_sum_in_parts(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _sum_in_parts(leaf: Any) -> int:
-    if not isinstance(leaf, np.ndarray) or leaf.nbytes <= PART_BYTES or leaf.itemsize > 4:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if is_key or leaf.nbytes <= PART_BYTES or leaf.dtype.itemsize > 4 or not leaf.ndim or _splits_rows(leaf):
         return int(leaf_sum(leaf))
-    words = leaf[0].size  # of one row
-    rows = max(1, PART_BYTES // leaf[0].nbytes)
-    starts = range(0, len(leaf), rows)
-    return sum(int(leaf_sum(leaf[n : n + rows], np.uint32(n * words % 2**32))) for n in starts) % 2**32
+    words = leaf.size // len(leaf)  # of one row
+    rows = max(1, PART_BYTES // (words * leaf.dtype.itemsize))
+    total = 0
+    for start in range(0, len(leaf), rows):
+        count, first = min(rows, len(leaf) - start), np.uint32(start * words % 2**32)
+        part: Any = leaf[start : start + count] if isinstance(leaf, np.ndarray) else None
+        if part is None:  # the start is an argument, so that all parts share a compiled program
+            part = jax.lax.dynamic_slice_in_dim(leaf, jnp.int32(start), count)
+        total += int(leaf_sum(part, first))
+    return total % 2**32
+
+
+def _splits_rows(leaf: Any) -> bool:
+    """Returns whether an array is sharded along its first axis."""
+    return isinstance(leaf, jax.Array) and leaf.sharding.shard_shape(leaf.shape)[0] < len(leaf)
 
 
 @jax.jit
