@@ -33,6 +33,8 @@ from lm.checkpoints.keeping import LatestAndBest, best_first, remove_torn, set_a
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 
+# An array is compressed chunk by chunk, and the result is held in memory until a file of this size can be written.
+CHUNK_BYTES, FILE_BYTES = 2**21, 2**26
 ATTEMPTS = 10  # number of attempts to read while a training run replaces checkpoints
 
 
@@ -94,8 +96,9 @@ class Checkpoints:
             "leaves": describe(state, sums=leaf_sums(state)),
         }
         self._saving = step, values
+        in_chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), state)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.PyTreeSave(state, save_args=in_chunks, ocdbt_target_data_file_size=FILE_BYTES),
             record=ocp.args.JsonSave({"content": content, "sha256": json_hash(content)}),
         )
         with self._storage_errors(f"saved (step {step})"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, Folder
 from lm.huggingface.names import Slot, slots_of
 from lm.huggingface.provenance import Record
 from lm.huggingface.recognising import Published
+from lm.huggingface.writing import write_files
 from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory
@@ -117,9 +117,7 @@ def _insert(stack: jax.Array, layer: jax.Array, index: int) -> jax.Array:
 def write_provenance(folder: Folder, published: Published, directory: Path) -> None:
     files = directory / provenance.FILES
     files.mkdir(parents=True)
-    for name, path in folder.other_files.items():
-        (files / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, files / name)
+    write_files(files, folder.other_files)
     for name, values in ((CONFIG, folder.config), (GENERATION_CONFIG, folder.generation_config)):
         if values is not None:
             (files / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
