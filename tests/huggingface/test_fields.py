@@ -11,11 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
-import torch
-import transformers
 
 from lm.errors import UserError
 from lm.models import build_model
@@ -148,10 +146,9 @@ def test_every_field_is_consumed_neutral_or_refused(name):
     kind, settings = MODELS[name]
     with jax.default_matmul_precision("highest"):
         model = build(kind, settings)
-        base = {**model.config.to_dict(), "num_labels": len(model.config.id2label)}
-        for key in ("id2label", "label2id", "num_labels"):
-            base.pop(key, None)
-        base = {**settings, **{key: each for key, each in base.items() if key not in ("dtype", "torch_dtype")}}
+        skipped = {"id2label", "label2id", "dtype", "torch_dtype"}
+        base = {key: each for key, each in model.config.to_dict().items() if key not in skipped}
+        base["num_labels"] = len(model.config.id2label)
         state = {key: value.numpy() for key, value in model.state_dict().items()}
         published, _ = imported(folder_of(model))
         before = their_logits(model), published.config.model, stored(model).keys()
