@@ -20,11 +20,13 @@ from absl import flags
 from lm.config import Config
 from lm.config.command import DONE, define_path, run
 from lm.data.tokenizing.base import Tokenizer
-from lm.errors import UserError
+from lm.errors import USER_ERROR, UserError
 from lm.files import expanded
+from lm.huggingface.checking import lines_of_comparison
 from lm.huggingface.exporting import DTYPES, Original, export
 from lm.huggingface.folder import open_folder
 from lm.huggingface.importing import describe, import_folder
+from lm.huggingface.inspecting import lines_about
 from lm.huggingface.provenance import provenance_of
 from lm.huggingface.recognising import recognise
 from lm.huggingface.writing import check_out
@@ -33,8 +35,13 @@ from lm.runs.prepare import load_tokenizers
 
 FLAGS = flags.FLAGS
 arguments: list[str] = []  # the command, taken from the command line
-COMMANDS = ("import", "export")
-NEEDED = {"import": ("model", "workdir"), "export": ("workdir", "out")}
+NEEDED = {
+    "import": ("model", "workdir"),
+    "export": ("workdir", "out"),
+    "inspect": ("model",),
+    "check": ("model",),
+}
+COMMANDS = tuple(NEEDED)
 
 
 def define_flags() -> None:
@@ -64,20 +71,34 @@ def main() -> int:
     for name in NEEDED[command]:
         if FLAGS[name].value is None:
             raise UserError(f"--{name} is missing; `lm.hf {command}` needs --{' and --'.join(NEEDED[command])}.")
-    {"import": import_model, "export": export_run}[command]()
+    return {"import": import_model, "export": export_run, "inspect": inspect, "check": check}[command]()
+
+
+def inspect() -> int:
+    for line in lines_about(open_folder(FLAGS.model), FLAGS.family):
+        print(line)
     return DONE
 
 
-def import_model() -> None:
+def check() -> int:
+    agree = True
+    for line, same in lines_of_comparison(open_folder(FLAGS.model), FLAGS.family):
+        print(line if same else f"{line}   DIFFERENT")
+        agree &= same
+    return DONE if agree else USER_ERROR
+
+
+def import_model() -> int:
     if FLAGS.dtype == "float16":
         raise UserError("--dtype=float16: our models compute in float32 or bfloat16; choose one of them.")
     folder = open_folder(FLAGS.model)
     published = recognise(folder, FLAGS.family, FLAGS.max_length, FLAGS.dtype or "float32")
     import_folder(folder, published, expanded(FLAGS.workdir))
     print(f"written: {FLAGS.workdir}, {describe(published)}")
+    return DONE
 
 
-def export_run() -> None:
+def export_run() -> int:
     out = expanded(FLAGS.out)
     check_out(out)
     directory = RunDirectory.existing(Path(FLAGS.workdir))
@@ -106,6 +127,7 @@ def export_run() -> None:
         max_shard_bytes=int(FLAGS.max_shard_gb * 1e9),
     )
     print(f"written: {FLAGS.out}, {architecture}")
+    return DONE
 
 
 def special_ids(config: Config, tokenizer: Tokenizer) -> dict[str, int]:

@@ -218,9 +218,17 @@ def class_in(family: Family, config: Config, preferred: str) -> str:
 
     fitting = [name for name, head in candidates.items() if fits(head)]
     if not fitting:
+        needed = {
+            f"{section}.{key}={value!r}"
+            for head in candidates.values()
+            for section, own in (("model", head.settings), ("objective", head.objective_settings))
+            for key, value in own.items()
+            if getattr(getattr(config, section), key) != value
+        }
+        reason = f"needs {', '.join(sorted(needed))}" if needed else "does not exist there"
         raise UserError(
-            f"{family.name} models have no head for objective.name={config.objective.name} with these settings of the "
-            "head; there is no class to export to."
+            f"there is no class to export to: a {family.name} model for objective.name={config.objective.name} "
+            f"{reason}."
         )
     return preferred if preferred in fitting else fitting[0]
 

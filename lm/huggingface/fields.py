@@ -150,8 +150,9 @@ def read_settings(fields: Iterable[Field], neutral: Collection[str], config: Val
         neutral: the names of the family's fields that do not affect what the model computes.
         where: the folder, for messages.
     """
-    fields, settings = gathered(GENERIC, *fields), {}
-    known = {name for each in fields for name in each.defaults} | neutral | NEUTRAL
+    fields = gathered(GENERIC, *fields)
+    settings: Settings = {}
+    known = {name for each in fields for name in each.defaults} | set(neutral) | NEUTRAL
     if unknown := sorted(name for name in config.keys() - known if config[name] is not None):
         name = unknown[0]
         raise UserError(

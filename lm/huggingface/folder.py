@@ -24,7 +24,7 @@ from lm.huggingface.documents import read_object
 from lm.huggingface.weights import TensorFile, TensorInfo
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)  # organisation/name@revision
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", re.ASCII)  # organisation/name@revision
 RUN_SECTIONS = {"model", "data", "train", "optimizer"}  # in the config.json of a run directory
 # Formats of weights that are not read. They hold the model before any training here, so they are not copied either.
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pkl", ".tflite")

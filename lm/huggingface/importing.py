@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from lm.huggingface.folder import CONFIG, GENERATION_CONFIG, Folder
 from lm.huggingface.names import Slot, slots_of
 from lm.huggingface.provenance import Record
 from lm.huggingface.recognising import Published
+from lm.huggingface.writing import write_files
 from lm.parallel.mesh import on_mesh
 from lm.reporting.progress import counting
 from lm.runs.directory import RunDirectory
@@ -46,8 +45,11 @@ def import_folder(folder: Folder, published: Published, workdir: Path) -> None:
     if os.path.lexists(workdir):
         raise UserError(f"--workdir={workdir} already exists; choose a new name.")
     tokenizer = read_tokenizer(folder)
-    if tokenizer.vocab_size > published.config.model.vocab_size:
-        check_ids(folder, tokenizer, published.config.model.vocab_size)
+    if tokenizer.vocab_size > (rows := published.config.model.vocab_size):
+        raise UserError(
+            f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only "
+            f"{rows} rows."
+        )
     path = str(workdir.absolute() / "tokenizer" / tokenizer.file_name)
     config = replace_settings(published.config, {"data.tokenizer.path": path})
     params = load_params(folder, published)
@@ -115,9 +117,7 @@ def _insert(stack: jax.Array, layer: jax.Array, index: int) -> jax.Array:
 def write_provenance(folder: Folder, published: Published, directory: Path) -> None:
     files = directory / provenance.FILES
     files.mkdir(parents=True)
-    for name, path in folder.other_files.items():
-        (files / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, files / name)
+    write_files(files, folder.other_files)
     for name, values in ((CONFIG, folder.config), (GENERATION_CONFIG, folder.generation_config)):
         if values is not None:
             (files / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -125,9 +125,8 @@ def write_provenance(folder: Folder, published: Published, directory: Path) -> N
     carried = {name: folder.read(name) for name in match.carried}
     for entry in published.entries:
         name = match.names[entry.name][0]
-        if entry.place.partial or entry.place.skip:
-            if (rows := entry.unused(folder.read(name))) is not None:
-                carried[entry.name] = rows
+        if entry.place.partial and (rows := entry.unused(folder.read(name))) is not None:
+            carried[entry.name] = rows
     provenance.write_carried(directory, carried)
     names = {entry.name: match.names[entry.name] for entry in published.entries}
     every = [name for each in names.values() for name in each] + list(match.carried)
@@ -155,19 +154,9 @@ def read_tokenizer(folder: Folder) -> Tokenizer:
         raise UserError(f"{folder.source}/{HuggingFaceTokenizer.file_name} is not usable: {error}.") from None
 
 
-def check_ids(folder: Folder, tokenizer: Tokenizer, rows: int) -> None:
-    raise UserError(
-        f"{folder.source}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding has only {rows} rows."
-    )
-
-
 def describe(published: Published) -> str:
     """Returns a line about an import, for the user."""
     match = published.match
     notes = [f"{len(match.ignored)} buffers ignored ({match.ignored[0]}, ...)"] if match.ignored else []
     notes += [f"{len(match.carried)} tensors of other heads kept for the export"] if match.carried else []
     return "; ".join([f"{published.family.name} ({published.architecture})", *notes])
-
-
-def report(published: Published) -> None:
-    print(describe(published), file=sys.stderr)

@@ -16,6 +16,7 @@ from lm.files import new_directory, remove_leftovers, writing_flag
 from lm.huggingface.base import CONFIG, GENERATION_CONFIG
 from lm.huggingface.folder import INDEX
 from lm.huggingface.weights import TensorInfo, TensorWriter, shard_names, split
+from lm.reporting.progress import counting
 
 MAX_SHARD_BYTES = 5_000_000_000  # as in the transformers library
 
@@ -41,7 +42,7 @@ def write_folder(
       files: Other files by relative name: their content, or a file to copy byte for byte, as in `Folder.other_files`.
       max_shard_bytes: Size limit of a file; only a single larger tensor exceeds it.
 
-    Raises UserError if `out` exists or cannot be written.
+    On a terminal, a progress line is shown. Raises UserError if `out` exists or cannot be written.
     """
     check_out(out)
     with writing_flag("out", out):
@@ -82,8 +83,11 @@ def _write_weights(
     try:
         for file, shard in zip(names, shards, strict=True):
             writers[file] = TensorWriter(folder / file, {name: tensors[name] for name in shard})
-        for name, array in arrays:
-            writers[places[name]].write(name, array)
+        with counting(len(tensors), "tensors") as report:
+            for number, (name, array) in enumerate(arrays, start=1):
+                writers[places[name]].write(name, array)
+                if report is not None:
+                    report(number, len(tensors))
         complete = True
     finally:
         for writer in writers.values():

@@ -1,5 +1,7 @@
 """Model settings for published architectures. Example: `config.model.update(preset("gpt2_124m"))`.
 
+The name may also be the path of a run directory: `config.model.update(preset("runs/imported"))`.
+
 Each preset sets every ModelConfig field that differs between published models. Training settings, such as dropout,
 dtype and kernels, are left to the config. The parameter counts in the comments are exact and verified by a test.
 """
@@ -9,13 +11,24 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from lm.config.retired import migrated
 from lm.errors import UserError
+from lm.files import expanded, parse_json, read_file
 
 Fields = dict[str, Any]
 
 
 def preset(name: str) -> Fields:
-    """Returns the ModelConfig fields of a published model. Raises UserError if the name is unknown."""
+    """Returns the ModelConfig fields of a published model, or of the run directory with this path.
+
+    Together with config.init_from, the latter continues from a model that lm.hf has imported. Raises UserError if the
+    name is unknown or config.json of the run is damaged.
+    """
+    if name not in PRESETS and (config := expanded(name) / "config.json").is_file():
+        try:
+            return dict(migrated(parse_json(read_file(config)))["model"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"preset({name!r}): {config} is not that of a run directory ({error}).") from None
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the known names are {', '.join(sorted(PRESETS))}."

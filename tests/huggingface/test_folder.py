@@ -17,6 +17,7 @@ from lm.errors import UserError
 from lm.huggingface.folder import open_folder
 from lm.huggingface.weights import DTYPES, TensorFile, TensorInfo, TensorWriter
 from lm.huggingface.writing import write_folder
+from lm.runs.directory import RunDirectory
 from tests.huggingface.bad_folders import BAD_FOLDERS, CONFIG, TENSORS, good_folder, sharded_folder
 
 
@@ -39,6 +40,13 @@ def test_bad_folder_gets_one_line_and_is_left_alone(kind, tmp_path):
     assert str(tmp_path / "folder") in found
     assert "\n" not in found and len(found) <= 500
     assert sorted((path.name, path.lstat().st_size) for path in tmp_path.rglob("*")) == before
+
+
+def test_model_folder_given_as_a_run_directory_is_named(tmp_path):
+    with pytest.raises(
+        UserError, match=r"is a published model, not a run directory; first run: python -m lm.hf import"
+    ):
+        RunDirectory.existing(good_folder(tmp_path / "folder"))
 
 
 def test_something_else_than_a_folder_is_refused(tmp_path):

@@ -7,12 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 import ml_dtypes
-import torch
-import transformers
 
 from lm.huggingface.exporting import Original, export
 from lm.huggingface.families import FAMILIES

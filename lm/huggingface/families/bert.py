@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, choice, number, only, position_rows
-from lm.huggingface.names import Spelling, place
+from lm.huggingface.names import Names, Spelling, place
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -51,15 +51,15 @@ def layers_of(body: str) -> dict[str, str]:
     }
 
 
-NAMES = {
+NAMES: Names = {
     "bert.embeddings.word_embeddings": "token_embedding",
     "bert.embeddings.position_embeddings": place("position_embedding", partial=True),
     "bert.embeddings.token_type_embeddings": "type_embedding",
     "bert.embeddings.LayerNorm": "embedding_norm",
     **layers_of("bert"),
 }
-POOLER = {"bert.pooler.dense": "pooler"}
-MASKED = {
+POOLER: Names = {"bert.pooler.dense": "pooler"}
+MASKED: Names = {
     "cls.predictions.transform.dense": "head_product",
     "cls.predictions.transform.LayerNorm": "head_norm",
     "cls.predictions": place("output_bias", also=("cls.predictions.decoder",)),

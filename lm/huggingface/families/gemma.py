@@ -124,7 +124,7 @@ GEMMA3 = dataclasses.replace(
         windows((6, 5), 4096, 26),
         layered_rope(1_000_000.0, 10_000.0, 131072),
         number("final_logit_softcapping", "logits_softcap", None, null=0.0),
-        number("attn_logit_softcapping", "attention_softcap", None, null=0.0),
+        only("attn_logit_softcapping", None),  # which `transformers` does not apply
     ),
     neutral=GEMMA.neutral | {"hidden_act", "cache_implementation"},
     names={

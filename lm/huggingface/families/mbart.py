@@ -1,4 +1,4 @@
-"""Relatives of BART: mBART (Liu 2020), Pegasus (Zhang 2020), Marian (Junczys-Dowmunt 2018), M2M-100 and NLLB (Fan 2021).
+"""Relatives of BART: mBART (Liu 2020), Pegasus (Zhang 2020), Marian (Junczys-Dowmunt 2018), M2M-100, NLLB (Fan 2021).
 
 They differ in where norms are, and in how positions are encoded.
 """

@@ -6,13 +6,12 @@ Positions begin after the padding token's id, so the first rows of the table are
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from lm.config import ModelConfig
 from lm.huggingface.families import bert
 from lm.huggingface.families.family import Family, Head
 from lm.huggingface.fields import Field, Settings, Values, gathered, only
-from lm.huggingface.names import Spelling, place
+from lm.huggingface.names import Names, Spelling, place
 
 PAD = 1  # the padding token of all published models
 
@@ -43,14 +42,14 @@ FIELDS: tuple[Field, ...] = gathered(
     Field({"type_vocab_size": 2}, ("token_types",), _read_types, lambda model: {"type_vocab_size": model.token_types}),
     only("position_embedding_type", "absolute"),
 )
-NAMES = {
+NAMES: Names = {
     "roberta.embeddings.word_embeddings": "token_embedding",
     "roberta.embeddings.position_embeddings": place("position_embedding", skip=PAD + 1, partial=True),
     "roberta.embeddings.token_type_embeddings": place("type_embedding", partial=True),
     "roberta.embeddings.LayerNorm": "embedding_norm",
     **bert.layers_of("roberta"),
 }
-MASKED: dict[str, Any] = {
+MASKED: Names = {
     "lm_head.dense": "head_product",
     "lm_head.layer_norm": "head_norm",
     "lm_head": place("output_bias", also=("lm_head.decoder",)),

@@ -47,11 +47,14 @@ def read_scaling(parameters: Mapping[str, Any], longest: int) -> Settings:
     """Returns the settings for the parameters of one kind of layer. `longest` is max_position_embeddings."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise ValueError(f"partial_rotary_factor={parameters['partial_rotary_factor']!r} is not supported, only 1.0")
+        raise ValueError(
+            f"rope_parameters: partial_rotary_factor={parameters['partial_rotary_factor']!r} is not supported, only 1.0"
+        )
     if kind == "default":
         return {"rope_scaling": "none"}
     if kind not in SCALED:
-        raise ValueError(f"rope_scaling: rope_type={kind!r} is not supported; supported: default, {', '.join(SCALED)}")
+        known = ", ".join(("default", *SCALED))
+        raise ValueError(f"rope_scaling / rope_parameters: rope_type={kind!r} is not supported; supported: {known}")
     settings: Settings = {"rope_scaling": kind}
     if kind != "linear":
         settings["rope_original_length"] = int(read_number(parameters, "original_max_position_embeddings", longest))
