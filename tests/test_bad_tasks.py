@@ -61,7 +61,7 @@ def test_objectives_of_other_families_are_refused_and_fitting_ones_offered(tiny,
         (["data.train.lines.label_field="], "config.data.train.lines.label_field: name the field that holds the label"),
         (
             ["data.fold=4"],
-            "config.data.fold: the index must be less than data.folds=4, but it is 4; folds are numbered from 0",
+            "config.data.fold: 4 is not less than data.folds=4; folds are numbered from 0",
         ),
         (["data.labels=('a', 'b', 'a')"], "config.data.labels: the same label appears more than once"),
         (
@@ -140,7 +140,7 @@ CONLL = ["objective.name=tagging", "data.train.text.kind=conll"]
         ),
         ([*MASKED, "objective.next_sentence=True", "data.sequence_length=15"], "objective.next_sentence: rows must"),
         ([*SQUAD, "data.context_overlap=16"], "config.data.context_overlap: the overlap must be less than half"),
-        ([*CONLL, "data.holdout=tail"], "config.data.holdout: labelled data can only be held out by hash"),
+        ([*CONLL, "data.holdout=tail"], "config.data.holdout: examples can only be held out by hash"),
         (["objective.name=tagging"], "config.data.train.text.kind: text does not support tags; use jsonl or parquet"),
         (["objective.name=contrastive"], "config.data.train.text.target_path: name the file with the targets"),
     ],

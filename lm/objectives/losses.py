@@ -43,8 +43,7 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     """
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     target_logit_BL = jnp.take_along_axis(logits_BLV, batch.targets[..., None], axis=-1)[..., 0]
-    nll_BL = log_z_BL - target_logit_BL
-    loss_BL = nll_BL
+    loss_BL = nll_BL = log_z_BL - target_logit_BL
     if config.label_smoothing > 0:
         smoothing, V = config.label_smoothing, logits_BLV.shape[-1]
         if config.label_smoothing_over == "others":
@@ -54,13 +53,8 @@ def loss_sums(logits_BLV: Array, batch: Batch, config: ObjectiveConfig) -> LossS
     if config.z_loss > 0:
         loss_BL = loss_BL + config.z_loss * jnp.square(log_z_BL)
     correct_BL = (jnp.argmax(logits_BLV, axis=-1) == batch.targets).astype(jnp.float32)
-    weights = batch.weights
-    return LossSums(
-        loss=jnp.sum(loss_BL * weights),
-        nll=jnp.sum(nll_BL * weights),
-        correct=jnp.sum(correct_BL * weights),
-        weight=jnp.sum(weights),
-    )
+    loss, nll, correct = (jnp.sum(each_BL * batch.weights) for each_BL in (loss_BL, nll_BL, correct_BL))
+    return LossSums(loss, nll, correct, weight=jnp.sum(batch.weights))
 
 
 def first_tokens(batch: Batch) -> Array:
@@ -95,6 +89,11 @@ def squared_error(logits_BL1: Array, batch: Batch) -> LossSums:
     return LossSums(loss=total, nll=total, correct=jnp.zeros_like(total), weight=jnp.sum(batch.weights))
 
 
+def span_weights(batch: Batch) -> Array:
+    """Returns the weights of the starts and of the ends of answers in `span_loss`, float32 (2, B, L)."""
+    return jnp.stack([0.5 * batch.weights * ((batch.targets >> side) & 1).astype(jnp.float32) for side in (0, 1)])
+
+
 def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
     """Returns the summed cross-entropy of answer starts and ends, normalised over each segment (Devlin 2019).
 
@@ -102,17 +101,26 @@ def span_loss(logits_BL2: Array, batch: Batch) -> LossSums:
     1: its start and its end contribute 0.5 each to `weight` and, if the model finds them, to `correct`.
     """
     same_BLS = (batch.segments[:, :, None] == batch.segments[:, None, :]) & (batch.segments[:, None, :] > 0)
-    loss = correct = weight = jnp.zeros((), jnp.float32)
-    for side in (0, 1):
-        scores_BL = logits_BL2[..., side]
-        scores_BLS = jnp.where(same_BLS, scores_BL[:, None, :], jnp.finfo(jnp.float32).min)
-        nll_BL = jax.nn.logsumexp(scores_BLS, axis=-1) - scores_BL
-        best_BL = (scores_BL >= jnp.max(scores_BLS, axis=-1)).astype(jnp.float32)
-        chosen_BL = 0.5 * batch.weights * ((batch.targets >> side) & 1).astype(jnp.float32)
-        loss += jnp.sum(nll_BL * chosen_BL)
-        correct += jnp.sum(best_BL * chosen_BL)
-        weight += jnp.sum(chosen_BL)
-    return LossSums(loss=loss, nll=loss, correct=correct, weight=weight)
+    sides = zip(jnp.moveaxis(logits_BL2, -1, 0), span_weights(batch), strict=True)
+    return sum((choice_loss(scores_BL, same_BLS, weights_BL) for scores_BL, weights_BL in sides), LossSums())
+
+
+def choice_loss(scores_BL: Array, candidates_BLS: Array, weights_BL: Array) -> LossSums:
+    """Returns the summed cross-entropy of tokens that are each chosen among candidates by a softmax over scores.
+
+    Args:
+        candidates_BLS: the tokens s among which token l is chosen, including l itself, bool.
+        weights_BL: the weight of each chosen token; 0 for other tokens.
+    """
+    scores_BLS = jnp.where(candidates_BLS, scores_BL[:, None, :], jnp.finfo(jnp.float32).min)
+    loss = jnp.sum((jax.nn.logsumexp(scores_BLS, axis=-1) - scores_BL) * weights_BL)
+    best_BL = (scores_BL >= jnp.max(scores_BLS, axis=-1)).astype(jnp.float32)
+    return LossSums(loss=loss, nll=loss, correct=jnp.sum(best_BL * weights_BL), weight=jnp.sum(weights_BL))
+
+
+def real_rows(batch: Batch) -> Array:
+    """Returns a mask, float32 (B,): 0 for rows of padding, 1 for all other rows."""
+    return (batch.segments[:, 0] > 0).astype(jnp.float32)
 
 
 def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperature: float) -> LossSums:
@@ -121,7 +129,7 @@ def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperatu
     The loss is averaged over both directions, as in Radford 2021. The vectors must be normalised to length 1. Padding
     rows are used neither as texts nor as negatives; every other row has weight 1.
     """
-    real_B = (batch.segments[:, 0] > 0).astype(jnp.float32)
+    real_B = real_rows(batch)
     scores_BB = text_BD @ positive_BD.T / temperature
     bias_1B = jnp.where(real_B > 0, 0.0, jnp.finfo(jnp.float32).min)[None]
     own = jnp.arange(scores_BB.shape[0])
@@ -132,19 +140,3 @@ def contrastive_loss(text_BD: Array, positive_BD: Array, batch: Batch, temperatu
         loss += 0.5 * jnp.sum(nll_B * real_B)
         correct += 0.5 * jnp.sum((jnp.argmax(masked_BB, axis=-1) == own) * real_B)
     return LossSums(loss=loss, nll=loss, correct=correct, weight=jnp.sum(real_B))
-
-
-def token_weight(batch: Batch) -> Array:
-    """Returns the sum of the weights in a batch, but at least 1."""
-    return jnp.maximum(jnp.sum(batch.weights), 1.0)
-
-
-def span_weight(batch: Batch) -> Array:
-    """Returns the total weight of a batch in `span_loss` (0.5 for each start or end), but at least 1."""
-    ends = (batch.targets & 1) + ((batch.targets >> 1) & 1)
-    return jnp.maximum(jnp.sum(0.5 * batch.weights * ends), 1.0)
-
-
-def row_weight(batch: Batch) -> Array:
-    """Returns the number of rows that are not padding, but at least 1."""
-    return jnp.maximum(jnp.sum((batch.segments[:, 0] > 0).astype(jnp.float32)), 1.0)

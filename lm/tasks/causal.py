@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from lm.config import Config
-from lm.data.packing.rows import EvalRows, RowLayout, TrainRows, WindowExamples, WindowRows
+from lm.data.packing.rows import EvalRows, TrainRows, WindowExamples, WindowRows
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.row_evaluator import TokenEvaluator
@@ -36,9 +36,6 @@ class Causal(DocumentTask):
                 f"{where} has {found} tokens for training, but one row needs {needed} (data.sequence_length + 1); "
                 "add text, or lower data.sequence_length."
             )
-
-    def layout(self, config: Config) -> RowLayout:
-        return RowLayout(config.data.sequence_length)
 
     def train_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> TrainRows:
         length = config.data.sequence_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -12,17 +13,15 @@ import numpy as np
 from scipy.special import softmax
 
 from lm.config import Config
-from lm.data.examples.labelled import LabelledExamples, TextExamples, TextTokens
+from lm.data.examples.labelled import TextExamples, TextTokens
 from lm.data.reading.inputs import TextInput
 from lm.data.reading.readers import Labelled, LabelReader
-from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import LABEL_METRICS, classification_metrics, confusion_counts
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.reporting.confusion import draw_confusion
 from lm.tasks.labelled import LabelledTask
-from lm.tasks.task import SMOOTHING, Refuse
+from lm.tasks.task import SMOOTHING
 
 
 class TextTask(LabelledTask):
@@ -31,48 +30,34 @@ class TextTask(LabelledTask):
     reader = LabelReader
     input_reader = TextInput
     tokens = TextTokens
+    example_type = TextExamples
     cleans = True
 
-    def check(self, config: Config, refuse: Refuse) -> None:
-        super().check(config, refuse)
-        check_pooling(config, refuse)
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TextExamples(store, config, tokenizer, train, real=self.real_targets, pooling=config.model.pooling)
-
-
-class Classification(TextTask):
-    name = "classification"
-    doc = "predict a label for a text or a pair of texts"
-    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
-    settings |= {"objective.balance_classes", "objective.class_weights"}
-    metric_names = ("loss", *names(LABEL_METRICS))
-    has_classes = True
-
-    @property
-    def predictions(self) -> type[Classified]:
-        return Classified
-
     def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
-        return dataclasses.replace(raw, label=config.data.labels[0])
+        return dataclasses.replace(raw, label=config.data.labels[0] if self.has_classes else "0")
 
     def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
         whole = whole_examples(examples, logits)
-        probabilities_EC = softmax(text_scores(examples, whole, logits).astype(np.float64), axis=1)
-        return Classified([examples.store.raw[number] for number in whole], config.data.labels, probabilities_EC)
+        scores_EC = np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
+        return self.predicted(config, [examples.store.raw[number] for number in whole], scores_EC.astype(np.float64))
+
+    @abc.abstractmethod
+    def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
+        """Returns the predictions for E texts, given the logits at the tokens that carry the labels."""
 
 
 class Classified(Predictions):
-    """Predictions of a classifier: the probabilities of C labels for each of E examples."""
+    """The output is the probability of each label. All examples share the list of labels."""
 
     label_key = "label"
     keys = ("text", "label", "prediction", "score")
 
-    def __init__(self, raw: Sequence[Labelled], labels: Sequence[str], probabilities_EC: np.ndarray):
-        self.raw, self._labels, self._probabilities_EC = list(raw), list(labels), probabilities_EC
+    def __init__(self, raw: Sequence[Labelled], probabilities_EC: Sequence[Any] | np.ndarray, labels: Sequence[str]):
+        super().__init__(raw, probabilities_EC, labels)
+        self._labels, self._probabilities_EC = list(labels), np.array(probabilities_EC, np.float64)
         numbers = {label: number for number, label in enumerate(labels)}
         self._gold_E = np.array([numbers[each.label] for each in raw], np.int64)
-        self._predicted_E = probabilities_EC.argmax(axis=1)
+        self._predicted_E = self._probabilities_EC.argmax(axis=1)
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
         return classification_metrics(self._gold_E[indices_E], self._probabilities_EC[indices_E])
@@ -94,11 +79,10 @@ class Classified(Predictions):
             score = math.nan if line["score"] is None else float(line["score"])
             row_C[:] = (1 - score) / max(1, len(labels) - 1)
             row_C[labels.index(line["prediction"])] = score
-        return cls(raw, labels, probabilities_EC)
+        return cls(raw, probabilities_EC, labels)
 
     def details(self, index: int) -> dict[str, Any]:
-        probabilities_C = self._probabilities_EC[index].tolist()
-        return {"probabilities": dict(zip(self._labels, probabilities_C, strict=True))}
+        return {"probabilities": dict(zip(self._labels, self._probabilities_EC[index].tolist(), strict=True))}
 
     def write(self, directory: Path, stem: str) -> list[Path]:
         paths, picture = super().write(directory, stem), directory / f"{stem}-confusion.png"
@@ -106,26 +90,22 @@ class Classified(Predictions):
         draw_confusion(counts_CC, self._labels, picture, f"{len(self.raw):,} examples")
         return [*paths, picture]
 
-    def joined(self, others: Sequence[Classified]) -> Classified:
-        probabilities_EC = np.concatenate([each._probabilities_EC for each in (self, *others)])
-        return Classified(self._all_raw(others), self._labels, probabilities_EC)
-
     def preview(self, index: int) -> dict[str, str]:
-        example = self.raw[index]
-        return texts_of(example) | {
-            "predicted": self._labels[int(self._predicted_E[index])],
-            "label": example.label,
-        }
+        example, predicted = self.raw[index], self._labels[int(self._predicted_E[index])]
+        return texts_of(example) | {"predicted": predicted, "label": example.label}
 
 
-def check_pooling(config: Config, refuse: Refuse) -> None:
-    if config.model.pooling == "first" and config.model.family == "decoder":
-        refuse("model.pooling", "the first token of a decoder sees no other tokens; set pooling to 'last' or 'mean'.")
+class Classification(TextTask):
+    name = "classification"
+    doc = "predict a label for a text or a pair of texts"
+    settings = SMOOTHING | {"data.labels", "eval.bootstrap", "model.pooling"}
+    settings |= {"objective.balance_classes", "objective.class_weights"}
+    metric_names = ("loss", *names(LABEL_METRICS))
+    has_classes = True
+    predictions = Classified
 
-
-def text_scores(examples: TextExamples, whole: Mapping[int, list[int]], logits: Mapping[int, Any]) -> np.ndarray:
-    """Returns the logits of all labels for each text, (E, C)."""
-    return np.stack([logits[number][examples.label_index(number)] for (number,) in whole.values()])
+    def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
+        return Classified(raw, softmax(scores_EC, axis=1), config.data.labels)
 
 
 def labelled_of(line: Mapping[str, Any]) -> Labelled:

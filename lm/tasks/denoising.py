@@ -9,22 +9,16 @@ import numpy as np
 from lm.config import Config
 from lm.data.examples.denoising import Denoiser, DenoisingExamples, Infilling, PrefixLm, SpanCorruption, Ul2
 from lm.data.examples.example import Examples
-from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
-from lm.tasks.task import SEARCH, SMOOTHING, PackedTask, Refuse, Stores
+from lm.tasks.task import SEARCH, SMOOTHING, PackedTask, Stores
 from lm.tasks.texts import DocumentTask
 
 SENTENCE_ENDS = tuple(".!?…。！？")
 
 
 class Denoising(DocumentTask, PackedTask):
-    """Base class for denoising tasks.
-
-    Attributes:
-        needed_ids: the number of <extra_id_N> tokens that the tokenizer must have.
-        ids_advice: the end of the error message that is shown if data.tokenizer.extra_ids is too low.
-    """
+    """Base class for denoising tasks."""
 
     families = ("encoder_decoder",)
     settings = SEARCH | SMOOTHING | {"data.source_length"}
@@ -32,13 +26,8 @@ class Denoising(DocumentTask, PackedTask):
     loss_name = "nll"
     writes_text = True
     spells_extra_ids = True
-    needed_ids: int = 1
-    ids_advice: str = "needs tokens for masked spans; set extra_ids to 100."
-
-    def check(self, config: Config, refuse: Refuse) -> None:
-        tokenizer = config.data.tokenizer
-        if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
-            refuse("data.tokenizer.extra_ids", f"objective.name='{self.name}' {self.ids_advice}")
+    needed_ids = 1
+    ids_advice = "needs tokens for masked spans; set extra_ids to 100."
 
     def console_metrics(self, config: Config) -> tuple[str, ...]:
         return ("loss",)
@@ -57,7 +46,7 @@ class Denoising(DocumentTask, PackedTask):
         denoiser = self.denoiser(config, tokenizer, extra_ids)
         lengths = config.data.source_length, config.data.sequence_length
         return {
-            name: DenoisingExamples(store, denoiser, *lengths, tokenizer.bos_id, config.seed, name)
+            name: DenoisingExamples(store, denoiser, lengths, tokenizer.bos_id, config.seed, name)
             for name, store in stores.items()
         }
 

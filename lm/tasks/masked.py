@@ -12,7 +12,6 @@ from lm.config import Config, ObjectiveConfig
 from lm.data.examples.example import Examples
 from lm.data.examples.masked import MaskedExamples, Masking, NextSentenceExamples
 from lm.data.packing.rows import RowLayout
-from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import masked_metrics, unigram_entropy
@@ -31,6 +30,8 @@ class Masked(DocumentTask, PackedTask):
     name = "masked"
     doc = "predict the masked tokens of a text (BERT)"
     families = ("encoder",)
+    needed_ids = 1
+    ids_advice = "needs a mask token; set extra_ids to 1."
     settings = SMOOTHING | {"objective.noise_density", "objective.whole_words", "objective.next_sentence"}
 
     def head(self, config: Config) -> Any:
@@ -46,9 +47,7 @@ class Masked(DocumentTask, PackedTask):
         return 0 if objective.whole_words else min(length, 8 * math.ceil(1.1 * objective.noise_density * length / 8))
 
     def check(self, config: Config, refuse: Refuse) -> None:
-        tokenizer = config.data.tokenizer
-        if not tokenizer.extra_ids and not TOKENIZERS[tokenizer.kind].needs_file:
-            refuse("data.tokenizer.extra_ids", "objective.name='masked' needs a mask token; set extra_ids to 1.")
+        super().check(config, refuse)
         if config.objective.next_sentence and config.data.sequence_length < 16:
             refuse("objective.next_sentence", "rows must have at least 16 tokens; raise data.sequence_length.")
 
@@ -67,10 +66,9 @@ class Masked(DocumentTask, PackedTask):
         word_starts = tokenizer.word_starts if config.objective.whole_words else None
         masking = Masking(config.objective.noise_density, tokenizer.mask_id, tokenizer.text_ids, word_starts)
         kind = NextSentenceExamples if config.objective.next_sentence else MaskedExamples
-        length, ends = config.data.sequence_length, (tokenizer.bos_id, tokenizer.eos_id)
-        count = self.max_masked(config) > 0
+        ends = tokenizer.bos_id, tokenizer.eos_id
         return {
-            name: kind(store, masking, length, *ends, config.seed, name, count_masked=count)
+            name: kind(store, masking, config.data.sequence_length, *ends, config.seed, name)
             for name, store in stores.items()
         }
 

@@ -9,11 +9,11 @@ E is the number of questions, and N the number of candidates per question.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
@@ -21,17 +21,15 @@ from scipy.special import softmax
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Example
-from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, framed
-from lm.data.reading.fields import Field, Record, as_list, as_text, index_of, label_text
+from lm.data.examples.labelled import SHORTEST, LabelledExamples, Ragged, Tokens, framed
+from lm.data.reading.fields import Record, as_list, as_text, index_of, label_text
 from lm.data.reading.format import Reader
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
 from lm.evaluation.metric import finite_or_none
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.models.heads import Classes
-from lm.objectives.losses import LossSums
-from lm.tasks.classification import check_pooling
+from lm.objectives.losses import LossSums, choice_loss
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
@@ -58,24 +56,41 @@ class Choice:
         return (self.question, *self.candidates)
 
 
-class ChoiceReader(Reader):
-    """Reads questions with candidates. The correct answer is a zero-based index, a candidate or a label name."""
+class ChoiceInput(Reader):
+    """Reads questions with at least two candidates, of which the correct one is unknown."""
 
     kind = "choices"
-    needs = ("label_field", "name the field that holds the correct candidate.")
-    settings = ("pair_field", "label_field")
-    roles: ClassVar = {"question": "field", "candidates": "pair_field", "answer": "label_field"}
+    needs = ("pair_field", "name the field that holds the list of candidates.")
+    settings: ClassVar[tuple[str, ...]] = ("pair_field",)
+    roles: ClassVar = {"question": "field", "candidates": "pair_field"}
 
     def example(self, record: Record, where: str) -> Choice:
-        candidates, answer = candidates_of(self.fields["candidates"], record, where), self.fields["answer"]
+        listed = self.fields["candidates"]
+        values = as_list(listed.value(record, where), listed.spec, where)
+        candidates = tuple(as_text(value, listed.spec, where) for value in values)
+        if len(candidates) < 2:
+            raise UserError(f"{where}: field {listed.spec!r} must hold at least two candidates, not {len(candidates)}.")
+        return Choice(self.fields["question"].text(record, where), candidates, right=0)
+
+
+class ChoiceReader(ChoiceInput):
+    """Reads questions with candidates. The correct answer is a zero-based index, a candidate or a label name."""
+
+    needs = ("label_field", "name the field that holds the correct candidate.")
+    settings = ("pair_field", "label_field")
+    roles: ClassVar = {**ChoiceInput.roles, "answer": "label_field"}
+
+    def example(self, record: Record, where: str) -> Choice:
+        choice, answer = super().example(record, where), self.fields["answer"]
         value = answer.value(record, where)
-        found = self._indices(value, candidates, where)
+        found = self._indices(value, choice.candidates, where)
         if len(found) != 1:
             raise UserError(
                 f"{where}: field {answer.spec!r} is {value!r:.60}, which does not identify one of the "
-                f"{len(candidates)} candidates; use a zero-based index or the candidate itself, or set label_names."
+                f"{len(choice.candidates)} candidates; use a zero-based index or the candidate itself, or set "
+                "label_names."
             )
-        return Choice(self.fields["question"].text(record, where), candidates, found.pop())
+        return dataclasses.replace(choice, right=found.pop())
 
     def _indices(self, value: Any, candidates: Sequence[str], where: str) -> set[int]:
         """Returns the indices of all candidates that a value may denote: "2" may be an index or a text."""
@@ -91,30 +106,8 @@ class ChoiceReader(Reader):
         return found
 
 
-class ChoiceInput(Reader):
-    """Reads questions whose correct candidate is unknown."""
-
-    kind = "choices"
-    needs = ("pair_field", "name the field that holds the list of candidates.")
-    settings = ("pair_field",)
-    roles: ClassVar = {"question": "field", "candidates": "pair_field"}
-
-    def example(self, record: Record, where: str) -> Choice:
-        candidates = candidates_of(self.fields["candidates"], record, where)
-        return Choice(self.fields["question"].text(record, where), candidates, right=0)
-
-
-def candidates_of(listed: Field, record: Record, where: str) -> tuple[str, ...]:
-    """Returns the candidates of a question. Raises UserError if there are fewer than two."""
-    values = as_list(listed.value(record, where), listed.spec, where)
-    candidates = tuple(as_text(value, listed.spec, where) for value in values)
-    if len(candidates) < 2:
-        raise UserError(f"{where}: field {listed.spec!r} must hold at least two candidates, not {len(candidates)}.")
-    return candidates
-
-
 @dataclass(frozen=True)
-class ChoiceTokens:
+class ChoiceTokens(Tokens):
     questions: Ragged  # the tokens of each question
     candidates: Ragged  # the tokens of each candidate of all questions
     firsts: np.ndarray  # int64 (E + 1,): index of the first candidate of each question
@@ -127,10 +120,6 @@ class ChoiceTokens:
             np.cumsum([0, *(len(each.candidates) for each in examples)], dtype=np.int64),
         )
 
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.questions.flat_N, self.candidates.flat_N]
-
 
 class ChoiceExamples(LabelledExamples):
     """Questions with one segment per candidate. Only the correct candidate has a loss weight above 0.
@@ -139,9 +128,9 @@ class ChoiceExamples(LabelledExamples):
     and the question is cut at the beginning. All segments contain the same part of the question.
     """
 
-    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, pooling: str):
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
-        self._tokens, self._at_end = store.tokens, pooling == "last"
+        self._tokens, self._at_end = store.tokens, config.model.pooling == "last"
         self._right = np.array([each.right for each in store.raw], np.int64)
         self.example_of = np.arange(len(store.raw))
         self._sizes = np.array([sum(self.segments(index)) for index in range(len(store.raw))], np.int64)
@@ -191,61 +180,14 @@ class ChoiceExamples(LabelledExamples):
         return Example(tokens_T, targets_T, weights_T, types_T, segments=self.segments(index))
 
 
-class MultipleChoice(LabelledTask):
-    name = "multiple_choice"
-    doc = "choose the correct candidate among several"
-    settings = frozenset({"eval.bootstrap", "model.pooling"})
-    metric_names = ("loss", "accuracy")
-    reader = ChoiceReader
-    input_reader = ChoiceInput
-    tokens = ChoiceTokens
-
-    def check(self, config: Config, refuse: Refuse) -> None:
-        super().check(config, refuse)
-        check_pooling(config, refuse)
-
-    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
-        super().check_source(where, source, config, refuse)
-        if not source.pair_field:
-            refuse(f"{where}.pair_field", "name the field that holds the list of candidates.")
-
-    @property
-    def predictions(self) -> type[Chosen]:
-        return Chosen
-
-    def head(self, config: Config) -> Any:
-        return Classes(1, config.model.pooling)
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return ChoiceExamples(store, config, tokenizer, config.model.pooling)
-
-    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the cross-entropy of the correct candidates, summed over all questions of the batch."""
-        scores_BL, weights_BL = output.logits[..., 0], batch.weights
-        question_BL = jnp.cumsum(batch.targets // FIRST, axis=1)
-        same_BLS = (question_BL[:, :, None] == question_BL[:, None, :]) & (batch.targets[:, None, :] > 0)
-        scores_BLS = jnp.where(same_BLS, scores_BL[:, None, :], jnp.finfo(jnp.float32).min)
-        loss = jnp.sum((jax.nn.logsumexp(scores_BLS, axis=-1) - scores_BL) * weights_BL)
-        correct_BL = (scores_BL >= jnp.max(scores_BLS, axis=-1)).astype(jnp.float32)
-        return LossSums(loss=loss, nll=loss, correct=jnp.sum(correct_BL * weights_BL), weight=jnp.sum(weights_BL))
-
-    def predict(self, config: Config, examples: ChoiceExamples, logits: Mapping[int, Any]) -> Predictions:
-        whole = whole_examples(examples, logits)
-        scores = [logits[number][examples.label_indices(number), 0] for (number,) in whole.values()]
-        return Chosen([examples.store.raw[number] for number in whole], scores)
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return "correct"
-
-
 class Chosen(Predictions):
-    """The candidate with the highest score for each question. Ties go to the first candidate."""
+    """The output is the score of each candidate, (N,). The highest score is chosen, the first if there are several."""
 
     label_key = "label"
     keys = ("question", "candidates", "label", "prediction", "scores")
 
     def __init__(self, raw: Sequence[Choice], scores: Sequence[np.ndarray]):
-        self.raw, self._scores = list(raw), list(scores)
+        super().__init__(raw, scores)
         self._chosen_E = np.array([each.argmax() for each in scores], np.int64)
         finite_E = np.array([np.isfinite(each).all() for each in scores])
         self._correct_E = np.where(finite_E, self._chosen_E == [each.right for each in raw], np.nan)
@@ -256,7 +198,7 @@ class Chosen(Predictions):
 
     def line(self, index: int) -> dict[str, Any]:
         """Returns the question, candidates and scores, and the indices of the correct and the predicted candidate."""
-        example, scores = self.raw[index], [finite_or_none(float(score)) for score in self._scores[index]]
+        example, scores = self.raw[index], [finite_or_none(float(score)) for score in self.outputs[index]]
         chosen = {"label": example.right, "prediction": int(self._chosen_E[index]), "scores": scores}
         return {"question": example.question, "candidates": example.candidates, **chosen}
 
@@ -266,12 +208,39 @@ class Chosen(Predictions):
         return cls(raw, [np.array(line["scores"], np.float64) for line in lines])  # NumPy converts None to NaN
 
     def details(self, index: int) -> dict[str, Any]:
-        return {"probabilities": softmax(self._scores[index].astype(np.float64)).tolist()}
-
-    def joined(self, others: Sequence[Chosen]) -> Chosen:
-        return Chosen(self._all_raw(others), [scores for each in (self, *others) for scores in each._scores])
+        return {"probabilities": softmax(self.outputs[index].astype(np.float64)).tolist()}
 
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
         chosen, right = example.candidates[self._chosen_E[index]], example.candidates[example.right]
         return {"question": example.question, "predicted": chosen, "right": right}
+
+
+class MultipleChoice(LabelledTask):
+    name = "multiple_choice"
+    doc = "choose the correct candidate among several"
+    settings = frozenset({"eval.bootstrap", "model.pooling"})
+    metric_names = ("loss", "accuracy")
+    reader = ChoiceReader
+    input_reader = ChoiceInput
+    tokens = ChoiceTokens
+    example_type = ChoiceExamples
+    predictions = Chosen
+
+    def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
+        super().check_source(where, source, config, refuse)
+        if not source.pair_field:
+            refuse(f"{where}.pair_field", "name the field that holds the list of candidates.")
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        question_BL = jnp.cumsum(batch.targets // FIRST, axis=1)
+        same_BLS = (question_BL[:, :, None] == question_BL[:, None, :]) & (batch.targets[:, None, :] > 0)
+        return choice_loss(output.logits[..., 0], same_BLS, batch.weights)
+
+    def predict(self, config: Config, examples: ChoiceExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole = whole_examples(examples, logits)
+        scores = [logits[number][examples.label_indices(number), 0] for (number,) in whole.values()]
+        return Chosen([examples.store.raw[number] for number in whole], scores)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return "correct"

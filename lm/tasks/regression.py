@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,55 +10,24 @@ import numpy as np
 
 from lm.batch import Batch, Output
 from lm.config import Config, ObjectiveConfig
-from lm.data.examples.labelled import TextExamples
 from lm.data.reading.readers import Labelled, NumberReader
 from lm.data.tokenizing.base import Tokenizer
 from lm.evaluation.classification import NUMBER_METRICS, regression_metrics
 from lm.evaluation.metric import finite_or_none, names
-from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.models.heads import Classes
+from lm.evaluation.prediction_evaluator import Predictions
 from lm.objectives.losses import LossSums, squared_error
-from lm.tasks.classification import TextTask, labelled_of, text_scores, texts_of
-
-
-class Regression(TextTask):
-    name = "regression"
-    doc = "predict a number for a text or a pair of texts"
-    settings = frozenset({"eval.bootstrap", "model.pooling"})
-    metric_names = ("loss", *names(NUMBER_METRICS))
-    reader = NumberReader
-    real_targets = True
-
-    @property
-    def predictions(self) -> type[Regressed]:
-        return Regressed
-
-    def unlabelled(self, config: Config, raw: Labelled, unanswerable: bool) -> Labelled:
-        return dataclasses.replace(raw, label="0")
-
-    def head(self, config: Config) -> Any:
-        return Classes(1, config.model.pooling)
-
-    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        return squared_error(output.logits, batch)
-
-    def predict(self, config: Config, examples: TextExamples, logits: Mapping[int, Any]) -> Predictions:
-        whole = whole_examples(examples, logits)
-        predicted_E = text_scores(examples, whole, logits)[:, 0].astype(np.float64)
-        return Regressed([examples.store.raw[number] for number in whole], predicted_E)
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return f"{float(target):g}"
+from lm.tasks.classification import TextTask, labelled_of, texts_of
 
 
 class Regressed(Predictions):
-    """The predictions of a regression model: one number per example."""
+    """The output is the predicted number."""
 
     label_key = "label"
     keys = ("text", "label", "prediction")
 
-    def __init__(self, raw: Sequence[Labelled], predicted_E: np.ndarray):
-        self.raw, self._predicted_E = list(raw), predicted_E
+    def __init__(self, raw: Sequence[Labelled], predicted: Sequence[float] | np.ndarray):
+        super().__init__(raw, predicted)
+        self._predicted_E = np.array(predicted, np.float64)
         self._gold_E = np.array([float(each.label) for each in raw], np.float64)
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
@@ -73,12 +41,27 @@ class Regressed(Predictions):
     @classmethod
     def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> Regressed:
         predicted = [math.nan if line["prediction"] is None else float(line["prediction"]) for line in lines]
-        return cls([labelled_of(line) for line in lines], np.array(predicted, np.float64))
-
-    def joined(self, others: Sequence[Regressed]) -> Regressed:
-        predicted_E = np.concatenate([each._predicted_E for each in (self, *others)])
-        return Regressed(self._all_raw(others), predicted_E)
+        return cls([labelled_of(line) for line in lines], predicted)
 
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
         return texts_of(example) | {"predicted": f"{self._predicted_E[index]:.3g}", "label": example.label}
+
+
+class Regression(TextTask):
+    name = "regression"
+    doc = "predict a number for a text or a pair of texts"
+    settings = frozenset({"eval.bootstrap", "model.pooling"})
+    metric_names = ("loss", *names(NUMBER_METRICS))
+    reader = NumberReader
+    real_targets = True
+    predictions = Regressed
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return squared_error(output.logits, batch)
+
+    def predicted(self, config: Config, raw: list[Labelled], scores_EC: np.ndarray) -> Predictions:
+        return Regressed(raw, scores_EC[:, 0])
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return f"{float(target):g}"

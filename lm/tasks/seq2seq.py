@@ -52,17 +52,21 @@ class Seq2Seq(PairTask):
         return "; select metrics for generated text with eval.generation.metrics" if scores else ""
 
     def references(self, config: Config, split: str) -> dict[str, list[Any]]:
-        """Returns the pairs whose targets are generated and scored.
+        """Returns the pairs whose targets are generated and scored, in the order in which the stores hold them.
 
-        As in lm.generate, a blank source becomes an empty text, for which the output is empty.
+        Sources are cleaned and prefixed as in training. As in lm.generate, a blank source becomes an empty text, for
+        which the output is empty. References are unchanged, because metrics need the raw text.
         """
-        if not config.eval.generation.metrics:
-            return {}
-        prefixes = {source.name: source.config.prefix for source in split_sources(config.data, split)}
-        return {
-            name: [Pair(_source_of(pair, prefixes[name]), pair.references) for pair in pairs]
-            for name, pairs in self.raw_references(config, split).items()
-        }
+        found: dict[str, list[Any]] = {}
+        for source in split_sources(config.data, split) if config.eval.generation.metrics else ():
+            prefix = source.config.prefix
+            pairs = [
+                Pair(source_text(prefix, pair.source.removeprefix(prefix)) or "", raw.references)
+                for pair, raw in source.read(*self.open(source))
+            ]
+            if pairs:
+                found[source.name] = pairs
+        return found
 
     def examples(self, config: Config, tokenizer: Tokenizer, stores: Stores, train: bool) -> dict[str, Examples]:
         lengths = config.data.source_length, config.data.sequence_length
@@ -80,8 +84,3 @@ class Seq2Seq(PairTask):
 
     def clean_source(self, config: Config, text: str) -> str:
         return clean_text(config.data.cleaning, text)
-
-
-def _source_of(pair: Pair, prefix: str) -> str:
-    """Returns the source of a pair, including the prefix. If all text after the prefix is blank, returns ""."""
-    return source_text(prefix, pair.source.removeprefix(prefix)) or ""

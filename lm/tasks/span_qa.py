@@ -8,30 +8,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch, Output
 from lm.config import Config, ObjectiveConfig
 from lm.data.examples.answers import AnswerExamples, AnswerTokens
-from lm.data.examples.labelled import LabelledExamples
 from lm.data.reading.inputs import QuestionInput
 from lm.data.reading.readers import Question, QuestionReader
-from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Tokenizer
-from lm.evaluation.answers import (
-    ANSWER_METRICS,
-    Answer,
-    Window,
-    answer_metrics,
-    answer_scores,
-    answer_signature,
-    best_answer,
-    rules_for,
-)
+from lm.evaluation import answers as scoring
+from lm.evaluation.answers import Answer, Window
 from lm.evaluation.metric import finite_or_none, names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
 from lm.models.heads import AnswerSpan
-from lm.objectives.losses import LossSums, span_loss, span_weight
+from lm.objectives.losses import LossSums, span_loss, span_weights
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Refuse
 
@@ -39,93 +30,37 @@ ENDS_OF_ANSWER = ("", "start", "end", "start+end")
 NO_ANSWER = "no answer"  # shown in the preview at the first token of a text without the answer
 
 
-class SpanQa(LabelledTask):
-    name = "span_qa"
-    doc = "find the answer to a question in a text"
-    settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
-    metric_names = ("loss", *names(ANSWER_METRICS))
-    reader = QuestionReader
-    input_reader = QuestionInput
-    may_lack_answers = True
-    tokens = AnswerTokens
-
-    def head(self, config: Config) -> Any:
-        return AnswerSpan()
-
-    def check(self, config: Config, refuse: Refuse) -> None:
-        super().check(config, refuse)
-        if config.data.context_overlap >= config.data.sequence_length // 2:
-            refuse("data.context_overlap", "the overlap must be less than half of data.sequence_length.")
-
-    @property
-    def predictions(self) -> type[Answered]:
-        return Answered
-
-    def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
-        # An empty answer stands for an unknown answer. It marks the question as answerable but is never found.
-        return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return AnswerExamples(store, config, tokenizer, train)
-
-    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        return span_loss(output.logits, batch)
-
-    def total_weight(self, batch: Batch) -> Array:
-        return span_weight(batch)
-
-    def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
-        whole, every = whole_examples(examples, logits), examples.store.raw
-        raw = [every[number] for number in whole]
-        # All questions of the data source determine the rules, so that the rules do not depend on eval.max_rows.
-        may_lack = not all(each.answers for each in every)
-        rules = config.eval.answer_rules
-        if rules == "auto":
-            rules = rules_for({each.context for each in every})
-        answers = []
-        for each, numbers in zip(raw, whole.values(), strict=True):
-            windows = [
-                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
-            ]
-            answers.append(best_answer(each.context, windows, may_lack=may_lack))
-        return Answered.scored(raw, answers, rules, may_lack)
-
-    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
-        return ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER
-
-
 class Answered(Predictions):
-    """Predicted answers and their `answer_scores`. The rules for scoring may differ between data sources."""
+    """The output is an answer, its `answer_scores` and their signature, which may differ between data sources."""
 
     label_key = "answers"
     keys = ("question", "answers", "prediction")
 
-    def __init__(
-        self, raw: Sequence[Question], answers: Sequence[Answer], scores_E2: np.ndarray, signatures: Sequence[str]
-    ):
-        self.raw, self._answers, self._scores_E2 = list(raw), list(answers), scores_E2
-        self._signatures = list(signatures)  # one signature per question
+    def __init__(self, raw: Sequence[Question], outputs: Sequence[tuple[Answer, np.ndarray, str]]):
+        super().__init__(raw, outputs)
+        self._scores_E2 = np.array([scores for _, scores, _ in outputs])
 
     @classmethod
     def scored(cls, raw: Sequence[Question], answers: Sequence[Answer], rules: str, may_lack: bool) -> Answered:
         """Scores the predicted answers for one data source."""
         right = [[text for text, _ in each.answers] for each in raw]
-        scores_E2 = answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
-        return cls(raw, answers, scores_E2, [answer_signature(rules, may_lack)] * len(raw))
+        scores_E2 = scoring.answer_scores([each.text for each in answers], right, rules=rules, may_lack=may_lack)
+        signature = scoring.answer_signature(rules, may_lack)
+        return cls(raw, [(*each, signature) for each in zip(answers, scores_E2, strict=True)])
 
     @property
     def signatures(self) -> dict[str, str]:
-        counts = Counter(self._signatures)
+        counts = Counter(signature for _, _, signature in self.outputs)
         if len(counts) == 1:
-            return {"answers": self._signatures[0]}
+            return {"answers": self.outputs[0][2]}
         return {"answers": "; ".join(f"{text} ({count:,} questions)" for text, count in counts.items())}
 
     def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        return answer_metrics(self._scores_E2[indices_E])
+        return scoring.answer_metrics(self._scores_E2[indices_E])
 
     def line(self, index: int) -> dict[str, Any]:
         """Returns a question and its prediction. The list of correct `answers` may be empty."""
-        example, answer = self.raw[index], self._answers[index]
+        example, (answer, *_) = self.raw[index], self.outputs[index]
         return {
             "id": example.id,
             "question": example.question,
@@ -143,24 +78,68 @@ class Answered(Predictions):
             answers.append(Answer(line["prediction"], math.nan if line["score"] is None else float(line["score"])))
         rules = config.eval.answer_rules if config else "auto"
         if rules == "auto":  # `line` stores no contexts, so the answers determine the rules
-            rules = rules_for(text for each in raw for text, _ in each.answers)
+            rules = scoring.rules_for(text for each in raw for text, _ in each.answers)
         return cls.scored(raw, answers, rules, may_lack=not all(each.answers for each in raw))
 
     def details(self, index: int) -> dict[str, Any]:
         """Returns the character offsets of the answer in the context, and the score of "no answer"."""
-        answer = self._answers[index]
+        answer, *_ = self.outputs[index]
         start = answer.start if answer.text else None
         end = None if start is None else start + len(answer.text)
         return {"start": start, "end": end, "no_answer_score": finite_or_none(answer.none_score)}
 
-    def joined(self, others: Sequence[Answered]) -> Answered:
-        parts = (self, *others)
-        answers = [answer for each in parts for answer in each._answers]
-        signatures = [text for each in parts for text in each._signatures]
-        return Answered(self._all_raw(others), answers, np.concatenate([each._scores_E2 for each in parts]), signatures)
-
     def preview(self, index: int) -> dict[str, str]:
         example = self.raw[index]
         right = example.answers[0][0] if example.answers else ""
-        predicted = self._answers[index].text
+        predicted = self.outputs[index][0].text
         return {"question": example.question, "predicted": predicted or NO_ANSWER, "answer": right or NO_ANSWER}
+
+
+class SpanQa(LabelledTask):
+    name = "span_qa"
+    doc = "find the answer to a question in a text"
+    settings = frozenset({"data.context_overlap", "eval.answer_rules", "eval.bootstrap"})
+    metric_names = ("loss", *names(scoring.ANSWER_METRICS))
+    reader = QuestionReader
+    input_reader = QuestionInput
+    may_lack_answers = True
+    tokens = AnswerTokens
+    example_type = AnswerExamples
+    predictions = Answered
+
+    def head(self, config: Config) -> Any:
+        return AnswerSpan()
+
+    def check(self, config: Config, refuse: Refuse) -> None:
+        super().check(config, refuse)
+        if config.data.context_overlap >= config.data.sequence_length // 2:
+            refuse("data.context_overlap", "the overlap must be less than half of data.sequence_length.")
+
+    def unlabelled(self, config: Config, raw: Question, unanswerable: bool) -> Question:
+        # An empty answer stands for an unknown answer. It marks the question as answerable but is never found.
+        return dataclasses.replace(raw, answers=() if unanswerable else (("", 0),))
+
+    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
+        return span_loss(output.logits, batch)
+
+    def total_weight(self, batch: Batch) -> Array:
+        return jnp.maximum(jnp.sum(span_weights(batch)), 1.0)
+
+    def predict(self, config: Config, examples: AnswerExamples, logits: Mapping[int, Any]) -> Predictions:
+        whole, every = whole_examples(examples, logits), examples.store.raw
+        raw = [every[number] for number in whole]
+        # All questions of the data source determine the rules, so that the rules do not depend on eval.max_rows.
+        may_lack = not all(each.answers for each in every)
+        rules = config.eval.answer_rules
+        if rules == "auto":
+            rules = scoring.rules_for({each.context for each in every})
+        answers = []
+        for each, numbers in zip(raw, whole.values(), strict=True):
+            windows = [
+                Window(logits[i][:, 0], logits[i][:, 1], examples.offsets(i), examples.most_context(i)) for i in numbers
+            ]
+            answers.append(scoring.best_answer(each.context, windows, may_lack=may_lack))
+        return Answered.scored(raw, answers, rules, may_lack)
+
+    def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
+        return ENDS_OF_ANSWER[int(target)] if position else NO_ANSWER

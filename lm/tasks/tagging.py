@@ -10,29 +10,79 @@ import numpy as np
 
 from lm.config import Config
 from lm.config.experiment import replace_settings
-from lm.data.examples.labelled import LabelledExamples, TaggingExamples, WordTokens
+from lm.data.examples.labelled import TaggingExamples, WordTokens
 from lm.data.reading.inputs import WordInput
 from lm.data.reading.readers import Tagged, TagReader
 from lm.data.storing.example_store import ExampleStore
-from lm.data.tokenizing.base import Tokenizer
 from lm.errors import UserError
+from lm.evaluation import tagging
 from lm.evaluation.metric import names
 from lm.evaluation.prediction_evaluator import Predictions, whole_examples
-from lm.evaluation.tagging import (
-    ALIASES,
-    ENTITY_METRICS,
-    NO_SCHEME,
-    entity_counts,
-    fitting_schemes,
-    infer_schemes,
-    scheme_signature,
-    tagging_metrics,
-    word_counts,
-)
 from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import NOT_SCORED, SMOOTHING, EvaluationSetup, Stores
 
 OUTSIDE = "O"
+
+
+class TaggedWords(Predictions):
+    """The output is one tag per word, or None, which is never correct, for a word without a prediction."""
+
+    label_key = "tags"
+    keys = ("words", "tags", "prediction")
+
+    def __init__(self, raw: Sequence[Tagged], predicted: Sequence[Sequence[str | None]], scheme: str):
+        super().__init__(raw, predicted, scheme)
+        self._scheme, gold = scheme, [each.tags for each in raw]
+        self._words_E2 = tagging.word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
+        outside = [[tag or OUTSIDE for tag in tags] for tags in predicted]
+        self._entities_E3 = None if scheme == tagging.NO_SCHEME else tagging.entity_counts(gold, outside, scheme)
+
+    @property
+    def signatures(self) -> dict[str, str]:
+        return {"tag scheme": tagging.scheme_signature([each.tags for each in self.raw], self._scheme)}
+
+    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        entities_E3 = None if self._entities_E3 is None else self._entities_E3[indices_E]
+        return tagging.tagging_metrics(self._words_E2[indices_E], entities_E3)
+
+    def line(self, index: int) -> dict[str, Any]:
+        """Returns the words, the correct tags and the predicted tags. A missing prediction is None."""
+        example = self.raw[index]
+        return {"words": example.words, "tags": example.tags, "prediction": list(self.outputs[index])}
+
+    @classmethod
+    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> TaggedWords:
+        raw = [Tagged(tuple(line["words"]), tuple(line["tags"])) for line in lines]
+        predicted = [line["prediction"] for line in lines]
+        gold = [each.tags for each in raw]
+        found = sorted({tag for tags in (*gold, *predicted) for tag in tags if tag})
+        return cls(raw, predicted, _scheme(config, gold) if config else tagging.infer_schemes(gold, found)[0])
+
+    def preview(self, index: int) -> dict[str, str]:
+        example = self.raw[index]
+        predicted = [tag or NOT_SCORED for tag in self.outputs[index]]
+        named = {"words": example.words, "predicted": predicted, "tags": example.tags}
+        return {name: " ".join(each) for name, each in named.items()}
+
+
+def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
+    return [example.tags for store in stores for example in store.raw]
+
+
+def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
+    """Returns eval.tag_scheme. If it is "auto", returns the scheme inferred from the tags.
+
+    Raises UserError if eval.tag_scheme does not allow one of the labels.
+    """
+    named, labels = tagging.ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
+    if named == "auto":
+        return tagging.infer_schemes(tags, labels)[0]
+    fitting = tagging.fitting_schemes(labels)
+    if named != tagging.NO_SCHEME and named not in fitting:
+        unlike = next(label for label in labels if named not in tagging.fitting_schemes([label]))
+        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {tagging.NO_SCHEME!r}"
+        raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
+    return named
 
 
 class Tagging(LabelledTask):
@@ -41,24 +91,19 @@ class Tagging(LabelledTask):
     name = "tagging"
     doc = "predict a label for each word"
     settings = SMOOTHING | {"data.labels", "eval.bootstrap", "eval.tag_scheme", "objective.class_weights"}
-    metric_names = ("loss", *names(ENTITY_METRICS), "token_accuracy")
+    metric_names = ("loss", *names(tagging.ENTITY_METRICS), "token_accuracy")
     reader = TagReader
     input_reader = WordInput
     tokens = WordTokens
+    example_type = TaggingExamples
     has_classes = True
+    predictions = TaggedWords
 
     def pooling(self, config: Config) -> str:
         return "none"
 
-    @property
-    def predictions(self) -> type[TaggedWords]:
-        return TaggedWords
-
     def unlabelled(self, config: Config, raw: Tagged, unanswerable: bool) -> Tagged:
         return dataclasses.replace(raw, tags=config.data.labels[:1] * len(raw.words))
-
-    def make_examples(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool) -> LabelledExamples:
-        return TaggingExamples(store, config, tokenizer, train)
 
     def predict(self, config: Config, examples: TaggingExamples, logits: Mapping[int, Any]) -> Predictions:
         whole, labels = whole_examples(examples, logits), config.data.labels
@@ -71,8 +116,8 @@ class Tagging(LabelledTask):
                 words = examples.word_indices(number).tolist()
                 tags += [without_tokens if at < 0 else labels[int(best_T[at])] for at in words]
             predicted.append(tags)
-        scheme = _scheme(config, _tags([examples.store]))
-        return TaggedWords([examples.store.raw[number] for number in whole], scheme, predicted)
+        raw, scheme = [examples.store.raw[number] for number in whole], _scheme(config, _tags([examples.store]))
+        return TaggedWords(raw, predicted, scheme)
 
     def resolve_splits(self, config: Config, splits: Mapping[str, Stores]) -> Config:
         stores = [store for split in splits.values() for store in split.values()]
@@ -82,75 +127,10 @@ class Tagging(LabelledTask):
         metric, labels = setup.config.checkpoint.best_metric, setup.config.data.labels
         # Older runs have configs without a scheme; the scheme is then inferred from all tags of the split.
         scheme = _scheme(setup.config, _tags(rows.examples.store for rows in setup.rows.values()))
-        if "/entity_" in metric and scheme == NO_SCHEME:
+        if "/entity_" in metric and scheme == tagging.NO_SCHEME:
             raise UserError(
                 f"config.checkpoint.best_metric: {metric!r} is not computed because the tags ({labels[0]!r}, ...) "
                 "do not follow an entity scheme such as BIO; use 'valid/token_accuracy'."
             )
         config = replace_settings(setup.config, {"eval.tag_scheme": scheme})
         return super().evaluators(dataclasses.replace(setup, config=config))
-
-
-def _tags(stores: Iterable[ExampleStore]) -> list[Sequence[str]]:
-    return [example.tags for store in stores for example in store.raw]
-
-
-def _scheme(config: Config, tags: Sequence[Sequence[str]]) -> str:
-    """Returns eval.tag_scheme. If it is "auto", returns the scheme inferred from the tags.
-
-    Raises UserError if eval.tag_scheme does not allow one of the labels.
-    """
-    named, labels = ALIASES.get(config.eval.tag_scheme, config.eval.tag_scheme), config.data.labels
-    if named == "auto":
-        return infer_schemes(tags, labels)[0]
-    fitting = fitting_schemes(labels)
-    if named != NO_SCHEME and named not in fitting:
-        unlike = next(label for label in labels if named not in fitting_schemes([label]))
-        advice = f"use 'auto'{f', {fitting[0]!r}' if fitting else ''} or {NO_SCHEME!r}"
-        raise UserError(f"config.eval.tag_scheme: {named} does not have the tag {unlike!r:.40} of the data; {advice}.")
-    return named
-
-
-class TaggedWords(Predictions):
-    """Predicted tags, one per word. The tag of a word without a prediction is None, which is never correct."""
-
-    label_key = "tags"
-    keys = ("words", "tags", "prediction")
-
-    def __init__(self, raw: Sequence[Tagged], scheme: str, predicted: Sequence[Sequence[str | None]]):
-        self.raw, self._scheme, self._predicted = list(raw), scheme, list(predicted)
-        gold = [each.tags for each in raw]
-        self._words_E2 = word_counts(gold, [[tag or "" for tag in tags] for tags in predicted])
-        outside = [[tag or OUTSIDE for tag in tags] for tags in predicted]
-        self._entities_E3 = None if scheme == NO_SCHEME else entity_counts(gold, outside, scheme)
-
-    @property
-    def signatures(self) -> dict[str, str]:
-        return {"tag scheme": scheme_signature([each.tags for each in self.raw], self._scheme)}
-
-    def metrics(self, indices_E: np.ndarray | slice = slice(None)) -> dict[str, float]:
-        entities_E3 = None if self._entities_E3 is None else self._entities_E3[indices_E]
-        return tagging_metrics(self._words_E2[indices_E], entities_E3)
-
-    def line(self, index: int) -> dict[str, Any]:
-        """Returns the words, the correct tags and the predicted tags. A missing prediction is None."""
-        example = self.raw[index]
-        return {"words": example.words, "tags": example.tags, "prediction": list(self._predicted[index])}
-
-    @classmethod
-    def read(cls, lines: Sequence[Mapping[str, Any]], config: Config | None = None) -> TaggedWords:
-        raw = [Tagged(tuple(line["words"]), tuple(line["tags"])) for line in lines]
-        predicted = [line["prediction"] for line in lines]
-        gold = [each.tags for each in raw]
-        found = sorted({tag for tags in (*gold, *predicted) for tag in tags if tag})
-        return cls(raw, _scheme(config, gold) if config else infer_schemes(gold, found)[0], predicted)
-
-    def joined(self, others: Sequence[TaggedWords]) -> TaggedWords:
-        predicted = [tags for each in (self, *others) for tags in each._predicted]
-        return TaggedWords(self._all_raw(others), self._scheme, predicted)
-
-    def preview(self, index: int) -> dict[str, str]:
-        example = self.raw[index]
-        predicted = [tag or NOT_SCORED for tag in self._predicted[index]]
-        named = {"words": example.words, "predicted": predicted, "tags": example.tags}
-        return {name: " ".join(each) for name, each in named.items()}

@@ -9,25 +9,27 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lm.batch import Array, Batch, Output
-from lm.config import Config, ObjectiveConfig, SourceConfig
+from lm.config import Config, DataConfig, ObjectiveConfig, SourceConfig
 from lm.data.examples.example import Examples
 from lm.data.packing.rows import EvalRows, PackedRows, RowLayout, TrainRows
-from lm.data.reading import check_source
+from lm.data.reading import check_source, open_reader
 from lm.data.reading.format import DocumentReader, Reader
 from lm.data.storing import Store
-from lm.data.storing.splits import SplitSource
+from lm.data.storing.splits import Cleaner, SplitSource, named_errors
+from lm.data.tokenizing import TOKENIZERS
 from lm.data.tokenizing.base import Tokenizer, Tokenizers
 from lm.errors import UserError
 from lm.evaluation.evaluator import EvaluationSetup, SplitEvaluation
 from lm.evaluation.row_evaluator import TokenEvaluator
 from lm.evaluation.token_metrics import token_metrics
 from lm.models.heads import NextToken
-from lm.objectives.losses import LossSums, loss_sums, token_weight
+from lm.objectives.losses import LossSums, loss_sums
 
 Refuse = Callable[[str, str], None]  # called with (setting, message); raises UserError
 Stores = Mapping[str, Any]  # maps each data source of a split to its store
@@ -41,44 +43,28 @@ NOT_SCORED = "·"  # the mark that the preview shows below tokens without a targ
 
 
 class Task(abc.ABC):
-    """Base class for tasks. Tasks have no state, so all configs share one instance.
+    """Base class for tasks. Tasks have no state, so all configs share one instance."""
 
-    Attributes:
-        name: the value of objective.name.
-        doc: a one-line description for --help.
-        families: the values of model.family that the task supports.
-        settings: the dotted names of settings that this task reads but at least one other task does not read.
-            Changing a setting that the chosen task does not read raises UserError.
-        metric_names: the names of the metrics that evaluations compute, unless the metrics depend on the config.
-        reader: the class that turns the records of a data source into raw examples.
-        noun: the word that messages use for examples.
-        loss_name: the name of the loss in tables: loss, nll (if a target is predicted from a source) or task_loss.
-        reads_labels: whether examples have labels.
-        counts_examples: whether an evaluation counts examples rather than tokens.
-        writes_text: whether models trained on this task generate text.
-        spells_extra_ids: whether <extra_id_N> in a prompt is read as the special token <extra_id_N>.
-        windowed: whether rows are windows of a text; if so, result files report the sequence length and stride.
-        plain_text_refusal: the end of the error message if `eval.py --text` does not support the task, otherwise "".
-        source_title: the heading of the source side in the preview.
-        cleans: whether texts are cleaned as data.cleaning specifies.
-    """
-
-    name: str
-    doc: str
-    families: tuple[str, ...]
+    name: str  # the value of objective.name
+    doc: str  # a one-line description for --help
+    families: tuple[str, ...]  # the values of model.family that the task supports
+    # The dotted names of settings that this task reads but at least one other task does not read. Changing a setting
+    # that the chosen task does not read raises UserError.
     settings: frozenset[str] = frozenset()
-    metric_names: tuple[str, ...] = ()
-    reader: type[Reader] = DocumentReader
-    noun: str = "documents"
-    loss_name: str = "loss"
-    reads_labels: bool = False
-    counts_examples: bool = False
-    writes_text: bool = False
-    spells_extra_ids: bool = False
-    windowed: bool = False
-    plain_text_refusal: str = ""
-    source_title: str = "source"
-    cleans: bool = True
+    metric_names: tuple[str, ...] = ()  # what `metrics` returns, unless the metrics depend on the config
+    reader: type[Reader] = DocumentReader  # turns the records of a data source into raw examples
+    noun = "documents"  # the word that messages use for examples
+    loss_name = "loss"  # in tables: loss, nll (if a target is predicted from a source) or task_loss
+    counts_examples = False  # whether an evaluation counts examples rather than tokens
+    writes_text = False  # whether models trained on this task generate text
+    spells_extra_ids = False  # whether <extra_id_N> in a prompt is read as the special token <extra_id_N>
+    needed_ids = 0  # the number of <extra_id_N> tokens that the tokenizer must have
+    ids_advice = ""  # the end of the error message that is shown if data.tokenizer.extra_ids is too low
+    windowed = False  # whether rows are windows of a text; if so, result files report sequence length and stride
+    plain_text_refusal = ""  # the end of the error message if `eval.py --text` does not support the task
+    source_title = "source"  # the heading of the source side in the preview
+    cleans = True  # whether texts are cleaned as data.cleaning specifies
+    predictions: Any = None  # the subclass of `Predictions` for this task, or None if it has no labels
 
     # --- settings -------------------------------------------------------------------------------------------
 
@@ -86,8 +72,17 @@ class Task(abc.ABC):
         """Fills in the config values that the task determines."""
         return config
 
-    def check(self, config: Config, refuse: Refuse) -> None:  # noqa: B027
+    def check(self, config: Config, refuse: Refuse) -> None:
         """Refuses settings of this task that contradict each other."""
+        data, model, tokenizer = config.data, config.model, config.data.tokenizer
+        if self.reader is not DocumentReader and not data.valid and data.holdout != "hash":
+            refuse("data.holdout", f"{self.noun} can only be held out by hash; use 'hash', or specify data.valid.")
+        if tokenizer.extra_ids < self.needed_ids and not TOKENIZERS[tokenizer.kind].needs_file:
+            refuse("data.tokenizer.extra_ids", f"objective.name='{self.name}' {self.ids_advice}")
+        if "model.pooling" in self.settings and model.pooling == "first" and model.family == "decoder":
+            refuse(
+                "model.pooling", "the first token of a decoder sees no other tokens; set pooling to 'last' or 'mean'."
+            )
 
     def check_source(self, where: str, source: SourceConfig, config: Config, refuse: Refuse) -> None:
         """Refuses a data source whose settings do not suit this task."""
@@ -123,9 +118,18 @@ class Task(abc.ABC):
 
     # --- data -----------------------------------------------------------------------------------------------
 
-    @abc.abstractmethod
+    def cleaner(self, data: DataConfig) -> Cleaner:
+        """Returns the rules that clean and drop examples."""
+        return Cleaner(data.cleaning)
+
+    def open(self, source: SplitSource) -> tuple[Reader, Cleaner]:
+        """Opens a data source. Raises UserError if it is not found or if its settings or the rules are invalid."""
+        with named_errors(source.label):
+            return open_reader(source.config, self.reader), self.cleaner(source.data)
+
     def texts(self, source: SplitSource, sides: Sequence[str]) -> Iterator[str]:
         """Yields texts for training a tokenizer. If examples are pairs, only the given `sides` are used."""
+        return source.texts(*self.open(source))
 
     @abc.abstractmethod
     def open_store(self, source: SplitSource, config: Config, tokenizers: Tokenizers, cache: Any) -> Store | None:
@@ -155,7 +159,7 @@ class Task(abc.ABC):
     def batch_settings(self, config: Config) -> list[Any]:
         """Returns the values of the task-specific settings that affect batches.
 
-        Existing run directories contain fingerprints of the list, so its structure must not change.
+        Run directories contain fingerprints of the list, so its structure must not change.
         """
         return []
 
@@ -169,23 +173,20 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def eval_rows(self, config: Config, tokenizer: Tokenizer, stores: Stores) -> dict[str, EvalRows]:
-        """Maps each data source of a split to its evaluation rows. Long examples are cut but never dropped.
+        """Maps each data source that has examples to its evaluation rows. Long examples are cut but never dropped.
 
-        Data sources without examples are left out. Raises UserError if no data source has any examples.
+        Raises UserError if no data source has any examples.
         """
 
     # --- loss -----------------------------------------------------------------------------------------------
 
     def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums:
-        """Returns the loss of a batch as a sum. The default is the weighted cross-entropy of the targets.
-
-        The caller divides the sum by the `total_weight` of the whole batch.
-        """
+        """Returns the summed loss of a batch, by default the cross-entropy. The caller divides it by `total_weight`."""
         return loss_sums(output.logits, batch, config)
 
     def total_weight(self, batch: Batch) -> Array:
         """Returns the number by which the summed loss of a batch is divided. The number is at least 1."""
-        return token_weight(batch)
+        return jnp.maximum(jnp.sum(batch.weights), 1.0)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
@@ -212,15 +213,8 @@ class Task(abc.ABC):
         """Cleans the source text given to a model for generation, in the same way as during training."""
         return text
 
-    @property
-    def predictions(self) -> Any:
-        """The subclass of `Predictions` that holds the predictions of this task, or None if it has no labels."""
-        return None
-
-    # --- new inputs -----------------------------------------------------------------------------------------
-
-    def labeller(self, config: Config) -> Labeller | None:
-        """Returns the labeller that lm.predict uses for new inputs, or None if the task does not support lm.predict."""
+    def labeller(self, config: Config) -> Any:
+        """Returns the `Labeller` that lm.predict uses for new inputs, or None if the task does not support it."""
         return None
 
     # --- preview --------------------------------------------------------------------------------------------
@@ -240,31 +234,6 @@ class Task(abc.ABC):
     def preview_target(self, config: Config, tokenizer: Tokenizer, target: Any, position: int) -> str:
         """Returns the printable form of a target whose weight is not 0."""
         return tokenizer.piece(int(target))
-
-
-class Labeller(Protocol):
-    """Makes predictions for new inputs, which are read and encoded like evaluation examples."""
-
-    @property
-    def input_reader(self) -> type[Reader]:
-        """The class that reads new inputs as raw examples without labels."""
-
-    @property
-    def may_lack_answers(self) -> bool:
-        """Whether the new inputs are questions that may have no answer."""
-
-    def input_rows(
-        self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Any], unanswerable: bool = False
-    ) -> EvalRows:
-        """Packs raw examples into rows. If `unanswerable` is true, "no answer" may be predicted."""
-
-    def applied(self, model: Any) -> Any:
-        """Returns the model or a wrapper whose `apply` returns the outputs that `predict` needs."""
-
-    def loss(self, output: Output, batch: Batch, config: ObjectiveConfig) -> LossSums: ...
-
-    def predict(self, config: Config, examples: Any, logits: Mapping[int, Any]) -> Any:
-        """Returns an object with the attributes `raw` and `input_line`, as `LabelledTask.predict` does."""
 
 
 class PackedTask(Task):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,12 +27,13 @@ from lm.data.reading.readers import Labelled
 from lm.data.storing import example_store
 from lm.data.storing.example_store import ExampleStore
 from lm.data.storing.splits import LabelledCleaner
-from lm.data.tokenizing.base import Tokenizer, Tokenizers
+from lm.data.tokenizing.base import Tokenizers
 from lm.errors import UserError
 from lm.evaluation.prediction_evaluator import whole_examples
 from lm.models.protocol import Model
 from lm.objectives.losses import LossSums
 from lm.tasks.classification import texts_of
+from lm.tasks.labelled import LabelledTask
 from lm.tasks.task import Task
 
 # Each function pools the token vectors of a text, (T, D), into one vector, (D,).
@@ -46,44 +47,26 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class TextVectors:
-    """A `Labeller` that computes one vector per text. Equal instances reuse the same compiled programs.
+    """A `Labeller` that computes one vector per text. Equal instances reuse the same compiled programs."""
 
-    Attributes:
-        pooling: a key of POOLINGS.
-        layer: the index of a layer, from 0 (the embedding) to the model's `text_layers`. None means the last layer.
-        unit_length: whether each vector is scaled to length 1.
-        cleans: whether texts are cleaned as in training.
-        is_source: whether texts are encoded as sources for an encoder-decoder that generates text.
-        prefix: a string to be prepended to each text after cleaning.
-    """
-
-    pooling: str
-    layer: int | None
-    unit_length: bool
-    cleans: bool
-    is_source: bool
-    prefix: str
+    pooling: str  # a key of POOLINGS
+    cleans: bool  # whether texts are cleaned as in training
+    is_source: bool  # whether texts are encoded as sources for an encoder-decoder that generates text
+    layer: int | None = None  # from 0 (the embedding) to the model's `text_layers`; None means the last layer
+    unit_length: bool = False  # whether each vector is scaled to length 1
+    prefix: str = ""  # prepended to each text after cleaning
 
     input_reader = TextInput
     may_lack_answers = False
     loss_name = "loss"  # the loss is always 0
 
     @classmethod
-    def of(
-        cls,
-        task: Task,
-        config: Config,
-        pooling: str,
-        *,
-        layer: int | None = None,
-        unit_length: bool = False,
-        prefix: str = "",
-    ) -> TextVectors:
+    def of(cls, task: Task, config: Config, pooling: str, **options: Any) -> TextVectors:
         """Builds the labeller for models of a task. Raises UserError if the pooling does not suit the model family."""
-        if pooling == "first" and config.model.family == "decoder":
+        family = config.model.family
+        if pooling == "first" and family == "decoder":
             raise UserError("--pooling=first: the first token of a decoder sees no other token; use last, mean or max.")
-        is_source = config.model.family == "encoder_decoder" and task.head(config).predicts_text
-        return cls(pooling, layer, unit_length, task.cleans, is_source, prefix)
+        return cls(pooling, task.cleans, family == "encoder_decoder" and task.head(config).predicts_text, **options)
 
     def input_rows(
         self, config: Config, tokenizers: Tokenizers, inputs: Sequence[Labelled], unanswerable: bool = False
@@ -95,8 +78,9 @@ class TextVectors:
         store = example_store.of_inputs(raw, TextTokens.encode(prefixed, tokenizer), tokenizer)
         length = config.data.source_length if self.is_source else config.data.sequence_length
         layout = RowLayout(length, with_types=config.model.token_types > 0, real_targets=True)
-        kind = SourceTexts if self.is_source else WholeTexts
-        return EvalRows(kind(store, config, tokenizer), layout)
+        kind = SourceTexts if self.is_source else TextExamples
+        unlabelled = replace_settings(config, {"data.labels": ()})
+        return EvalRows(kind(store, unlabelled, tokenizer, False), layout)
 
     def applied(self, model: Model) -> LayerOutput:
         """Raises UserError if the model has no layer with this index."""
@@ -141,19 +125,16 @@ class Vectors:
         return {**texts_of(self.raw[index]), "vector": vector}
 
 
-class WholeTexts(TextExamples):
-    """Unlabelled texts or pairs of texts."""
-
-    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
-        super().__init__(store, config, tokenizer, False, real=True, pooling="first")
+# Makes predictions for new inputs; `LabelledTask` describes the methods.
+Labeller: TypeAlias = LabelledTask | TextVectors
 
 
-class SourceTexts(WholeTexts):
+class SourceTexts(TextExamples):
     """Unlabelled sources of an encoder-decoder, which have no BOS token."""
 
-    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer):
+    def __init__(self, store: ExampleStore, config: Config, *args: Any):
         longest = config.data.source_length + 1  # includes the BOS token that `make` removes
-        super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), tokenizer)
+        super().__init__(store, replace_settings(config, {"data.sequence_length": longest}), *args)
         self._sizes = self._sizes - 1
 
     def _note_cut(self, number: int, total: int, what: str) -> None:
@@ -161,7 +142,5 @@ class SourceTexts(WholeTexts):
 
     def make(self, epoch: int, index: int) -> Example:
         example = super().make(epoch, index)
-        arrays: dict[str, Any] = {
-            name: None if value is None else value[1:] for name, value in vars(example).items() if name.endswith("_T")
-        }
-        return dataclasses.replace(example, **arrays)
+        names = "tokens_T", "targets_T", "weights_T", "types_T"
+        return dataclasses.replace(example, **{name: getattr(example, name)[1:] for name in names})

@@ -255,7 +255,7 @@ def test_pairs_become_two_aligned_stores(pair_config, tmp_path):
     assert pickle.loads(pickle.dumps(store)).fingerprint == store.fingerprint
 
 
-def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
+def test_evaluation_has_all_pairs_and_their_references_uncleaned(pair_config, tmp_path):
     splits = {"data__valid": {"v": pair_config.mine}, "data__test": {"t": {**pair_config.mine, "prefix": ""}}}
     cfg = pair_config(**splits, eval__generation__metrics=("bleu",))
     prepared = prepare(cfg, tmp_path / "run")
@@ -263,20 +263,19 @@ def test_evaluation_has_all_pairs_and_raw_references(pair_config, tmp_path):
     assert prepared.stores["valid"]["v"].target.num_documents == 333
     for split, name, prefix in (("valid", "v", "> "), ("test", "t", "")):
         store = prepare_split(prepared.config, prepared.tokenizers, split)[name]
-        found = task_of(cfg).raw_references(cfg, split)[name]
-        assert [pair.source for pair in found] == [text for text, _ in decoded(prepared, store)]
+        found = task_of(cfg).references(cfg, split)[name]
+        *texts, blank = (text for text, _ in decoded(prepared, store))
+        assert [pair.source for pair in found[:-1]] == texts
         assert found[7] == Pair(f"{prefix}say 7", (" sage 7 ", "sprich 7"))
-        assert found[-1] == Pair(prefix, ("nichts",))
-        scored = task_of(cfg).references(cfg, split)[name]
-        assert scored == [*found[:-1], Pair("", ("nichts",))], "a blank source is not decoded"
+        assert blank == prefix and found[-1] == Pair("", ("nichts",)), "a blank source is not decoded"
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_references_of_a_holdout_match_its_store(pair_config, tmp_path, split):
-    prepared = prepare(pair_config(), tmp_path / "run")
-    found = task_of(prepared.config).raw_references(prepared.config, split)["mine"]
+    prepared = prepare(pair_config(eval__generation__metrics=("bleu",)), tmp_path / "run")
+    found = task_of(prepared.config).references(prepared.config, split)["mine"]
     want = decoded(prepared, prepared.stores[split]["mine"])
-    assert [(pair.source, " ".join(pair.target.split())) for pair in found] == want
+    assert [(pair.source or "> ", " ".join(pair.target.split())) for pair in found] == want
     assert any(pair.target != " ".join(pair.target.split()) for pair in found), "references are not cleaned"
 
 

@@ -72,8 +72,9 @@ def test_unclear_answers_are_refused(tmp_path, candidates, answer, options, mess
 
 def examples_of(raw, length=40, pooling="first"):
     store = ExampleStore("s", raw, ChoiceTokens.encode(raw, BYTES), "", {"examples": len(raw), "unknown": 0}, {}, [])
-    config = SimpleNamespace(data=SimpleNamespace(sequence_length=length), objective=SimpleNamespace(name=TASK.name))
-    return ChoiceExamples(store, config, BYTES, pooling)
+    data, model = SimpleNamespace(sequence_length=length), SimpleNamespace(pooling=pooling)
+    config = SimpleNamespace(data=data, objective=SimpleNamespace(name=TASK.name), model=model)
+    return ChoiceExamples(store, config, BYTES, train=False)
 
 
 def segments_of(example):

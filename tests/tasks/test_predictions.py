@@ -32,7 +32,7 @@ def test_classification_writes_label_prediction_and_probability(written):
     raw = [Labelled("好\u2028\nx", None, "neg"), Labelled("a", "b", "pos")]
     probabilities = np.array([[0.25, 0.75], [math.nan, math.nan]])
     probabilities[1] = [0.0, math.inf]
-    assert written(Classified(raw, ["neg", "pos"], probabilities)) == [
+    assert written(Classified(raw, probabilities, ["neg", "pos"])) == [
         {"text": "好\u2028\nx", "label": "neg", "prediction": "pos", "score": 0.75},
         {"text": "a", "pair": "b", "label": "pos", "prediction": "pos", "score": None},
     ]
@@ -48,7 +48,7 @@ def test_regression_writes_numbers(written):
 
 def test_tagging_writes_a_tag_for_each_word(written):
     raw = [Tagged(("in", "São", "Paulo"), ("O", "B-loc", "I-loc"))]
-    assert written(TaggedWords(raw, "IOB2", [("O", "B-loc", "O")])) == [
+    assert written(TaggedWords(raw, [("O", "B-loc", "O")], "IOB2")) == [
         {"words": ["in", "São", "Paulo"], "tags": ["O", "B-loc", "I-loc"], "prediction": ["O", "B-loc", "O"]}
     ]
 
@@ -75,8 +75,8 @@ def config_with(labels):
         (
             Classified(
                 [Labelled(f"t{n}", "b" if n else None, "abc"[n % 3]) for n in range(9)],
-                ["c", "a", "b"],
                 np.random.default_rng(0).dirichlet(np.ones(3), 9),
+                ["c", "a", "b"],
             ),
             ("c", "a", "b"),
         ),
@@ -84,8 +84,8 @@ def config_with(labels):
         (
             TaggedWords(
                 [Tagged(("Ann", "met", "Bo"), ("B-P", "O", "B-P")), Tagged(("no",), ("O",))],
-                "IOB2",
                 [("B-P", "I-P", "O"), ("O",)],
+                "IOB2",
             ),
             ("B-P", "I-P", "O"),
         ),

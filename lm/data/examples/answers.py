@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.config import Config
-from lm.data.examples.example import Example
-from lm.data.examples.labelled import LabelledExamples, Ragged
+from lm.data.examples.example import Example, numbered
+from lm.data.examples.labelled import LabelledExamples, Ragged, Tokens
 from lm.data.reading.readers import Question
 from lm.data.storing.example_store import ExampleStore
 from lm.data.tokenizing.base import Offsets, Tokenizer
@@ -23,7 +23,7 @@ UNANSWERABLE, UNKNOWN = -1, -2  # used in place of token indices if there is no 
 
 
 @dataclass(frozen=True)
-class AnswerTokens:
+class AnswerTokens(Tokens):
     """The tokens of questions and of their contexts. A context shared by several questions is stored once."""
 
     questions: Ragged  # X rows
@@ -44,10 +44,6 @@ class AnswerTokens:
         questions = Ragged.encode(tokenizer, [each.question for each in examples])
         return cls(questions, Ragged.of(ids), np.array(offsets, np.int32).reshape(-1, 2), context_of_X)
 
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.questions.flat_N, self.contexts.flat_N]
-
     def context(self, question: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the tokens (T,) of a question's context and their character offsets (T, 2)."""
         row = self.context_of_X[question]
@@ -67,16 +63,14 @@ class AnswerExamples(LabelledExamples):
     def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens: AnswerTokens = store.tokens
-        questions = self._tokens.questions
+        questions, total = self._tokens.questions, len(store.raw)
         self._question_X = np.minimum(questions.lengths, (self._length - 3) // 2)
         self._capacity_X = self._length - 3 - self._question_X
         self._stride_X = self._capacity_X - np.minimum(config.data.context_overlap, self._capacity_X // 2)
         self._context_X = self._tokens.contexts.lengths[self._tokens.context_of_X]
         self._windows_X = 1 + np.maximum(0, -(-(self._context_X - self._capacity_X) // self._stride_X))
-        self._answer_X2 = np.array(list(map(self._answer_of, range(len(questions)), store.raw)), np.int64)
-        self.example_of = np.repeat(np.arange(len(questions)), self._windows_X)
-        first_windows_X = np.cumsum(self._windows_X) - self._windows_X
-        nth_E = np.arange(len(self.example_of)) - first_windows_X[self.example_of]
+        self._answer_X2 = np.array(list(map(self._answer_of, range(total), store.raw)), np.int64)
+        self.example_of, nth_E = numbered(self._windows_X)
         self._start_E = nth_E * self._stride_X[self.example_of]
         self._end_E = np.minimum(self._start_E + self._capacity_X[self.example_of], self._context_X[self.example_of])
         first_E, last_E = self._answer_X2[self.example_of].T
@@ -85,7 +79,6 @@ class AnswerExamples(LabelledExamples):
             every = self.example_of, self._start_E, self._end_E, self._has_E
             self.example_of, self._start_E, self._end_E, self._has_E = (each[self._has_E] for each in every)
         self._sizes = self._question_X[self.example_of] + self._end_E - self._start_E + 3
-        total = len(questions)
         self._note_cut(int(np.sum(questions.lengths > self._question_X)), total, "questions are cut")
         if train:
             lost = total - len(np.unique(self.example_of))
@@ -139,9 +132,8 @@ class AnswerExamples(LabelledExamples):
         question = self._tokens.questions[number][: self._question_X[number]]
         example = self._example(question, context[start:end])
         if self._has_E[index]:
-            first, last = self._answer_X2[number]
-            inside = len(question) + 2 - start
-            first, last = (0, 0) if first == UNANSWERABLE else (first + inside, last + inside)
+            answer_2 = self._answer_X2[number]
+            first, last = (0, 0) if answer_2[0] == UNANSWERABLE else answer_2 - start + len(question) + 2
             example.targets_T[first] |= STARTS
             example.targets_T[last] |= ENDS
             example.weights_T[[first, last]] = 1.0

@@ -1,8 +1,7 @@
 """Denoising examples: in every epoch, each chunk of text is corrupted anew to obtain a source and a target.
 
 The sizes of an example depend only on the length of its chunk and on a few random numbers that `Denoiser.draw` draws
-for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the rest of the
-random numbers.
+for all chunks at once, so rows can be packed before any example is made. `Denoiser.make` draws the others.
 
 n is the number of tokens in a chunk, E the number of examples, and D the number of random numbers per example.
 """
@@ -19,9 +18,8 @@ from lm.data.examples.example import ChunkExamples, Example, from_pair
 from lm.data.storing.token_store import TokenStore
 from lm.errors import UserError
 
-# Mean length of the spans, and fraction of the tokens that are masked.
-UL2_SPANS = ((3, 0.15), (8, 0.15), (3, 0.5), (8, 0.5), (64, 0.15), (64, 0.5))
-UL2_MODES = ("R", "R", "X", "X", "X", "X", "S")  # the mode tokens of UL2_SPANS, then the mode token of the prefix LM
+# Mode token, mean length of the spans, and fraction of the tokens that are masked. Mode S is a prefix LM.
+UL2 = (("R", 3, 0.15), ("R", 8, 0.15), ("X", 3, 0.5), ("X", 8, 0.5), ("X", 64, 0.15), ("X", 64, 0.5))
 UL2_MODE_IDS = {"R": 100, "S": 101, "X": 102}  # indices of extra ids; the first 100 are the sentinels of spans
 
 Corrupted = tuple[np.ndarray, np.ndarray]  # source and target tokens, int32, each ending with the EOS token
@@ -31,9 +29,8 @@ Sizes = tuple[np.ndarray, np.ndarray]  # source and target sizes, int64 (E,) eac
 def noise_counts(lengths_E: np.ndarray, density: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers of masked tokens and of masked spans, int64 (E,) each (Raffel 2020).
 
-    The number of masked tokens is round(n * density), but at least 1 and at most n - 1. The number of spans is
-    round(masked / mean_span), but at least 1 and at most the number of kept tokens. Halves are rounded to even, as in
-    T5.
+    The numbers are round(n * density), but from 1 to n - 1, and round(masked / mean_span), but from 1 to the number of
+    kept tokens. Halves are rounded to even, as in T5.
     """
     noise_E = np.clip(np.round(lengths_E * density).astype(np.int64), 1, lengths_E - 1)
     spans_E = np.maximum(np.round(noise_E / mean_span).astype(np.int64), 1)
@@ -56,7 +53,7 @@ def noise_mask(length: int, density: float, mean_span: float, rng: np.random.Gen
 def corrupt(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos_id: int) -> Corrupted:
     """Returns T5's source and target (Raffel 2020, figure 2): sentinel i replaces masked span i, counted from 0.
 
-    The source is the text with each masked span replaced by its sentinel, followed by EOS. The target is sentinel 0,
+    The source is the text with these replacements, followed by EOS. The target is sentinel 0,
     the tokens of span 0, sentinel 1, the tokens of span 1, ..., followed by EOS. If the last token of the text is not
     masked, the target has a final sentinel before its EOS, as in the figure. This sentinel stands for the kept text at
     the end. Masks from `noise_mask`, like those from T5's code, end with a masked token and need no final sentinel.
@@ -119,7 +116,7 @@ class SpanCorruption(Denoiser):
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
         _, spans_E = noise_counts(lengths_E, self._density, self._mean_span)
-        source_sizes_E, target_sizes_E = self.sizes(lengths_E, self.draw(lengths_E, np.random.default_rng(0)))
+        source_sizes_E, target_sizes_E = self.sizes(lengths_E, np.zeros((len(lengths_E), 0)))
         fits_E = (source_sizes_E <= source_length) & (target_sizes_E <= target_length)
         return fits_E & (spans_E <= len(self._sentinels))
 
@@ -156,16 +153,13 @@ class PrefixLm(Denoiser):
 class Ul2(Denoiser):
     """UL2's mixture of seven equally likely denoisers (Tay 2022, table 1), with a mode token before the source.
 
-    Mode R masks 15 % of the tokens in spans of mean length 3 or 8. Mode X masks 50 % of the tokens in spans of mean
-    length 3, 8 or 64, or 15 % in spans of mean length 64. Mode S is a prefix LM that may cut the text anywhere, as in
-    the code in the paper's appendix. Extra ids 100, 101 and 102 are the mode tokens of R, S and X; the first 100 extra
-    ids are the sentinels of spans.
+    The prefix LM may cut the text anywhere, as in the code in the paper's appendix.
     """
 
     def __init__(self, extra_ids: Sequence[int], eos_id: int):
-        spans = [SpanCorruption(density, mean, extra_ids[:100], eos_id) for mean, density in UL2_SPANS]
+        spans = [SpanCorruption(density, mean, extra_ids[:100], eos_id) for _, mean, density in UL2]
         self._denoisers: list[Denoiser] = [*spans, PrefixLm(eos_id)]
-        self._modes = [extra_ids[UL2_MODE_IDS[mode]] for mode in UL2_MODES]
+        self._modes = [extra_ids[UL2_MODE_IDS[mode]] for mode in (*(mode for mode, _, _ in UL2), "S")]
 
     def fits(self, lengths_E: np.ndarray, source_length: int, target_length: int) -> np.ndarray:
         return np.all([each.fits(lengths_E, source_length - 1, target_length) for each in self._denoisers], axis=0)
@@ -254,16 +248,10 @@ class DenoisingExamples(ChunkExamples):
     """Corrupted chunks of documents, each of at most `denoiser.longest_chunk` tokens. One-token chunks are omitted."""
 
     def __init__(
-        self,
-        store: TokenStore,
-        denoiser: Denoiser,
-        source_length: int,
-        target_length: int,
-        bos_id: int,
-        seed: int,
-        name: str,
+        self, store: TokenStore, denoiser: Denoiser, lengths: tuple[int, int], bos_id: int, seed: int, name: str
     ):
-        super().__init__(store, denoiser.longest_chunk(source_length, target_length), 2, seed, name)
+        """`lengths` are the lengths of the source and of the target in a row."""
+        super().__init__(store, denoiser.longest_chunk(*lengths), 2, seed, name)
         self._denoiser, self._bos_id = denoiser, bos_id
         self._kept = order.EpochCache[np.ndarray]()  # caches the random draws of each epoch
 

@@ -41,6 +41,7 @@ class Examples(abc.ABC):
     all processes draw the same values, and each epoch draws new values.
     """
 
+    store: Any  # the store from which the examples are made
     notes: Sequence[str] = ()  # remarks on how the examples were made, e.g. how many were cut
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,9 +61,10 @@ class Examples(abc.ABC):
         """Returns one example, whose sizes are exactly the sizes that `sizes` returns."""
 
     @property
-    @abc.abstractmethod
     def text(self) -> dict[str, int]:
         """Text counts of all targets (see `token_store`). `bytes` and `words` are 0 unless all tokens are targets."""
+        counts = self.store.counts
+        return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
 
     def num_targets(self) -> int:
         """Counts the targets of epoch 0 that have a positive weight, by making every example once."""
@@ -89,45 +91,41 @@ class Chunks(NamedTuple):
 
 
 class ChunkExamples(Examples):
-    """Base class for examples that are made anew in each epoch, each from one chunk."""
+    """Base class for examples that are made anew in each epoch, each from one chunk.
+
+    Each document is cut into chunks of `longest` tokens and a remainder of at least `shortest` (1 or 2) tokens. A
+    remainder that is too short takes a token from the chunk before it, or is omitted if that chunk has none to spare.
+    """
 
     def __init__(self, store: TokenStore, longest: int, shortest: int, seed: int, name: str):
-        self._store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
+        assert 1 <= shortest <= min(2, longest), (shortest, longest)
+        self.store, self._longest, self._shortest, self._key = store, longest, shortest, (seed, name)
 
     @cached_property
     def _chunks(self) -> Chunks:
-        return cut_documents(self._store, self._longest, self._shortest)
-
-    @property
-    def text(self) -> dict[str, int]:
-        counts = self._store.counts
-        return {"documents": counts["documents"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
+        lengths, longest = self.store.text_lengths, self._longest
+        counts = -(-lengths // longest)
+        rests = lengths - (counts - 1) * longest  # length of each document's last chunk
+        lone = (lengths > 0) & (rests < self._shortest)
+        borrows = lone & (lengths >= 2) & (longest > 2)
+        counts -= lone & ~borrows
+        document_E, nth_E = numbered(counts)
+        borrows_E, chunks_after_E = borrows[document_E], counts[document_E] - 1 - nth_E
+        borrowed_E = borrows_E & (chunks_after_E == 0)
+        first_E = np.asarray(self.store.starts)[document_E] + 1 + nth_E * longest - borrowed_E
+        length_E = np.minimum(lengths[document_E] - nth_E * longest, longest) + borrowed_E
+        length_E -= borrows_E & (chunks_after_E == 1)
+        return Chunks(first_E, length_E, document_E)
 
     def __len__(self) -> int:
         return len(self._chunks.first_E)
 
     def _tokens(self, first: int, length: int) -> np.ndarray:
         """Returns `length` tokens of the store, int32."""
-        return np.asarray(self._store.tokens[first : first + length], np.int32)
+        return np.asarray(self.store.tokens[first : first + length], np.int32)
 
 
-def cut_documents(store: TokenStore, longest: int, shortest: int) -> Chunks:
-    """Cuts each document into chunks of `longest` tokens and a remainder of at least `shortest` (1 or 2) tokens.
-
-    A remainder that is too short takes a token from the chunk before it, or is omitted if that chunk has none to spare.
-    """
-    assert 1 <= shortest <= min(2, longest), (shortest, longest)
-    lengths = store.text_lengths
-    counts = -(-lengths // longest)
-    rests = lengths - (counts - 1) * longest  # length of each document's last chunk
-    lone = (lengths > 0) & (rests < shortest)
-    borrows = lone & (lengths >= 2) & (longest > 2)
-    counts -= lone & ~borrows
-    document_E = np.repeat(np.arange(len(lengths)), counts)
-    nth_E = np.arange(len(document_E)) - np.repeat(np.cumsum(counts) - counts, counts)
-    borrows_E, chunks_after_E = borrows[document_E], counts[document_E] - 1 - nth_E
-    borrowed_E = borrows_E & (chunks_after_E == 0)
-    first_E = np.asarray(store.starts)[document_E] + 1 + nth_E * longest - borrowed_E
-    length_E = np.minimum(lengths[document_E] - nth_E * longest, longest) + borrowed_E
-    length_E -= borrows_E & (chunks_after_E == 1)
-    return Chunks(first_E, length_E, document_E)
+def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns, for each item of groups with these sizes, its group and its index within the group, int64 (E,) each."""
+    group_E = np.repeat(np.arange(len(counts)), counts)
+    return group_E, np.arange(len(group_E)) - np.repeat(np.cumsum(counts) - counts, counts)

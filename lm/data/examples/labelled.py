@@ -1,8 +1,7 @@
 """Labelled examples: texts or pairs of texts that have one label, and sentences that have a tag for each word.
 
-The examples are the same in every epoch. In training, the weight of an example depends on its label
-(objective.class_weights or balance_classes). In evaluations, all weights are 1, so the loss is the mean over the
-examples.
+The examples are the same in every epoch. In training, the weight of an example may depend on its label. In evaluations,
+all weights are 1, so the loss is the mean over the examples.
 
 E is the number of examples, T the number of tokens per example, C the number of labels, N the total number of tokens in
 all texts, X the number of sentences, and W the total number of words in all sentences.
@@ -62,6 +61,15 @@ class Ragged:
         return np.diff(self.starts)
 
 
+class Tokens:
+    """Base class for the tokens of raw examples, whose attributes include `Ragged` arrays."""
+
+    @property
+    def flat(self) -> list[np.ndarray]:
+        """All tokens except special ones."""
+        return [each.flat_N for each in vars(self).values() if isinstance(each, Ragged)]
+
+
 class LabelledExamples(Examples):
     """Base class for the examples of all labelled tasks. Pickling omits the texts of the store."""
 
@@ -84,11 +92,6 @@ class LabelledExamples(Examples):
 
     def __len__(self) -> int:
         return len(self.example_of)
-
-    @property
-    def text(self) -> dict[str, int]:
-        counts = self.store.counts
-        return {"documents": counts["examples"], "bytes": 0, "words": 0, "unknown": counts["unknown"]}
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         return (self._sizes,)
@@ -132,7 +135,7 @@ def label_numbers(labels: Sequence[str], config: Config) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TextTokens:
+class TextTokens(Tokens):
     """The tokens of texts, or of pairs of texts."""
 
     texts: Ragged  # E rows
@@ -145,28 +148,21 @@ class TextTokens:
         assert len(seconds) in (0, len(examples)), "either all examples must be pairs or none"
         return cls(texts, Ragged.encode(tokenizer, seconds) if seconds else None)
 
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.texts.flat_N, *([self.pairs.flat_N] if self.pairs else [])]
-
 
 class TextExamples(LabelledExamples):
-    """Examples for classification, or for regression if the labels are `real` numbers.
+    """Examples for classification, or for regression if data.labels is empty: the labels are then numbers.
 
-    The label is the target of the last token if `pooling` is "last", otherwise of the first token. A text that is too
-    long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that is
-    currently longer.
+    The label is the target of the last token if model.pooling is "last", otherwise of the first token. A text that is
+    too long is cut at its end. If a pair is too long, tokens are removed one by one, each from the end of the text that
+    is currently longer.
     """
 
-    def __init__(
-        self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool, *, real: bool, pooling: str
-    ):
+    def __init__(self, store: ExampleStore, config: Config, tokenizer: Tokenizer, train: bool):
         super().__init__(store, config, tokenizer)
         self._tokens: TextTokens = store.tokens
-        self._at_end = pooling == "last"
-        first, second, special = self._tokens.texts.lengths, np.zeros(len(self._tokens.texts), np.int64), 2
-        if self._tokens.pairs is not None:
-            second, special = self._tokens.pairs.lengths, 3
+        self._at_end = config.model.pooling == "last"
+        first, pairs = self._tokens.texts.lengths, self._tokens.pairs
+        second, special = (np.zeros_like(first), 2) if pairs is None else (pairs.lengths, 3)
         capacity = self._length - special
         self._second = np.minimum(second, np.maximum(capacity // 2, capacity - first))
         self._first = np.minimum(first, capacity - self._second)
@@ -174,12 +170,12 @@ class TextExamples(LabelledExamples):
         self._note_cut(int(np.sum(self._sizes < first + second + special)), len(first), "texts are cut")
         self.example_of = np.arange(len(first))
         labels = [example.label for example in store.raw if isinstance(example, Labelled)]
-        if real:
-            self._targets = np.array([float(label) for label in labels], np.float32)
-            self._weights = np.ones(len(labels), np.float32)
-        else:
+        if config.data.labels:
             self._targets = label_numbers(labels, config)
             self._weights = label_weights(config, store, train)[self._targets]
+        else:
+            self._targets = np.array([float(label) for label in labels], np.float32)
+            self._weights = np.ones(len(labels), np.float32)
 
     def label_index(self, index: int) -> int:
         """Returns the index of the token that carries the label."""
@@ -196,7 +192,7 @@ class TextExamples(LabelledExamples):
 
 
 @dataclass(frozen=True)
-class WordTokens:
+class WordTokens(Tokens):
     """The tokens of each word; no token belongs to two words."""
 
     words: Ragged  # W rows
@@ -223,10 +219,6 @@ class WordTokens:
         starts = np.cumsum([0, *(len(each.words) for each in examples)], dtype=np.int64)
         return cls(Ragged.of(ids for ids, _ in found), np.array([first for _, first in found], np.int32), starts)
 
-    @property
-    def flat(self) -> list[np.ndarray]:
-        return [self.words.flat_N]
-
 
 class TaggingExamples(LabelledExamples):
     """Examples for tagging. The tag of a word is the target of its first token; other tokens have weight 0.
@@ -247,13 +239,12 @@ class TaggingExamples(LabelledExamples):
         self._bounds_E2 = np.array(list(chain.from_iterable(cuts)), np.int64)  # word indices [begin, end)
         ends_W = np.concatenate([[0], np.cumsum(self._sizes_W)])
         self._sizes = ends_W[self._bounds_E2[:, 1]] - ends_W[self._bounds_E2[:, 0]] + 2
-        several = sum(len(cut) > 1 for cut in cuts)
-        self._note_cut(several, len(cuts), "sentences are split into several examples")
-        too_long = int(np.sum(self._tokens.words.lengths > self._capacity))
-        self._note_cut(too_long, len(self._sizes_W), "words are longer than a row and were cut")
+        num_words, too_long = len(self._sizes_W), int(np.sum(self._tokens.words.lengths > self._capacity))
+        self._note_cut(sum(len(cut) > 1 for cut in cuts), len(cuts), "sentences are split into several examples")
+        self._note_cut(too_long, num_words, "words are longer than a row and were cut")
         if without := int(np.sum(self._tokens.firsts_W < 0)):
             counted = "count as O" if "O" in config.data.labels else "have no prediction, which counts as an error"
-            self.notes.append(f"{without:,} of {len(self._sizes_W):,} words have no tokens; they {counted}")
+            self.notes.append(f"{without:,} of {num_words:,} words have no tokens; they {counted}")
 
     def _cut(self, begin: int, end: int) -> list[tuple[int, int]]:
         """Splits a sentence into examples of as many words as fit. Returns the word bounds of each example."""
@@ -277,9 +268,9 @@ class TaggingExamples(LabelledExamples):
         words = [self._tokens.words[word][: self._capacity] for word in range(begin, end)]
         example = self._example(np.concatenate([np.zeros(0, np.int32), *words]))
         indices = self.word_indices(index)
-        targets = self._targets_W[begin:end][indices >= 0]
-        example.targets_T[indices[indices >= 0]] = targets
-        example.weights_T[indices[indices >= 0]] = self._weights_C[targets]
+        targets, indices = self._targets_W[begin:end][indices >= 0], indices[indices >= 0]
+        example.targets_T[indices] = targets
+        example.weights_T[indices] = self._weights_C[targets]
         return example
 
 

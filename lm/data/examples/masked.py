@@ -22,10 +22,9 @@ MaskedText = tuple[np.ndarray, np.ndarray, np.ndarray]  # int32 inputs, int32 ta
 
 
 class Masking:
-    """Masks max(1, round(density * n)) tokens of the text. Special tokens are never masked.
+    """Masks max(1, round(density * n)) tokens of the text, with halves rounded to even, but never special tokens.
 
-    Halves are rounded to even. Each masked token is independently replaced by the mask (80 %) or a random token (10 %),
-    or left unchanged (10 %).
+    Each masked token is independently replaced by the mask (80 %) or a random token (10 %), or left unchanged (10 %).
 
     If `word_starts` is given, whole words are masked, as in BERT's later release. Words are tried in random order. A
     word is masked unless the total would exceed max(1, round(density * n)). Fewer tokens may therefore be masked. If no
@@ -45,6 +44,7 @@ class Masking:
                 "beginning of a word, so words cannot be recognised; set whole_words to False."
             )
         self._density, self._mask_id, self._word_starts = density, mask_id, word_starts
+        self.whole_words = word_starts is not None
         self._text_ids = np.asarray(text_ids[text_ids != mask_id], np.int32)
 
     def number(self, texts_E: np.ndarray) -> np.ndarray:
@@ -92,24 +92,15 @@ def choose_words(starts_n: np.ndarray, wanted: int, rng: np.random.Generator) ->
 class MaskedExamples(ChunkExamples):
     """Examples of the form `bos chunk eos`, at most `length` tokens long, in which some tokens are masked.
 
-    If `count_masked` is true, `sizes` includes the number of masked tokens. For whole words, it is only an estimate.
+    Unless whole words are masked, `sizes` includes the number of masked tokens.
     """
 
     _specials = 2  # number of special tokens per example
     _least = 1  # minimum number of tokens per chunk
 
     def __init__(
-        self,
-        store: TokenStore,
-        masking: Masking,
-        length: int,
-        bos_id: int,
-        eos_id: int,
-        seed: int,
-        name: str,
-        *,
-        count_masked: bool,
-    ) -> None:
+        self, store: TokenStore, masking: Masking, length: int, bos_id: int, eos_id: int, seed: int, name: str
+    ):
         longest = length - self._specials
         if longest < self._least:
             raise UserError(
@@ -117,11 +108,11 @@ class MaskedExamples(ChunkExamples):
                 "tokens; increase data.sequence_length."
             )
         super().__init__(store, longest, self._least, seed, name)
-        self._masking, self._bos_id, self._eos_id, self._count_masked = masking, bos_id, eos_id, count_masked
+        self._masking, self._bos_id, self._eos_id = masking, bos_id, eos_id
 
     def sizes(self, epoch: int) -> tuple[np.ndarray, ...]:
         sizes_E = self._token_counts(epoch)
-        return (sizes_E, self._masking.number(sizes_E - self._specials)) if self._count_masked else (sizes_E,)
+        return (sizes_E,) if self._masking.whole_words else (sizes_E, self._masking.number(sizes_E - self._specials))
 
     def _token_counts(self, epoch: int) -> np.ndarray:
         return self._chunks.length_E + self._specials
@@ -160,8 +151,8 @@ class NextSentenceExamples(MaskedExamples):
     _specials = 3
     _least = 2
 
-    def __init__(self, store: TokenStore, *args: Any, **options: Any) -> None:
-        super().__init__(store, *args, **options)
+    def __init__(self, store: TokenStore, *args: Any):
+        super().__init__(store, *args)
         self._kept = order.EpochCache[_Pairs]()
         if np.count_nonzero(store.text_lengths) == 1:
             raise UserError(
@@ -187,13 +178,13 @@ class NextSentenceExamples(MaskedExamples):
         follows_E = rng.random(len(document_E)) < 0.5
         cut_E = rng.integers(1, chunk_length_E)
         # Draw a token from the text outside the example's own document, and find the document that contains it.
-        lengths = self._store.text_lengths
+        lengths = self.store.text_lengths
         ends = np.cumsum(lengths)
         nth_E = rng.integers(0, ends[-1] - lengths[document_E])
         nth_E += np.where(nth_E >= (ends - lengths)[document_E], lengths[document_E], 0)
         other_E = np.searchsorted(ends, nth_E, side="right")
         length_E = np.minimum(chunk_length_E - cut_E, lengths[other_E])
-        first_E = np.asarray(self._store.starts)[other_E] + 1 + rng.integers(0, lengths[other_E] - length_E + 1)
+        first_E = np.asarray(self.store.starts)[other_E] + 1 + rng.integers(0, lengths[other_E] - length_E + 1)
         return _Pairs(
             follows_E,
             cut_E,

@@ -16,8 +16,7 @@ from lm.data.storing.token_store import PairStore
 class PairExamples(Examples):
     """The pairs of a store, which are the same in every epoch. Each side has the form `tokens eos`.
 
-    If `drop` is true, a pair is omitted if either side is too long for a row. Otherwise, the side is cut before its
-    EOS.
+    A side that is too long for a row is cut before its EOS. If `drop` is true, its pair is omitted instead.
     """
 
     def __init__(self, pairs: PairStore, source_length: int, target_length: int, bos_id: int, *, drop: bool = False):
@@ -26,21 +25,15 @@ class PairExamples(Examples):
         self._source_length, self._target_length, self._drop = source_length, target_length, drop
         fate = "are too long, so their pairs are dropped" if drop else "are cut"
         self.notes = [
-            note
-            for side, length, name, setting in (
-                (pairs.source, source_length, "sources", "source_length"),
-                (pairs.target, target_length, "targets", "sequence_length"),
-            )
-            for note in _count_long(side.text_lengths + 1, f"{name} {fate}", setting, length)
+            *_count_long(pairs.source.text_lengths + 1, f"sources {fate}", "source_length", source_length),
+            *_count_long(pairs.target.text_lengths + 1, f"targets {fate}", "sequence_length", target_length),
         ]
 
     @cached_property
     def _kept_E(self) -> np.ndarray:
         """The indices of the pairs that are kept."""
-        if not self._drop:
-            return np.arange(self._source.num_documents)
-        fits = self._source.text_lengths < self._source_length
-        return np.flatnonzero(fits & (self._target.text_lengths < self._target_length))
+        long = (self._source.text_lengths >= self._source_length) | (self._target.text_lengths >= self._target_length)
+        return np.flatnonzero(~(long & self._drop))
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,7 @@ a row in a given order. An example that would exceed a capacity starts a new row
 one row, is never cut, and attends to no other example. The segments on each side of a row are numbered from 1.
 
 For causal language modelling, all documents form one stream, each as `[bos] tokens [eos]`. A row is a window of this
-stream, and each part of a document in the window is an example. A row can therefore be computed from its start offset
-alone.
+stream, which its start offset determines, and each part of a document in the window is an example.
 
 The training rows of a data source are the rows of epoch 0, followed by the rows of epoch 1, and so on. Element i of the
 mixture of all sources depends only on (seed, i). Row r of the global batch of step s is element s * batch_size + r.
@@ -18,13 +17,12 @@ all examples.
 
 from __future__ import annotations
 
-import abc
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import pairwise
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
@@ -32,7 +30,7 @@ import numpy as np
 from lm.batch import Batch, Source
 from lm.config import Config
 from lm.data import order
-from lm.data.examples.example import Example, Examples
+from lm.data.examples.example import Example, Examples, numbered
 from lm.data.storing.token_store import TokenStore
 
 
@@ -77,14 +75,12 @@ class RowLayout:
         side = _Side([each.tokens_T for each in examples], segments, self.length)
         types, source = None, None
         if self.with_types:
-            types = side.spread(
-                [np.zeros_like(each.tokens_T) if each.types_T is None else each.types_T for each in examples]
-            )
+            types = side.spread([each.tokens_T * 0 if each.types_T is None else each.types_T for each in examples])
         if self.source_length:
-            tokens = [example.source_S for example in examples if example.source_S is not None]
-            assert len(tokens) == len(examples), "an example has no source, but the rows need one"
-            segments = [[len(each.source_S) for each in row if each.source_S is not None] for row in rows]
-            source_side = _Side(tokens, segments, self.source_length)
+            sources = [[each.source_S for each in row if each.source_S is not None] for row in rows]
+            assert sum(map(len, sources)) == len(examples), "an example has no source, but the rows need one"
+            lengths = [list(map(len, row)) for row in sources]
+            source_side = _Side(list(chain(*sources)), lengths, self.source_length)
             source = Source(source_side.tokens, source_side.positions, source_side.segments)
         targets = side.spread([each.targets_T for each in examples], np.float32 if self.real_targets else np.int32)
         weights = side.spread([each.weights_T for each in examples], np.float32)
@@ -96,25 +92,24 @@ class RowLayout:
 
 
 class _Side:
-    """One side (inputs or source) of rows that have `length` tokens each.
+    """One side (inputs or source) of rows of `length` tokens: the tokens of all examples, in order.
 
-    `tokens` contains the tokens of all examples, in order; `segments` contains the lengths of the segments in each row.
+    `segments` contains the lengths of the segments in each row.
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], segments: Sequence[Sequence[int]], length: int):
         sizes_E = np.array([size for row in segments for size in row], np.int64)
         counts_R = np.array([len(row) for row in segments], np.int64)
         self._shape = (len(counts_R), length)
-        row_of_E = np.repeat(np.arange(len(counts_R)), counts_R)
-        first_E = np.repeat(np.cumsum(counts_R) - counts_R, counts_R)  # index of the first segment in the same row
+        row_of_E, nth_E = numbered(counts_R)
+        segment_T, position_T = numbered(sizes_E)
         begins_E = np.cumsum(sizes_E) - sizes_E
-        columns_E = begins_E - begins_E[first_E]
+        columns_E = begins_E - begins_E[np.arange(len(sizes_E)) - nth_E]
         assert np.all(columns_E + sizes_E <= length), "the examples of a row are longer than the row"
-        positions_T = np.arange(int(sizes_E.sum())) - np.repeat(begins_E, sizes_E)
-        self._flat_index_T = np.repeat(row_of_E * length + columns_E, sizes_E) + positions_T
+        self._flat_index_T = (row_of_E * length + columns_E)[segment_T] + position_T
         self.tokens = self.spread(tokens)
-        self.positions = self.spread([positions_T])  # positions within the segment, int32 (R, length)
-        self.segments = self.spread([np.repeat(np.arange(len(sizes_E)) - first_E + 1, sizes_E)])  # segment 0 is padding
+        self.positions = self.spread([position_T])  # positions within the segment, int32 (R, length)
+        self.segments = self.spread([nth_E[segment_T] + 1])  # segment 0 is padding
 
     def spread(self, values: Sequence[np.ndarray], dtype: Any = np.int32) -> np.ndarray:
         """Arranges one value per token in rows (R, length), with 0 where there is no token."""
@@ -123,40 +118,24 @@ class _Side:
         return flat.reshape(self._shape)
 
 
-class RowSource(abc.ABC):
-    """The training rows of one data source. Can be pickled."""
-
-    kind: str  # what a row is called in messages
-    notes: Sequence[str] = ()  # messages about how the examples were made
-
-    @abc.abstractmethod
-    def num_rows(self, epoch: int) -> int: ...
-
-    @abc.abstractmethod
-    def locate(self, index: int) -> tuple[int, int]:
-        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
-
-    @abc.abstractmethod
-    def row(self, epoch: int, row: int) -> list[Example]: ...
-
-
-class PackedRows(RowSource):
+class PackedRows:
     """Rows of examples that are shuffled and packed anew in each epoch.
 
     The number of rows in an epoch is known only after packing, so starting at a late step packs all earlier epochs once
     (about a second for five million examples). Resuming has no other cost.
     """
 
-    kind = "packed row"
+    kind = "packed row"  # what a row is called in messages
 
     def __init__(self, name: str, examples: Examples, seed: int, layout: RowLayout):
         assert len(examples), f"{name} has no examples"
         self._examples, self._key, self._capacities = examples, (seed, name), layout.capacities
-        self.notes = examples.notes
+        self.notes = examples.notes  # messages about how the examples were made
         self._ends: list[int] = []  # total number of rows up to the end of each epoch
         self._kept = order.EpochCache[tuple[np.ndarray, np.ndarray]]()
 
     def locate(self, index: int) -> tuple[int, int]:
+        """Returns (epoch, row within the epoch) of row `index`, which is counted across all epochs."""
         while not self._ends or self._ends[-1] <= index:
             self._ends.append((self._ends or [0])[-1] + self.num_rows(len(self._ends)))
         epoch = bisect.bisect_right(self._ends, index)
@@ -167,8 +146,7 @@ class PackedRows(RowSource):
 
     def row(self, epoch: int, row: int) -> list[Example]:
         order_E, bounds = self._kept.get(epoch, self._pack)
-        numbers = order_E[bounds[row] : bounds[row + 1]].tolist()
-        return [self._examples.make(epoch, i) for i in numbers]
+        return [self._examples.make(epoch, i) for i in order_E[bounds[row] : bounds[row + 1]].tolist()]
 
     def _pack(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order_E = order.generator("shuffle", *self._key, epoch).permutation(len(self._examples))
@@ -190,7 +168,7 @@ def next_tokens(store: TokenStore, begin: int, end: int) -> Example:
     return Example(tokens_T, targets_T, weights_T)
 
 
-class WindowRows(RowSource):
+class WindowRows:
     """Windows of one data source, shuffled anew in each epoch.
 
     An epoch has as many rows of `length` tokens as fit into the stream. Each epoch has its own random offset, so
@@ -198,6 +176,7 @@ class WindowRows(RowSource):
     """
 
     kind = "window"
+    notes: Sequence[str] = ()
 
     def __init__(self, name: str, store: TokenStore, seed: int, length: int):
         assert store.num_tokens > length, (store.num_tokens, length)
@@ -214,11 +193,9 @@ class WindowRows(RowSource):
 
     def row(self, epoch: int, row: int) -> list[Example]:
         store, start = self._store, self._start(epoch, row)
-        end = min(start + self._length, store.num_tokens)
-        stretches = _cut(store, start, end)
-        if start + self._length > end:
-            stretches += _cut(store, 0, start + self._length - end)
-        return [next_tokens(store, *each) for each in stretches]
+        end = start + self._length
+        wrapped = _cut(store, 0, end - store.num_tokens) if end > store.num_tokens else []
+        return [next_tokens(store, *each) for each in _cut(store, start, min(end, store.num_tokens)) + wrapped]
 
     def _start(self, epoch: int, row: int) -> int:
         return order.number("offset", *self._key, epoch, below=self._length) + row * self._length
@@ -239,12 +216,14 @@ class WindowExamples(Examples):
 
     def __init__(self, store: TokenStore, length: int, stride: int):
         self._store, self._length, self._stride = store, length, stride
-        starts_W = stride * np.arange(num_windows(store.num_tokens, length, stride))
+        assert 0 < stride <= length, (stride, length)
+        last = -(-max(0, store.num_tokens - 1 - length) // stride)  # the first window that reaches the end
+        starts_W = stride * np.arange(1 + last)
         ends_W = np.minimum(starts_W + length, store.num_tokens)
         first_W = np.searchsorted(store.starts, starts_W, side="right") - 1  # document
         counts_W = np.searchsorted(store.starts, ends_W) - first_W
-        self._window_E = np.repeat(np.arange(len(starts_W)), counts_W)
-        document_E = np.arange(len(self._window_E)) + np.repeat(first_W - np.cumsum(counts_W) + counts_W, counts_W)
+        self._window_E, nth_E = numbered(counts_W)
+        document_E = first_W[self._window_E] + nth_E
         bounds = np.append(store.starts, store.num_tokens)
         self._begin_E = np.maximum(starts_W[self._window_E], bounds[document_E])
         self._end_E = np.minimum(ends_W[self._window_E], bounds[document_E + 1])
@@ -272,10 +251,7 @@ class WindowExamples(Examples):
         return self._store.num_tokens - self._store.num_documents
 
 
-def num_windows(num_tokens: int, length: int, stride: int) -> int:
-    """Returns the number of windows that predict every token of the stream if a window begins every `stride` tokens."""
-    assert 0 < stride <= length, (stride, length)
-    return 1 + -(-max(0, num_tokens - 1 - length) // stride)
+RowSource: TypeAlias = PackedRows | WindowRows
 
 
 class TrainRows:
@@ -333,16 +309,15 @@ class EvalRows:
         return {"targets": self.examples.num_targets(), **self.examples.text}
 
     def _examples_of(self, row: int) -> range:
-        """Returns the indices of the examples in a row. The result is empty for a row past the end."""
+        """Returns the indices of the examples in a row; there are none in a row past the end."""
         return range(*map(int, self._bounds[row : row + 2])) if row < self.num_rows else range(0)
 
     def starts(self, row: int) -> list[tuple[int, int]]:
         """Returns (example index, first column) for each example in a row."""
         numbers = self._examples_of(row)
-        sizes = self._sizes_E[numbers.start : numbers.stop]
+        sizes = self._sizes_E[numbers]
         return list(zip(numbers, (np.cumsum(sizes) - sizes).tolist(), strict=True))
 
     def rows(self, row_ids: Sequence[int]) -> Batch:
         """Returns rows `row_ids`, in that order, as NumPy arrays."""
-        numbers = map(self._examples_of, row_ids)
-        return self._layout.lay_out([[self.examples.make(0, i) for i in row] for row in numbers])
+        return self._layout.lay_out([[self.examples.make(0, i) for i in self._examples_of(row)] for row in row_ids])

@@ -19,7 +19,7 @@ def make_store(raw, tokenizer=BYTES, counts=None):
     """Returns a store of raw examples; `counts` are the label counts."""
     kinds = {Labelled: TextTokens, Tagged: WordTokens, Question: AnswerTokens}
     tokens = kinds[type(raw[0])].encode(raw, tokenizer)
-    return ExampleStore("s", list(raw), tokens, "", {"examples": len(raw), "unknown": 0}, counts or {}, [])
+    return ExampleStore("s", list(raw), tokens, "", {"documents": len(raw), "unknown": 0}, counts or {}, [])
 
 
 def make_config(objective, length=16, labels=("a", "b"), pooling="first", overlap=3, **settings_of_objective):

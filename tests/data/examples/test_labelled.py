@@ -12,9 +12,7 @@ from tests.data.examples.labelled import BOS, BYTES, EOS, check, make_config, ma
 
 
 def text_examples(raw, train=True, objective="classification", counts=None, **options):
-    config = make_config(objective, **options)
-    real = objective == "regression"
-    return TextExamples(make_store(raw, counts=counts), config, BYTES, train, real=real, pooling=config.model.pooling)
+    return TextExamples(make_store(raw, counts=counts), make_config(objective, **options), BYTES, train)
 
 
 @pytest.mark.parametrize(("pooling", "indices"), [("first", [0, 0, 0]), ("mean", [0, 0, 0]), ("last", [6, 1, 7])])

@@ -21,13 +21,15 @@ MASKING = Masking(0.15, MASK, TOKENIZER.text_ids)
 class Nothing:
     """Masks nothing, so that an example is its text."""
 
+    whole_words = True
+
     def mask(self, tokens, is_text, rng):
         assert np.array_equal(is_text, (tokens != BOS) & (tokens != EOS))
         return tokens, np.zeros_like(tokens), np.zeros(len(tokens), np.float32)
 
 
-def examples_of(store, masking=MASKING, length=34, seed=0, name="a", kind=MaskedExamples, count_masked=False):
-    return kind(store, masking, length, BOS, EOS, seed, name, count_masked=count_masked)
+def examples_of(store, masking=MASKING, length=34, seed=0, name="a", kind=MaskedExamples):
+    return kind(store, masking, length, BOS, EOS, seed, name)
 
 
 def original(example):
@@ -57,9 +59,10 @@ def test_examples_are_the_documents_cut_and_none_crosses(tmp_path_factory, sizes
 
 @pytest.mark.parametrize("kind", [MaskedExamples, NextSentenceExamples])
 def test_sizes_and_types_are_those_of_the_examples(store, kind):
-    examples, counted = (examples_of(store, kind=kind, count_masked=each) for each in (False, True))
+    words = Masking(0.15, MASK, TOKENIZER.text_ids, TOKENIZER.word_starts)
+    examples, whole_words = examples_of(store, kind=kind), examples_of(store, words, kind=kind)
     for epoch in (0, 1, 5):
-        (sizes,), (same, masked) = examples.sizes(epoch), counted.sizes(epoch)
+        (sizes, masked), (same,) = examples.sizes(epoch), whole_words.sizes(epoch)
         assert np.array_equal(same, sizes)
         assert sizes.dtype == np.int64 and sizes.max() == 34 and len(sizes) == len(examples)
         for i in range(len(examples)):

@@ -5,6 +5,7 @@ Evaluation scores each target once.
 
 import dataclasses
 import itertools
+import math
 from types import SimpleNamespace
 
 import jax
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import Config, source
-from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows, next_tokens, num_windows
+from lm.data.packing.rows import EvalRows, RowLayout, WindowExamples, WindowRows, next_tokens
 from lm.runs.prepare import prepare
 from lm.tasks import task_of
 from tests.data.packing.texts import BATCH, LENGTH, equal, make_config
@@ -37,6 +38,10 @@ def brute_force(documents, start, length, circular):
         tokens.append(token), segments.append(segment), positions.append(position)
         position += 1
     return tokens, segments, positions
+
+
+def num_windows(num_tokens, length, stride):
+    return 1 + math.ceil(max(0, num_tokens - 1 - length) / stride)
 
 
 def make_store(lengths):
