@@ -86,7 +86,7 @@ def check_moved(moved: Sequence[str], prepared: Prepared) -> None:
     """Raises UserError if `moved` lists data.tokenizer.path and the new file contains a different tokenizer."""
     setting, chosen = "data.tokenizer.path", prepared.config.data.tokenizer
     has_moved = chosen.path and any(line.startswith(f"{setting}:") for line in moved)
-    if has_moved and build_tokenizer(chosen, ()).fingerprint != prepared.tokenizer.fingerprint:
+    if has_moved and not build_tokenizer(chosen, ()).has_file_of(prepared.tokenizer):
         raise UserError(f"config.{setting}: {chosen.path} is not the tokenizer of this run; restore the old value.")
 
 
