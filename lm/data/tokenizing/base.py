@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +52,7 @@ class Tokenizer(abc.ABC):
     eos_id: int = EOS
     unk_id: int | None = None
     cuts_anywhere: bool = False  # whether text can be cut anywhere and encoded in parts without loss
+    chat_template: str | None = None  # the Jinja template of a chat model (see `chat_template.py`)
 
     @classmethod
     def train(cls, config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
@@ -116,6 +117,36 @@ class Tokenizer(abc.ABC):
         If several tokens make up one character, each token has the offsets of that character. A token without a
         counterpart in `text`, such as a space that the tokenizer prepends, has an empty range: (i, i).
         """
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a generated text."""
+        return (self.eos_id,)
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The ids of the tokens that `encode_rendered` recognises in a text, keyed by spelling."""
+        return {name: token for token, name in self._special().items()}
+
+    @property
+    def template_tokens(self) -> Mapping[str, str]:
+        """The spellings of special tokens that chat templates read, such as `eos_token`."""
+        special = self._special()
+        return {"bos_token": special[self.bos_id], "eos_token": special[self.eos_id]}
+
+    def encode_rendered(self, text: str) -> tuple[list[int], Offsets]:
+        """Encodes a text that a chat template has written: unlike in `encode`, special tokens are recognised.
+
+        Returns the ids and, as `encode_with_offsets` does, the character offsets of each token.
+        """
+        special, ids, offsets, begin = self.special_tokens, [], [], 0
+        spellings = sorted(special, key=len, reverse=True)
+        for part in re.split(f"({'|'.join(map(re.escape, spellings))})", text):
+            found, spans = ([special[part]], [(0, len(part))]) if part in special else self.encode_with_offsets(part)
+            ids += found
+            offsets += [(begin + first, begin + end) for first, end in spans]
+            begin += len(part)
+        return ids, offsets
 
     @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str:

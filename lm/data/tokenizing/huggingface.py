@@ -102,6 +102,22 @@ class HuggingFaceTokenizer(Tokenizer):
             found = self._tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
+    @functools.cached_property
+    def special_tokens(self) -> dict[str, int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {each.content: token for token, each in added.items() if each.special}
+
+    @property
+    def template_tokens(self) -> dict[str, str]:
+        return {"bos_token": self.bos_token, "eos_token": self.eos_token}
+
+    def encode_rendered(self, text: str) -> tuple[list[int], Offsets]:
+        self._tokenizer.encode_special_tokens = False
+        try:
+            return self.encode_with_offsets(text)
+        finally:
+            self._tokenizer.encode_special_tokens = True
+
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
