@@ -155,7 +155,7 @@ class PairsConfig:
     target_script: str = option("", "Like source_script, but for the target.")
     overlong: str = option(
         "truncate",
-        "Whether to truncate or drop pairs that are longer than a row.",
+        "Whether to truncate or drop pairs, or conversations, that are longer than a row.",
         choices=("truncate", "drop"),
     )
 
@@ -241,6 +241,12 @@ class DataConfig:
     cleaning: CleaningConfig = section(CleaningConfig)
     pairs: PairsConfig = section(PairsConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
+    chat_template: str = option(
+        "",
+        "Jinja template that turns conversations into text, for objective.name='chat', or the name of a simple one: "
+        "'plain' (each message follows its role) or 'texts' (the messages alone). If empty, the tokenizer's template "
+        "is used.",
+    )
     separate_vocabularies: bool = option(False, "Train one tokenizer per side of a pair instead of a shared tokenizer.")
     sequence_length: int = option(
         256, "Number of tokens per row. In an encoder-decoder, this setting applies to target rows.", minimum=2

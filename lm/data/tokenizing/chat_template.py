@@ -113,6 +113,23 @@ class ChatTemplate:
         """Returns the tokens after which the model writes the next answer."""
         return self._encode(self.render(messages, tools, prompt=True), messages, tools, prompt=True)[0]
 
+    def fitted_prompt(self, messages: Sequence[Message], tools: Tools, limit: int) -> tuple[list[int], int]:
+        """Returns `prompt_ids` without the oldest turns, so that there are at most `limit` tokens, if possible.
+
+        A turn begins with a message of the user. The system prompt and the last turn are always kept. Also returns the
+        number of messages that were left out.
+        """
+        head = next(
+            (n for n, each in enumerate(messages) if each["role"] not in ("system", "developer")), len(messages)
+        )
+        starts = [n for n, each in enumerate(messages) if each["role"] == "user" and n > head]
+        ids: list[int] = []
+        for start in (head, *starts):
+            ids = self.prompt_ids([*messages[:head], *messages[start:]], tools)
+            if len(ids) <= limit:
+                break
+        return ids, start - head
+
     def encode(self, messages: Sequence[Message], tools: Tools = None) -> Encoded:
         """Returns the tokens of a conversation and where the answers are.
 
